@@ -1,0 +1,46 @@
+# `make` lists the targets. Everything runs inside .venv, which `make setup` fills from the lock file.
+PYTHON ?= $(shell for p in python3.11 python3.10 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 12))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+LOCK ?= requirements.lock
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock lint format test test-large demo clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+setup: .venv/.installed  ## Create .venv and install the locked packages (GPU: make setup LOCK=requirements-gpu.lock)
+
+.venv/.installed: $(LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or 3.11 found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing the packages of $(LOCK) into .venv (some minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes --requirement $(LOCK)
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock:  ## Resolve the lock files anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--extra beam --extra web --extra screen --extra dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--extra beam --extra web --extra screen --extra dev --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
+
+lint: setup  ## Check format, rules, import direction and links
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest tests/test_layout.py tests/test_links.py
+
+format: setup  ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+test: setup  ## Run the tests (under ten minutes on two cores)
+	@$(BIN)/python -m pytest
+
+test-large: setup  ## Run the long tests too
+	@$(BIN)/python -m pytest -m "large or not large"
+
+clean:  ## Remove what the demo and the tests wrote
+	rm -rf runs records/demo export/demo .pytest_cache .ruff_cache

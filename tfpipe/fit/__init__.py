@@ -1,0 +1,1 @@
+"""Training: precision and XLA policy, loop, checkpoints, metrics."""

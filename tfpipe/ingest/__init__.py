@@ -1,0 +1,1 @@
+"""Images to records: sources, labels, checks, splits, shards, manifest."""

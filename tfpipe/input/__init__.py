@@ -1,0 +1,1 @@
+"""Records to device batches: decoding, pipeline, augmentation."""

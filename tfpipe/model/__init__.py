@@ -1,0 +1,1 @@
+"""Batches to probabilities: backbones, classifier, serving signatures."""

@@ -1,0 +1,73 @@
+"""Spec strings such as "rotate(20)|maybe(0.5,blur)": parsed literally, never evaluated.
+
+Grammar: a chain is calls joined by `|`; a call is a name with, in parentheses, numbers, words or
+chains; `name` alone is `name()`.
+"""
+
+import ast
+import dataclasses
+
+from tfpipe.errors import UserError
+
+MAX_LENGTH = 2000  # characters; keeps the parser's recursion bounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a chain; an argument is a number or, for a nested chain, a tuple of calls."""
+
+    name: str
+    args: tuple["float | tuple[Call, ...]", ...] = ()
+
+    def __str__(self) -> str:
+        if not self.args:
+            return self.name
+        args = (f"{a:g}" if isinstance(a, float) else "|".join(map(str, a)) for a in self.args)
+        return f"{self.name}({','.join(args)})"
+
+
+def parse(text: str, *, flag: str) -> tuple[Call, ...]:
+    """Parses a spec string into its chain of calls.
+
+    Args:
+        text: the spec; blank means an empty chain.
+        flag: the flag it came from, for the message.
+
+    Raises:
+        UserError: the text does not follow the grammar.
+    """
+    if not text.strip():
+        return ()
+    try:
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f"longer than {MAX_LENGTH} characters")
+        return _chain(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(
+            f"--{flag}={text!r} is not a spec ({reason}); write calls joined by '|', as in"
+            " 'name(1,2)|name'"
+        ) from None
+
+
+def _chain(node: ast.expr) -> tuple[Call, ...]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _chain(node.left) + _chain(node.right)
+    if isinstance(node, ast.Name):
+        return (Call(node.id),)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return (Call(node.func.id, tuple(_argument(arg) for arg in node.args)),)
+    raise ValueError(f"cannot read {ast.unparse(node)!r}")
+
+
+def _argument(node: ast.expr) -> "float | tuple[Call, ...]":
+    sign = 1.0
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -1.0, node.operand
+    if isinstance(node, ast.Constant):
+        if type(node.value) not in (int, float):
+            raise ValueError(f"{node.value!r} is not a number")
+        return sign * float(node.value)
+    if sign < 0:
+        raise ValueError(f"cannot read {ast.unparse(node)!r}")
+    return _chain(node)
