@@ -1,1 +1,1 @@
-"""Serving over gRPC: the protocol, a client, and an embedded server. Imports nothing from tfpipe."""
+"""Serving over gRPC: protocol, client and embedded server. Imports nothing from tfpipe."""

@@ -84,7 +84,7 @@ def _where(argv: list[str], error: flags.Error) -> str:
 def _help(main: Callable, cls: type) -> str:
     doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
     common = (
-        "  --flagfile=PATH\n      read flags from a file, one a line; put it first: later ones win\n"
+        "  --flagfile=PATH\n      read flags from a file, one a line; put it first: the later wins\n"
         "  --verbosity=-1\n      TensorFlow's own log: -1 none of it, 0 warnings, 1 all"
     )
     return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{common}"
