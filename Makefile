@@ -27,6 +27,9 @@ lock:  ## Resolve the lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--extra beam --extra web --extra screen --extra dev --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
 
+demo: setup  ## The whole path on toy images, in a few minutes
+	@$(BIN)/python tools/demo.py
+
 lint: setup  ## Check format, rules, import direction and links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -43,4 +46,4 @@ test-large: setup  ## Run the long tests too
 	@$(BIN)/python -m pytest -m "large or not large"
 
 clean:  ## Remove what the demo and the tests wrote
-	rm -rf runs records/demo export/demo .pytest_cache .ruff_cache
+	rm -rf runs/demo records/demo records/demo-images export/demo .pytest_cache .ruff_cache

@@ -12,6 +12,12 @@ from absl import flags
 from tfpipe import options, terminal
 from tfpipe.errors import UserError
 
+_COMMON_FLAGS = """\
+  --flagfile=PATH
+      read flags from a file, one a line; give it first, as the later of two values wins
+  --verbosity=-1
+      TensorFlow's own log: -1 none of it, 0 warnings, 1 all"""
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -83,8 +89,4 @@ def _where(argv: list[str], error: flags.Error) -> str:
 
 def _help(main: Callable, cls: type) -> str:
     doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
-    common = (
-        "  --flagfile=PATH\n      read flags from a file, one a line; put it first: the later wins\n"
-        "  --verbosity=-1\n      TensorFlow's own log: -1 none of it, 0 warnings, 1 all"
-    )
-    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{common}"
+    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{_COMMON_FLAGS}"

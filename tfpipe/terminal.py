@@ -120,7 +120,7 @@ def _plain(description: str, total: int | None, unit: str) -> Callable:
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last >= PLAIN_INTERVAL_S:
+        if now - last >= PLAIN_INTERVAL_S and done != total:
             last = now
             of_total = f" of {total}" if total is not None else ""
             say(f"{description}: {done}{of_total} {unit}, {done / (now - start):,.0f}/s {note}")

@@ -1,0 +1,117 @@
+"""The messages and stubs of TensorFlow Serving, without the seconds TensorFlow takes to import.
+
+The generated modules of `tensorflow-serving-api` ask only for other generated modules, which lie
+inside the `tensorflow` package; importing them the plain way runs the whole of TensorFlow first. So
+where TensorFlow is not loaded yet, an empty package with its search path stands in for it while the
+messages are imported, and leaves again: a later `import tensorflow` in the same process runs as
+usual and finds the same message classes.
+"""
+
+import contextlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
+
+
+@contextlib.contextmanager
+def _hollow(package: str) -> Iterator[None]:
+    """Lets modules of `package` be imported without running its `__init__`."""
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is None:  # loaded already, or not installed, which the imports themselves report best
+        yield
+        return
+    stand_in = types.ModuleType(package)
+    stand_in.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+with _hollow("tensorflow"):
+    from tensorflow.core.framework import types_pb2
+    from tensorflow.core.framework.tensor_pb2 import TensorProto
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow_serving.apis.classification_pb2 import (
+        ClassificationRequest,
+        ClassificationResponse,
+    )
+    from tensorflow_serving.apis.get_model_metadata_pb2 import (
+        GetModelMetadataRequest,
+        GetModelMetadataResponse,
+        SignatureDefMap,
+    )
+    from tensorflow_serving.apis.get_model_status_pb2 import (
+        GetModelStatusRequest,
+        GetModelStatusResponse,
+        ModelVersionStatus,
+    )
+    from tensorflow_serving.apis.inference_pb2 import (
+        MultiInferenceRequest,
+        MultiInferenceResponse,
+    )
+    from tensorflow_serving.apis.model_management_pb2 import (
+        ReloadConfigRequest,
+        ReloadConfigResponse,
+    )
+    from tensorflow_serving.apis.model_pb2 import ModelSpec
+    from tensorflow_serving.apis.model_service_pb2_grpc import (
+        ModelServiceServicer,
+        ModelServiceStub,
+        add_ModelServiceServicer_to_server,
+    )
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
+        PredictionServiceServicer,
+        PredictionServiceStub,
+        add_PredictionServiceServicer_to_server,
+    )
+    from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+DEFAULT_SIGNATURE = "serving_default"
+# The names that health checks ask for; "" stands for the server as a whole.
+HEALTH_NAMES = ("", "PredictionService", "ModelService")
+
+__all__ = [
+    "DEFAULT_SIGNATURE",
+    "HEALTH_NAMES",
+    "ClassificationRequest",
+    "ClassificationResponse",
+    "GetModelMetadataRequest",
+    "GetModelMetadataResponse",
+    "GetModelStatusRequest",
+    "GetModelStatusResponse",
+    "HealthCheckRequest",
+    "HealthCheckResponse",
+    "HealthStub",
+    "ModelServerConfig",
+    "ModelServiceServicer",
+    "ModelServiceStub",
+    "ModelSpec",
+    "ModelVersionStatus",
+    "MultiInferenceRequest",
+    "MultiInferenceResponse",
+    "PredictRequest",
+    "PredictResponse",
+    "PredictionServiceServicer",
+    "PredictionServiceStub",
+    "RegressionRequest",
+    "RegressionResponse",
+    "ReloadConfigRequest",
+    "ReloadConfigResponse",
+    "SavedModel",
+    "SignatureDef",
+    "SignatureDefMap",
+    "TensorProto",
+    "add_HealthServicer_to_server",
+    "add_ModelServiceServicer_to_server",
+    "add_PredictionServiceServicer_to_server",
+    "types_pb2",
+]

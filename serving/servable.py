@@ -1,0 +1,203 @@
+"""One version of a model, loaded: what a request runs."""
+
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from serving import tensors
+from serving.errors import RequestError, from_runtime, invalid
+from serving.protocol import DEFAULT_SIGNATURE, SavedModel, SignatureDef, TensorProto
+
+# What the runtime of TensorFlow calls the types that NumPy calls otherwise.
+_RUNTIME_NAMES = {"float32": "float", "float64": "double"}
+
+
+class Servable:
+    """A SavedModel in memory.
+
+    Safe to use from several threads. Memory is freed when the last reference goes.
+
+    Attributes:
+        version: the number of its folder.
+        signatures: every SignatureDef in `saved_model.pb`, by name.
+    """
+
+    def __init__(self, path: pathlib.Path, version: int):
+        """Loads the SavedModel in the folder `path` and runs each signature once.
+
+        Raises:
+            RequestError: it cannot be loaded; the message says why.
+        """
+        self.version = version
+        try:
+            self.signatures = _read_signatures(path)
+            self._model = tf.saved_model.load(str(path), tags=["serve"])
+            self._functions = dict(self._model.signatures)
+        except Exception as error:  # a damaged file can make the loader raise nearly anything
+            raise RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"cannot load {path}: {from_runtime(error).message}",
+            ) from error
+        self._warm_up()
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, TensorProto | np.ndarray],
+        output_filter: Iterable[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """Runs one signature.
+
+        Args:
+            signature: its name; empty means `serving_default`.
+            inputs: a tensor for each input that has no default value.
+            output_filter: the outputs to return; empty means all.
+
+        Returns:
+            An array for each output; strings are bytes in arrays of objects.
+
+        Raises:
+            RequestError: the inputs do not fit the signature, or an op refused them.
+        """
+        key = signature or DEFAULT_SIGNATURE
+        if key not in self._functions:
+            raise RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.'
+            )
+        definition = self.signatures[key]
+        feeds = _read_inputs(definition, inputs)
+        wanted = _check_outputs(definition, list(output_filter))
+        _check_types(definition, feeds)
+        try:
+            tensors_in = {
+                alias: tf.cast(tf.constant(array), definition.inputs[alias].dtype)
+                for alias, (_, array) in feeds.items()
+            }
+            outputs = self._functions[key](**tensors_in)
+            return {alias: tensors.as_array(outputs[alias].numpy()) for alias in wanted}
+        except Exception as error:
+            raise from_runtime(error) from error
+
+    def check_replaces(self, other: "Servable") -> None:
+        """Raises RequestError if clients of `other` would not be understood.
+
+        Every signature of `other` must be there, with the same inputs and at least its outputs, of
+        the same types.
+        """
+        for key in other._functions:
+            old, new = other.signatures[key], self.signatures.get(key, SignatureDef())
+            outputs = _types(new.outputs)
+            if _types(old.inputs) != _types(new.inputs) or any(
+                outputs.get(alias) != kind for alias, kind in _types(old.outputs).items()
+            ):
+                raise RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f'signature "{key}" is missing or differs from that of version {other.version};'
+                    " to serve it all the same, restart the server",
+                )
+
+    def _warm_up(self) -> None:
+        """Runs each signature with an empty batch, so that the first request finds it compiled."""
+        for key, function in self._functions.items():
+            inputs = {
+                alias: tf.zeros(_empty_shape(info.tensor_shape), info.dtype)
+                for alias, info in self.signatures[key].inputs.items()
+            }
+            try:
+                function(**inputs)
+            except tf.errors.OpError:  # a model may refuse an empty batch; it is compiled by now
+                continue
+
+
+def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
+    """Reads the signatures of the graph tagged `serve`."""
+    try:
+        saved_model = SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    except DecodeError:
+        raise ValueError("saved_model.pb is damaged") from None
+    for graph in saved_model.meta_graphs:
+        if "serve" in graph.meta_info_def.tags:
+            return dict(graph.signature_def)
+    raise ValueError("saved_model.pb holds no graph that is tagged `serve`")
+
+
+def _read_inputs(
+    definition: SignatureDef, inputs: Mapping[str, TensorProto | np.ndarray]
+) -> dict[str, tuple[int, np.ndarray]]:
+    """Returns the data type and the array of each input, with TensorFlow Serving's checks."""
+    sent, known, defaults = set(inputs), set(definition.inputs), set(definition.defaults)
+    if len(sent) > len(known) or (len(sent) < len(known) and not defaults):
+        raise invalid(
+            f"input size does not match signature: {len(sent)}!={len(known)}"
+            f" len({_names(sent)}) != len({_names(known)}). Sent extra: {_names(sent - known)}."
+            f" Missing but required: {_names(known - sent)}."
+        )
+    for alias in sorted(known - sent - defaults):
+        raise invalid(
+            f"Signature input alias: {alias}(feed name: {definition.inputs[alias].name}) not found"
+            " in request and no default value provided. Inputs expected to be in the request"
+            f" {_names(sent)}, or default input alias set: {','.join(sorted(defaults))}"
+        )
+    feeds = {}
+    for alias in sorted(known):
+        value = inputs[alias] if alias in inputs else definition.defaults[alias]
+        try:
+            if isinstance(value, TensorProto):
+                feeds[alias] = value.dtype, tensors.from_proto(value)
+            else:
+                feeds[alias] = tensors.data_type(value), value
+        except ValueError:
+            raise invalid(f"tensor parsing error: {alias}") from None
+    if sent - known:
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & known))},"
+            f" request input: {','.join(sorted(sent))}"
+        )
+    return feeds
+
+
+def _check_outputs(definition: SignatureDef, wanted: list[str]) -> list[str]:
+    seen = set()
+    for alias in wanted:
+        if alias not in definition.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in"
+                f" the set {_names(definition.outputs)}."
+            )
+        if alias in seen:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+    return wanted or sorted(definition.outputs)
+
+
+def _check_types(definition: SignatureDef, feeds: Mapping[str, tuple[int, np.ndarray]]) -> None:
+    for index, (alias, (sent, _)) in enumerate(feeds.items()):
+        expected = definition.inputs[alias].dtype
+        if sent != expected:
+            raise invalid(
+                f"Expects arg[{index}] to be {_type_name(expected)} but {_type_name(sent)} is"
+                " provided"
+            )
+
+
+def _types(infos: Mapping) -> dict[str, int]:
+    return {alias: info.dtype for alias, info in infos.items()}
+
+
+def _names(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def _type_name(data_type: int) -> str:
+    name = tf.as_dtype(data_type).name
+    return _RUNTIME_NAMES.get(name, name)
+
+
+def _empty_shape(shape) -> list[int]:
+    """A shape that fits, with an unknown first dimension 0 and other unknown ones 1."""
+    sizes = [dim.size for dim in shape.dim]
+    return [size if size >= 0 else int(place > 0) for place, size in enumerate(sizes)]

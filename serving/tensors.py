@@ -1,0 +1,160 @@
+"""NumPy arrays to and from TensorProto, without TensorFlow."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from serving.protocol import TensorProto, types_pb2
+
+# The largest array that one number may fill.
+MAX_FILLED_BYTES = 64 << 20
+
+
+class _Layout(NamedTuple):
+    """How the values of one data type lie in a TensorProto.
+
+    Attributes:
+        field: the repeated field that holds them.
+        unit: what one element of that field is. It has the same bits as `dtype`, or a part of them:
+            a half is the integer with its bits, a complex number is two floats.
+        dtype: what one value is, also in `tensor_content` (little-endian).
+    """
+
+    field: str
+    unit: np.dtype
+    dtype: np.dtype
+
+
+def _layout(field: str, unit: str, dtype: str | None = None) -> _Layout:
+    return _Layout(field, np.dtype(unit), np.dtype(dtype or unit))
+
+
+_LAYOUTS = {
+    types_pb2.DT_FLOAT: _layout("float_val", "<f4"),
+    types_pb2.DT_DOUBLE: _layout("double_val", "<f8"),
+    types_pb2.DT_HALF: _layout("half_val", "<u2", "<f2"),
+    types_pb2.DT_BFLOAT16: _layout("half_val", "<u2"),  # NumPy has none: widened after reading
+    types_pb2.DT_INT8: _layout("int_val", "i1"),
+    types_pb2.DT_INT16: _layout("int_val", "<i2"),
+    types_pb2.DT_INT32: _layout("int_val", "<i4"),
+    types_pb2.DT_INT64: _layout("int64_val", "<i8"),
+    types_pb2.DT_UINT8: _layout("int_val", "u1"),
+    types_pb2.DT_UINT16: _layout("int_val", "<u2"),
+    types_pb2.DT_UINT32: _layout("uint32_val", "<u4"),
+    types_pb2.DT_UINT64: _layout("uint64_val", "<u8"),
+    types_pb2.DT_BOOL: _layout("bool_val", "?"),
+    types_pb2.DT_COMPLEX64: _layout("scomplex_val", "<f4", "<c8"),
+    types_pb2.DT_COMPLEX128: _layout("dcomplex_val", "<f8", "<c16"),
+}
+_DATA_TYPES = {
+    layout.dtype: data_type
+    for data_type, layout in _LAYOUTS.items()
+    if data_type != types_pb2.DT_BFLOAT16
+}
+
+
+def as_array(value: object) -> np.ndarray:
+    """Makes an array of numbers, bytes or text, nested in lists or not.
+
+    Bytes and text become objects: NumPy's own string types drop trailing zeros and make every
+    string as long as the longest.
+    """
+    leaf = value
+    while isinstance(leaf, list | tuple) and leaf:
+        leaf = leaf[0]
+    return np.asarray(value, dtype=object if isinstance(leaf, bytes | str) else None)
+
+
+def data_type(array: np.ndarray) -> int:
+    """Returns the DataType of an array; bytes and text are DT_STRING.
+
+    Raises:
+        ValueError: a TensorProto cannot hold values of this dtype.
+    """
+    if array.dtype.name == "bfloat16":  # of the ml_dtypes package, which TensorFlow uses
+        return types_pb2.DT_BFLOAT16
+    if array.dtype.kind in "OSU":
+        return types_pb2.DT_STRING
+    try:
+        return _DATA_TYPES[array.dtype]
+    except KeyError:
+        raise ValueError(f"no tensor can hold values of dtype {array.dtype}") from None
+
+
+def to_proto(value: object) -> TensorProto:
+    """Writes an array, or what NumPy makes one of, as TensorFlow Serving writes its answers.
+
+    Args:
+        value: numbers, booleans, bytes or text (sent as UTF-8) of any shape.
+
+    Returns:
+        A tensor with one of the typed fields filled (`float_val`, `string_val`, ...), never
+        `tensor_content`.
+
+    Raises:
+        ValueError: a TensorProto cannot hold these values.
+    """
+    array = as_array(value)
+    proto = TensorProto(dtype=data_type(array))
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if proto.dtype == types_pb2.DT_STRING:
+        proto.string_val.extend(_as_bytes(item) for item in array.ravel().tolist())
+    else:
+        layout = _LAYOUTS[proto.dtype]
+        units = np.ascontiguousarray(array).ravel().view(layout.unit)
+        getattr(proto, layout.field).extend(units.tolist())
+    return proto
+
+
+def from_proto(proto: TensorProto) -> np.ndarray:
+    """Reads a tensor, whichever of its fields the values are in.
+
+    Returns:
+        An array of the tensor's shape. Strings are bytes in an array of objects, and bfloat16
+        becomes float32.
+
+    Raises:
+        ValueError: the data type is not supported, the shape is not fully known, or it does not
+            fit the number of values. One number fills any shape of at most `MAX_FILLED_BYTES`,
+            as `tf.make_tensor_proto(0.0, shape=[2, 3])` sends it.
+    """
+    if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
+        raise ValueError("a tensor that is sent needs a known shape")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if proto.dtype == types_pb2.DT_STRING:
+        values = np.empty(len(proto.string_val), dtype=object)
+        values[:] = list(proto.string_val)
+    elif proto.dtype in _LAYOUTS:
+        values = _numbers(proto, _LAYOUTS[proto.dtype])
+    else:
+        raise ValueError(f"data type {proto.dtype} is not supported")
+    size = math.prod(shape)
+    numeric = proto.dtype in _LAYOUTS
+    if values.size == 1 and numeric and 1 < size <= MAX_FILLED_BYTES // values.itemsize:
+        return np.full(shape, values[0], dtype=values.dtype)
+    if values.size != size:
+        raise ValueError(f"{values.size} values for shape {list(shape)}")
+    return values.reshape(shape)
+
+
+def _numbers(proto: TensorProto, layout: _Layout) -> np.ndarray:
+    if proto.tensor_content:
+        values = np.frombuffer(proto.tensor_content, layout.dtype)
+    else:
+        # These fields hold 32 bits for each value, of which the type may use fewer.
+        wide = np.int32 if layout.field in ("int_val", "half_val") else layout.unit
+        units = np.array(getattr(proto, layout.field), dtype=wide)
+        values = units.astype(layout.unit).view(layout.dtype)
+    if proto.dtype == types_pb2.DT_BFLOAT16:  # the upper half of a float32
+        return (values.astype("<u4") << 16).view("<f4")
+    return values
+
+
+def _as_bytes(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, bytes):
+        return item
+    raise ValueError(f"a string tensor holds bytes or text, not {type(item).__name__}")

@@ -1,0 +1,103 @@
+"""A small data set, a run and an export, each made once and shared by the tests that need it."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real images and weights beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real images and weights in ../shared, which are not here")
+    return SHARED
+
+
+def draw(kind, number, side=48):
+    """Draws a disc on a reddish ground for a cat, a square on a bluish one for a dog."""
+    rng = np.random.default_rng([number, kind == "dog"])
+    width, height = (int(v) for v in rng.integers(side, 2 * side, 2))
+    ground = (170, 90, 80) if kind == "cat" else (80, 100, 180)
+    noise = rng.normal(0, 25, (height, width, 3)) + ground
+    picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+    box = [width // 4, height // 4, 3 * width // 4, 3 * height // 4]
+    shape = ImageDraw.Draw(picture)
+    (shape.ellipse if kind == "cat" else shape.rectangle)(box, fill=(230, 220, 150))
+    return picture
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """80 JPEGs named as Kaggle names them: cat.0.jpg ... dog.39.jpg."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(40):
+        for kind in ("cat", "dog"):
+            draw(kind, number).save(folder / f"{kind}.{number}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records(image_folder, tmp_path_factory):
+    """Records of `image_folder`: three shards of each split."""
+    from tfpipe import build_records
+
+    out = tmp_path_factory.mktemp("records") / "toy"
+    build_records.main(
+        build_records.Options(source=(str(image_folder),), out=str(out), shards=3, workers=1)
+    )
+    return out
+
+
+TINY = {
+    "backbones": "small_cnn",
+    "weights": "none",
+    "image_size": "32",
+    "trainable": "all",
+    "pooling": "flatten",
+    "head": "dense(16)",
+    "epochs": 3,
+    "batch_size": 16,
+    "augment": "flip_lr|rotate(10)",
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture
+def tiny_config(records, tmp_path):
+    """Returns a function from changed options to the configuration of a run of seconds."""
+    from tfpipe.config import TrainConfig
+
+    def make(**changes):
+        base = {"records": str(records), "run_dir": str(tmp_path / "run")}
+        return TrainConfig(**{**base, **TINY, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_dir(records, tmp_path_factory):
+    """A finished run on `records`."""
+    from tfpipe import train
+    from tfpipe.config import TrainConfig
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def export_dir(run_dir, tmp_path_factory):
+    """The export of `run_dir`, with version 1."""
+    from tfpipe import export
+
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder)))
+    return folder

@@ -1,0 +1,441 @@
+"""The command as a user runs it: what it writes, promises and says."""
+
+import collections
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from tfpipe import build_records
+from tfpipe.errors import UserError
+from tfpipe.ingest import example, manifest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def picture(number, size=(20, 16)):
+    rng = np.random.default_rng(number)
+    return PIL.Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8))
+
+
+def make_images(folder, count=10, kinds=("cat", "dog")):
+    """Writes cat.0.png, cat.1.jpg ... dog.9.png, every third a PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        for kind in kinds:
+            path = folder / f"{kind}.{i}.{'png' if i % 3 == 0 else 'jpg'}"
+            picture([i, *kind.encode()]).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = make_images(tmp_path_factory.mktemp("in") / "images")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    picture(77).save(folder / "cat.77.jpg", exif=exif)
+    picture(78).save(folder / "dog.78.gif")
+    picture(79).convert("L").save(folder / "dog.79.jpg")
+    return folder
+
+
+def run(*flags, cwd=None, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "tfpipe.build_records", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        timeout=120,
+        **options,
+    )
+
+
+def build(source, out, *more, **changes):
+    options = {"source": tuple(map(str, (source, *more))), "out": str(out), "workers": 2}
+    build_records.main(build_records.Options(**{**options, **changes}))
+    return manifest.load(out)
+
+
+def read(m, split="all"):
+    paths = [str(m.folder / shard.name) for shard in m.shards_of(split)]
+    return [
+        {key: value.numpy() for key, value in example.parse(record).items()}
+        for record in tf.data.TFRecordDataset(paths)
+    ]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def built(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "deep" / "records"
+    done = run(f"--source={images}", f"--out={out}", "--shards=2")
+    assert done.returncode == 0, done.stderr
+    return manifest.load(out), done
+
+
+def test_records_are_the_images(images, built):
+    m, _ = built
+    records = read(m)
+    assert len(records) == m.count() == m.accepted == 23
+    assert m.converted == {"gif": 1, "grey": 1, "rotated": 1}
+    assert m.rejected == {}
+    seen = set()
+    for record in records:
+        name = record["image/filename"].decode()
+        seen.add(name)
+        original = (images / name).read_bytes()
+        encoded = record["image/encoded"]
+        assert record["image/key/sha256"].decode() == hashlib.sha256(encoded).hexdigest()
+        assert record["image/class/text"].decode() == name.split(".")[0]
+        assert m.classes[record["image/class/label"]] == name.split(".")[0]
+        assert (record["image/format"] == b"png") == encoded.startswith(b"\x89PNG")
+        shape = (record["image/height"], record["image/width"], 3)
+        assert tf.io.decode_image(encoded, channels=3).shape == shape
+        if name not in ("cat.77.jpg", "dog.78.gif"):
+            assert encoded == original
+    assert seen == {path.name for path in images.iterdir()}
+
+
+def test_shards_are_as_the_manifest_says(built):
+    m, _ = built
+    assert [s.name for s in m.shards_of("val")] == [f"val-0000{i}-of-00002.tfrecord" for i in "01"]
+    for shard in m.shards:
+        data = (m.folder / shard.name).read_bytes()
+        assert len(data) == shard.bytes
+        assert hashlib.sha256(data).hexdigest() == shard.sha256
+        records = list(tf.data.TFRecordDataset(str(m.folder / shard.name)))
+        assert len(records) == shard.records
+    for split in ("train", "val"):
+        counts = [shard.records for shard in m.shards_of(split)]
+        assert max(counts) - min(counts) <= 1
+        found = collections.Counter(r["image/class/text"].decode() for r in read(m, split))
+        assert found == m.splits[split]
+    assert m.mean_record_bytes == sum(s.bytes for s in m.shards) / 23
+    m.check()
+
+
+def test_order_is_shuffled(built):
+    m, _ = built
+    names = [record["image/filename"] for record in read(m, "train")]
+    labels = [name[:3] for name in names]
+    assert names != sorted(names)
+    assert labels != sorted(labels)
+
+
+def test_the_result_is_shown(built):
+    m, done = built
+    rows = [line.split() for line in done.stdout.splitlines()]
+    counts = [m.splits[s][c] for c in ("cat", "dog") for s in ("train", "val")]
+    assert ["cat", *map(str, counts[:2]), "11"] in rows
+    assert ["dog", *map(str, counts[2:]), "12"] in rows
+    assert ["all", str(m.count("train")), str(m.count("val")), "23"] in rows
+    assert f"--records={m.folder}" in done.stderr
+    assert "error" not in done.stderr
+    assert "warning" not in done.stderr
+
+
+def test_any_number_of_workers_gives_the_same_bytes(images, built, tmp_path):
+    m, _ = built
+    for count in (1, 3):
+        build(images, tmp_path / str(count), workers=count, shards=2)
+        assert contents(tmp_path / str(count)) == contents(m.folder)
+    build(images, tmp_path / "seed", seed=1, shards=2)
+    assert manifest.load(tmp_path / "seed").fingerprint != m.fingerprint
+
+
+def test_a_zip_of_the_folder_gives_the_same_records(images, built, tmp_path):
+    m, _ = built
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in sorted(images.iterdir(), reverse=True):
+            archive.write(path, path.name)
+    again = build(tmp_path / "x.zip", tmp_path / "out", shards=2)
+    assert again.fingerprint == m.fingerprint
+    assert again.shards == m.shards
+
+
+def test_several_sources_add_up_and_images_keep_their_split(images, built, tmp_path):
+    m, _ = built
+    more = make_images(tmp_path / "more", 4, ("cow", "cat"))
+    both = build(images, tmp_path / "out", more)
+    assert both.classes == ("cat", "cow", "dog")
+    assert both.accepted == 31
+    assert len(both.shards) == 2  # small enough for one shard each
+    split_of = {r["image/key/sha256"]: s for s in m.splits for r in read(m, s)}
+    after = {r["image/key/sha256"]: s for s in both.splits for r in read(both, s)}
+    assert {sha: after[sha] for sha in split_of} == split_of
+
+
+def test_shard_size(images, tmp_path):
+    for i in range(8):
+        picture(i, (400, 400)).save(tmp_path / f"cat.{i}.png")  # 480 KB of noise each
+        picture(i + 99, (400, 400)).save(tmp_path / f"dog.{i}.png")
+    m = build(tmp_path, tmp_path.parent / "out", shard_size_mb=1, splits="all_of_it:1")
+    assert len(m.shards) == 8
+    assert all(shard.bytes < 1_100_000 for shard in m.shards)
+
+
+def test_building_again_does_nothing(images, built):
+    m, _ = built
+    before = {path: path.stat().st_mtime_ns for path in m.folder.iterdir()}
+    done = run(f"--source={images}", f"--out={m.folder}", "--shards=2", "--workers=1")
+    assert done.returncode == 0
+    assert "up to date" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in m.folder.iterdir()} == before
+
+
+def assert_one_error(done, status, *words):
+    assert done.returncode == status, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, done.stderr
+    for word in words:
+        assert word in errors[0]
+    assert "Traceback" not in done.stderr + done.stdout
+    return errors[0]
+
+
+def test_another_data_set_needs_overwrite(images, tmp_path):
+    out = tmp_path / "out"
+    build(images, out)
+    before = contents(out)
+    flags = (f"--source={images}", f"--out={out}", "--seed=5")
+    assert_one_error(run(*flags), 1, "--seed", "--overwrite")
+    assert contents(out) == before
+    (out / "notes.txt").write_text("mine")
+    assert_one_error(run(*flags, "--overwrite"), 1, "notes.txt")
+    (out / "notes.txt").unlink()
+    (out / "rejects.csv").unlink()
+    assert_one_error(run(f"--source={images}", f"--out={out}"), 1, "rejects.csv")
+    (out / "val-00000-of-00001.tfrecord").write_bytes(b"cut")
+    assert_one_error(run(f"--source={images}", f"--out={out}"), 1, "val-00000", "damaged")
+    assert build(images, out, seed=5, overwrite=True).arguments["seed"] == 5
+    manifest.load(out).check()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_of_other_things_is_left_alone(images, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "manifest.json").write_text('{"name": "a web page"}')
+    for flags in ([], ["--overwrite"]):
+        assert_one_error(run(f"--source={images}", f"--out={out}", *flags), 1, str(out))
+    assert os.listdir(out) == ["manifest.json"]
+    (out / "manifest.json").rename(out / "diary.txt")
+    with pytest.raises(UserError, match="not a data set"):
+        build(images, out, overwrite=True)
+    assert os.listdir(out) == ["diary.txt"]
+
+
+def test_an_empty_folder_and_a_link_are_filled(images, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    build(images, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "manifest.json").is_file()
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def spoil(folder):
+    """Makes a folder with good images and, of each sort of bad file, one."""
+    make_images(folder)
+    good = (folder / "cat.1.jpg").read_bytes()
+    (folder / "cat.50.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "README.txt").write_text("hello")
+    (folder / "a\nb, \"c\" -rf.dat").write_text("x")  # fmt: skip
+    (folder / "dog.51.jpg").symlink_to("cat.1.jpg")
+    (folder / "Thumbs.db").write_text("x")
+    os.mkfifo(folder / "dog.52.jpg")
+    return folder
+
+
+def test_rejected_files_are_listed_and_the_others_published(tmp_path):
+    source = spoil(tmp_path / "in")
+    out = tmp_path / "out"
+    flags = (f"--source={source}", f"--out={out}")
+    line = assert_one_error(
+        run(*flags), 3, "3 images", "cat.50.jpg", "rejects.csv", "--max_rejects=3"
+    )
+    assert "damaged" in line
+    m = manifest.load(out)
+    assert m.count() == 20
+    assert m.rejected == {
+        "damaged": 1,
+        "not an image name": 2,
+        "special file": 1,
+        "symlink": 1,
+    }
+    text = (out / "rejects.csv").read_text()
+    assert len(text.splitlines()) == 6
+    rows = {row["path"]: row for row in csv.DictReader(text.splitlines())}
+    assert list(rows) == sorted(rows)
+    assert rows[f"{source}/cat.50.jpg"]["reason"] == "damaged"
+    assert rows[f'{source}/a\\nb, "c" -rf.dat']["reason"] == "not an image name"
+    # A second run finds the data set, and the same fault; allowed, it is a warning.
+    assert_one_error(run(*flags), 3, "3 images")
+    allowed = run(*flags, "--max_rejects=3")
+    assert allowed.returncode == 0
+    assert "warning: 3 images were rejected" in allowed.stderr
+    assert "2 other files are no image;" in allowed.stderr  # which is no failure
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def no_images(folder):
+    folder.mkdir()
+    (folder / "README.txt").write_text("x")
+
+
+def all_cats_damaged(folder):
+    make_images(folder)
+    for path in folder.glob("cat.*"):
+        path.write_bytes(path.read_bytes()[:-30])
+
+
+def too_few_for_splits(folder):
+    folder.mkdir()
+    picture(1).save(folder / "cat.1.jpg")
+    picture(1).save(folder / "dog.1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("make", "flags", "status", "words"),
+    [
+        (lambda path: None, [], 1, ["'in'", "does not exist"]),
+        (lambda path: path.mkdir(), [], 1, ["'in'", "holds no files"]),
+        (lambda path: path.write_text("x"), [], 1, ["'in'", "not a folder or a zip"]),
+        (lambda path: make_images(path, 3, ["cat"]), [], 1, ["'cat'", "two"]),
+        (lambda path: picture(0).save(make_images(path) / "x.jpg"), [], 1, ["'x.jpg'"]),
+        (no_images, [], 1, ["--source", "none of the 1 files"]),
+        (all_cats_damaged, [], 1, ["'cat'", "nothing was written", "in/cat.0.png"]),
+        (too_few_for_splits, [], 1, ["split 'val'", "2 images"]),
+        (make_images, ["--splits=train:0.8,val:0.3"], 1, ["--splits", "1.1"]),
+        (make_images, ["--splits=train"], 1, ["--splits"]),
+        (make_images, ["--out=in/records"], 1, ["--out", "--source"]),
+        (make_images, ["--shards=-1"], 2, ["--shards=-1"]),
+        (make_images, ["--shard_size_mb=0"], 2, ["--shard_size_mb=0"]),
+        (make_images, ["--labels=colour"], 2, ["--labels", "folder"]),
+        (make_images, ["--seed=x"], 2, ["--seed"]),
+        (make_images, ["--nonsense=1"], 2, ["nonsense"]),
+        (make_images, ["--out=/"], 1, ["--out=/", "not a data set"]),
+        (make_images, ["--out=/dev/null/x"], 1, ["--out", "/dev/null"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, make, flags, status, words):
+    make(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run("--source=in", "--out=out", *flags, cwd=tmp_path, env=environment)
+    assert_one_error(done, status, *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_write_that_fails_leaves_nothing(images, tmp_path):
+    import resource
+
+    def limit():  # a stand-in for a full disk: no file above 2 KB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    out = tmp_path / "out"
+    done = run(f"--source={images}", f"--out={out}", preexec_fn=limit)
+    assert_one_error(done, 1, "cannot write", "tfrecord")
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_that_changes_meanwhile_is_an_error(images, tmp_path, monkeypatch):
+    source = make_images(tmp_path / "in")
+    publish = build_records._publish
+
+    def change_and_publish(*arguments):
+        picture(12345).save(source / "cat.1.jpg")
+        publish(*arguments)
+
+    monkeypatch.setattr(build_records, "_publish", change_and_publish)
+    with pytest.raises(UserError, match=r"cat\.1\.jpg' changed"):
+        build(source, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("delay_s", [0, 1])
+def test_interrupt_leaves_nothing(tmp_path, delay_s):
+    source = make_images(tmp_path / "in", 400)
+    flags = [f"--source={source}", f"--out={tmp_path / 'out'}", "--workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfpipe.build_records", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not children.read_text():
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers too
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "error: interrupted\n"
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_malformed_images_through_the_command(tmp_path):
+    corpus = SHARED / "data/bad-inputs/images.tar"
+    if not corpus.is_file():
+        pytest.skip(f"{corpus} is not there")
+    with tarfile.open(corpus) as archive:
+        archive.extractall(tmp_path / "raw", filter="data")
+    files = sorted(p for p in (tmp_path / "raw").rglob("*") if p.parent != tmp_path / "raw")
+    files = [path for path in files if path.is_file()]
+    for index, path in enumerate(files):  # categories would be classes without any good image
+        target = tmp_path / "in" / "ab"[index % 2] / path.relative_to(tmp_path / "raw")
+        target = target.with_name(f"{index}{path.name}").parents[1] / f"{index}{path.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    done = run(f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+    assert_one_error(done, 3, "images were rejected")
+    m = manifest.load(tmp_path / "out")
+    assert m.accepted + sum(m.rejected.values()) == len(files) == 125
+    assert len((m.folder / "rejects.csv").read_text().splitlines()) == 126 - m.accepted
+    for record in read(m):
+        pixels = tf.io.decode_image(record["image/encoded"], channels=3, expand_animations=False)
+        assert pixels.shape == (record["image/height"], record["image/width"], 3)
+
+
+def test_real_photos(tmp_path):
+    source = SHARED / "data/dogs-vs-cats/train.zip"
+    if not source.is_file():
+        pytest.skip(f"{source} is not there")
+    m = build(source, tmp_path / "out")
+    assert (m.accepted, m.converted, m.rejected) == (1600, {}, {})
+    for kind in ("cat", "dog"):
+        assert sum(counts[kind] for counts in m.splits.values()) == 800
+    assert 1200 < m.count("train") < 1360
+    with zipfile.ZipFile(source) as archive:
+        for record in read(m, "val")[:20]:
+            assert archive.read(record["image/filename"].decode()) == record["image/encoded"]
+
+
+def test_plain_reader_of_the_readme_works(images, built):
+    m, _ = built
+    text = (ROOT / "records/README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace("records/dogs-vs-cats", str(m.folder))
+    names = {}
+    exec(code, names)  # noqa: S102 (our own)
+    assert len(list(names["data"])) == m.count("train")
+    fields = {row.split("`")[1] for row in text.splitlines() if row.startswith("| `")}
+    assert set(json.loads((m.folder / "manifest.json").read_text())) <= fields
+    assert set(example.FEATURES) - fields == {"image/width"}  # it shares a row

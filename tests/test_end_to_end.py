@@ -1,0 +1,218 @@
+"""From bytes to probabilities: the same through evaluation, the SavedModel and gRPC."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, draw
+
+from serving.client import Client
+from tfpipe import evaluate, export, predict
+from tfpipe.errors import UserError
+from tfpipe.fit import inference
+from tfpipe.fit import run as runs
+from tfpipe.ingest import manifest as manifests
+from tfpipe.input import pipeline
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_dir, records):
+    """Probabilities of the evaluation, by file name."""
+    classifier = runs.load(str(run_dir)).restore()
+    manifest = manifests.load(records)
+    batches = pipeline.eval_batches(
+        manifest, "all", image_size=classifier.image_size, batch_size=32
+    )
+    found = inference.predict(classifier, batches, manifest.count(), "evaluating")
+    return {
+        name.decode(): row for name, row in zip(found["name"], found["probabilities"], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def files(image_folder):
+    return {path.name: path.read_bytes() for path in sorted(image_folder.iterdir())}
+
+
+def test_the_saved_model_gives_the_evaluations_probabilities(export_dir, evaluated, files):
+    loaded = tf.saved_model.load(str(export_dir / "1"))
+    answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(files.values())))
+    expected = np.stack([evaluated[name] for name in files])
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(answer["probability"], expected[:, 1], atol=1e-5)
+    np.testing.assert_array_equal(answer["class_index"], expected.argmax(1))
+    names = [("cat", "dog")[i].encode() for i in expected.argmax(1)]
+    assert answer["class_name"].numpy().tolist() == names
+
+
+def test_the_signatures_agree(export_dir, files):
+    loaded = tf.saved_model.load(str(export_dir / "1"))
+    data = list(files.values())[:5]
+    by_bytes = loaded.signatures["predict_bytes"](image_bytes=tf.constant(data))
+    from tfpipe.input import preprocess
+
+    images = preprocess.decode_batch(tf.constant(data), 32)
+    by_images = loaded.signatures["predict_images"](images=images)
+    assert set(by_bytes) == set(by_images)
+    np.testing.assert_allclose(by_bytes["probabilities"], by_images["probabilities"], atol=1e-6)
+
+
+def test_the_export_is_whole_and_versions_count_up(run_dir, export_dir, tmp_path):
+    assert {p.name for p in (export_dir / "1").iterdir()} >= {"saved_model.pb", "variables"}
+    assert (export_dir / "1" / "assets" / "labels.txt").read_text() == "cat\ndog\n"
+    assert os.listdir(export_dir) == ["1"]
+    for folder in ("7", "08x", "tmp-9"):
+        (tmp_path / folder).mkdir()
+    export.main(export.Options(run_dir=str(run_dir), export_dir=str(tmp_path)))
+    assert (tmp_path / "8" / "saved_model.pb").exists()
+    with pytest.raises(UserError, match="8 exists already"):
+        export.main(export.Options(run_dir=str(run_dir), export_dir=str(tmp_path), version=8))
+
+
+def test_the_export_is_float32_without_xla(export_dir):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((export_dir / "1/saved_model.pb").read_bytes())
+    nodes = [n for f in graph.meta_graphs[0].graph_def.library.function for n in f.node_def]
+    assert nodes
+    for function in graph.meta_graphs[0].graph_def.library.function:
+        assert not function.attr["_XlaMustCompile"].b
+    assert not {n.op for n in nodes} & {"PyFunc", "EagerPyFunc", "WriteFile"}
+    assert tf.bfloat16.as_datatype_enum not in {n.attr["T"].type for n in nodes if "T" in n.attr}
+
+
+@pytest.fixture(scope="module")
+def server(export_dir, tmp_path_factory):
+    """The embedded server on a free port; yields its address."""
+    command = [
+        *(sys.executable, "-m", "serving.server", "--port=0", "--model_name=tiny"),
+        f"--model_base_path={export_dir}",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        assert " at " in line, line + process.stderr.read()
+        yield line.split(" at ")[-1].split()[0]
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_grpc_gives_the_evaluations_probabilities(server, evaluated, files):
+    with Client(server, "tiny") as client:
+        answer = client.predict({"image_bytes": list(files.values())})
+    expected = np.stack([evaluated[name] for name in files])
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+
+
+def test_the_client_command_prints_them(server, evaluated, image_folder):
+    paths = [str(image_folder / name) for name in ("cat.0.jpg", "dog.7.jpg")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "serving.client", f"--server={server}", "--model_name=tiny"),
+            *("--output=json", *paths),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = done.stdout
+    for name in ("cat.0.jpg", "dog.7.jpg"):
+        assert name in text
+        assert f"{evaluated[name][1]:.3f}" in text or f"{evaluated[name][1]:.2f}" in text
+
+
+class TestPredict:
+    def rows(self, path):
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+
+    @pytest.fixture
+    def unlabelled(self, tmp_path):
+        folder = tmp_path / "test1"
+        folder.mkdir()
+        for number in (10, 9, 1, 2):
+            draw("dog", 100 + number).save(folder / f"{number}.jpg")
+        return folder
+
+    def test_writes_what_kaggle_takes(self, run_dir, unlabelled, tmp_path):
+        out = tmp_path / "submission.csv"
+        status = predict.main(
+            predict.Options(run_dir=str(run_dir), source=str(unlabelled), out=str(out))
+        )
+        rows = self.rows(out)
+        assert status == 0
+        assert rows[0] == ["id", "label"]
+        assert [row[0] for row in rows[1:]] == ["1", "2", "9", "10"]
+        assert all(0.005 <= float(row[1]) <= 0.995 for row in rows[1:])
+        assert all(float(row[1]) > 0.5 for row in rows[1:])  # dogs all of them
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.csv", "test1"]
+
+    def test_gives_the_evaluations_probabilities(self, run_dir, image_folder, evaluated, tmp_path):
+        for path in list(image_folder.iterdir())[:9]:
+            number = path.name.split(".")[1]
+            target = tmp_path / "in" / f"{path.name.split('.')[0]}{number}.jpg"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        out = tmp_path / "out.csv"
+        predict.main(
+            predict.Options(
+                run_dir=str(run_dir), source=str(tmp_path / "in"), out=str(out), clip="0,1"
+            )
+        )
+        for identity, label in self.rows(out)[1:]:
+            name = f"{identity[:3]}.{identity[3:]}.jpg"
+            assert float(label) == pytest.approx(evaluated[name][1], abs=1e-5)
+
+    def test_an_unreadable_image_gets_the_prior_and_is_named(
+        self, run_dir, unlabelled, tmp_path, capsys
+    ):
+        whole = (unlabelled / "9.jpg").read_bytes()
+        (unlabelled / "9.jpg").write_bytes(whole[: len(whole) // 2])
+        out = tmp_path / "submission.csv"
+        status = predict.main(
+            predict.Options(run_dir=str(run_dir), source=str(unlabelled), out=str(out))
+        )
+        assert status == predict.REJECTS
+        labels = dict(self.rows(out)[1:])
+        shares = json.loads((run_dir / "config.json").read_text())["resolved"]["class_shares"]
+        assert float(labels["9"]) == pytest.approx(shares[1])
+        assert set(labels) == {"1", "2", "9", "10"}
+        (header, reject) = self.rows(tmp_path / "submission.csv.rejects.csv")
+        assert header == ["path", "reason", "detail"]
+        assert reject[0] == "9.jpg"
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: 1 of the files could not be read")
+        assert "9.jpg" in error
+
+    @pytest.mark.parametrize("clip", ["1", "0.9,0.1", "a,b", "-1,2"])
+    def test_wrong_bounds_are_explained(self, clip, tmp_path):
+        with pytest.raises(UserError, match=f"--clip={clip}"):
+            predict.main(
+                predict.Options(run_dir="x", source="x", out=str(tmp_path / "o.csv"), clip=clip)
+            )
+
+
+def test_evaluate_measures_any_split(run_dir, records):
+    sizes = {}
+    for split in ("train", "val", "all"):
+        evaluate.main(evaluate.Options(run_dir=str(run_dir), split=split))
+        metrics = json.loads((run_dir / "metrics.json").read_text())
+        assert metrics["split"] == split
+        assert 0 <= metrics["accuracy"] <= 1
+        sizes[split] = metrics["n"]
+    assert sizes["train"] + sizes["val"] == sizes["all"] == 80
+
+
+def test_evaluate_refuses_records_of_other_classes(run_dir, records, tmp_path):
+    import shutil
+
+    shutil.copytree(records, tmp_path / "other")
+    path = tmp_path / "other" / "manifest.json"
+    path.write_text(path.read_text().replace('"dog"', '"fox"'))
+    with pytest.raises(UserError, match=r"classes cat, fox, but .* trained on cat, dog"):
+        evaluate.main(evaluate.Options(run_dir=str(run_dir), records=str(tmp_path / "other")))

@@ -1,0 +1,165 @@
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import wrappers_pb2 as wrappers
+
+from serving import client
+from serving.protocol import ModelServerConfig
+
+yaml = pytest.importorskip("yaml")
+
+FOLDER = pathlib.Path(__file__).parent.parent / "serving"
+# Of tensorflow_model_server 2.15.1 (model_servers/main.cc).
+FLAGS = set(
+    """port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms
+    rest_api_enable_cors_support enable_batching allow_version_labels_for_unavailable_models
+    batching_parameters_file enable_per_model_batching_parameters model_config_file
+    model_config_file_poll_wait_seconds model_name model_base_path num_load_threads
+    num_unload_threads max_num_load_retries load_retry_interval_micros
+    file_system_poll_wait_seconds flush_filesystem_caches tensorflow_session_parallelism
+    tensorflow_session_config_file tensorflow_intra_op_parallelism
+    tensorflow_inter_op_parallelism use_alts_credentials ssl_config_file platform_config_file
+    per_process_gpu_memory_fraction saved_model_tags grpc_channel_arguments grpc_max_threads
+    enable_model_warmup num_request_iterations_for_warmup version monitoring_config_file
+    remove_unused_fields_from_bundle_metagraph prefer_tflite_model num_tflite_pools
+    num_tflite_interpreters_per_pool enable_signature_method_name_check
+    xla_cpu_compilation_enabled enable_profiler thread_pool_factory_config_file mixed_precision
+    skip_initialize_tpu enable_grpc_healthcheck_service enable_serialization_as_tensor_content
+    """.split()
+)
+INT64, STRING = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
+# The messages that the Python package leaves out, by field, number and type; 3 int64, 8 bool, 9
+# string (servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto).
+MESSAGES = {
+    "BatchingParameters": [
+        ("max_batch_size", 1, INT64),
+        ("batch_timeout_micros", 2, INT64),
+        ("max_enqueued_batches", 3, INT64),
+        ("num_batch_threads", 4, INT64),
+        ("thread_pool_name", 5, STRING),
+        ("pad_variable_length_inputs", 7, 8),
+    ],
+    "PrometheusConfig": [("enable", 1, 8), ("path", 2, 9)],
+    "MonitoringConfig": [("prometheus_config", 1, ".tensorflow.serving.PrometheusConfig")],
+}
+
+
+def message(name):
+    file = descriptor_pb2.FileDescriptorProto(
+        name="test.proto",
+        package="tensorflow.serving",
+        syntax="proto3",
+        dependency=[wrappers.DESCRIPTOR.name],
+    )
+    for key, fields in MESSAGES.items():
+        entry = file.message_type.add(name=key)
+        for field, number, kind in fields:
+            if isinstance(kind, str):
+                entry.field.add(name=field, number=number, type=11, type_name=kind, label=1)
+            else:
+                entry.field.add(name=field, number=number, type=kind, label=1)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
+    )()
+
+
+def parse(file, into):
+    return text_format.Parse((FOLDER / file).read_text(encoding="utf-8"), into)
+
+
+def compose(**environment):
+    """Reads compose.yaml with ${NAME:-default} filled in as Docker Compose does."""
+    text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
+    filled = re.sub(
+        r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1]) or match[2], text
+    )
+    assert "$" not in filled
+    (service,) = yaml.safe_load(filled)["services"].values()
+    return service
+
+
+def flags_of(service):
+    return dict(flag.removeprefix("--").split("=", 1) for flag in service["command"])
+
+
+def test_the_configuration_files_are_text_protos(monkeypatch):
+    config = parse("models.config", ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("demo", "/models/demo")
+    assert model.model_platform == "tensorflow"
+    assert parse("monitoring.config", message("MonitoringConfig")).prometheus_config.enable
+    batching = parse("batching.config", message("BatchingParameters"))
+    monkeypatch.setattr(sys, "argv", ["client", "image.jpg"])
+    assert batching.max_batch_size.value >= client.parse().batch_size
+
+
+def test_the_flags_are_those_of_the_model_server():
+    service = compose()
+    flags = flags_of(service)
+    assert set(flags) <= FLAGS
+    assert service["image"] == "tensorflow/serving:2.15.1"
+    assert (flags["model_name"], flags["model_base_path"]) == ("demo", "/models/demo")
+    assert flags["model_config_file"] == ""
+    changed = flags_of(compose(MODEL_NAME="pets", MODEL_CONFIG_FILE="/config/models.config"))
+    assert (changed["model_name"], changed["model_base_path"]) == ("pets", "/models/pets")
+    assert changed["model_config_file"] == "/config/models.config"
+
+
+def test_every_file_in_the_container_is_mounted_read_only():
+    service = compose(MODEL_CONFIG_FILE="/config/models.config")
+    mounts = {}
+    for volume in service["volumes"]:
+        source, target, mode = volume.split(":")
+        assert (FOLDER / source).resolve().exists()
+        assert mode == "ro"
+        mounts[target] = source
+    for name, value in flags_of(service).items():
+        if name.endswith("_file"):
+            assert value in mounts, name
+    assert mounts["/models"] == "../export"
+
+
+def test_the_container_has_no_privileges_and_listens_only_here():
+    service = compose()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"].split(":")[0] not in ("0", "root")
+    assert "privileged" not in service
+    flags = flags_of(service)
+    ports = [f"127.0.0.1:{flags[name]}:{flags[name]}" for name in ("port", "rest_api_port")]
+    assert service["ports"] == ports == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("AVAILABLE", 0), ("LOADING", 1), ("UNAVAILABLE", 1)]
+)
+def test_the_health_check_asks_for_the_state(state, status):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            body = f'{{"model_version_status": [{{"state": "{state}"}}]}}'.encode()
+            self.send_response(200 if self.path == "/v1/models/pets" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body if self.path == "/v1/models/pets" else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        kind, *command = compose(MODEL_NAME="pets")["healthcheck"]["test"]
+        assert kind == "CMD"
+        command[-1] = command[-1].replace("/8501", f"/{server.server_port}")
+        assert subprocess.run(command, timeout=10).returncode == status

@@ -1,0 +1,227 @@
+"""What a client sees, told apart from TensorFlow Serving by nothing."""
+
+import contextlib
+import re
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_serving_servable import day_probability, png, publish
+from test_serving_server import call, predict, running_server, spec, status
+
+from serving import protocol, tensors
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    base = tmp_path_factory.mktemp("export") / "demo"
+    publish(base, 7)
+    return base
+
+
+@pytest.fixture(scope="module")
+def channel(base, tmp_path_factory):
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with running_server(base, log, "--grpc_max_receive_message_mb=1") as process:
+        with grpc.insecure_channel(process.address) as channel:
+            yield channel
+        process.terminate()
+        assert process.wait(10) == 0
+    assert len(log.read_text().splitlines()) == 1, log.read_text()  # no noise
+
+
+def test_predict_classifies_images(channel):
+    images = [png(20), png(200), png(90)]
+    response = call(channel, predict(spec(), image_bytes=images))
+    expected = np.array([day_probability(image) for image in images])
+    assert response.model_spec == spec(signature="serving_default", number=7)
+    assert list(response.outputs["class_index"].int64_val) == [0, 1, 0]
+    assert list(response.outputs["class_name"].string_val) == [b"night", b"day", b"night"]
+    np.testing.assert_allclose(response.outputs["probability"].float_val, expected, atol=1e-6)
+    probabilities = tensors.from_proto(response.outputs["probabilities"])
+    np.testing.assert_allclose(probabilities, np.stack([1 - expected, expected], 1), atol=1e-6)
+
+
+def test_predict_runs_the_signature_and_outputs_asked_for(channel):
+    a, b = np.array([1.5, 2.0], np.float32), np.array([1, -1], np.int32)
+    response = call(channel, predict(spec(signature="add", number=7), ["half"], a=a, b=b))
+    assert response.model_spec == spec(signature="add", number=7)
+    assert list(response.outputs) == ["half"]
+    assert tf.make_ndarray(response.outputs["half"]).tolist() == [0.75, 1.0]
+    assert set(call(channel, predict(spec(signature="add"), a=a, b=b)).outputs) == {"half", "sum"}
+
+
+def test_metadata_are_the_signatures_of_the_file(channel, base):
+    request = protocol.GetModelMetadataRequest(model_spec=spec(), metadata_field=["signature_def"])
+    response = call(channel, request)
+    signatures = protocol.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    assert response.model_spec == spec(number=7)
+    saved = protocol.SavedModel.FromString((base / "7" / "saved_model.pb").read_bytes())
+    assert dict(signatures.signature_def) == dict(saved.meta_graphs[0].signature_def)
+    assert signatures.signature_def["add"].inputs["b"].dtype == tf.int32
+
+
+def test_status_and_health(channel):
+    for model_spec in (spec(), spec(number=7), spec(label="ignored")):
+        (status,) = call(
+            channel, protocol.GetModelStatusRequest(model_spec=model_spec)
+        ).model_version_status
+        assert (status.version, status.state, status.status.error_code) == (7, 30, 0)
+    for name in ("", "PredictionService", "ModelService"):
+        assert call(channel, protocol.HealthCheckRequest(service=name)).status == 1
+
+
+INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+PRECONDITION, UNIMPLEMENTED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED
+ANY = re.compile(".*")
+ONE, INT = np.ones(1, np.float32), np.ones(1, np.int32)
+SHORT = protocol.TensorProto(dtype=1, tensor_content=b"12")
+
+
+def metadata(*fields, model_spec=None):
+    return protocol.GetModelMetadataRequest(model_spec=model_spec, metadata_field=fields)
+
+
+CONFORMANCE = {
+    "no spec": (protocol.PredictRequest(), INVALID, "Missing ModelSpec"),
+    "no name": (predict(spec(name="")), INVALID, "ModelSpec has no name specified."),
+    "model": (predict(spec("m")), MISSING, "Servable not found for request: Latest(m)"),
+    "model and version": (
+        predict(spec("m", number=7)),
+        MISSING,
+        "Servable not found for request: Specific(m, 7)",
+    ),
+    "version": (
+        predict(spec(number=8)),
+        MISSING,
+        "Servable not found for request: Specific(demo, 8)",
+    ),
+    "label": (predict(spec(label="x")), INVALID, "Unrecognized servable version label: x"),
+    "signature": (
+        predict(spec(signature="x")),
+        PRECONDITION,
+        'Serving signature key "x" not found.',
+    ),
+    "no input": (
+        predict(spec()),
+        INVALID,
+        "input size does not match signature: 0!=1 len({}) != len({image_bytes}). Sent extra: {}."
+        " Missing but required: {image_bytes}.",
+    ),
+    "too many inputs": (
+        predict(spec(signature="add"), c=ONE, a=ONE, b=INT),
+        INVALID,
+        "input size does not match signature: 3!=2 len({a,b,c}) != len({a,b}). Sent extra: {c}."
+        " Missing but required: {}.",
+    ),
+    "wrong input": (
+        predict(spec(signature="add"), a=ONE, c=INT),
+        INVALID,
+        "Signature input alias: b(feed name: add_b:0) not found in request and no default value"
+        " provided. Inputs expected to be in the request {a,c}, or default input alias set: ",
+    ),
+    "unparsable": (
+        predict(spec(signature="add"), a=SHORT, b=INT),
+        INVALID,
+        "tensor parsing error: a",
+    ),
+    "dtype": (
+        predict(spec(signature="add"), a=[b"1"], b=INT),
+        INVALID,
+        "Expects arg[0] to be float but string is provided",
+    ),
+    "second dtype": (
+        predict(spec(signature="add"), a=ONE, b=np.ones(1)),
+        INVALID,
+        "Expects arg[1] to be int32 but double is provided",
+    ),
+    "shapes": (
+        predict(spec(signature="add"), a=np.ones(2, np.float32), b=np.ones(3, np.int32)),
+        INVALID,
+        re.compile(r"Incompatible shapes: \[\d\] vs\. \[\d\].*"),
+    ),
+    "output": (
+        predict(spec(signature="add"), ["x"], a=ONE, b=INT),
+        INVALID,
+        "output tensor alias not found in signature: x Outputs expected to be in the set"
+        " {half,sum}.",
+    ),
+    "output twice": (
+        predict(spec(signature="add"), ["sum", "sum"], a=ONE, b=INT),
+        INVALID,
+        "duplicate output tensor alias: sum",
+    ),
+    "damaged image": (
+        predict(spec(), image_bytes=[png(9), png(9)[:30]]),
+        INVALID,
+        re.compile(r"Invalid PNG\..*"),
+    ),
+    "long message": (
+        predict(spec(signature="x" * 2000)),
+        PRECONDITION,
+        'Serving signature key "' + "x" * 1001 + "...TRUNCATED",
+    ),
+    "too large": (
+        predict(spec(), image_bytes=[b"x" * (1 << 20)]),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ANY,
+    ),
+    "metadata without spec": (metadata("signature_def"), INVALID, "Missing ModelSpec"),
+    "metadata of nothing": (
+        metadata(model_spec=spec()),
+        INVALID,
+        "GetModelMetadataRequest must specify at least one metadata_field",
+    ),
+    "metadata of something else": (
+        metadata("signature_def", "x", model_spec=spec()),
+        INVALID,
+        "Metadata field x is not supported",
+    ),
+    "metadata of a model": (
+        metadata("signature_def", model_spec=spec("m")),
+        MISSING,
+        "Servable not found for request: Latest(m)",
+    ),
+    "status without spec": (status(), INVALID, "Missing ModelSpec"),
+    "status of a model": (status(spec("m")), MISSING, "Could not find any versions of model m"),
+    "status of a version": (
+        status(spec(number=8)),
+        MISSING,
+        "Could not find version 8 of model demo",
+    ),
+    "classify": (
+        protocol.ClassificationRequest(model_spec=spec(signature="x")),
+        INVALID,
+        "No signature was found with the name: x",
+    ),
+    "classify, known": (protocol.ClassificationRequest(model_spec=spec()), UNIMPLEMENTED, ANY),
+    "regress": (
+        protocol.RegressionRequest(model_spec=spec(signature="x")),
+        INVALID,
+        "No signature was found with the name: x",
+    ),
+    "multi": (protocol.MultiInferenceRequest(), UNIMPLEMENTED, ANY),
+    "reload": (protocol.ReloadConfigRequest(), UNIMPLEMENTED, ANY),
+    "health": (protocol.HealthCheckRequest(service="x"), MISSING, ANY),
+}
+
+
+@pytest.mark.parametrize(("request_", "code", "message"), CONFORMANCE.values(), ids=CONFORMANCE)
+def test_mistakes_are_answered_as_by_tensorflow_serving(channel, request_, code, message):
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, request_)
+    assert caught.value.code() is code, caught.value.details()
+    details = caught.value.details()
+    if isinstance(message, re.Pattern):
+        assert message.fullmatch(details), details  # one line: a dot matches no newline
+    else:
+        assert details == message
+
+
+def test_calls_that_nobody_waits_for_cost_no_slot(channel):
+    for _ in range(50):
+        with contextlib.suppress(grpc.RpcError):
+            call(channel, predict(spec(), image_bytes=[png(9)] * 50), timeout=0.001)
+    assert call(channel, predict(spec(), image_bytes=[png(9)])).outputs

@@ -1,0 +1,244 @@
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+from test_serving_servable import day_probability, png, publish
+
+from serving import protocol, tensors
+
+ROOT = pathlib.Path(__file__).parent.parent
+IMAGE = png(140)
+SERVING, NOT_SERVING = 1, 2
+AVAILABLE, END = 30, 50
+
+
+@contextlib.contextmanager
+def running_server(base, log, *flags):
+    """Runs the server; yields its process, with the attribute `address`, once it is ready."""
+    command = [sys.executable, "-m", "serving.server", "--model_name=demo", "--port=0"]
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(
+            [*command, f"--model_base_path={base}", *flags], stderr=stderr, cwd=ROOT
+        )
+    try:
+        while not (
+            ready := re.search(r"^serving demo version \d+ at (\S+)$", log.read_text(), re.M)
+        ):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        process.address = ready[1]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def spec(name="demo", signature="", **version):
+    spec = protocol.ModelSpec(name=name, signature_name=signature)
+    if "number" in version:
+        spec.version.value = version["number"]
+    if "label" in version:
+        spec.version_label = version["label"]
+    return spec
+
+
+def predict(model_spec, outputs=(), **inputs):
+    request = protocol.PredictRequest(model_spec=model_spec, output_filter=outputs)
+    for alias, value in inputs.items():
+        proto = value if isinstance(value, protocol.TensorProto) else tensors.to_proto(value)
+        request.inputs[alias].CopyFrom(proto)
+    return request
+
+
+def call(channel, request, timeout=20):
+    """Calls the method that takes this request."""
+    prediction = protocol.PredictionServiceStub(channel)
+    models = protocol.ModelServiceStub(channel)
+    methods = {
+        protocol.PredictRequest: prediction.Predict,
+        protocol.ClassificationRequest: prediction.Classify,
+        protocol.RegressionRequest: prediction.Regress,
+        protocol.MultiInferenceRequest: prediction.MultiInference,
+        protocol.GetModelMetadataRequest: prediction.GetModelMetadata,
+        protocol.GetModelStatusRequest: models.GetModelStatus,
+        protocol.ReloadConfigRequest: models.HandleReloadConfigRequest,
+        protocol.HealthCheckRequest: protocol.HealthStub(channel).Check,
+    }
+    return methods[type(request)](request, timeout=timeout)
+
+
+def status(model_spec=None):
+    return protocol.GetModelStatusRequest(model_spec=model_spec)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model with version 1, to be copied and then changed."""
+    base = tmp_path_factory.mktemp("trained") / "demo"
+    publish(base, 1)
+    return base
+
+
+@pytest.fixture
+def base(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "export" / "demo")
+
+
+class Caller(threading.Thread):
+    """Asks without a pause until told to stop; keeps versions and probabilities."""
+
+    def __init__(self, channel):
+        super().__init__()
+        self.channel, self.done, self.answers, self.errors = channel, threading.Event(), [], []
+
+    def run(self):
+        while not self.done.is_set():
+            try:
+                response = call(self.channel, predict(spec(), image_bytes=[IMAGE]))
+                version = response.model_spec.version.value
+                self.answers.append((version, response.outputs["probability"].float_val[0]))
+            except grpc.RpcError as error:
+                self.errors.append(error)
+
+
+def wait_for_states(channel, expected):
+    deadline = time.monotonic() + 20
+    while True:
+        statuses = call(channel, status(spec())).model_version_status
+        states = {s.version: (s.state, s.status.error_code == 0) for s in statuses}
+        if states == expected:
+            return {s.version: s.status.error_message for s in statuses}
+        assert time.monotonic() < deadline, states
+        time.sleep(0.05)
+
+
+def test_versions_come_and_go_without_a_failed_call(base, tmp_path):
+    biases = {1: 0.0, 2: 3.0, 4: -3.0}
+    log = tmp_path / "stderr"
+    flags = ["--file_system_poll_wait_seconds=0.1"]
+    with running_server(base, log, *flags) as server, grpc.insecure_channel(server.address) as ch:
+        callers = [Caller(ch), Caller(ch)]
+        for caller in callers:
+            caller.start()
+        for name in ("tmp-8", "9.partial", "-5", "\u0663", "1e3"):  # not decimal: skipped
+            shutil.copytree(base / "1", base / name)
+        (base / "10").symlink_to(base / "10")
+        publish(base, 2, biases[2])
+        wait_for_states(ch, {1: (END, True), 2: (AVAILABLE, True)})
+
+        shutil.copytree(base / "2", base / "3", ignore=shutil.ignore_patterns("*.index"))
+        broken = {1: (END, True), 2: (AVAILABLE, True), 3: (END, False)}
+        assert wait_for_states(ch, broken)[3].startswith("cannot load ")
+
+        publish(base, 4, signatures=["add"])  # loads, but our callers would fail
+        message = wait_for_states(ch, {**broken, 4: (END, False)})[4]
+        assert 'signature "serving_default" is missing or differs' in message
+        shutil.rmtree(base / "4")
+        publish(base, 4, biases[4])  # mended under the same number: tried again
+        served = {1: (END, True), 2: (END, True), 3: (END, False), 4: (AVAILABLE, True)}
+        wait_for_states(ch, served)
+
+        shutil.rmtree(base / "3")
+        shutil.rmtree(base / "4")  # withdrawn: back to the highest that is left
+        wait_for_states(ch, {**served, 2: (AVAILABLE, True), 4: (END, True)})
+        shutil.rmtree(base)  # nothing left: keeps what it has
+        time.sleep(0.3)
+        assert call(ch, predict(spec(number=2), image_bytes=[IMAGE])).outputs
+        for caller in callers:
+            caller.done.set()
+            caller.join()
+            assert not caller.errors
+            assert {version for version, _ in caller.answers} == {1, 2, 4}
+            for version, probability in caller.answers:
+                np.testing.assert_allclose(
+                    probability, day_probability(IMAGE, biases[version]), atol=1e-6
+                )
+    lines = log.read_text().splitlines()
+    assert [line.split()[3] for line in lines if line.startswith("serving")] == ["1", "2", "4", "2"]
+    errors = {line.partition("; still ")[2] for line in lines if line.startswith("error: ")}
+    assert errors == {"serving version 2"}
+    assert all(line.startswith(("serving", "error: ")) for line in lines)
+
+
+def test_sigterm_loses_no_call_in_flight(base, tmp_path):
+    log = tmp_path / "stderr"
+    with (
+        running_server(base, log, "--grpc_max_threads=4") as server,
+        grpc.insecure_channel(server.address) as channel,
+        futures.ThreadPoolExecutor(12) as pool,
+    ):
+        health = protocol.HealthStub(channel).Watch(protocol.HealthCheckRequest())
+        assert next(health).status == SERVING
+        request = predict(spec(signature="slow"), steps=np.array(20, np.int32))
+        calls = [pool.submit(call, channel, request) for _ in range(12)]
+        time.sleep(0.2)
+        server.send_signal(signal.SIGTERM)
+        assert next(health).status == NOT_SERVING
+        late = protocol.HealthStub(channel).Watch(protocol.HealthCheckRequest())
+        assert [response.status for response in late] == [NOT_SERVING]
+        assert not all(done.done() for done in calls)
+        for done in calls:
+            assert done.result().outputs["trace"].float_val == [512.0]
+        assert server.wait(20) == 0
+    assert len(log.read_text().splitlines()) == 1
+
+
+def fail(*flags):
+    """Runs a server that must not start; returns its only line and its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.server", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line, done.returncode
+
+
+def test_mistakes_at_the_start_are_one_line(base, tmp_path):
+    good = f"--model_base_path={base}"
+    line, code = fail(f"--model_base_path={tmp_path / 'none'}")
+    assert line.startswith(f"error: --model_base_path={tmp_path / 'none'} is not a folder: ")
+    assert code == 1
+    (tmp_path / "empty" / "v1").mkdir(parents=True)
+    line, code = fail(f"--model_base_path={tmp_path / 'empty'}")
+    assert "holds no version" in line
+    assert str(tmp_path / "empty" / "1" / "saved_model.pb") in line
+    assert code == 1
+    for flags, message in {
+        (good, "--model_nam=x"): "unrecognized arguments: --model_nam=x",
+        ("--port=1",): "the following arguments are required: --model_base_path",
+        (good, "--port=65536"): "argument --port: 65536 must be at least 0 and at most 65535",
+        (good, "--port=x"): "argument --port: invalid int value: 'x'",
+    }.items():
+        assert fail(*flags) == (f"error: {message} (--help lists the flags)", 2)
+
+
+def test_a_port_in_use_is_an_error(base):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line, code = fail(f"--model_base_path={base}", f"--port={port}")
+    assert line.startswith(f"error: cannot listen at 127.0.0.1:{port}, which may be in use")
+    assert code == 1
+
+
+def test_a_damaged_first_version_is_an_error(base):
+    file = base / "1" / "saved_model.pb"
+    os.truncate(file, file.stat().st_size // 2)
+    line, code = fail(f"--model_base_path={base}", "--port=0")
+    assert line == f"error: cannot load {base / '1'}: saved_model.pb is damaged"
+    assert code == 1

@@ -1,0 +1,133 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import protocol, tensors
+from serving.protocol import TensorProto, types_pb2
+
+NUMBERS = {
+    "half": np.array([[0.5, -2.0, 65504.0]], np.float16),
+    "float": np.array([[1.5], [-3e38]], np.float32),
+    "double": np.array([1e300, -0.0]),
+    "int8": np.array([-128, 127], np.int8),
+    "int16": np.array([-(2**15), 2**15 - 1], np.int16),
+    "int32": np.array([-(2**31), 2**31 - 1], np.int32),
+    "int64": np.array([-(2**63), 2**63 - 1], np.int64),
+    "uint8": np.array([[0, 255]], np.uint8),
+    "uint16": np.array([0, 65535], np.uint16),
+    "uint32": np.array([0, 2**32 - 1], np.uint32),
+    "uint64": np.array([1, 2**64 - 1], np.uint64),
+    "bool": np.array([True, False, True]),
+    "complex64": np.array([1 + 2j, -3j], np.complex64),
+    "complex128": np.array([1e300 + 2j]),
+    "empty": np.zeros((0, 3), np.float32),
+    "scalar": np.array(7, np.int32),
+}
+
+
+@pytest.mark.parametrize("array", NUMBERS.values(), ids=NUMBERS)
+def test_numbers_pass_both_ways_as_tensorflow_reads_and_writes_them(array):
+    ours = tensors.to_proto(array)
+    assert not ours.tensor_content  # typed fields, as TensorFlow Serving answers
+    theirs = tf.make_tensor_proto(array)
+    in_content = TensorProto(
+        dtype=theirs.dtype, tensor_shape=theirs.tensor_shape, tensor_content=array.tobytes()
+    )
+    for read in (
+        tf.make_ndarray(ours),
+        tensors.from_proto(ours),
+        tensors.from_proto(theirs),
+        tensors.from_proto(in_content),
+    ):
+        assert read.dtype == array.dtype
+        assert read.shape == array.shape
+        np.testing.assert_array_equal(read, array)
+
+
+def test_strings_keep_every_byte():
+    proto = tensors.to_proto([[b"a\0", "ä"]])
+    assert proto.string_val == [b"a\0", "ä".encode()]
+    assert tf.make_ndarray(proto).tolist() == [[b"a\0", "ä".encode()]]
+    read = tensors.from_proto(tf.make_tensor_proto([[b"\0\xff", b""]]))
+    assert read.tolist() == [[b"\0\xff", b""]]
+    assert tensors.from_proto(tensors.to_proto(b"one")).shape == ()
+
+
+def test_bfloat16_is_read_as_float32():
+    array = tf.constant([1.5, -3.0, 2.0**100], tf.bfloat16).numpy()
+    written = tensors.to_proto(array)
+    assert written.dtype == types_pb2.DT_BFLOAT16
+    np.testing.assert_array_equal(tf.make_ndarray(written), array)
+    for proto in (written, tf.make_tensor_proto(array)):
+        read = tensors.from_proto(proto)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, array.astype(np.float32))
+
+
+def test_one_number_fills_a_shape():
+    proto = tf.make_tensor_proto(2.5, shape=[2, 3])
+    np.testing.assert_array_equal(tensors.from_proto(proto), np.full((2, 3), 2.5, np.float32))
+
+
+def _proto(shape, **fields):
+    proto = TensorProto(**fields)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        pytest.param(_proto([3], dtype=types_pb2.DT_FLOAT, float_val=[1, 2]), id="too-few"),
+        pytest.param(_proto([1], dtype=types_pb2.DT_FLOAT, float_val=[1, 2]), id="too-many"),
+        pytest.param(_proto([2], dtype=types_pb2.DT_FLOAT), id="none"),
+        pytest.param(_proto([2], dtype=types_pb2.DT_STRING, string_val=[b"x"]), id="string-fill"),
+        pytest.param(
+            _proto([1], dtype=types_pb2.DT_FLOAT, tensor_content=b"123"), id="part-of-a-value"
+        ),
+        pytest.param(_proto([-1], dtype=types_pb2.DT_FLOAT, float_val=[1]), id="unknown-size"),
+        pytest.param(_proto([], dtype=types_pb2.DT_RESOURCE), id="unsupported-type"),
+        pytest.param(_proto([], float_val=[1]), id="no-type"),
+        pytest.param(
+            _proto([1 << 40], dtype=types_pb2.DT_FLOAT, float_val=[1]), id="four-terabytes"
+        ),
+        pytest.param(_proto([1] * 99, dtype=types_pb2.DT_FLOAT, float_val=[1]), id="rank"),
+        pytest.param(_proto([1], dtype=types_pb2.DT_COMPLEX64, scomplex_val=[1]), id="half-pair"),
+    ],
+)
+def test_what_does_not_fit_is_refused(proto):
+    with pytest.raises(ValueError):  # noqa: PT011
+        tensors.from_proto(proto)
+
+
+@pytest.mark.parametrize("value", [[b"x", 1], [[1], [2, 3]], [object()], np.array(["2020"], "M8")])
+def test_what_no_tensor_holds_is_refused(value):
+    with pytest.raises(ValueError):  # noqa: PT011
+        tensors.to_proto(value)
+
+
+MESSAGES_FIRST = """
+import sys
+from serving import client, protocol
+assert not [name for name in sys.modules if name.startswith("tensorflow.python")]
+assert "tensorflow" not in sys.modules
+import tensorflow as tf
+assert int(tf.constant(1) + 1) == 2
+assert tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape == (1, 2)
+assert type(tf.make_tensor_proto(1)) is protocol.TensorProto
+"""
+
+
+def test_tensorflow_can_be_imported_after_the_messages():
+    # This module imports it before them.
+    subprocess.run([sys.executable, "-c", MESSAGES_FIRST], check=True)
+
+
+def test_messages_are_the_real_ones():
+    from tensorflow_serving.apis import predict_pb2
+
+    assert protocol.PredictRequest is predict_pb2.PredictRequest

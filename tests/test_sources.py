@@ -1,0 +1,279 @@
+"""Folders and zip archives, friendly and hostile."""
+
+import csv
+import io
+import os
+import pathlib
+import pickle
+import socket
+import stat
+import tarfile
+import warnings
+import zipfile
+
+import pytest
+
+from tfpipe.errors import UserError
+from tfpipe.ingest import sources
+
+ARCHIVES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/archives.tar"
+
+
+def make_zip(path, members):
+    """Writes (name or ZipInfo, contents) pairs."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # a repeated name is one of the cases
+        for name, data in members:
+            archive.writestr(name, data, zipfile.ZIP_DEFLATED)
+    return str(path)
+
+
+def reasons(source):
+    return {name: reason for name, reason, _ in source.skipped}
+
+
+def patch(path, old, new):
+    data = pathlib.Path(path).read_bytes()
+    assert old in data
+    pathlib.Path(path).write_bytes(data.replace(old, new))
+
+
+def test_folder_and_zip_agree(tmp_path):
+    files = {"b/2.jpg": b"two", "a.jpg": b"one", "b/c/ü 3.jpg": b"three"}
+    hidden = [".DS_Store", "b/Thumbs.db", "__MACOSX/._a.jpg", ".git/x.jpg", "b/desktop.ini"]
+    root = tmp_path / "folder"
+    for name in [*files, *hidden]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(files.get(name, b"junk"))
+    (root / "empty.jpg").mkdir()
+    path = make_zip(tmp_path / "x.zip", [*files.items(), *((name, b"junk") for name in hidden)])
+    for source in (sources.open_source(str(root)), sources.open_source(path)):
+        assert source.names() == sorted(files)
+        assert source.skipped == []
+        assert {name: source.read(name) for name in source.names()} == files
+        copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+        assert copy.names() == source.names()
+        assert copy.read("a.jpg") == b"one"
+        assert copy.fingerprint() == source.fingerprint()
+    assert sources.open_source(path).locate("b/2.jpg") == f"{path}/b/2.jpg"
+
+
+def test_folder_reports_what_it_does_not_open(tmp_path):
+    good = tmp_path / "good.jpg"
+    good.write_bytes(b"x")
+    odd = tmp_path / 'new\nline, "quoted" -rf.jpg'
+    odd.write_bytes(b"y")
+    (tmp_path / "link.jpg").symlink_to(good)
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "inner.zip").write_bytes(b"PK")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.jpg"))
+        source = sources.open_source(str(tmp_path))
+        assert source.names() == ["good.jpg", odd.name]
+    assert reasons(source) == {
+        "link.jpg": "symlink",
+        "dangling.jpg": "symlink",
+        "loop": "symlink",
+        "fifo.jpg": "special file",
+        "s.jpg": "special file",
+        "inner.zip": "nested archive",
+    }
+    assert source.read(odd.name) == b"y"
+
+
+def test_file_that_becomes_a_fifo_or_a_link_is_not_opened(tmp_path):
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    source = sources.open_source(str(tmp_path))
+    assert source.names() == names
+    for name in names:
+        (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("/etc/hostname")
+    for name, reason in zip(names, ["special file", "unreadable", "unreadable"], strict=True):
+        with pytest.raises(sources.Rejected) as caught:
+            source.read(name)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_files_and_folders_are_reported(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "a.jpg").chmod(0)
+    (tmp_path / "sub").mkdir(mode=0)
+    source = sources.open_source(str(tmp_path))
+    assert reasons(source) == {"sub/": "unreadable"}
+    with pytest.raises(sources.Rejected, match="unreadable"):
+        source.read("a.jpg")
+    (tmp_path / "sub").chmod(0o700)
+
+
+def test_zip_reports_what_it_does_not_read(tmp_path):
+    link = zipfile.ZipInfo("train/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    secret = zipfile.ZipInfo("secret.jpg")
+    path = make_zip(
+        tmp_path / "x.zip",
+        [
+            ("train/good.jpg", b"good"),
+            ("../up.jpg", b"x"),
+            ("a/../../up.jpg", b"x"),
+            ("/etc/abs.jpg", b"x"),
+            ("C:/drive.jpg", b"x"),
+            ("back\\slash.jpg", b"x"),
+            ("inner.tar.gz", b"x"),
+            (link, b"/etc/passwd"),
+            ("train/link/under.jpg", b"x"),
+            ("twice.jpg", b"first"),
+            ("twice.jpg", b"last"),
+            (secret, b"x"),
+        ],
+    )
+    data = bytearray(pathlib.Path(path).read_bytes())
+    data[data.rindex(b"secret.jpg") - 46 + 8] |= 1  # the flags in the central directory
+    pathlib.Path(path).write_bytes(data)
+    source = sources.open_source(path)
+    assert source.names() == ["train/good.jpg", "twice.jpg"]
+    assert source.read("twice.jpg") == b"last"
+    assert reasons(source) == {
+        "../up.jpg": "unsafe name",
+        "a/../../up.jpg": "unsafe name",
+        "/etc/abs.jpg": "unsafe name",
+        "C:/drive.jpg": "unsafe name",
+        "back\\slash.jpg": "unsafe name",
+        "inner.tar.gz": "nested archive",
+        "train/link": "symlink",
+        "train/link/under.jpg": "symlink",
+        "twice.jpg": "repeated name",
+        "secret.jpg": "encrypted",
+    }
+
+
+def test_zip_other_compression_is_reported(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"x", zipfile.ZIP_STORED)
+        archive.writestr("b.jpg", b"x" * 99, zipfile.ZIP_LZMA)
+    assert reasons(sources.open_source(str(path))) == {"b.jpg": "unsupported"}
+
+
+def test_zip_bomb_is_refused_by_what_it_declares(tmp_path):
+    path = make_zip(tmp_path / "x.zip", [("a.bmp", bytes(2**21)), ("b.bmp", bytes(2**19))])
+    source = sources.open_source(path)
+    with pytest.raises(sources.Rejected, match="times its size"):
+        source.read("a.bmp")
+    assert source.read("b.bmp") == bytes(2**19)
+
+
+def test_size_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.jpg").write_bytes(bytes(11))
+    (tmp_path / "folder/b.jpg").write_bytes(bytes(10))
+    path = make_zip(tmp_path / "x.zip", [("a.jpg", bytes(11)), ("b.jpg", bytes(10))])
+    for source in (sources.open_source(str(tmp_path / "folder")), sources.open_source(path)):
+        with pytest.raises(sources.Rejected) as caught:
+            source.read("a.jpg")
+        assert caught.value.reason == "too large"
+        assert source.read("b.jpg") == bytes(10)
+
+
+def test_damaged_member_is_rejected_and_the_others_are_read(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"right bytes")
+        archive.writestr("b.jpg", b"other")
+    patch(path, b"right bytes", b"wrong bytes")
+    source = sources.open_source(str(path))
+    with pytest.raises(sources.Rejected, match="CRC"):
+        source.read("a.jpg")
+    assert source.read("b.jpg") == b"other"
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    one = sources.open_source(make_zip(tmp_path / "1.zip", [("a.jpg", b"1")])).fingerprint()
+    two = sources.open_source(make_zip(tmp_path / "2.zip", [("a.jpg", b"2")])).fingerprint()
+    same = sources.open_source(make_zip(tmp_path / "3.zip", [("a.jpg", b"1")])).fingerprint()
+    assert one == same != two
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"1")
+    before = sources.open_source(str(folder)).fingerprint()
+    assert before == sources.open_source(str(folder)).fingerprint()
+    os.utime(folder / "a.jpg", ns=(1, 1))
+    assert before != sources.open_source(str(folder)).fingerprint()
+
+
+def test_deep_folders_and_odd_bytes_in_names(tmp_path):
+    deep = "/".join(["d"] * 300)
+    os.makedirs(tmp_path / deep)
+    (tmp_path / deep / "x.jpg").write_bytes(b"x")
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"y")
+    source = sources.open_source(str(tmp_path))
+    assert source.names() == [deep + "/x.jpg", "\udcff.jpg"]
+    assert source.read("\udcff.jpg") == b"y"
+    assert len(source.fingerprint()) == 64
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "holds no files"),
+        (lambda path: path.write_bytes(b"hello"), "is not a folder or a zip archive"),
+        (lambda path: os.mkfifo(path), "is not a folder or a zip archive"),
+        (lambda path: make_zip(path, []), "holds no files"),
+        (lambda path: make_zip(path, [("../a.jpg", b"x")]), "unsafe name"),
+        (lambda path: path.write_bytes(b"PK\5\6" + b"\xff" * 18), "damaged"),
+    ],
+)
+def test_bad_source_is_a_user_error(tmp_path, make, words):
+    path = tmp_path / "source"
+    make(path)
+    with pytest.raises(UserError) as caught:
+        sources.open_source(str(path))
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_hostile_archives(tmp_path):
+    if not ARCHIVES.is_file():
+        pytest.skip(f"{ARCHIVES} is not there")
+    with tarfile.open(ARCHIVES) as archive:
+        archive.extractall(tmp_path, filter="data")
+    # Members that can be read, members that cannot, and members that are skipped.
+    expected = {
+        "bomb_250MB_single.zip": (0, 1, 0),
+        "bomb_nested.zip": None,
+        "crc_mismatch.zip": (3, 1, 0),
+        "encrypted_flag.zip": None,
+        "good_train.zip": (4, 0, 0),
+        "lying_size.zip": (3, 1, 0),
+        "slip_absolute.zip": (4, 0, 1),
+        "slip_dotdot.zip": (4, 0, 1),
+        "symlink_dir_then_write.zip": (4, 0, 2),
+        "symlink_file.zip": (4, 0, 1),
+        "truncated.zip": None,
+    }
+    index = csv.DictReader(io.StringIO((tmp_path / "index.csv").read_text()))
+    assert {row["path"] for row in index} == set(expected)
+    for name, counts in expected.items():
+        path = str(tmp_path / name)
+        if counts is None:
+            with pytest.raises(UserError):
+                sources.open_source(path)
+            continue
+        source = sources.open_source(path)
+        good = bad = 0
+        for member in source.names():
+            try:
+                source.read(member)
+                good += 1
+            except sources.Rejected:
+                bad += 1
+        assert (name, good, bad, len(source.skipped)) == (name, *counts)
+    assert not list(pathlib.Path("/tmp").glob("evil*"))  # noqa: S108 (where the archives aim)

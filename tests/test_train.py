@@ -1,0 +1,231 @@
+"""Training: the run folder, going on where it stopped, stopping early, caching features."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY
+
+from tfpipe import evaluate, train
+from tfpipe.errors import UserError
+from tfpipe.fit import run as runs
+from tfpipe.fit import runtime
+from tfpipe.ingest import manifest as manifests
+
+
+def log_of(folder):
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(folder):
+    return runs.load(str(folder)).restore().model.get_weights()
+
+
+def test_leaves_a_run_folder(run_dir):
+    assert {p.name for p in run_dir.iterdir()} >= {
+        "config.json",
+        "best.weights.h5",
+        "last",
+        "log.csv",
+        "tensorboard",
+    }
+    log = log_of(run_dir)
+    assert [row["epoch"] for row in log] == ["1", "2", "3"]
+    assert float(log[-1]["val_loss"]) < 0.6  # better than guessing, which is ln 2
+    resolved = json.loads((run_dir / "config.json").read_text())["resolved"]
+    assert resolved["classes"] == ["cat", "dog"]
+    assert resolved["output"] == "sigmoid"
+    assert resolved["precision"] in ("float32", "mixed_bfloat16")
+    assert not [p for p in run_dir.rglob("*") if "partial" in p.name]
+
+
+def test_the_best_weights_have_the_best_logged_loss(run_dir):
+    evaluate.main(evaluate.Options(run_dir=str(run_dir)))
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    best = min(float(row["val_loss"]) for row in log_of(run_dir))
+    assert metrics["log_loss"] == pytest.approx(best, abs=1e-5)
+    assert metrics["n"] == sum(map(sum, metrics["confusion"]))
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
+    """With dropout and augmentation, whose random states must go on too."""
+    head = "dense(16)|dropout(0.5)"
+    whole = tiny_config(run_dir=str(tmp_path / "whole"), head=head, epochs=3)
+    train.main(whole)
+    parts = tmp_path / "parts"
+    for epochs in (1, 2, 3):
+        train.main(tiny_config(run_dir=str(parts), head=head, epochs=epochs))
+    volatile = ("seconds", "images_per_s")
+    for one, other in zip(log_of(tmp_path / "whole"), log_of(parts), strict=True):
+        for key in set(one) - set(volatile):
+            assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
+    for one, other in zip(weights_of(tmp_path / "whole"), weights_of(parts), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_finished_run_is_left_as_it_is(run_dir, records):
+    from tfpipe.config import TrainConfig
+
+    before = {
+        p: p.read_bytes() for p in run_dir.rglob("*") if p.is_file() and "events" not in p.name
+    }
+    train.main(TrainConfig(records=str(records), run_dir=str(run_dir), **TINY))
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_killed_run_goes_on(tiny_config, tmp_path):
+    command = [
+        *(sys.executable, "-m", "tfpipe.train"),
+        *(f"--{key}={value}" for key, value in {**TINY, "epochs": 60, "patience": 60}.items()),
+        f"--records={tiny_config().records}",
+        f"--run_dir={tmp_path / 'run'}",
+    ]
+    folder = tmp_path / "run"
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "log.csv").exists() or len(log_of(folder)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = log_of(folder)
+    assert len(before) < 60
+    done = subprocess.run(
+        [*command, f"--epochs={len(before) + 2}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"resuming {folder} after epoch" in done.stderr
+    after = log_of(folder)
+    assert [int(row["epoch"]) for row in after] == list(range(1, len(before) + 3))
+    assert after[: len(before) - 1] == before[:-1]  # the last line may have been run again
+    assert weights_of(folder)
+
+
+def test_stops_when_the_loss_does_not_fall(tiny_config, tmp_path):
+    config = tiny_config(learning_rate=1e-12, epochs=9, patience=2)
+    train.main(config)
+    losses = [float(row["val_loss"]) for row in log_of(tmp_path / "run")]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 3 < 9
+
+
+def test_frozen_features_are_computed_once(tiny_config, tmp_path):
+    frozen = {"trainable": "head", "augment": "", "pooling": "avg"}
+    config = tiny_config(**frozen)
+    train.main(config)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").iterdir()}
+    assert {p.name.split("-")[0] for p in files} == {"train", "val"}
+    train.main(tiny_config(**frozen, epochs=5))
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    assert len(log_of(tmp_path / "run")) == 5
+    # The head on cached features is the whole model on images.
+    evaluate.main(evaluate.Options(run_dir=config.run_dir))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    best = min(float(row["val_loss"]) for row in log_of(tmp_path / "run"))
+    assert metrics["log_loss"] == pytest.approx(best, abs=1e-5)
+
+
+def test_frozen_backbones_do_not_change_under_augmentation(tiny_config, tmp_path):
+    config = tiny_config(
+        trainable="head", backbones="mobilenet", augment="flip_lr", pooling="avg", epochs=2
+    )
+    train.main(config)
+    run = runs.load(config.run_dir)
+    trained = run.restore().features
+    runtime.seed_everything(config.seed)
+    fresh = run.build(first_weights=True).features
+    for one, other in zip(trained.get_weights(), fresh.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)  # BatchNorm's statistics too
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "float32"])
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_trains_in_every_precision_compiled_or_not(tiny_config, tmp_path, precision, xla):
+    train.main(tiny_config(precision=precision, xla=xla, epochs=1))
+    assert np.isfinite(float(log_of(tmp_path / "run")[0]["loss"]))
+    assert tf.keras.mixed_precision.global_policy().name == precision
+    assert all(w.dtype == np.float32 for w in weights_of(tmp_path / "run"))
+
+
+def test_a_softmax_learns_too(tiny_config, tmp_path):
+    train.main(tiny_config(output="softmax"))
+    assert float(log_of(tmp_path / "run")[-1]["val_loss"]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.5}, "holds a run with --learning_rate=0.001, now 0.5"),
+        ({"seed": 1}, "--seed=0, now 1"),
+        ({"augment": ""}, "--augment=flip_lr"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, message):
+    from tfpipe.config import TrainConfig
+
+    with pytest.raises(UserError, match=message):
+        train.main(TrainConfig(records=str(records), run_dir=str(run_dir), **{**TINY, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 1000}, "--batch_size=1000.*train records; give 1 to"),
+        ({"val_split": "test"}, "has no split 'test'; it has train, val"),
+        ({"backbones": "small_cnn,small_cnn"}, "each backbone may be named once"),
+        ({"backbones": "nothing"}, "unknown backbone 'nothing'"),
+        ({"image_size": "mobilenet=32"}, "--image_size"),
+        ({"image_size": "big"}, "--image_size=big: give a side in pixels"),
+        ({"weights": "imagenet"}, "small_cnn has no ImageNet weights"),
+        ({"augment": "rotat(3)"}, r"did you mean 'rotate'\?"),
+        ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
+        ({"learning_rate": 1e30, "optimizer": "sgd"}, "the loss became .* lower --learning_rate"),
+        ({"records": "nowhere"}, r"nowhere/manifest\.json does not exist"),
+    ],
+)
+def test_wrong_options_are_explained(tiny_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        train.main(tiny_config(**changes))
+
+
+def test_one_value_for_all_backbones_or_one_for_each(records):
+    manifest = manifests.load(records)
+    from tfpipe.config import TrainConfig
+
+    def branches(**changes):
+        config = TrainConfig(
+            records=str(records), run_dir="x", backbones="MobileNet,small_cnn", **changes
+        )
+        return runs._resolve(config, manifest, "float32", False).branches
+
+    each = branches(
+        image_size="mobilenet=96,small_cnn=0", weights="small_cnn=none,mobilenet=a=b.h5"
+    )
+    assert [(b["name"], b["size"], b["weights"]) for b in each] == [
+        ("mobilenet", 96, "a=b.h5"),
+        ("small_cnn", 150, "none"),
+    ]
+    assert [b["size"] for b in branches(image_size="64")] == [64, 64]
+    with pytest.raises(UserError, match="says nothing of small_cnn"):
+        branches(weights="mobilenet=none")
+
+
+def test_damaged_records_are_named_before_the_first_step(tiny_config, records, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(records, copy)
+    shard = next(copy.glob("train-*"))
+    with open(shard, "r+b") as file:
+        file.truncate(shard.stat().st_size - 1)
+    with pytest.raises(UserError, match=f"{shard.name} is damaged"):
+        train.main(tiny_config(records=str(copy)))

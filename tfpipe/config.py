@@ -1,0 +1,94 @@
+"""The options of a training run, and what a run resolved them to."""
+
+import dataclasses
+
+from tfpipe.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Every option of `tfpipe.train`; a field is a flag of the same name."""
+
+    records: str = option("folder that tfpipe.build_records wrote")
+    run_dir: str = option("folder of this run: configuration, checkpoints and logs")
+    backbones: str = option(
+        "backbones whose features are joined: names of keras.applications models, or small_cnn,"
+        " separated by commas",
+        "mobilenet",
+    )
+    weights: str = option(
+        "the backbones' first weights: imagenet (downloaded), none (random), or the path of a"
+        " weights-only .h5 file without the top; for each backbone its own: name=VALUE,...",
+        "imagenet",
+    )
+    image_size: str = option(
+        "side of the backbones' input in pixels, 0 for what each was made for; for each backbone"
+        " its own: name=SIDE,...",
+        "0",
+    )
+    trainable: str = option(
+        "what is trained: the head on frozen backbones, or all of it", "head", ("head", "all")
+    )
+    pooling: str = option(
+        "from a feature map to a vector: its average, its maximum, or all of it",
+        "avg",
+        ("avg", "max", "flatten"),
+    )
+    head: str = option(
+        "layers between the features and the output: dense(UNITS) and dropout(RATE), joined by |",
+        "dropout(0.5)",
+    )
+    output: str = option(
+        "the last layer: one sigmoid, P(second class), or a softmax over all; auto is a sigmoid for"
+        " two classes",
+        "auto",
+        ("auto", "sigmoid", "softmax"),
+    )
+    augment: str = option(
+        "augmentation on the device, operations joined by |, as rotate(15)|zoom(0.9,1.1)|flip_lr;"
+        " empty for none",
+        "",
+    )
+    train_split: str = option("split of the records to train on", "train")
+    val_split: str = option("split to validate on after each epoch", "val")
+    epochs: int = option("how many times to go through the training records, at most", 10)
+    patience: int = option("stop after this many epochs without a lower validation loss", 5)
+    batch_size: int = option("records in a training step", 32)
+    optimizer: str = option("its name, as sgd, momentum, rmsprop, adam or lamb", "adam")
+    learning_rate: float = option("of the optimizer", 1e-3)
+    seed: int = option("of initial weights, order, augmentation and dropout", 0)
+    shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
+    precision: str = option(
+        "of the training's arithmetic; auto takes the fastest that is safe on the device."
+        " Evaluation and export are always float32",
+        "auto",
+        ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    xla: str = option(
+        "compile the training step with XLA; auto: on a GPU, not on a CPU",
+        "auto",
+        ("auto", "on", "off"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """What a run made of its options; later commands read it and ask nothing twice.
+
+    Attributes:
+        classes: names in the order of their labels.
+        class_shares: the share of each among the training records.
+        branches: for each backbone its name, input side in pixels, and first weights.
+        output: "sigmoid" or "softmax".
+        records_fingerprint: of the records it was trained on.
+        precision: Keras' name of the training's mixed-precision policy.
+        xla: whether the training step is compiled.
+    """
+
+    classes: tuple[str, ...]
+    class_shares: tuple[float, ...]
+    branches: tuple[dict, ...]
+    output: str
+    records_fingerprint: str
+    precision: str
+    xla: bool

@@ -1,0 +1,28 @@
+"""The only module that imports tensorflow-addons.
+
+That package has had its last release (0.23) and supports no TensorFlow after 2.15, which is why
+TensorFlow is pinned. Whatever we take from it goes through here, so that it can be replaced in one
+place.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    # It announces its end of life at each import.
+    warnings.simplefilter("ignore")
+    import tensorflow_addons as tfa
+
+
+def lamb(learning_rate: float):
+    """LAMB (You et al. 2019, arXiv:1904.00962), for large batches."""
+    return tfa.optimizers.LAMB(learning_rate)
+
+
+def radam(learning_rate: float):
+    """Rectified Adam (Liu et al. 2019, arXiv:1908.03265)."""
+    return tfa.optimizers.RectifiedAdam(learning_rate)
+
+
+def lookahead(learning_rate: float):
+    """Lookahead (Zhang et al. 2019, arXiv:1907.08610) around rectified Adam."""
+    return tfa.optimizers.Lookahead(tfa.optimizers.RectifiedAdam(learning_rate))

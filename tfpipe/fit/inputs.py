@@ -1,0 +1,175 @@
+"""What a training step is fed with: images, or features that were computed once.
+
+Both kinds give the loop the same four things: batches to train on, epoch by epoch; batches to
+validate on; the number of steps; and the way from a batch to logits.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import storage, terminal
+from tfpipe.fit.run import Run
+from tfpipe.ingest.manifest import Manifest
+from tfpipe.input import pipeline
+from tfpipe.input.augment import Augment
+from tfpipe.model.classifier import Classifier
+
+Batch = dict[str, tf.Tensor]
+
+
+class ImageInputs:
+    """Images through the whole model, augmented on the device."""
+
+    def __init__(self, run: Run, manifest: Manifest, classifier: Classifier):
+        self._config = config = run.config
+        self._manifest = manifest
+        self._classifier = classifier
+        self._train_backbones = config.trainable == "all"
+        self._augment = Augment(config.augment)
+        # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
+        self._augment_batch = tf.function(self._augment, jit_compile=True)
+        self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+        validation = pipeline.eval_batches(
+            manifest,
+            config.val_split,
+            image_size=classifier.image_size,
+            batch_size=config.batch_size,
+        )
+        # Strings have no place on a device, nor in a compiled step.
+        self._validation = validation.map(
+            lambda batch: {key: value for key, value in batch.items() if key != "name"}
+        )
+
+    def training(self, first_epoch: int) -> Iterator[Batch]:
+        """Yields the batches of all epochs from `first_epoch` on, `steps` for each."""
+        return iter(
+            pipeline.train_batches(
+                self._manifest,
+                self._config.train_split,
+                image_size=self._classifier.image_size,
+                batch_size=self._config.batch_size,
+                draws=self._augment.draws,
+                seed=self._config.seed,
+                first_epoch=first_epoch,
+                epochs=self._config.epochs,
+                shuffle_mb=self._config.shuffle_mb,
+            )
+        )
+
+    def validation(self) -> Iterable[Batch]:
+        """Returns the batches of the validation split, filled up with weight 0."""
+        return self._validation
+
+    def logits(self, batch: Batch, *, training: bool) -> tf.Tensor:
+        """Maps a batch to logits, float32 [B, 1 or C]."""
+        images = batch["image"]
+        if training and self._augment:
+            images = self._augment_batch(images, batch["draws"])
+        images = tf.cast(images, tf.float32)
+        # Frozen backbones run as in inference: no dropout, and BatchNorm keeps its statistics.
+        features = self._classifier.features(images, training=training and self._train_backbones)
+        return self._classifier.head(features, training=training)
+
+
+class FeatureInputs:
+    """Features of frozen backbones, computed once and kept beside the run.
+
+    Possible where the backbones are frozen and nothing is augmented: then each image has the same
+    features in every epoch.
+    """
+
+    def __init__(self, run: Run, manifest: Manifest, classifier: Classifier):
+        self._config = config = run.config
+        self._head = classifier.head
+        self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+        folder, key = run.folder / "features", _key(run, classifier)
+        arrays = {
+            split: _cached(manifest, split, classifier, config.batch_size, folder, key)
+            for split in (config.train_split, config.val_split)
+        }
+        features, labels = arrays[config.train_split]
+        self._features, self._labels = tf.constant(features), tf.constant(labels)
+        features, labels = arrays[config.val_split]
+        samples = tf.data.Dataset.from_tensor_slices(
+            {"features": features, "label": labels, "weight": np.ones(len(labels), np.float32)}
+        )
+        self._validation = pipeline.padded_batches(samples, config.batch_size)
+
+    def training(self, first_epoch: int) -> Iterator[Batch]:
+        """Yields the batches of all epochs from `first_epoch` on, `steps` for each."""
+        size = self._config.batch_size
+        for epoch in range(first_epoch, self._config.epochs):
+            order = np.random.default_rng([self._config.seed, epoch]).permutation(len(self._labels))
+            for step in range(self.steps):
+                rows = order[step * size : (step + 1) * size]
+                yield {
+                    "features": tf.gather(self._features, rows),
+                    "label": tf.gather(self._labels, rows),
+                    "weight": tf.ones([size]),
+                }
+
+    def validation(self) -> Iterable[Batch]:
+        """Returns the batches of the validation split, filled up with weight 0."""
+        return self._validation
+
+    def logits(self, batch: Batch, *, training: bool) -> tf.Tensor:
+        """Maps a batch to logits, float32 [B, 1 or C]."""
+        return self._head(batch["features"], training=training)
+
+
+def make(run: Run, manifest: Manifest, classifier: Classifier) -> ImageInputs | FeatureInputs:
+    """Chooses the kind of inputs for a run."""
+    frozen = run.config.trainable == "head"
+    kind = FeatureInputs if frozen and not Augment(run.config.augment) else ImageInputs
+    return kind(run, manifest, classifier)
+
+
+def _key(run: Run, classifier: Classifier) -> str:
+    """Names everything that the features follow from; another value means other features."""
+    resolved = run.resolved
+    causes = (resolved.records_fingerprint, resolved.branches, resolved.precision)
+    digest = hashlib.sha256(repr((*causes, run.config.pooling)).encode())
+    for weight in classifier.features.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _cached(
+    manifest: Manifest,
+    split: str,
+    classifier: Classifier,
+    batch_size: int,
+    folder: pathlib.Path,
+    key: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (features float32 [n, F], labels int64 [n]) of a split, in the shards' order."""
+    path = folder / f"{split}-{key}.npz"
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        with storage.atomic_file(path, "wb") as file:
+            features, labels = _compute(manifest, split, classifier, batch_size)
+            np.savez(file, features=features, labels=labels)
+    with np.load(path, allow_pickle=False) as saved:
+        return saved["features"], saved["labels"]
+
+
+def _compute(
+    manifest: Manifest, split: str, classifier: Classifier, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    batches = pipeline.eval_batches(
+        manifest, split, image_size=classifier.image_size, batch_size=batch_size
+    )
+    extract = tf.function(lambda images: classifier.features(images, training=False))
+    features, labels = [], []
+    with terminal.progress(f"features of {split}", manifest.count(split)) as advance:
+        for batch in batches:
+            real = batch["weight"].numpy() > 0
+            values = extract(tf.cast(batch["image"], tf.float32))
+            features.append(tf.cast(values, tf.float32).numpy()[real])
+            labels.append(batch["label"].numpy()[real])
+            advance(int(real.sum()))
+    return np.concatenate(features), np.concatenate(labels)

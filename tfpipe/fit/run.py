@@ -1,0 +1,209 @@
+"""A run folder: where a training keeps its configuration, checkpoints and logs.
+
+The files are:
+
+    runs/NAME/
+      config.json        options as given, and what they were resolved to
+      best.weights.h5    weights of the epoch with the lowest validation loss
+      last/              newest checkpoints of the whole training state, to resume from
+      log.csv            one line an epoch
+      tensorboard/       the same for TensorBoard
+      metrics.json       written by tfpipe.evaluate
+
+Commands after the training need nothing but this folder and the records.
+"""
+
+import dataclasses
+import pathlib
+
+import tensorflow as tf
+
+import tfpipe
+from tfpipe import options, storage
+from tfpipe.config import Resolved, TrainConfig
+from tfpipe.errors import UserError
+from tfpipe.ingest.manifest import Manifest
+from tfpipe.model import backbones, classifier
+
+# Options that may change when a run goes on: how long it lasts, and where the records lie.
+RESUMABLE = ("epochs", "patience", "records", "run_dir", "shuffle_mb")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder and its configuration."""
+
+    folder: pathlib.Path
+    config: TrainConfig
+    resolved: Resolved
+
+    @property
+    def best_weights(self) -> pathlib.Path:
+        """The weights that evaluate, predict and export use."""
+        return self.folder / "best.weights.h5"
+
+    @property
+    def last(self) -> pathlib.Path:
+        """The folder of the checkpoints that a training resumes from."""
+        return self.folder / "last"
+
+    def build(self, *, first_weights: bool) -> classifier.Classifier:
+        """Builds the classifier of this run under the current Keras policy.
+
+        Args:
+            first_weights: whether to load the backbones' first weights; not needed where trained
+                ones follow.
+        """
+        branches = [
+            classifier.Branch(
+                branch["name"],
+                branch["size"],
+                branch["weights"] if first_weights else backbones.NO_WEIGHTS,
+            )
+            for branch in self.resolved.branches
+        ]
+        return classifier.build(
+            branches,
+            len(self.resolved.classes),
+            pooling=self.config.pooling,
+            head=self.config.head,
+            output=self.resolved.output,
+        )
+
+    def restore(self) -> classifier.Classifier:
+        """Builds the classifier in float32 and loads the best weights.
+
+        Raises:
+            UserError: there are none yet, or they are damaged.
+        """
+        if not self.best_weights.is_file():
+            raise UserError(
+                f"{self.folder} has no trained weights ({self.best_weights.name}): finish at least"
+                " one epoch of tfpipe.train there first"
+            )
+        tf.keras.mixed_precision.set_global_policy("float32")
+        built = self.build(first_weights=False)
+        try:
+            built.model.load_weights(self.best_weights)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.best_weights} is damaged ({reason}): run tfpipe.train there again"
+            ) from None
+        return built
+
+
+def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Run:
+    """Opens the run folder for training: a new one, or the same run to be resumed.
+
+    Raises:
+        UserError: the folder holds a run with other options or other records.
+    """
+    folder = pathlib.Path(config.run_dir)
+    resolved = _resolve(config, manifest, precision, xla)
+    run = Run(folder, config, resolved)
+    if (folder / "config.json").exists():
+        _check_same(load(config.run_dir), run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir: cannot make {folder}: {error.strerror}") from None
+    storage.write_json(
+        folder / "config.json",
+        {
+            "tfpipe_version": tfpipe.__version__,
+            "options": options.to_json(config),
+            "resolved": options.to_json(resolved),
+        },
+    )
+    return run
+
+
+def load(run_dir: str) -> Run:
+    """Opens a run folder for reading; raises UserError if it is none."""
+    folder = pathlib.Path(run_dir)
+    path = folder / "config.json"
+    saved = storage.read_json(
+        path, what="a run's configuration", hint="give --run_dir as tfpipe.train was given it"
+    )
+    if not isinstance(saved, dict) or not {"options", "resolved"} <= set(saved):
+        raise UserError(f"{path} is not a run's configuration: run tfpipe.train there again")
+    return Run(
+        folder,
+        options.from_json(TrainConfig, saved["options"], where=str(path)),
+        options.from_json(Resolved, saved["resolved"], where=str(path)),
+    )
+
+
+def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
+    names = [backbones.get(name).name for name in config.backbones.split(",")]
+    if len(set(names)) < len(names):
+        raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
+    weights = _per_backbone("weights", config.weights, names)
+    sizes = _per_backbone("image_size", config.image_size, names)
+    branches = [
+        {"name": name, "size": _size(sizes[name], name), "weights": weights[name]} for name in names
+    ]
+    output = classifier.choose_output(config.output, len(manifest.classes))
+    total = manifest.count(config.train_split)
+    counts = manifest.splits[config.train_split]
+    return Resolved(
+        classes=manifest.classes,
+        class_shares=tuple(counts[name] / total for name in manifest.classes),
+        branches=tuple(branches),
+        output=output,
+        records_fingerprint=manifest.fingerprint,
+        precision=precision,
+        xla=xla,
+    )
+
+
+def _per_backbone(flag: str, text: str, names: list[str]) -> dict[str, str]:
+    """Reads a flag that holds one value for all backbones, or `name=value` for each."""
+    plain = {backbones.plain_name(name): name for name in names}
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 1 and backbones.plain_name(text.split("=")[0]) not in plain:
+        return dict.fromkeys(names, text)
+    values = {}
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals or backbones.plain_name(name) not in plain:
+            raise UserError(
+                f"--{flag}: {part!r} is not name=value with a name of --backbones"
+                f" ({', '.join(names)})"
+            )
+        values[plain[backbones.plain_name(name)]] = value
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserError(f"--{flag}={text} says nothing of {missing[0]}: add {missing[0]}=VALUE")
+    return values
+
+
+def _size(text: str, name: str) -> int:
+    if not text.isdigit():
+        raise UserError(f"--image_size={text}: give a side in pixels, or 0 for {name}'s own")
+    return int(text) or backbones.get(name).input_size
+
+
+def _check_same(old: Run, new: Run) -> None:
+    before, now = dataclasses.asdict(old.config), dataclasses.asdict(new.config)
+    for name in before:
+        if name not in RESUMABLE and before[name] != now[name]:
+            raise UserError(
+                f"{old.folder} holds a run with --{name}={before[name]}, now {now[name]}: give"
+                " another --run_dir, or the same options to resume"
+            )
+    if old.resolved.records_fingerprint != new.resolved.records_fingerprint:
+        raise UserError(
+            f"{old.folder} was trained on other records than {new.config.records} now holds: give"
+            " another --run_dir"
+        )
+
+
+def check_classes(run: Run, manifest: Manifest) -> None:
+    """Raises UserError if the records' classes are not the run's."""
+    if manifest.classes != run.resolved.classes:
+        raise UserError(
+            f"{manifest.folder} has the classes {', '.join(manifest.classes)}, but"
+            f" {run.folder} was trained on {', '.join(run.resolved.classes)}: give other --records"
+        )

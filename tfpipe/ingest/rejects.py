@@ -1,0 +1,45 @@
+"""Files that could not become records, and the list of them: `rejects.csv`."""
+
+import csv
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tfpipe import storage
+from tfpipe.errors import UserError, one_line
+
+REJECTS = "rejects.csv"
+
+
+class Reject(NamedTuple):
+    """One file that cannot be used.
+
+    Attributes:
+        path: of its source and in it, for a person.
+        reason: a short fixed phrase.
+        detail: what a person needs to mend it.
+    """
+
+    path: str
+    reason: str
+    detail: str
+
+
+def save(folder: pathlib.Path, rejects: Iterable[Reject]) -> None:
+    """Writes `rejects.csv`, sorted by path and escaped so that each file is one line."""
+    with storage.atomic_file(folder / REJECTS) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Reject._fields)
+        writer.writerows([one_line(cell) for cell in reject] for reject in sorted(rejects))
+
+
+def load(folder: pathlib.Path) -> list[Reject]:
+    """Reads `rejects.csv`; escapes stay. Raises UserError if it is missing or damaged."""
+    path = folder / REJECTS
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return [Reject(*row) for row in list(csv.reader(file))[1:]]
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({error}): build the data set again with --overwrite"
+        ) from None

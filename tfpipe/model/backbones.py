@@ -1,0 +1,194 @@
+"""Backbones: the convolutional part of a classifier, from an image to a feature map.
+
+Every model of `keras.applications` is here under its lower-case name; the seed's small CNN shows
+how to add one of your own:
+
+    @backbones.register("mynet")
+    def _mynet() -> Backbone:
+        return Backbone("mynet", input_size=128, build=my_builder, normalise=scale_to_unit)
+
+where `my_builder(size)` returns a Keras model from [N, size, size, 3] to a feature map or vector,
+and `normalise` maps RGB in 0..255 (float32) to what that model expects. Names are compared without
+case, '_' and '-': `InceptionV3`, `inception_v3` and `inceptionv3` are one.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfpipe.errors import UserError
+from tfpipe.registry import Registry
+
+IMAGENET, NO_WEIGHTS = "imagenet", "none"
+
+# Input sides in pixels that the published weights were trained at, where they are not 224
+# (keras.applications, `default_size`; EfficientNet's from its paper, table 1 and its code).
+_INPUT_SIZES = {
+    "efficientnetb1": 240,
+    "efficientnetb2": 260,
+    "efficientnetb3": 300,
+    "efficientnetb4": 380,
+    "efficientnetb5": 456,
+    "efficientnetb6": 528,
+    "efficientnetb7": 600,
+    "efficientnetv2b1": 240,
+    "efficientnetv2b2": 260,
+    "efficientnetv2b3": 300,
+    "efficientnetv2s": 384,
+    "efficientnetv2m": 480,
+    "efficientnetv2l": 480,
+    "inceptionresnetv2": 299,
+    "inceptionv3": 299,
+    "nasnetlarge": 331,
+    "xception": 299,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """One entry of the registry.
+
+    Attributes:
+        name: its name, as saved with a run and used for its layers.
+        input_size: the side in pixels it was made for.
+        build: from a side in pixels to a freshly initialised Keras model that maps float
+            [N, size, size, 3] to a feature map [N, h, w, c].
+        normalise: from RGB in 0..255, float32 [N, h, w, 3], to what `build`'s model expects.
+        imagenet: from a side in pixels to the same model with ImageNet weights, which Keras
+            downloads; None where there are none.
+    """
+
+    name: str
+    input_size: int
+    build: Callable[[int], tf.keras.Model]
+    normalise: Callable[[tf.Tensor], tf.Tensor]
+    imagenet: Callable[[int], tf.keras.Model] | None = None
+
+
+backbones: Registry[Callable[[], Backbone]] = Registry("backbone")
+
+
+def get(name: str) -> Backbone:
+    """Returns the backbone of that name; raises UserError with the known names otherwise."""
+    spellings = {plain_name(known): known for known in backbones}
+    return backbones[spellings.get(plain_name(name), name)]()
+
+
+def plain_name(name: str) -> str:
+    """Returns `name` as backbones' names are compared: lower case, without '_' and '-'."""
+    return name.strip().lower().replace("_", "").replace("-", "")
+
+
+def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
+    """Builds a backbone and fills it with weights.
+
+    Args:
+        backbone: which.
+        size: the side of its input in pixels.
+        weights: "imagenet" (downloaded by Keras once), "none" (random), or the path of a
+            weights-only HDF5 file of that model without its top.
+
+    Raises:
+        UserError: the size is too small, or the weights cannot be had or do not fit.
+    """
+    try:
+        if weights == IMAGENET:
+            return _imagenet(backbone, size)
+        model = backbone.build(size)
+    except ValueError as error:
+        if "nput size" not in str(error) and "egative dimension" not in str(error):
+            raise
+        raise UserError(
+            f"--image_size={size} is too small for {backbone.name}, made for"
+            f" {backbone.input_size}; give a larger one, or 0 for that"
+        ) from None
+    if weights != NO_WEIGHTS:
+        _load(model, backbone.name, weights)
+    return model
+
+
+def _imagenet(backbone: Backbone, size: int) -> tf.keras.Model:
+    if backbone.imagenet is None:
+        raise UserError(
+            f"{backbone.name} has no ImageNet weights: pass --weights=none, or a file of your own"
+        )
+    try:
+        return backbone.imagenet(size)
+    except Exception as error:  # what Keras raises for a failed download
+        if "URL fetch failure" not in str(error):
+            raise
+        raise UserError(
+            f"the ImageNet weights of {backbone.name} could not be downloaded ({error});"
+            " get the file elsewhere, put it into ~/.keras/models/ under its own name, or pass"
+            f" --weights={backbone.name}=PATH"
+        ) from None
+
+
+def _load(model: tf.keras.Model, name: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise UserError(
+            f"--weights: no file {path!r} for {name}; give 'imagenet', 'none', or the path of a"
+            " weights-only .h5 file"
+        )
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--weights: {path} does not fit {name} without its top: {reason}; give the weights"
+            " of that model"
+        ) from None
+
+
+def _register_keras_applications() -> None:
+    applications = tf.keras.applications
+    for name in dir(applications):
+        constructor = getattr(applications, name)
+        if callable(constructor) and name[0].isupper():
+            _register_application(name.lower(), constructor)
+
+
+def _register_application(name: str, constructor: Callable) -> None:
+    # Each family's preprocessing lies in the module that defines the model.
+    normalise = sys.modules[constructor.__module__].preprocess_input
+
+    def build_with(weights: str | None) -> Callable[[int], tf.keras.Model]:
+        return lambda size: constructor(
+            include_top=False, weights=weights, input_shape=(size, size, 3)
+        )
+
+    backbone = Backbone(
+        name,
+        _INPUT_SIZES.get(name, 224),
+        build_with(None),
+        normalise,
+        imagenet=build_with(IMAGENET),
+    )
+    backbones.add(name, lambda: backbone)
+
+
+_register_keras_applications()
+
+
+def scale_to_unit(images: tf.Tensor) -> tf.Tensor:
+    """Maps 0..255 to 0..1."""
+    return images / 255.0
+
+
+@backbones.register("small_cnn")
+def _small_cnn() -> Backbone:
+    """The small CNN of seed recipe R5; its dense part is `--head=dense(64)|dropout(0.5)`."""
+    return Backbone("small_cnn", 150, _build_small_cnn, scale_to_unit)
+
+
+def _build_small_cnn(size: int) -> tf.keras.Model:
+    layers = tf.keras.layers
+    image = layers.Input([size, size, 3])
+    x = image
+    for index, filters in enumerate((32, 32, 64), start=1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{index}")(x)
+        x = layers.MaxPooling2D(name=f"pool{index}")(x)
+    return tf.keras.Model(image, layers.Dropout(0.25, name="dropout")(x), name="small_cnn")

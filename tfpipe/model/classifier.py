@@ -1,0 +1,154 @@
+"""The classifier: one image to one or several backbones, their features joined, and a head.
+
+    image [S, S, 3] --+-- resize, normalise, backbone a, pool --+
+                      +-- resize, normalise, backbone b, pool --+-- concat -- head -- logits
+
+S is the largest input side among the backbones; the others shrink the image on the device.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfpipe import spec
+from tfpipe.errors import UserError
+from tfpipe.model import backbones as registry
+from tfpipe.registry import Registry
+
+POOLINGS = {
+    "avg": tf.keras.layers.GlobalAveragePooling2D,
+    "max": tf.keras.layers.GlobalMaxPooling2D,
+    "flatten": tf.keras.layers.Flatten,
+}
+SIGMOID, SOFTMAX = "sigmoid", "softmax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One backbone within a classifier: its name, its input's side in pixels, its weights."""
+
+    name: str
+    size: int
+    weights: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The Keras models of a classifier; they share their layers.
+
+    Attributes:
+        model: float [N, S, S, 3], RGB in 0..255, to logits; `head` of `features`.
+        features: the backbones, pooled and joined: the same input to [N, F].
+        head: [N, F] to logits, float32: [N, 1] for a sigmoid, [N, C] for a softmax.
+        output: "sigmoid" or "softmax".
+        image_size: S.
+    """
+
+    model: tf.keras.Model
+    features: tf.keras.Model
+    head: tf.keras.Model
+    output: str
+    image_size: int
+
+    def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
+        if self.output == SOFTMAX:
+            return tf.nn.softmax(logits)
+        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+
+    def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the cross-entropy of each sample, in nats, float32 [N].
+
+        Args:
+            labels: int [N], class indices.
+            logits: float32 [N, 1] or [N, C].
+        """
+        if self.output == SOFTMAX:
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        targets = tf.cast(labels, tf.float32)
+        return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits[:, 0])
+
+
+class Prepare(tf.keras.layers.Layer):
+    """Resizes to one backbone's input side and normalises as it expects, in float32."""
+
+    def __init__(self, backbone: registry.Backbone, size: int, **kwargs):
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+        self.backbone = backbone
+        self.size = size
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Maps float [N, S, S, 3], RGB in 0..255, to float32 [N, size, size, 3]."""
+        if images.shape[1] != self.size or images.shape[2] != self.size:
+            images = tf.image.resize(images, [self.size, self.size])
+        return self.backbone.normalise(images)
+
+
+def build(
+    branches: list[Branch], classes: int, *, pooling: str, head: str, output: str
+) -> Classifier:
+    """Builds the classifier under the current Keras mixed-precision policy.
+
+    Args:
+        branches: at least one; each backbone at most once.
+        classes: how many, at least 2.
+        pooling: "avg", "max" or "flatten", from a feature map to a vector.
+        head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
+        output: "sigmoid" (two classes only), "softmax", or "auto".
+
+    Raises:
+        UserError: an unknown name, weights that do not fit, or a sigmoid for several classes.
+    """
+    output = choose_output(output, classes)
+    side = max(branch.size for branch in branches)
+    image = tf.keras.Input([side, side, 3], dtype="float32", name="image")
+    pooled = []
+    for branch in branches:
+        backbone = registry.get(branch.name)
+        x = Prepare(backbone, branch.size, name=f"{branch.name}_prepare")(image)
+        x = registry.build(backbone, branch.size, branch.weights)(x)
+        pooled.append(POOLINGS[pooling](name=f"{branch.name}_{pooling}")(x))
+    joined = pooled[0] if len(pooled) == 1 else tf.keras.layers.Concatenate(name="join")(pooled)
+    features = tf.keras.Model(image, joined, name="features")
+
+    vector = tf.keras.Input(features.output_shape[1:], name="features")
+    x = vector
+    for index, call in enumerate(spec.parse(head, flag="head")):
+        x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
+    units = 1 if output == SIGMOID else classes
+    # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
+    logits = tf.keras.layers.Dense(units, dtype="float32", name="logits")(x)
+    head_model = tf.keras.Model(vector, logits, name="head")
+
+    model = tf.keras.Model(image, head_model(features(image)), name="classifier")
+    return Classifier(model, features, head_model, output, side)
+
+
+head_layers: Registry = Registry("head layer")
+
+
+@head_layers.register("dropout")
+def _dropout(rate: float = 0.5, *, name: str) -> tf.keras.layers.Layer:
+    """`dropout(0.5)`: drops that share of the values in training."""
+    if not 0 <= rate < 1:
+        raise UserError(f"--head: dropout({rate:g}) is not in [0, 1)")
+    return tf.keras.layers.Dropout(rate, name=name)
+
+
+@head_layers.register("dense")
+def _dense(units: float = 64.0, *, name: str) -> tf.keras.layers.Layer:
+    """`dense(64)`: a fully connected layer of that many ReLU units."""
+    if units < 1 or units != int(units):
+        raise UserError(f"--head: dense({units:g}) needs a whole number of units, at least 1")
+    return tf.keras.layers.Dense(int(units), activation="relu", name=name)
+
+
+def choose_output(output: str, classes: int) -> str:
+    """Resolves "auto": a sigmoid for two classes; raises UserError for a sigmoid over more."""
+    if output == "auto":
+        return SIGMOID if classes == 2 else SOFTMAX
+    if output == SIGMOID and classes != 2:
+        raise UserError(
+            f"--output=sigmoid needs two classes, the records have {classes}: use softmax or auto"
+        )
+    return output

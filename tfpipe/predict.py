@@ -1,0 +1,131 @@
+"""Predicts the classes of unlabelled images and writes a CSV, as Kaggle takes it.
+
+    python -m tfpipe.predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
+
+For two classes the CSV has `id,label`, where label is P(second class), clipped; for more it has
+`id` and a column of probabilities for each class. The id is the file's name without its ending;
+ids that are numbers are sorted as numbers, before all others. An image that cannot be read gets the
+share of each class in the training records, is named in OUT.rejects.csv, and makes the exit status
+3.
+"""
+
+import csv
+import dataclasses
+import pathlib
+
+from tfpipe import cli, storage, terminal
+from tfpipe.errors import UserError
+from tfpipe.options import option
+
+# The exit status when everything was written but some image could not be read.
+REJECTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of this command."""
+
+    run_dir: str = option("folder of the run, as given to tfpipe.train")
+    source: str = option("images: a zip archive or a folder")
+    out: str = option("CSV file to write")
+    clip: str = option(
+        "bounds that probabilities are clipped to, LOW,HIGH: they limit what one confident mistake"
+        " costs in log loss",
+        "0.005,0.995",
+    )
+
+
+def main(options: Options) -> int:
+    """Runs the command; see the module's docstring."""
+    low, high = _bounds(options.clip)
+    out = pathlib.Path(options.out)
+    if not out.parent.is_dir() or out.is_dir():
+        raise UserError(f"--out={out}: give a file in a folder that exists")
+
+    import numpy as np
+
+    from tfpipe.fit import inference
+    from tfpipe.fit import run as runs
+    from tfpipe.ingest import sources
+    from tfpipe.input import pipeline
+
+    run = runs.load(options.run_dir)
+    source = sources.open_source(options.source)
+    names = source.names()
+    ids = _ids(names)
+    classifier = run.restore()
+    rejects = list(source.skipped)
+    batches = pipeline.file_batches(
+        source,
+        names,
+        image_size=classifier.image_size,
+        batch_size=inference.BATCH_SIZE,
+        rejects=rejects,
+    )
+    found = inference.predict(classifier, batches, len(names), "predicting")
+    unreadable = {name for name, _, _ in rejects}
+    prior = np.asarray(run.resolved.class_shares, np.float32)
+    answers = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
+    rows = []
+    for identity, name in ids:
+        known = answers.get(name.encode("utf-8", "surrogateescape"))
+        row = prior if known is None or name in unreadable else known
+        rows.append([identity, *(f"{p:.7g}" for p in np.clip(_columns(row), low, high).tolist())])
+    with storage.atomic_file(out) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "label"] if len(prior) == 2 else ["id", *run.resolved.classes])
+        writer.writerows(rows)
+    terminal.say(f"wrote {len(rows):,} predictions to {out}")
+    return _report(rejects, source, out)
+
+
+def _columns(probabilities):
+    """Returns what is written of one image's probabilities [C]."""
+    return probabilities[1:] if len(probabilities) == 2 else probabilities
+
+
+def _report(rejects: list[tuple[str, str, str]], source, out: pathlib.Path) -> int:
+    path = out.with_name(out.name + ".rejects.csv")
+    path.unlink(missing_ok=True)
+    if not rejects:
+        return 0
+    with storage.atomic_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "reason", "detail"])
+        writer.writerows(sorted(rejects))
+    name, reason, detail = min(rejects)
+    terminal.error(
+        f"{len(rejects)} of the files could not be read and got the classes' shares in the training"
+        f" records; the first is {source.locate(name)} ({reason}: {detail}); see {path}"
+    )
+    return REJECTS
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 1:
+        raise UserError(f"--clip={text}: give two numbers LOW,HIGH with 0 <= LOW < HIGH <= 1")
+    return low, high
+
+
+def _ids(names: list[str]) -> list[tuple[str, str]]:
+    """Returns (id, name) in the order of the CSV; raises UserError where two names share an id."""
+    by_id: dict[str, str] = {}
+    for name in names:
+        identity = pathlib.PurePosixPath(name).stem
+        if identity in by_id:
+            raise UserError(
+                f"--source: {by_id[identity]!r} and {name!r} have the same id {identity!r}: give"
+                " each image a name of its own"
+            )
+        by_id[identity] = name
+    numbers = sorted((i for i in by_id if i.isdecimal()), key=lambda i: (int(i), i))
+    others = sorted(i for i in by_id if not i.isdecimal())
+    return [(identity, by_id[identity]) for identity in numbers + others]
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

@@ -1,0 +1,52 @@
+"""Trains a classifier on records, and goes on where it stopped when run again.
+
+    python -m tfpipe.train --flagfile=configs/NAME.flags --records=records/NAME --run_dir=runs/NAME
+
+The run folder gets the resolved configuration (config.json), the best weights, checkpoints to
+resume from, log.csv and TensorBoard's logs. Later commands need only --run_dir.
+"""
+
+from tfpipe import cli, terminal
+from tfpipe.config import TrainConfig
+
+
+def main(config: TrainConfig) -> None:
+    """Runs the command; see the module's docstring."""
+    import tensorflow as tf
+
+    from tfpipe.fit import inputs, loop, run, runtime
+    from tfpipe.ingest import manifest as manifests
+    from tfpipe.input.augment import Augment
+
+    manifest = manifests.load(config.records)
+    manifest.check()
+    for split in (config.train_split, config.val_split):
+        manifest.shards_of(split)
+    Augment(config.augment)
+    chosen = runtime.choose(config.precision, config.xla)
+    terminal.say(chosen.explanation)
+    runtime.compile_quietly()
+    runtime.seed_everything(config.seed)
+    tf.keras.mixed_precision.set_global_policy(chosen.precision)
+    opened = run.start(config, manifest, chosen.precision, chosen.xla)
+    classifier = opened.build(first_weights=True)
+    terminal.say(describe(opened, manifest, classifier))
+    loop.Loop(opened, classifier, inputs.make(opened, manifest, classifier)).fit()
+    terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+
+
+def describe(opened, manifest, classifier) -> str:
+    """Returns one line on what is trained on what."""
+    config = opened.config
+    names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
+    trained = classifier.model if config.trainable == "all" else classifier.head
+    count = sum(int(v.shape.num_elements()) for v in trained.trainable_variables)
+    return (
+        f"{names}: {classifier.model.count_params():,} parameters, {count:,} trained, on"
+        f" {manifest.count(config.train_split):,} images of {len(manifest.classes)} classes,"
+        f" validated on {manifest.count(config.val_split):,}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, TrainConfig)

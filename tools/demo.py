@@ -1,0 +1,108 @@
+"""The whole path on toy images, in a few minutes: draw, build, train, evaluate, export, ask.
+
+    make demo
+
+Prints every command before running it, so that you can run the same on images of your own. Run
+again, it starts where it left off: what is there already is not made again.
+"""
+
+import dataclasses
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from tfpipe import cli, terminal
+from tfpipe.errors import UserError
+from tfpipe.options import option
+
+IMAGES = pathlib.Path("records/demo-images")
+RECORDS = pathlib.Path("records/demo")
+RUN = pathlib.Path("runs/demo")
+EXPORT = pathlib.Path("export/demo")
+ASKED = ("test1/1.jpg", "test1/2.jpg", "test1/3.jpg")
+
+SUMMARY = f"""\
+
+Where everything is:
+  {IMAGES}/    the toy images
+  {RECORDS}/           their TFRecords and manifest.json
+  {RUN}/              configuration, best weights, log.csv, metrics.json, TensorBoard
+  {EXPORT}/            the SavedModel, by version, for TensorFlow Serving
+
+Next, with a train.zip of your own (cat.0.jpg, dog.0.jpg, ... or cat/0.jpg, dog/0.jpg, ...):
+  source .venv/bin/activate
+  python -m tfpipe.build_records --source=train.zip --out=records/mine
+  python -m tfpipe.train --flagfile=configs/mobilenet-frozen.flags --records=records/mine \\
+      --run_dir=runs/mine
+  python -m tfpipe.evaluate --run_dir=runs/mine
+  python -m tfpipe.export --run_dir=runs/mine --export_dir=export/mine
+  python -m serving.server --model_name=mine --model_base_path=export/mine --port=8500"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of this command."""
+
+    count: int = option("toy images to draw", 600)
+
+
+def main(options: Options) -> None:
+    """Runs every step that is not done yet."""
+    run("tools/make_toy_images.py", f"--out={IMAGES}", f"--count={options.count}")
+    run("-m", "tfpipe.build_records", f"--source={IMAGES / 'train'}", f"--out={RECORDS}")
+    run(
+        "-m", "tfpipe.train", "--flagfile=configs/demo.flags", f"--records={RECORDS}",
+        f"--run_dir={RUN}",
+    )  # fmt: skip
+    run("-m", "tfpipe.evaluate", f"--run_dir={RUN}")
+    if not _is_exported():
+        run("-m", "tfpipe.export", f"--run_dir={RUN}", f"--export_dir={EXPORT}")
+    ask()
+    print(SUMMARY)
+
+
+def run(*arguments: str) -> None:
+    """Prints and runs a Python command; raises UserError if it fails."""
+    _show(arguments)
+    status = subprocess.run([sys.executable, *arguments]).returncode
+    if status:
+        raise UserError(
+            f"that command ended with status {status}; the demo goes on from there when it is run"
+            " again"
+        )
+
+
+def ask() -> None:
+    """Starts the embedded server, asks it about three images, and stops it."""
+    command = ["-m", "serving.server", "--model_name=demo", f"--model_base_path={EXPORT}"]
+    command.append("--port=0")  # any free port, so that nothing on this machine is in the way
+    _show(command)
+    server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    try:
+        ready = server.stderr.readline().strip()
+        terminal.say(ready)
+        if " at " not in ready:
+            raise UserError("the server did not start")
+        address = ready.split()[-1]
+        images = [str(IMAGES / name) for name in ASKED]
+        run("-m", "serving.client", f"--server={address}", "--model_name=demo", *images)
+    finally:
+        server.terminate()
+        server.wait()
+    terminal.say("the server is stopped")
+
+
+def _is_exported() -> bool:
+    """Returns whether the newest version was written after the newest weights."""
+    newest = max((path.stat().st_mtime for path in EXPORT.glob("*/saved_model.pb")), default=0)
+    return newest > (RUN / "best.weights.h5").stat().st_mtime
+
+
+def _show(arguments: list[str] | tuple[str, ...]) -> None:
+    terminal.say("")
+    terminal.say(f"$ python {shlex.join(arguments)}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)
