@@ -271,9 +271,8 @@ def _judge_rejects(options: Options, out: pathlib.Path) -> None:
     images = [reject for reject in lost if reject.reason != NOT_AN_IMAGE_NAME]
     if len(images) < len(lost):
         others = len(lost) - len(images)
-        terminal.say(
-            f"{others} other {'file is' if others == 1 else 'files are'} no image; {path} lists them"
-        )
+        are = "file is" if others == 1 else "files are"
+        terminal.say(f"{others} other {are} no image; {path} lists them")
     if not images:
         return
     message = (
