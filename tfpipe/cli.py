@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from tfpipe import options, terminal
+from tfpipe import allocator, options, terminal
 from tfpipe.errors import UserError
 
 _COMMON_FLAGS = """\
@@ -21,12 +21,17 @@ _COMMON_FLAGS = """\
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def run(main: Callable[[Any], int | None], cls: type) -> None:
+def run(main: Callable[[Any], int | None], cls: type, *, keep_freed_memory: bool = True) -> None:
     """Parses the command line into the dataclass `cls`, calls `main` with it, and exits.
 
     Understands `--flagfile=PATH` (later values win), `--verbosity` and `--help` besides the flags
     of `cls`. The exit status is 0, or what `main` returns, or 1 for a UserError, 2 for wrong
     flags, 130 when interrupted. The command's module docstring is its help text.
+
+    Args:
+        main: what the command does.
+        cls: its options.
+        keep_freed_memory: whether to do as `tfpipe.allocator` says.
     """
     values = flags.FlagValues()
     options.define_flags(cls, values)
@@ -42,6 +47,8 @@ def run(main: Callable[[Any], int | None], cls: type) -> None:
     try:
         parsed = _parse(values, sys.argv, cls)
         terminal.quiet_tensorflow(values["verbosity"].value)
+        if keep_freed_memory:
+            allocator.keep_freed_memory()
         sys.exit(main(parsed))
     except UserError as error:
         terminal.error(str(error))

@@ -106,8 +106,8 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable]:
 
         def advance(n: int = 1, note: str = "") -> None:
             done = bar.tasks[0].completed + n
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=n, rate=f"{rate:,.0f} {unit}/s", note=note)
+            rate = _rate(done, time.monotonic() - start)
+            bar.update(task, advance=n, rate=f"{rate} {unit}/s", note=note)
 
         yield advance
 
@@ -123,6 +123,12 @@ def _plain(description: str, total: int | None, unit: str) -> Callable:
         if now - last >= PLAIN_INTERVAL_S and done != total:
             last = now
             of_total = f" of {total}" if total is not None else ""
-            say(f"{description}: {done}{of_total} {unit}, {done / (now - start):,.0f}/s {note}")
+            rate = _rate(done, now - start)
+            say(f"{description}: {done}{of_total} {unit}, {rate}/s {note}".rstrip())
 
     return advance
+
+
+def _rate(done: float, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -1,7 +1,7 @@
 """What a training step is fed with: images, or features that were computed once.
 
-Both kinds give the loop the same four things: batches to train on, epoch by epoch; batches to
-validate on; the number of steps; and the way from a batch to logits.
+Both kinds give the loop the same: batches to train on, epoch by epoch, and how many `steps` one
+has; batches to validate on, of `validation_images`; and the way from a batch to logits.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ class ImageInputs:
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+        self.validation_images = manifest.count(config.val_split)
         validation = pipeline.eval_batches(
             manifest,
             config.val_split,
@@ -86,6 +87,7 @@ class FeatureInputs:
         self._config = config = run.config
         self._head = classifier.head
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+        self.validation_images = manifest.count(config.val_split)
         folder, key = run.folder / "features", _key(run, classifier)
         arrays = {
             split: _cached(manifest, split, classifier, config.batch_size, folder, key)

@@ -121,8 +121,10 @@ class Loop:
         loss, accuracy = self._mean()
         trained = time.monotonic() - start
         self._totals.assign(tf.zeros([3]))
-        for batch in self._data.validation():
-            self._validate_step(batch)
+        with terminal.progress(f"{label} validating", self._data.validation_images) as advance:
+            for batch in self._data.validation():
+                self._validate_step(batch)
+                advance(self._config.batch_size)
         val_loss, val_accuracy = self._mean()
         return Epoch(
             epoch=epoch + 1,
