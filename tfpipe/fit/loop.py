@@ -105,10 +105,10 @@ class Loop:
         self._totals.assign(tf.zeros([3]))
         images = self._data.steps * self._config.batch_size
         label = f"epoch {epoch + 1}/{self._config.epochs}"
+        note = ""
         with terminal.progress(label, images) as advance:
             for step in range(1, self._data.steps + 1):
                 self._train_step(next(batches))
-                note = ""
                 if step % READ_EVERY == 0 or step == self._data.steps:
                     loss = self._mean()[0]
                     if not math.isfinite(loss):
