@@ -193,8 +193,11 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
     ],
 )
 def test_wrong_options_are_explained(tiny_config, changes, message):
+    config = tiny_config(**changes)
     with pytest.raises(UserError, match=message):
-        train.main(tiny_config(**changes))
+        train.main(config)
+    # Nothing half-written: the folder is there only if training has begun.
+    assert os.path.exists(config.run_dir) == ("lower" in message)
 
 
 def test_one_value_for_all_backbones_or_one_for_each(records):

@@ -14,14 +14,17 @@ def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     import tensorflow as tf
 
-    from tfpipe.fit import inputs, loop, run, runtime
+    from tfpipe.fit import inputs, loop, optimizers, run, runtime
     from tfpipe.ingest import manifest as manifests
+    from tfpipe.input import pipeline
     from tfpipe.input.augment import Augment
 
     manifest = manifests.load(config.records)
     manifest.check()
-    for split in (config.train_split, config.val_split):
-        manifest.shards_of(split)
+    # Whatever can be wrong is found before the first long step, and before anything is written.
+    manifest.shards_of(config.val_split)
+    pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+    optimizers.build(config.optimizer, config.learning_rate)
     Augment(config.augment)
     chosen = runtime.choose(config.precision, config.xla)
     terminal.say(chosen.explanation)
@@ -31,6 +34,7 @@ def main(config: TrainConfig) -> None:
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
     classifier = opened.build(first_weights=True)
     terminal.say(describe(opened, manifest, classifier))
+    opened.save()
     loop.Loop(opened, classifier, inputs.make(opened, manifest, classifier)).fit()
     terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
 

@@ -47,6 +47,21 @@ class Run:
         """The folder of the checkpoints that a training resumes from."""
         return self.folder / "last"
 
+    def save(self) -> None:
+        """Writes the configuration, making the folder where it is not there yet."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--run_dir: cannot make {self.folder}: {error.strerror}") from None
+        storage.write_json(
+            self.folder / "config.json",
+            {
+                "tfpipe_version": tfpipe.__version__,
+                "options": options.to_json(self.config),
+                "resolved": options.to_json(self.resolved),
+            },
+        )
+
     def build(self, *, first_weights: bool) -> classifier.Classifier:
         """Builds the classifier of this run under the current Keras policy.
 
@@ -96,26 +111,14 @@ class Run:
 def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Run:
     """Opens the run folder for training: a new one, or the same run to be resumed.
 
+    Nothing is written yet; see `Run.save`.
+
     Raises:
-        UserError: the folder holds a run with other options or other records.
+        UserError: training in the folder has begun with other options or other records.
     """
-    folder = pathlib.Path(config.run_dir)
-    resolved = _resolve(config, manifest, precision, xla)
-    run = Run(folder, config, resolved)
-    if (folder / "config.json").exists():
+    run = Run(pathlib.Path(config.run_dir), config, _resolve(config, manifest, precision, xla))
+    if run.last.exists():
         _check_same(load(config.run_dir), run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--run_dir: cannot make {folder}: {error.strerror}") from None
-    storage.write_json(
-        folder / "config.json",
-        {
-            "tfpipe_version": tfpipe.__version__,
-            "options": options.to_json(config),
-            "resolved": options.to_json(resolved),
-        },
-    )
     return run
 
 

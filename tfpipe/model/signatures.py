@@ -86,7 +86,8 @@ def save(context: Context, folder: str, labels: str) -> None:
         labels: a text file with a class name on each line, kept among the model's assets.
     """
     module = tf.Module()
-    module.model = context.classifier.model
+    # The variables alone: with the Keras model itself every layer would be traced and saved too.
+    module.weights = context.classifier.model.variables
     module.labels = tf.saved_model.Asset(labels)
     functions = {name: signatures[name](context) for name in signatures}
     tf.saved_model.save(module, folder, signatures=functions)
