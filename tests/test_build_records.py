@@ -169,6 +169,87 @@ def test_a_zip_of_the_folder_gives_the_same_records(images, built, tmp_path):
     assert again.shards == m.shards
 
 
+@pytest.mark.parametrize("suffix", ["tar", "tar.xz"])
+def test_a_tar_of_the_folder_gives_the_same_records(images, built, tmp_path, monkeypatch, suffix):
+    m, _ = built
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    with tarfile.open(tmp_path / f"x.{suffix}", "w:xz" if suffix == "tar.xz" else "w") as archive:
+        archive.add(images, ".")  # members are ./cat.0.jpg
+    flags = [f"--source={tmp_path}/x.{suffix}", f"--out={tmp_path}/out", "--shards=2"]
+    done = run(*flags, "--workers=2")
+    assert done.returncode == 0, done.stderr
+    again = manifest.load(tmp_path / "out")
+    assert again.fingerprint == m.fingerprint
+    assert again.shards == m.shards
+    assert os.listdir(tmp_path / "scratch") == []
+    assert "up to date" in run(*flags).stderr
+
+
+def labels_of(m):
+    return {r["image/filename"].decode(): r["image/class/text"].decode() for r in read(m)}
+
+
+def test_lists_folders_and_archives_add_up(tmp_path):
+    folder = make_images(tmp_path / "folder", 3)
+    odd = make_images(tmp_path / "odd", 3, ("x", "y"))
+    rows = [f"odd/{p.name},{'cow' if p.name[0] == 'x' else 'cat'}" for p in sorted(odd.iterdir())]
+    listing = tmp_path / "list.csv"
+    listing.write_text("\n".join(["path,label", *rows, "gone.jpg,cow"]))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(folder / "dog.1.jpg", "dog.99.jpg")
+    with pytest.raises(UserError, match=r"1 image was rejected, .*gone\.jpg \(missing"):
+        build(folder, tmp_path / "out", tmp_path / "x.zip", listing)
+    m = manifest.load(tmp_path / "out")
+    assert m.classes == ("cat", "cow", "dog")
+    assert {c: sum(s[c] for s in m.splits.values()) for c in m.classes} == {
+        "cat": 6,
+        "cow": 3,
+        "dog": 4,
+    }
+    labels = labels_of(m)
+    assert labels["odd/x.1.jpg"] == "cow"
+    assert labels["odd/y.1.jpg"] == "cat"
+    assert labels["dog.99.jpg"] == "dog"
+    # Another label in the list is another data set.
+    listing.write_text(listing.read_text().replace("x.1.jpg,cow", "x.1.jpg,dog"))
+    with pytest.raises(UserError, match="other images"):
+        build(folder, tmp_path / "out", tmp_path / "x.zip", listing, max_rejects=1)
+
+
+def test_class_whose_listed_files_are_all_missing_is_an_error(tmp_path):
+    make_images(tmp_path / "in", 3)
+    rows = [f"in/{p.name},{p.name[:3]}" for p in (tmp_path / "in").iterdir()]
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows, "in/1.jpg,cow"]))
+    with pytest.raises(UserError, match=r"'cow' can be used.*in/1\.jpg \(missing"):
+        build(tmp_path / "l.csv", tmp_path / "out", max_rejects=9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_a_list_and_order_of_classes(images, tmp_path):
+    names = sorted(path.name for path in images.iterdir())
+    listing = tmp_path / "labels.csv"
+    label = {name: "zebra" if name.startswith("cat") else "ant" for name in names}
+    listing.write_text("\n".join(["path,label", *(f"{n},{label[n]}" for n in names)]))
+    mode = f"csv:{listing}"
+    m = build(images, tmp_path / "out", labels=mode, classes="zebra,ant")
+    assert m.classes == ("zebra", "ant")
+    assert labels_of(m) == label
+    assert {(r["image/class/label"], r["image/class/text"]) for r in read(m)} == {
+        (0, b"zebra"),
+        (1, b"ant"),
+    }
+    assert [list(counts) for counts in m.splits.values()] == [["zebra", "ant"]] * 2
+    build(images, tmp_path / "out", labels=mode, classes="zebra,ant")  # up to date
+    with pytest.raises(UserError, match=r"other options \(--classes\)"):
+        build(images, tmp_path / "out", labels=mode)
+    with pytest.raises(UserError, match="class 'ant' is not there"):
+        build(images, tmp_path / "else", labels=mode, classes="zebra,bee")
+    listing.write_text(listing.read_text().replace("cat.1.jpg,zebra", "cat.1.jpg,ant"))
+    with pytest.raises(UserError, match="other images"):
+        build(images, tmp_path / "out", labels=mode, classes="zebra,ant")
+
+
 def test_several_sources_add_up_and_images_keep_their_split(images, built, tmp_path):
     m, _ = built
     more = make_images(tmp_path / "more", 4, ("cow", "cat"))
@@ -328,6 +409,9 @@ def too_few_for_splits(folder):
         (make_images, ["--shards=-1"], 2, ["--shards=-1"]),
         (make_images, ["--shard_size_mb=0"], 2, ["--shard_size_mb=0"]),
         (make_images, ["--labels=colour"], 2, ["--labels", "folder"]),
+        (make_images, ["--labels=csv:none.csv"], 1, ["none.csv"]),
+        (make_images, ["--classes=cat,cow"], 1, ["--classes=cat,cow", "'dog'"]),
+        (make_images, ["--classes=cat,cat"], 2, ["--classes=cat,cat", "twice"]),
         (make_images, ["--seed=x"], 2, ["--seed"]),
         (make_images, ["--nonsense=1"], 2, ["nonsense"]),
         (make_images, ["--out=/"], 1, ["--out=/", "not a data set"]),

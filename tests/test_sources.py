@@ -1,20 +1,30 @@
-"""Folders and zip archives, friendly and hostile."""
+"""Folders, archives and lists, friendly and hostile."""
 
+import bz2
 import csv
+import gc
+import gzip
 import io
+import json
+import lzma
 import os
 import pathlib
 import pickle
 import socket
 import stat
 import tarfile
+import tempfile
 import warnings
 import zipfile
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from tfpipe.errors import UserError
-from tfpipe.ingest import sources
+from tfpipe.ingest import label_list, sources
+from tfpipe.ingest.sources import source as limits
+from tfpipe.ingest.sources import tar as tars
 
 ARCHIVES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/archives.tar"
 
@@ -169,7 +179,7 @@ def test_zip_bomb_is_refused_by_what_it_declares(tmp_path):
 
 
 def test_size_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_BYTES", 10)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.jpg").write_bytes(bytes(11))
     (tmp_path / "folder/b.jpg").write_bytes(bytes(10))
@@ -277,3 +287,324 @@ def test_hostile_archives(tmp_path):
                 bad += 1
         assert (name, good, bad, len(source.skipped)) == (name, *counts)
     assert not list(pathlib.Path("/tmp").glob("evil*"))  # noqa: S108 (where the archives aim)
+
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def make_tar(path, members, format=tarfile.GNU_FORMAT):
+    """Writes (name or TarInfo, contents) pairs, compressed as the name of the archive says."""
+    kind = {".tar": "", ".tgz": "gz"}.get(path.suffix, path.suffix[1:])
+    with tarfile.open(path, f"w:{kind}", format=format) as archive:
+        for info, data in members:
+            if isinstance(info, str):
+                info = tarfile.TarInfo(info)
+                info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def tar_info(name, kind, target="", size=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, size
+    return info
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Where temporary files go."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("suffix", TAR_SUFFIXES)
+def test_tar_is_read_at_random_and_leaves_nothing(tmp_path, scratch, suffix, format):
+    long = "d" * 60 + "/" + "e" * 90 + ".jpg"
+    files = {"b/2.jpg": os.urandom(3000), "a.jpg": b"one", long: b"", "b/ü 3.jpg": b"3" * 512}
+    junk = [("._a.jpg", b"x"), ("b/.DS_Store", b"x"), (tar_info("b", tarfile.DIRTYPE), b"")]
+    path = make_tar(tmp_path / f"x{suffix}", [*files.items(), *junk], format)
+    before = sorted(tmp_path.rglob("*"))
+    source = sources.open_source(path)
+    assert isinstance(source, sources.Tar)
+    assert source.names() == sorted(files)
+    assert source.skipped == []
+    assert len(list(scratch.iterdir())) == (suffix != ".tar")
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+    for each in (source, copy):
+        for name in [*files, *reversed(files)]:
+            assert each.read(name) == files[name]
+    assert copy.fingerprint() == source.fingerprint()
+    assert source.locate("a.jpg") == f"{path}/a.jpg"
+    assert len(list(scratch.iterdir())) == (suffix != ".tar")  # the copy made none
+    del source, copy, each
+    gc.collect()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tar_reports_what_it_does_not_read(tmp_path):
+    path = make_tar(
+        tmp_path / "x.tar",
+        [
+            ("./train/good.jpg", b"good"),
+            ("../up.jpg", b"x"),
+            ("a/../../up.jpg", b"x"),
+            ("/etc/abs.jpg", b"x"),
+            ("C:/drive.jpg", b"x"),
+            ("back\\slash.jpg", b"x"),
+            ("inner.zip", b"x"),
+            (tar_info("train/link", tarfile.SYMTYPE, "/etc"), b""),
+            ("train/link/passwd.jpg", b"x"),
+            (tar_info("hard.jpg", tarfile.LNKTYPE, "train/good.jpg"), b""),
+            (tar_info("fifo.jpg", tarfile.FIFOTYPE), b""),
+            (tar_info("null.jpg", tarfile.CHRTYPE), b""),
+            (tar_info("disk.jpg", tarfile.BLKTYPE), b""),
+            (tar_info("odd.jpg", b"Z", size=1), b"x"),
+            ("twice.jpg", b"first"),
+            ("twice.jpg", b"last"),
+        ],
+    )
+    source = sources.open_source(path)
+    assert source.names() == ["train/good.jpg", "twice.jpg"]
+    assert source.read("train/good.jpg") == b"good"
+    assert source.read("twice.jpg") == b"last"
+    assert reasons(source) == {
+        "../up.jpg": "unsafe name",
+        "a/../../up.jpg": "unsafe name",
+        "/etc/abs.jpg": "unsafe name",
+        "C:/drive.jpg": "unsafe name",
+        "back\\slash.jpg": "unsafe name",
+        "inner.zip": "nested archive",
+        "train/link": "symlink",
+        "train/link/passwd.jpg": "symlink",
+        "hard.jpg": "hard link",
+        "fifo.jpg": "special file",
+        "null.jpg": "special file",
+        "disk.jpg": "special file",
+        "odd.jpg": "unsupported",
+        "twice.jpg": "repeated name",
+    }
+
+
+def test_tar_limits(tmp_path, scratch, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_BYTES", 10)
+    source = sources.open_source(
+        make_tar(tmp_path / "x.tar", [("a.jpg", bytes(11)), ("b.jpg", bytes(10))])
+    )
+    with pytest.raises(sources.Rejected, match="too large"):
+        source.read("a.jpg")
+    assert source.read("b.jpg") == bytes(10)
+    for suffix in TAR_SUFFIXES[1:]:  # 16 MB of zeros: refused at 1 MB or 200 times the size
+        bomb = make_tar(tmp_path / f"bomb{suffix}", [("a.bmp", bytes(16 * 10**6))])
+        monkeypatch.setattr(tars, "_BLOCK_BYTES", 2**16)
+        monkeypatch.setattr(os, "unlink", lambda path: None)
+        with pytest.raises(UserError, match="200 times its size"):
+            sources.open_source(bomb)
+        monkeypatch.undo()
+        monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+        (left,) = scratch.iterdir()
+        assert left.stat().st_size <= max(2**20, 200 * os.path.getsize(bomb))
+        left.unlink()
+        with pytest.raises(UserError):
+            sources.open_source(bomb)
+        assert os.listdir(scratch) == []
+
+
+def test_tar_header_that_declares_a_gigabyte_is_not_read(tmp_path):
+    path = tmp_path / "x.tar"
+    head = tar_info("././@LongLink", tarfile.GNUTYPE_LONGNAME, size=2**30).tobuf()
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(2**30 + 10240)  # a file with a hole: it takes no room
+    with pytest.raises(UserError, match="damaged"):
+        sources.open_source(str(path))
+
+
+@pytest.mark.parametrize("suffix", TAR_SUFFIXES)
+def test_damaged_tar_is_a_user_error(tmp_path, scratch, suffix):
+    path = pathlib.Path(
+        make_tar(tmp_path / f"x{suffix}", [(f"{i}.jpg", os.urandom(700)) for i in range(9)])
+    )
+    whole = path.read_bytes()
+    for size in [*range(0, len(whole) - 10240 + 1, 509), 512, 1536]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError) as caught:
+            sources.open_source(str(path))
+        assert str(path) in str(caught.value)
+    assert os.listdir(scratch) == []
+
+
+def test_tar_with_a_damaged_header_is_refused_rather_than_cut_there(tmp_path):
+    path = tmp_path / "x.tar"
+    make_tar(path, [(f"{name}.jpg", b"x") for name in "abc"])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"b.jpg", b"B.jpg"))  # its checksum is wrong
+    with pytest.raises(UserError, match="1024 is neither"):
+        sources.open_source(str(path))
+    path.write_bytes(whole + whole)
+    with pytest.raises(UserError, match="neither a header nor the end"):
+        sources.open_source(str(path))
+
+
+@hypothesis.settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(st.data())
+def test_tar_with_changed_bytes_raises_nothing_else(tmp_path, scratch, data):
+    suffix = data.draw(st.sampled_from(TAR_SUFFIXES))
+    path = tmp_path / f"x{suffix}"
+    make_tar(path, [("a" * 150 + ".jpg", b"x" * 600), ("b.jpg", b"y")], tarfile.PAX_FORMAT)
+    changed = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, min(len(changed), 4096) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    path.write_bytes(changed)
+    try:
+        source = sources.open_source(str(path))
+        for name in source.names():
+            source.read(name)
+    except (UserError, sources.Rejected):
+        pass
+
+
+def test_several_streams_in_one_file_are_one_tar(tmp_path, scratch):
+    plain = pathlib.Path(make_tar(tmp_path / "x.tar", [("a.jpg", b"1" * 2000)])).read_bytes()
+    for module, suffix in ((gzip, ".gz"), (bz2, ".bz2"), (lzma, ".xz")):
+        path = tmp_path / f"x.tar{suffix}"
+        path.write_bytes(module.compress(plain[:900]) + module.compress(plain[900:]))
+        assert sources.open_source(str(path)).read("a.jpg") == b"1" * 2000
+
+
+def test_tar_fingerprint_and_a_zip_in_a_tar(tmp_path):
+    inner = make_zip(tmp_path / "x.zip", [("in.jpg", b"x")])
+    members = [("a.jpg", b"1"), ("x.zip", pathlib.Path(inner).read_bytes())]
+    path = pathlib.Path(make_tar(tmp_path / "x.tar", members))
+    source = sources.open_source(str(path))
+    assert source.names() == ["a.jpg"]  # its last bytes are a zip archive's
+    before = source.fingerprint()
+    assert before == sources.open_source(str(path)).fingerprint()
+    os.utime(path, ns=(1, 1))
+    assert before != sources.open_source(str(path)).fingerprint()
+
+
+def write_list(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(
+                json.dumps({"path": name, "label": label}) + "\n" for name, label in rows
+            )
+        else:
+            csv.writer(file).writerows([("path", "label"), *rows])
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_list_names_files_and_labels(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a, b.jpg").write_bytes(b"1")
+    (tmp_path / "ü.jpg").write_bytes(b"2")
+    (tmp_path / "lists").mkdir()
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "link.jpg").symlink_to("ü.jpg")
+    far = str(tmp_path / "ü.jpg")
+    rows = [
+        ("../in/a, b.jpg", "cat"),
+        (far, " dog "),
+        ("../link.jpg", "dog"),
+        ("gone.jpg", "dog"),
+        ("../fifo.jpg", "dog"),
+        (".//../in/a, b.jpg", "cat"),
+    ]
+    source = sources.open_source(write_list(tmp_path / "lists" / name, rows))
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+    assert copy.names() == source.names() == sorted(["../in/a, b.jpg", "../link.jpg", far])
+    assert [copy.read(n) for n in ("../in/a, b.jpg", "../link.jpg", far)] == [b"1", b"2", b"2"]
+    assert reasons(source) == {
+        "gone.jpg": "missing",
+        "../fifo.jpg": "special file",
+        "../in/a, b.jpg": "repeated name",
+    }
+    assert source.labels[far] == "dog"
+    assert source.labels["gone.jpg"] == "dog"
+    assert os.path.samefile(source.locate("../in/a, b.jpg"), tmp_path / "in/a, b.jpg")
+    other = [(path, "bird" if label == "cat" else label) for path, label in rows]
+    again = sources.open_source(write_list(tmp_path / "lists" / name, other))
+    assert again.fingerprint() != source.fingerprint()
+
+
+def test_list_of_other_columns_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "list.CSV"
+    path.write_bytes(b'\xef\xbb\xbflabel, path ,group\r\n\r\ncat,"a\nb.jpg",7\r\ndog,c.jpg,\r\n')
+    assert label_list.read(str(path)) == [(4, "a\nb.jpg", "cat"), (5, "c.jpg", "dog")]
+    path = tmp_path / "list.jsonl"
+    path.write_text('\n{"label": "cat", "path": "./a.jpg", "group": 7}\n')
+    assert label_list.read(str(path)) == [(2, "a.jpg", "cat")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x.csv", b"", ["line 1", "empty", "path,label"]),
+        ("x.csv", b"path,name\na,b\n", ["line 1", "0 columns", "'label'"]),
+        ("x.csv", b"path,label,label\n", ["line 1", "2 columns"]),
+        ("x.csv", b"path,label\na.jpg,cat\nb.jpg\n", ["line 3", "1 cells"]),
+        ("x.csv", b"path,label\na.jpg,cat\nb,1.jpg,dog\n", ["line 3", "3 cells", "quote"]),
+        ("x.csv", b"path,label\na.jpg, \n", ["line 2", "no label"]),
+        ("x.csv", b"path,label\n,cat\n", ["line 2", "no path"]),
+        ("x.csv", b"path,label\na.jpg,cat\na.jpg,dog\n", ["line 3", "'dog'", "'cat'", "line 2"]),
+        ("x.csv", b'path,label\n"a.jpg,cat\n', ["line 2", "not CSV"]),
+        ("x.csv", b"path,label\n\xff.jpg,cat\n", ["not UTF-8"]),
+        ("x.csv", b"path,label\na\0.jpg,cat\n", ["line 2"]),
+        ("x.csv", b"path,label\na.jpg," + b"c" * 201 + b"\n", ["line 2", "200"]),
+        ("x.csv", b"path,label\n" + b"c" * 200_000 + b",d\n", ["line 2", "not CSV"]),
+        ("x.jsonl", b'{"path": "a.jpg", "label": "cat"}\n{"path"\n', ["line 2", "not JSON"]),
+        ("x.jsonl", b"[1]\n", ["line 1", "not a JSON object"]),
+        ("x.jsonl", b'{"path": "a.jpg"}\n', ["line 1", "no label"]),
+        ("x.jsonl", b'{"label": "cat"}\n', ["line 1", "no path"]),
+        ("x.jsonl", b'{"path": "a.jpg", "label": 1}\n', ["line 1", "int", "string"]),
+        ("x.jsonl", b'{"path": "\\ud800", "label": "x"}\n', ["line 1", "path"]),
+        ("x.jsonl", b"[" * 10**6, ["line 1", "not JSON"]),
+        ("x.csv", b"path,label\nnone.jpg,cat\n", ["holds no files", "'none.jpg' (missing)"]),
+    ],
+)
+def test_bad_list_is_one_line(tmp_path, name, data, words):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        sources.open_source(str(path))
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_long_list_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_list, "MAX_BYTES", 20)
+    with pytest.raises(UserError, match="divide it"):
+        sources.open_source(write_list(tmp_path / "x.csv", [("a.jpg", "cat")] * 9))
+
+
+TEXT = st.text(st.sampled_from('pathlbe,"\n\r\0{}[]: 1\\u\ud800é')) | st.text()
+LINES = st.lists(TEXT | st.sampled_from(["path,label", "a,b", '{"path":"a","label":"b"}']))
+
+
+@hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(
+    st.sampled_from(["x.csv", "x.jsonl"]),
+    st.binary() | LINES.map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),
+)
+def test_list_of_anything_raises_nothing_else(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    try:
+        source = sources.open_source(str(path))
+        for member in source.names():
+            source.read(member)
+    except UserError:
+        pass

@@ -2,10 +2,11 @@
 
     python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
 
-The images lie in folders or zip archives and are labelled by their file name (cat.0.jpg) or by
-their folder (cat/0.jpg). Every image is decoded as a check; what TensorFlow would read wrongly is
-converted, and what is damaged is listed in rejects.csv. The folder --out appears only when it is
-complete, and is the same for any number of workers. records/README.md describes it.
+The images lie in folders, zip or tar archives and are labelled by their file name (cat.0.jpg), by
+their folder (cat/0.jpg) or by a list; or a list (CSV or JSONL) is the source and names both. Every
+image is decoded as a check; what TensorFlow would read wrongly is converted, and what is damaged is
+listed in rejects.csv. The folder --out appears only when it is complete, and is the same for any
+number of workers. records/README.md describes it.
 
 Exit status: 0 all is well, 1 nothing was built, 2 wrong flags, 3 the data set was built but more
 images were rejected than --max_rejects allows.
@@ -38,7 +39,10 @@ _TABLE_ROWS = 20  # classes shown at the end; the manifest has them all
 class Options:
     """The flags of this command."""
 
-    source: tuple[str, ...] = option("a folder or zip archive of images; several add up")
+    source: tuple[str, ...] = option(
+        "a folder, zip or tar archive of images, or a list of images and labels (.csv with the"
+        " columns path,label or .jsonl); several add up"
+    )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
         "names of the splits and their fractions of the images, which sum to 1",
@@ -46,10 +50,13 @@ class Options:
     )
     seed: int = option("chooses the partition into splits and the order of the records", 0)
     labels: str = option(
-        "where the label is: in the file name (cat.0.jpg), in the folder (cat/0.jpg), or in the"
-        " file name if every image's has that form and else in the folder",
+        "where the label is: filename (cat.0.jpg), folder (cat/0.jpg), auto (the file name if every"
+        " image's has that form and else the folder), or csv:FILE, a list with the columns"
+        " path,label; a list given as --source has its own labels",
         "auto",
-        labels.MODES,
+    )
+    classes: str = option(
+        "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
     )
     shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
     shard_size_mb: int = option("size that a shard is to have, in 10^6 bytes", 128)
@@ -62,6 +69,7 @@ def main(options: Options) -> None:
     """Builds the data set, unless it is there already."""
     _check_ranges(options)
     fractions = splits.parse(options.splits)
+    labels.check(options.labels)
     opened = [sources.open_source(path) for path in options.source]
     _check_out(options)
     out = pathlib.Path(options.out)
@@ -73,16 +81,18 @@ def main(options: Options) -> None:
         "splits": options.splits,
         "seed": options.seed,
         "labels": options.labels,
+        "classes": options.classes,
         "shards": options.shards,
         "shard_size_mb": options.shard_size_mb,
     }
-    fingerprint = _digest(source.fingerprint() for source in opened)
+    parts = [*(source.fingerprint() for source in opened), labels.fingerprint(options.labels)]
+    fingerprint = _digest(filter(None, parts))
     if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
     else:
         items, lost = _list_files(opened)
-        named = labels.assign([item.name for item in items], options.labels)
-        label_of = dict(zip(items, named, strict=True))
+        label_of = _label(opened, items, options.labels)
+        classes = labels.order(label_of.values(), options.classes)
         found = []
         with terminal.progress("checking", len(items)) as advance:
             count = options.workers or os.cpu_count() or 1
@@ -90,7 +100,7 @@ def main(options: Options) -> None:
                 (lost if isinstance(outcome, Reject) else found).append(outcome)
         _check_no_class_is_lost(opened, label_of, found, lost)
         entries = _split(found, label_of, fractions, options.seed)
-        described = _describe(entries, lost, fractions, arguments, fingerprint)
+        described = _describe(entries, lost, classes, fractions, arguments, fingerprint)
         _publish(options, out, opened, entries, lost, described)
         _show(manifest.load(out), options.out)
     _judge_rejects(options, out)
@@ -134,9 +144,20 @@ def _list_files(opened: Sequence[sources.Source]) -> tuple[list[Item], list[Reje
         raise UserError(
             f"--source: none of the {len(lost)} files in"
             f" {' and '.join(repr(source.path) for source in opened)} has a name that ends like an"
-            " image's: name folders or zip archives with .jpg or .png files"
+            " image's: name folders, archives or lists with .jpg or .png files"
         )
     return items, lost
+
+
+def _label(opened: Sequence[sources.Source], items: list[Item], mode: str) -> dict[Item, str]:
+    """Returns the label of each item and of each file that a list names, though it be missing."""
+    brought = [source.labels for source in opened]
+    own = [brought[item.source].get(item.name) for item in items]
+    named = labels.assign([item.name for item in items], mode, own)
+    listed = {
+        Item(i, name): label for i, all_ in enumerate(brought) for name, label in all_.items()
+    }
+    return listed | dict(zip(items, named, strict=True))
 
 
 def _check_no_class_is_lost(
@@ -173,12 +194,12 @@ def _split(
 def _describe(
     entries: list[Entry],
     lost: list[Reject],
+    classes: tuple[str, ...],
     fractions: dict[str, float],
     arguments: dict,
     fingerprint: str,
 ) -> manifest.Manifest:
     """Returns the manifest, as yet without shards."""
-    classes = tuple(sorted({entry.label for entry in entries}))
     counts = collections.Counter((entry.split, entry.label) for entry in entries)
     converted = collections.Counter(entry.found.image.converted for entry in entries)
     del converted[""]

@@ -26,7 +26,7 @@ class Options:
     """The options of this command."""
 
     run_dir: str = option("folder of the run, as given to tfpipe.train")
-    source: str = option("images: a zip archive or a folder")
+    source: str = option("images: a folder, a zip or tar archive, or a CSV or JSONL list")
     out: str = option("CSV file to write")
     clip: str = option(
         "bounds that probabilities are clipped to, LOW,HIGH: they limit what one confident mistake"

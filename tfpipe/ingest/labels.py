@@ -1,12 +1,17 @@
-"""What class an image belongs to, read from its name: `cat.0.jpg` or `cat/0.jpg`."""
+"""What class an image belongs to: from its name (`cat.0.jpg`, `cat/0.jpg`) or from a list."""
 
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tfpipe.errors import UserError
+from tfpipe.ingest import label_list
 
 MODES = ("auto", "filename", "folder")
+
+# What precedes the path of a list in --labels.
+CSV = "csv:"
 
 # A file is meant as an image if its name says so; whether it is one, only its contents tell. The
 # list holds formats that are not read too, so that such a file is rejected by its contents.
@@ -16,6 +21,7 @@ IMAGE_SUFFIXES = (
 )
 
 _WORD_NUMBER = re.compile(r"(?P<label>[^\W\d_][\w -]*)\.\d+\.\w+")
+_ALLOWED = f"{', '.join(MODES)} or {CSV}FILE"
 
 
 def is_image_name(name: str) -> bool:
@@ -23,13 +29,29 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def assign(names: Sequence[str], mode: str) -> list[str]:
-    """Labels images by one rule for all of them.
+def check(mode: str) -> None:
+    """Raises UserError if `mode` is none that `assign` knows."""
+    if mode not in MODES and not (mode.startswith(CSV) and mode != CSV):
+        raise UserError(f"--labels={mode}: give {_ALLOWED}", status=2)
+
+
+def fingerprint(mode: str) -> str:
+    """Returns a hex digest of the labels in the list that `mode` names, "" if it names none."""
+    if not mode.startswith(CSV):
+        return ""
+    rows = label_list.read(mode[len(CSV) :])
+    return hashlib.sha256(repr([(row.path, row.label) for row in rows]).encode()).hexdigest()
+
+
+def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = None) -> list[str]:
+    """Labels images, by one rule for all whose source does not label them itself.
 
     Args:
         names: paths relative to their source, with `/` between folders.
         mode: "filename" takes the word of `word.number.ext`, "folder" the innermost folder's name,
-            and "auto" the file name if every name has that form, else the folder.
+            and "auto" the file name if every name has that form, else the folder; "csv:FILE" looks
+            the name, or else the file name alone, up in a list.
+        own: for each name its source's label, None for one that the rule is to label.
 
     Returns:
         One label for each name.
@@ -37,6 +59,65 @@ def assign(names: Sequence[str], mode: str) -> list[str]:
     Raises:
         UserError: a name has no label, or all have the same.
     """
+    check(mode)
+    own = own or [None] * len(names)
+    unlabelled = [name for name, label in zip(names, own, strict=True) if label is None]
+    if not unlabelled:
+        ruled, origin = [], "list given as --source"
+    elif mode.startswith(CSV):
+        ruled, origin = _from_list(unlabelled, mode[len(CSV) :]), "list"
+    else:
+        ruled, origin = _from_names(unlabelled, mode)
+    rest = iter(ruled)
+    labels = [next(rest) if label is None else label for label in own]
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise UserError(
+            f"--labels={mode}: {classes[0]!r} is the only class by the {origin}, and at least two"
+            f" are needed: add images of another, or choose another of --labels={'|'.join(MODES)}"
+        )
+    return labels
+
+
+def order(found: Collection[str], classes: str) -> tuple[str, ...]:
+    """Returns the classes in the order of their indices.
+
+    Args:
+        found: the labels of all images, each once or more.
+        classes: names divided by commas, as from `--classes`; "" sorts them.
+
+    Raises:
+        UserError: a name is there twice, or is of no image, or an image's is not there.
+    """
+    found = set(found)
+    if not classes:
+        return tuple(sorted(found))
+    named = [name.strip() for name in classes.split(",")]
+    hint = "name every class once, as in --classes=dog,cat, or leave the flag out to sort them"
+    twice = next((name for name in named if named.count(name) > 1 or not name), None)
+    if twice is not None:
+        what = "is there twice" if twice else "is no class"
+        raise UserError(f"--classes={classes}: {twice!r} {what}: {hint}", status=2)
+    missing, strange = sorted(found.difference(named)), [n for n in named if n not in found]
+    if missing:
+        raise UserError(
+            f"--classes={classes}: the images' class {missing[0]!r} is not there: {hint}"
+        )
+    if strange:
+        raise UserError(
+            f"--classes={classes}: no image is of class {strange[0]!r}; they are of"
+            f" {_some(sorted(found))}: {hint}"
+        )
+    return tuple(named)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(repr, names[:10])) + more
+
+
+def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
+    """Returns the labels and, for a message, where they are from."""
     from_filename = [_filename_label(name) for name in names]
     odd = next((name for name, label in zip(names, from_filename, strict=True) if not label), None)
     if mode == "filename" or (mode == "auto" and odd is None):
@@ -45,27 +126,39 @@ def assign(names: Sequence[str], mode: str) -> list[str]:
                 f"--labels=filename: {odd!r} has no label, as it is not word.number.ext like"
                 " 'cat.0.jpg': rename or remove it, or use --labels=folder"
             )
-        labels, origin = from_filename, "file names"
-    else:
-        labels = [_folder_label(name) for name in names]
-        bare = next((name for name, label in zip(names, labels, strict=True) if not label), None)
-        if bare is not None:
-            also = (
-                f", and {odd!r} is not word.number.ext like 'cat.0.jpg'" if mode == "auto" else ""
-            )
-            raise UserError(
-                f"--labels={mode}: {bare!r} has no label, as it lies in no folder like"
-                f" 'cat/0.jpg'{also}: move, rename or remove it"
-            )
-        origin = "folder names"
-        if mode == "auto":
-            origin += f" (as {odd!r} is not word.number.ext like 'cat.0.jpg')"
-    classes = sorted(set(labels))
-    if len(classes) < 2:
+        return from_filename, "file names"
+    labels = [_folder_label(name) for name in names]
+    bare = next((name for name, label in zip(names, labels, strict=True) if not label), None)
+    if bare is not None:
+        also = f", and {odd!r} is not word.number.ext like 'cat.0.jpg'" if mode == "auto" else ""
         raise UserError(
-            f"--labels={mode}: {classes[0]!r} is the only class by the {origin}, and at least two"
-            f" are needed: add images of another, or choose another of --labels={'|'.join(MODES)}"
+            f"--labels={mode}: {bare!r} has no label, as it lies in no folder like"
+            f" 'cat/0.jpg'{also}: move, rename or remove it"
         )
+    origin = "folder names"
+    if mode == "auto":
+        origin += f" (as {odd!r} is not word.number.ext like 'cat.0.jpg')"
+    return labels, origin
+
+
+def _from_list(names: Sequence[str], path: str) -> list[str]:
+    known = {row.path: row.label for row in label_list.read(path)}
+    labels, user = [], {}
+    for name in names:
+        key = name
+        if name not in known:
+            key = os.path.basename(name)
+            if key not in known:
+                raise UserError(
+                    f"--labels={CSV}{path}: the list does not have {name!r}, nor {key!r}: add a"
+                    " line for it, or remove the file"
+                )
+            if user.setdefault(key, name) != name:  # two files of one name may be of two classes
+                raise UserError(
+                    f"--labels={CSV}{path}: {key!r} may be {user[key]!r} or {name!r}: write each"
+                    " with its folders"
+                )
+        labels.append(known[key])
     return labels
 
 

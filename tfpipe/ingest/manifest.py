@@ -46,7 +46,7 @@ class Manifest:
     Attributes:
         arguments: the options it was built with, as far as they decide its contents.
         input_fingerprint: hex digest of the inputs' names, sizes, and times or checksums.
-        classes: sorted; a record's label is an index into it.
+        classes: sorted, or as `--classes` orders them; a record's label is an index into it.
         splits: images by split and class; every class is there, with 0 if need be.
         accepted: images in all.
         converted: how many of them were converted, by reason (`scan.Image.converted`).
@@ -208,7 +208,7 @@ def _check_consistency(manifest: Manifest) -> None:
         if os.path.basename(shard.name) != shard.name:  # nothing outside the folder is read
             raise ValueError(f"{shard.name!r} is not a plain file name")
     for split, counts in manifest.splits.items():
-        if sorted(counts) != list(manifest.classes):
+        if sorted(counts) != sorted(manifest.classes):
             raise ValueError(f"split {split!r} does not have the classes of the data set")
         records = sum(shard.records for shard in manifest.shards_of(split))
         if records != sum(counts.values()):

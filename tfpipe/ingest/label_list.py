@@ -1,0 +1,168 @@
+"""A list of files and their labels: CSV with a header, or JSONL.
+
+    path,label,photographer             {"path": "images/1.jpg", "label": "cat"}
+    images/1.jpg,cat,ann                {"path": "/data/2.jpg", "label": "dog", "group": "7"}
+    /data/2.jpg,dog,bob
+
+Both are UTF-8. Other columns, or keys, are allowed and ignored.
+"""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
+
+from tfpipe.errors import UserError
+
+SUFFIXES = (".csv", ".jsonl")
+
+# Two million lines of 100 bytes; it bounds the memory too.
+MAX_BYTES = 256 * 2**20
+
+_MAX_LABEL = 200  # characters
+_CSV_FORM = "the first line names the columns, path and label among them, as in 'path,label'"
+_JSONL_FORM = 'write {"path": "images/1.jpg", "label": "cat"} on one line'
+
+
+class Row(NamedTuple):
+    """One line.
+
+    Attributes:
+        line: its number, from 1.
+        path: as written, less "./" and doubled "/".
+        label: the name of its class, less space around it.
+    """
+
+    line: int
+    path: str
+    label: str
+
+
+class _Bad(Exception):  # noqa: N818 (always turned into a UserError)
+    """What is wrong with the line at hand."""
+
+
+def read(path: str) -> list[Row]:
+    """Reads a list, JSONL if its name ends so and CSV if not.
+
+    Raises:
+        UserError: it is unreadable, too large or not UTF-8, a line has another form, or a path is
+            there twice with two labels.
+    """
+    parse = _jsonl if path.lower().endswith(".jsonl") else _csv
+    rows: list[Row] = []
+    first: dict[str, Row] = {}
+    line = 0
+    try:
+        if not os.path.isfile(path):  # a FIFO would wait for a writer
+            raise UserError(f"{path!r} is no file: name a list with the columns path and label")
+        if os.path.getsize(path) > MAX_BYTES:
+            raise UserError(
+                f"{path} has more than {MAX_BYTES // 2**20} MiB, the most of a list: divide it,"
+                " and give --source once for each part"
+            )
+        # -sig: spreadsheets put a byte order mark in front.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for line, name, label in parse(file):
+                row = Row(line, _checked_path(name), _checked_label(label))
+                there = first.setdefault(row.path, row)
+                if there.label != row.label:
+                    raise _Bad(
+                        f"{row.path!r} is {row.label!r} here and {there.label!r} in line"
+                        f" {there.line}; remove one of them"
+                    )
+                rows.append(row)
+    except _At as bad:
+        raise UserError(f"{path}, line {bad.line}: {bad}") from None
+    except _Bad as bad:
+        raise UserError(f"{path}, line {line}: {bad}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        detail = getattr(error, "strerror", None) or error
+        raise UserError(f"{path!r} cannot be read ({detail}): name another list") from None
+    return rows
+
+
+class _At(Exception):  # noqa: N818 (always turned into a UserError)
+    """What is wrong with a line that could not even be taken apart."""
+
+    def __init__(self, line: int, message: str):
+        super().__init__(message)
+        self.line = line
+
+
+def _csv(file: TextIO) -> Iterator[tuple[int, object, object]]:
+    reader = csv.reader(file, strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:  # an empty line
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                for name in ("path", "label"):
+                    if header.count(name) != 1:
+                        raise _At(
+                            reader.line_num,
+                            f"{header.count(name)} columns are called {name!r}: {_CSV_FORM}",
+                        )
+            elif len(cells) != len(header):
+                raise _At(
+                    reader.line_num,
+                    f"{len(cells)} cells, and the first line has {len(header)}: quote a cell that"
+                    ' holds a comma, as in "a,b.jpg"',
+                )
+            else:
+                yield (
+                    reader.line_num,
+                    cells[header.index("path")],
+                    cells[header.index("label")],
+                )
+    except csv.Error as error:
+        raise _At(reader.line_num, f"not CSV ({error}): {_CSV_FORM}") from None
+    if not header:
+        raise _At(1, f"the list is empty: {_CSV_FORM}")
+
+
+def _jsonl(file: TextIO) -> Iterator[tuple[int, object, object]]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise _At(line, f"not JSON: {_JSONL_FORM}") from None
+        if not isinstance(value, dict):
+            raise _At(line, f"not a JSON object: {_JSONL_FORM}")
+        yield line, value.get("path", ""), value.get("label", "")
+
+
+def _checked_path(path: object) -> str:
+    if not isinstance(path, str) or not path.strip():
+        raise _Bad("no path: write a file's path, relative to the list's folder or absolute")
+    if "\0" in path or not _is_utf8(path):
+        raise _Bad(f"no file can have the path {path[:200]!r}")
+    return str(pathlib.PurePosixPath(path))
+
+
+def _checked_label(label: object) -> str:
+    allowed = f"write a name of at most {_MAX_LABEL} printable characters, as in 'cat'"
+    if not isinstance(label, str):
+        raise _Bad(f"the label is a {type(label).__name__}, not a string: {allowed}")
+    label = label.strip()
+    if not label:
+        raise _Bad("no label: write a name, as in 'cat', or remove the line")
+    if not label.isprintable() or len(label) > _MAX_LABEL:
+        raise _Bad(f"{label[:40]!r} is no label: {allowed}")
+    return label
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

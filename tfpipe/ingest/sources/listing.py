@@ -1,0 +1,63 @@
+"""Files that a list names, with their labels."""
+
+import functools
+import os
+import stat
+
+from tfpipe.ingest import label_list
+from tfpipe.ingest.sources.file import read_file
+from tfpipe.ingest.sources.source import Source
+
+
+class Listing(Source):
+    """Files that a CSV or JSONL file names, each with its label; see `label_list`.
+
+    Paths are relative to the list's folder, or absolute. As a person wrote them, they may lead
+    anywhere, and links are followed. A file that is missing is skipped.
+    """
+
+    kind = "a list (.csv or .jsonl)"
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        return os.path.isfile(path) and path.lower().endswith(label_list.SUFFIXES)
+
+    def read(self, name: str) -> bytes:  # noqa: D102
+        return read_file(self.locate(name), follow=True)
+
+    def locate(self, name: str) -> str:
+        """Returns where a file is: its path joined to that of the list's folder."""
+        return os.path.join(os.path.dirname(self.path), name)
+
+    @property
+    def labels(self) -> dict[str, str]:  # noqa: D102
+        return {row.path: row.label for row in self._rows}
+
+    @functools.cached_property
+    def _rows(self) -> list[label_list.Row]:
+        return label_list.read(self.path)
+
+    @functools.cached_property
+    def _listing(self):
+        members, skipped = {}, []
+        seen = set()
+        for row in self._rows:
+            if row.path in seen:
+                detail = f"line {row.line} of the list says again what an earlier one does"
+                skipped.append((row.path, "repeated name", detail))
+                continue
+            seen.add(row.path)
+            try:
+                status = os.stat(self.locate(row.path))
+            except (FileNotFoundError, NotADirectoryError):
+                detail = f"line {row.line} of {self.path} names it, and there is no such file"
+                skipped.append((row.path, "missing", detail))
+                continue
+            except OSError as error:
+                skipped.append((row.path, "unreadable", error.strerror or str(error)))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                members[row.path] = (status.st_size, status.st_mtime_ns, row.label)
+            else:
+                skipped.append((row.path, "special file", "not a regular file"))
+        return members, skipped

@@ -1,0 +1,91 @@
+"""Members of a zip archive."""
+
+import functools
+import os
+import stat
+import zipfile
+import zlib
+
+from tfpipe.errors import UserError
+from tfpipe.ingest.sources import member
+from tfpipe.ingest.sources.source import (
+    MAX_RATIO,
+    RATIO_FREE_BYTES,
+    Rejected,
+    Source,
+    check_size,
+    read_bounded,
+)
+from tfpipe.ingest.sources.tar import Tar
+
+
+class Zip(Source):
+    """Members of a zip archive, read in place."""
+
+    kind = "a zip archive"
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        # `is_zipfile` looks at the end, where a tar archive may have a zip archive for a member.
+        return os.path.isfile(path) and zipfile.is_zipfile(path) and not Tar.fits(path)
+
+    def read(self, name: str) -> bytes:  # noqa: D102
+        try:
+            info = self._archive.getinfo(name)
+        except KeyError:  # in a worker that opened the archive anew
+            raise Rejected("unreadable", "the archive has changed") from None
+        check_size(info.file_size)
+        ratio = info.file_size / max(info.compress_size, 1)
+        if info.file_size > RATIO_FREE_BYTES and ratio > MAX_RATIO:
+            raise Rejected(
+                "too large", f"unpacks to {ratio:.0f} times its size; {MAX_RATIO} at most"
+            )
+        try:
+            with self._archive.open(info) as file:  # checks the CRC at its end
+                return read_bounded(file)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise Rejected("damaged member", str(error)) from None
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: encrypted after all
+            raise Rejected("unreadable", str(error)) from None
+
+    @functools.cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        # A hostile central directory gets past `is_zipfile` and raises a variety of these.
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"{self.path} is a damaged zip archive ({error}): copy or download it again"
+            ) from None
+
+    @functools.cached_property
+    def _listing(self):
+        members, skipped = {}, []
+        infos = [info for info in self._archive.infolist() if not info.is_dir()]
+        links = {info.filename for info in infos if _is_link(info)}
+        for info in infos:
+            name = info.filename
+            if member.is_ignored(name):
+                continue
+            refusal = member.refuse_name(name, links) or _refuse(info)
+            if refusal:
+                skipped.append((name, *refusal))
+            elif name in members:
+                skipped.append((name, *member.REPEATED))
+            else:
+                last = self._archive.getinfo(name)
+                members[name] = (last.file_size, last.CRC)
+        return members, skipped
+
+
+def _refuse(info: zipfile.ZipInfo) -> tuple[str, str] | None:
+    """Returns why a member of a safe name is not even tried, as (reason, detail), or None."""
+    if info.flag_bits & 0x1:
+        return "encrypted", "make the archive without a password"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "unsupported", f"compression method {info.compress_type}; use store or deflate"
+    return member.NESTED if member.is_archive(info.filename) else None
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)

@@ -1,0 +1,181 @@
+"""Finds the damage in a records folder: flipped bytes, and shards cut, emptied, lost or added.
+
+SHA-256 decides whether a shard is whole. Only for one that is not, the checksums in its frames
+then tell which record is damaged:
+
+    | length: 8 bytes | CRC of the length: 4 | record: `length` bytes | CRC of the record: 4 | ...
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+import stat
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tfpipe.errors import UserError
+from tfpipe.ingest import rejects
+from tfpipe.ingest.manifest import MANIFEST, Manifest, Shard
+
+SHARD_SUFFIX = ".tfrecord"
+
+# A file is read in blocks of this size, and progress is told for each.
+BLOCK_BYTES = 10**6
+
+_HEADER_BYTES = 8 + 4
+_FRAME_BYTES = _HEADER_BYTES + 4  # what a frame adds to its record
+
+
+class Finding(NamedTuple):
+    """One file of a records folder that is not as the manifest says.
+
+    Attributes:
+        name: its name in the folder.
+        problem: what is wrong with it, a phrase for a person.
+    """
+
+    name: str
+    problem: str
+
+
+def blocks(shard: Shard) -> int:
+    """Returns how many blocks a shard is read in, by the manifest."""
+    return -(-shard.bytes // BLOCK_BYTES)
+
+
+def check_fields(manifest: Manifest) -> None:
+    """Checks what `manifest.load` leaves open: types and ranges, and what follows from the shards.
+
+    Raises:
+        UserError: the manifest was changed after it was written.
+    """
+    problem = _wrong_field(manifest)
+    if problem:
+        raise UserError(
+            f"{manifest.folder / MANIFEST} is damaged ({problem}): restore it, or build the data"
+            " set again with `python -m tfpipe.build_records --overwrite`"
+        )
+
+
+def find_damage(manifest: Manifest, advance: Callable[[], object] = lambda: None) -> list[Finding]:
+    """Reads every shard and returns each file that is damaged, missing or unknown.
+
+    Args:
+        manifest: of the folder, as `manifest.load` gives it; `check_fields` has passed it.
+        advance: called after every block that is read, `blocks(shard)` times for a whole shard.
+
+    Returns:
+        The shards in the manifest's order, then unknown shards, then `rejects.csv`.
+    """
+    found = []
+    for shard in manifest.shards:
+        try:
+            problem = _examine(manifest.folder / shard.name, shard, advance)
+        except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+            problem = getattr(error, "strerror", None) or str(error)
+        if problem:
+            found.append(Finding(shard.name, problem))
+    known = {shard.name for shard in manifest.shards}
+    there = sorted(path.name for path in manifest.folder.glob(f"*{SHARD_SUFFIX}"))
+    found += [Finding(name, f"{MANIFEST} does not list it") for name in there if name not in known]
+    return found + _examine_rejects(manifest)
+
+
+def _examine(path: pathlib.Path, shard: Shard, advance: Callable[[], object]) -> str:
+    """Returns what is wrong with a shard, or "" if nothing is."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        return "not a regular file"
+    if status.st_size == 0 and shard.bytes:
+        return f"empty, should have {shard.records} records"
+    if status.st_size == shard.bytes and _sha256(path, advance) == shard.sha256:
+        records = _count_frames(path)
+        if records != shard.records:
+            return f"whole with {records} records, but {MANIFEST} says {shard.records}"
+        return ""
+    size = (
+        f"{status.st_size} bytes instead of {shard.bytes}"
+        if status.st_size != shard.bytes
+        else "SHA-256 differs"
+    )
+    return f"{size}; {_localise(path, shard)}"
+
+
+def _sha256(path: pathlib.Path, advance: Callable[[], object]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            advance()
+    return digest.hexdigest()
+
+
+def _count_frames(path: pathlib.Path) -> int:
+    """Returns the number of records, by their lengths alone; SHA-256 has vouched for those."""
+    count = 0
+    with open(path, "rb") as file:
+        while len(header := file.read(_HEADER_BYTES)) == _HEADER_BYTES:
+            (length,) = struct.unpack_from("<Q", header)
+            # A length is 64 bits, a file's offset 63: past the end either way.
+            file.seek(min(length + 4, 2**62 - file.tell()), os.SEEK_CUR)
+            count += 1
+    return count
+
+
+def _localise(path: pathlib.Path, shard: Shard) -> str:
+    """Returns where a shard is damaged first; records count from 0."""
+    import tensorflow as tf  # here, because whole shards, the rule, need nothing of it
+
+    count = offset = 0
+    try:
+        for record in tf.data.TFRecordDataset(os.fspath(path)):
+            count += 1
+            offset += len(record.numpy()) + _FRAME_BYTES
+    except tf.errors.OpError as error:
+        if "truncated" in str(error.message):
+            return f"cut inside record {count}, which starts at byte {offset}"
+        if not isinstance(error, tf.errors.DataLossError):
+            return f"TensorFlow cannot read it: {error.message}"
+        return f"record {count}, which starts at byte {offset}, fails its checksum"
+    rest = os.stat(path).st_size - offset
+    if rest and count < shard.records:  # TensorFlow passes over a part of a length
+        return f"cut inside record {count}, which starts at byte {offset}"
+    if rest:
+        return f"{rest} bytes follow the last record"
+    if count < shard.records:
+        return f"cut after record {count - 1}: {count} records instead of {shard.records}"
+    if count > shard.records:
+        return f"{count} records instead of {shard.records}, all with right checksums"
+    return "every record has its right checksum, so this is another data set's shard"
+
+
+def _examine_rejects(manifest: Manifest) -> list[Finding]:
+    try:
+        listed = rejects.load(manifest.folder)
+    except UserError:
+        return [Finding(rejects.REJECTS, "missing or damaged")]
+    if collections.Counter(reject.reason for reject in listed) != manifest.rejected:
+        return [Finding(rejects.REJECTS, f"its lines are not those that {MANIFEST} counts")]
+    return []
+
+
+def _wrong_field(manifest: Manifest) -> str:
+    for shard in manifest.shards:
+        for field in dataclasses.fields(Shard):
+            value = getattr(shard, field.name)
+            if type(value) is not field.type or (field.type is int and value < 0):
+                return f"the {field.name} of shard {shard.name!r} is {value!r}"
+        if shard.split not in manifest.splits:
+            return f"shard {shard.name!r} is of split {shard.split!r}, which is not counted"
+    names = collections.Counter(shard.name for shard in manifest.shards)
+    for name, count in names.items():
+        if count > 1:
+            return f"shard {name!r} is listed {count} times"
+    size = sum(shard.bytes for shard in manifest.shards)
+    # The same division that build_records does, so that the results are equal to the last bit.
+    if not manifest.accepted or manifest.mean_record_bytes != size / manifest.accepted:
+        return f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes by images"
+    return ""
