@@ -253,7 +253,7 @@ def _publish(
 
         written = tuple(shards.write(folder, plans, record))
         mean = sum(shard.bytes for shard in written) / len(entries)
-        rejects.save(folder, lost)
+        rejects.save(folder / rejects.REJECTS, lost)
         dataclasses.replace(described, shards=written, mean_record_bytes=mean).save(folder)
 
 

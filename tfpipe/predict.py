@@ -68,8 +68,7 @@ def main(options: Options) -> int:
     answers = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
     rows = []
     for identity, name in ids:
-        known = answers.get(name.encode("utf-8", "surrogateescape"))
-        row = prior if known is None or name in unreadable else known
+        row = prior if name in unreadable else answers[name.encode("utf-8", "surrogateescape")]
         rows.append([identity, *(f"{p:.7g}" for p in np.clip(_columns(row), low, high).tolist())])
     with storage.atomic_file(out) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -85,14 +84,13 @@ def _columns(probabilities):
 
 
 def _report(rejects: list[tuple[str, str, str]], source, out: pathlib.Path) -> int:
+    from tfpipe.ingest.rejects import save
+
     path = out.with_name(out.name + ".rejects.csv")
     path.unlink(missing_ok=True)
     if not rejects:
         return 0
-    with storage.atomic_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "reason", "detail"])
-        writer.writerows(sorted(rejects))
+    save(path, rejects)
     name, reason, detail = min(rejects)
     terminal.error(
         f"{len(rejects)} of the files could not be read and got the classes' shares in the training"

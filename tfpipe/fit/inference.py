@@ -27,13 +27,7 @@ def predict(
         "probabilities" float32 [n, C] and every other key of the batches except "image" and
         "weight", without the samples of weight 0.
     """
-
-    @tf.function
-    def run(images: tf.Tensor) -> tf.Tensor:
-        return classifier.probabilities(
-            classifier.model(tf.cast(images, tf.float32), training=False)
-        )
-
+    run = tf.function(classifier.classify)
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:

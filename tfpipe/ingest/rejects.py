@@ -25,9 +25,9 @@ class Reject(NamedTuple):
     detail: str
 
 
-def save(folder: pathlib.Path, rejects: Iterable[Reject]) -> None:
-    """Writes `rejects.csv`, sorted by path and escaped so that each file is one line."""
-    with storage.atomic_file(folder / REJECTS) as file:
+def save(path: pathlib.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
+    """Writes a list of rejects, sorted by path and escaped so that each file is one line."""
+    with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Reject._fields)
         writer.writerows([one_line(cell) for cell in reject] for reject in sorted(rejects))

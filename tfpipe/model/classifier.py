@@ -50,6 +50,10 @@ class Classifier:
     output: str
     image_size: int
 
+    def classify(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
+        return self.probabilities(self.model(tf.cast(images, tf.float32), training=False))
+
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
         if self.output == SOFTMAX:

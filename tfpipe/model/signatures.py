@@ -35,8 +35,7 @@ class Context:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
             the most probable class; for two classes also "probability" float32 [N] of the second.
         """
-        logits = self.classifier.model(tf.cast(images, tf.float32), training=False)
-        probabilities = self.classifier.probabilities(logits)
+        probabilities = self.classifier.classify(images)
         index = tf.argmax(probabilities, -1)
         answer = {
             "probabilities": probabilities,
