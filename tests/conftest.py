@@ -51,7 +51,9 @@ def records(image_folder, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("records") / "toy"
     build_records.main(
-        build_records.Options(source=(str(image_folder),), out=str(out), shards=3, workers=1)
+        build_records.Options(
+            source=(str(image_folder),), out=str(out), shards=3, workers=1, report=False
+        )
     )
     return out
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfpipe import build_records
 from tfpipe.errors import UserError
-from tfpipe.ingest import example, manifest
+from tfpipe.ingest import example, manifest, shards
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -54,7 +54,7 @@ def images(tmp_path_factory):
 
 def run(*flags, cwd=None, **options):
     return subprocess.run(
-        [sys.executable, "-m", "tfpipe.build_records", *map(str, flags)],
+        [sys.executable, "-m", "tfpipe.build_records", "--noreport", *map(str, flags)],
         capture_output=True,
         text=True,
         cwd=cwd or ROOT,
@@ -65,6 +65,7 @@ def run(*flags, cwd=None, **options):
 
 def build(source, out, *more, **changes):
     options = {"source": tuple(map(str, (source, *more))), "out": str(out), "workers": 2}
+    options["report"] = False  # which takes seconds; one test looks at it
     build_records.main(build_records.Options(**{**options, **changes}))
     return manifest.load(out)
 
@@ -259,7 +260,8 @@ def test_several_sources_add_up_and_images_keep_their_split(images, built, tmp_p
     assert len(both.shards) == 2  # small enough for one shard each
     split_of = {r["image/key/sha256"]: s for s in m.splits for r in read(m, s)}
     after = {r["image/key/sha256"]: s for s in both.splits for r in read(both, s)}
-    assert {sha: after[sha] for sha in split_of} == split_of
+    # One may move, as a class of a few images could else not have its share in both.
+    assert sum(after[sha] != split for sha, split in split_of.items()) <= 1
 
 
 def test_shard_size(images, tmp_path):
@@ -397,7 +399,7 @@ def too_few_for_splits(folder):
     [
         (lambda path: None, [], 1, ["'in'", "does not exist"]),
         (lambda path: path.mkdir(), [], 1, ["'in'", "holds no files"]),
-        (lambda path: path.write_text("x"), [], 1, ["'in'", "not a folder or a zip"]),
+        (lambda path: path.write_text("x"), [], 1, ["'in'", "not TFRecords or a folder or a zip"]),
         (lambda path: make_images(path, 3, ["cat"]), [], 1, ["'cat'", "two"]),
         (lambda path: picture(0).save(make_images(path) / "x.jpg"), [], 1, ["'x.jpg'"]),
         (no_images, [], 1, ["--source", "none of the 1 files"]),
@@ -427,34 +429,43 @@ def test_bad_input_is_one_line(tmp_path, make, flags, status, words):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_write_that_fails_leaves_nothing(images, tmp_path):
+def test_full_disk_then_room_again(images, tmp_path):
     import resource
 
-    def limit():  # a stand-in for a full disk: no file above 2 KB
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    def limit():  # a stand-in for a full disk: no file above 20 KB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     out = tmp_path / "out"
-    done = run(f"--source={images}", f"--out={out}", preexec_fn=limit)
-    assert_one_error(done, 1, "cannot write", "tfrecord")
-    assert os.listdir(tmp_path) == []
+    flags = [f"--source={images}", f"--out={out}", "--workers=2"]
+    done = run(*flags, preexec_fn=limit)
+    assert done.returncode == 1
+    kept, error = done.stderr.splitlines()
+    assert error.startswith("error: cannot write ")
+    assert "the same command goes on" in kept
+    assert [name.startswith(".partial-out-") for name in os.listdir(tmp_path)] == [True]
+    done = run(*flags)
+    assert "going on in" in done.stderr
+    assert os.listdir(tmp_path) == ["out"]
+    build(images, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_file_that_changes_meanwhile_is_an_error(images, tmp_path, monkeypatch):
     source = make_images(tmp_path / "in")
-    publish = build_records._publish
+    plan = shards.plan
 
-    def change_and_publish(*arguments):
+    def change_and_plan(*arguments, **options):
         picture(12345).save(source / "cat.1.jpg")
-        publish(*arguments)
+        return plan(*arguments, **options)
 
-    monkeypatch.setattr(build_records, "_publish", change_and_publish)
+    monkeypatch.setattr(shards, "plan", change_and_plan)
     with pytest.raises(UserError, match=r"cat\.1\.jpg' changed"):
         build(source, tmp_path / "out")
     assert os.listdir(tmp_path) == ["in"]
 
 
-@pytest.mark.parametrize("delay_s", [0, 1])
-def test_interrupt_leaves_nothing(tmp_path, delay_s):
+@pytest.mark.parametrize("delay_s", [0, 0.3])
+def test_interrupt_says_that_it_can_go_on(tmp_path, delay_s):
     source = make_images(tmp_path / "in", 400)
     flags = [f"--source={source}", f"--out={tmp_path / 'out'}", "--workers=2"]
     process = subprocess.Popen(
@@ -471,8 +482,10 @@ def test_interrupt_leaves_nothing(tmp_path, delay_s):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers too
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr == "error: interrupted\n"
-    assert os.listdir(tmp_path) == ["in"]
+    kept, error = stderr.splitlines()
+    assert error == "error: interrupted"
+    assert "the same command goes on" in kept
+    assert "out" not in os.listdir(tmp_path)
 
 
 def test_malformed_images_through_the_command(tmp_path):
@@ -522,4 +535,4 @@ def test_plain_reader_of_the_readme_works(images, built):
     assert len(list(names["data"])) == m.count("train")
     fields = {row.split("`")[1] for row in text.splitlines() if row.startswith("| `")}
     assert set(json.loads((m.folder / "manifest.json").read_text())) <= fields
-    assert set(example.FEATURES) - fields == {"image/width"}  # it shares a row
+    assert set(example.features()) - fields == {"image/width"}  # it shares a row

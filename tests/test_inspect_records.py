@@ -1,16 +1,23 @@
 """The contact sheet and the table of a data set."""
 
+import importlib.util
+import io
+import os
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image, ImageChops, ImageFont, ImageOps
 
 from tfpipe import cli
 from tfpipe.errors import UserError
+from tfpipe.ingest import contact_sheet, manifest, plots
+from tfpipe.ingest.contact_sheet import Picture
+from tfpipe.ingest.example import Fields
 from tools import inspect_records
-from tools.inspect_records import Options, Picture
+from tools.inspect_records import Options
 
 SHARD = "val-00000-of-00003.tfrecord"
 
@@ -39,24 +46,86 @@ def test_one_shard_without_a_sheet(records, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_plots(records, image_folder, tmp_path, capsys):
+    folder = tmp_path / "new" / "plots"
+    inspect_records.main(Options(records=str(records), out="", plots=str(folder)))
+    assert "size.png, aspect.png, classes.png" in capsys.readouterr().err
+    sizes, labels = [], []
+    for path in image_folder.iterdir():
+        with Image.open(path) as image:
+            sizes.append(image.size)
+        labels.append(path.name[:3])
+    widths, heights = zip(*sizes, strict=True)
+    assert (folder / "size.png").read_bytes() == plots.size(widths, heights, labels)
+    assert (folder / "aspect.png").read_bytes() == plots.aspect(widths, heights, labels)
+    splits = manifest.load(records).splits
+    assert (folder / "classes.png").read_bytes() == plots.classes(splits)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_plots_need_matplotlib(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = Options(records=str(records), out="", plots=str(tmp_path / "plots"))
+    with pytest.raises(UserError, match="needs matplotlib, which is not installed"):
+        inspect_records.main(options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspecting_needs_no_tensorflow(records, tmp_path):
+    code = (
+        "import sys\n"
+        "from tools import inspect_records\n"
+        f"options = inspect_records.Options(records={str(records)!r}, out='sheet.png')\n"
+        "inspect_records.main(options)\n"
+        "assert 'tensorflow.python' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("format", ["raw", "jpeg", "png"])
+def test_a_picture_is_the_record_made_small(format):
+    ramp = Image.linear_gradient("L").resize((600, 400))
+    image = Image.merge("RGB", (ramp, ImageOps.mirror(ramp), ImageOps.flip(ramp)))
+    encoded = image.tobytes()
+    if format != "raw":
+        file = io.BytesIO()
+        image.save(file, format, quality=98, subsampling=0)
+        encoded = file.getvalue()
+    record = Fields(encoded, format, 400, 600, 8, "dog", "a.jpg", "", -1, False)
+    made = contact_sheet.picture(record)
+    assert (made.label, made.filename, made.color) == ("dog", "a.jpg", plots.COLORS[1])
+    expected = image.resize((168, 112), Image.Resampling.BOX)
+    assert made.image.size == expected.size
+    difference = ImageChops.difference(made.image, expected)
+    assert max(high for _, high in difference.getextrema()) <= 6
+
+
 def picture(label="cat", filename="cat.0.jpg"):
     return Picture(label, "#0072b2", filename, Image.new("RGB", (168, 100), "red"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 24, 100])
 def test_a_sheet_holds_all_its_pictures(count):
-    sheet = inspect_records.draw_sheet([picture()] * count, "title")
+    sheet = contact_sheet.draw([picture()] * count, "title")
     red = sum(n for n, color in sheet.getcolors(2**24) if color == (255, 0, 0))
     assert red == count * 168 * 100
 
 
 def test_long_names_keep_their_ends():
     font = ImageFont.load_default(13)
-    short = inspect_records._shorten("a" * 10_000 + "\n.jpg", font, 168)
+    short = contact_sheet._shorten("a" * 10_000 + "\n.jpg", font, 168)
     assert short.startswith("aaa")
     assert short.endswith(".jpg")
     assert font.getlength(short) <= 168
-    inspect_records.draw_sheet([picture("\u732b" * 99, "x\ud800\n" * 999)], "t" * 999)
+    contact_sheet.draw([picture("\u732b" * 99, "x\ud800\n" * 999)], "t" * 999)
 
 
 def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
@@ -71,6 +140,7 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         (["--count=0"], "from 1 to 400"),
         (["--out=sheet.gif"], ".png"),
         (["--out=nowhere/sheet.png"], "folder does not exist"),
+        ([f"--plots={damaged}/manifest.json"], "File exists: name another folder"),
     ]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["inspect", f"--records={damaged}", *flags])
@@ -85,4 +155,5 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
 
 def test_a_missing_data_set(tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json does not exist"):
-        inspect_records.main(Options(records=str(tmp_path), out=""))
+        inspect_records.main(Options(records=str(tmp_path), out="", plots=f"{tmp_path}/plots"))
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 import pytest
 
 from tfpipe.errors import UserError
-from tfpipe.ingest import labels
+from tfpipe.ingest import label_list, labels, sources
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,77 @@ def test_a_sources_own_labels_count_and_do_not_decide_auto():
     assert labels.assign(["1", "2"], "folder", ["a", "b"]) == ["a", "b"]
     with pytest.raises(UserError, match="'cow' is the only class by the list"):
         labels.assign(["1.jpg"], "auto", ["cow"])
+
+
+def test_groups_are_found_as_labels_are(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("path,label,patient\n1.jpg,cat,p1\nb/1.jpg,dog, p2 \n2.jpg,bird,\n")
+    mode, names = f"csv:{path}", ["1.jpg", "b/1.jpg", "c/2.jpg"]
+    assert labels.groups(names, mode, "patient") == ["p1", "p2", ""]
+    assert labels.groups(names, mode, "group") == ["", "", ""]
+    assert labels.groups(names, mode, "") == ["", "", ""]
+    assert labels.groups(names, "auto", "patient") == ["", "", ""]
+    with pytest.raises(UserError, match=r"does not have 'c/3\.jpg'"):
+        labels.groups(["c/3.jpg"], mode, "patient")
+    # What a source has itself counts, even if that is no group.
+    own = ["own", "", None]
+    assert labels.groups(["c/3.jpg", "1.jpg", "b/1.jpg"], mode, "patient", own) == [
+        *("own", "", "p2")
+    ]
+    assert labels.groups(names, "auto", "patient", own) == ["own", "", ""]
+    before = labels.fingerprint(mode, "patient")
+    assert labels.fingerprint(mode, "group") != before
+    path.write_text(path.read_text().replace("p1", "p3"))
+    assert labels.fingerprint(mode, "patient") != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("x.csv", "path,label,group\na.jpg,cat,7\nb.jpg,dog,\n", {"a.jpg": "7"}),
+        ("x.csv", ",group,path,label\n0, ann ,a.jpg,cat\n", {"a.jpg": "ann"}),
+        ("x.csv", "path,label\na.jpg,cat\n", {}),
+        ("x.jsonl", '{"path": "a.jpg", "label": "cat", "group": 7}', {"a.jpg": "7"}),
+        ("x.jsonl", '{"path": "a.jpg", "label": "cat", "group": "é"}', {"a.jpg": "é"}),
+        ("x.jsonl", '{"path": "a.jpg", "label": "cat", "group": null}', {}),
+        ("x.jsonl", '{"path": "a.jpg", "label": "cat"}', {}),
+    ],
+)
+def test_groups_of_a_list(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    source = sources.open_source(str(tmp_path / name))
+    assert source.groups("group") == expected
+    # Without a column named there is no group, not even where a spreadsheet's column has no name.
+    assert source.groups("") == {}
+
+
+def test_a_source_without_a_list_has_no_groups(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    assert sources.open_source(str(tmp_path)).groups("group") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.csv", "path,label,group,group\n", ["line 1", "2 columns", "'group'"]),
+        ("x.csv", "path,label,group\na.jpg,cat,1\na.jpg,cat,2\n", ["line 3", "'2'", "line 2"]),
+        ("x.csv", f"path,label,group\na.jpg,cat,{'g' * 201}\n", ["line 2", "no group", "200"]),
+        ("x.csv", "path,label,group\na.jpg,cat,a\tb\n", ["line 2", "no group"]),
+        ("x.jsonl", '{"path": "a", "label": "b", "group": [1]}', ["line 1", "group is a list"]),
+        ("x.jsonl", '{"path": "a", "label": "b", "group": true}', ["group is a bool"]),
+        ("x.jsonl", '{"path": "a", "label": "b", "group": 1.5}', ["group is a float"]),
+        ("x.jsonl", '{"path": "a", "label": "b", "group": "\\ud800"}', ["no group"]),
+    ],
+)
+def test_bad_group_is_a_user_error(tmp_path, name, text, words):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        label_list.read(str(path), "group")
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["colour", "csv:", "csv", "", "AUTO"])

@@ -17,6 +17,7 @@ LAYERS = [
     {"ingest"},
     {"input"},
     {"model"},
+    {"screens"},
     {"fit"},
 ]
 ENTRY_POINTS = ["build_records", "verify_records", "train", "evaluate", "predict", "export"]

@@ -69,7 +69,7 @@ def edit(folder, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda v: v.update(schema_version=2), "schema version 2"),
+        (lambda v: v.update(schema_version=99), "schema version 99"),
         (lambda v: v.pop("schema_version"), "no schema_version"),
         (lambda v: v.pop("classes"), "classes"),
         (lambda v: v.update(extra=1), "extra"),

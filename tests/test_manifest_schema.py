@@ -12,6 +12,7 @@ SCHEMA = json.loads(PATH.read_text(encoding="utf-8"))
 # What of JSON Schema the shipped schema uses; any other word in it fails `test_words`.
 ANNOTATIONS = {"$schema", "title", "description", "$defs"}
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+TYPES["boolean"] = bool
 
 
 def violations(value, schema, where="manifest"):
@@ -19,7 +20,7 @@ def violations(value, schema, where="manifest"):
     if "$ref" in schema:
         yield from violations(value, SCHEMA["$defs"][schema["$ref"].split("/")[-1]], where)
     kind = TYPES.get(schema.get("type"), object)
-    if not isinstance(value, kind) or (kind is not object and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind not in (object, bool) and isinstance(value, bool)):
         yield f"{where} is no {schema['type']}"
         return
     if isinstance(value, dict):

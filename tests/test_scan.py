@@ -19,6 +19,8 @@ import pytest
 import tensorflow as tf
 
 from tfpipe.ingest import intact, scan
+from tfpipe.ingest import store as stores
+from tfpipe.ingest.found import Item
 
 IMAGES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/images.tar"
 
@@ -327,7 +329,7 @@ def test_damage_that_passes_is_read_by_tensorflow():
             continue
         decode(image)
         passed += 1
-    assert passed > 100
+    assert passed > 50
 
 
 def test_bombs_are_refused_by_their_header():
@@ -347,13 +349,16 @@ def test_bombs_are_refused_by_their_header():
     assert time.monotonic() - start < 5
 
 
-def test_repeat_gives_the_same_and_notices_a_change():
+@pytest.mark.parametrize("form", ["original", "resized:20", "raw:16"])
+def test_repeat_gives_the_same_and_notices_a_change(form):
+    store = stores.parse(form)
     for data in (save(smooth(), "JPEG"), save(smooth(), "GIF")):
-        image = scan.inspect(data)
-        assert scan.inspect(data) == image
-        assert scan.repeat(data, image) == image
+        found, stored, _ = scan.describe(Item(0, "x"), data, store)
+        found = found._replace(spool="x" if stored else "")
+        assert scan.repeat(data, found, store) == (stored or data)
+        assert hashlib.sha256(stored or data).hexdigest() == found.sha256
         with pytest.raises(scan.Rejected):
-            scan.repeat(save(smooth()[:-1], "JPEG"), image)
+            scan.repeat(save(smooth()[:-1], "JPEG"), found, store)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -390,15 +395,5 @@ def test_malformed_images(tmp_path):
             wrong[row["confidence"]].append(row["path"])
     # Grey counts as converted in the index too, but for this file.
     assert wrong["firm"] == ["icc_and_metadata/jpg-srgb-icc.jpg"]
-    # Damage that libjpeg only warns of is kept, as Pillow does not pass the warnings on; and what
-    # a file's name says is judged elsewhere.
-    assert sorted(wrong["lenient"]) == [
-        "corrupt_jpeg/bitrot_12_flips.jpg",
-        "corrupt_jpeg/gofuzz_9d56da45ce.jpg",
-        "corrupt_jpeg/gofuzz_f17baa0efd.jpg",
-        "corrupt_jpeg/subtract-with-overflow.jpg",
-        "corrupt_jpeg/zeroed_4k_block.jpg",
-        "truncated_jpeg/photo_cut_50pct_fake_eoi.jpg",
-        "truncated_jpeg/progressive_cut_60pct_fake_eoi.jpg",
-        "wrong_extension/jpeg_named.txt",
-    ]
+    # What a file's name says is judged elsewhere.
+    assert wrong["lenient"] == ["wrong_extension/jpeg_named.txt"]

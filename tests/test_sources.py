@@ -234,8 +234,8 @@ def test_deep_folders_and_odd_bytes_in_names(tmp_path):
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "holds no files"),
-        (lambda path: path.write_bytes(b"hello"), "is not a folder or a zip archive"),
-        (lambda path: os.mkfifo(path), "is not a folder or a zip archive"),
+        (lambda path: path.write_bytes(b"hello"), "is not TFRecords or a folder or a zip archive"),
+        (lambda path: os.mkfifo(path), "is not TFRecords or a folder or a zip archive"),
         (lambda path: make_zip(path, []), "holds no files"),
         (lambda path: make_zip(path, [("../a.jpg", b"x")]), "unsafe name"),
         (lambda path: path.write_bytes(b"PK\5\6" + b"\xff" * 18), "damaged"),
@@ -540,10 +540,13 @@ def test_list_names_files_and_labels(tmp_path, name):
 def test_list_of_other_columns_and_a_byte_order_mark(tmp_path):
     path = tmp_path / "list.CSV"
     path.write_bytes(b'\xef\xbb\xbflabel, path ,group\r\n\r\ncat,"a\nb.jpg",7\r\ndog,c.jpg,\r\n')
-    assert label_list.read(str(path)) == [(4, "a\nb.jpg", "cat"), (5, "c.jpg", "dog")]
+    assert label_list.read(str(path)) == [
+        (4, "a\nb.jpg", "cat", ""),
+        (5, "c.jpg", "dog", ""),
+    ]
     path = tmp_path / "list.jsonl"
     path.write_text('\n{"label": "cat", "path": "./a.jpg", "group": 7}\n')
-    assert label_list.read(str(path)) == [(2, "a.jpg", "cat")]
+    assert label_list.read(str(path)) == [(2, "a.jpg", "cat", "")]
 
 
 @pytest.mark.parametrize(

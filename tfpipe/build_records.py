@@ -2,11 +2,12 @@
 
     python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
 
-The images lie in folders, zip or tar archives and are labelled by their file name (cat.0.jpg), by
-their folder (cat/0.jpg) or by a list; or a list (CSV or JSONL) is the source and names both. Every
-image is decoded as a check; what TensorFlow would read wrongly is converted, and what is damaged is
-listed in rejects.csv. The folder --out appears only when it is complete, and is the same for any
-number of workers. records/README.md describes it.
+The images lie in folders, zip or tar archives or other records and are labelled by their file name
+(cat.0.jpg), by their folder (cat/0.jpg) or by a list; or a list (CSV or JSONL) is the source and
+names both. Every image is decoded as a check; what TensorFlow would read wrongly is converted, and
+what is damaged is listed in rejects.csv. The folder --out appears only when it is complete, and is
+the same for any number of workers; a build that was ended goes on where it was when the same
+command is given again. records/README.md describes it.
 
 Exit status: 0 all is well, 1 nothing was built, 2 wrong flags, 3 the data set was built but more
 images were rejected than --max_rejects allows.
@@ -17,18 +18,35 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from tfpipe import cli, storage, terminal
+import tfpipe
+from tfpipe import cli, terminal
 from tfpipe.errors import UserError
-from tfpipe.ingest import labels, manifest, rejects, scan, shards, sources, splits, workers
-from tfpipe.ingest.rejects import Reject
-from tfpipe.ingest.shards import Entry
-from tfpipe.ingest.workers import Found, Item
+from tfpipe.ingest import (
+    balance,
+    catalog,
+    duplicates,
+    exclude,
+    labels,
+    manifest,
+    rejects,
+    report,
+    shards,
+    sources,
+    splits,
+    statistics,
+    stratify,
+)
+from tfpipe.ingest import store as stores
+from tfpipe.ingest.catalog import Catalog
+from tfpipe.ingest.manifest import Manifest, Shard
+from tfpipe.ingest.selection import CHOSEN, DUPLICATE_MODES, Selection
+from tfpipe.ingest.survey import Runner, survey
+from tfpipe.ingest.tasks import Entry, Job
+from tfpipe.ingest.work import open_work, publish, remove_leftovers
+from tfpipe.ingest.workers import Pool
 from tfpipe.options import option
-
-# The reason for a file that was never meant as an image, as a read-me; it is listed, no more.
-NOT_AN_IMAGE_NAME = "not an image name"
 
 TOO_MANY_REJECTS = 3  # exit status
 
@@ -58,18 +76,54 @@ class Options:
     classes: str = option(
         "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
     )
+    group_column: str = option(
+        "the column of the lists whose equal values stay in one split, such as patient; empty for"
+        " none",
+        "group",
+    )
+    exclude: str = option(
+        "a text file of image names, one on each line, that are to be left out; empty for none", ""
+    )
+    duplicates: str = option(
+        "what becomes of images that are there more than once, be it re-encoded or resized: group"
+        " (all in one split), drop (all but the first), keep (each by itself)",
+        "group",
+        choices=DUPLICATE_MODES,
+    )
+    folds: int = option("parts for cross-validation, whose number each record has; 0 for none", 0)
+    rebalance: str = option(
+        "how the classes of the first split are made equal: none (not at all), drop (images of the"
+        " larger ones), copies (randomly transformed copies of the smaller ones' images)",
+        "none",
+        choices=balance.MODES,
+    )
+    store: str = option(
+        "what a record holds: original (the file itself), resized:320 (a JPEG whose shorter side is"
+        " 320 pixels at most), resized:299x299 (width and height), or raw:256 (bare pixels)",
+        "original",
+    )
+    jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
     shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
     shard_size_mb: int = option("size that a shard is to have, in 10^6 bytes", 128)
     workers: int = option("processes that decode images; 0 for one on each CPU core", 0)
     max_rejects: int = option("rejected images that are no failure", 0)
+    report: bool = option("write report.html, a page about the images, with plots", True)
     overwrite: bool = option("replace the data set that is in --out", False)
+    quiet: bool = option("print nothing but warnings and errors", False)
+
+
+# Flags that decide where and how the work is done, but not what comes of it.
+_NO_ARGUMENTS = ("out", "workers", "max_rejects", "overwrite", "quiet")
 
 
 def main(options: Options) -> None:
     """Builds the data set, unless it is there already."""
+    terminal.be_quiet(options.quiet)
     _check_ranges(options)
     fractions = splits.parse(options.splits)
+    splits.check_folds(options.folds)
     labels.check(options.labels)
+    store = stores.parse(options.store, options.jpeg_quality)
     opened = [sources.open_source(path) for path in options.source]
     _check_out(options)
     out = pathlib.Path(options.out)
@@ -77,33 +131,35 @@ def main(options: Options) -> None:
         out = out.resolve()
     # What decides the contents; another number of workers, say, gives the same data set.
     arguments = {
-        "source": list(options.source),
-        "splits": options.splits,
-        "seed": options.seed,
-        "labels": options.labels,
-        "classes": options.classes,
-        "shards": options.shards,
-        "shard_size_mb": options.shard_size_mb,
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in _NO_ARGUMENTS
     }
-    parts = [*(source.fingerprint() for source in opened), labels.fingerprint(options.labels)]
-    fingerprint = _digest(filter(None, parts))
+    fingerprint = _fingerprint(options, opened)
     if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
+        remove_leftovers(out)
     else:
-        items, lost = _list_files(opened)
-        label_of = _label(opened, items, options.labels)
-        classes = labels.order(label_of.values(), options.classes)
-        found = []
-        with terminal.progress("checking", len(items)) as advance:
-            count = options.workers or os.cpu_count() or 1
-            for outcome in workers.inspect_all(opened, items, workers=count, advance=advance):
-                (lost if isinstance(outcome, Reject) else found).append(outcome)
-        _check_no_class_is_lost(opened, label_of, found, lost)
-        entries = _split(found, label_of, fractions, options.seed)
-        described = _describe(entries, lost, classes, fractions, arguments, fingerprint)
-        _publish(options, out, opened, entries, lost, described)
+        files = catalog.read(opened, options.labels, options.group_column)
+        classes = labels.order(files.label_of.values(), options.classes)
+        key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
+        with open_work(out, key) as work:
+            job = Job(tuple(opened), str(work), store, options.seed)
+            with Pool(job, options.workers or os.cpu_count() or 1) as pool:
+                _build(options, files, classes, fractions, arguments, fingerprint, job, pool)
+            publish(work, out)
         _show(manifest.load(out), options.out)
     _judge_rejects(options, out)
+
+
+def _fingerprint(options: Options, opened: list[sources.Source]) -> str:
+    """Returns a digest that changes when the images or lists do."""
+    parts = [source.fingerprint() for source in opened]
+    parts += [repr(sorted(source.groups(options.group_column).items())) for source in opened]
+    parts.append(labels.fingerprint(options.labels, options.group_column))
+    if options.exclude:
+        parts.append(repr(exclude.load(options.exclude)))
+    return _digest(parts)
 
 
 def _check_ranges(options: Options) -> None:
@@ -129,144 +185,112 @@ def _check_out(options: Options) -> None:
         )
 
 
-def _list_files(opened: Sequence[sources.Source]) -> tuple[list[Item], list[Reject]]:
-    """Returns the files that are meant as images, and all others."""
-    items, lost = [], []
-    for index, source in enumerate(opened):
-        lost += [Reject(source.locate(name), why, more) for name, why, more in source.skipped]
-        for name in source.names():
-            if labels.is_image_name(name):
-                items.append(Item(index, name))
-            else:
-                detail = "its name does not end like an image's, as in .jpg or .png"
-                lost.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
-    if not items:
-        raise UserError(
-            f"--source: none of the {len(lost)} files in"
-            f" {' and '.join(repr(source.path) for source in opened)} has a name that ends like an"
-            " image's: name folders, archives or lists with .jpg or .png files"
-        )
-    return items, lost
-
-
-def _label(opened: Sequence[sources.Source], items: list[Item], mode: str) -> dict[Item, str]:
-    """Returns the label of each item and of each file that a list names, though it be missing."""
-    brought = [source.labels for source in opened]
-    own = [brought[item.source].get(item.name) for item in items]
-    named = labels.assign([item.name for item in items], mode, own)
-    listed = {
-        Item(i, name): label for i, all_ in enumerate(brought) for name, label in all_.items()
-    }
-    return listed | dict(zip(items, named, strict=True))
-
-
-def _check_no_class_is_lost(
-    opened: Sequence[sources.Source],
-    label_of: dict[Item, str],
-    found: list[Found],
-    lost: list[Reject],
-) -> None:
-    gone = sorted(set(label_of.values()) - {label_of[each.item] for each in found})
-    if gone:
-        paths = {opened[i.source].locate(i.name) for i in label_of if label_of[i] == gone[0]}
-        first = min(reject for reject in lost if reject.path in paths)
-        raise UserError(
-            f"no image of class {gone[0]!r} can be used, so nothing was written; the first of"
-            f" {len(paths)} is {first.path} ({first.reason}: {first.detail}): mend them, or"
-            " remove the class"
-        )
-
-
-def _split(
-    found: list[Found], label_of: dict[Item, str], fractions: dict[str, float], seed: int
-) -> list[Entry]:
-    named = [label_of[each.item] for each in found]
-    assigned = splits.assign([each.image.sha256 for each in found], named, fractions, seed)
-    empty = [split for split in fractions if split not in assigned]
-    if empty:
-        raise UserError(
-            f"split {empty[0]!r} would have none of the {len(found)} images, as no class has one"
-            " for each split: add images, or give fewer --splits"
-        )
-    return [Entry(*each) for each in zip(found, named, assigned, strict=True)]
-
-
-def _describe(
-    entries: list[Entry],
-    lost: list[Reject],
+def _build(
+    options: Options,
+    files: Catalog,
     classes: tuple[str, ...],
     fractions: dict[str, float],
     arguments: dict,
     fingerprint: str,
-) -> manifest.Manifest:
-    """Returns the manifest, as yet without shards."""
-    counts = collections.Counter((entry.split, entry.label) for entry in entries)
-    converted = collections.Counter(entry.found.image.converted for entry in entries)
-    del converted[""]
-    return manifest.Manifest(
+    job: Job,
+    runner: Runner,
+) -> None:
+    """Makes the data set in the work folder."""
+    result = pathlib.Path(job.work, "result")
+    with terminal.progress("checking", len(files.items)) as advance:
+        found, lost = survey(job, runner, files.items, advance)
+    selection = Selection(files, found, [*files.rejects, *lost])
+    if options.exclude:
+        selection.exclude(options.exclude)
+    clusters = selection.find_duplicates(options.duplicates)
+    files.check_no_class_is_lost((each.item for each in selection.found), selection.rejects)
+    groups = stratify.join(
+        [files.group_of.get(each.item) for each in selection.found],
+        clusters if options.duplicates == "group" else [None] * len(clusters),
+    )
+    entries = selection.assign(
+        classes,
+        fractions,
+        groups=groups,
+        folds=options.folds,
+        rebalance=options.rebalance,
+        seed=options.seed,
+    )
+    written = _write(options, fractions, job, runner, entries, result)
+    rejects.save(result / rejects.REJECTS, selection.rejects)
+    duplicates.save(result / duplicates.DUPLICATES, selection.duplicates)
+    shard_names = {shard.name for shard in written}
+    described = Manifest(
         arguments=arguments,
         input_fingerprint=fingerprint,
-        classes=classes,
-        splits={split: {name: counts[split, name] for name in classes} for split in fractions},
-        accepted=len(entries),
-        converted=dict(sorted(converted.items())),
-        rejected=dict(sorted(collections.Counter(each.reason for each in lost).items())),
-        fingerprint=_digest(sorted(f"{e.found.image.sha256} {e.label} {e.split}" for e in entries)),
-        mean_record_bytes=0.0,
-        shards=(),
+        **_describe(selection, entries, written, classes, fractions),
     )
+    if options.report:
+        report.save(
+            result,
+            described,
+            selection.found,
+            selection.labels,
+            selection.rejects,
+            members=selection.duplicates,
+        )
+    own = sorted({*os.listdir(result)} - shard_names - {manifest.MANIFEST})
+    dataclasses.replace(described, files=tuple(own)).save(result)
 
 
-def _publish(
+def _write(
     options: Options,
-    out: pathlib.Path,
-    opened: Sequence[sources.Source],
+    fractions: dict[str, float],
+    job: Job,
+    runner: Runner,
     entries: list[Entry],
-    lost: list[Reject],
-    described: manifest.Manifest,
-) -> None:
-    from tfpipe.ingest import example  # here, because it takes TensorFlow seconds to start
-
-    label = {name: index for index, name in enumerate(described.classes)}
+    result: pathlib.Path,
+) -> tuple[Shard, ...]:
+    """Writes the shards, those that are not there yet."""
     plans = shards.plan(
         entries,
-        described.splits,
+        fractions,
         seed=options.seed,
         shards=options.shards,
         shard_bytes=options.shard_size_mb * 10**6,
     )
-    with (
-        # `is_current` has seen to it that what is there may give way.
-        storage.atomic_folder(out, replace=True) as folder,
-        terminal.progress("writing", len(entries)) as advance,
-    ):
-
-        def record(entry: Entry) -> bytes:
-            image = _reread(opened, entry.found)
-            advance()
-            return example.serialize(
-                image,
-                label=label[entry.label],
-                text=entry.label,
-                filename=entry.found.item.name,
-            )
-
-        written = tuple(shards.write(folder, plans, record))
-        mean = sum(shard.bytes for shard in written) / len(entries)
-        rejects.save(folder / rejects.REJECTS, lost)
-        dataclasses.replace(described, shards=written, mean_record_bytes=mean).save(folder)
+    with terminal.progress("writing", len(entries)) as advance:
+        return tuple(shards.write(result, job, runner, plans, advance))
 
 
-def _reread(opened: Sequence[sources.Source], found: Found) -> scan.Image:
-    """Reads an image a second time; to keep them all would take their memory."""
-    source = opened[found.item.source]
-    try:
-        return scan.repeat(source.read(found.item.name), found.image)
-    except scan.Rejected:
-        raise UserError(
-            f"{source.locate(found.item.name)!r} changed while the data set was built: run the"
-            " command again when nothing writes to --source"
-        ) from None
+def _describe(
+    selection: Selection,
+    entries: list[Entry],
+    written: tuple[Shard, ...],
+    classes: tuple[str, ...],
+    fractions: dict[str, float],
+) -> dict:
+    """Returns the fields of the manifest that say what came of the images."""
+    records = collections.Counter((entry.split, entry.text) for entry in entries)
+    copies = collections.Counter((entry.split, entry.text) for entry in entries if entry.copy)
+    folds = collections.Counter((entry.fold, entry.text) for entry in entries if not entry.copy)
+    converted = collections.Counter(found.converted for found in selection.found)
+    del converted[""]
+
+    def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
+        return {str(row): {name: counts[row, name] for name in classes} for row in rows}
+
+    return {
+        "classes": classes,
+        "splits": table(records, fractions),
+        "accepted": len(selection.found),
+        "converted": dict(sorted(converted.items())),
+        "rejected": dict(sorted(collections.Counter(r.reason for r in selection.rejects).items())),
+        "fingerprint": _digest(
+            sorted(f"{e.found.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in entries)
+        ),
+        "mean_record_bytes": sum(shard.bytes for shard in written) / len(entries),
+        "shards": written,
+        "copies": table(copies, sorted({split for split, _ in copies})),
+        "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
+        "duplicates": duplicates.count(selection.duplicates),
+        "statistics": statistics.describe(selection.found, selection.labels),
+    }
 
 
 def _show(built: manifest.Manifest, out: str) -> None:
@@ -278,7 +302,7 @@ def _show(built: manifest.Manifest, out: str) -> None:
     if len(rows) > _TABLE_ROWS:
         rows = [*rows[:_TABLE_ROWS], [f"({len(rows) - _TABLE_ROWS} more)"]]
     rows.append(["all", *(built.count(split) for split in built.splits), built.count()])
-    terminal.show_table(f"Images in {out}", ["class", *built.splits, "all"], rows)
+    terminal.show_table(f"Records in {out}", ["class", *built.splits, "all"], rows)
     terminal.say(
         f"{len(built.shards)} shards are in {out}; next:"
         f" python -m tfpipe.train --records={out} --run_dir=runs/NAME"
@@ -289,11 +313,15 @@ def _judge_rejects(options: Options, out: pathlib.Path) -> None:
     """Tells of rejected files; more images than --max_rejects are an error, also in a later run."""
     lost = rejects.load(out)
     path = os.path.join(options.out, rejects.REJECTS)
-    images = [reject for reject in lost if reject.reason != NOT_AN_IMAGE_NAME]
-    if len(images) < len(lost):
-        others = len(lost) - len(images)
+    others = sum(reject.reason == rejects.NOT_AN_IMAGE_NAME for reject in lost)
+    if others:
         are = "file is" if others == 1 else "files are"
         terminal.say(f"{others} other {are} no image; {path} lists them")
+    chosen = sum(reject.reason in CHOSEN for reject in lost)
+    if chosen:
+        were = "image was" if chosen == 1 else "images were"
+        terminal.say(f"{chosen} good {were} left out as asked; {path} lists them")
+    images = [r for r in lost if r.reason not in (rejects.NOT_AN_IMAGE_NAME, *CHOSEN)]
     if not images:
         return
     message = (

@@ -16,6 +16,10 @@ class UserError(Exception):
         self.status = status
 
 
+class ResumableError(UserError):
+    """One that lies in the machine, as a full disk: once it is mended, the same command goes on."""
+
+
 def one_line(text: object) -> str:
     """Returns `text` with every unprintable character escaped, so that it fills one line."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -33,7 +33,7 @@ def main(options: Options) -> None:
     manifest.check()
     runs.check_classes(run, manifest)
     split = options.split or run.config.val_split
-    total = manifest.count(split)
+    total = manifest.images(split)
     classifier = run.restore()
     batches = pipeline.eval_batches(
         manifest, split, image_size=classifier.image_size, batch_size=inference.BATCH_SIZE

@@ -24,6 +24,14 @@ _results = Console(highlight=False, soft_wrap=True)
 # Without a terminal a progress bar becomes one plain line in this many seconds.
 PLAIN_INTERVAL_S = 10.0
 
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Sets whether only warnings, errors and results are shown."""
+    global _quiet
+    _quiet = quiet
+
 
 def quiet_tensorflow(verbosity: int) -> None:
     """Silences TensorFlow's start-up noise; call it before TensorFlow is imported.
@@ -44,7 +52,8 @@ def quiet_tensorflow(verbosity: int) -> None:
 
 def say(message: str) -> None:
     """Prints one line of information."""
-    _messages.print(one_line(message), markup=False)
+    if not _quiet:
+        _messages.print(one_line(message), markup=False)
 
 
 def warn(message: str) -> None:
@@ -83,7 +92,7 @@ def progress(description: str, total: int | None, unit: str = "images") -> Itera
     On a terminal this is a bar with the rate and the time left; elsewhere a plain line every
     `PLAIN_INTERVAL_S` seconds.
     """
-    if _messages.is_terminal:
+    if _messages.is_terminal and not _quiet:
         with _bar(description, total, unit) as advance:
             yield advance
     else:

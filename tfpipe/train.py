@@ -48,7 +48,7 @@ def describe(opened, manifest, classifier) -> str:
     return (
         f"{names}: {classifier.model.count_params():,} parameters, {count:,} trained, on"
         f" {manifest.count(config.train_split):,} images of {len(manifest.classes)} classes,"
-        f" validated on {manifest.count(config.val_split):,}"
+        f" validated on {manifest.images(config.val_split):,}"
     )
 
 

@@ -1,40 +1,33 @@
-"""Shows what is in a data set, or in one of its shards: a table, and a sheet of its first images.
+"""Shows what is in a data set, or in one of its shards: a table, a sheet of images, and plots.
 
-    python tools/inspect_records.py --records=records/dogs-vs-cats --out=sheet.png
+    python tools/inspect_records.py --records=records/dogs-vs-cats --out=sheet.png --plots=plots
 
 Look at the sheet before a long training: wrong labels and odd crops are seen at once. Records are
-shuffled when they are built, so the first ones are a random sample of the first split.
+shuffled when they are built, so the first ones are a random sample of the first split. The plots
+show the images as they are stored; report.html shows them as their files have them.
 """
 
-import bisect
 import collections
 import dataclasses
-import io
+import importlib.util
 import os
 import pathlib
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import manifest, verify
+from tfpipe.errors import UserError
+from tfpipe.ingest import contact_sheet, example, manifest, plots, tfrecord, verify
+from tfpipe.ingest.contact_sheet import Picture
 from tfpipe.ingest.manifest import Manifest, Shard
 from tfpipe.options import option
 
 MAX_COUNT = 400  # makes a sheet of 4,300 x 3,900 pixels
 
 _TABLE_ROWS = 20  # classes shown
-
-# The sheet, in pixels. A cell is a square for the thumbnail, then two lines of text.
-_THUMB, _GAP, _MARGIN = 168, 10, 14
-_LABEL_SIZE, _NAME_SIZE, _TEXT_HEIGHT, _HEAD = 16, 13, 46, 34
-
-_PAPER, _MAT, _INK, _GREY = "#ffffff", "#f0f0f0", "#1a1a1a", "#5c5c5c"
-# Okabe and Ito's colours, which also colour-blind people can tell apart; one for each class.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +38,23 @@ class Options:
     shard: str = option("file name of the one shard to look at; empty for all", "")
     count: int = option(f"images on the sheet, from 1 to {MAX_COUNT}", 24)
     out: str = option("PNG file to write the sheet to; empty for none", "sheet.png")
+    plots: str = option(
+        "folder to write size.png, aspect.png and classes.png to; it is made if need be", ""
+    )
 
 
 class Facts(NamedTuple):
     """One record without its image.
 
     Attributes:
+        split: it belongs to.
         label: name of its class.
-        format: "jpeg" or "png".
+        format: "jpeg", "png" or "raw".
         width, height: in pixels.
         bytes: of the encoded image.
     """
 
+    split: str
     label: str
     format: str
     width: int
@@ -64,26 +62,14 @@ class Facts(NamedTuple):
     bytes: int
 
 
-class Picture(NamedTuple):
-    """One record for the sheet; the image is RGB and not larger than a thumbnail."""
-
-    label: str
-    color: str
-    filename: str
-    image: Image.Image
-
-
 def main(options: Options) -> None:
-    """Prints the table and writes the sheet."""
-    if not 1 <= options.count <= MAX_COUNT:
-        raise UserError(f"--count={options.count} is not from 1 to {MAX_COUNT}", status=2)
-    if options.out and not options.out.lower().endswith(".png"):
-        raise UserError(f"--out={options.out}: the sheet is a PNG, end its name in .png", status=2)
-    if not pathlib.Path(options.out).parent.is_dir():
-        raise UserError(f"--out={options.out}: its folder does not exist: make it, or name another")
+    """Prints the table, and writes the sheet and the plots."""
+    _check(options)
     described = manifest.load(options.records)
     verify.check_fields(described)
     chosen = _choose(described, options.shard)
+    if options.plots:
+        _make_folder(options.plots)
     expected = sum(shard.records for shard in chosen)
     with terminal.progress("reading", expected, "records") as advance:
         facts, pictures = read(described, chosen, options.count if options.out else 0, advance)
@@ -98,10 +84,12 @@ def main(options: Options) -> None:
     title = f"{where}: {shards}{len(facts)} records, {megabytes:,.1f} MB"
     _show(facts, title)
     if options.out:
-        sheet = draw_sheet(pictures, f"{title} (first {len(pictures)} shown)")
+        sheet = contact_sheet.draw(pictures, f"{title} (first {len(pictures)} shown)")
         with storage.atomic_file(options.out, "wb") as file:
             sheet.save(file, "PNG", optimize=True)
         terminal.say(f"{len(pictures)} images are on {options.out}")
+    if options.plots:
+        terminal.say(f"plots are in {options.plots}: {', '.join(save_plots(facts, options.plots))}")
 
 
 def read(
@@ -118,58 +106,61 @@ def read(
     Raises:
         UserError: a shard is missing or damaged.
     """
-    import tensorflow as tf  # here, because it takes seconds to start
-
-    from tfpipe.ingest import example
-
     facts, pictures = [], []
     for shard in chosen:
         path = described.folder / shard.name
         try:
-            data = tf.data.TFRecordDataset(os.fspath(path)).map(example.parse)
-            for record in data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-                encoded = record["image/encoded"]
-                width, height = int(record["image/width"]), int(record["image/height"])
-                label = _text(record["image/class/text"])
-                facts.append(
-                    Facts(label, _text(record["image/format"]), width, height, len(encoded))
-                )
-                if len(pictures) < count:
-                    color = _COLORS[int(record["image/class/label"]) % len(_COLORS)]
-                    name = _text(record["image/filename"])
-                    pictures.append(Picture(label, color, name, _thumbnail(encoded)))
-                advance()
-        except (tf.errors.OpError, OSError, ValueError, Image.DecompressionBombError) as error:
-            lost = isinstance(error, tf.errors.DataLossError)  # whose text is about its graph
-            raise UserError(
-                f"{path} cannot be read ({'damaged' if lost else error}): {_hint(described)}"
-            ) from None
+            with open(path, "rb") as file:
+                for _, content in tfrecord.read(file):
+                    record = example.deserialize(content)
+                    sizes = record.width, record.height, len(record.encoded)
+                    facts.append(Facts(shard.split, record.text, record.format, *sizes))
+                    if len(pictures) < count:
+                        pictures.append(contact_sheet.picture(record))
+                    advance()
+        except (tfrecord.FrameError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} cannot be read ({error}): {_hint(described)}") from None
     return facts, pictures
 
 
-def draw_sheet(pictures: list[Picture], title: str) -> Image.Image:
-    """Returns an RGB image of thumbnails in rows, each with its label and file name below."""
-    columns = min(max(len(pictures), 3), max(6, round((1.5 * len(pictures)) ** 0.5)))
-    rows = -(-len(pictures) // columns)  # rounded up
-    step_x, step_y = _THUMB + _GAP, _THUMB + _TEXT_HEIGHT + _GAP
-    size = (2 * _MARGIN + columns * step_x - _GAP, 2 * _MARGIN + _HEAD + rows * step_y - _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    fonts = [ImageFont.load_default(points) for points in (_LABEL_SIZE, _NAME_SIZE)]
-    head = _shorten(title, fonts[0], size[0] - 2 * _MARGIN)
-    pen.text((_MARGIN, _MARGIN), head, fill=_INK, font=fonts[0])
-    for index, (label, color, filename, image) in enumerate(pictures):
-        left = _MARGIN + index % columns * step_x
-        top = _MARGIN + _HEAD + index // columns * step_y
-        pen.rectangle((left, top, left + _THUMB - 1, top + _THUMB - 1), fill=_MAT)
-        sheet.paste(image, (left + (_THUMB - image.width) // 2, top + (_THUMB - image.height) // 2))
-        top += _THUMB
-        pen.rectangle((left, top, left + _THUMB - 1, top + 3), fill=color)
-        text = _shorten(label, fonts[0], _THUMB)
-        pen.text((left, top + 7), text, fill=_INK, font=fonts[0])
-        text = _shorten(filename, fonts[1], _THUMB)
-        pen.text((left, top + 28), text, fill=_GREY, font=fonts[1])
-    return sheet
+def save_plots(facts: list[Facts], folder: str) -> list[str]:
+    """Draws the sizes, aspects and classes of records; returns the names of the PNG files."""
+    columns = [each.width for each in facts], [each.height for each in facts]
+    labels = [each.label for each in facts]
+    splits: dict[str, collections.Counter] = {}
+    for each in facts:
+        splits.setdefault(each.split, collections.Counter())[each.label] += 1
+    drawn = {
+        "size.png": plots.size(*columns, labels),
+        "aspect.png": plots.aspect(*columns, labels),
+        "classes.png": plots.classes(splits),
+    }
+    for name, png in drawn.items():
+        with storage.atomic_file(pathlib.Path(folder, name), "wb") as file:
+            file.write(png)
+    return list(drawn)
+
+
+def _check(options: Options) -> None:
+    """Raises UserError for flags that could only fail after all has been read."""
+    if not 1 <= options.count <= MAX_COUNT:
+        raise UserError(f"--count={options.count} is not from 1 to {MAX_COUNT}", status=2)
+    if options.out and not options.out.lower().endswith(".png"):
+        raise UserError(f"--out={options.out}: the sheet is a PNG, end its name in .png", status=2)
+    if not pathlib.Path(options.out).parent.is_dir():
+        raise UserError(f"--out={options.out}: its folder does not exist: make it, or name another")
+    if options.plots and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            f"--plots={options.plots} needs matplotlib, which is not installed: run"
+            " pip install 'tfpipe[screen]', or leave the flag out"
+        )
+
+
+def _make_folder(plots: str) -> None:
+    try:
+        pathlib.Path(plots).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--plots={plots}: {error.strerror}: name another folder") from None
 
 
 def _hint(described: Manifest) -> str:
@@ -184,30 +175,6 @@ def _choose(described: Manifest, name: str) -> list[Shard]:
             f" shards, {described.shards[0].name} the first: name one of those in manifest.json"
         )
     return chosen
-
-
-def _thumbnail(encoded: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-        image.draft("RGB", (2 * _THUMB, 2 * _THUMB))  # decodes a large JPEG at a fraction
-        small = image.convert("RGB")
-    small.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-    return small
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Returns `text` on one line, without its middle if it is wider than `width` pixels."""
-    text = one_line(text)
-    if font.getlength(text) <= width:
-        return text
-    most = min(len(text), int(4 * width / font.size))  # more would not fit; names may be long
-    fits = bisect.bisect(
-        range(1, most), width, key=lambda keep: font.getlength(_without_middle(text, keep))
-    )
-    return _without_middle(text, fits)
-
-
-def _without_middle(text: str, keep: int) -> str:
-    return f"{text[: keep - keep // 2]}...{text[len(text) - keep // 2 :]}"
 
 
 def _show(facts: list[Facts], title: str) -> None:
@@ -240,10 +207,6 @@ def _spread(values: list[float]) -> str:
     if not values:
         return ""
     return " / ".join(f"{f(values):,.0f}" for f in (min, statistics.median, max))
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class ImageInputs:
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-        self.validation_images = manifest.count(config.val_split)
+        self.validation_images = manifest.images(config.val_split)
         validation = pipeline.eval_batches(
             manifest,
             config.val_split,
@@ -87,15 +87,15 @@ class FeatureInputs:
         self._config = config = run.config
         self._head = classifier.head
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-        self.validation_images = manifest.count(config.val_split)
+        self.validation_images = manifest.images(config.val_split)
         folder, key = run.folder / "features", _key(run, classifier)
         arrays = {
-            split: _cached(manifest, split, classifier, config.batch_size, folder, key)
-            for split in (config.train_split, config.val_split)
+            copies: _cached(manifest, split, copies, classifier, config.batch_size, folder, key)
+            for split, copies in ((config.train_split, True), (config.val_split, False))
         }
-        features, labels = arrays[config.train_split]
+        features, labels = arrays[True]
         self._features, self._labels = tf.constant(features), tf.constant(labels)
-        features, labels = arrays[config.val_split]
+        features, labels = arrays[False]
         samples = tf.data.Dataset.from_tensor_slices(
             {"features": features, "label": labels, "weight": np.ones(len(labels), np.float32)}
         )
@@ -143,31 +143,34 @@ def _key(run: Run, classifier: Classifier) -> str:
 def _cached(
     manifest: Manifest,
     split: str,
+    copies: bool,
     classifier: Classifier,
     batch_size: int,
     folder: pathlib.Path,
     key: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (features float32 [n, F], labels int64 [n]) of a split, in the shards' order."""
-    path = folder / f"{split}-{key}.npz"
+    copies &= manifest.images(split) < manifest.count(split)
+    path = folder / f"{split}{'-copies' if copies else ''}-{key}.npz"
     if not path.exists():
         folder.mkdir(exist_ok=True)
         with storage.atomic_file(path, "wb") as file:
-            features, labels = _compute(manifest, split, classifier, batch_size)
+            features, labels = _compute(manifest, split, copies, classifier, batch_size)
             np.savez(file, features=features, labels=labels)
     with np.load(path, allow_pickle=False) as saved:
         return saved["features"], saved["labels"]
 
 
 def _compute(
-    manifest: Manifest, split: str, classifier: Classifier, batch_size: int
+    manifest: Manifest, split: str, copies: bool, classifier: Classifier, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     batches = pipeline.eval_batches(
-        manifest, split, image_size=classifier.image_size, batch_size=batch_size
+        manifest, split, image_size=classifier.image_size, batch_size=batch_size, copies=copies
     )
+    total = manifest.count(split) if copies else manifest.images(split)
     extract = tf.function(lambda images: classifier.features(images, training=False))
     features, labels = [], []
-    with terminal.progress(f"features of {split}", manifest.count(split)) as advance:
+    with terminal.progress(f"features of {split}", total) as advance:
         for batch in batches:
             real = batch["weight"].numpy() > 0
             values = extract(tf.cast(batch["image"], tf.float32))

@@ -16,25 +16,30 @@ MAX_SCANS = 100
 
 # A marker, as against a stuffed zero, a fill byte or a restart inside a scan.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 
 _PNG_SIGNATURE_BYTES = 8
 _BLOCK_BYTES = 2**20
 
 
-def check_jpeg(data: bytes) -> None:
+def check_jpeg(data: bytes) -> bool:
     """Checks that a JPEG file has an end and not too many scans; what follows the end is ignored.
 
+    Returns:
+        Whether it has metadata (EXIF or XMP), which may say that the picture is to be turned.
+
     Raises:
-        Rejected: it has not, or has.
+        Rejected: it has no end, or more than `MAX_SCANS` scans.
     """
     scans = 0
+    has_metadata = False
     position = 0
     while marker := _MARKER.search(data, position):
         position = marker.end()
         kind = marker[1][0]
         if kind == _EOI:
-            return
+            return has_metadata
+        has_metadata |= kind == _APP1
         if kind == _SOS:
             scans += 1
             if scans > MAX_SCANS:

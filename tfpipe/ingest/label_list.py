@@ -4,7 +4,8 @@
     images/1.jpg,cat,ann                {"path": "/data/2.jpg", "label": "dog", "group": "7"}
     /data/2.jpg,dog,bob
 
-Both are UTF-8. Other columns, or keys, are allowed and ignored.
+Both are UTF-8. One more column, or key, may name the group of a file: what must not be parted by
+the splits, as all photographs by ann. Others are allowed and ignored.
 """
 
 import csv
@@ -21,7 +22,7 @@ SUFFIXES = (".csv", ".jsonl")
 # Two million lines of 100 bytes; it bounds the memory too.
 MAX_BYTES = 256 * 2**20
 
-_MAX_LABEL = 200  # characters
+_MAX_NAME = 200  # characters of a label or a group
 _CSV_FORM = "the first line names the columns, path and label among them, as in 'path,label'"
 _JSONL_FORM = 'write {"path": "images/1.jpg", "label": "cat"} on one line'
 
@@ -33,23 +34,29 @@ class Row(NamedTuple):
         line: its number, from 1.
         path: as written, less "./" and doubled "/".
         label: the name of its class, less space around it.
+        group: what it shares with files that stay with it, less space around it; "" for none.
     """
 
     line: int
     path: str
     label: str
+    group: str
 
 
 class _Bad(Exception):  # noqa: N818 (always turned into a UserError)
     """What is wrong with the line at hand."""
 
 
-def read(path: str) -> list[Row]:
+def read(path: str, group_column: str = "") -> list[Row]:
     """Reads a list, JSONL if its name ends so and CSV if not.
+
+    Args:
+        path: of the list.
+        group_column: the column, or key, of the groups; a list may lack it, and "" is none.
 
     Raises:
         UserError: it is unreadable, too large or not UTF-8, a line has another form, or a path is
-            there twice with two labels.
+            there twice with two labels or groups.
     """
     parse = _jsonl if path.lower().endswith(".jsonl") else _csv
     rows: list[Row] = []
@@ -65,14 +72,15 @@ def read(path: str) -> list[Row]:
             )
         # -sig: spreadsheets put a byte order mark in front.
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for line, name, label in parse(file):
-                row = Row(line, _checked_path(name), _checked_label(label))
+            for line, name, label, group in parse(file, group_column):
+                row = Row(line, _checked_path(name), _checked_label(label), _checked_group(group))
                 there = first.setdefault(row.path, row)
-                if there.label != row.label:
-                    raise _Bad(
-                        f"{row.path!r} is {row.label!r} here and {there.label!r} in line"
-                        f" {there.line}; remove one of them"
-                    )
+                for value, other in ((row.label, there.label), (row.group, there.group)):
+                    if value != other:
+                        raise _Bad(
+                            f"{row.path!r} is {value!r} here and {other!r} in line {there.line};"
+                            " remove one of them"
+                        )
                 rows.append(row)
     except _At as bad:
         raise UserError(f"{path}, line {bad.line}: {bad}") from None
@@ -94,7 +102,7 @@ class _At(Exception):  # noqa: N818 (always turned into a UserError)
         self.line = line
 
 
-def _csv(file: TextIO) -> Iterator[tuple[int, object, object]]:
+def _csv(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object, object]]:
     reader = csv.reader(file, strict=True)
     header: list[str] = []
     try:
@@ -109,6 +117,13 @@ def _csv(file: TextIO) -> Iterator[tuple[int, object, object]]:
                             reader.line_num,
                             f"{header.count(name)} columns are called {name!r}: {_CSV_FORM}",
                         )
+                if group_column and header.count(group_column) > 1:
+                    raise _At(
+                        reader.line_num,
+                        f"{header.count(group_column)} columns are called {group_column!r}, the"
+                        " column of the groups: rename all but one",
+                    )
+                grouped = group_column != "" and group_column in header
             elif len(cells) != len(header):
                 raise _At(
                     reader.line_num,
@@ -120,6 +135,7 @@ def _csv(file: TextIO) -> Iterator[tuple[int, object, object]]:
                     reader.line_num,
                     cells[header.index("path")],
                     cells[header.index("label")],
+                    cells[header.index(group_column)] if grouped else "",
                 )
     except csv.Error as error:
         raise _At(reader.line_num, f"not CSV ({error}): {_CSV_FORM}") from None
@@ -127,7 +143,7 @@ def _csv(file: TextIO) -> Iterator[tuple[int, object, object]]:
         raise _At(1, f"the list is empty: {_CSV_FORM}")
 
 
-def _jsonl(file: TextIO) -> Iterator[tuple[int, object, object]]:
+def _jsonl(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object, object]]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue
@@ -137,7 +153,8 @@ def _jsonl(file: TextIO) -> Iterator[tuple[int, object, object]]:
             raise _At(line, f"not JSON: {_JSONL_FORM}") from None
         if not isinstance(value, dict):
             raise _At(line, f"not a JSON object: {_JSONL_FORM}")
-        yield line, value.get("path", ""), value.get("label", "")
+        group = value.get(group_column) if group_column else None
+        yield line, value.get("path", ""), value.get("label", ""), "" if group is None else group
 
 
 def _checked_path(path: object) -> str:
@@ -149,15 +166,27 @@ def _checked_path(path: object) -> str:
 
 
 def _checked_label(label: object) -> str:
-    allowed = f"write a name of at most {_MAX_LABEL} printable characters, as in 'cat'"
+    allowed = f"write a name of at most {_MAX_NAME} printable characters, as in 'cat'"
     if not isinstance(label, str):
         raise _Bad(f"the label is a {type(label).__name__}, not a string: {allowed}")
     label = label.strip()
     if not label:
         raise _Bad("no label: write a name, as in 'cat', or remove the line")
-    if not label.isprintable() or len(label) > _MAX_LABEL:
+    if not label.isprintable() or len(label) > _MAX_NAME:
         raise _Bad(f"{label[:40]!r} is no label: {allowed}")
     return label
+
+
+def _checked_group(group: object) -> str:
+    allowed = f"write a number, or a name of at most {_MAX_NAME} printable characters, or nothing"
+    if isinstance(group, int) and not isinstance(group, bool):
+        group = str(group)
+    if not isinstance(group, str):
+        raise _Bad(f"the group is a {type(group).__name__}: {allowed}")
+    group = group.strip()
+    if not group.isprintable() or len(group) > _MAX_NAME:
+        raise _Bad(f"{group[:40]!r} is no group: {allowed}")
+    return group
 
 
 def _is_utf8(text: str) -> bool:

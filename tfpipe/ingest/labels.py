@@ -35,12 +35,12 @@ def check(mode: str) -> None:
         raise UserError(f"--labels={mode}: give {_ALLOWED}", status=2)
 
 
-def fingerprint(mode: str) -> str:
-    """Returns a hex digest of the labels in the list that `mode` names, "" if it names none."""
+def fingerprint(mode: str, group_column: str = "") -> str:
+    """Returns a hex digest of the labels and groups in the list that `mode` names, "" for none."""
     if not mode.startswith(CSV):
         return ""
-    rows = label_list.read(mode[len(CSV) :])
-    return hashlib.sha256(repr([(row.path, row.label) for row in rows]).encode()).hexdigest()
+    rows = label_list.read(mode[len(CSV) :], group_column)
+    return hashlib.sha256(repr([row[1:] for row in rows]).encode()).hexdigest()
 
 
 def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = None) -> list[str]:
@@ -65,7 +65,7 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
     if not unlabelled:
         ruled, origin = [], "list given as --source"
     elif mode.startswith(CSV):
-        ruled, origin = _from_list(unlabelled, mode[len(CSV) :]), "list"
+        ruled, origin = [row.label for row in _rows(unlabelled, mode)], "list"
     else:
         ruled, origin = _from_names(unlabelled, mode)
     rest = iter(ruled)
@@ -77,6 +77,31 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
             f" are needed: add images of another, or choose another of --labels={'|'.join(MODES)}"
         )
     return labels
+
+
+def groups(
+    names: Sequence[str], mode: str, group_column: str, own: Sequence[str | None] | None = None
+) -> list[str]:
+    """Finds the groups of images, which splits do not part, where `assign` finds their labels.
+
+    Args:
+        names: paths relative to their source.
+        mode: as for `assign`; "csv:FILE" looks the name up in a list, all others know no groups.
+        group_column: the column of the groups in the list; the list may lack it, "" is none.
+        own: for each name its source's group or "", None where the source has no labels itself.
+
+    Returns:
+        For each name its group, "" for none.
+
+    Raises:
+        UserError: the list does not have a name.
+    """
+    own = own or [None] * len(names)
+    if not mode.startswith(CSV) or not group_column:
+        return [group or "" for group in own]
+    missing = [name for name, group in zip(names, own, strict=True) if group is None]
+    rest = iter(_rows(missing, mode, group_column))
+    return [next(rest).group if group is None else group for group in own]
 
 
 def order(found: Collection[str], classes: str) -> tuple[str, ...]:
@@ -141,9 +166,10 @@ def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
     return labels, origin
 
 
-def _from_list(names: Sequence[str], path: str) -> list[str]:
-    known = {row.path: row.label for row in label_list.read(path)}
-    labels, user = [], {}
+def _rows(names: Sequence[str], mode: str, group_column: str = "") -> list[label_list.Row]:
+    path = mode[len(CSV) :]
+    known = {row.path: row for row in label_list.read(path, group_column)}
+    rows, user = [], {}
     for name in names:
         key = name
         if name not in known:
@@ -158,8 +184,8 @@ def _from_list(names: Sequence[str], path: str) -> list[str]:
                     f"--labels={CSV}{path}: {key!r} may be {user[key]!r} or {name!r}: write each"
                     " with its folders"
                 )
-        labels.append(known[key])
-    return labels
+        rows.append(known[key])
+    return rows
 
 
 def _filename_label(name: str) -> str:

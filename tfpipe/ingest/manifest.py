@@ -14,7 +14,7 @@ from tfpipe.ingest.splits import ALL
 MANIFEST = "manifest.json"
 
 # Raised when a field is added, renamed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _WHAT = "a records manifest of tfpipe"
 _REBUILD = "build the data set again with `python -m tfpipe.build_records --overwrite`"
@@ -47,13 +47,19 @@ class Manifest:
         arguments: the options it was built with, as far as they decide its contents.
         input_fingerprint: hex digest of the inputs' names, sizes, and times or checksums.
         classes: sorted, or as `--classes` orders them; a record's label is an index into it.
-        splits: images by split and class; every class is there, with 0 if need be.
-        accepted: images in all.
-        converted: how many of them were converted, by reason (`scan.Image.converted`).
+        splits: records by split and class; every class is there, with 0 if need be.
+        accepted: images in all, without copies.
+        converted: how many of them were converted, by reason (`decode.Picture.converted`).
         rejected: files that are in `rejects.csv`, by reason.
         fingerprint: hex digest of the contents, label and split of every image, in any order.
         mean_record_bytes: bytes of the shards for one record, on average.
         shards: by split, then number.
+        copies: transformed copies among the records, by split and class; only those that have any.
+        folds: images by fold ("0", "1", ...) and class; empty without folds.
+        duplicates: counts of what `duplicates.csv` lists.
+        screens: suspects that each screen found, by its name.
+        statistics: of the image files, as `statistics.describe` gives them.
+        files: names of what else is in the folder, sorted.
         schema_version: of this file's form.
         tfpipe_version: that built it.
         folder: where it was loaded from; not in the file.
@@ -69,13 +75,24 @@ class Manifest:
     fingerprint: str
     mean_record_bytes: float
     shards: tuple[Shard, ...]
+    copies: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    folds: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
+    screens: dict[str, int] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: tuple[str, ...] = (REJECTS,)
     schema_version: int = SCHEMA_VERSION
     tfpipe_version: str = tfpipe.__version__
     folder: pathlib.Path = dataclasses.field(default=pathlib.Path(), compare=False)
 
     def count(self, split: str = ALL) -> int:
-        """Returns the number of images in a split, or in "all"."""
+        """Returns the number of records in a split, or in "all"."""
         return sum(sum(self.splits[name].values()) for name in self._names(split))
+
+    def images(self, split: str = ALL) -> int:
+        """Returns the number of images in a split, or in "all": its records without copies."""
+        copies = (sum(self.copies.get(name, {}).values()) for name in self._names(split))
+        return self.count(split) - sum(copies)
 
     def shards_of(self, split: str = ALL) -> list[Shard]:
         """Returns the shards of a split, or of "all"."""
@@ -140,7 +157,8 @@ def load(folder: str | os.PathLike) -> Manifest:
     try:
         shards = tuple(Shard(**shard) for shard in value.pop("shards"))
         classes = tuple(value.pop("classes"))
-        manifest = Manifest(**value, shards=shards, classes=classes, folder=folder)
+        files = tuple(value.pop("files", (REJECTS,)))  # version 1 has no others
+        manifest = Manifest(**value, shards=shards, classes=classes, files=files, folder=folder)
         _check_consistency(manifest)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): {_REBUILD}") from None
@@ -173,7 +191,7 @@ def is_current(
         )
     there = load(folder)
     if replace:
-        own = {MANIFEST, REJECTS, *(shard.name for shard in there.shards)}
+        own = {MANIFEST, *there.files, *(shard.name for shard in there.shards)}
         strange = sorted(names - own)
         if strange:
             raise UserError(
@@ -213,5 +231,5 @@ def _check_consistency(manifest: Manifest) -> None:
         records = sum(shard.records for shard in manifest.shards_of(split))
         if records != sum(counts.values()):
             raise ValueError(f"split {split!r} has {records} records in its shards, counts differ")
-    if manifest.count() != manifest.accepted:
-        raise ValueError("the splits do not add up to the accepted images")
+    if manifest.images() != manifest.accepted:
+        raise ValueError("the splits do not add up to the accepted images and their copies")

@@ -10,6 +10,9 @@ from tfpipe.errors import UserError, one_line
 
 REJECTS = "rejects.csv"
 
+# The reason for a file that was never meant as an image, as a read-me; it is listed, no more.
+NOT_AN_IMAGE_NAME = "not an image name"
+
 
 class Reject(NamedTuple):
     """One file that cannot be used.

@@ -1,41 +1,50 @@
-"""Writes records in a shuffled order that depends on the seed and the images alone."""
+"""Divides records among shards, in a shuffled order that the seed and the images alone decide."""
 
 import dataclasses
 import hashlib
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-from tfpipe.errors import UserError
+from tfpipe import storage
+from tfpipe.errors import ResumableError
 from tfpipe.ingest.manifest import Shard
-from tfpipe.ingest.workers import Found
+from tfpipe.ingest.survey import Runner
+from tfpipe.ingest.tasks import PARTS, Entry, Job, Part, write_part
 
 # What a record adds to its encoded image: keys, names, lengths and checksums.
 _OVERHEAD_BYTES = 350
 
+# A piece of a shard is what one process writes in one go, and holds in memory.
+PART_BYTES = 4 * 2**20
 
-class Entry(NamedTuple):
-    """One image that will be a record.
-
-    Attributes:
-        found: the image.
-        label: the name of its class.
-        split: the split it belongs to.
-    """
-
-    found: Found
-    label: str
-    split: str
+_BLOCK_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One shard to be written."""
+    """One shard to be written.
+
+    Attributes:
+        name: of its file.
+        split: the split its records belong to.
+        entries: the records, in their order.
+    """
 
     name: str
     split: str
     entries: tuple[Entry, ...]
+
+    def parts(self, part_bytes: int = PART_BYTES) -> list[Part]:
+        """Returns the pieces of the shard, in their order, each of about `part_bytes`."""
+        pieces, begin, size = [], 0, 0
+        for end, entry in enumerate(self.entries, start=1):
+            size += entry.found.bytes + _OVERHEAD_BYTES
+            if size >= part_bytes or end == len(self.entries):
+                pieces.append(Part(f"{self.name}-{len(pieces):05d}", self.entries[begin:end]))
+                begin, size = end, 0
+        return pieces
 
 
 def plan(
@@ -44,7 +53,7 @@ def plan(
     """Decides which record goes where.
 
     Args:
-        entries: the images, in any order.
+        entries: the records, in any order.
         splits: the names of the splits, in the order of the result.
         seed: another seed, another order.
         shards: the number of shards of each split, but not more than it has records; 0 for as
@@ -55,11 +64,11 @@ def plan(
         The shards; each split has its records spread evenly, in a globally shuffled order.
     """
     # Sorting by a hash shuffles, needs no random state, and does not depend on the order given.
-    order = sorted(entries, key=lambda entry: (_order_key(entry, seed), entry.found.item))
+    order = sorted(entries, key=lambda e: (_order_key(e, seed), e.found.item, e.copy))
     plans = []
     for split in splits:
         chosen = [entry for entry in order if entry.split == split]
-        total = sum(entry.found.size + _OVERHEAD_BYTES for entry in chosen)
+        total = sum(entry.found.bytes + _OVERHEAD_BYTES for entry in chosen)
         count = max(1, min(shards or -(-total // shard_bytes), len(chosen)))
         bounds = [len(chosen) * i // count for i in range(count + 1)]
         for i in range(count):
@@ -69,41 +78,66 @@ def plan(
 
 
 def write(
-    folder: pathlib.Path, plans: Sequence[Plan], serialized: Callable[[Entry], bytes]
+    folder: pathlib.Path,
+    job: Job,
+    runner: Runner,
+    plans: Sequence[Plan],
+    advance: Callable[[int], object] = lambda n: None,
 ) -> list[Shard]:
-    """Writes shards into a folder.
+    """Writes shards, those that are not there yet.
 
     Args:
-        folder: an empty one.
+        folder: where they are to be.
+        job: the build.
+        runner: runs the tasks.
         plans: from `plan`.
-        serialized: returns the record of an entry.
+        advance: called with the number of further records that are done.
 
     Returns:
         The shards as they are on disk.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        UserError: the disk is full, an image has changed, or cannot be read any more.
     """
-    return [_write_one(folder, each, serialized) for each in plans]
+    parts = {each.name: each.parts() for each in plans if not (folder / each.name).exists()}
+    there = set(storage.names_in(f"{job.work}/{PARTS}"))
+    todo = [part for pieces in parts.values() for part in pieces if part.name not in there]
+    done = sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo)
+    advance(done)
+    for part, lost in runner.run(write_part, todo):
+        if lost is not None:
+            first = job.locate(part.entries[0].found.item)
+            raise ResumableError(
+                f"writing {part.name} failed ({lost.reason}: {lost.detail}), at or soon after"
+                f" {first!r}: run the command again with fewer --workers"
+            )
+        advance(len(part.entries))
+    return [_join(folder, job.work, each, parts.get(each.name, [])) for each in plans]
 
 
-def _write_one(folder: pathlib.Path, plan: Plan, serialized: Callable[[Entry], bytes]) -> Shard:
-    import tensorflow as tf  # here, because planning needs nothing of it
-
+def _join(folder: pathlib.Path, work: str, plan: Plan, parts: Sequence[Part]) -> Shard:
+    """Makes a shard of its pieces, which are removed, unless it is there already."""
     path = folder / plan.name
-    try:
-        with tf.io.TFRecordWriter(os.fspath(path)) as writer:
-            for entry in plan.entries:
-                writer.write(serialized(entry))
-    except tf.errors.OpError as error:
-        raise UserError(f"cannot write {plan.name}: {error.message}") from None
-    # Read back, as TensorFlow's writer does not show the frames it puts around the records.
+    pieces = [os.path.join(work, PARTS, part.name) for part in parts]
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return Shard(plan.name, plan.split, len(plan.entries), path.stat().st_size, digest.hexdigest())
+    try:
+        if not path.exists():
+            partial = pathlib.Path(work, PARTS, plan.name)
+            with open(partial, "wb") as target:
+                for piece in pieces:
+                    with open(piece, "rb") as source:
+                        shutil.copyfileobj(source, target, _BLOCK_BYTES)
+            os.replace(partial, path)
+        for piece in pieces:
+            pathlib.Path(piece).unlink(missing_ok=True)
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
+    size = path.stat().st_size
+    return Shard(plan.name, plan.split, len(plan.entries), size, digest.hexdigest())
 
 
 def _order_key(entry: Entry, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:order:{entry.found.image.sha256}".encode()).digest()
+    return hashlib.sha256(f"{seed}:order:{entry.found.sha256}".encode()).digest()

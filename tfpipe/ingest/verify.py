@@ -1,32 +1,27 @@
 """Finds the damage in a records folder: flipped bytes, and shards cut, emptied, lost or added.
 
 SHA-256 decides whether a shard is whole. Only for one that is not, the checksums in its frames
-then tell which record is damaged:
-
-    | length: 8 bytes | CRC of the length: 4 | record: `length` bytes | CRC of the record: 4 | ...
+then tell which record is damaged.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import stat
-import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
 from tfpipe.errors import UserError
-from tfpipe.ingest import rejects
+from tfpipe.ingest import rejects, tfrecord
 from tfpipe.ingest.manifest import MANIFEST, Manifest, Shard
 
 SHARD_SUFFIX = ".tfrecord"
 
 # A file is read in blocks of this size, and progress is told for each.
 BLOCK_BYTES = 10**6
-
-_HEADER_BYTES = 8 + 4
-_FRAME_BYTES = _HEADER_BYTES + 4  # what a frame adds to its record
 
 
 class Finding(NamedTuple):
@@ -114,37 +109,28 @@ def _sha256(path: pathlib.Path, advance: Callable[[], object]) -> str:
 
 
 def _count_frames(path: pathlib.Path) -> int:
-    """Returns the number of records, by their lengths alone; SHA-256 has vouched for those."""
+    """Returns the number of records up to the first damage; SHA-256 has vouched for the bytes."""
     count = 0
-    with open(path, "rb") as file:
-        while len(header := file.read(_HEADER_BYTES)) == _HEADER_BYTES:
-            (length,) = struct.unpack_from("<Q", header)
-            # A length is 64 bits, a file's offset 63: past the end either way.
-            file.seek(min(length + 4, 2**62 - file.tell()), os.SEEK_CUR)
+    with open(path, "rb") as file, contextlib.suppress(tfrecord.FrameError):
+        for _ in tfrecord.frames(file):
             count += 1
     return count
 
 
 def _localise(path: pathlib.Path, shard: Shard) -> str:
     """Returns where a shard is damaged first; records count from 0."""
-    import tensorflow as tf  # here, because whole shards, the rule, need nothing of it
-
-    count = offset = 0
+    count = 0
     try:
-        for record in tf.data.TFRecordDataset(os.fspath(path)):
-            count += 1
-            offset += len(record.numpy()) + _FRAME_BYTES
-    except tf.errors.OpError as error:
-        if "truncated" in str(error.message):
-            return f"cut inside record {count}, which starts at byte {offset}"
-        if not isinstance(error, tf.errors.DataLossError):
-            return f"TensorFlow cannot read it: {error.message}"
-        return f"record {count}, which starts at byte {offset}, fails its checksum"
-    rest = os.stat(path).st_size - offset
-    if rest and count < shard.records:  # TensorFlow passes over a part of a length
-        return f"cut inside record {count}, which starts at byte {offset}"
-    if rest:
-        return f"{rest} bytes follow the last record"
+        with open(path, "rb") as file:
+            for _ in tfrecord.read(file):
+                count += 1
+    except tfrecord.FrameError as error:
+        if error.cut and count >= shard.records:
+            return f"{os.stat(path).st_size - error.offset} bytes follow the last record"
+        how = "cut inside record {}, which starts at byte {}"
+        if not error.cut:
+            how = "record {}, which starts at byte {}, fails its checksum"
+        return how.format(count, error.offset)
     if count < shard.records:
         return f"cut after record {count - 1}: {count} records instead of {shard.records}"
     if count > shard.records:
@@ -176,6 +162,6 @@ def _wrong_field(manifest: Manifest) -> str:
             return f"shard {name!r} is listed {count} times"
     size = sum(shard.bytes for shard in manifest.shards)
     # The same division that build_records does, so that the results are equal to the last bit.
-    if not manifest.accepted or manifest.mean_record_bytes != size / manifest.accepted:
-        return f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes by images"
+    if not manifest.count() or manifest.mean_record_bytes != size / manifest.count():
+        return f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes by records"
     return ""

@@ -1,97 +1,161 @@
-"""Processes that look into image files, several at a time."""
+"""Worker processes with bounded memory and time, of which a lost one costs one image.
+
+A decoder that is given a hostile file may run for minutes, take all memory or crash. So images are
+decoded in processes that end when one image takes more than `SECONDS` or needs more than
+`MEMORY_BYTES`; a new process takes the place of one that ended, and its images are tried again one
+at a time, so that only the one at fault is rejected.
+"""
 
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
+import resource
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import scan
-from tfpipe.ingest.rejects import Reject
-from tfpipe.ingest.sources import Source
+import pebble
 
-# Files in one task of a worker: enough to hide the cost of a task, and a progress bar that moves.
-_CHUNK = 16
+from tfpipe.errors import ResumableError
+from tfpipe.ingest.tasks import Job
 
+SECONDS = 10  # of wall time, for one image
+MEMORY_BYTES = 512 * 2**20  # of a worker: its private memory, which leaves out program code
 
-class Item(NamedTuple):
-    """One file to look into: the index of its source, and its name there."""
-
-    source: int
-    name: str
+# A pool that loses this many processes, one after the other, without any task done, is at fault
+# itself.
+_MAX_RESTARTS = 3
 
 
-class Found(NamedTuple):
-    """A good image, described without its pixels.
+class Lost(NamedTuple):
+    """Why a process ended before its task did: a reason and a detail, as in `Reject`."""
 
-    Attributes:
-        item: where it is.
-        image: its description; `encoded` is empty.
-        size: bytes that `encoded` had.
+    reason: str
+    detail: str
+
+
+class Pool:
+    """Processes that run tasks of one build.
+
+    Use it in a `with` statement; all processes are gone at its end.
     """
 
-    item: Item
-    image: scan.Image
-    size: int
+    def __init__(self, job: Job, count: int):
+        """Makes a pool of `count` processes; they start with the first task."""
+        self._job, self._count = job, count
+        self._pool: pebble.ProcessPool | None = None
+
+    def __enter__(self) -> "Pool":
+        # Started here, as it would let an interrupt through to the process that is started next.
+        multiprocessing.resource_tracker.ensure_running()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, Lost | None]]:
+        """Runs `function(job, item, before_each)` in some process for each of the items.
+
+        Args:
+            function: one of `tasks`.
+            items: what it is called with, one after the other.
+
+        Yields:
+            Each item when it is done, in any order, with why it was lost, if so.
+
+        Raises:
+            Exception: what the function raised.
+            UserError: no process stays alive.
+        """
+        waiting = collections.deque(items)
+        running: dict[concurrent.futures.Future, Any] = {}
+        restarts = 0
+        while waiting or running:
+            try:
+                # A bounded queue, so that a million tasks do not pile up in it.
+                while waiting and len(running) < 4 * self._count:
+                    with _interrupts_held():
+                        running[self._opened().schedule(_call, (function, waiting[0]))] = waiting[0]
+                    waiting.popleft()
+                done, _ = concurrent.futures.wait(
+                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    lost = _outcome(future)
+                    restarts = 0
+                    yield running.pop(future), lost
+            except BrokenProcessPool:
+                restarts += 1
+                if restarts > _MAX_RESTARTS:
+                    raise ResumableError(
+                        "worker processes end as soon as they start, perhaps for lack of memory:"
+                        " use fewer --workers, or free some memory"
+                    ) from None
+                waiting.extend(running.values())
+                running.clear()
+                self._close()
+
+    def _opened(self) -> pebble.ProcessPool:
+        if self._pool is None:
+            # Not forked from here: a copy of a process that has threads may hang. The server that
+            # forks them has the modules loaded, so that a new process takes milliseconds.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.")])
+            with _one_thread():
+                self._pool = pebble.ProcessPool(
+                    self._count, initializer=_start, initargs=(self._job,), context=context
+                )
+                # Tasks start it; a first, empty one does so while the variables are set.
+                self._pool.schedule(int).result()
+        return self._pool
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
 
 
-def inspect_all(
-    sources: Sequence[Source],
-    items: Sequence[Item],
-    *,
-    workers: int,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Iterator[Found | Reject]:
-    """Looks into many files.
-
-    Args:
-        sources: what the items' indices refer to; each process opens them anew.
-        items: the files.
-        workers: the number of processes.
-        advance: called with the number of further files that are done.
-
-    Yields:
-        One description for each item, in their order.
-
-    Raises:
-        UserError: a process died, as when it is out of memory.
-    """
-    chunks = collections.deque(items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-    pool = concurrent.futures.ProcessPoolExecutor(
-        max_workers=max(1, min(workers, len(chunks))),
-        # Not forked: a copy of a process that has threads (TensorFlow, progress bar) may hang.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(tuple(sources),),
-    )
-    running: collections.deque = collections.deque()
+def _outcome(future: concurrent.futures.Future) -> Lost | None:
+    """Returns why a task was lost, if so; raises what it raised."""
     try:
-        while chunks or running:
-            # A bounded queue, so that the descriptions of a million images do not pile up in it.
-            while chunks and len(running) < 4 * workers:
-                chunk = chunks.popleft()
-                with _interrupts_held():
-                    running.append((chunk, pool.submit(_inspect_chunk, chunk)))
-            chunk, future = running.popleft()
-            outcomes = future.result()
-            advance(len(chunk))
-            yield from outcomes
-    except BrokenProcessPool:
-        where = sources[chunk[0].source].locate(chunk[0].name)
-        raise UserError(
-            f"a worker process died, perhaps for lack of memory, at or soon after {where!r}:"
-            " use fewer --workers, or remove the file that is at fault"
-        ) from None
+        future.result()
+    except pebble.ProcessExpired as error:
+        return _why(error.exitcode)
+    return None
+
+
+def _why(status: int) -> Lost:
+    if status == -signal.SIGALRM:
+        return Lost("too slow", f"takes more than {SECONDS} s to decode")
+    what = f"signal {-status}" if status < 0 else f"exit status {status}"
+    return Lost("crash", f"the process that decoded it ended ({what})")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Has processes that are started in the block not start threads for linear algebra.
+
+    There is a process on every core already, and each thread would reserve memory.
+    """
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -112,30 +176,38 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if on_main_thread:
             signal.signal(signal.SIGINT, handler)
-    if held:
-        raise KeyboardInterrupt
+        if held:  # which also explains whatever went wrong in the block
+            raise KeyboardInterrupt
 
 
-_sources: tuple[Source, ...] = ()  # of this process
+_job: Job  # of this process
 
 
-def _start(sources: tuple[Source, ...]) -> None:
-    global _sources
-    _sources = sources
+def _start(job: Job) -> None:
+    global _job
+    _job = job
     warnings.simplefilter("ignore")  # Pillow's, about metadata; what matters is in the result
     # The C libraries below Pillow print what they think of damaged files. An exception of ours
     # does not need the stream: it travels to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for source in job.sources:
+        source.names()  # listed here, as that is no part of the time and memory for an image
+    resource.setrlimit(resource.RLIMIT_DATA, (_memory() + MEMORY_BYTES,) * 2)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, even inside a decoder
 
 
-def _inspect_chunk(items: Sequence[Item]) -> list[Found | Reject]:
-    return [_inspect(item) for item in items]
+def _memory() -> int:
+    """Returns the bytes of private memory of this process, as RLIMIT_DATA counts them."""
+    with open("/proc/self/statm") as file:  # man 5 proc: the sixth is data and stack, in pages
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
-def _inspect(item: Item) -> Found | Reject:
-    source = _sources[item.source]
+def _call(function: Callable, item: Any) -> None:
     try:
-        image = scan.inspect(source.read(item.name))
-    except scan.Rejected as rejected:
-        return Reject(source.locate(item.name), rejected.reason, rejected.detail)
-    return Found(item, dataclasses.replace(image, encoded=b""), len(image.encoded))
+        function(_job, item, _restart_clock)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _restart_clock() -> None:
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)

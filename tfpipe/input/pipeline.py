@@ -76,7 +76,7 @@ def train_batches(
         fields = example.parse(record)
         own = tf.random.experimental.stateless_fold_in(key, sample)
         return {
-            "image": preprocess.decode_image(fields["image/encoded"], image_size),
+            "image": preprocess.decode_record(fields, image_size),
             "label": fields["image/class/label"],
             "draws": tf.random.stateless_uniform([draws], own),
             "weight": tf.constant(1.0),
@@ -89,12 +89,19 @@ def train_batches(
 
 
 def eval_batches(
-    manifest: Manifest, split: str, *, image_size: int, batch_size: int
+    manifest: Manifest, split: str, *, image_size: int, batch_size: int, copies: bool = False
 ) -> tf.data.Dataset:
-    """Returns every record of a split once, in the shards' order.
+    """Returns every image of a split once, in the shards' order.
 
     The last batch is filled up with samples of weight 0, so that every batch has one shape and
     none is dropped.
+
+    Args:
+        manifest: the records.
+        split: which part of them.
+        image_size: the side of the images in pixels.
+        batch_size: records in a batch.
+        copies: whether transformed copies are returned too; nothing is to be measured by them.
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
@@ -105,13 +112,16 @@ def eval_batches(
     def decode(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
         return {
-            "image": preprocess.decode_image(fields["image/encoded"], image_size),
+            "image": preprocess.decode_record(fields, image_size),
             "label": fields["image/class/label"],
             "name": fields["image/filename"],
             "weight": tf.constant(1.0),
         }
 
-    dataset = tf.data.TFRecordDataset(shards).map(decode, tf.data.AUTOTUNE, deterministic=True)
+    dataset = tf.data.TFRecordDataset(shards)
+    if not copies and manifest.images(split) < manifest.count(split):
+        dataset = dataset.filter(lambda record: example.parse(record)["image/copy"] == 0)
+    dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
     return padded_batches(dataset, batch_size)
 
 

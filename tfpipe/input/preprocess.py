@@ -28,8 +28,29 @@ def decode_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """
     image = tf.io.decode_image(encoded, channels=CHANNELS, expand_animations=False)
     image.set_shape([None, None, CHANNELS])
-    image = tf.image.resize(image, [size, size], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+    return _resize(image, size)
+
+
+def decode_record(fields: dict[str, tf.Tensor], size: int) -> tf.Tensor:
+    """Does the same with the image of a record, which may also be bare pixels.
+
+    Args:
+        fields: of one record, as from `ingest.example.parse`.
+        size: the side of the result in pixels.
+
+    Returns:
+        uint8 [size, size, 3], RGB in 0..255.
+    """
+
+    def bare() -> tf.Tensor:
+        shape = [fields["image/height"], fields["image/width"], CHANNELS]
+        return _resize(tf.reshape(tf.io.decode_raw(fields["image/encoded"], tf.uint8), shape), size)
+
+    return tf.cond(
+        tf.equal(fields["image/format"], "raw"),
+        bare,
+        lambda: decode_image(fields["image/encoded"], size),
+    )
 
 
 def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
@@ -44,3 +65,8 @@ def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """
     spec = tf.TensorSpec([size, size, CHANNELS], tf.uint8)
     return tf.map_fn(lambda one: decode_image(one, size), encoded, fn_output_signature=spec)
+
+
+def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
+    image = tf.image.resize(image, [size, size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

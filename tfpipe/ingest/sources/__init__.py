@@ -1,4 +1,4 @@
-"""Where files come from: a folder, an archive or a list of files, read member by member.
+"""Where files come from: a folder, archive, list or TFRecords, read member by member.
 
 A source knows nothing of images. Its members are named by their path relative to the source's
 root, with `/` between folders. What cannot or must not be read is not dropped silently: it is
@@ -13,6 +13,7 @@ from tfpipe.errors import UserError
 from tfpipe.ingest.sources.folder import Folder
 from tfpipe.ingest.sources.listing import Listing
 from tfpipe.ingest.sources.member import ARCHIVE_SUFFIXES
+from tfpipe.ingest.sources.records import COPY, Records
 from tfpipe.ingest.sources.source import (
     MAX_BYTES,
     MAX_RATIO,
@@ -25,12 +26,14 @@ from tfpipe.ingest.sources.zip import Zip
 
 __all__ = [
     "ARCHIVE_SUFFIXES",
+    "COPY",
     "KINDS",
     "MAX_BYTES",
     "MAX_RATIO",
     "RATIO_FREE_BYTES",
     "Folder",
     "Listing",
+    "Records",
     "Rejected",
     "Source",
     "Tar",
@@ -38,12 +41,12 @@ __all__ = [
     "open_source",
 ]
 
-# In the order in which they are tried.
-KINDS: tuple[type[Source], ...] = (Folder, Zip, Tar, Listing)
+# In the order in which they are tried: a folder of TFRecords is a folder too.
+KINDS: tuple[type[Source], ...] = (Records, Folder, Zip, Tar, Listing)
 
 
 def open_source(path: str) -> Source:
-    """Opens a folder, an archive or a list for reading.
+    """Opens a folder, an archive, a list or TFRecords for reading.
 
     Raises:
         UserError: `path` does not exist, is of no known kind, or holds no file that can be read.

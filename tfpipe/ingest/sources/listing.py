@@ -33,6 +33,9 @@ class Listing(Source):
     def labels(self) -> dict[str, str]:  # noqa: D102
         return {row.path: row.label for row in self._rows}
 
+    def groups(self, column: str) -> dict[str, str]:  # noqa: D102
+        return {row.path: row.group for row in label_list.read(self.path, column) if row.group}
+
     @functools.cached_property
     def _rows(self) -> list[label_list.Row]:
         return label_list.read(self.path)

@@ -38,6 +38,7 @@ class Source:
     """
 
     kind = ""  # for messages, as in "a zip archive"
+    holds_images_only = False  # whether every member is meant as an image, whatever its name
 
     def __init__(self, path: str):
         self.path = path
@@ -70,6 +71,15 @@ class Source:
     @property
     def labels(self) -> dict[str, str]:
         """The label of every member, skipped or not, where the source itself names labels."""
+        return {}
+
+    def groups(self, column: str) -> dict[str, str]:
+        """The group of each member that has one, where the source itself names groups.
+
+        Args:
+            column: of the source's list, where it is one; "" is none.
+        """
+        del column
         return {}
 
     def locate(self, name: str) -> str:

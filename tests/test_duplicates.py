@@ -1,0 +1,198 @@
+"""Clusters of duplicates, against a comparison of all pairs."""
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tfpipe.ingest import duplicates
+
+# The 8 x 8 lowest frequencies in a hash of 16 x 16 bits, from the bit of the lowest on.
+LOW = [255 - (16 * row + column) for row in range(8) for column in range(8)]
+HIGH = sorted(set(range(256)) - set(LOW))
+
+
+def text(value: int) -> str:
+    return f"{value:064x}"
+
+
+def rich(seed: int) -> int:
+    """A hash with half of its bits set."""
+    bits = np.random.default_rng(seed).permutation(256)[:128]
+    return sum(1 << int(bit) for bit in bits)
+
+
+def flip(value: int, bits) -> int:
+    for bit in bits:
+        value ^= 1 << bit
+    return value
+
+
+def near(a: str, b: str) -> bool:
+    """The documented rule, bit by bit."""
+    x, y = int(a, 16), int(b, 16)
+    if min(x.bit_count(), y.bit_count()) < 96:
+        return False
+    low = sum((x ^ y) >> bit & 1 for bit in LOW)
+    return low <= 6 and (x ^ y).bit_count() <= 40
+
+
+def brute_force(sha256s, hashes):
+    firsts = list(range(len(hashes)))
+    for i, j in itertools.combinations(range(len(hashes)), 2):
+        if sha256s[i] == sha256s[j] or near(hashes[i], hashes[j]):
+            low, high = sorted((firsts[i], firsts[j]))
+            firsts = [low if first == high else first for first in firsts]
+    return firsts
+
+
+@st.composite
+def images(draw):
+    """Hashes around a few centres, from equal to far, some poor; files that repeat."""
+    found = []
+    for number in range(draw(st.integers(0, 12))):
+        value = rich(draw(st.integers(0, 2)))
+        value = flip(value, draw(st.lists(st.sampled_from(LOW), max_size=9, unique=True)))
+        value = flip(value, draw(st.lists(st.sampled_from(HIGH), max_size=45, unique=True)))
+        if draw(st.integers(0, 5)) == 0:
+            value &= (1 << draw(st.integers(0, 256))) - 1
+        file = draw(st.integers(0, number))
+        found.append((str(file if draw(st.booleans()) else number), text(value)))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(found=images())
+@example(found=[])
+def test_clusters_are_those_of_all_pairs(found):
+    sha256s, hashes = [sha for sha, _ in found], [hash_ for _, hash_ in found]
+    assert duplicates.clusters(sha256s, hashes) == brute_force(sha256s, hashes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_pair_within_the_distance_is_found(seed):
+    # Wherever the differing bits lie: 6 of the low ones spoil up to 6 of the 8 bytes.
+    rng = np.random.default_rng(seed)
+    values = [rich(1000 * seed + i) for i in range(200)]
+    copies = [
+        flip(v, [*rng.permutation(LOW)[:6].tolist(), *rng.permutation(HIGH)[:34].tolist()])
+        for v in values
+    ]
+    firsts = duplicates.clusters([str(i) for i in range(400)], [text(v) for v in values + copies])
+    assert firsts == [*range(200), *range(200)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "joined"),
+    [
+        (LOW[:6], True),
+        (LOW[:7], False),
+        (HIGH[:40], True),
+        (HIGH[:41], False),
+        (LOW[::11] + HIGH[:34], True),
+        (LOW[::11] + HIGH[:35], False),
+    ],
+)
+def test_the_limits(bits, joined):
+    hashes = [text(rich(5)), text(flip(rich(5), bits))]
+    assert duplicates.clusters(["a", "b"], hashes) == ([0, 0] if joined else [0, 1])
+
+
+def test_a_chain_is_one_cluster_named_by_its_first():
+    far = rich(1)
+    middle = flip(far, HIGH[:30])
+    end = flip(middle, HIGH[30:60])
+    hashes = [text(v) for v in (rich(2), end, far, middle)]
+    assert duplicates.clusters(list("abcd"), hashes) == [0, 1, 1, 1]
+
+
+def test_hashes_of_little_detail_join_equal_files_only():
+    flat, poor = text(1 << 255), text((1 << 95) - 1)
+    assert duplicates.clusters(list("abcda"), [flat, flat, poor, poor, flat]) == [0, 1, 2, 3, 0]
+
+
+def test_many_equal_hashes_are_quick():
+    # Five thousand million pairs, if they were compared one by one.
+    hashes = [text(rich(1)), text(rich(2))] * 50_000
+    firsts = duplicates.clusters([str(i) for i in range(100_000)], hashes)
+    assert firsts == [0, 1] * 50_000
+
+
+def test_rows_that_share_bytes_are_compared_in_bounded_memory():
+    import tracemalloc
+
+    # 1,000 different hashes with the same first four rows: all fall under one key.
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (1000, 32), np.uint8)
+    rows[:, :8] = 255
+    tracemalloc.start()
+    hashes = [row.tobytes().hex() for row in rows]
+    firsts = duplicates.clusters([str(i) for i in range(1000)], hashes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert firsts == list(range(1000))
+    assert peak < 2e6  # two indices for each of their 500,000 pairs take 8e6 bytes
+
+
+FIRSTS = [0, 1, 0, 3, 1, 0]
+SHA256S = ["a", "b", "a", "d", "e", "f"]
+HASHES = [text(v) for v in (7, rich(3), 7, rich(4), flip(rich(3), HIGH[:9]), 0)]
+PATHS = [f"photos/{i}.jpg" for i in range(5)] + ["photos/a\nb.jpg"]
+LABELS = ["cat", "dog", "cat", "dog", "dog", "dog"]
+
+
+def test_copies_and_conflicts():
+    assert duplicates.copies(FIRSTS) == [2, 4, 5]
+    assert duplicates.conflicts(FIRSTS, LABELS) == [[0, 2, 5]]
+    assert duplicates.copies([0, 1, 2]) == []
+    assert duplicates.conflicts([0, 1, 2], LABELS[:3]) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "actions"),
+    [
+        ("keep", ["keep"] * 5),
+        ("drop", ["keep", "drop", "drop", "keep", "drop"]),
+        ("group", ["group"] * 5),
+    ],
+)
+def test_list_of_duplicates(policy, actions, tmp_path):
+    found = duplicates.members(FIRSTS, SHA256S, HASHES, PATHS, LABELS, policy)
+    assert [member.action for member in found] == actions
+    assert duplicates.count(found) == {"clusters": 2, "images": 5, "conflicts": 1}
+    duplicates.save(tmp_path / duplicates.DUPLICATES, found)
+    with open(tmp_path / "duplicates.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["cluster", "path", "label", "kind", "distance", "action"]
+    assert [row[:5] for row in rows] == [
+        ["0", "photos/0.jpg", "cat", "first", "0"],
+        ["0", "photos/2.jpg", "cat", "exact", "0"],
+        ["0", r"photos/a\nb.jpg", "dog", "near", "3"],
+        ["1", "photos/1.jpg", "dog", "first", "0"],
+        ["1", "photos/4.jpg", "dog", "near", "9"],
+    ]
+
+
+def test_copies_among_real_images_are_found(shared):
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    from tfpipe.ingest import perceptual
+
+    with zipfile.ZipFile(shared / "data/dogs-vs-cats/train.zip") as archive:
+        names = [f"train/{kind}.{i}.jpg" for kind in ("cat", "dog") for i in range(200)]
+        found = [
+            perceptual.thumbnail(np.asarray(Image.open(io.BytesIO(archive.read(name)))))
+            for name in names
+        ]
+    hashes = [look.hash for look in perceptual.looks(found)]
+    firsts = duplicates.clusters(names, hashes)
+    # One photograph is there twice; a person looked.
+    pair = [names[i] for i in (firsts[duplicates.copies(firsts)[0]], duplicates.copies(firsts)[0])]
+    assert len(duplicates.copies(firsts)) == 1
+    assert pair == ["train/dog.74.jpg", "train/dog.180.jpg"]

@@ -1,0 +1,126 @@
+"""What of a picture is stored in a record: the file itself, a smaller picture, or bare pixels."""
+
+import dataclasses
+import io
+import re
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import simplejpeg
+
+from tfpipe.errors import UserError
+from tfpipe.ingest.decode import Picture
+
+# At this quality and without chroma subsampling a second JPEG coding is not visible.
+JPEG_QUALITY = 95
+
+RAW = "raw"  # `Stored.format` of bare pixels
+
+_MAX_SIDE = 4096  # pixels that may be asked for
+_FORM = re.compile(r"(?P<form>original|resized|raw)(:(?P<a>\d{1,5})(x(?P<b>\d{1,5}))?)?")
+_ALLOWED = (
+    "give original, resized:320 (the shorter side), resized:299x299 (width and height) or raw:256"
+)
+
+
+class Stored(NamedTuple):
+    """What a record holds of an image.
+
+    Attributes:
+        encoded: a JPEG or PNG file, or the bytes of uint8 [height, width, 3], RGB.
+        format: "jpeg", "png" or "raw".
+        height: in pixels.
+        width: in pixels.
+    """
+
+    encoded: bytes
+    format: str
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """How images are stored.
+
+    Attributes:
+        form: "original", "resized" or "raw".
+        width: in pixels; 0 keeps the file's size, or its proportions if `height` is given.
+        height: in pixels; of the shorter side if there is no `width`.
+        quality: of every JPEG file that is written, 1 to 100.
+    """
+
+    form: str = "original"
+    width: int = 0
+    height: int = 0
+    quality: int = JPEG_QUALITY
+
+    def apply(self, picture: Picture, data: bytes) -> Stored:
+        """Returns what is stored of a picture that was decoded, exactly, from the file `data`.
+
+        The file itself is kept wherever it will do: it is plain, and not to be resized or has the
+        size already. A picture is never enlarged to keep its proportions.
+        """
+        height, width = picture.pixels.shape[:2]
+        size = self._size(width, height)
+        if self.form == RAW:
+            return Stored(_resized(picture.pixels, size).tobytes(), RAW, size[1], size[0])
+        if picture.is_plain and size == (width, height):
+            return Stored(data, picture.kind, height, width)
+        kind = "jpeg" if self.form == "resized" else picture.kind
+        encode = self.jpeg if kind == "jpeg" else _png
+        return Stored(encode(_resized(picture.pixels, size)), kind, size[1], size[0])
+
+    def jpeg(self, pixels: np.ndarray) -> bytes:
+        """Returns uint8 [H, W, 3] as a JPEG file without chroma subsampling."""
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels), quality=self.quality, colorsubsampling="444"
+        )
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        if not self.height:
+            return width, height
+        if self.width:
+            return self.width, self.height
+        scale = self.height / min(width, height)
+        if scale >= 1:
+            return width, height
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
+    """Parses --store: "original", "resized:320", "resized:299x299", "raw:256" or "raw:320x240".
+
+    Raises:
+        UserError: the text has another form, or a number is out of range.
+    """
+    match = _FORM.fullmatch(text)
+    sized = match is not None and match["a"] is not None
+    if match is None or sized == (match["form"] == "original"):
+        raise UserError(f"--store={text}: {_ALLOWED}", status=2)
+    if not 1 <= quality <= 100:
+        raise UserError(f"--jpeg_quality={quality} is not from 1 to 100", status=2)
+    sides = [int(side) for side in (match["a"], match["b"]) if side]
+    if not all(1 <= side <= _MAX_SIDE for side in sides):
+        raise UserError(
+            f"--store={text}: give a size from 1 to {_MAX_SIDE} pixels; {_ALLOWED}", status=2
+        )
+    if not sides:
+        return Store(quality=quality)
+    square = match["form"] == RAW and len(sides) == 1
+    width = sides[0] if len(sides) == 2 or square else 0
+    return Store(match["form"], width, sides[-1], quality)
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    # With antialiasing and the triangle kernel, as `input.preprocess` resizes in TensorFlow.
+    return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BILINEAR))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,225 @@
+"""A partition of images whose parts have their share of every class: the rule of `splits`.
+
+    number of a unit     0 ........ val's interval begins at 0.8 .... 1
+    units of a class     a   b  c        d    e | f           g          cut here by chance,
+    too few in val       a   b  c        d  | e   f           g          and here by the rule
+
+Which units move does not depend on the order of images or classes, only on numbers and names.
+"""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+# By how much the share of a part in a class may be off its fraction: 2 percentage points.
+TOLERANCE = 0.02
+
+# A part without any of a class is worse than any number of images too few or too many.
+_EMPTY = 2**40
+
+
+def partition(
+    keys: Sequence[str],
+    labels: Sequence[str],
+    fractions: Sequence[float],
+    salt: str,
+    groups: Sequence[Hashable] | None = None,
+) -> list[int]:
+    """Divides images; `splits` says by what rule.
+
+    Args:
+        keys: hex digests of the images' contents; equal ones stay together.
+        labels: their classes, one for each.
+        fractions: of the images, one for each part; they sum to 1.
+        salt: another salt, another partition.
+        groups: for each image what it shares with those that must stay with it; None or "" for
+            nothing.
+
+    Returns:
+        The index of a part for each image.
+    """
+    if not keys:
+        return []
+    firsts = join(keys) if groups is None else join(keys, groups)
+    smallest: dict[int, str] = {}
+    for first, key in zip(firsts, keys, strict=True):
+        smallest[first] = min(key, smallest.get(first, key))
+    # Units are counted by their keys, so that ties end alike whatever the order of the images.
+    unit_of = {first: i for i, first in enumerate(sorted(smallest, key=smallest.__getitem__))}
+    class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
+    units = _Units(
+        np.array([_number(salt + smallest[first]) for first in unit_of]),
+        np.array([unit_of[first] for first in firsts]),
+        np.array([class_of[label] for label in labels]),
+        np.array(fractions),
+    )
+    units.mend()
+    return [units.part[unit_of[first]] for first in firsts]
+
+
+def join(*keyings: Sequence[Hashable]) -> list[int]:
+    """Joins images that share a value in any of `keyings`, directly or through others.
+
+    Args:
+        keyings: each has one value for every image; None and "" are shared with none.
+
+    Returns:
+        For each image the index of the first that it is joined to, which may be itself.
+    """
+    parent = list(range(len(keyings[0])))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for keying in keyings:
+        first: dict[Hashable, int] = {}
+        for i, value in enumerate(keying):
+            j = i if value is None or value == "" else first.setdefault(value, i)
+            if i != j:
+                low, high = sorted((root(i), root(j)))
+                parent[high] = low
+    return [root(i) for i in range(len(parent))]
+
+
+class _Units:
+    """What stays together, and the part where each is.
+
+    Attributes:
+        part: the index of the part of each unit.
+    """
+
+    def __init__(
+        self, numbers: np.ndarray, units: np.ndarray, classes: np.ndarray, fractions: np.ndarray
+    ):
+        """Puts each unit where its number lies.
+
+        Args:
+            numbers: float64 [units] in [0, 1].
+            units: int [images], the unit of each image.
+            classes: int [images], its class.
+            fractions: float64 [parts].
+        """
+        ends = np.cumsum(fractions)
+        self._numbers, self._starts, self._ends = numbers, ends - fractions, ends
+        # The fractions may sum to a hair less than 1, and what is beyond is the last part's.
+        part = np.minimum(np.searchsorted(ends, numbers, side="right"), len(ends) - 1)
+        # A holding is what one unit has of one class; they are sorted by unit.
+        holdings, images = np.unique(units * (classes.max() + 1) + classes, return_counts=True)
+        unit, label = np.divmod(holdings, classes.max() + 1)
+        counts = np.zeros((classes.max() + 1, len(fractions)), np.int64)
+        np.add.at(counts, (label, part[unit]), images)
+        low, high = _bounds(counts.sum(1), np.bincount(label), fractions)
+        by_class = np.argsort(label, kind="stable")
+        self._members = np.split(unit[by_class], np.cumsum(np.bincount(label))[:-1])
+        self._bad = np.flatnonzero(((counts < low) | (counts > high)).any(1)).tolist()
+        # Lists, because single elements of arrays are slow.
+        self.part = part.tolist()
+        self._counts, self._low, self._high = counts.tolist(), low.tolist(), high.tolist()
+        self._first = np.searchsorted(unit, np.arange(len(numbers) + 1)).tolist()
+        self._label, self._images = label.tolist(), images.tolist()
+
+    def mend(self) -> None:
+        """Moves units until every part has its share of each class, or no move helps.
+
+        Every move lowers a sum of integers, so that they end.
+        """
+        while self._bad:
+            moved = [self._mend_class(label) for label in self._bad]
+            if not any(moved):
+                return
+            # A unit of several classes may have done another class harm.
+            self._bad = [c for c in range(len(self._counts)) if self._off(c)]
+
+    def _mend_class(self, label: int) -> bool:
+        """Moves units of one class until it is right or no move helps; returns whether any did."""
+        moved = False
+        while self._off(label) and self._move_nearest(label):
+            moved = True
+        return moved
+
+    def _move_nearest(self, label: int) -> bool:
+        """Goes once through the moves of a class, the nearest first, and makes those that help."""
+        units, counts = self._members[label], np.array(self._counts[label])
+        here = np.array([self.part[unit] for unit in units.tolist()])
+        full, short = counts > self._high[label], counts < self._low[label]
+        row, to = np.nonzero(full[here][:, None] | short)
+        unit = units[row]
+        below, above = self._starts[to] - self._numbers[unit], self._numbers[unit] - self._ends[to]
+        order = np.lexsort((to, unit, np.maximum(below, above)))
+        moved = False
+        for u, t in zip(unit[order].tolist(), to[order].tolist(), strict=True):
+            if self._gain(u, t) > 0:
+                self._move(u, t)
+                moved = True
+                if not self._off(label):
+                    break
+        return moved
+
+    def _holdings(self, unit: int) -> range:
+        return range(self._first[unit], self._first[unit + 1])
+
+    def _gain(self, unit: int, to: int) -> int:
+        """Returns by how much a move lowers what the parts are off."""
+        source, gain = self.part[unit], 0
+        if source == to:
+            return 0
+        for i in self._holdings(unit):
+            label, images = self._label[i], self._images[i]
+            for part, change in ((source, -images), (to, images)):
+                now = self._counts[label][part]
+                gain += self._excess(label, part, now) - self._excess(label, part, now + change)
+        return gain
+
+    def _move(self, unit: int, to: int) -> None:
+        for i in self._holdings(unit):
+            self._counts[self._label[i]][self.part[unit]] -= self._images[i]
+            self._counts[self._label[i]][to] += self._images[i]
+        self.part[unit] = to
+
+    def _off(self, label: int) -> bool:
+        return any(self._excess(label, part, n) for part, n in enumerate(self._counts[label]))
+
+    def _excess(self, label: int, part: int, count: int) -> int:
+        """Returns how many images of a class are too many, or too few, in a part."""
+        if count > self._high[label][part]:
+            return count - self._high[label][part]
+        if count < self._low[label][part]:
+            return self._low[label][part] - count + (0 if count else _EMPTY)
+        return 0
+
+
+def _number(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _bounds(
+    images: np.ndarray, units: np.ndarray, fractions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the least and the most images of each class that each part may have.
+
+    Both allow for the tolerance, and for rounding up and down. So if every unit is one image of one
+    class, there is a partition within the bounds, and single moves lead to it.
+
+    Args:
+        images: int [classes], how many there are.
+        units: int [classes], in how many units.
+        fractions: float64 [parts].
+
+    Returns:
+        Two int64 arrays [classes, parts].
+    """
+    images = images[:, None]
+    parts = len(fractions)
+    exact = images * fractions
+    # One at least, where there is one for each; the larger parts give in proportion.
+    above = np.maximum(exact - 1, 0)
+    room = np.maximum(above.sum(1, keepdims=True), 1e-9)
+    enough = units[:, None] >= parts
+    exact = np.where(enough, 1 + above * ((images - parts) / room), exact).round(6)
+    slack = TOLERANCE * images
+    low = np.minimum(np.floor(exact), np.ceil((exact - slack).round(6)))
+    high = np.maximum(np.ceil(exact), np.floor((exact + slack).round(6)))
+    return np.maximum(low, enough).astype(np.int64), high.astype(np.int64)

@@ -1,0 +1,146 @@
+"""The ImageNet classifier of the screen `imagenet`: by name, or from a file that is not trusted."""
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfpipe.errors import UserError, one_line
+from tfpipe.model import backbones
+from tfpipe.screens.imagenet import CLASSES
+
+_SUFFIX = ".keras"
+_HOW = (
+    f"give a {_SUFFIX} file that takes square RGB images in 0..255 and returns the"
+    f" {CLASSES} ImageNet classes, or the name of a keras.applications model"
+)
+
+
+class ImageNetModel(NamedTuple):
+    """A classifier of the ILSVRC 2012 classes, in their usual order.
+
+    Attributes:
+        classify: from RGB in 0..255, float32 [B, size, size, 3], to a score or probability of each
+            class, float32 [B, 1000].
+        size: the side of its input in pixels.
+        fingerprint: of its weights.
+    """
+
+    classify: Callable[[tf.Tensor], tf.Tensor]
+    size: int
+    fingerprint: str
+
+
+def load(model: str) -> ImageNetModel:
+    """Loads a classifier.
+
+    Args:
+        model: the name of a `keras.applications` model, whose weights Keras downloads, or the path
+            of a `.keras` file.
+
+    Raises:
+        UserError: there is no such model, it is not safe to load, or it is not such a classifier.
+    """
+    if os.sep in model or pathlib.Path(model).suffix:
+        return _from_file(model)
+    return application(model, backbones.IMAGENET)
+
+
+def application(name: str, weights: str | None) -> ImageNetModel:
+    """Builds a model of `keras.applications` with its 1,000 classes.
+
+    Args:
+        name: its name, compared as `backbones.get` does.
+        weights: "imagenet", or None for random ones.
+    """
+    try:
+        backbone = backbones.get(name)
+    except UserError as error:
+        raise UserError(f"--screen_model={name}: {error}") from None
+    constructors = {  # a lower-case name is a module
+        each.lower(): getattr(tf.keras.applications, each)
+        for each in dir(tf.keras.applications)
+        if each[0].isupper()
+    }
+    if backbone.name not in constructors:
+        raise UserError(f"--screen_model={name}: there is no such ImageNet classifier; {_HOW}")
+    try:
+        # No `input_shape`: with its top, each has the size it was made for.
+        model = constructors[backbone.name](weights=weights)
+    except Exception as error:  # what Keras raises for a failed download
+        if "URL fetch failure" not in str(error):
+            raise
+        raise UserError(
+            f"--screen_model={name}: its ImageNet weights could not be downloaded"
+            f" ({one_line(error)}): put the file into ~/.keras/models/ under its own name, or give"
+            f" a {_SUFFIX} file"
+        ) from None
+    side = model.input_shape[1] or backbone.input_size
+    return ImageNetModel(
+        lambda images: model(backbone.normalise(images), training=False),
+        side,
+        f"{backbone.name} {weights}",
+    )
+
+
+def _from_file(path: str) -> ImageNetModel:
+    where = f"--screen_model={path}"
+    if not os.path.isfile(path) or not path.endswith(_SUFFIX):
+        what = "is not a .keras file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{where} {what}; {_HOW}")
+    _check_config(path)
+    try:
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the damaged part ran into
+        raise UserError(
+            f"{where} cannot be loaded ({_first_line(error)}); {_HOW}, without code of its own"
+        ) from None
+    taken, given = model.input_shape, model.output_shape
+    is_square = isinstance(taken, tuple) and len(taken) == 4 and taken[1] == taken[2]
+    if not (is_square and taken[1] and taken[3] == 3):
+        raise UserError(f"{where} takes {taken}, not square RGB images of a fixed size; {_HOW}")
+    if not (isinstance(given, tuple) and len(given) == 2 and given[1] == CLASSES):
+        raise UserError(f"{where} returns {given}, not [*, {CLASSES}]; {_HOW}")
+    fingerprint = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return ImageNetModel(lambda images: model(images, training=False), taken[1], fingerprint)
+
+
+def _check_config(path: str) -> None:
+    """Raises UserError unless every object of the model comes from Keras.
+
+    `safe_mode` refuses Lambda layers, but imports whatever module the configuration names for the
+    model (compare CVE-2025-1550).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        foreign = sorted(set(_foreign(config)))
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--screen_model={path} is not a Keras model ({_first_line(error)}); {_HOW}"
+        ) from None
+    if foreign:
+        raise UserError(
+            f"--screen_model={path} is refused: it uses {foreign[0]!r}, which is not from Keras;"
+            f" {_HOW}, without code of its own"
+        )
+
+
+def _foreign(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        module = config.get("module")
+        if module is not None and str(module).split(".")[0] != "keras":
+            yield f"{module}.{config.get('class_name')}"
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _foreign(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,71 @@
+"""The lists of suspects, `screen-NAME.csv` and `screen-NAME.html`, and what becomes of them."""
+
+import collections
+import csv
+import pathlib
+from collections.abc import Sequence
+
+from tfpipe import storage, terminal
+from tfpipe.errors import UserError, one_line
+from tfpipe.screens import sheet
+from tfpipe.screens.screen import DROP, Images, Screen, Suspect
+
+COLUMNS = ("path", "label", "score", "reason", "action")
+KEPT, DROPPED = "kept", "dropped"
+
+
+def run(
+    prepared: Sequence[Screen], images: Images, action: str, folder: pathlib.Path
+) -> dict[str, list[Suspect]]:
+    """Runs screens and writes the suspects of each to `screen-NAME.csv` and `screen-NAME.html`.
+
+    Args:
+        prepared: from `prepare`.
+        images: all images of the data set.
+        action: "report" or "drop"; the lists say what becomes of the images, but it is the caller
+            who leaves them out.
+        folder: where to write.
+
+    Returns:
+        The suspects of each screen, worst first.
+
+    Raises:
+        UserError: nothing would be left of a class.
+    """
+    listed = {screen.name: screen.find(images) for screen in prepared}
+    if action == DROP:
+        _check_no_class_is_lost(images, listed)
+    for screen in prepared:
+        path = folder / f"screen-{screen.name}.csv"
+        save(path, images, listed[screen.name], action)
+        sheet.save(path.with_suffix(".html"), screen, images, listed[screen.name], action)
+        fate = "left out" if action == DROP else "kept"
+        terminal.say(
+            f"screen {screen.name}: {len(listed[screen.name])} of {len(images.found)} images are"
+            f" suspect and {fate}; {path.name} and {path.stem}.html list them"
+        )
+    return listed
+
+
+def save(path: pathlib.Path, images: Images, suspects: Sequence[Suspect], action: str) -> None:
+    """Writes suspects in the order given, escaped so that each is one line."""
+    with storage.atomic_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        fate = DROPPED if action == DROP else KEPT
+        for index, score, reason in suspects:
+            label = images.classes[images.labels[index]]
+            cells = (images.paths[index], label, f"{score:.4g}", reason, fate)
+            writer.writerow([one_line(cell) for cell in cells])
+
+
+def _check_no_class_is_lost(images: Images, listed: dict[str, list[Suspect]]) -> None:
+    dropped = {suspect.index for suspects in listed.values() for suspect in suspects}
+    left = collections.Counter(images.labels)
+    left.subtract(images.labels[index] for index in dropped)
+    lost = [images.classes[label] for label, count in sorted(left.items()) if not count]
+    if lost:
+        raise UserError(
+            f"--screen_action=drop would leave no image of class {lost[0]!r}: look at the suspects"
+            " with --screen_action=report, and change the screens' options"
+        )
