@@ -21,7 +21,7 @@ import pathlib
 from collections.abc import Iterable
 
 import tfpipe
-from tfpipe import cli, terminal
+from tfpipe import cli, screens, terminal
 from tfpipe.errors import UserError
 from tfpipe.ingest import (
     balance,
@@ -36,12 +36,12 @@ from tfpipe.ingest import (
     sources,
     splits,
     statistics,
-    stratify,
+    tasks,
 )
 from tfpipe.ingest import store as stores
 from tfpipe.ingest.catalog import Catalog
 from tfpipe.ingest.manifest import Manifest, Shard
-from tfpipe.ingest.selection import CHOSEN, DUPLICATE_MODES, Selection
+from tfpipe.ingest.selection import CHOSEN, DUPLICATE_MODES, SCREENED, Selection
 from tfpipe.ingest.survey import Runner, survey
 from tfpipe.ingest.tasks import Entry, Job
 from tfpipe.ingest.work import open_work, publish, remove_leftovers
@@ -54,8 +54,8 @@ _TABLE_ROWS = 20  # classes shown at the end; the manifest has them all
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The flags of this command."""
+class _BuildOptions:
+    """The flags of this command, but for those of the screens."""
 
     source: tuple[str, ...] = option(
         "a folder, zip or tar archive of images, or a list of images and labels (.csv with the"
@@ -112,6 +112,11 @@ class Options:
     quiet: bool = option("print nothing but warnings and errors", False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(screens.Options, _BuildOptions):
+    """The flags of this command."""
+
+
 # Flags that decide where and how the work is done, but not what comes of it.
 _NO_ARGUMENTS = ("out", "workers", "max_rejects", "overwrite", "quiet")
 
@@ -142,11 +147,14 @@ def main(options: Options) -> None:
     else:
         files = catalog.read(opened, options.labels, options.group_column)
         classes = labels.order(files.label_of.values(), options.classes)
+        prepared = screens.prepare(options, classes)
         key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
         with open_work(out, key) as work:
             job = Job(tuple(opened), str(work), store, options.seed)
             with Pool(job, options.workers or os.cpu_count() or 1) as pool:
-                _build(options, files, classes, fractions, arguments, fingerprint, job, pool)
+                _build(
+                    options, files, classes, prepared, fractions, arguments, fingerprint, job, pool
+                )
             publish(work, out)
         _show(manifest.load(out), options.out)
     _judge_rejects(options, out)
@@ -159,6 +167,9 @@ def _fingerprint(options: Options, opened: list[sources.Source]) -> str:
     parts.append(labels.fingerprint(options.labels, options.group_column))
     if options.exclude:
         parts.append(repr(exclude.load(options.exclude)))
+    for path in (options.screen_model, options.screen_weights) if options.screens else ():
+        if os.path.isfile(path):  # as against the name of a model
+            parts.append(repr((os.path.getsize(path), os.stat(path).st_mtime_ns)))
     return _digest(parts)
 
 
@@ -189,6 +200,7 @@ def _build(
     options: Options,
     files: Catalog,
     classes: tuple[str, ...],
+    prepared: list[screens.Screen],
     fractions: dict[str, float],
     arguments: dict,
     fingerprint: str,
@@ -202,16 +214,12 @@ def _build(
     selection = Selection(files, found, [*files.rejects, *lost])
     if options.exclude:
         selection.exclude(options.exclude)
-    clusters = selection.find_duplicates(options.duplicates)
+    selection.find_duplicates(options.duplicates)
     files.check_no_class_is_lost((each.item for each in selection.found), selection.rejects)
-    groups = stratify.join(
-        [files.group_of.get(each.item) for each in selection.found],
-        clusters if options.duplicates == "group" else [None] * len(clusters),
-    )
+    suspects = _screen(options, prepared, selection, classes, job, result)
     entries = selection.assign(
         classes,
         fractions,
-        groups=groups,
         folds=options.folds,
         rebalance=options.rebalance,
         seed=options.seed,
@@ -223,6 +231,7 @@ def _build(
     described = Manifest(
         arguments=arguments,
         input_fingerprint=fingerprint,
+        screens=suspects,
         **_describe(selection, entries, written, classes, fractions),
     )
     if options.report:
@@ -236,6 +245,37 @@ def _build(
         )
     own = sorted({*os.listdir(result)} - shard_names - {manifest.MANIFEST})
     dataclasses.replace(described, files=tuple(own)).save(result)
+
+
+def _screen(
+    options: Options,
+    prepared: list[screens.Screen],
+    selection: Selection,
+    classes: tuple[str, ...],
+    job: Job,
+    result: pathlib.Path,
+) -> dict[str, int]:
+    """Runs the screens and leaves out what they list, if so asked; returns how many that is."""
+    if not prepared:
+        return {}
+    images = screens.Images(
+        found=selection.found,
+        paths=selection.paths,
+        labels=[classes.index(label) for label in selection.labels],
+        classes=classes,
+        read=lambda index: tasks.read_encoded(job, selection.found[index]),
+        cache=pathlib.Path(job.work),
+        groups=selection.clusters,
+    )
+    listed = screens.run(prepared, images, options.screen_action, result)
+    if options.screen_action == screens.DROP:
+        reasons = {
+            suspect.index: f"screen {name}: {suspect.reason}"
+            for name, suspects in listed.items()
+            for suspect in suspects
+        }
+        selection.drop(reasons, SCREENED, list(reasons.values()))
+    return {name: len(suspects) for name, suspects in listed.items()}
 
 
 def _write(

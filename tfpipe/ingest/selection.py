@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 
 from tfpipe import terminal
 from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import balance, duplicates, exclude, sources, splits
+from tfpipe.ingest import balance, duplicates, exclude, sources, splits, stratify
 from tfpipe.ingest.catalog import Catalog
 from tfpipe.ingest.duplicates import Member
 from tfpipe.ingest.found import Found
 from tfpipe.ingest.rejects import Reject
 from tfpipe.ingest.tasks import Entry
 
-EXCLUDED, DUPLICATE, UNBALANCED = "excluded", "duplicate", "rebalanced"
+EXCLUDED, DUPLICATE, SCREENED, UNBALANCED = "excluded", "duplicate", "screened", "rebalanced"
 
 # Why a person, not a fault, keeps an image out; such rejects are no failure.
-CHOSEN = (EXCLUDED, DUPLICATE, UNBALANCED, sources.COPY)
+CHOSEN = (EXCLUDED, DUPLICATE, SCREENED, UNBALANCED, sources.COPY)
 
 DUPLICATE_MODES = ("keep", "drop", "group")
 
@@ -28,12 +28,15 @@ class Selection:
         catalog: where they are, and what they are called.
         found: those that are left.
         rejects: all files that are not.
+        clusters: for each image that is left a number that it shares with its duplicates; None
+            until they have been looked for, and where they are not kept together.
         duplicates: the clusters that were found, as `duplicates.members` gives them.
     """
 
     catalog: Catalog
     found: list[Found]
     rejects: list[Reject]
+    clusters: list[int] | None = None
     duplicates: list[Member] = dataclasses.field(default_factory=list)
 
     @property
@@ -65,6 +68,8 @@ class Selection:
             for i, detail in detail_of.items()
         ]
         self.found = [each for i, each in enumerate(self.found) if i not in detail_of]
+        if self.clusters is not None:
+            self.clusters = [each for i, each in enumerate(self.clusters) if i not in detail_of]
 
     def exclude(self, path: str) -> None:
         """Takes out what a list names (`--exclude`); tells of entries that name nothing."""
@@ -76,12 +81,8 @@ class Selection:
                 f" first {matches.unmatched[0]!r}"
             )
 
-    def find_duplicates(self, mode: str) -> list[int]:
-        """Finds images that are there more than once, and drops all but one of each for "drop".
-
-        Returns:
-            A cluster for each image that is left.
-        """
+    def find_duplicates(self, mode: str) -> None:
+        """Finds images that are there more than once, and drops all but one of each for "drop"."""
         hashes = [each.hash for each in self.found]
         clusters = duplicates.clusters(self.keys, hashes)
         self.duplicates = duplicates.members(
@@ -97,16 +98,15 @@ class Selection:
         if mode == "drop":
             paths = self.paths
             gone = duplicates.copies(clusters)
-            self.drop(gone, DUPLICATE, [f"looks like {paths[clusters[i]]}" for i in gone])
-            return list(range(len(self.found)))
-        return clusters
+            self.drop(gone, DUPLICATE, [f"a duplicate of {paths[clusters[i]]}" for i in gone])
+        elif mode == "group":
+            self.clusters = clusters
 
     def assign(
         self,
         classes: Sequence[str],
         fractions: dict[str, float],
         *,
-        groups: Sequence[int] | None,
         folds: int,
         rebalance: str,
         seed: int,
@@ -116,7 +116,6 @@ class Selection:
         Args:
             classes: in the order of their numbers.
             fractions: of the splits.
-            groups: what stays together, one for each image; None for nothing.
             folds: their number; 0 for none.
             rebalance: one of `balance.MODES`.
             seed: of all choices.
@@ -127,6 +126,10 @@ class Selection:
         Raises:
             UserError: a split would be empty.
         """
+        groups = stratify.join(
+            [self.catalog.group_of.get(each.item) for each in self.found],
+            self.clusters or [None] * len(self.found),
+        )
         split_of = splits.assign(self.keys, self.labels, fractions, seed, groups)
         fold_of = splits.folds(self.keys, self.labels, folds, seed, groups)
         empty = [split for split in fractions if split not in split_of]

@@ -69,7 +69,7 @@ class Store:
         if picture.is_plain and size == (width, height):
             return Stored(data, picture.kind, height, width)
         kind = "jpeg" if self.form == "resized" else picture.kind
-        encode = self.jpeg if kind == "jpeg" else _png
+        encode = self.jpeg if kind == "jpeg" else png
         return Stored(encode(_resized(picture.pixels, size)), kind, size[1], size[0])
 
     def jpeg(self, pixels: np.ndarray) -> bytes:
@@ -120,7 +120,8 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BILINEAR))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """Returns uint8 [H, W, 3] as a PNG file."""
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -24,7 +24,7 @@ from tfpipe.ingest.decode import Picture, decode
 from tfpipe.ingest.found import Found, Item
 from tfpipe.ingest.rejects import Reject
 from tfpipe.ingest.sources import Rejected, Source
-from tfpipe.ingest.store import RAW, Store
+from tfpipe.ingest.store import RAW, Store, png
 
 SCAN, PARTS = "scan", "parts"  # folders in the work folder
 
@@ -234,3 +234,11 @@ def read_stored(job: Job, found: Found) -> bytes:
             f"{job.locate(found.item)!r} changed while the data set was built: run the command"
             " again when nothing writes to --source"
         ) from None
+
+
+def read_encoded(job: Job, found: Found) -> bytes:
+    """Does the same, with a PNG file in place of bare pixels."""
+    stored = read_stored(job, found)
+    if found.format != RAW:
+        return stored
+    return png(np.frombuffer(stored, np.uint8).reshape(found.height, found.width, 3))
