@@ -39,11 +39,14 @@ format: setup  ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-test: setup  ## Run the tests (under ten minutes on two cores)
-	@$(BIN)/python -m pytest
+# A process on each core, each with some files of tests, which share what their fixtures make.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test: setup  ## Run the tests (some minutes on two cores)
+	@$(PYTEST)
 
 test-large: setup  ## Run the long tests too
-	@$(BIN)/python -m pytest -m "large or not large"
+	@$(PYTEST) -m "large or not large"
 
 clean:  ## Remove what the demo and the tests wrote
 	rm -rf runs/demo records/demo records/demo-images export/demo .pytest_cache .ruff_cache

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,9 @@ MEMORY_BYTES = 512 * 2**20  # of a worker: its private memory, which leaves out 
 # A pool that loses this many processes, one after the other, without any task done, is at fault
 # itself.
 _MAX_RESTARTS = 3
+
+# man 7 unix: a socket's name has 108 bytes; Python adds "/pymp-12345678/listener-12345678".
+_MAX_TEMPORARY_PATH = 107 - 40
 
 
 class Lost(NamedTuple):
@@ -82,7 +86,7 @@ class Pool:
                 # A bounded queue, so that a million tasks do not pile up in it.
                 while waiting and len(running) < 4 * self._count:
                     with _interrupts_held():
-                        running[self._opened().schedule(_call, (function, waiting[0]))] = waiting[0]
+                        running[self._schedule(function, waiting[0])] = waiting[0]
                     waiting.popleft()
                 done, _ = concurrent.futures.wait(
                     running, return_when=concurrent.futures.FIRST_COMPLETED
@@ -102,15 +106,27 @@ class Pool:
                 running.clear()
                 self._close()
 
+    def _schedule(self, function: Callable, item: Any) -> concurrent.futures.Future:
+        try:
+            return self._opened().schedule(_call, (function, item))
+        except RuntimeError as error:  # what pebble raises if the pool broke since the last task
+            raise BrokenProcessPool from error
+
     def _opened(self) -> pebble.ProcessPool:
         if self._pool is None:
             # Not forked from here: a copy of a process that has threads may hang. The server that
             # forks them has the modules loaded, so that a new process takes milliseconds.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.")])
+            # Its socket lies in the temporary folder and cannot have a long name.
+            short = len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMPORARY_PATH
+            context = multiprocessing.get_context("forkserver" if short else "spawn")
+            if short:
+                context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.")])
             with _one_thread():
                 self._pool = pebble.ProcessPool(
-                    self._count, initializer=_start, initargs=(self._job,), context=context
+                    self._count,
+                    initializer=_start,
+                    initargs=(self._job, SECONDS, MEMORY_BYTES),
+                    context=context,
                 )
                 # Tasks start it; a first, empty one does so while the variables are set.
                 self._pool.schedule(int).result()
@@ -129,6 +145,8 @@ def _outcome(future: concurrent.futures.Future) -> Lost | None:
         future.result()
     except pebble.ProcessExpired as error:
         return _why(error.exitcode)
+    except MemoryError:  # of a task for many images, perhaps, none of which is at fault
+        return Lost("too large", "not enough memory for it")
     return None
 
 
@@ -180,19 +198,21 @@ def _interrupts_held() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-_job: Job  # of this process
+# Of this process.
+_job: Job
+_seconds: float
 
 
-def _start(job: Job) -> None:
-    global _job
-    _job = job
+def _start(job: Job, seconds: float, memory_bytes: int) -> None:
+    global _job, _seconds
+    _job, _seconds = job, seconds
     warnings.simplefilter("ignore")  # Pillow's, about metadata; what matters is in the result
     # The C libraries below Pillow print what they think of damaged files. An exception of ours
     # does not need the stream: it travels to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for source in job.sources:
         source.names()  # listed here, as that is no part of the time and memory for an image
-    resource.setrlimit(resource.RLIMIT_DATA, (_memory() + MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (_memory() + memory_bytes,) * 2)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, even inside a decoder
 
 
@@ -210,4 +230,4 @@ def _call(function: Callable, item: Any) -> None:
 
 
 def _restart_clock() -> None:
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _seconds)
