@@ -21,6 +21,14 @@ def shared():
     return SHARED
 
 
+@pytest.fixture(autouse=True)
+def _not_quiet():
+    """What --quiet of one test has hushed speaks again in the next."""
+    from tfpipe import terminal
+
+    terminal.be_quiet(False)
+
+
 def draw(kind, number, side=48):
     """Draws a disc on a reddish ground for a cat, a square on a bluish one for a dog."""
     rng = np.random.default_rng([number, kind == "dog"])

@@ -12,12 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import from layers before its own, and from its own layer's package.
 LAYERS = [
     {"errors"},
-    {"allocator", "registry", "storage", "terminal", "spec", "options"},
+    {"allocator", "registry", "remote", "storage", "terminal", "spec", "options"},
     {"cli", "config"},
     {"ingest"},
     {"input"},
     {"model"},
     {"screens"},
+    {"dataset"},
     {"fit"},
 ]
 ENTRY_POINTS = ["build_records", "verify_records", "train", "evaluate", "predict", "export"]

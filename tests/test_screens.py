@@ -529,7 +529,7 @@ def test_the_page_is_bounded_and_the_list_is_not(tmp_path, monkeypatch):
     )
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert len(page.sources) == 2
-    assert "worst 2; x.csv lists all 3" in page.text
+    assert "worst 2; screen-size.csv lists all 3" in page.text
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])

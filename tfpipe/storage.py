@@ -1,17 +1,22 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, on this machine or at a URL."""
 
 import contextlib
+import errno
+import io
 import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
+from tfpipe import remote
 from tfpipe.errors import ResumableError, UserError
 
-# Folders that hold a piece of work in progress start with this; nothing reads them.
+# Files and folders that hold a piece of work in progress start with this; nothing reads them.
 PARTIAL_PREFIX = ".partial-"
 
 
@@ -20,12 +25,19 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Opens a file for writing that takes its name only when the block ends without an error.
 
     Args:
-        path: where the file appears, replacing one that is there. Its folder must exist.
+        path: where the file appears, replacing one that is there. Its folder must exist. What is
+            written to a URL is held in memory.
         mode: "w" (UTF-8 text, newlines as written) or "wb".
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
+    if remote.is_remote(path):
+        buffer = io.BytesIO() if "b" in mode else io.StringIO()
+        yield buffer
+        data = buffer.getvalue()
+        write_whole(path, data.encode() if isinstance(data, str) else data)
+        return
     path = pathlib.Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}-{os.getpid()}")
@@ -119,44 +131,60 @@ def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
         UserError: the file is missing, unreadable, or not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected {what}: {hint}") from None
+        data = read_whole(path)
+        if data is None:
+            raise UserError(f"{path} does not exist; expected {what}: {hint}")
+        return json.loads(data.decode("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not {what} ({error}): {hint}") from None
 
 
-def is_remote(path: str | os.PathLike) -> bool:
-    """Returns whether a path is a URL, as gs://bucket/folder, which `tf.io.gfile` opens."""
-    return "://" in os.fspath(path)
+def open_to_read(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file, local or remote; raises OSError."""
+    if remote.is_remote(path):
+        return remote.open_to_read(os.fspath(path))
+    return open(path, "rb")
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """Writes a file that appears whole or not at all; it may not outlast a power cut.
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file for writing that takes its name only when the block ends without an error.
+
+    Unlike one of `atomic_file`, it may not outlast a power cut, and processes on many machines may
+    write it at once: one of them wins.
 
     Args:
         path: local or remote; missing folders are made.
-        data: the contents.
 
     Raises:
         UserError: it cannot be written.
     """
-    if is_remote(path):
-        return _write_remote(path, data)
-    partial = f"{path}.{os.getpid()}"
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f"{PARTIAL_PREFIX}{name}-{uuid.uuid4().hex}")
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(data)
-        os.replace(partial, path)
-    except OSError as error:
+        make_folder(folder)
+        if remote.is_remote(path):
+            with remote.gfile(partial) as files, files.GFile(partial, "wb") as file:
+                yield file
+        else:
+            with open(partial, "wb") as file:
+                yield file
+        rename(partial, path)
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
-    return None
+            remove(partial)
+        if isinstance(error, OSError):
+            raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
 
 
-def read_whole(path: str, offset: int = 0, size: int = -1) -> bytes | None:
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> bytes | None:
     """Reads a file, local or remote, or a part of it.
 
     Args:
@@ -167,50 +195,78 @@ def read_whole(path: str, offset: int = 0, size: int = -1) -> bytes | None:
     Returns:
         The contents, or None if there is no such file.
     """
-    if is_remote(path):
-        return _read_remote(path, offset, size)
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             file.seek(offset)
             return file.read(size)
     except FileNotFoundError:
         return None
 
 
-def names_in(path: str) -> list[str]:
+def names_in(path: str | os.PathLike) -> list[str]:
     """Returns the names in a folder, local or remote; none if there is no such folder."""
-    if is_remote(path):
-        import tensorflow as tf
-
-        try:
-            return [name.rstrip("/") for name in tf.io.gfile.listdir(path)]
-        except tf.errors.NotFoundError:
-            return []
     try:
+        if remote.is_remote(path):
+            with remote.gfile(path) as files:
+                return [name.rstrip("/") for name in files.listdir(path)]
         return os.listdir(path)
     except FileNotFoundError:
         return []
 
 
-def _write_remote(path: str, data: bytes) -> None:
-    import tensorflow as tf  # here, because it takes seconds to start
-
-    partial = f"{path}.{os.getpid()}"
-    try:
-        tf.io.gfile.makedirs(os.path.dirname(path))
-        with tf.io.gfile.GFile(partial, "wb") as file:
-            file.write(data)
-        tf.io.gfile.rename(partial, path, overwrite=True)
-    except tf.errors.OpError as error:
-        raise ResumableError(f"cannot write {path}: {error.message}") from None
+def exists(path: str | os.PathLike) -> bool:
+    """Returns whether there is a file or a folder, local or remote."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            return files.exists(path)
+    return os.path.exists(path)
 
 
-def _read_remote(path: str, offset: int, size: int) -> bytes | None:
-    import tensorflow as tf
+def size(path: str | os.PathLike) -> int:
+    """Returns the bytes of a file, local or remote; raises OSError, also for what is no file."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            status = files.stat(path)
+            if not status.is_directory:
+                return status.length
+    else:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except tf.errors.NotFoundError:
-        return None
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder, local or remote, and those above it, unless it is there; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def rename(path: str | os.PathLike, to: str | os.PathLike) -> None:
+    """Renames a file in its file system, replacing one that is there; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.rename(path, to, overwrite=True)
+    else:
+        os.replace(path, to)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Removes a file, local or remote; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.remove(path)
+    else:
+        os.unlink(path)
+
+
+def remove_tree(path: str | os.PathLike) -> None:
+    """Removes a folder, local or remote, and what is in it, as far as possible."""
+    if remote.is_remote(path):
+        with contextlib.suppress(OSError), remote.gfile(path) as files:
+            files.rmtree(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -78,7 +78,8 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
             " image's: name folders, archives or lists with .jpg or .png files"
         )
     names = [item.name for item in items]
-    own = [sources[item.source].labels.get(item.name) for item in items]
+    labels_of = [source.labels for source in sources]
+    own = [labels_of[item.source].get(item.name) for item in items]
     named = labels.assign(names, mode, own)
     by_source = [source.groups(group_column) for source in sources]
     own_groups = [
@@ -88,9 +89,11 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
     groups = labels.groups(names, mode, group_column, own_groups)
     listed = {
         Item(index, name): label
-        for index, source in enumerate(sources)
-        for name, label in source.labels.items()
+        for index, all_ in enumerate(labels_of)
+        for name, label in all_.items()
     }
+    for source in sources:
+        source.release()
     return Catalog(
         sources=tuple(sources),
         items=tuple(items),

@@ -111,6 +111,8 @@ def _plain_jpeg(data: bytes, exact: bool) -> Picture | None:
         # grey or shifted blocks.
         pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=not exact, fastupsample=not exact)
     except ValueError as error:
+        if "Insufficient memory" in str(error):
+            raise MemoryError from None
         if str(error).startswith(_DAMAGE) and "ICC" not in str(error):
             raise Rejected("damaged", f"libjpeg: {error}") from None
         return None  # a rare kind, about which Pillow knows more

@@ -7,13 +7,12 @@ colours count as copies, as the hash is of grey values.
 import collections
 import csv
 import itertools
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import one_line
 
 DUPLICATES = "duplicates.csv"
@@ -147,7 +146,7 @@ def count(members: Sequence[Member]) -> dict[str, int]:
     return {"clusters": len(labels), "images": len(members), "conflicts": conflicts}
 
 
-def save(path: pathlib.Path, members: Iterable[Member]) -> None:
+def save(path: remote.Path, members: Iterable[Member]) -> None:
     """Writes the list of duplicates, in the order given, escaped so that each fills one line."""
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")

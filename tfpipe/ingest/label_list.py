@@ -9,12 +9,13 @@ the splits, as all photographs by ann. Others are allowed and ignored.
 """
 
 import csv
+import io
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
+from tfpipe import remote, storage
 from tfpipe.errors import UserError
 
 SUFFIXES = (".csv", ".jsonl")
@@ -32,7 +33,7 @@ class Row(NamedTuple):
 
     Attributes:
         line: its number, from 1.
-        path: as written, less "./" and doubled "/".
+        path: as written, less "./" and doubled "/" unless it is a URL.
         label: the name of its class, less space around it.
         group: what it shares with files that stay with it, less space around it; "" for none.
     """
@@ -63,15 +64,13 @@ def read(path: str, group_column: str = "") -> list[Row]:
     first: dict[str, Row] = {}
     line = 0
     try:
-        if not os.path.isfile(path):  # a FIFO would wait for a writer
-            raise UserError(f"{path!r} is no file: name a list with the columns path and label")
-        if os.path.getsize(path) > MAX_BYTES:
+        if _size(path) > MAX_BYTES:
             raise UserError(
                 f"{path} has more than {MAX_BYTES // 2**20} MiB, the most of a list: divide it,"
                 " and give --source once for each part"
             )
         # -sig: spreadsheets put a byte order mark in front.
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8-sig", newline="") as file:
             for line, name, label, group in parse(file, group_column):
                 row = Row(line, _checked_path(name), _checked_label(label), _checked_group(group))
                 there = first.setdefault(row.path, row)
@@ -157,12 +156,21 @@ def _jsonl(file: TextIO, group_column: str) -> Iterator[tuple[int, object, objec
         yield line, value.get("path", ""), value.get("label", ""), "" if group is None else group
 
 
+def _size(path: str) -> int:
+    try:
+        return storage.size(path)  # refuses what is no file: a FIFO would wait for a writer
+    except (OSError, ValueError):  # ValueError: a path that no file can have
+        raise UserError(
+            f"{path!r} is no file: name a list with the columns path and label"
+        ) from None
+
+
 def _checked_path(path: object) -> str:
     if not isinstance(path, str) or not path.strip():
         raise _Bad("no path: write a file's path, relative to the list's folder or absolute")
     if "\0" in path or not _is_utf8(path):
         raise _Bad(f"no file can have the path {path[:200]!r}")
-    return str(pathlib.PurePosixPath(path))
+    return path if remote.is_remote(path) else str(pathlib.PurePosixPath(path))
 
 
 def _checked_label(label: object) -> str:

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 import tfpipe
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import UserError
 from tfpipe.ingest.rejects import REJECTS
 from tfpipe.ingest.splits import ALL
@@ -83,7 +83,7 @@ class Manifest:
     files: tuple[str, ...] = (REJECTS,)
     schema_version: int = SCHEMA_VERSION
     tfpipe_version: str = tfpipe.__version__
-    folder: pathlib.Path = dataclasses.field(default=pathlib.Path(), compare=False)
+    folder: remote.Path = dataclasses.field(default=pathlib.Path(), compare=False)
 
     def count(self, split: str = ALL) -> int:
         """Returns the number of records in a split, or in "all"."""
@@ -108,7 +108,7 @@ class Manifest:
         for shard in self.shards:
             path = self.folder / shard.name
             try:
-                size = os.stat(path).st_size
+                size = storage.size(path)
             except OSError as error:
                 raise UserError(
                     f"{path}: {error.strerror}, though {MANIFEST} lists it: {_REBUILD}"
@@ -119,7 +119,7 @@ class Manifest:
                     f" as {MANIFEST} says: {_REBUILD}"
                 )
 
-    def save(self, folder: pathlib.Path) -> None:
+    def save(self, folder: remote.Path) -> None:
         """Writes `manifest.json` into a folder, atomically."""
         value = dataclasses.asdict(self)
         del value["folder"]
@@ -141,7 +141,7 @@ def load(folder: str | os.PathLike) -> Manifest:
     Raises:
         UserError: there is none, it is damaged, or a newer tfpipe wrote it.
     """
-    folder = pathlib.Path(folder)
+    folder = remote.to_path(folder)
     path = folder / MANIFEST
     value = storage.read_json(
         path, what=_WHAT, hint="name a folder that tfpipe.build_records wrote, or " + _REBUILD
@@ -166,7 +166,11 @@ def load(folder: str | os.PathLike) -> Manifest:
 
 
 def is_current(
-    folder: pathlib.Path, arguments: dict[str, Any], input_fingerprint: str, *, replace: bool
+    folder: remote.Path,
+    arguments: dict[str, Any],
+    input_fingerprint: str,
+    *,
+    replace: bool,
 ) -> bool:
     """Returns whether a folder holds, whole, what a build would write there.
 
@@ -210,12 +214,10 @@ def is_current(
     )
 
 
-def _names_in(folder: pathlib.Path) -> set[str]:
+def _names_in(folder: remote.Path) -> set[str]:
     """Returns the names in a folder, none if it does not exist."""
     try:
-        return {path.name for path in folder.iterdir()}
-    except FileNotFoundError:
-        return set()
+        return set(storage.names_in(folder))
     except OSError as error:
         raise UserError(f"--out={folder}: {error.strerror}: name another folder") from None
 

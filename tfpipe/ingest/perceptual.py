@@ -36,6 +36,11 @@ _DCT = np.rint(_SCALE * np.cos(np.pi / (2 * _GREYS) * _PHASES))
 _STEP = 0.25 * (_GREYS / 2) ** 2 * 4000 * _SCALE**2
 
 
+# Images at a time: enough to share the cost of a call, and few enough for their arrays to stay in
+# memory that the process has already; more take three times as long each.
+_BLOCK = 16
+
+
 class Look(NamedTuple):
     """What an image looks like.
 
@@ -71,10 +76,13 @@ def looks(thumbnails: Sequence[np.ndarray]) -> list[Look]:
     lacks is 0, so that a flat image, or a smooth gradient, has few; see `duplicates`.
 
     Args:
-        thumbnails: as from `thumbnail`. A dozen or more at once cost least.
+        thumbnails: as from `thumbnail`, any number.
     """
-    if not len(thumbnails):
-        return []
+    blocks = range(0, len(thumbnails), _BLOCK)
+    return [look for i in blocks for look in _looks(thumbnails[i : i + _BLOCK])]
+
+
+def _looks(thumbnails: Sequence[np.ndarray]) -> list[Look]:
     count = len(thumbnails)
     rows = np.asarray(thumbnails).reshape(count, _GREYS, 2, SIDE * 3)
     pairs = np.add(rows[:, :, 0], rows[:, :, 1], dtype=np.uint16).astype(np.float32)

@@ -1,11 +1,11 @@
 """Files that could not become records, and the list of them: `rejects.csv`."""
 
 import csv
-import pathlib
+import io
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import UserError, one_line
 
 REJECTS = "rejects.csv"
@@ -28,7 +28,7 @@ class Reject(NamedTuple):
     detail: str
 
 
-def save(path: pathlib.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
+def save(path: remote.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
     """Writes a list of rejects, sorted by path and escaped so that each file is one line."""
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -36,11 +36,11 @@ def save(path: pathlib.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
         writer.writerows([one_line(cell) for cell in reject] for reject in sorted(rejects))
 
 
-def load(folder: pathlib.Path) -> list[Reject]:
+def load(folder: remote.Path) -> list[Reject]:
     """Reads `rejects.csv`; escapes stay. Raises UserError if it is missing or damaged."""
     path = folder / REJECTS
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8", newline="") as file:
             return [Reject(*row) for row in list(csv.reader(file))[1:]]
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise UserError(

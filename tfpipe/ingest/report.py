@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfpipe import storage, terminal
+from tfpipe import remote, storage, terminal
 from tfpipe.errors import one_line
 from tfpipe.ingest import plots
 from tfpipe.ingest.duplicates import Member
@@ -40,7 +40,7 @@ _ALTS = {
 
 
 def save(
-    folder: pathlib.Path,
+    folder: remote.Path,
     described: Manifest,
     found: Sequence[Found],
     labels: Sequence[str],

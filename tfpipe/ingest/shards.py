@@ -7,11 +7,12 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import ResumableError
+from tfpipe.ingest import tasks
 from tfpipe.ingest.manifest import Shard
 from tfpipe.ingest.survey import Runner
-from tfpipe.ingest.tasks import PARTS, Entry, Job, Part, write_part
+from tfpipe.ingest.tasks import PARTS, WRITTEN, Entry, Job, Part
 
 # What a record adds to its encoded image: keys, names, lengths and checksums.
 _OVERHEAD_BYTES = 350
@@ -78,11 +79,13 @@ def plan(
 
 
 def write(
-    folder: pathlib.Path,
+    folder: remote.Path,
     job: Job,
     runner: Runner,
     plans: Sequence[Plan],
     advance: Callable[[int], object] = lambda n: None,
+    *,
+    whole: bool = False,
 ) -> list[Shard]:
     """Writes shards, those that are not there yet.
 
@@ -92,6 +95,8 @@ def write(
         runner: runs the tasks.
         plans: from `plan`.
         advance: called with the number of further records that are done.
+        whole: whether a task writes a shard. If not, it writes a piece, so that a few shards keep
+            many processes busy, and the pieces are joined here, where all bytes pass.
 
     Returns:
         The shards as they are on disk.
@@ -99,20 +104,50 @@ def write(
     Raises:
         UserError: the disk is full, an image has changed, or cannot be read any more.
     """
-    parts = {each.name: each.parts() for each in plans if not (folder / each.name).exists()}
     there = set(storage.names_in(f"{job.work}/{PARTS}"))
-    todo = [part for pieces in parts.values() for part in pieces if part.name not in there]
+    if whole:
+        task, parts = tasks.write_shard, {}
+        whole_parts = [Part(each.name, each.entries) for each in plans]
+        todo = [part for part in whole_parts if part.name + WRITTEN not in there]
+    else:
+        task = tasks.write_part
+        parts = {each.name: each.parts() for each in plans if not (folder / each.name).exists()}
+        todo = [part for pieces in parts.values() for part in pieces if part.name not in there]
     done = sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo)
     advance(done)
-    for part, lost in runner.run(write_part, todo):
-        if lost is not None:
-            first = job.locate(part.entries[0].found.item)
-            raise ResumableError(
-                f"writing {part.name} failed ({lost.reason}: {lost.detail}), at or soon after"
-                f" {first!r}: run the command again with fewer --workers"
-            )
-        advance(len(part.entries))
+    for attempt in ("first", "last"):
+        again = []
+        for part, lost in runner.run(task, todo):
+            if lost is None:
+                advance(len(part.entries))
+            elif attempt == "first":  # it may have been killed by mistake, or for lack of memory
+                again.append(part)
+            else:
+                first = job.locate(part.entries[0].found.item)
+                raise ResumableError(
+                    f"writing {part.name} failed ({lost.reason}: {lost.detail}), at or soon after"
+                    f" {first!r}: run the command again with fewer --workers"
+                )
+        todo = again
+        if not todo:
+            break
+    if whole:
+        return [_take(folder, job.work, each) for each in plans]
     return [_join(folder, job.work, each, parts.get(each.name, [])) for each in plans]
+
+
+def _take(folder: remote.Path, work: str, plan: Plan) -> Shard:
+    """Takes a whole shard that a task wrote, unless an earlier build did so."""
+    path = folder / plan.name
+    try:
+        written = tasks.load_written(work, plan.name)
+        if written is None:
+            raise ResumableError(f"{plan.name} is gone from {work}/{PARTS}: run the command again")
+        if not storage.exists(path):
+            storage.rename(f"{work}/{PARTS}/{plan.name}", path)
+    except OSError as error:
+        raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
+    return Shard(plan.name, plan.split, len(plan.entries), **written)
 
 
 def _join(folder: pathlib.Path, work: str, plan: Plan, parts: Sequence[Part]) -> Shard:

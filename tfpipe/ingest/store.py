@@ -18,7 +18,7 @@ JPEG_QUALITY = 95
 RAW = "raw"  # `Stored.format` of bare pixels
 
 _MAX_SIDE = 4096  # pixels that may be asked for
-_FORM = re.compile(r"(?P<form>original|resized|raw)(:(?P<a>\d{1,5})(x(?P<b>\d{1,5}))?)?")
+_FORM = re.compile(r"(?P<form>original|resized|raw)(:(?P<a>\d{1,5})(x(?P<b>\d{1,5}))?)?", re.ASCII)
 _ALLOWED = (
     "give original, resized:320 (the shorter side), resized:299x299 (width and height) or raw:256"
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from tfpipe import storage
+from tfpipe.errors import ResumableError
 from tfpipe.ingest import tasks
 from tfpipe.ingest.found import Found, Item
 from tfpipe.ingest.rejects import Reject
@@ -70,9 +71,14 @@ def survey(
     while pending:
         again = []
         for chunk, lost in runner.run(tasks.scan_chunk, pending):
+            if take(chunk):  # it may be whole even if its process was lost
+                continue
             if lost is None:
-                take(chunk)
-            elif len(chunk.items) > 1:  # which one was it?
+                raise ResumableError(
+                    f"the work folder {job.work} lacks the result of a task that was done: run the"
+                    " command again when nothing else writes there"
+                )
+            if len(chunk.items) > 1:  # which one was it?
                 again += _singles(chunk)
             else:
                 reject = Reject(job.locate(chunk.items[0]), *lost)

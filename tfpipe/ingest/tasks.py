@@ -7,17 +7,20 @@ was killed goes on where it was:
     scan/000000064-64.jsonl    what images 64 to 127 are, one a line, in their order
     scan/000000064-64.spool    what is stored of those that were converted or resized
     parts/train-00000-of-00002.tfrecord-000    a piece of a shard
+    parts/train-00000-of-00002.tfrecord        a whole one, and, written after it,
+    parts/train-00000-of-00002.tfrecord.json   its size and digest
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import UserError
 from tfpipe.ingest import balance, example, perceptual, scan, tfrecord
 from tfpipe.ingest.decode import Picture, decode
@@ -27,6 +30,7 @@ from tfpipe.ingest.sources import Rejected, Source
 from tfpipe.ingest.store import RAW, Store, png
 
 SCAN, PARTS = "scan", "parts"  # folders in the work folder
+WRITTEN = ".json"  # follows a whole shard's name in that of the file that describes it
 
 _END = "end"  # the last line of a scan file; without it the file is not whole
 
@@ -46,6 +50,13 @@ class Job:
     work: str
     store: Store
     seed: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # To load TensorFlow, which reads and writes URLs, is no part of the time and memory that a
+        # worker has for an image: it is done when the worker is given the job.
+        vars(self).update(state)
+        if remote.is_remote(self.work):
+            storage.exists(self.work)
 
     def locate(self, item: Item) -> str:
         """Returns where a file is, for a person."""
@@ -94,7 +105,7 @@ class Entry(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A piece of a shard, to be written in one go.
+    """A piece of a shard, or a whole one, to be written in one go.
 
     Attributes:
         name: of its file.
@@ -115,29 +126,32 @@ def scan_chunk(job: Job, chunk: Chunk, before_each: Callable[[], object] = lambd
     """
     outcomes: list[Found | Reject] = []
     thumbnails = []
-    spool = bytearray()
-    for item in chunk.items:
-        before_each()
-        try:
-            found, stored, thumbnail = scan.describe(item, job.read(item), job.store)
-        except Rejected as rejected:
-            outcomes.append(Reject(job.locate(item), rejected.reason, rejected.detail))
-            continue
-        except MemoryError:
-            outcomes.append(Reject(job.locate(item), "too large", "not enough memory to store it"))
-            continue
-        if stored:
-            found = found._replace(spool=f"{SCAN}/{chunk.name}.spool", offset=len(spool))
-            spool += stored
-        outcomes.append(found)
-        thumbnails.append(thumbnail)
+    spool, size = f"{SCAN}/{chunk.name}.spool", 0
+    with contextlib.ExitStack() as stack:
+        for item in chunk.items:
+            before_each()
+            try:
+                found, stored, thumbnail = scan.describe(item, job.read(item), job.store)
+            except Rejected as rejected:
+                outcomes.append(Reject(job.locate(item), rejected.reason, rejected.detail))
+                continue
+            except MemoryError:
+                detail = "not enough memory to store it"
+                outcomes.append(Reject(job.locate(item), "too large", detail))
+                continue
+            if stored:  # written at once, as the next image may need all the memory
+                if not size:
+                    file = stack.enter_context(storage.whole_file(f"{job.work}/{spool}"))
+                file.write(stored)
+                found = found._replace(spool=spool, offset=size)
+                size += len(stored)
+            outcomes.append(found)
+            thumbnails.append(thumbnail)
     looks = iter(perceptual.looks(thumbnails))
     outcomes = [
         outcome._replace(**next(looks)._asdict()) if isinstance(outcome, Found) else outcome
         for outcome in outcomes
     ]
-    if spool:
-        storage.write_whole(f"{job.work}/{SCAN}/{chunk.name}.spool", bytes(spool))
     save_outcomes(job.work, chunk, outcomes)
 
 
@@ -156,16 +170,18 @@ def load_outcomes(work: str, chunk: Chunk) -> list[Found | Reject] | None:
     data = storage.read_whole(f"{work}/{SCAN}/{chunk.name}.jsonl")
     if data is None or not data.endswith(json.dumps(_END).encode() + b"\n"):
         return None
+    # Equal strings are one object: there is a description in memory for every image.
+    strings: dict[str, str] = {}
     rows = [json.loads(line) for line in data.splitlines()[:-1]]
     return [
-        Reject(**row) if isinstance(row, dict) else _found(item, row)
+        Reject(**row) if isinstance(row, dict) else _found(item, row, strings)
         for item, row in zip(chunk.items, rows, strict=True)
     ]
 
 
-def _found(item: Item, row: list) -> Found:
-    found = Found(item, *row)
-    return found._replace(color=tuple(found.color))
+def _found(item: Item, row: list, strings: dict[str, str]) -> Found:
+    values = (strings.setdefault(v, v) if type(v) is str else v for v in row)
+    return Found(item, *(tuple(v) if type(v) is list else v for v in values))
 
 
 def write_part(job: Job, part: Part, before_each: Callable[[], object] = lambda: None) -> None:
@@ -174,11 +190,37 @@ def write_part(job: Job, part: Part, before_each: Callable[[], object] = lambda:
     Raises:
         UserError: a file is not what it was when it was looked into, or the disk is full.
     """
-    frames = []
+    frames = list(_frames(job, part, before_each))
+    storage.write_whole(f"{job.work}/{PARTS}/{part.name}", b"".join(frames))
+
+
+def write_shard(job: Job, part: Part, before_each: Callable[[], object] = lambda: None) -> None:
+    """Writes a whole shard, without holding it in memory, and then its size and digest.
+
+    Raises:
+        UserError: as `write_part` does.
+    """
+    digest, size = hashlib.sha256(), 0
+    path = f"{job.work}/{PARTS}/{part.name}"
+    with storage.whole_file(path) as file:
+        for frame in _frames(job, part, before_each):
+            file.write(frame)
+            digest.update(frame)
+            size += len(frame)
+    written = {"bytes": size, "sha256": digest.hexdigest()}
+    storage.write_whole(f"{path}{WRITTEN}", json.dumps(written).encode())
+
+
+def load_written(work: str, name: str) -> dict[str, Any] | None:
+    """Returns "bytes" and "sha256" of a shard that `write_shard` wrote; None if it did not."""
+    data = storage.read_whole(f"{work}/{PARTS}/{name}{WRITTEN}")
+    return None if data is None else json.loads(data)
+
+
+def _frames(job: Job, part: Part, before_each: Callable[[], object]) -> Iterator[bytes]:
     for entry in part.entries:
         before_each()
-        frames.append(tfrecord.frame(_record(job, entry)))
-    storage.write_whole(f"{job.work}/{PARTS}/{part.name}", b"".join(frames))
+        yield tfrecord.frame(_record(job, entry))
 
 
 def _record(job: Job, entry: Entry) -> bytes:

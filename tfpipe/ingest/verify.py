@@ -9,11 +9,10 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import pathlib
-import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tfpipe import storage
 from tfpipe.errors import UserError
 from tfpipe.ingest import rejects, tfrecord
 from tfpipe.ingest.manifest import MANIFEST, Manifest, Shard
@@ -74,59 +73,55 @@ def find_damage(manifest: Manifest, advance: Callable[[], object] = lambda: None
         if problem:
             found.append(Finding(shard.name, problem))
     known = {shard.name for shard in manifest.shards}
-    there = sorted(path.name for path in manifest.folder.glob(f"*{SHARD_SUFFIX}"))
+    there = sorted(
+        name for name in storage.names_in(manifest.folder) if name.endswith(SHARD_SUFFIX)
+    )
     found += [Finding(name, f"{MANIFEST} does not list it") for name in there if name not in known]
     return found + _examine_rejects(manifest)
 
 
-def _examine(path: pathlib.Path, shard: Shard, advance: Callable[[], object]) -> str:
+def _examine(path: os.PathLike | str, shard: Shard, advance: Callable[[], object]) -> str:
     """Returns what is wrong with a shard, or "" if nothing is."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-        return "not a regular file"
-    if status.st_size == 0 and shard.bytes:
+    there = storage.size(path)  # refuses what is no file: to open a pipe would wait for ever
+    if there == 0 and shard.bytes:
         return f"empty, should have {shard.records} records"
-    if status.st_size == shard.bytes and _sha256(path, advance) == shard.sha256:
+    if there == shard.bytes and _sha256(path, advance) == shard.sha256:
         records = _count_frames(path)
         if records != shard.records:
             return f"whole with {records} records, but {MANIFEST} says {shard.records}"
         return ""
-    size = (
-        f"{status.st_size} bytes instead of {shard.bytes}"
-        if status.st_size != shard.bytes
-        else "SHA-256 differs"
-    )
+    size = f"{there} bytes instead of {shard.bytes}" if there != shard.bytes else "SHA-256 differs"
     return f"{size}; {_localise(path, shard)}"
 
 
-def _sha256(path: pathlib.Path, advance: Callable[[], object]) -> str:
+def _sha256(path: os.PathLike | str, advance: Callable[[], object]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with storage.open_to_read(path) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             advance()
     return digest.hexdigest()
 
 
-def _count_frames(path: pathlib.Path) -> int:
+def _count_frames(path: os.PathLike | str) -> int:
     """Returns the number of records up to the first damage; SHA-256 has vouched for the bytes."""
     count = 0
-    with open(path, "rb") as file, contextlib.suppress(tfrecord.FrameError):
+    with storage.open_to_read(path) as file, contextlib.suppress(tfrecord.FrameError):
         for _ in tfrecord.frames(file):
             count += 1
     return count
 
 
-def _localise(path: pathlib.Path, shard: Shard) -> str:
+def _localise(path: os.PathLike | str, shard: Shard) -> str:
     """Returns where a shard is damaged first; records count from 0."""
     count = 0
     try:
-        with open(path, "rb") as file:
+        with storage.open_to_read(path) as file:
             for _ in tfrecord.read(file):
                 count += 1
     except tfrecord.FrameError as error:
         if error.cut and count >= shard.records:
-            return f"{os.stat(path).st_size - error.offset} bytes follow the last record"
+            return f"{storage.size(path) - error.offset} bytes follow the last record"
         how = "cut inside record {}, which starts at byte {}"
         if not error.cut:
             how = "record {}, which starts at byte {}, fails its checksum"

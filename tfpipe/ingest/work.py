@@ -6,6 +6,10 @@ It lies beside the data set, on the same file system, so that publishing is one 
       lock       held by the build that is running
       scan/ parts/    results of tasks, see `tasks`
       result/    becomes records/NAME when it is complete
+
+At a URL there are no locks: nothing keeps two builds from writing one data set at once, and what
+other builds left stays. Nor is a folder renamed at once, so files are moved one by one, and
+manifest.json last: no reader takes a folder without it for a data set.
 """
 
 import contextlib
@@ -16,14 +20,16 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from tfpipe import storage, terminal
+from tfpipe import remote, storage, terminal
 from tfpipe.errors import ResumableError, UserError
+from tfpipe.ingest import manifest, tasks
+from tfpipe.ingest.manifest import MANIFEST
 
 _KEY_DIGITS = 12
 
 
 @contextlib.contextmanager
-def open_work(out: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
+def open_work(out: remote.Path, key: str) -> Iterator[remote.Path]:
     """Yields the work folder of a build, which stays if the same build can go on later.
 
     Args:
@@ -33,14 +39,39 @@ def open_work(out: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
     Raises:
         UserError: another build is running there, or nothing can be written.
     """
-    work = out.parent / f"{_prefix(out)}{key[:_KEY_DIGITS]}"
+    work = _work_folder(out, key)
     try:
         remove_leftovers(out, keep=work)
-        resumed = work.is_dir()
-        (work / "result").mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        resumed = bool(storage.names_in(work))
+        storage.make_folder(work / "result")
+        lock = contextlib.nullcontext() if remote.is_remote(out) else _lock(work, out)
     except OSError as error:
         raise ResumableError(f"cannot write to {out.parent}: {error.strerror or error}") from None
+    with lock:
+        trusted = remote.is_remote(out) or _is_trusted(work)
+        if resumed and not trusted:
+            terminal.say(f"beginning anew in {work}, as the machine went down since")
+            for name in (tasks.SCAN, tasks.PARTS, "result"):
+                storage.remove_tree(work / name)
+            storage.make_folder(work / "result")
+        elif resumed:
+            terminal.say(f"going on in {work}, which an earlier build left")
+            for name in storage.names_in(work / "result"):
+                if name.startswith(storage.PARTIAL_PREFIX):  # it was killed while it wrote that
+                    storage.remove(work / "result" / name)
+        try:
+            yield work
+        except (ResumableError, KeyboardInterrupt):
+            terminal.say(f"what is done is kept in {work}; the same command goes on from there")
+            raise
+        except UserError:
+            storage.remove_tree(work)
+            raise
+
+
+def _lock(work: pathlib.Path, out: pathlib.Path) -> contextlib.ExitStack:
+    """Returns what holds the lock until it is closed."""
+    lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, lock)
         try:
@@ -49,25 +80,34 @@ def open_work(out: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
             raise UserError(
                 f"--out={out}: another build writes there now: wait for it, or name another folder"
             ) from None
-        if resumed:
-            terminal.say(f"going on in {work}, which an earlier build left")
-        try:
-            yield work
-        except (ResumableError, KeyboardInterrupt):
-            terminal.say(f"what is done is kept in {work}; the same command goes on from there")
-            raise
-        except UserError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+        return stack.pop_all()
 
 
-def publish(work: pathlib.Path, out: pathlib.Path) -> None:
+def _is_trusted(work: pathlib.Path) -> bool:
+    """Returns whether what is in a work folder is surely what was written there.
+
+    Nothing in it is made to survive a power cut, which would take as long as the work, so the lock
+    says since when the machine has been running.
+    """
+    try:
+        now = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # not on Linux
+        now = ""
+    lock = work / "lock"
+    before = lock.read_text()
+    lock.write_text(now)
+    return before == now
+
+
+def publish(work: remote.Path, out: remote.Path) -> None:
     """Gives the complete data set its name and removes the work folder.
 
     A data set that is there already gives way after the new one is safe on the disk.
     """
     result = work / "result"
     try:
+        if remote.is_remote(out):
+            return _move_files(work, result, out)
         for path in result.rglob("*"):
             if path.is_file():
                 storage.sync_file(path)
@@ -79,26 +119,65 @@ def publish(work: pathlib.Path, out: pathlib.Path) -> None:
         storage.sync_folder(out.parent)
     except OSError as error:
         raise ResumableError(f"cannot write {out}: {error.strerror or error}") from None
-    shutil.rmtree(work, ignore_errors=True)
+    return storage.remove_tree(work)
 
 
-def remove_leftovers(out: pathlib.Path, keep: pathlib.Path | None = None) -> None:
-    """Removes what other builds of the same data set left, unless they are running.
+def _move_files(work: remote.Url, result: remote.Url, out: remote.Url) -> None:
+    """Publishes at a URL; may be ended and done again."""
+    new = manifest.load(result)
+    own = {*new.files, *(shard.name for shard in new.shards)}
+    for name in sorted({*storage.names_in(out)} - own, key=lambda name: name != MANIFEST):
+        storage.remove(out / name)
+    storage.make_folder(out)
+    for name in sorted(own.intersection(storage.names_in(result))):
+        storage.rename(result / name, out / name)
+    storage.rename(result / MANIFEST, out / MANIFEST)
+    storage.remove_tree(work)
+
+
+def finish(out: remote.Path, key: str) -> bool:
+    """Publishes what the same build had completed when it was ended; returns whether it did.
+
+    Args:
+        out: where the data set will be. On this machine it is published at once, so that nothing
+            remains to be done.
+        key: as of `open_work`.
+    """
+    if not remote.is_remote(out):
+        return False
+    work = _work_folder(out, key)
+    complete = storage.exists(work / "result" / MANIFEST)
+    if complete:
+        publish(work, out)
+    return complete
+
+
+def remove_leftovers(out: remote.Path, keep: remote.Path | None = None) -> None:
+    """Removes what other builds of the same data set left.
 
     Args:
         out: where the data set is, or will be.
         keep: the work folder that stays.
+
+    Raises:
+        UserError: one of them is running.
     """
     pattern = re.compile(re.escape(_prefix(out)) + rf"[0-9a-f]{{{_KEY_DIGITS}}}")
-    for name in storage.names_in(os.fspath(out.parent)):
+    for name in storage.names_in(out.parent):
         path = out.parent / name
         if path == keep or not pattern.fullmatch(name):
             continue
-        with contextlib.suppress(OSError), open(path / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if remote.is_remote(path):
+            terminal.say(f"{path} is left of an earlier build: remove it, unless that still runs")
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _lock(path, out):
             terminal.say(f"removing {path}, which an earlier build left")
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _prefix(out: pathlib.Path) -> str:
+def _work_folder(out: remote.Path, key: str) -> remote.Path:
+    return out.parent / f"{_prefix(out)}{key[:_KEY_DIGITS]}"
+
+
+def _prefix(out: remote.Path) -> str:
     return f"{storage.PARTIAL_PREFIX}{out.name}-"

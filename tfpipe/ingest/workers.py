@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import resource
@@ -28,14 +29,26 @@ from tfpipe.errors import ResumableError
 from tfpipe.ingest.tasks import Job
 
 SECONDS = 10  # of wall time, for one image
-MEMORY_BYTES = 512 * 2**20  # of a worker: its private memory, which leaves out program code
+# Of private memory, above the 60 MB that a worker has at its start: less than 512 MB in all.
+MEMORY_BYTES = 416 * 2**20
 
 # A pool that loses this many processes, one after the other, without any task done, is at fault
 # itself.
 _MAX_RESTARTS = 3
 
+_CHECK_SECONDS = 2  # without any task done, before the processes are looked at
+
 # man 7 unix: a socket's name has 108 bytes; Python adds "/pymp-12345678/listener-12345678".
 _MAX_TEMPORARY_PATH = 107 - 40
+
+
+def start_early() -> None:
+    """Starts the server that forks the workers, which imports while this process lists files."""
+    # Started before, as it would let an interrupt through to the process that is started next.
+    multiprocessing.resource_tracker.ensure_running()
+    with _interrupts_held(), _one_thread():
+        if _context().get_start_method() == "forkserver":
+            multiprocessing.forkserver.ensure_running()
 
 
 class Lost(NamedTuple):
@@ -57,8 +70,7 @@ class Pool:
         self._pool: pebble.ProcessPool | None = None
 
     def __enter__(self) -> "Pool":
-        # Started here, as it would let an interrupt through to the process that is started next.
-        multiprocessing.resource_tracker.ensure_running()
+        start_early()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,8 +101,10 @@ class Pool:
                         running[self._schedule(function, waiting[0])] = waiting[0]
                     waiting.popleft()
                 done, _ = concurrent.futures.wait(
-                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                    running, _CHECK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
                 )
+                if not done:
+                    self._check()
                 for future in done:
                     lost = _outcome(future)
                     restarts = 0
@@ -112,15 +126,21 @@ class Pool:
         except RuntimeError as error:  # what pebble raises if the pool broke since the last task
             raise BrokenProcessPool from error
 
+    def _check(self) -> None:
+        """Raises BrokenProcessPool if a task's process is gone, and pebble waits for it.
+
+        Pebble looks only once, when a process ends, for the task that it had: perhaps before it
+        has read the message that tells.
+        """
+        manager = self._pool._pool_manager  # there is no public way to ask
+        alive = set(manager.worker_manager.workers)
+        for task in list(manager.task_manager.tasks.values()):
+            if task.started and task.worker_id not in alive:
+                raise BrokenProcessPool
+
     def _opened(self) -> pebble.ProcessPool:
         if self._pool is None:
-            # Not forked from here: a copy of a process that has threads may hang. The server that
-            # forks them has the modules loaded, so that a new process takes milliseconds.
-            # Its socket lies in the temporary folder and cannot have a long name.
-            short = len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMPORARY_PATH
-            context = multiprocessing.get_context("forkserver" if short else "spawn")
-            if short:
-                context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.")])
+            context = _context()
             with _one_thread():
                 self._pool = pebble.ProcessPool(
                     self._count,
@@ -137,6 +157,20 @@ class Pool:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Returns how processes are started.
+
+    They are not forked from here: a copy of a process that has threads may hang. The server that
+    forks them has the modules loaded, so that a new process takes milliseconds. Its socket lies in
+    the temporary folder and cannot have a long name; where that is long, each process loads them.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) > _MAX_TEMPORARY_PATH:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("tfpipe.")])
+    return context
 
 
 def _outcome(future: concurrent.futures.Future) -> Lost | None:
@@ -211,7 +245,7 @@ def _start(job: Job, seconds: float, memory_bytes: int) -> None:
     # does not need the stream: it travels to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for source in job.sources:
-        source.names()  # listed here, as that is no part of the time and memory for an image
+        source.prepare()  # which is no part of the time and memory for an image
     resource.setrlimit(resource.RLIMIT_DATA, (_memory() + memory_bytes,) * 2)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, even inside a decoder
 

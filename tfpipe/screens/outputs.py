@@ -1,6 +1,7 @@
 """What a model makes of every image, computed once and kept in the cache."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -42,9 +43,10 @@ def compute(
     parts = [*key, size, *(found.sha256 for found in images.found)]
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     path = images.cache / f"screen-{screen}-{digest[:16]}.npy"
-    if path.exists():
+    cached = storage.read_whole(path)
+    if cached is not None:
         terminal.say(f"screen {screen}: using what an earlier build computed, {path}")
-        return np.load(path, allow_pickle=False)
+        return np.load(io.BytesIO(cached), allow_pickle=False)
     rows: list[np.ndarray] = []
     step = tf.function(
         lambda batch: model(tf.cast(batch, tf.float32)),
@@ -55,6 +57,7 @@ def compute(
             rows.append(step(batch).numpy())
             advance(len(batch))
     result = np.concatenate(rows)
+    storage.make_folder(images.cache)
     with storage.atomic_file(path, "wb") as file:
         np.save(file, result, allow_pickle=False)
     return result

@@ -62,6 +62,11 @@ class Options:
         " takes for wrongly labelled",
         0.02,
     )
+    screen_cache: str = option(
+        "a folder that keeps what the models make of the images, which takes minutes, for later"
+        " builds; empty to keep it until this build is complete",
+        "",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

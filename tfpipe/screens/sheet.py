@@ -44,7 +44,7 @@ def save(
         dropped=action == DROP,
         suspects=len(suspects),
         images=len(images.found),
-        csv=path.with_suffix(".csv").name,
+        csv=f"screen-{screen.name}.csv",
         cards=[_card(images, suspect) for suspect in suspects[:MAX_THUMBNAILS]],
     )
     with storage.atomic_file(path) as file:

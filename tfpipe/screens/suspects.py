@@ -38,11 +38,12 @@ def run(
     for screen in prepared:
         path = folder / f"screen-{screen.name}.csv"
         save(path, images, listed[screen.name], action)
-        sheet.save(path.with_suffix(".html"), screen, images, listed[screen.name], action)
+        page = folder / f"screen-{screen.name}.html"
+        sheet.save(page, screen, images, listed[screen.name], action)
         fate = "left out" if action == DROP else "kept"
         terminal.say(
             f"screen {screen.name}: {len(listed[screen.name])} of {len(images.found)} images are"
-            f" suspect and {fate}; {path.name} and {path.stem}.html list them"
+            f" suspect and {fate}; {path.name} and {page.name} list them"
         )
     return listed
 

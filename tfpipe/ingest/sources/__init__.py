@@ -4,11 +4,11 @@ A source knows nothing of images. Its members are named by their path relative t
 root, with `/` between folders. What cannot or must not be read is not dropped silently: it is
 listed in `skipped`, or `read` raises `Rejected`.
 
-To add a kind of source, write a subclass of `Source` in a file of its own and enter it in `KINDS`.
+To add a kind of source, write a subclass of `Source` in a file of its own and enter it in `KINDS`,
+or in `REMOTE_KINDS` if it lies at a URL.
 """
 
-import os
-
+from tfpipe import remote, storage
 from tfpipe.errors import UserError
 from tfpipe.ingest.sources.folder import Folder
 from tfpipe.ingest.sources.listing import Listing
@@ -22,6 +22,7 @@ from tfpipe.ingest.sources.source import (
     Source,
 )
 from tfpipe.ingest.sources.tar import Tar
+from tfpipe.ingest.sources.url import RemoteFolder, RemoteListing, RemoteZip
 from tfpipe.ingest.sources.zip import Zip
 
 __all__ = [
@@ -31,10 +32,14 @@ __all__ = [
     "MAX_BYTES",
     "MAX_RATIO",
     "RATIO_FREE_BYTES",
+    "REMOTE_KINDS",
     "Folder",
     "Listing",
     "Records",
     "Rejected",
+    "RemoteFolder",
+    "RemoteListing",
+    "RemoteZip",
     "Source",
     "Tar",
     "Zip",
@@ -43,20 +48,35 @@ __all__ = [
 
 # In the order in which they are tried: a folder of TFRecords is a folder too.
 KINDS: tuple[type[Source], ...] = (Records, Folder, Zip, Tar, Listing)
+REMOTE_KINDS: tuple[type[Source], ...] = (RemoteFolder, RemoteListing, RemoteZip)
 
 
 def open_source(path: str) -> Source:
     """Opens a folder, an archive, a list or TFRecords for reading.
 
+    Args:
+        path: of a file or folder, or a URL of one.
+
     Raises:
         UserError: `path` does not exist, is of no known kind, or holds no file that can be read.
     """
-    allowed = " or ".join(kind.kind for kind in KINDS)
-    if not os.path.exists(path):
+    if not remote.is_remote(path):
+        return _open(path, KINDS)
+    try:
+        return _open(path, REMOTE_KINDS)
+    except OSError as error:
+        raise UserError(
+            f"{path!r} cannot be read ({error.strerror}): name another, or a copy on this machine"
+        ) from None
+
+
+def _open(path: str, kinds: tuple[type[Source], ...]) -> Source:
+    allowed = " or ".join(kind.kind for kind in kinds)
+    if not storage.exists(path):
         raise UserError(
             f"{path!r} does not exist, or its folder may not be read: name {allowed} with images"
         )
-    found = next((kind for kind in KINDS if kind.fits(path)), None)
+    found = next((kind for kind in kinds if kind.fits(path)), None)
     if found is None:
         raise UserError(
             f"{path!r} is not {allowed}, or it is damaged or unreadable: name {allowed} with images"

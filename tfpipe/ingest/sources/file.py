@@ -1,21 +1,33 @@
-"""One file on disk, read whole and with care."""
+"""One file, on disk or at a URL, read whole and with care."""
 
+import concurrent.futures
 import os
 import stat
+from collections.abc import Sequence
 
+from tfpipe import remote, storage
 from tfpipe.ingest.sources.source import Rejected, read_bounded
+
+# A request to a server takes tens of milliseconds, most of them waiting.
+_REQUESTS = 32
 
 
 def read_file(path: str, *, follow: bool) -> bytes:
     """Returns the contents of a regular file, at most `MAX_BYTES`.
 
     Args:
-        path: where it is.
+        path: where it is, on disk or at a URL.
         follow: whether it may be a link.
 
     Raises:
         Rejected: it is too large, unreadable, no regular file, or a link that is not followed.
     """
+    if remote.is_remote(path):
+        try:
+            with storage.open_to_read(path) as file:
+                return read_bounded(file)
+        except OSError as error:
+            raise Rejected("unreadable", error.strerror or str(error)) from None
     # The file may have changed since it was listed: opening a FIFO does not wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -25,3 +37,18 @@ def read_file(path: str, *, follow: bool) -> bytes:
             return read_bounded(file)
     except OSError as error:
         raise Rejected("unreadable", error.strerror or str(error)) from None
+
+
+def stamps(urls: Sequence[str]) -> list[tuple[int, int] | OSError]:
+    """Returns for each URL the size and the time of change, in nanoseconds, or what went wrong."""
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        return list(pool.map(_stamp, urls))
+
+
+def _stamp(url: str) -> tuple[int, int] | OSError:
+    try:
+        with remote.gfile(url) as gfile:
+            status = gfile.stat(url)
+            return status.length, status.mtime_nsec
+    except OSError as error:
+        return error

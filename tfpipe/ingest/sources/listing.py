@@ -4,16 +4,17 @@ import functools
 import os
 import stat
 
+from tfpipe import remote, storage
 from tfpipe.ingest import label_list
-from tfpipe.ingest.sources.file import read_file
+from tfpipe.ingest.sources.file import read_file, stamps
 from tfpipe.ingest.sources.source import Source
 
 
 class Listing(Source):
     """Files that a CSV or JSONL file names, each with its label; see `label_list`.
 
-    Paths are relative to the list's folder, or absolute. As a person wrote them, they may lead
-    anywhere, and links are followed. A file that is missing is skipped.
+    Paths are relative to the list's folder, or absolute, or URLs. As a person wrote them, they may
+    lead anywhere, and links are followed. A file that is missing is skipped.
     """
 
     kind = "a list (.csv or .jsonl)"
@@ -25,9 +26,16 @@ class Listing(Source):
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(self.locate(name), follow=True)
 
+    def prepare(self) -> None:  # noqa: D102
+        if self._url:
+            storage.exists(self._url)  # which loads TensorFlow
+
+    def __reduce__(self):
+        return type(self), (self.path,), {"_url": self._url}
+
     def locate(self, name: str) -> str:
         """Returns where a file is: its path joined to that of the list's folder."""
-        return os.path.join(os.path.dirname(self.path), name)
+        return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
 
     @property
     def labels(self) -> dict[str, str]:  # noqa: D102
@@ -37,12 +45,19 @@ class Listing(Source):
         return {row.path: row.group for row in label_list.read(self.path, column) if row.group}
 
     @functools.cached_property
+    def _url(self) -> str:
+        """The first URL that it names, or ""; copies in other processes need not read the list."""
+        return next(filter(remote.is_remote, (self.locate(row.path) for row in self._rows)), "")
+
+    @functools.cached_property
     def _rows(self) -> list[label_list.Row]:
         return label_list.read(self.path)
 
     @functools.cached_property
     def _listing(self):
         members, skipped = {}, []
+        urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in self._rows))})
+        stamp_of = dict(zip(urls, stamps(urls), strict=True))
         seen = set()
         for row in self._rows:
             if row.path in seen:
@@ -50,8 +65,14 @@ class Listing(Source):
                 skipped.append((row.path, "repeated name", detail))
                 continue
             seen.add(row.path)
+            path = self.locate(row.path)
             try:
-                status = os.stat(self.locate(row.path))
+                if path in stamp_of:
+                    if isinstance(stamp_of[path], OSError):
+                        raise stamp_of[path]
+                    members[row.path] = (*stamp_of[path], row.label)
+                    continue
+                status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 detail = f"line {row.line} of {self.path} names it, and there is no such file"
                 skipped.append((row.path, "missing", detail))

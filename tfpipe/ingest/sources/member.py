@@ -22,6 +22,8 @@ def refuse_name(name: str, links: Set[str]) -> tuple[str, str] | None:
         name: as the archive has it.
         links: the names of its links; what lies below one is refused like the link.
     """
+    if not (links or name.startswith("/") or ":" in name or "\\" in name or ".." in name):
+        return None  # as almost always, and at a tenth of the time
     path = pathlib.PurePosixPath(name)
     windows = pathlib.PureWindowsPath(name)
     if path.is_absolute() or windows.drive or "\\" in name or ".." in path.parts:

@@ -86,6 +86,12 @@ class Source:
         """Returns where a member is, for a person: the source's path and the name."""
         return f"{self.path.rstrip('/')}/{name}"
 
+    def prepare(self) -> None:
+        """Does once what `read` would do first, if that takes time, as to list an archive."""
+
+    def release(self) -> None:
+        """Frees the memory that listing took, if it is much; it is listed anew when needed."""
+
     def fingerprint(self) -> str:
         """Returns a hex digest that changes when a member does, without reading any."""
         members, skipped = self._listing

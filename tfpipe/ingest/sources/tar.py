@@ -74,6 +74,9 @@ class Tar(Source):
             return len(head) == _TAR_BLOCK and not any(head)  # an archive without members
         return True
 
+    def prepare(self) -> None:  # noqa: D102
+        _ = self._listing
+
     def read(self, name: str) -> bytes:  # noqa: D102
         if name not in self._listing[0]:  # in a worker that opened the archive anew
             raise Rejected("unreadable", "the archive has changed")

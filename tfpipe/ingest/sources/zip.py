@@ -48,6 +48,15 @@ class Zip(Source):
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: encrypted after all
             raise Rejected("unreadable", str(error)) from None
 
+    def prepare(self) -> None:  # noqa: D102
+        _ = self._archive
+
+    def release(self) -> None:  # noqa: D102
+        self.__dict__.pop("_listing", None)
+        archive = self.__dict__.pop("_archive", None)  # some 600 bytes for each member
+        if archive is not None:
+            archive.close()
+
     @functools.cached_property
     def _archive(self) -> zipfile.ZipFile:
         try:

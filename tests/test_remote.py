@@ -1,0 +1,357 @@
+"""URLs: TensorFlow's ram:// within this process, and file:// for several processes."""
+
+import csv
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+import uuid
+import zipfile
+
+import pytest
+import tensorflow as tf
+
+from tfpipe import build_records, remote, storage, verify_records
+from tfpipe.errors import UserError
+from tfpipe.ingest import manifest, rejects, sources, verify
+from tfpipe.ingest.sources import source as bounds
+from tfpipe.input import pipeline
+
+ROOT = pathlib.Path(__file__).parents[1]
+HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
+
+
+@pytest.fixture
+def ram():
+    """A folder in memory, empty and alone."""
+    url = f"ram://test-{uuid.uuid4().hex}"
+    tf.io.gfile.makedirs(url)
+    yield url
+    tf.io.gfile.rmtree(url)
+
+
+@pytest.fixture(params=["disk", "file", "ram"])
+def folder(request, tmp_path):
+    if request.param == "ram":
+        return remote.to_path(request.getfixturevalue("ram"))
+    return remote.to_path(tmp_path if request.param == "disk" else f"file://{tmp_path}")
+
+
+def upload(source, url):
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            storage.write_whole(f"{url}/{path.relative_to(source)}", path.read_bytes())
+    return url
+
+
+def contents(url):
+    return {name: storage.read_whole(f"{url}/{name}") for name in storage.names_in(url)}
+
+
+def build(source, out, **changes):
+    options = {"source": (str(source),), "out": str(out), "shards": 2, "workers": 2}
+    options |= {"report": False, "quiet": True}
+    if str(out).startswith("ram:"):  # which other processes do not see
+        options |= {"runner": "beam", "beam_args": HERE}
+    build_records.main(build_records.Options(**{**options, **changes}))
+    return manifest.load(out)
+
+
+def test_files(folder):
+    path = folder / "a" / "b.bin"
+    assert storage.read_whole(path) is None
+    assert storage.names_in(folder / "a") == []
+    assert not storage.exists(path)
+    with pytest.raises(FileNotFoundError):
+        storage.size(path)
+    data = bytes(range(256)) * 9000  # more than one block of a remote file
+    storage.write_whole(path, data)
+    storage.write_whole(path, data)  # replaces it
+    assert storage.names_in(folder / "a") == ["b.bin"]
+    assert storage.size(path) == len(data)
+    assert storage.read_whole(path) == data
+    assert storage.read_whole(path, 255, 3) == b"\xff\0\1"
+    assert storage.read_whole(path, len(data) - 1, 10) == b"\xff"
+    assert storage.read_whole(path, len(data) + 5, 10) == b""
+    with storage.open_to_read(path) as file:
+        assert file.seek(-2, 2) == len(data) - 2
+        assert file.read() == b"\xfe\xff"
+        assert file.read(1) == b""
+        assert file.seek(1) == file.tell() == 1
+        assert file.seek(1, 1) == 2
+        assert file.read(2**21) == data[2 : 2 + 2**21]
+    storage.rename(path, folder / "a" / "c")
+    assert storage.names_in(folder / "a") == ["c"]
+    with pytest.raises(OSError, match="not a regular file"):
+        storage.size(folder / "a")
+    storage.remove(folder / "a" / "c")
+    assert storage.names_in(folder / "a") == []
+    storage.write_whole(path, b"")
+    assert storage.read_whole(path) == b""
+    storage.remove_tree(folder / "a")
+    assert not storage.exists(path)
+    storage.remove_tree(folder / "a")  # gone already
+
+
+def test_a_file_appears_whole_or_not_at_all(folder):
+    for make in (storage.whole_file, lambda path: storage.atomic_file(path, "wb")):
+        with pytest.raises(ZeroDivisionError), make(folder / "x") as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+        assert storage.names_in(folder) == []
+        with make(folder / "x") as file:
+            file.write(b"whole")
+        assert storage.read_whole(folder / "x") == b"whole"
+        storage.remove(folder / "x")
+    with storage.atomic_file(folder / "t") as file:
+        file.write("é\r\n")
+    assert storage.read_whole(folder / "t") == "é\r\n".encode()
+    storage.write_json(folder / "j", {"a": 0.1})
+    assert storage.read_json(folder / "j", what="it", hint="") == {"a": 0.1}
+    with pytest.raises(UserError, match=r"k does not exist; expected it"):
+        storage.read_json(folder / "k", what="it", hint="")
+
+
+def test_names_are_joined():
+    url = remote.to_path("gs://bucket/a/b/")
+    assert str(url / "c") == "gs://bucket/a/b/c"
+    assert (url.name, url.parent) == ("b", "gs://bucket/a")
+    assert remote.to_path("a/b") == pathlib.Path("a/b")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"source": "s3://b/x"}, "s3://b/x: TensorFlow has no file system for s3:// here"),
+        ({"out": "hdfs://h/x/y"}, "install what adds it (tensorflow-io for s3:// and hdfs://"),
+        ({"source": "nope://b/x.zip"}, "for nope:// here, only for file://, gs://, ram://"),
+        ({"source": "ram://none/x"}, "'ram://none/x' does not exist"),
+        ({"out": "ram://bucket"}, "--out=ram://bucket is no folder"),
+    ],
+)
+def test_unusable_urls_are_one_line(image_folder, tmp_path, flags, words):
+    with pytest.raises(UserError) as caught:
+        build(**{"source": image_folder, "out": tmp_path / "out", **flags})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder(ram, tmp_path, monkeypatch):
+    names = ["cat/1.jpg", "cat/deep/2.jpg", "dog.jpg", ".hidden/3.jpg", "Thumbs.db", "x.zip"]
+    for name in names:
+        storage.write_whole(f"{ram}/in/{name}", name.encode())
+    source = sources.open_source(f"{ram}/in/")
+    assert type(source) is sources.RemoteFolder
+    assert source.names() == sorted(names[:3])
+    assert [name for name, *_ in source.skipped] == ["x.zip"]
+    assert source.locate("dog.jpg") == f"{ram}/in/dog.jpg"
+    before = source.fingerprint()
+    assert before == sources.open_source(f"{ram}/in").fingerprint()
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+    assert {name: copy.read(name) for name in copy.names()} == {n: n.encode() for n in names[:3]}
+    storage.write_whole(f"{ram}/in/dog.jpg", b"other")
+    assert sources.open_source(f"{ram}/in").fingerprint() != before
+    monkeypatch.setattr(bounds, "MAX_BYTES", 5)
+    assert source.read("dog.jpg") == b"other"
+    with pytest.raises(sources.Rejected, match="too large"):
+        source.read("cat/1.jpg")
+    storage.remove(f"{ram}/in/dog.jpg")
+    with pytest.raises(sources.Rejected, match="unreadable: No such file"):
+        source.read("dog.jpg")
+
+
+def test_a_zip_archive(ram, image_folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in image_folder.iterdir():
+            archive.write(path, path.name)
+    data = (tmp_path / "x.zip").read_bytes()
+    storage.write_whole(f"{ram}/x.zip", data)
+    storage.write_whole(f"{ram}/cut.zip", data[:-30])
+    here, there = sources.open_source(str(tmp_path / "x.zip")), sources.open_source(f"{ram}/x.zip")
+    assert there.fingerprint() == here.fingerprint()
+    assert there.names() == here.names()
+    assert all(there.read(name) == here.read(name) for name in here.names())
+    with pytest.raises(UserError, match=r"cut\.zip' is not a folder or a list.* or a zip archive"):
+        sources.open_source(f"{ram}/cut.zip")
+
+
+def test_lists(ram, image_folder, tmp_path):
+    upload(image_folder, f"{ram}/in")
+    rows = [("path", "label", "group"), ("in/cat.1.jpg", "cat", "a"), ("in/gone.jpg", "cat", "")]
+    rows.append((f"{ram}/in/dog.1.jpg", "dog", "b"))
+    (tmp_path / "l.csv").write_text("\n".join(map(",".join, rows)))
+    storage.write_whole(f"{ram}/l.csv", (tmp_path / "l.csv").read_bytes())
+    source = sources.open_source(f"{ram}/l.csv")
+    assert source.names() == ["in/cat.1.jpg", f"{ram}/in/dog.1.jpg"]
+    assert source.groups("group") == {"in/cat.1.jpg": "a", f"{ram}/in/dog.1.jpg": "b"}
+    assert [skipped[:2] for skipped in source.skipped] == [("in/gone.jpg", "missing")]
+    for name in source.names():
+        assert source.read(name) == (image_folder / name.rpartition("/")[2]).read_bytes()
+    before = source.fingerprint()
+    # A list on this machine may name what is elsewhere.
+    shutil.copytree(image_folder, tmp_path / "in")
+    here = sources.open_source(str(tmp_path / "l.csv"))
+    assert [here.read(name) for name in here.names()] == [
+        source.read(name) for name in source.names()
+    ]
+    storage.write_whole(f"{ram}/in/dog.1.jpg", b"other")
+    assert sources.open_source(f"{ram}/l.csv").fingerprint() != before
+
+
+def test_beam_reads_and_writes_urls(ram, image_folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for path in sorted(image_folder.iterdir())[:20] + sorted(image_folder.iterdir())[-20:]:
+        shutil.copy(path, tmp_path / "in")
+    (tmp_path / "in" / "cat.99.jpg").write_bytes(b"\xff\xd8no")
+    options = {"max_rejects": 1, "store": "resized:32", "report": True}
+    expected = build(tmp_path / "in", tmp_path / "out", **options)
+    upload(tmp_path / "in", f"{ram}/in")
+    made = build(f"{ram}/in", f"{ram}/out", **options)
+    assert storage.names_in(ram) == ["in", "out"]  # no work folder is left
+    assert set(contents(f"{ram}/out")) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert (made.shards, made.fingerprint) == (expected.shards, expected.fingerprint)
+    for shard in made.shards:
+        assert storage.read_whole(made.folder / shard.name) == (
+            (tmp_path / "out" / shard.name).read_bytes()
+        )
+    assert [reject.path for reject in rejects.load(made.folder)] == [f"{ram}/in/cat.99.jpg"]
+    assert verify.find_damage(made) == []
+
+
+def test_processes_write_to_a_url(records, image_folder, tmp_path):
+    options = {"shards": 3, "workers": 2}
+    made = build(image_folder, f"file://{tmp_path}/deep/toy", **options)
+    expected = {path.name: path.read_bytes() for path in records.iterdir()}
+    assert contents(made.folder) == expected
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "zip"])
+def test_processes_read_urls(image_folder, tmp_path, kind):
+    if kind == "list":
+        rows = [f"file://{path},{path.name[:3]}" for path in image_folder.iterdir()]
+        source = tmp_path / "l.csv"
+        source.write_text("\n".join(["path,label", *rows]))
+    elif kind == "zip":
+        source = f"file://{tmp_path}/x.zip"
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            for path in image_folder.iterdir():
+                archive.write(path, path.name)
+    else:
+        source = f"file://{image_folder}"
+    made = build(source, tmp_path / "out")
+    assert (made.accepted, made.rejected) == (80, {})
+    assert verify.find_damage(made) == []
+
+
+def test_building_again(ram, image_folder, capsys):
+    out = f"{ram}/toy"
+    made = build(image_folder, out)
+    before = contents(out)
+    build(image_folder, out, quiet=False)
+    assert "is up to date" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"other options \(--seed\).*--overwrite"):
+        build(image_folder, out, seed=1)
+    storage.write_whole(f"{out}/notes.txt", b"mine")
+    with pytest.raises(UserError, match=r"holds 'notes\.txt'"):
+        build(image_folder, out, seed=1, overwrite=True)
+    storage.remove(f"{out}/notes.txt")
+    again = build(image_folder, out, seed=1, shards=1, overwrite=True)
+    assert again.fingerprint != made.fingerprint
+    assert {*contents(out)} == {*again.files, *(s.name for s in again.shards), "manifest.json"}
+    assert contents(out) != before
+    with pytest.raises(UserError, match="lies in --source"):
+        build(ram, f"{ram}/toy2")
+    storage.remove(f"{out}/manifest.json")
+    with pytest.raises(UserError, match="not a data set"):
+        build(image_folder, out)
+
+
+def test_publishing_that_is_ended_is_no_data_set_and_goes_on(ram, image_folder, monkeypatch):
+    out = f"{ram}/toy"
+    build(image_folder, out, seed=7)
+    build(image_folder, f"{ram}/whole")
+    rename = storage.rename
+    moved = []
+
+    def end(path, to):
+        if to.startswith(f"{out}/"):
+            if len(moved) == 2:
+                raise OSError(5, "unplugged")
+            moved.append(to)
+        rename(path, to)
+
+    monkeypatch.setattr(storage, "rename", end)
+    with pytest.raises(UserError, match="unplugged"):
+        build(image_folder, out, overwrite=True)
+    assert not storage.exists(f"{out}/manifest.json")
+    with pytest.raises(UserError, match="does not exist"):
+        manifest.load(out)
+    assert len(moved) == 2
+    monkeypatch.setattr(storage, "rename", rename)
+    build(image_folder, out)
+    assert contents(out) == contents(f"{ram}/whole")
+    assert sorted(storage.names_in(ram)) == ["toy", "whole"]
+
+
+def test_damage_is_found(ram, records):
+    url = upload(records, f"{ram}/toy")
+    described = manifest.load(url)
+    described.check()
+    verify_records.main(verify_records.Options(records=url))
+    name = described.shards[0].name
+    content = bytearray(storage.read_whole(f"{url}/{name}"))
+    content[len(content) // 2] ^= 1
+    storage.write_whole(f"{url}/{name}", bytes(content))
+    storage.write_whole(f"{url}/extra.tfrecord", b"")
+    storage.remove(f"{url}/{described.shards[1].name}")
+    first, second, third = verify.find_damage(described)
+    assert first.name == name
+    assert "fails its checksum" in first.problem
+    assert second == (described.shards[1].name, "No such file or directory")
+    assert third.name == "extra.tfrecord"
+    with pytest.raises(UserError, match="No such file"):
+        described.check()
+    storage.remove(f"{url}/rejects.csv")
+    with pytest.raises(UserError, match=r"rejects\.csv is missing"):
+        rejects.load(described.folder)
+
+
+def test_training_reads_urls(ram, records):
+    described = [manifest.load(upload(records, f"{ram}/toy")), manifest.load(records)]
+    options = {"image_size": 16, "batch_size": 8}
+    there, here = (
+        [batch["image"].numpy().tobytes() for batch in pipeline.eval_batches(m, "val", **options)]
+        for m in described
+    )
+    assert there == here
+    options |= {"draws": 1, "seed": 3, "first_epoch": 0, "epochs": 1, "shuffle_mb": 1}
+    there, here = (
+        [
+            batch["image"].numpy().tobytes()
+            for batch in pipeline.train_batches(m, "train", **options)
+        ]
+        for m in described
+    )
+    assert there == here
+
+
+def test_without_urls_tensorflow_is_not_loaded(image_folder, tmp_path):
+    code = (
+        "import sys\n"
+        "from tfpipe import build_records\n"
+        "if __name__ == '__main__':\n"
+        f"    build_records.main(build_records.Options(source=({str(image_folder)!r},),"
+        f" out={str(tmp_path / 'out')!r}, workers=1))\n"
+        "    loaded = {'tensorflow', 'tensorflow.python', 'apache_beam'} & sys.modules.keys()\n"
+        "    assert not loaded, loaded\n"
+    )
+    script = tmp_path / "build.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "out" / "rejects.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["path", "reason", "detail"]]

@@ -1,0 +1,247 @@
+"""A pool loses nothing but the item at fault, whatever a decoder does to its process."""
+
+import ctypes
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import pebble.pool.process
+import PIL.Image
+import processes
+import pytest
+
+from tfpipe.errors import ResumableError, UserError
+from tfpipe.ingest import sources, workers
+from tfpipe.ingest.found import Found, Item
+from tfpipe.ingest.store import Store, parse
+from tfpipe.ingest.survey import survey
+from tfpipe.ingest.tasks import Job
+
+GIB = 2**30
+
+
+def do(job, item, before_each):
+    """A task: what the first half of the item's name says."""
+    before_each()
+    what = item.split()[0]
+    if what == "exit":
+        os._exit(3)
+    elif what == "segfault":
+        ctypes.string_at(1)
+    elif what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "hang":
+        ctypes.CDLL(None).sleep(60)
+    elif what == "spin":
+        while True:
+            pass
+    elif what == "memory":
+        bytearray(2 * GIB)
+    elif what == "nap":
+        time.sleep(0.1)
+    elif what == "deaf":  # Python's own handlers never run inside C
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ctypes.CDLL(None).sleep(60)
+    elif what == "mistake":
+        raise UserError(f"{item} is wrong: mend it", status=7)
+    elif what == "threads":
+        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+        assert [os.environ[name] for name in names] == ["1", "1"]
+    elif what == "limits":
+        bytearray(400 * 2**20)
+        with pytest.raises(MemoryError):
+            bytearray(600 * 2**20)
+
+
+class Broken:
+    """A source that cannot be listed any more."""
+
+    def names(self):
+        raise OSError("gone")
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job((), str(tmp_path), Store(), 0)
+
+
+def forked():
+    """Returns the workers of this process: what its fork server has for children."""
+    return [pid for child in processes.children(os.getpid()) for pid in processes.children(child)]
+
+
+def assert_no_worker_is_left():
+    deadline = time.monotonic() + 20
+    while forked() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert forked() == []
+
+
+def test_what_a_process_dies_of_costs_one_item(job, monkeypatch):
+    monkeypatch.setattr(workers, "SECONDS", 0.5)
+    bad = {
+        "exit": ("crash", "exit status 3"),
+        "segfault": ("crash", "signal 11"),
+        "killed": ("crash", "signal 9"),
+        "hang": ("too slow", "more than 0.5 s"),
+        "spin": ("too slow", "more than 0.5 s"),
+        "deaf": ("too slow", "more than 0.5 s"),
+        "memory": ("too large", "memory"),
+    }
+    items = [f"good {i}" for i in range(60)]
+    for position, what in enumerate(bad):
+        items.insert(9 * position, what)
+    with workers.Pool(job, 2) as pool:
+        done = list(pool.run(do, items))
+        assert forked() != []
+    assert sorted(item for item, _ in done) == sorted(items)  # each once
+    lost = {item: why for item, why in done if why is not None}
+    assert lost.keys() == bad.keys()
+    for what, (reason, words) in bad.items():
+        assert lost[what].reason == reason
+        assert words in lost[what].detail
+    assert_no_worker_is_left()
+
+
+def test_nothing_but_crashes(job):
+    with workers.Pool(job, 2) as pool:
+        done = list(pool.run(do, [f"exit {i}" for i in range(8)]))
+    assert len({item for item, _ in done}) == len(done) == 8
+    assert {why.reason for _, why in done} == {"crash"}
+
+
+def test_a_crash_is_noticed_before_its_message(job, monkeypatch):
+    """Pebble forgets such a task; it happened to one in 1,000 crashes."""
+    receive = pebble.pool.process.PoolManager.process_next_message
+
+    monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.3)
+
+    def late(*arguments):
+        time.sleep(0.2)
+        return receive(*arguments)
+
+    with workers.Pool(job, 2) as pool:
+        list(pool.run(do, ["good"]))
+        monkeypatch.setattr(pebble.pool.process.PoolManager, "process_next_message", late)
+        items = ["good 1", "exit 1", "nap 1", "exit 2", "good 2"]
+        run = pool.run(do, items)
+        first = next(run)
+        time.sleep(1)
+        monkeypatch.setattr(pebble.pool.process.PoolManager, "process_next_message", receive)
+        done = dict([first, *run])
+    assert done.keys() == set(items)
+    # Pebble may blame the task that the process had done before, too.
+    assert {"exit 1", "exit 2"} <= {item for item in items if done[item]}
+
+
+def test_workers_killed_from_outside(job):
+    items = [f"nap {i}" for i in range(24)]
+    done = {}
+    with workers.Pool(job, 2) as pool:
+        for item, lost in pool.run(do, items):
+            done[item] = lost
+            if len(done) in (4, 10, 16):
+                os.kill(forked()[0], signal.SIGKILL)
+    assert done.keys() == set(items)
+    lost = [why for why in done.values() if why is not None]
+    assert len(lost) <= 3
+    assert {why.detail for why in lost} <= {"the process that decoded it ended (signal 9)"}
+
+
+def test_idle_workers_that_are_killed_are_replaced(job):
+    done = []
+    with workers.Pool(job, 1) as pool:
+        for item, lost in pool.run(do, [f"good {i}" for i in range(30)]):
+            done.append((item, lost))
+            if len(done) in (1, 12):  # those given to the pool are done, the next are not given yet
+                time.sleep(0.5)
+                for pid in forked():
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.5)
+    assert len({item for item, _ in done}) == len(done) == 30
+    assert {why for _, why in done} == {None}
+
+
+def test_images_that_are_too_large_only_together_are_all_good(tmp_path, monkeypatch):
+    """As 64 photographs are that are stored as raw:2048."""
+    monkeypatch.setattr(workers, "MEMORY_BYTES", 128 * 2**20)
+    (tmp_path / "in").mkdir()
+    for i in range(20):
+        PIL.Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"in/{i}.png")
+    source = sources.open_source(str(tmp_path / "in"))
+    job = Job((source,), str(tmp_path / "work"), parse("raw:2000"), 0)  # 12 MB each
+    items = [Item(0, name) for name in source.names()]
+    with workers.Pool(job, 2) as pool:
+        found, lost = survey(job, pool, items)
+    assert lost == []
+    assert [each.item for each in found] == items
+    assert all(isinstance(each, Found) and each.bytes == 12 * 10**6 for each in found)
+
+
+def test_what_was_looked_into_before_its_process_was_lost_counts(tmp_path):
+    class Runner:
+        def run(self, function, items):
+            for item in items:
+                function(job, item)
+                yield item, workers.Lost("crash", "of the next task, as it is")
+
+    (tmp_path / "in").mkdir()
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "in/a.png")
+    job = Job((sources.open_source(str(tmp_path / "in")),), str(tmp_path / "work"), Store(), 0)
+    found, lost = survey(job, Runner(), [Item(0, "a.png")])
+    assert (len(found), lost) == (1, [])
+
+
+def test_a_pool_is_used_again(job):
+    with workers.Pool(job, 2) as pool:
+        for _ in range(2):
+            done = dict(pool.run(do, ["good 1", "exit 1", "threads", "limits"]))
+            assert {item: why is None for item, why in done.items()} == {
+                "good 1": True,
+                "exit 1": False,
+                "threads": True,
+                "limits": True,
+            }
+        assert list(pool.run(do, [])) == []
+    assert os.environ.get("OMP_NUM_THREADS") != "1"
+
+
+def test_processes_that_do_not_start_are_one_line(job, capfd):
+    broken = Job((Broken(),), job.work, job.store, 0)
+    words = pytest.raises(ResumableError, match=r"worker processes end.*--workers")
+    with words, workers.Pool(broken, 2) as pool:
+        list(pool.run(do, ["good"]))
+    assert "Traceback" not in capfd.readouterr().err
+    assert_no_worker_is_left()
+
+
+def test_a_mistake_found_in_a_task_is_raised(job):
+    items = [f"{'mistake' if i == 3 else 'good'} {i}" for i in range(9)]
+    with pytest.raises(UserError) as caught, workers.Pool(job, 2) as pool:
+        list(pool.run(do, items))
+    assert str(caught.value) == "mistake 3 is wrong: mend it"
+    assert caught.value.status == 7
+    assert_no_worker_is_left()
+
+
+@pytest.mark.parametrize("items", [["nap 0"], ["good 0"]])
+def test_an_interrupt_leaves_no_process(job, items):
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), workers.Pool(job, 2) as pool:
+        while True:  # while it waits, or starts a process, or is given tasks
+            list(pool.run(do, items * 20))
+    assert_no_worker_is_left()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_an_abandoned_run_leaves_no_process(job):
+    with workers.Pool(job, 2) as pool:
+        for _ in pool.run(do, [f"nap {i}" for i in range(50)]):
+            break
+    assert_no_worker_is_left()
+    assert not list(pathlib.Path(job.work).iterdir())

@@ -1,0 +1,87 @@
+"""Files at URLs, as gs://bucket/folder: whatever `tf.io.gfile` reads."""
+
+import functools
+import hashlib
+import zipfile
+
+from tfpipe import remote, storage
+from tfpipe.errors import UserError
+from tfpipe.ingest import label_list
+from tfpipe.ingest.sources import member
+from tfpipe.ingest.sources.file import read_file, stamps
+from tfpipe.ingest.sources.listing import Listing
+from tfpipe.ingest.sources.source import Source
+from tfpipe.ingest.sources.zip import Zip
+
+
+class RemoteFolder(Source):
+    """Files in a folder and the folders below it."""
+
+    kind = "a folder"
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102 (the base class says it)
+        with remote.gfile(path) as gfile:
+            return gfile.isdir(path)
+
+    def prepare(self) -> None:  # noqa: D102
+        storage.exists(self.path)  # which loads TensorFlow
+
+    def read(self, name: str) -> bytes:  # noqa: D102
+        return read_file(self.locate(name), follow=True)
+
+    def fingerprint(self) -> str:
+        """Returns a hex digest of the members' names, sizes and times."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        names = self.names()
+        for name, stamp in zip(names, stamps([*map(self.locate, names)]), strict=True):
+            if isinstance(stamp, OSError):
+                raise UserError(
+                    f"{self.locate(name)} was listed and cannot be read ({stamp.strerror}): run the"
+                    " command again when nothing writes to --source"
+                )
+            digest.update(repr(stamp).encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _listing(self):
+        members, skipped = {}, []
+        root = self.path.rstrip("/")
+        with remote.gfile(root) as gfile:
+            for folder, _, names in gfile.walk(root):
+                for name in names:
+                    name = f"{folder.rstrip('/')}/{name}"[len(root) + 1 :]
+                    if member.is_ignored(name):
+                        continue
+                    if member.is_archive(name):
+                        skipped.append((name, *member.NESTED))
+                    else:
+                        # No size and time, a request each: copies in workers do not need them.
+                        members[name] = ()
+        return members, skipped
+
+
+class RemoteZip(Zip):
+    """Members of a zip archive, of which only those that are read are fetched."""
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        with storage.open_to_read(path) as file:
+            return zipfile.is_zipfile(file)
+
+    @functools.cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(storage.open_to_read(self.path))
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"{self.path} is a damaged zip archive ({error}): copy or upload it again"
+            ) from None
+
+
+class RemoteListing(Listing):
+    """Files that a list at a URL names, relative to its folder, or by URLs."""
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        return path.lower().endswith(label_list.SUFFIXES)
