@@ -1,24 +1,24 @@
 """Divides records among shards, in a shuffled order that the seed and the images alone decide."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tfpipe import remote, storage
 from tfpipe.errors import ResumableError
 from tfpipe.ingest import tasks
 from tfpipe.ingest.manifest import Shard
 from tfpipe.ingest.survey import Runner
-from tfpipe.ingest.tasks import PARTS, WRITTEN, Entry, Job, Part
+from tfpipe.ingest.tasks import PARTS, WRITTEN, Entry, Job, Part, write_part, write_shard
 
 # What a record adds to its encoded image: keys, names, lengths and checksums.
 _OVERHEAD_BYTES = 350
 
 # A piece of a shard is what one process writes in one go, and holds in memory.
-PART_BYTES = 4 * 2**20
+PART_BYTES = 2 * 2**20
 
 _BLOCK_BYTES = 2**20
 
@@ -104,22 +104,38 @@ def write(
     Raises:
         UserError: the disk is full, an image has changed, or cannot be read any more.
     """
+    task, suffix, finish = (write_shard, WRITTEN, _take) if whole else (write_part, "", _join)
     there = set(storage.names_in(f"{job.work}/{PARTS}"))
-    if whole:
-        task, parts = tasks.write_shard, {}
-        whole_parts = [Part(each.name, each.entries) for each in plans]
-        todo = [part for part in whole_parts if part.name + WRITTEN not in there]
-    else:
-        task = tasks.write_part
-        parts = {each.name: each.parts() for each in plans if not (folder / each.name).exists()}
-        todo = [part for pieces in parts.values() for part in pieces if part.name not in there]
-    done = sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo)
-    advance(done)
+    parts, missing, owner, todo = {}, {}, {}, []
+    for each in plans:
+        pieces = [Part(each.name, each.entries)] if whole else each.parts()
+        is_joined = not whole and (folder / each.name).exists()
+        left = [p for p in pieces if not is_joined and p.name + suffix not in there]
+        parts[each.name], missing[each.name] = pieces, len(left)
+        owner |= {piece.name: each for piece in left}
+        todo += left
+    advance(sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo))
+    written = {
+        each.name: finish(folder, job.work, each, parts[each.name])
+        for each in plans
+        if not missing[each.name]
+    }
+    for part in _run(runner, task, todo, job):
+        advance(len(part.entries))
+        each = owner[part.name]
+        missing[each.name] -= 1
+        if not missing[each.name]:  # while the pieces of others are being written
+            written[each.name] = finish(folder, job.work, each, parts[each.name])
+    return [written[each.name] for each in plans]
+
+
+def _run(runner: Runner, task: Callable, todo: Sequence[Part], job: Job) -> Iterator[Part]:
+    """Yields each piece when it is written; one that is lost is tried once more."""
     for attempt in ("first", "last"):
         again = []
-        for part, lost in runner.run(task, todo):
+        for part, lost in runner.run(task, todo) if todo else ():
             if lost is None:
-                advance(len(part.entries))
+                yield part
             elif attempt == "first":  # it may have been killed by mistake, or for lack of memory
                 again.append(part)
             else:
@@ -129,14 +145,9 @@ def write(
                     f" {first!r}: run the command again with fewer --workers"
                 )
         todo = again
-        if not todo:
-            break
-    if whole:
-        return [_take(folder, job.work, each) for each in plans]
-    return [_join(folder, job.work, each, parts.get(each.name, [])) for each in plans]
 
 
-def _take(folder: remote.Path, work: str, plan: Plan) -> Shard:
+def _take(folder: remote.Path, work: str, plan: Plan, _: Sequence[Part]) -> Shard:
     """Takes a whole shard that a task wrote, unless an earlier build did so."""
     path = folder / plan.name
     try:
@@ -154,23 +165,24 @@ def _join(folder: pathlib.Path, work: str, plan: Plan, parts: Sequence[Part]) ->
     """Makes a shard of its pieces, which are removed, unless it is there already."""
     path = folder / plan.name
     pieces = [os.path.join(work, PARTS, part.name) for part in parts]
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
+    partial = pathlib.Path(work, PARTS, plan.name)
+    is_new = not path.exists()
     try:
-        if not path.exists():
-            partial = pathlib.Path(work, PARTS, plan.name)
-            with open(partial, "wb") as target:
-                for piece in pieces:
-                    with open(piece, "rb") as source:
-                        shutil.copyfileobj(source, target, _BLOCK_BYTES)
+        with open(partial, "wb") if is_new else contextlib.nullcontext() as target:
+            for name in pieces if is_new else [path]:
+                with open(name, "rb") as source:
+                    while block := source.read(_BLOCK_BYTES):
+                        digest.update(block)
+                        size += len(block)
+                        if is_new:
+                            target.write(block)
+        if is_new:
             os.replace(partial, path)
         for piece in pieces:
             pathlib.Path(piece).unlink(missing_ok=True)
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
     except OSError as error:
         raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
-    size = path.stat().st_size
     return Shard(plan.name, plan.split, len(plan.entries), size, digest.hexdigest())
 
 

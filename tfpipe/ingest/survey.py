@@ -12,7 +12,7 @@ from tfpipe.ingest.rejects import Reject
 from tfpipe.ingest.tasks import SCAN, Chunk, Job
 
 # Enough to hide the cost of a task; a progress bar moves; a build that is killed loses little.
-_CHUNK = 64
+_CHUNK = 32
 
 
 class Runner(Protocol):

@@ -4,8 +4,8 @@ A task writes its result to the work folder, under a name that the task alone de
 appears only when the file is whole. So a task that is lost is simply done again, and a build that
 was killed goes on where it was:
 
-    scan/000000064-64.jsonl    what images 64 to 127 are, one a line, in their order
-    scan/000000064-64.spool    what is stored of those that were converted or resized
+    scan/000000064-32.jsonl    what images 64 to 95 are, one a line, in their order
+    scan/000000064-32.spool    what is stored of those that were converted or resized
     parts/train-00000-of-00002.tfrecord-000    a piece of a shard
     parts/train-00000-of-00002.tfrecord        a whole one, and, written after it,
     parts/train-00000-of-00002.tfrecord.json   its size and digest
