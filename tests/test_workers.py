@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 
-import pebble.pool.process
 import PIL.Image
 import processes
 import pytest
@@ -59,7 +58,7 @@ def do(job, item, before_each):
 class Broken:
     """A source that cannot be listed any more."""
 
-    def names(self):
+    def prepare(self):
         raise OSError("gone")
 
 
@@ -111,30 +110,6 @@ def test_nothing_but_crashes(job):
         done = list(pool.run(do, [f"exit {i}" for i in range(8)]))
     assert len({item for item, _ in done}) == len(done) == 8
     assert {why.reason for _, why in done} == {"crash"}
-
-
-def test_a_crash_is_noticed_before_its_message(job, monkeypatch):
-    """Pebble forgets such a task; it happened to one in 1,000 crashes."""
-    receive = pebble.pool.process.PoolManager.process_next_message
-
-    monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.3)
-
-    def late(*arguments):
-        time.sleep(0.2)
-        return receive(*arguments)
-
-    with workers.Pool(job, 2) as pool:
-        list(pool.run(do, ["good"]))
-        monkeypatch.setattr(pebble.pool.process.PoolManager, "process_next_message", late)
-        items = ["good 1", "exit 1", "nap 1", "exit 2", "good 2"]
-        run = pool.run(do, items)
-        first = next(run)
-        time.sleep(1)
-        monkeypatch.setattr(pebble.pool.process.PoolManager, "process_next_message", receive)
-        done = dict([first, *run])
-    assert done.keys() == set(items)
-    # Pebble may blame the task that the process had done before, too.
-    assert {"exit 1", "exit 2"} <= {item for item in items if done[item]}
 
 
 def test_workers_killed_from_outside(job):

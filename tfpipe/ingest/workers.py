@@ -7,9 +7,9 @@ at a time, so that only the one at fault is rejected.
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
@@ -18,12 +18,10 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
-
-import pebble
 
 from tfpipe.errors import ResumableError
 from tfpipe.ingest.tasks import Job
@@ -32,11 +30,16 @@ SECONDS = 10  # of wall time, for one image
 # Of private memory, above the 60 MB that a worker has at its start: less than 512 MB in all.
 MEMORY_BYTES = 416 * 2**20
 
-# A pool that loses this many processes, one after the other, without any task done, is at fault
-# itself.
-_MAX_RESTARTS = 3
+# A pool in which more processes than this end before they could take a task is at fault itself.
+_MAX_FAILURES = 3
 
-_CHECK_SECONDS = 2  # without any task done, before the processes are looked at
+# Tasks that a worker has: one to do, and one to go on with at once.
+_AHEAD = 2
+
+_GRACE_SECONDS = 2  # that a process with nothing to do has to end by itself
+
+# What a worker says: it can begin, it has begun with a task, it is done with it.
+_READY, _TAKEN, _DONE = "ready", "taken", "done"
 
 # man 7 unix: a socket's name has 108 bytes; Python adds "/pymp-12345678/listener-12345678".
 _MAX_TEMPORARY_PATH = 107 - 40
@@ -61,20 +64,23 @@ class Lost(NamedTuple):
 class Pool:
     """Processes that run tasks of one build.
 
-    Use it in a `with` statement; all processes are gone at its end.
+    Each has a connection of its own, so that one that ends, at whatever moment, leaves the others
+    alone. Use it in a `with` statement; all processes are gone at its end.
     """
 
     def __init__(self, job: Job, count: int):
         """Makes a pool of `count` processes; they start with the first task."""
         self._job, self._count = job, count
-        self._pool: pebble.ProcessPool | None = None
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Pool":
         start_early()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
 
     def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, Lost | None]]:
         """Runs `function(job, item, before_each)` in some process for each of the items.
@@ -91,72 +97,103 @@ class Pool:
             UserError: no process stays alive.
         """
         waiting = collections.deque(items)
-        running: dict[concurrent.futures.Future, Any] = {}
-        restarts = 0
-        while waiting or running:
-            try:
-                # A bounded queue, so that a million tasks do not pile up in it.
-                while waiting and len(running) < 4 * self._count:
-                    with _interrupts_held():
-                        running[self._schedule(function, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                done, _ = concurrent.futures.wait(
-                    running, _CHECK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                if not done:
-                    self._check()
-                for future in done:
-                    lost = _outcome(future)
-                    restarts = 0
-                    yield running.pop(future), lost
-            except BrokenProcessPool:
-                restarts += 1
-                if restarts > _MAX_RESTARTS:
-                    raise ResumableError(
-                        "worker processes end as soon as they start, perhaps for lack of memory:"
-                        " use fewer --workers, or free some memory"
-                    ) from None
-                waiting.extend(running.values())
-                running.clear()
-                self._close()
+        failures = 0
+        while waiting or any(worker.items for worker in self._workers):
+            busy = sum(bool(worker.items) for worker in self._workers)
+            while len(self._workers) < min(self._count, busy + len(waiting)):
+                self._workers.append(_Worker(self._job))
+            for most in (1, _AHEAD):  # first something to do for each
+                for worker in self._workers:
+                    worker.give(function, waiting, most)
+            for worker in _ready(self._workers):
+                try:
+                    answers = worker.answers()
+                except EOFError:
+                    self._workers.remove(worker)
+                    item = worker.items.popleft() if worker.has_taken else None
+                    waiting.extendleft(reversed(worker.items))
+                    failures += not worker.is_ready
+                    if failures > _MAX_FAILURES:
+                        raise ResumableError(
+                            "worker processes end as soon as they start, perhaps for lack of"
+                            " memory: use fewer --workers, or free some memory"
+                        ) from None
+                    status = worker.end()
+                    if item is not None:
+                        yield item, _why(status)
+                    continue
+                for error, text in answers:
+                    item = worker.items.popleft()
+                    if error is not None and not isinstance(error, MemoryError):
+                        raise error from _InWorker(text)
+                    # Of a task for many images, perhaps, none of which is at fault alone.
+                    lost = Lost("too large", "not enough memory for it") if error else None
+                    yield item, lost
 
-    def _schedule(self, function: Callable, item: Any) -> concurrent.futures.Future:
-        try:
-            return self._opened().schedule(_call, (function, item))
-        except RuntimeError as error:  # what pebble raises if the pool broke since the last task
-            raise BrokenProcessPool from error
 
-    def _check(self) -> None:
-        """Raises BrokenProcessPool if a task's process is gone, and pebble waits for it.
+class _InWorker(Exception):  # noqa: N818 (it is never raised, but shown as the cause of another)
+    """The traceback of what a task raised."""
 
-        Pebble looks only once, when a process ends, for the task that it had: perhaps before it
-        has read the message that tells.
-        """
-        manager = self._pool._pool_manager  # there is no public way to ask
-        alive = set(manager.worker_manager.workers)
-        for task in list(manager.task_manager.tasks.values()):
-            if task.started and task.worker_id not in alive:
-                raise BrokenProcessPool
 
-    def _opened(self) -> pebble.ProcessPool:
-        if self._pool is None:
+class _Worker:
+    """One process.
+
+    Attributes:
+        items: what it was given and has not answered yet; it works on the first.
+        is_ready: whether it has come so far as to take one.
+        has_taken: whether it has begun with the first.
+    """
+
+    def __init__(self, job: Job):
+        self.items: collections.deque = collections.deque()
+        self.is_ready = self.has_taken = False
+        with _interrupts_held(), _one_thread():
             context = _context()
-            with _one_thread():
-                self._pool = pebble.ProcessPool(
-                    self._count,
-                    initializer=_start,
-                    initargs=(self._job, SECONDS, MEMORY_BYTES),
-                    context=context,
-                )
-                # Tasks start it; a first, empty one does so while the variables are set.
-                self._pool.schedule(int).result()
-        return self._pool
+            self.connection, theirs = context.Pipe()
+            self._process = context.Process(
+                target=_work, args=(theirs, job, SECONDS, MEMORY_BYTES), daemon=True
+            )
+            self._process.start()
+            theirs.close()  # so that the connection ends when the process does
 
-    def _close(self) -> None:
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+    def give(self, function: Callable, waiting: collections.deque, most: int) -> None:
+        """Gives it items until it has `most`."""
+        while waiting and len(self.items) < most:
+            self.items.append(waiting.popleft())
+            with contextlib.suppress(OSError):  # it has ended, which `answers` will tell
+                self.connection.send((function, self.items[-1]))
+
+    def answers(self) -> list[tuple[Exception | None, str]]:
+        """Returns what has come of some of its first items; raises EOFError if it has ended."""
+        answers = []
+        while self.connection.poll():
+            try:
+                kind, *answer = self.connection.recv()
+            except OSError:  # the other end was closed in the middle
+                raise EOFError from None
+            self.is_ready = True
+            self.has_taken = kind == _TAKEN
+            if kind == _DONE:
+                answers.append(tuple(answer))
+                break  # the next, if any, may be the end; what is known is told first
+        return answers
+
+    def end(self) -> int:
+        """Ends the process, if it has not ended, and returns its exit status."""
+        self.connection.close()
+        if self._process.is_alive():
+            # It may be deaf to anything else, and what it has written is whole or not there.
+            self._process.join(_GRACE_SECONDS if not self.items else 0)
+            self._process.kill()
+        self._process.join()
+        return self._process.exitcode
+
+
+def _ready(workers: list[_Worker]) -> list[_Worker]:
+    """Waits until some workers have answered or ended, and returns them."""
+    by_connection = {worker.connection: worker for worker in workers}
+    ready = multiprocessing.connection.wait(list(by_connection))
+    return [by_connection[connection] for connection in ready]
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -171,17 +208,6 @@ def _context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([name for name in sys.modules if name.startswith("tfpipe.")])
     return context
-
-
-def _outcome(future: concurrent.futures.Future) -> Lost | None:
-    """Returns why a task was lost, if so; raises what it raised."""
-    try:
-        future.result()
-    except pebble.ProcessExpired as error:
-        return _why(error.exitcode)
-    except MemoryError:  # of a task for many images, perhaps, none of which is at fault
-        return Lost("too large", "not enough memory for it")
-    return None
 
 
 def _why(status: int) -> Lost:
@@ -256,11 +282,27 @@ def _memory() -> int:
         return int(file.read().split()[5]) * resource.getpagesize()
 
 
-def _call(function: Callable, item: Any) -> None:
+def _work(connection: multiprocessing.connection.Connection, *arguments: Any) -> None:
+    """What a process does until its connection ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended, or needs no more
+        _start(*arguments)
+        connection.send((_READY,))
+        while True:
+            function, item = connection.recv()
+            connection.send((_TAKEN,))
+            connection.send((_DONE, *_call(function, item)))
+
+
+def _call(function: Callable, item: Any) -> tuple[Exception | None, str]:
+    """Returns what a task raised, or None, and its traceback."""
     try:
         function(_job, item, _restart_clock)
+    except Exception as error:
+        return error, traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    return None, ""
 
 
 def _restart_clock() -> None:

@@ -1,8 +1,10 @@
 """Members of a zip archive."""
 
+import contextlib
 import functools
 import os
 import stat
+import struct
 import zipfile
 import zlib
 
@@ -17,6 +19,13 @@ from tfpipe.ingest.sources.source import (
     read_bounded,
 )
 from tfpipe.ingest.sources.tar import Tar
+
+# What precedes a member's contents: a header, whose last two fields say how long the name and the
+# extra fields are that follow it (PKWARE's APPNOTE, 4.3.7). A time and an owner take 28 bytes.
+_LOCAL_HEADER_BYTES = 30
+_LOCAL_MAGIC = b"PK\3\4"
+_EXTRA_BYTES = 64
+_UTF8 = 0x800  # the flag of names that are not in code page 437
 
 
 class Zip(Source):
@@ -40,6 +49,8 @@ class Zip(Source):
             raise Rejected(
                 "too large", f"unpacks to {ratio:.0f} times its size; {MAX_RATIO} at most"
             )
+        if info.compress_type == zipfile.ZIP_STORED and (data := self._stored(info)) is not None:
+            return data
         try:
             with self._archive.open(info) as file:  # checks the CRC at its end
                 return read_bounded(file)
@@ -47,6 +58,25 @@ class Zip(Source):
             raise Rejected("damaged member", str(error)) from None
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: encrypted after all
             raise Rejected("unreadable", str(error)) from None
+
+    def _stored(self, info: zipfile.ZipInfo) -> bytes | None:
+        """Reads a member that is not compressed, at a third of the time that zipfile takes.
+
+        Returns:
+            Its contents, or None if anything about it is unusual, of which zipfile knows more.
+        """
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not a file of the system
+            name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+            size = _LOCAL_HEADER_BYTES + len(name) + _EXTRA_BYTES + info.file_size
+            data = os.pread(self._archive.fp.fileno(), size, info.header_offset)
+            start = _LOCAL_HEADER_BYTES + len(name)
+            lengths = struct.pack("<H", len(name))
+            if data[:4] == _LOCAL_MAGIC and data[26:28] == lengths and data[30:start] == name:
+                start += int.from_bytes(data[28:30], "little")
+                body = data[start : start + info.file_size]
+                if len(body) == info.file_size and zlib.crc32(body) == info.CRC:
+                    return body
+        return None
 
     def prepare(self) -> None:  # noqa: D102
         _ = self._archive
