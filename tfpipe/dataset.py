@@ -37,8 +37,9 @@ class _Options:
     """The flags of a build, but for those of the screens."""
 
     source: tuple[str, ...] = option(
-        "a folder, zip or tar archive of images, or a list of images and labels (.csv with the"
-        " columns path,label or .jsonl); several add up"
+        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
+        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
+        " add up"
     )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(

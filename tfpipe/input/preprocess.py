@@ -7,10 +7,12 @@ way to the device; each backbone's own resize and normalisation are layers of th
 
 import tensorflow as tf
 
+from tfpipe.input import orientation
+
 CHANNELS = 3
 
 
-def decode_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, size: int, *, turn: bool = False) -> tf.Tensor:
     """Decodes one image and resizes it to a square.
 
     The proportion is not kept, as in the published recipes. Shrinking averages over the pixels
@@ -19,6 +21,7 @@ def decode_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
     Args:
         encoded: string scalar, a JPEG, PNG, GIF (first frame) or BMP.
         size: the side of the result in pixels.
+        turn: whether to turn a JPEG upright as its EXIF data say; those of records are upright.
 
     Returns:
         uint8 [size, size, 3], RGB in 0..255.
@@ -28,7 +31,11 @@ def decode_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """
     image = tf.io.decode_image(encoded, channels=CHANNELS, expand_animations=False)
     image.set_shape([None, None, CHANNELS])
-    return _resize(image, size)
+    image = _resize(image, size)
+    if turn:  # a square, which is small and stays one
+        image = orientation.upright(image, orientation.orientation(encoded))
+        image.set_shape([size, size, CHANNELS])
+    return image
 
 
 def decode_record(fields: dict[str, tf.Tensor], size: int) -> tf.Tensor:
@@ -54,7 +61,7 @@ def decode_record(fields: dict[str, tf.Tensor], size: int) -> tf.Tensor:
 
 
 def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes a batch of images of any sizes, as `decode_image` does each.
+    """Decodes a batch of images of any sizes, as `decode_image` does each, and turns them upright.
 
     Args:
         encoded: string [N].
@@ -64,7 +71,9 @@ def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
         uint8 [N, size, size, 3].
     """
     spec = tf.TensorSpec([size, size, CHANNELS], tf.uint8)
-    return tf.map_fn(lambda one: decode_image(one, size), encoded, fn_output_signature=spec)
+    return tf.map_fn(
+        lambda one: decode_image(one, size, turn=True), encoded, fn_output_signature=spec
+    )
 
 
 def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
