@@ -8,6 +8,7 @@ import tensorflow as tf
 from conftest import draw
 from PIL import Image
 
+from tfpipe import build_records
 from tfpipe.errors import UserError
 from tfpipe.ingest import manifest as manifests
 from tfpipe.ingest import sources
@@ -170,3 +171,37 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path):
     (batch,) = dataset.as_numpy_iterator()
     assert [name for name, _, _ in rejects] == ["2.jpg"]
     assert not batch["image"][1].any()
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory):
+    """Records of 12 cats and 4 dogs, to which copies of dogs were added."""
+    folder = tmp_path_factory.mktemp("unbalanced")
+    for kind, count in (("cat", 12), ("dog", 4)):
+        for number in range(count):
+            draw(kind, number).save(folder / f"{kind}.{number}.jpg")
+    out = folder.with_name("balanced")
+    build_records.main(
+        build_records.Options(
+            source=(str(folder),), out=str(out), rebalance="copies", report=False, workers=1
+        )
+    )
+    return manifests.load(out)
+
+
+def test_training_sees_copies_and_evaluation_never_does(balanced):
+    records = balanced.splits["train"]
+    assert records["cat"] == records["dog"]
+    assert balanced.copies == {"train": {"cat": 0, "dog": records["dog"] - 3}}
+    assert (balanced.accepted, balanced.images()) == (16, 16)
+    seen = {}
+    for copies in (False, True):
+        batches = pipeline.eval_batches(
+            balanced, "train", image_size=8, batch_size=5, copies=copies
+        )
+        weights = np.concatenate([batch["weight"] for batch in batches])
+        names = np.concatenate([batch["name"] for batch in batches])[weights > 0]
+        seen[copies] = sorted(names.tolist())
+    assert len(seen[True]) == balanced.count("train")
+    assert len(seen[False]) == len(set(seen[False])) == balanced.images("train")
+    assert set(seen[True]) == set(seen[False])

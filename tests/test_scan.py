@@ -14,6 +14,7 @@ import time
 import zlib
 
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 import tensorflow as tf
@@ -130,7 +131,10 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+AVIF = ["AVIF"] if PIL.features.check("avif") else []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", *AVIF])
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation_is_applied(kind, orientation):
     exif = PIL.Image.Exif()
@@ -162,6 +166,7 @@ def test_damaged_exif_does_not_matter():
     [
         *(("GIF", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})),
         *(("WEBP", {"lossless": True}), ("WEBP", {"quality": 90})),
+        *((kind, {"quality": 90}) for kind in AVIF),
     ],
 )
 def test_other_formats_become_png(kind, options):
