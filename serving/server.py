@@ -10,6 +10,7 @@ let the calls in flight finish.
 import argparse
 import os
 import pathlib
+import queue
 import signal
 import threading
 import time
@@ -149,8 +150,11 @@ def _serve(server: "grpc.Server", model: "Model", poll_s: float, ready: str) -> 
     protocol.add_HealthServicer_to_server(health, server)
 
     stop = threading.Event()
+    # Not an Event: a handler runs anywhere in the main thread, also inside Event.wait while that
+    # holds the lock which Event.set needs. A SimpleQueue takes no lock that Python code holds.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda received, _: signals.put(received))
     watch = threading.Thread(target=model.watch, args=(poll_s, stop), daemon=True)
     if poll_s:
         watch.start()
@@ -158,7 +162,8 @@ def _serve(server: "grpc.Server", model: "Model", poll_s: float, ready: str) -> 
     health.open()
     cli.say(ready)
 
-    stop.wait()
+    signals.get()
+    stop.set()
     health.close()
     time.sleep(DRAIN_S)
     server.stop(GRACE_S).wait()

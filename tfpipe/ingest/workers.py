@@ -206,7 +206,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if len(os.fsencode(tempfile.gettempdir())) > _MAX_TEMPORARY_PATH:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([name for name in sys.modules if name.startswith("tfpipe.")])
+    context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.ingest.")])
     return context
 
 
