@@ -50,9 +50,10 @@ class Health(health.HealthServicer):
 
     def Watch(self, request, context, send_response_callback=None):  # noqa: N802
         """Sends the state now and whenever it changes, until the server ends."""
+        super().Watch(request, context, send_response_callback)
+        # Added when it has been told the state, or `close` might end it before.
         self._watchers.add(send_response_callback)
         context.add_callback(lambda: self._watchers.discard(send_response_callback))
-        super().Watch(request, context, send_response_callback)
         if self._closed:
             send_response_callback(None)
 
