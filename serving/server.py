@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # After its health says NOT_SERVING the server still answers for this long, so that whoever watches
 # its health can turn to another one; then calls in flight have as long as the second one.
-DRAIN_S = 0.5
+DRAIN_S = 1.0
 GRACE_S = 30.0
 
 
