@@ -124,6 +124,7 @@ _DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
 
 def _any_kind(data: bytes) -> Picture:
+    """Decodes a file as Pillow does; `_plain_jpeg` has checked the structure of a JPEG."""
     picture = _loaded(data)
     kind = _kind(picture)
     converted = _why_convert(picture, kind, data)
@@ -151,8 +152,6 @@ def _loaded(data: bytes) -> PIL.Image.Image:
     try:
         picture = _opened(data)
         _check_pixels(picture.width, picture.height)
-        if _kind(picture) == "jpeg":
-            intact.check_jpeg(data)
         # Once only, and before anything else that might load it: a second attempt after a failed
         # one may succeed and give a blank picture.
         picture.load()
@@ -187,7 +186,7 @@ def _kind(picture: PIL.Image.Image) -> str:
 
 
 def _why_convert(picture: PIL.Image.Image, kind: str, data: bytes) -> str:
-    """Returns the first reason in the order of `Image.converted`, or ""."""
+    """Returns the first reason in the order of `Picture.converted`, or ""."""
     if kind not in ("jpeg", "png"):
         return kind
     if kind == "png":

@@ -37,12 +37,12 @@ class Plan:
     split: str
     entries: tuple[Entry, ...]
 
-    def parts(self, part_bytes: int = PART_BYTES) -> list[Part]:
-        """Returns the pieces of the shard, in their order, each of about `part_bytes`."""
+    def parts(self) -> list[Part]:
+        """Returns the pieces of the shard, in their order, each of about `PART_BYTES`."""
         pieces, begin, size = [], 0, 0
         for end, entry in enumerate(self.entries, start=1):
             size += entry.found.bytes + _OVERHEAD_BYTES
-            if size >= part_bytes or end == len(self.entries):
+            if size >= PART_BYTES or end == len(self.entries):
                 pieces.append(Part(f"{self.name}-{len(pieces):05d}", self.entries[begin:end]))
                 begin, size = end, 0
         return pieces

@@ -61,12 +61,16 @@ def survey(
 
     pending = []
     for chunk in _chunks(items):
-        singles = _singles(chunk)
-        if any(_file(single) in there for single in singles) and _file(chunk) not in there:
+        if _file(chunk) in there:
+            if not take(chunk):
+                pending.append(chunk)
+            continue
+        singles = _singles(chunk) if there else []
+        if any(_file(single) in there for single in singles):
             pending += [
                 single for single in singles if not (_file(single) in there and take(single))
             ]
-        elif not (_file(chunk) in there and take(chunk)):
+        else:
             pending.append(chunk)
     while pending:
         again = []

@@ -250,10 +250,7 @@ def _record(job: Job, entry: Entry) -> bytes:
 def _copy(job: Job, encoded: bytes, entry: Entry) -> scan.Image:
     """Returns a transformed copy of an image, stored as the others are."""
     found = entry.found
-    if found.format == RAW:
-        pixels = np.frombuffer(encoded, np.uint8).reshape(found.height, found.width, 3)
-    else:
-        pixels = decode(encoded).pixels
+    pixels = _bare(found, encoded) if found.format == RAW else decode(encoded).pixels
     pixels = balance.transform(pixels, found.file_sha256, entry.copy, job.seed)
     stored = job.store.apply(Picture(pixels, "jpeg", "copy"), b"")
     return scan.Image(*stored, hashlib.sha256(stored.encoded).hexdigest(), "copy")
@@ -283,4 +280,9 @@ def read_encoded(job: Job, found: Found) -> bytes:
     stored = read_stored(job, found)
     if found.format != RAW:
         return stored
-    return png(np.frombuffer(stored, np.uint8).reshape(found.height, found.width, 3))
+    return png(_bare(found, stored))
+
+
+def _bare(found: Found, stored: bytes) -> np.ndarray:
+    """Returns the uint8 [H, W, 3] that is stored of a "raw" image."""
+    return np.frombuffer(stored, np.uint8).reshape(found.height, found.width, 3)
