@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from tfpipe.ingest import decode as images
 from tfpipe.ingest import intact, scan
 from tfpipe.ingest import store as stores
 from tfpipe.ingest.found import Item
@@ -402,3 +403,54 @@ def test_malformed_images(tmp_path):
     assert wrong["firm"] == ["icc_and_metadata/jpg-srgb-icc.jpg"]
     # What a file's name says is judged elsewhere.
     assert wrong["lenient"] == ["wrong_extension/jpeg_named.txt"]
+
+
+def damaged(data, seed):
+    """Some bytes of a file's second half set at random, or its end cut off or replaced."""
+    draw = random.Random(seed)
+    data = bytearray(data)
+    for _ in range(draw.choice([1, 2, 8])):
+        data[draw.randrange(len(data) // 2, len(data))] = draw.randrange(256)
+    if seed % 5 == 0:
+        data = data[: draw.randrange(len(data) // 2, len(data))] + bytearray(b"\xff\xd9")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_a_smaller_version_tells_the_same_damage(options, subsampling):
+    """What is only looked at is not brought to its full size; no damage may hide there."""
+    noise = np.random.default_rng(1).integers(0, 40, (300, 520, 3), np.uint8)
+    pixels = noise + np.linspace(0, 200, 520, dtype=np.uint8)[None, :, None]
+    data = save(pixels, "JPEG", subsampling=subsampling, **options)
+    outcomes = {}
+    for seed in range(60):
+        for enough in (0, 64, 32):
+            try:
+                picture = images.decode(damaged(data, seed), enough=enough)
+                outcome = picture.height, picture.width, picture.converted
+            except scan.Rejected as rejected:
+                outcome = rejected.reason, rejected.detail
+            assert outcomes.setdefault(seed, outcome) == outcome
+    assert len({outcome[0] for outcome in outcomes.values()}) > 1, "both kinds"
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "expected"),
+    [
+        ((300, 520), 0, (300, 520)),
+        ((300, 520), 64, (75, 130)),
+        ((301, 523), 64, (76, 131)),
+        ((520, 300), 32, (65, 38)),
+        ((127, 900), 64, (127, 900)),
+        ((9, 7), 64, (9, 7)),
+    ],
+)
+def test_a_smaller_version_is_the_picture(size, enough, expected):
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    pixels = np.stack([y * 255 // size[0], x * 255 // size[1], 0 * x], -1).astype(np.uint8)
+    picture = images.decode(save(pixels, "JPEG", quality=95, subsampling=0), enough=enough)
+    assert (picture.height, picture.width) == size
+    assert picture.pixels.shape == (*expected, 3)
+    box = PIL.Image.fromarray(pixels).resize(expected[::-1], PIL.Image.Resampling.BOX)
+    assert_near(picture.pixels, np.asarray(box), 3)

@@ -1,11 +1,11 @@
-"""How this process keeps the memory that TensorFlow frees on a CPU."""
+"""How a process keeps the memory that it frees, for its next step or its next image."""
 
 import ctypes
 import os
 import sys
 
 # Parameters of mallopt, from glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
@@ -24,11 +24,25 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done.
     """
-    if not sys.platform.startswith("linux") or os.path.exists(_NVIDIA_DRIVER):
+    if os.path.exists(_NVIDIA_DRIVER):
+        return False
+    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1})
+
+
+def keep_small_blocks(most: int) -> bool:
+    """Does the same for blocks of less than `most` bytes, at most 32 MiB, in any process.
+
+    For one that decodes image after image. Larger blocks are given back, so that a huge image
+    leaves nothing behind and needs no room between those before it.
+    """
+    return _set({_M_MMAP_THRESHOLD: most, _M_TRIM_THRESHOLD: 2 * most})
+
+
+def _set(settings: dict[int, int]) -> bool:
+    if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library, as musl
         return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
     return all(mallopt(name, value) for name, value in settings.items())

@@ -6,7 +6,7 @@ TensorFlow, libjpeg-turbo and Pillow agree about it; any other is converted to u
 """
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.features
@@ -57,16 +57,28 @@ class Picture(NamedTuple):
     """The pixels of an image file.
 
     Attributes:
-        pixels: uint8 [height, width, 3], upright RGB.
+        pixels: uint8 [height, width, 3], upright RGB, or those of a smaller version.
         kind: how to store it: "jpeg" if the file is one, else "png", which loses nothing.
         converted: why the file itself will not do, or "": its format if that is not JPEG or PNG,
             or "animated", "alpha", "16 bit", "palette", "bit depth", "cmyk", "rotated"; or "grey",
             where only the decoder adds channels and the file will do.
+        full_size: height and width, where `pixels` are of a smaller version.
     """
 
     pixels: np.ndarray
     kind: str
     converted: str
+    full_size: tuple[int, int] | None = None
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+        return (self.full_size or self.pixels.shape)[0]
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return (self.full_size or self.pixels.shape)[1]
 
     @property
     def is_plain(self) -> bool:
@@ -74,20 +86,22 @@ class Picture(NamedTuple):
         return self.converted in ("", GREY)
 
 
-def decode(data: bytes, *, exact: bool = True) -> Picture:
+def decode(data: bytes, *, enough: int = 0) -> Picture:
     """Decodes an image file of any kind in `FORMATS`, whatever its name says.
 
     Args:
         data: the file.
-        exact: whether the pixels will be stored; if not, they may be a level or two off, which is
-            faster. The same damage is found.
+        enough: the length of the shorter side, in pixels, that is enough where the picture is only
+            to be looked at; 0 for all of it, exactly. A JPEG file may then give a smaller version.
+            Its compressed data is decoded completely all the same, and the same damage is found:
+            what is left out, the inverse transform to the full size, cannot fail.
 
     Raises:
         Rejected: it is no image, damaged, truncated, of an unsupported kind, has more than
             `MAX_PIXELS` pixels, or needs more memory than there is.
     """
     try:
-        picture = _plain_jpeg(data, exact) if data.startswith(b"\xff\xd8") else None
+        picture = _plain_jpeg(data, enough) if data.startswith(b"\xff\xd8") else None
         return picture or _any_kind(data)
     except PIL.Image.DecompressionBombError:
         raise Rejected("too many pixels", f"more than {MAX_PIXELS:,} by its header") from None
@@ -95,7 +109,7 @@ def decode(data: bytes, *, exact: bool = True) -> Picture:
         raise Rejected("too large", "not enough memory to decode it") from None
 
 
-def _plain_jpeg(data: bytes, exact: bool) -> Picture | None:
+def _plain_jpeg(data: bytes, enough: int) -> Picture | None:
     """Decodes a JPEG of the usual kind at the speed of libjpeg-turbo; None for any other kind."""
     try:
         if intact.check_jpeg(data) and _orientation(_opened(data)) in _UPRIGHT:
@@ -109,14 +123,24 @@ def _plain_jpeg(data: bytes, exact: bool) -> Picture | None:
         _check_pixels(width, height)
         # Strict: what libjpeg only warns about is damage, which Pillow and TensorFlow show as
         # grey or shifted blocks.
-        pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=not exact, fastupsample=not exact)
+        pixels = simplejpeg.decode_jpeg(data, "RGB", **_scaled(height, width, enough))
     except ValueError as error:
         if "Insufficient memory" in str(error):
             raise MemoryError from None
         if str(error).startswith(_DAMAGE) and "ICC" not in str(error):
             raise Rejected("damaged", f"libjpeg: {error}") from None
         return None  # a rare kind, about which Pillow knows more
-    return Picture(pixels, "jpeg", GREY if colors == "Gray" else "")
+    return Picture(pixels, "jpeg", GREY if colors == "Gray" else "", (height, width))
+
+
+def _scaled(height: int, width: int, enough: int) -> dict[str, Any]:
+    """Returns the arguments for the smallest version that is `enough`."""
+    if not enough:
+        return {}
+    # libjpeg-turbo has other factors too, but not as fast ones.
+    factor = next((f for f in (8, 4, 2) if min(height, width) >= f * enough), 1)
+    size = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+    return {"fastdct": True, "fastupsample": True, **size}
 
 
 # What libjpeg says of pixels that are missing or wrong, as against a kind it cannot decode.

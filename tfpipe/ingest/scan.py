@@ -43,7 +43,7 @@ def inspect(data: bytes, store: Store = ORIGINAL) -> Image:
     Raises:
         Rejected: as `decode.decode` says.
     """
-    picture = decode(data, exact=store.form != ORIGINAL.form)
+    picture = decode(data, enough=store.enough)
     stored = store.apply(picture, data)
     return Image(*stored, hashlib.sha256(stored.encoded).hexdigest(), picture.converted)
 
@@ -58,7 +58,7 @@ def describe(item: Item, data: bytes, store: Store) -> tuple[Found, bytes, np.nd
     Raises:
         Rejected: as `decode.decode` says.
     """
-    picture = decode(data, exact=store.form != ORIGINAL.form)
+    picture = decode(data, enough=store.enough)
     stored = store.apply(picture, data)
     file_sha256 = sha256 = hashlib.sha256(data).hexdigest()
     if stored.encoded is not data:
@@ -73,8 +73,8 @@ def describe(item: Item, data: bytes, store: Store) -> tuple[Found, bytes, np.nd
         converted=picture.converted,
         file_sha256=file_sha256,
         file_bytes=len(data),
-        file_height=picture.pixels.shape[0],
-        file_width=picture.pixels.shape[1],
+        file_height=picture.height,
+        file_width=picture.width,
         color=(0.0, 0.0, 0.0),
         hash="",
     )

@@ -1,11 +1,11 @@
 """Divides records among shards, in a shuffled order that the seed and the images alone decide."""
 
-import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 from tfpipe import remote, storage
 from tfpipe.errors import ResumableError
@@ -46,6 +46,10 @@ class Plan:
                 pieces.append(Part(f"{self.name}-{len(pieces):05d}", self.entries[begin:end]))
                 begin, size = end, 0
         return pieces
+
+    def shard(self, **written: Any) -> Shard:
+        """Returns the shard as it is on disk, of `bytes` and `sha256`."""
+        return Shard(self.name, self.split, len(self.entries), **written)
 
 
 def plan(
@@ -104,29 +108,27 @@ def write(
     Raises:
         UserError: the disk is full, an image has changed, or cannot be read any more.
     """
-    task, suffix, finish = (write_shard, WRITTEN, _take) if whole else (write_part, "", _join)
+    task, suffix, kind = (write_shard, WRITTEN, _Whole) if whole else (write_part, "", _Joined)
     there = set(storage.names_in(f"{job.work}/{PARTS}"))
-    parts, missing, owner, todo = {}, {}, {}, []
+    targets, owner, todo = [], {}, []
     for each in plans:
         pieces = [Part(each.name, each.entries)] if whole else each.parts()
         is_joined = not whole and (folder / each.name).exists()
         left = [p for p in pieces if not is_joined and p.name + suffix not in there]
-        parts[each.name], missing[each.name] = pieces, len(left)
-        owner |= {piece.name: each for piece in left}
+        missing = {piece.name for piece in left}
+        targets.append(kind(folder, job.work, each, [p.name for p in pieces], missing))
+        owner |= {piece.name: targets[-1] for piece in left}
         todo += left
     advance(sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo))
-    written = {
-        each.name: finish(folder, job.work, each, parts[each.name])
-        for each in plans
-        if not missing[each.name]
-    }
-    for part in _run(runner, task, todo, job):
-        advance(len(part.entries))
-        each = owner[part.name]
-        missing[each.name] -= 1
-        if not missing[each.name]:  # while the pieces of others are being written
-            written[each.name] = finish(folder, job.work, each, parts[each.name])
-    return [written[each.name] for each in plans]
+    try:
+        for target in targets:
+            target.take()
+        for part in _run(runner, task, todo, job):
+            advance(len(part.entries))
+            owner[part.name].take(part.name)
+    except OSError as error:
+        raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return [target.shard for target in targets]
 
 
 def _run(runner: Runner, task: Callable, todo: Sequence[Part], job: Job) -> Iterator[Part]:
@@ -147,43 +149,76 @@ def _run(runner: Runner, task: Callable, todo: Sequence[Part], job: Job) -> Iter
         todo = again
 
 
-def _take(folder: remote.Path, work: str, plan: Plan, _: Sequence[Part]) -> Shard:
-    """Takes a whole shard that a task wrote, unless an earlier build did so."""
-    path = folder / plan.name
-    try:
-        written = tasks.load_written(work, plan.name)
+@dataclasses.dataclass
+class _Whole:
+    """A shard that a task writes in one go.
+
+    Attributes:
+        folder: where it is to be.
+        work: the work folder.
+        plan: the shard.
+        pieces: the names of its pieces, in their order; here there is one.
+        missing: those that are not written yet.
+        shard: what it is on disk, once nothing is missing.
+    """
+
+    folder: remote.Path
+    work: str
+    plan: Plan
+    pieces: list[str]
+    missing: set[str]
+    shard: Shard | None = None
+
+    def take(self, piece: str = "") -> None:
+        """Goes on with a piece that was written now; without one, with what is there already."""
+        self.missing.discard(piece)
+        if self.missing:
+            return
+        written = tasks.load_written(self.work, self.plan.name)
         if written is None:
-            raise ResumableError(f"{plan.name} is gone from {work}/{PARTS}: run the command again")
-        if not storage.exists(path):
-            storage.rename(f"{work}/{PARTS}/{plan.name}", path)
-    except OSError as error:
-        raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
-    return Shard(plan.name, plan.split, len(plan.entries), **written)
+            raise ResumableError(
+                f"{self.plan.name} is gone from {self.work}/{PARTS}: run the command again"
+            )
+        if not storage.exists(self.folder / self.plan.name):
+            storage.rename(f"{self.work}/{PARTS}/{self.plan.name}", self.folder / self.plan.name)
+        self.shard = self.plan.shard(**written)
 
 
-def _join(folder: pathlib.Path, work: str, plan: Plan, parts: Sequence[Part]) -> Shard:
-    """Makes a shard of its pieces, which are removed, unless it is there already."""
-    path = folder / plan.name
-    pieces = [os.path.join(work, PARTS, part.name) for part in parts]
-    digest, size = hashlib.sha256(), 0
-    partial = pathlib.Path(work, PARTS, plan.name)
-    is_new = not path.exists()
-    try:
-        with open(partial, "wb") if is_new else contextlib.nullcontext() as target:
-            for name in pieces if is_new else [path]:
-                with open(name, "rb") as source:
-                    while block := source.read(_BLOCK_BYTES):
-                        digest.update(block)
-                        size += len(block)
-                        if is_new:
-                            target.write(block)
-        if is_new:
+@dataclasses.dataclass
+class _Joined(_Whole):
+    """A shard that is joined here of its pieces, while further ones are being written."""
+
+    joined: int = 0
+    bytes: int = 0
+    digest: Any = dataclasses.field(default_factory=hashlib.sha256)
+
+    def take(self, piece: str = "") -> None:
+        """Does as `_Whole.take` says, with the pieces that follow those before."""
+        self.missing.discard(piece)
+        path = self.folder / self.plan.name
+        if not piece and path.exists():
+            self._read(path, None)
+        else:
+            partial = pathlib.Path(self.work, PARTS, self.plan.name)
+            while self.joined < len(self.pieces):
+                name = self.pieces[self.joined]
+                if name in self.missing:
+                    return
+                with open(partial, "ab" if self.joined else "wb") as target:
+                    self._read(pathlib.Path(self.work, PARTS, name), target)
+                self.joined += 1
             os.replace(partial, path)
-        for piece in pieces:
-            pathlib.Path(piece).unlink(missing_ok=True)
-    except OSError as error:
-        raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
-    return Shard(plan.name, plan.split, len(plan.entries), size, digest.hexdigest())
+        for name in self.pieces:
+            pathlib.Path(self.work, PARTS, name).unlink(missing_ok=True)
+        self.shard = self.plan.shard(bytes=self.bytes, sha256=self.digest.hexdigest())
+
+    def _read(self, path: pathlib.Path, target: BinaryIO | None) -> None:
+        with open(path, "rb") as source:
+            while block := source.read(_BLOCK_BYTES):
+                self.digest.update(block)
+                self.bytes += len(block)
+                if target:
+                    target.write(block)
 
 
 def _order_key(entry: Entry, seed: int) -> bytes:

@@ -10,6 +10,7 @@ import PIL.Image
 import simplejpeg
 
 from tfpipe.errors import UserError
+from tfpipe.ingest import perceptual
 from tfpipe.ingest.decode import Picture
 
 # At this quality and without chroma subsampling a second JPEG coding is not visible.
@@ -56,13 +57,18 @@ class Store:
     height: int = 0
     quality: int = JPEG_QUALITY
 
+    @property
+    def enough(self) -> int:
+        """What `decode.decode` is to be asked for; a file that is stored is only looked at."""
+        return 0 if self.height else perceptual.SIDE
+
     def apply(self, picture: Picture, data: bytes) -> Stored:
-        """Returns what is stored of a picture that was decoded, exactly, from the file `data`.
+        """Returns what is stored of a picture that was decoded, as `enough` asks, from `data`.
 
         The file itself is kept wherever it will do: it is plain, and not to be resized or has the
         size already. A picture is never enlarged to keep its proportions.
         """
-        height, width = picture.pixels.shape[:2]
+        height, width = picture.height, picture.width
         size = self._size(width, height)
         if self.form == RAW:
             return Stored(_resized(picture.pixels, size).tobytes(), RAW, size[1], size[0])
