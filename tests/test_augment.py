@@ -1,4 +1,4 @@
-"""Every registered augmentation, against references and compiled against eager."""
+"""Every registered augmentation: the identity, ranges, compiled against eager; chains; policies."""
 
 import numpy as np
 import pytest
@@ -6,195 +6,247 @@ import scipy.ndimage
 import tensorflow as tf
 
 from tfpipe.errors import UserError
-from tfpipe.input import augment
-from tfpipe.input.augment import COLOUR, GEOMETRIC, Augment
+from tfpipe.input.augment import Augment, Kind, operations
 
-SIDE = 17
+COUNT, SIDE = 6, 17
 
 # For each operation: a spec that changes pictures, and one that must leave them as they are.
 EXAMPLES = {
+    "blur": ("blur(2)", "blur(0)"),
     "brightness": ("brightness(0.3)", "brightness(0)"),
     "contrast": ("contrast(0.5)", "contrast(0)"),
     "crop": ("crop(0.6)", "crop(1)"),
+    "cutmix": ("cutmix(1)", "cutmix(0)"),
+    "cutout": ("cutout(0.4)", "cutout(0)"),
     "flip_lr": ("flip_lr(1)", "flip_lr(0)"),
     "flip_ud": ("flip_ud(1)", "flip_ud(0)"),
+    "gamma": ("gamma(0.5,2)", "gamma(1,1)"),
+    "hue": ("hue(0.3)", "hue(0)"),
+    "maybe": ("maybe(0.7,rotate(30)|brightness(0.3)|noise(0.1))", "maybe(0,rotate(30)|blur)"),
+    "mixup": ("mixup(1)", "mixup(0)"),
+    "noise": ("noise(0.1)", "noise(0)"),
+    "one_of": ("one_of(crop(0.7)|flip_lr(1)|hue(0.3)|mixup(1))", "one_of(crop(1)|hue(0)|noise(0))"),
+    "randaugment": ("randaugment(2,20)", "randaugment(2,0)"),
     "rotate": ("rotate(30)", "rotate(0)"),
     "saturation": ("saturation(0.8)", "saturation(0)"),
     "shear": ("shear(25)", "shear(0)"),
     "translate": ("translate(0.2)", "translate(0)"),
     "zoom": ("zoom(0.5,2)", "zoom(1,1)"),
+    "zoom_xy": ("zoom_xy(0.5,2)", "zoom_xy(1,1)"),
 }
 
 
-def pictures(count=6):
+def pictures(count=COUNT, side=SIDE):
     rng = np.random.default_rng(3)
     smooth = scipy.ndimage.gaussian_filter(
-        rng.uniform(0, 255, (count, SIDE, SIDE, 3)), (0, 2, 2, 0)
+        rng.uniform(0, 255, (count, side, side, 3)), (0, 2, 2, 0)
     )
     low, high = smooth.min(), smooth.max()
-    return (20 + 200 * (smooth - low) / (high - low)).astype(np.float32)
+    return np.round(20 + 200 * (smooth - low) / (high - low)).astype(np.uint8)
 
 
-def uniform(draws, count=6):
-    return np.random.default_rng(5).uniform(0, 1, (count, draws)).astype(np.float32)
+def one_hot(count=COUNT):
+    return np.eye(count, dtype=np.float32)
+
+
+def uniform(draws, count=COUNT, seed=5):
+    return np.random.default_rng(seed).uniform(0, 1, (count, draws)).astype(np.float32)
+
+
+def apply(text, u=None, images=None, **options):
+    """Returns the images that a chain makes."""
+    chain = Augment(text)
+    images = pictures() if images is None else images
+    u = uniform(chain.draws, len(images)) if u is None else np.asarray(u, np.float32)
+    return chain(images, one_hot(len(images)), u, **options)[0].numpy()
 
 
 def test_every_operation_has_an_example():
-    assert set(EXAMPLES) == set(augment.operations)
+    assert set(EXAMPLES) == set(operations)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_strength_zero_is_exactly_the_identity(name):
-    chain = Augment(EXAMPLES[name][1])
-    images = np.round(pictures())
-    np.testing.assert_array_equal(chain(images, uniform(chain.draws)), images)
+@pytest.mark.parametrize("geometry", ["", "flip_lr(0)|"], ids=["alone", "warped"])
+def test_strength_zero_is_exactly_the_identity(name, geometry):
+    chain = Augment(geometry + EXAMPLES[name][1])
+    images, labels = chain(pictures(), one_hot(), uniform(chain.draws))
+    np.testing.assert_array_equal(images, pictures().astype(np.float32))
+    np.testing.assert_array_equal(labels, one_hot())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_changes_the_picture_within_range(name):
     chain = Augment(EXAMPLES[name][0])
-    images = pictures()
-    found = chain(images, uniform(chain.draws)).numpy()
-    assert np.abs(found - images).mean() > 1
-    assert found.shape == images.shape
-    assert found.dtype == np.float32
-    assert found.min() >= 0
-    assert found.max() <= 255
+    images, labels = chain(pictures(), one_hot(), uniform(chain.draws))
+    assert np.abs(images - pictures().astype(np.float32)).mean() > 1
+    assert images.shape == pictures().shape
+    assert images.dtype == labels.dtype == tf.float32
+    assert np.min(images) >= 0
+    assert np.max(images) <= 255
+    np.testing.assert_allclose(np.sum(labels, 1), 1, atol=1e-6)
+    assert chain.mixes == (np.max(np.abs(labels - one_hot())) > 0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
-def test_is_the_same_in_a_graph_and_compiled(name, compiled):
+def test_is_the_same_eager_in_a_graph_and_compiled(name):
     chain = Augment(EXAMPLES[name][0])
-    images, u = pictures(), uniform(chain.draws)
-    run = tf.function(chain, jit_compile=compiled)
-    np.testing.assert_allclose(run(images, u), chain(images, u), atol=2e-2)
+    inputs = pictures(), one_hot(), uniform(chain.draws)
+    expected = chain(*inputs)
+    any_batch = [tf.TensorSpec([None, *each.shape[1:]], tf.as_dtype(each.dtype)) for each in inputs]
+    graph = tf.function(chain, input_signature=any_batch)
+    compiled = tf.function(chain, jit_compile=True)
+    for found in (graph(*inputs), compiled(*inputs)):
+        np.testing.assert_allclose(found[0], expected[0], atol=0.02)
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in EXAMPLES if augment.operations[n].kind == GEOMETRIC])
-def test_samples_as_scipy_does(name):
-    """The matrix of each operation, applied by scipy in float64 with the nearest edge pixel."""
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_picture_depends_on_its_own_numbers_alone(name):
     chain = Augment(EXAMPLES[name][0])
-    images, u = pictures(), uniform(chain.draws)
-    found = chain(images, u).numpy()
-    args = chain._steps[0][0].args
-    matrices = augment.operations[name].function(tf.constant(u), SIDE, *args).numpy()
-    for image, matrix, result in zip(images, matrices.astype(np.float64), found, strict=True):
-        np.testing.assert_allclose(result, scipy_warp(image, matrix), atol=0.05)
+    u = uniform(chain.draws)
+    changed = u.copy()
+    changed[3] = uniform(chain.draws, seed=6)[3]
+    one = chain(pictures(), one_hot(), u)[0].numpy()
+    other = chain(pictures(), one_hot(), changed)[0].numpy()
+    same = [np.array_equal(a, b) for a, b in zip(one, other, strict=True)]
+    # Pictures are mixed with the next one, changed as it is.
+    assert same[:2] + same[4:] == [True] * 4
+    assert same[2] or chain.mixes
 
 
-def scipy_warp(image, matrix):
-    centre = (SIDE - 1) / 2
-    swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])  # scipy's rows come first
-    to_input = swap @ matrix @ swap
-    shift = to_input[:2, :2] @ [-centre, -centre] + to_input[:2, 2] + centre
-    return np.stack(
-        [
-            scipy.ndimage.affine_transform(
-                channel.astype(np.float64), to_input[:2, :2], shift, order=1, mode="nearest"
-            )
-            for channel in np.moveaxis(image, -1, 0)
-        ],
-        axis=-1,
-    )
-
-
-# What each geometric operation does to a picture, told by another library or by slicing.
-def test_flips_mirror():
-    images = pictures()
-    u = np.zeros([6, 1], np.float32)
-    np.testing.assert_array_equal(Augment("flip_lr")(images, u), images[:, :, ::-1])
-    np.testing.assert_array_equal(Augment("flip_ud")(images, u), images[:, ::-1])
-
-
-@pytest.mark.parametrize("u", [0.0, 0.25, 0.9])
-def test_rotates_by_degrees(u):
-    images = pictures()
-    found = Augment("rotate(40)")(images, np.full([6, 1], u, np.float32)).numpy()
-    angle = 40 * (2 * u - 1)
-    reference = scipy.ndimage.rotate(
-        images, angle, axes=(1, 2), reshape=False, order=1, mode="nearest"
-    )
-    np.testing.assert_allclose(found, reference, atol=0.05)
-
-
-def test_translates_by_a_fraction_of_the_side():
-    images = pictures()
-    u = np.array([[1.0, 0.0]] * 6, np.float32)  # by +4/17 of the side in x and -4/17 in y
-    found = Augment(f"translate({4 / SIDE})")(images, u).numpy()
-    np.testing.assert_allclose(found[:, 4:, :-4], images[:, :-4, 4:], atol=1e-3)
-
-
-def test_zooms_by_a_factor():
-    images = pictures()
-    found = Augment("zoom(2,2)")(images, np.zeros([6, 1], np.float32)).numpy()
-    # At twice the size every other pixel of the inner half is a pixel of the original.
-    np.testing.assert_allclose(found[:, ::2, ::2], images[:, 4:13, 4:13], atol=1e-3)
-
-
-def test_crops_a_square_of_a_fraction_of_the_side():
-    images = pictures()
-    corner = np.zeros([6, 2], np.float32)
-    found = Augment("crop(0.5)")(images, corner).numpy()
-    np.testing.assert_allclose(found[:, ::2, ::2], images[:, :9, :9], atol=1e-3)
-
-
-def test_shears_by_degrees():
-    images = pictures()
-    found = Augment("shear(45)")(images, np.ones([6, 1], np.float32)).numpy()
-    # Columns lean by one pixel a row, about the centre.
-    np.testing.assert_allclose(found[:, 8], images[:, 8], atol=1e-3)
-    np.testing.assert_allclose(found[:, 10, :-2], images[:, 10, 2:], atol=1e-3)
-
-
-def test_colours_follow_their_formulas():
-    images, u = pictures(), np.array([[0.0], [0.25], [0.5], [0.75], [1.0], [0.1]], np.float32)
-    k = (2 * u - 1)[:, :, None, None]
-    double = images.astype(np.float64)
-    mean = double.mean(axis=(1, 2, 3), keepdims=True)
-    luma = (double @ [0.299, 0.587, 0.114])[..., None]
-    expected = {
-        "brightness(0.2)": double + 51 * k,
-        "contrast(0.5)": mean + (double - mean) * (1 + 0.5 * k),
-        "saturation(0.5)": luma + (double - luma) * (1 + 0.5 * k),
-    }
-    assert {text.split("(")[0] for text in expected} == {
-        n for n in EXAMPLES if augment.operations[n].kind == COLOUR
-    }
-    for text, reference in expected.items():
-        np.testing.assert_allclose(Augment(text)(images, u), reference.clip(0, 255), atol=0.05)
+def test_float32_whatever_the_policy():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        found = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    expected = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32
 
 
 def test_a_chain_is_its_operations_one_after_the_other():
-    images = pictures()
     u = uniform(3)
-    chain = Augment("rotate(90)|flip_lr(1)|brightness(0.2)")
-    turned = Augment("rotate(90)")(images, np.ones([6, 1], np.float32)).numpy()
     u[:, 0] = 1.0
-    expected = Augment("brightness(0.2)")(turned[:, :, ::-1], u[:, 2:])
-    np.testing.assert_allclose(chain(images, u), expected, atol=0.05)
+    turned = apply("rotate(90)", u[:, :1])
+    expected = apply("brightness(0.2)", u[:, 2:], np.round(turned[:, :, ::-1]).astype(np.uint8))
+    np.testing.assert_allclose(
+        apply("rotate(90)|flip_lr(1)|brightness(0.2)", u), expected, atol=0.05
+    )
 
 
-def test_takes_uint8():
-    images = np.round(pictures()).astype(np.uint8)
-    found = Augment("flip_lr(1)")(images, np.zeros([6, 1], np.float32))
-    np.testing.assert_array_equal(found, images[:, :, ::-1].astype(np.float32))
+def test_an_empty_chain_only_casts():
+    chain = Augment(" ")
+    assert not chain
+    assert chain.draws == 0
+    np.testing.assert_array_equal(apply(" "), pictures().astype(np.float32))
+    assert Augment("flip_lr")
+
+
+def test_geometry_is_done_first_and_boxes_after_colours():
+    u = [[0.25, 0.5, 1.0, 0.0]] * COUNT  # a box at the left, all white, and mirrored
+    found = apply("cutout(0.5)|brightness(1)|flip_lr(1)", u)
+    assert set(np.unique(found)) == {127.5, 255.0}
+    assert (found[:, 5:12, :8] == 127.5).all()
+    assert (found[:, :, 9:] == 255.0).all()
+
+
+def test_one_of_draws_exactly_one_with_equal_chances():
+    chain = Augment("one_of(brightness(1)|flip_lr(1)|cutout(1)|translate(0.4))")
+    assert chain.draws == 3  # one to choose, and the most that one of them takes
+    count = 4000
+    images = np.tile(pictures(1, 8), (count, 1, 1, 1))
+    u = uniform(3, count)
+    u[:, 1:] = 0.9
+    found = chain(images, np.ones([count, 1], np.float32), u)[0].numpy()
+    kinds, counts = np.unique(found.reshape(count, -1), axis=0, return_counts=True)
+    assert len(kinds) == 4
+    assert counts.min() > 900
+    alone = [
+        apply(text, [[0.9, 0.9][: Augment(text).draws]], images[:1])[0]
+        for text in ("brightness(1)", "flip_lr(1)", "cutout(1)", "translate(0.4)")
+    ]
+    for one in alone:
+        assert min(np.abs(kind.reshape(one.shape) - one).max() for kind in kinds) == 0
+
+
+def test_maybe_does_all_or_nothing():
+    chain = Augment("maybe(0.3,flip_lr(1)|brightness(1))")
+    count = 4000
+    images = np.tile(pictures(1, 8), (count, 1, 1, 1))
+    u = uniform(chain.draws, count)
+    u[:, 1:] = 1.0
+    found = chain(images, np.ones([count, 1], np.float32), u)[0].numpy().reshape(count, -1)
+    kinds, counts = np.unique(found, axis=0, return_counts=True)
+    assert len(kinds) == 2
+    changed = counts[kinds.min(1) == 255.0]
+    assert abs(changed / count - 0.3) < 0.03
+
+
+def test_policies_nest():
+    chain = Augment("maybe(1,one_of(maybe(1,flip_lr(1)|flip_ud(1))))")
+    found = chain(pictures(), one_hot(), uniform(chain.draws))[0]
+    np.testing.assert_array_equal(found, pictures()[:, ::-1, ::-1].astype(np.float32))
+
+
+def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
+    chain = Augment("randaugment(1,15)")
+    choices = sorted(name for name in operations if operations[name].strength)
+    assert choices == "brightness contrast rotate saturation shear translate".split()
+    share = 1 / (1 + len(choices))
+    position = 1 + choices.index("rotate")
+    for sign, low in ((1, 0.6), (-1, 0.2)):  # any number above and below one half
+        u = np.full([COUNT, chain.draws], low, np.float32)
+        u[:, 0] = (position + 0.5) * share
+        found = chain(pictures(), one_hot(), u)[0]
+        expected = apply("rotate(15)", np.full([COUNT, 1], 1.0 if sign > 0 else 0.0))
+        np.testing.assert_array_equal(found, expected)
+    u[:, 0] = 0.5 * share
+    np.testing.assert_array_equal(chain(pictures(), one_hot(), u)[0], pictures().astype("f"))
+    assert Augment("randaugment(3,15)").draws == 3 * chain.draws
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sharpen", "unknown augmentation 'sharpen'.*known: brightness, contrast"),
+        ("sharpen", "unknown augmentation 'sharpen'.*known: blur, brightness, contrast"),
+        ("one_of(flip_lr|sharpen)", "unknown augmentation 'sharpen'"),
         ("rotate", r"rotate: wrong number of values; `rotate\(20\)`"),
         ("rotate(1,2,3)", "wrong number of values"),
         ("rotate(flip_lr)", "takes numbers only"),
+        ("rotate(1e999)", "the numbers are finite"),
+        ("rotate(200)", r"in \[0, 180\]"),
         ("zoom(1.2,0.8)", "factors are above 0, the smaller first"),
         ("crop(0)", r"the fraction is in \(0, 1\]"),
-        ("shear(90)", "below 90 degrees"),
+        ("shear(90)", r"in \[0, 90\) degrees"),
         ("contrast(2)", r"in \[0, 1\]"),
+        ("hue(0.6)", r"in \[0, 0.5\]"),
+        ("gamma(0,1)", "above 0"),
+        ("blur(9)", r"in \[0, 5\]"),
+        ("mixup(-1)", r"alpha is in \[0, 100\]"),
+        ("maybe(2,blur)", r"maybe: the first is a number in \[0, 1\]"),
+        ("maybe(0.5,3)", "maybe: it takes operations"),
+        ("one_of(0.5)", "one_of: it takes operations"),
+        ("one_of", "wrong number of values; `one_of"),
+        ("randaugment(0,9)", "rounds are 1 to 10"),
+        ("randaugment(2,31)", r"the magnitude is in \[0, 30\]"),
         ("rotate(", "is not a spec"),
+        ("rotate(__import__('os'))", "is not a spec"),
     ],
 )
 def test_a_wrong_spec_is_explained(text, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         Augment(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(operations))
+def test_the_first_line_of_a_description_shows_how_to_write_it(name):
+    summary = operations[name].summary
+    assert summary.startswith(f"`{name}")
+    example = summary[1:].split("`")[0]
+    assert Augment(example).draws >= operations[name].draws
+
+
+def test_kinds_are_done_in_their_order():
+    assert list(Kind) == sorted(Kind)

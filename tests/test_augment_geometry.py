@@ -1,0 +1,248 @@
+"""Geometry against scipy and tf.image.resize, in one interpolation, from canvases of any sizes."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.ndimage
+import tensorflow as tf
+from test_augment import COUNT, EXAMPLES, SIDE, apply, one_hot, pictures, uniform
+
+from tfpipe.input.augment import Augment, Kind, operations
+from tfpipe.input.augment.warp import warp
+
+NAMES = [name for name in EXAMPLES if operations[name].kind == Kind.GEOMETRY]
+
+
+def on_canvases(count=5, most=60, seed=0):
+    """Returns uint8 [count, P, 3], int32 sizes, and the pictures that it holds, of any sizes."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, most + 1, (count, 2)).astype(np.int32)
+    sizes[0] = most
+    canvases = np.zeros((count, most * most, 3), np.uint8)
+    images = []
+    for canvas, (height, width) in zip(canvases, sizes, strict=True):
+        image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        canvas[: height * width] = image.reshape(-1, 3)
+        images.append(image)
+    return canvases, sizes, images
+
+
+def scipy_warp(image, matrix, side, fraction=1.0, u=(0, 0)):
+    """Samples in float64: resize, of half-pixel centres, after `matrix` about the centre.
+
+    Nothing beyond the window of a crop, of that fraction, is seen.
+    """
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    source = matrix[:2, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:2, 2:]
+    rows = (source[1] + side / 2) * height / side - 0.5
+    columns = (source[0] + side / 2) * width / side - 0.5
+    top, left = (1 - fraction) * u[1] * height, (1 - fraction) * u[0] * width
+    rows = rows.clip(top, max(top, top + fraction * height - 1))
+    columns = columns.clip(left, max(left, left + fraction * width - 1))
+    channels = [
+        scipy.ndimage.map_coordinates(
+            channel.astype(np.float64), [rows, columns], order=1, mode="nearest"
+        )
+        for channel in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack(channels, -1).reshape(side, side, 3)
+
+
+def matrices(text, u):
+    """Returns those of a chain, composed in float64."""
+    result, first = np.eye(3), 0
+    for part in text.split("|"):
+        chain = Augment(part)
+        step = chain._steps[Kind.GEOMETRY][0]
+        own = step.operation.function(
+            tf.constant(u[:, first : first + chain.draws]), SIDE, *step.call.args
+        )
+        result, first = result @ own.numpy().astype(np.float64), first + chain.draws
+    return result
+
+
+@pytest.mark.parametrize("text", [EXAMPLES[name][0] for name in NAMES])
+def test_samples_as_scipy_does(text):
+    u = uniform(Augment(text).draws)
+    fraction = 0.6 if text == "crop(0.6)" else 1.0
+    rows = zip(pictures(), matrices(text, u), apply(text, u), u, strict=True)
+    for image, matrix, found, own in rows:
+        expected = scipy_warp(image, matrix, SIDE, fraction, np.resize(own, 2))
+        np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+CHAIN = "crop(0.8)|rotate(40)|shear(20)|zoom_xy(0.8,1.2)|translate(0.1)|flip_lr|flip_ud"
+
+
+@hypothesis.given(st.integers(0, 2**32), st.integers(1, 80))
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_a_chain_and_the_resize_are_one_interpolation(seed, most):
+    canvases, sizes, images = on_canvases(most=most, seed=seed)
+    u = uniform(Augment(CHAIN).draws, len(images), seed)
+    found = apply(CHAIN, u, canvases, side=SIDE, sizes=sizes)
+    for image, matrix, result, own in zip(images, matrices(CHAIN, u), found, u, strict=True):
+        expected = scipy_warp(image, matrix, SIDE, 0.8, own[:2])
+        np.testing.assert_allclose(result, expected, atol=0.05)
+
+
+@hypothesis.given(st.integers(0, 2**32), st.integers(1, 90), st.integers(1, 40))
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_an_empty_chain_resizes_as_tensorflow_does(seed, most, side):
+    canvases, sizes, images = on_canvases(most=most, seed=seed)
+    found = apply("", None, canvases, side=side, sizes=sizes)
+    for image, result in zip(images, found, strict=True):
+        expected = tf.image.resize(image, [side, side], "bilinear", antialias=False)
+        np.testing.assert_allclose(result, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
+def test_resizes_photographs_of_the_usual_sizes(compiled):
+    canvases, sizes, images = on_canvases(count=2, most=700)
+    chain = tf.function(Augment(""), jit_compile=compiled)
+    found, _ = chain(canvases, one_hot(2), np.zeros([2, 0], "f"), side=299, sizes=sizes)
+    for image, result in zip(images, found, strict=True):
+        expected = tf.image.resize(image, [299, 299], "bilinear", antialias=False)
+        np.testing.assert_allclose(result, expected, atol=0.0101)
+
+
+def test_resizes_pictures_that_fill_the_canvas():
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 31, 3)).astype(np.uint8)
+    found = apply("", None, images, side=20)
+    expected = tf.image.resize(images, [20, 20], "bilinear", antialias=False)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        CHAIN,
+        "one_of(crop(0.9)|rotate(20)|shear(20)|flip_lr|flip_ud)",
+        "maybe(0.5,rotate(20)|blur)|randaugment(2,9)|contrast(0.2)",
+    ],
+)
+def test_compiles_to_one_sample_of_four_pixels(text):
+    chain = Augment(text)
+    inputs = pictures().reshape(COUNT, -1, 3), one_hot(), uniform(chain.draws)
+    sizes = np.full([COUNT, 2], SIDE, np.int32)
+    compiled = tf.function(lambda *a: chain(*a, side=9, sizes=sizes)[0], jit_compile=True)
+    program = compiled.experimental_get_compiler_ir(*map(tf.constant, inputs))("optimized_hlo")
+    # What is fused twice is written twice; the indices of blur are known before.
+    gathers = [line for line in program.splitlines() if " gather(" in line and "s32[1734]" in line]
+    assert len(gathers) == 4
+
+
+def test_nothing_of_the_canvas_is_seen():
+    canvases, sizes, _ = on_canvases()
+    filled = canvases.copy()
+    for canvas, (height, width) in zip(filled, sizes, strict=True):
+        canvas[height * width :] = 255
+    u = uniform(Augment(CHAIN).draws, len(canvases))
+    np.testing.assert_array_equal(
+        apply(CHAIN, u, canvases, side=SIDE, sizes=sizes),
+        apply(CHAIN, u, filled, side=SIDE, sizes=sizes),
+    )
+
+
+@pytest.mark.parametrize("text", ["crop(0.6)", "crop(0.75)|rotate(30)|zoom(0.9,1.1)|flip_lr"])
+def test_a_crop_on_the_host_is_the_crop_on_the_device(text):
+    """The windows are whole pixels here, so that the host can cut them without interpolation."""
+    images = pictures(5, 40)
+    canvases = images.reshape(5, -1, 3)
+    sizes = np.full([5, 2], 40, np.int32)
+    here, there = Augment(text), Augment(text, crop_on_host=True)
+    assert (here.crops_on_host, there.crops_on_host) == (False, True)
+    assert here.draws == there.draws
+    u = uniform(here.draws, len(canvases))
+    fraction = float(text[5 : text.index(")")])
+    room = round(40 * (1 - fraction))
+    u[:, :2] = np.random.default_rng(1).integers(0, room + 1, (len(canvases), 2)) / room
+    cropped, cropped_sizes = np.zeros_like(canvases), sizes.copy()
+    windows = np.round(40 * there.window(u).numpy()).astype(int)
+    for n, (image, (top, left, height, width)) in enumerate(zip(images, windows, strict=True)):
+        assert (height, width) == (40 * fraction, 40 * fraction)
+        window = image[top : top + height, left : left + width].reshape(-1, 3)
+        cropped[n, : len(window)] = window
+        cropped_sizes[n] = height, width
+    labels = one_hot(len(canvases))
+    one, _ = here(canvases, labels, u, side=30, sizes=sizes)
+    other, _ = there(cropped, labels, u, side=30, sizes=cropped_sizes)
+    np.testing.assert_allclose(one, other, atol=0.02)
+
+
+def test_only_a_crop_at_the_beginning_is_done_on_the_host():
+    for text in ("flip_lr|crop(0.8)", "maybe(0.5,crop(0.8))", "flip_lr", ""):
+        chain = Augment(text, crop_on_host=True)
+        assert not chain.crops_on_host
+        np.testing.assert_array_equal(chain.window(np.zeros(chain.draws, "f")), [0, 0, 1, 1])
+    chain = Augment("crop(0.8)", crop_on_host=True)
+    assert chain
+    np.testing.assert_array_equal(apply("")[0], chain(pictures(), one_hot(), uniform(2))[0][0])
+    window = chain.window(np.array([0.5, 1.0], "f"))  # x, then y
+    np.testing.assert_allclose(window, [0.2, 0.1, 0.8, 0.8], atol=1e-6)
+
+
+# What each operation does to a picture, told by another library or by slicing.
+def test_flips_mirror():
+    images, u = pictures().astype(np.float32), np.zeros([COUNT, 1])
+    np.testing.assert_array_equal(apply("flip_lr", u), images[:, :, ::-1])
+    np.testing.assert_array_equal(apply("flip_ud", u), images[:, ::-1])
+    np.testing.assert_array_equal(apply("flip_lr(0.3)", u + 0.31), images)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.25, 0.9])
+def test_rotates_by_degrees(u):
+    found = apply("rotate(40)", np.full([COUNT, 1], u))
+    reference = scipy.ndimage.rotate(
+        pictures().astype(np.float64),
+        40 * (2 * u - 1),
+        axes=(1, 2),
+        reshape=False,
+        order=1,
+        mode="nearest",
+    )
+    np.testing.assert_allclose(found, reference, atol=0.05)
+
+
+def test_translates_by_a_fraction_of_the_side():
+    u = [[1.0, 0.0]] * COUNT  # by +4/17 of the side in x and -4/17 in y
+    found = apply(f"translate({4 / SIDE})", u)
+    np.testing.assert_allclose(found[:, 4:, :-4], pictures()[:, :-4, 4:], atol=0.01)
+
+
+def test_zooms_by_a_factor():
+    # At twice the size every other pixel of the inner half is a pixel of the original.
+    inner = pictures()[:, 4:13, 4:13]
+    np.testing.assert_allclose(apply("zoom(2,2)")[:, ::2, ::2], inner, atol=0.01)
+    np.testing.assert_allclose(apply("zoom_xy(0.5,0.5)")[:, ::2, ::2], inner, atol=0.01)
+
+
+def test_zooms_each_axis_by_its_own_number():
+    found = apply("zoom_xy(0.5,1)", [[0.0, 1.0]] * COUNT)  # x by 0.5, y by 1
+    np.testing.assert_allclose(found[:, :, ::2], pictures()[:, :, 4:13], atol=0.01)
+
+
+def test_crops_a_window_in_half_pixel_geometry():
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3)).astype(np.uint8)
+    for u, (left, top) in {(0.0, 0.0): (0, 0), (1.0, 0.0): (8, 0), (0.25, 0.75): (2, 6)}.items():
+        found = apply("crop(0.5)", [u] * COUNT, images)
+        window = images[:, top : top + 8, left : left + 8]
+        expected = tf.image.resize(window, [16, 16], "bilinear")
+        np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_shears_by_degrees():
+    found = apply("shear(45)", np.ones([COUNT, 1]))
+    # Columns lean by one pixel a row, about the centre.
+    np.testing.assert_allclose(found[:, 8], pictures()[:, 8], atol=0.01)
+    np.testing.assert_allclose(found[:, 10, :-2], pictures()[:, 10, 2:], atol=0.01)
+
+
+def test_the_warp_keeps_whole_levels():
+    """All levels of all channels, through the packed words."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    images = np.concatenate([levels, levels[:, ::-1], 255 - levels], -1)
+    found = warp(tf.constant(images), tf.eye(3, batch_shape=[1]), 16)
+    np.testing.assert_array_equal(found, images.astype(np.float32))
