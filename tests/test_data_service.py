@@ -1,0 +1,395 @@
+"""A dispatcher and two workers as processes; the trainers are iterators of this one."""
+
+import contextlib
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from tfpipe import data_service, train
+from tfpipe.errors import UserError
+from tfpipe.ingest import manifest
+from tfpipe.input import pipeline, service
+from tfpipe.input.augment import Augment
+from tfpipe.input.samples import Reading
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARDS, RECORDS, BATCH = 24, 40, 8
+EPOCH = {(shard, number) for shard in range(SHARDS) for number in range(RECORDS)}
+
+
+class Server:
+    """A process of the command under test; `address` is what its ready line tells."""
+
+    def __init__(self, log, *flags):
+        self.log = log
+        with open(log, "w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tfpipe.data_service", *flags], stderr=stderr, cwd=ROOT
+            )
+
+    def wait_until_ready(self):
+        pattern = r"^(?:dispatcher|worker) ready on (?:grpc://)?(\S+)"
+        deadline = time.monotonic() + 60
+        while not (ready := re.search(pattern, self.log.read_text(), re.M)):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        self.address = ready[1]
+        self.port = ready[1].rpartition(":")[2]
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Service:
+    """A dispatcher and its workers."""
+
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        self.dispatcher = self.start_dispatcher("0")
+        self.address = f"grpc://{self.dispatcher.address}"
+        both = [self.start_worker(), self.start_worker()]
+        self.workers = [worker.wait_until_ready() for worker in both]
+
+    def start_dispatcher(self, port):
+        flags = [f"--port={port}", f"--work_dir={self.folder / 'journal'}", "--lost_after_s=2"]
+        return Server(self.log(), "--role=dispatcher", *flags).wait_until_ready()
+
+    def start_worker(self, port="0"):
+        dispatcher = f"--dispatcher={self.dispatcher.address}"
+        return Server(self.log(), "--role=worker", dispatcher, f"--port={port}")
+
+    def log(self):
+        self.count += 1
+        return self.folder / f"{self.count}.log"
+
+    def close(self):
+        for server in (*self.workers, self.dispatcher):
+            server.kill()
+
+
+# Waits for a batch that never comes.
+TRAINER = """
+import sys
+import tensorflow as tf
+from tfpipe import terminal
+from tfpipe.input import service
+
+endless = tf.data.Dataset.range(10**6).repeat().filter(lambda number: number < 0).batch(1)
+endless = service.distribute(endless, sys.argv[1], job="trainer", batch_size=1)
+with service.guard(sys.argv[1], timeout_s=2):
+    terminal.say("training")
+    list(endless)
+"""
+
+
+def wait_for(log, text):
+    deadline = time.monotonic() + 60
+    while text not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with contextlib.closing(Service(tmp_path_factory.mktemp("service"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Record files whose records tell their shard and number."""
+    folder = tmp_path_factory.mktemp("shards")
+    paths = [str(folder / f"{shard}.tfrecord") for shard in range(SHARDS)]
+    for shard, path in enumerate(paths):
+        with tf.io.TFRecordWriter(path) as writer:
+            for number in range(RECORDS):
+                writer.write(f"{shard},{number}")
+    return paths
+
+
+def batches(paths, *, open_at_once=4, work=0):
+    """Returns the batches of one epoch, as a pipeline makes them: by graph operations only."""
+
+    def decode(record):
+        numbers = tf.strings.to_number(tf.strings.split(record, ","), tf.int64)
+        if work:  # decoding takes its time
+            noise = tf.random.stateless_uniform([work, work], numbers)
+            numbers += tf.cast(0 * tf.reduce_max(noise @ noise), tf.int64)
+        return {"image": tf.zeros([8, 8, 3], tf.uint8), "label": numbers, "weight": 1.0}
+
+    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=open_at_once)
+    return dataset.map(decode, num_parallel_calls=2).batch(BATCH)
+
+
+def read(dataset, pause=0.0):
+    """Yields each batch's records."""
+    for batch in dataset:
+        assert batch["image"].shape == (BATCH, 8, 8, 3)
+        yield [tuple(label) for label in batch["label"].numpy().tolist()]
+        time.sleep(pause)
+
+
+def all_of(dataset, pause=0.0):
+    return [record for batch in read(dataset, pause) for record in batch]
+
+
+class Trainer(threading.Thread):
+    """Reads a dataset beside others; `within` waits for its end."""
+
+    def __init__(self, dataset, pause=0.0):
+        super().__init__(daemon=True)
+        self.batches, self.source = [], read(dataset, pause)
+        self.start()
+
+    def run(self):
+        self.batches.extend(self.source)
+
+    def within(self, seconds):
+        self.join(seconds)
+        assert not self.is_alive(), f"reads still, after {len(self.batches)} batches"
+        return [record for batch in self.batches for record in batch]
+
+
+@pytest.mark.timeout(120)
+def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
+    for epoch in range(2):
+        job = f"once/{epoch}"
+        dataset = service.distribute(batches(shards), running.address, job=job, batch_size=BATCH)
+        assert dataset.element_spec["image"].shape == (BATCH, 8, 8, 3)
+        assert sorted(all_of(dataset)) == sorted(EPOCH)
+
+
+@pytest.mark.timeout(120)
+def test_workers_decode_the_images_of_real_records(running, records):
+    def decode(record):
+        keys = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+        encoded = tf.io.parse_single_example(record, keys)["image/encoded"]
+        return tf.cast(tf.image.resize(tf.io.decode_jpeg(encoded, 3), [16, 16]), tf.uint8)
+
+    paths = sorted(str(path) for path in records.glob("train*"))
+    dataset = tf.data.Dataset.from_tensor_slices(paths).interleave(tf.data.TFRecordDataset)
+    dataset = dataset.map(decode)
+    here = sorted(image.numpy().tobytes() for image in dataset)
+    there = service.distribute(dataset.batch(4), running.address, job="real", batch_size=1)
+    assert sorted(image.numpy().tobytes() for image in there.unbatch()) == here
+
+
+@pytest.mark.timeout(120)
+def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
+    """The same pictures but for the resize's rounding, the same labels and numbers."""
+    described = manifest.load(records)
+    augment = Augment("translate(0.1)")
+    found = {}
+    for address in ("", running.address):
+        reading = Reading(48, 8, service=address)
+        found[address] = {}
+        for batch in pipeline.train_batches(described, "train", reading, augment=augment, epochs=2):
+            for image, label, numbers in zip(
+                *(batch[key].numpy() for key in ("image", "label", "draws")), strict=True
+            ):
+                found[address][numbers.tobytes()] = image.astype(int), int(label)
+    here, there = found.values()
+    steps = pipeline.steps_per_epoch(described, "train", 8)
+    assert len(here) == len(there) == 2 * 8 * steps
+    both = set(here) & set(there)  # the few that are left over are others
+    assert len(both) > 2 * (8 * steps - 8)
+    for key in both:
+        assert here[key][1] == there[key][1]
+        assert abs(here[key][0] - there[key][0]).max() <= 1
+
+
+def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_path):
+    run = tmp_path / "run"
+    train.main(tiny_config(run_dir=str(run), data_service=running.address, resize_on="device"))
+    assert (run / "log.csv").read_text().count("\n") >= 2
+
+
+def test_trainers_of_a_job_share_an_epoch_without_overlap(running, shards):
+    def trainer():
+        dataset = batches(shards, work=100)
+        return service.distribute(dataset, running.address, job="shared", batch_size=BATCH)
+
+    both = [Trainer(trainer(), pause=0.05) for _ in range(2)]
+    first, second = (trainer.within(60) for trainer in both)
+    assert first
+    assert second
+    assert len(set(first + second)) == len(first) + len(second)
+    # Each may drop the records of a last batch that is short.
+    assert len(EPOCH) - len(first + second) < 2 * BATCH
+    assert set(first + second) <= EPOCH
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_killed_in_mid_epoch_loses_only_what_it_had_begun(running, shards):
+    dataset = batches(shards, work=200)
+    dataset = service.distribute(dataset, running.address, job="killed/0", batch_size=BATCH)
+    trainer = Trainer(dataset)
+    while len(trainer.batches) < 10:
+        time.sleep(0.01)
+    running.workers[1].kill()
+    seen = trainer.within(60)
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= EPOCH
+    missing = len(EPOCH) - len(seen)
+    assert 0 < missing <= 16 * RECORDS
+    assert re.search(
+        rf"worker {running.workers[1].address} is out of reach", running.dispatcher.log.read_text()
+    )
+
+    # The next epoch needs no worker that is not there, and the one after it has it again.
+    alone = service.distribute(batches(shards), running.address, job="killed/1", batch_size=BATCH)
+    assert sorted(Trainer(alone).within(60)) == sorted(EPOCH)
+    running.workers[1] = running.start_worker(running.workers[1].port).wait_until_ready()
+    dataset = service.distribute(batches(shards), running.address, job="killed/2", batch_size=BATCH)
+    assert sorted(Trainer(dataset).within(60)) == sorted(EPOCH)
+    assert "is back" in running.dispatcher.log.read_text()
+
+
+@pytest.mark.timeout(180)
+def test_a_restarted_dispatcher_goes_on_with_the_epoch(running, shards):
+    dataset = batches(shards, work=200)
+    dataset = service.distribute(dataset, running.address, job="restart", batch_size=BATCH)
+    trainer = Trainer(dataset)
+    while len(trainer.batches) < 10:
+        time.sleep(0.01)
+    running.dispatcher.kill()
+    running.dispatcher = running.start_dispatcher(running.dispatcher.port)
+    assert sorted(trainer.within(120)) == sorted(EPOCH)
+
+
+@pytest.mark.timeout(120)
+def test_trainers_that_read_in_rounds_share_a_worker_in_each_step(running, shards):
+    steps = 20
+
+    def trainer(index):
+        # A worker makes two batches of each file in turn: a round is the two halves of one.
+        dataset = tf.data.Dataset.from_tensor_slices(shards)
+        dataset = dataset.flat_map(
+            lambda path: tf.data.TFRecordDataset(path).take(2 * BATCH).batch(BATCH)
+        ).map(lambda records: tf.strings.to_number(tf.strings.split(records, ",").to_tensor()))
+        dataset = service.distribute(
+            dataset, running.address, job="rounds", batch_size=BATCH, consumer=(index, 2)
+        )
+        return [batch.numpy().astype(int).tolist() for batch in dataset.take(steps)]
+
+    found = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: trainer(i)}), daemon=True)
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {index: len(batches) for index, batches in found.items()} == {0: steps, 1: steps}
+    for first, second in zip(found[0], found[1], strict=True):
+        assert {shard for shard, _ in first + second} == {first[0][0]}
+        assert [number for _, number in first + second] == list(range(2 * BATCH))
+
+
+@pytest.mark.timeout(120)
+def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
+    """And a trainer, which TensorFlow lets wait for ever, ends when the dispatcher stays away."""
+    with contextlib.closing(Service(tmp_path)) as own:
+        dataset = batches(shards, work=200)
+        dataset = service.distribute(dataset, own.address, job="endless", batch_size=BATCH)
+        with open(tmp_path / "trainer.log", "w") as stderr:
+            trainer = subprocess.Popen(
+                [sys.executable, "-c", TRAINER, own.address], stderr=stderr, cwd=ROOT
+            )
+        iterator = iter(dataset.repeat())
+        next(iterator)
+        wait_for(tmp_path / "trainer.log", "training")
+        for server, number in (
+            (own.workers[0], signal.SIGTERM),
+            (own.workers[1], signal.SIGINT),
+            (own.dispatcher, signal.SIGTERM),
+        ):
+            server.process.send_signal(number)
+            assert server.process.wait(30) == 0, server.log.read_text()
+            assert server.log.read_text().count("\n") == 2
+        assert trainer.wait(30) == 1
+        log = (tmp_path / "trainer.log").read_text()
+        assert f"warning: --data_service={own.address}: the dispatcher is away" in log
+        assert f"error: --data_service={own.address}: the dispatcher has been away for 2 s" in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"role": "worker"}, "--dispatcher is missing"),
+        ({"role": "worker", "dispatcher": "nowhere"}, "--dispatcher=nowhere is no address"),
+        ({"role": "worker", "dispatcher": "a:70000"}, "--dispatcher=a:70000 is no address"),
+        ({"role": "worker", "dispatcher": "a:1", "worker_address": "b:x"}, "--worker_address=b:x"),
+        ({"role": "worker", "dispatcher": "a:1", "work_dir": "w"}, "--work_dir has no meaning"),
+        ({"role": "dispatcher", "dispatcher": "a:1"}, "--dispatcher has no meaning"),
+        ({"role": "dispatcher", "port": 70000}, "--port=70000: give 0 to 65535"),
+        ({"role": "dispatcher", "lost_after_s": 0.0}, "--lost_after_s=0.0"),
+        ({"role": "dispatcher", "work_dir": "{file}/work"}, "cannot start the dispatcher"),
+        ({"role": "dispatcher", "port": "{taken}"}, "cannot listen there"),
+        (
+            {"role": "worker", "dispatcher": "127.0.0.1:{taken}", "dispatcher_timeout_s": 0.5},
+            "no dispatcher has answered for 0.5 s",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main() sets it; this puts it back
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"file": tmp_path / "file", "taken": taken.getsockname()[1]}
+        flags = {
+            name: type(flags[name])(value.format(**values)) if isinstance(value, str) else value
+            for name, value in flags.items()
+        }
+        flags["port"] = int(flags.get("port", 0))
+        with pytest.raises(UserError, match=re.escape(message)) as raised:
+            data_service.main(data_service.Options(**flags))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "grpc://127.0.0.1:5050", "grpc://[::1]:1", "grpc://h:65535"]
+)
+def test_addresses_that_are_right(address):
+    assert service.parse(address) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    "h h:1 grpc://h grpc://:1 grpc://h:0 grpc://h:65536 grpc://::1:5 grpc://h:1/x".split(),
+)
+def test_addresses_that_are_wrong(address):
+    with pytest.raises(UserError, match=re.escape(f"--data_service={address}")):
+        service.parse(address)
+
+
+def test_a_trainer_does_not_wait_for_ever_for_a_dispatcher(shards):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"no dispatcher has answered for 0\.5 s"):
+            service.distribute(batches(shards), address, job="j", batch_size=BATCH, timeout_s=0.5)
+
+
+@pytest.mark.timeout(60)
+def test_what_the_dispatcher_refuses_is_told_in_one_line(running, shards):
+    service.distribute(batches(shards), running.address, job="taken", batch_size=BATCH)
+    other = tf.data.Dataset.range(3).batch(2)
+    with pytest.raises(UserError, match="does not take the dataset of job taken") as raised:
+        service.distribute(other, running.address, job="taken", batch_size=2)
+    assert "\n" not in str(raised.value)
+    worker = f"grpc://{running.workers[0].address}"
+    with pytest.raises(UserError, match=re.escape(f"--data_service={worker} does not take")):
+        service.distribute(other, worker, job="worker", batch_size=2)

@@ -1,0 +1,64 @@
+"""The address of a gRPC server, and whether one is there."""
+
+import socket
+
+import grpc
+
+from tfpipe.errors import UserError
+
+SCHEME = "grpc://"
+
+CONNECT_S = 1.0
+
+
+def check(address: str, flag: str) -> None:
+    """Checks that an address is "host:port", or "[::1]:port"; it may begin with grpc://.
+
+    Args:
+        address: what the user gave.
+        flag: as what, such as --dispatcher.
+
+    Raises:
+        UserError: it is not.
+    """
+    host, _, port = address.removeprefix(SCHEME).rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    number = int(port) if port.isascii() and port.isdigit() else 0
+    if not bare or not 1 <= number <= 65535 or (":" in bare) != (bare != host) or "/" in host:
+        scheme = SCHEME if address.startswith(SCHEME) else ""
+        raise UserError(
+            f"{flag}={address} is no address: give a host and a port of 1 to 65535, as in"
+            f" {flag}={scheme}127.0.0.1:5050"
+        )
+
+
+def answers(address: str) -> bool:
+    """Returns whether somebody accepts connections at an address, within `CONNECT_S`."""
+    host, _, port = address.removeprefix(SCHEME).rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), port), timeout=CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def wait_for_dispatcher(address: str, flag: str, timeout_s: float) -> None:
+    """Waits until a gRPC server answers; TensorFlow would wait for ever.
+
+    Args:
+        address: "host:port", which may begin with grpc://.
+        flag: what named it, such as --dispatcher.
+        timeout_s: how long to wait, in seconds.
+
+    Raises:
+        UserError: none has answered.
+    """
+    with grpc.insecure_channel(address.removeprefix(SCHEME)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout_s)
+        except grpc.FutureTimeoutError:
+            raise UserError(
+                f"{flag}={address}: no dispatcher has answered for {timeout_s:g} s: start one there"
+                " with `python -m tfpipe.data_service --role=dispatcher`, or check the host, the"
+                " port and the firewall"
+            ) from None
