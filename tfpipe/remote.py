@@ -24,8 +24,9 @@ class Url(str):
 
     __slots__ = ()
 
-    def __truediv__(self, name: str) -> "Url":
-        return Url(f"{self.rstrip('/')}/{name}")
+    def __truediv__(self, name: str) -> "Path":
+        # An absolute path replaces what precedes it, as with pathlib.
+        return pathlib.Path(name) if name.startswith("/") else Url(f"{self.rstrip('/')}/{name}")
 
     @property
     def name(self) -> str:
