@@ -1,18 +1,23 @@
 """Decoding against Pillow, and the batches' promises: order, completeness, repeatability."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import tensorflow as tf
 from conftest import draw
 from PIL import Image
 
 from tfpipe import build_records
 from tfpipe.errors import UserError
+from tfpipe.ingest import example, sources, tfrecord
 from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest import sources
-from tfpipe.input import pipeline, preprocess
+from tfpipe.input import cache, decoder, pipeline, preprocess
+from tfpipe.input.augment import Augment
+from tfpipe.input.files import file_batches
+from tfpipe.input.samples import Reading
 
 
 def encode(picture, kind, **options):
@@ -21,19 +26,115 @@ def encode(picture, kind, **options):
     return file.getvalue()
 
 
+def resized(picture, side):
+    """What a picture is to look like, float64 [side, side, 3], by other libraries than ours."""
+    if max(picture.size) > 2 * side:  # averages over the pixels that fall together
+        return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR), np.float64)
+    pixels = np.asarray(picture, np.float64)
+    height, width, _ = pixels.shape
+    centres = np.arange(side) + 0.5
+    grid = np.meshgrid(centres * height / side - 0.5, centres * width / side - 0.5, indexing="ij")
+    channels = [
+        scipy.ndimage.map_coordinates(pixels[..., c], grid, order=1, mode="nearest")
+        for c in range(3)
+    ]
+    return np.stack(channels, -1)
+
+
+def opened(data, side):
+    """The picture in a file, a JPEG at the smallest eighth, quarter or half that covers `side`."""
+    picture = Image.open(io.BytesIO(data))
+    factor = next((f for f in (8, 4, 2) if -(-min(picture.size) // f) >= side), 1)
+    picture.draft("RGB", tuple(length // factor for length in picture.size))
+    return picture.convert("RGB")
+
+
+def stored(data, kind, height, width):
+    """An image as a record has it."""
+    rest = {"label": 0, "text": "", "filename": "a", "sha256": "", "fold": -1, "copy": False}
+    return example.Fields(data, format=kind, height=height, width=width, **rest)
+
+
+def from_host(data, side):
+    """Decodes as training does, from what a record holds."""
+    picture = Image.open(io.BytesIO(data))
+    kind = "jpeg" if picture.format == "JPEG" else "png"
+    into = np.empty((side, side, 3), np.uint8)
+    decoder.square(stored(data, kind, picture.height, picture.width), side, into)
+    return into
+
+
+WAYS = {
+    "eager": preprocess.decode_image,
+    "graph": tf.function(preprocess.decode_image),
+    "host": from_host,
+}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-@pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])
-def test_decodes_and_shrinks_as_pillow_does(kind, in_graph):
-    picture = draw("cat", 1, side=90)
-    data = encode(picture, kind)
-    decode = tf.function(preprocess.decode_image) if in_graph else preprocess.decode_image
-    found = decode(data, 40).numpy()
+@pytest.mark.parametrize("side", [20, 40, 70, 110, 300])
+@pytest.mark.parametrize("way", WAYS)
+def test_decodes_and_resizes_as_other_libraries_do(kind, side, way):
+    if way == "host" and kind in ("GIF", "BMP"):
+        pytest.skip("no record holds one")
+    data = encode(draw("cat", 1, side=90), kind)
+    found = np.asarray(WAYS[way](data, side))
     assert found.dtype == np.uint8
-    reference = Image.open(io.BytesIO(data)).convert("RGB")
-    # Pillow's bilinear filter averages over the pixels that fall together, as antialias does.
-    reference = np.asarray(reference.resize((40, 40), Image.Resampling.BILINEAR))
-    # Pillow rounds after each axis; a lossy file may be decoded one level apart.
-    assert np.abs(found.astype(int) - reference).max() <= (6 if kind == "JPEG" else 2)
+    reference = resized(opened(data, side), side)
+    # Pillow rounds after each axis; its JPEG decoder has the slow transform and upsampling.
+    difference = np.abs(found - reference)
+    assert difference.max() <= (40 if kind == "JPEG" else 2)
+    assert difference.mean() <= (2 if kind == "JPEG" else 0.6)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(90, 70), (400, 300), (64, 64), (1000, 130), (5, 9), (641, 47)])
+@pytest.mark.parametrize("quality", [60, 95])
+def test_training_sees_what_is_served(kind, size, quality):
+    """Within one level where both are bilinear; averages over more pixels round further apart."""
+    rng = np.random.default_rng(2)
+    noise = scipy.ndimage.gaussian_filter(rng.uniform(0, 255, (size[1], size[0], 3)), (2, 2, 0))
+    picture = Image.fromarray((noise * 2 - 128).clip(0, 255).astype(np.uint8))
+    data = encode(picture, kind, quality=quality)
+    for side in (32, 64, 100):
+        served, trained = (np.asarray(WAYS[way](data, side), int) for way in ("graph", "host"))
+        assert np.abs(served - trained).max() <= 1 + (max(opened(data, side).size) > 2 * side)
+
+
+def test_the_device_gets_the_pixels_that_the_host_would_resize():
+    data = encode(draw("dog", 2, side=200), "JPEG")
+    height, width = np.asarray(opened(data, 64)).shape[:2]
+    picture = Image.open(io.BytesIO(data))
+    image = stored(data, "jpeg", picture.height, picture.width)
+    into = np.full((int(2.25 * 64**2), 3), 9, np.uint8)
+    assert decoder.canvas(image, 64, into) == (height, width)
+    pixels = preprocess.decode_pixels(data, 64).numpy()
+    np.testing.assert_array_equal(into[: height * width].reshape(height, width, 3), pixels)
+    assert (into[height * width :] == 9).all()
+
+
+@pytest.mark.parametrize("size", [(900, 100), (100, 900), (3000, 1), (80, 80)])
+def test_a_picture_of_too_many_pixels_is_made_smaller_for_the_device(size):
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    image = stored(encode(picture, "PNG"), "png", size[1], size[0])
+    into = np.empty((48 * 48, 3), np.uint8)
+    height, width = decoder.canvas(image, 32, into)
+    assert 0.5 * 48 * 48 < height * width <= 48 * 48
+    reference = picture.resize((width, height), Image.Resampling.BOX)
+    found = into[: height * width].reshape(height, width, 3)
+    assert np.abs(found - np.asarray(reference, float)).mean() < 3
+
+
+def test_a_window_is_cut_out_before_the_resize():
+    picture = draw("cat", 3, side=100)
+    data = encode(picture, "PNG")
+    width, height = picture.size
+    window = np.array([0.25, 0.5, 0.5, 0.4], np.float32)
+    into = np.empty((40, 40, 3), np.uint8)
+    decoder.square(stored(data, "png", height, width), 40, into, window)
+    left, top = round(0.5 * width), round(0.25 * height)
+    box = (left, top, round(0.9 * width), round(0.75 * height))
+    assert np.abs(into - resized(picture.crop(box), 40)).max() <= 1.01
 
 
 def test_keeps_a_picture_of_the_right_size_as_it_is():
@@ -65,18 +166,31 @@ def manifest(records):
     return manifests.load(records)
 
 
-def batches(manifest, *, first_epoch=0, epochs=2, seed=0, split="train", **changes):
-    options = {"image_size": 16, "batch_size": 8, "draws": 2, "shuffle_mb": 1, **changes}
-    dataset = pipeline.train_batches(
-        manifest, split, seed=seed, first_epoch=first_epoch, epochs=epochs, **options
+TWO_DRAWS = Augment("translate(0.1)")
+
+
+def batches(manifest, *, first_epoch=0, epochs=2, split="train", augment=TWO_DRAWS, **changes):
+    reading = Reading(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
+    found = pipeline.train_batches(
+        manifest, split, reading, augment=augment, first_epoch=first_epoch, epochs=epochs
     )
-    return list(dataset.as_numpy_iterator())
+    return [{key: value.numpy() for key, value in batch.items()} for batch in found]
 
 
 def same(one, other):
     return len(one) == len(other) and all(
-        np.array_equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a
+        np.array_equal(a[key], b[key])
+        for a, b in zip(map(pictures_only, one), map(pictures_only, other), strict=True)
+        for key in a
     )
+
+
+def pictures_only(batch):
+    """A batch without what follows the pixels of pictures that the device resizes."""
+    if "size" not in batch:
+        return batch
+    pixels = np.arange(batch["image"].shape[1]) < batch["size"].prod(axis=1)[:, None]
+    return batch | {"image": np.where(pixels[..., None], batch["image"], 0)}
 
 
 def test_train_batches_are_full_and_typed(manifest):
@@ -100,9 +214,92 @@ def test_an_epoch_has_each_record_at_most_once(manifest):
     assert len({draws.tobytes() for draws in found[0]["draws"]}) == count
 
 
-def test_the_seed_decides_everything(manifest):
-    assert same(batches(manifest), batches(manifest))
-    assert not same(batches(manifest), batches(manifest, seed=1))
+@pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
+@pytest.mark.parametrize("resize_on", ["host", "device"])
+def test_the_seed_decides_everything(manifest, cached, resize_on):
+    options = {"cache": cached, "resize_on": resize_on}
+    assert same(batches(manifest, **options), batches(manifest, threads=1, **options))
+    assert not same(batches(manifest, **options), batches(manifest, seed=1, **options))
+
+
+def by_draws(found):
+    """The pictures of all batches, by their uniform numbers, which tell epoch and sample."""
+    return {
+        (d.tobytes(), int(label)): image.tobytes()
+        for batch in found
+        for image, label, d in zip(batch["image"], batch["label"], batch["draws"], strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache": "encoded"}, {"cache": "decoded"}, {"deterministic": False}, {"ram_mb": 1}]
+)
+def test_samples_look_the_same_however_they_are_read(manifest, options):
+    count = manifest.count("train")
+    plain, other = (by_draws(batches(manifest, batch_size=count, **more)) for more in ({}, options))
+    assert plain == other
+    assert len(plain) == 2 * count
+
+
+def test_a_crop_that_comes_first_is_done_by_the_host(manifest):
+    """And gives nearly what the device would have made of the whole picture."""
+    options = {"image_size": 48, "epochs": 1}
+    chain = "crop(0.6)|flip_lr(1)"
+    results = []
+    for on_host in (True, False):
+        augment = Augment(chain, crop_on_host=on_host)
+        first = batches(manifest, augment=augment, **options)[0]
+        labels = tf.one_hot(first["label"], 2)
+        images, _ = augment(first["image"], labels, first["draws"])
+        results.append(images.numpy())
+    assert 0 < np.abs(results[0] - results[1]).mean() < 12
+
+
+def test_the_device_resizes_to_the_same_pictures(manifest):
+    options = {"epochs": 1, "image_size": 48}
+    host, device = (batches(manifest, resize_on=where, **options) for where in ("host", "device"))
+    compared = 0
+    for one, other in zip(host, device, strict=True):
+        labels = tf.one_hot(other["label"], 2)
+        sizes = other["size"]
+        room = other["image"].shape[1]
+        assert (sizes.prod(axis=1) <= room).all()
+        images, _ = Augment("")(other["image"], labels, other["draws"], side=48, sizes=sizes)
+        np.testing.assert_array_equal(one["label"], other["label"])
+        # Of those that had room as they are, and are resized once; the host rounds.
+        whole = sizes.prod(axis=1) < 0.9 * room
+        assert np.abs(images.numpy()[whole] - one["image"][whole]).max(initial=0) <= 1
+        compared += whole.sum()
+    assert compared > 10
+
+
+def test_a_cache_that_does_not_fit_is_refused(manifest, monkeypatch):
+    monkeypatch.setattr(cache, "free_memory", lambda: 50_000)
+    with pytest.raises(UserError, match=r"--cache=decoded needs .* GB for .*: pass --cache=none"):
+        batches(manifest, cache="decoded", image_size=299)
+    stored = sum(shard.bytes for shard in manifest.shards_of("train"))
+    monkeypatch.setattr(cache, "free_memory", lambda: 2 * stored)
+    with pytest.raises(UserError, match="pass --cache=encoded"):
+        batches(manifest, cache="decoded", image_size=299)
+    assert batches(manifest, cache="encoded")
+
+
+def test_free_memory_is_known():
+    assert 2**20 < cache.free_memory() < 2**50
+
+
+def test_a_record_that_cannot_be_decoded_is_named(manifest, tmp_path):
+    shard = manifest.shards_of("train")[0]
+    path = tmp_path / shard.name
+    with open(manifest.folder / shard.name, "rb") as file:
+        records = [record for _, record in tfrecord.read(file)]
+    fields = example.deserialize(records[3])
+    values = fields._asdict() | {"encoded": b"\xff\xd8 no picture"}
+    records[3] = example.serialize(**values)
+    path.write_bytes(b"".join(map(tfrecord.frame, records)))
+    broken = dataclasses.replace(manifest, shards=(dataclasses.replace(shard, name=str(path)),))
+    with pytest.raises(UserError, match=rf"image of {fields.filename} cannot be decoded \(.*JPEG"):
+        batches(broken, batch_size=1, epochs=1)
 
 
 def test_every_epoch_has_another_order_and_other_numbers(manifest):
@@ -142,9 +339,7 @@ def test_an_impossible_batch_size_is_explained(manifest, size):
 def test_files_give_the_same_pictures_as_records(manifest, image_folder):
     source = sources.open_source(str(image_folder))
     rejects = []
-    files = pipeline.file_batches(
-        source, source.names(), image_size=16, batch_size=8, rejects=rejects
-    )
+    files = file_batches(source, source.names(), image_size=16, batch_size=8, rejects=rejects)
     by_name = {}
     for dataset in (files, pipeline.eval_batches(manifest, "all", image_size=16, batch_size=8)):
         for batch in dataset.as_numpy_iterator():
@@ -165,9 +360,7 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path):
     (tmp_path / "2.jpg").write_bytes(whole[: len(whole) // 2])
     source = sources.open_source(str(tmp_path))
     rejects = []
-    dataset = pipeline.file_batches(
-        source, source.names(), image_size=16, batch_size=2, rejects=rejects
-    )
+    dataset = file_batches(source, source.names(), image_size=16, batch_size=2, rejects=rejects)
     (batch,) = dataset.as_numpy_iterator()
     assert [name for name, _, _ in rejects] == ["2.jpg"]
     assert not batch["image"][1].any()
@@ -187,6 +380,21 @@ def balanced(tmp_path_factory):
         )
     )
     return manifests.load(out)
+
+
+def test_a_copy_is_in_the_split_of_its_image(balanced):
+    """So that training never sees a transformed copy of a validation image."""
+    names = {}
+    for split in ("train", "val"):
+        batches = pipeline.eval_batches(balanced, split, image_size=8, batch_size=4, copies=True)
+        names[split] = {
+            name.split(b"#")[0]
+            for batch in batches.as_numpy_iterator()
+            for name, weight in zip(batch["name"], batch["weight"], strict=True)
+            if weight
+        }
+    assert names["val"]
+    assert not names["train"] & names["val"]
 
 
 def test_training_sees_copies_and_evaluation_never_does(balanced):

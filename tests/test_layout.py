@@ -21,7 +21,15 @@ LAYERS = [
     {"dataset"},
     {"fit"},
 ]
-ENTRY_POINTS = ["build_records", "verify_records", "train", "evaluate", "predict", "export"]
+ENTRY_POINTS = [
+    "build_records",
+    "verify_records",
+    "data_service",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+]
 SERVING_ENTRY_POINTS = ["server", "client"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))

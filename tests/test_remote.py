@@ -17,6 +17,7 @@ from tfpipe.errors import UserError
 from tfpipe.ingest import manifest, rejects, sources, verify
 from tfpipe.ingest.sources import source as bounds
 from tfpipe.input import pipeline
+from tfpipe.input.samples import Reading
 
 ROOT = pathlib.Path(__file__).parents[1]
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
@@ -326,12 +327,9 @@ def test_training_reads_urls(ram, records):
         for m in described
     )
     assert there == here
-    options |= {"draws": 1, "seed": 3, "first_epoch": 0, "epochs": 1, "shuffle_mb": 1}
+    reading = Reading(**options, seed=3, shuffle_mb=1)
     there, here = (
-        [
-            batch["image"].numpy().tobytes()
-            for batch in pipeline.train_batches(m, "train", **options)
-        ]
+        [batch["image"].numpy().tobytes() for batch in pipeline.train_batches(m, "train", reading)]
         for m in described
     )
     assert there == here

@@ -217,6 +217,8 @@ def test_the_command_and_training(image_folder, tmp_path, store, sizes):
             height, width = sizes(*original.size[::-1])
             # Twice resized, once by Pillow, the second time as TensorFlow does.
             small = np.asarray(original.resize((width, height), PIL.Image.Resampling.BILINEAR))
-            expected = np.round(tf.image.resize(small, [20, 20], antialias=True).numpy())
-            assert np.abs(image - expected).mean() < (0.1 if store.startswith("raw") else 4)
+            shrinks = max(height, width) > 2 * 20
+            expected = tf.image.resize(small, [20, 20], antialias=shrinks).numpy()
+            difference = np.abs(image - expected)
+            assert difference.max() <= 0.51 if store.startswith("raw") else difference.mean() < 4
     assert seen == 80

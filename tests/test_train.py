@@ -17,6 +17,7 @@ from tfpipe import evaluate, train
 from tfpipe.errors import UserError
 from tfpipe.fit import run as runs
 from tfpipe.fit import runtime
+from tfpipe.fit.profile import Profile
 from tfpipe.ingest import manifest as manifests
 
 
@@ -63,12 +64,45 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
     parts = tmp_path / "parts"
     for epochs in (1, 2, 3):
         train.main(tiny_config(run_dir=str(parts), head=head, epochs=epochs))
-    volatile = ("seconds", "images_per_s")
+    volatile = ("seconds", "images_per_s", "input_wait")
     for one, other in zip(log_of(tmp_path / "whole"), log_of(parts), strict=True):
         for key in set(one) - set(volatile):
             assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
     for one, other in zip(weights_of(tmp_path / "whole"), weights_of(parts), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
+    """Labels of mixed pictures are shares; the compiled step gets pictures of any size."""
+    run = tmp_path / "mixed"
+    augment = "crop(0.9)|one_of(rotate(10)|flip_lr)|mixup(0.2)"
+    config = tiny_config(run_dir=str(run), augment=augment, resize_on="device", epochs=2)
+    train.main(config)
+    rows = log_of(run)
+    assert len(rows) == 2
+    assert float(rows[-1]["loss"]) < 1.5
+    assert all(0 <= float(row["input_wait"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("slow", "bottleneck"), [("input", "bottleneck: input"), ("step", "bottleneck: compute")]
+)
+def test_a_profile_tells_the_bottleneck(tmp_path, slow, bottleneck):
+    def batches():
+        while True:
+            time.sleep(0.02 if slow == "input" else 0)
+            yield tf.zeros([])
+
+    profile = Profile(tmp_path)
+    for _ in profile.watch(batches(), 30):
+        time.sleep(0.02 if slow == "step" else 0)
+    assert profile.verdict.startswith(bottleneck)
+    assert "steps 11 to 20 are traced" in profile.verdict
+    assert list(tmp_path.rglob("*.xplane.pb"))
+    assert (profile.waited > 0.5) == (slow == "input")
+    before = profile.verdict
+    assert len(list(profile.watch(iter([1, 2, None, 3]), 30))) == 2, "an epoch that ends early"
+    assert profile.verdict == before, "only the first epoch is traced"
 
 
 def test_a_finished_run_is_left_as_it_is(run_dir, records):
@@ -222,7 +256,7 @@ def test_one_value_for_all_backbones_or_one_for_each(records):
         branches(weights="mobilenet=none")
 
 
-def test_damaged_records_are_named_before_the_first_step(tiny_config, records, tmp_path):
+def test_damaged_records_are_named_before_the_first_step(tiny_config, records, tmp_path, capsys):
     import shutil
 
     copy = tmp_path / "copy"
@@ -230,5 +264,12 @@ def test_damaged_records_are_named_before_the_first_step(tiny_config, records, t
     shard = next(copy.glob("train-*"))
     with open(shard, "r+b") as file:
         file.truncate(shard.stat().st_size - 1)
-    with pytest.raises(UserError, match=f"{shard.name} is damaged"):
+    message = f"1 of 80 records are lost.*in {shard.name} .*max_corrupt=1"
+    with pytest.raises(UserError, match=message):
         train.main(tiny_config(records=str(copy)))
+    config = tiny_config(records=str(copy), run_dir=str(tmp_path / "run"), max_corrupt=1)
+    train.main(config)
+    assert "1 of" in capsys.readouterr().err
+    with open(tmp_path / "run/salvaged/lost.csv", newline="") as file:
+        assert [row["shard"] for row in csv.DictReader(file)] == [shard.name]
+    assert log_of(tmp_path / "run")

@@ -45,8 +45,9 @@ class TrainConfig:
         ("auto", "sigmoid", "softmax"),
     )
     augment: str = option(
-        "augmentation on the device, operations joined by |, as rotate(15)|zoom(0.9,1.1)|flip_lr;"
-        " empty for none",
+        "augmentation on the device, operations joined by |, as rotate(15)|zoom(0.9,1.1)|flip_lr,"
+        " one_of(crop(0.9)|blur), maybe(0.5,noise(0.02)), randaugment(2,9), mixup(0.2);"
+        " docs/input.md has them all, tools/preview_augment.py shows them; empty for none",
         "",
     )
     train_split: str = option("split of the records to train on", "train")
@@ -58,6 +59,37 @@ class TrainConfig:
     learning_rate: float = option("of the optimizer", 1e-3)
     seed: int = option("of initial weights, order, augmentation and dropout", 0)
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
+    resize_on: str = option(
+        "where training pictures get the model's size: on the host; or on the device, together with"
+        " the augmentation, by one interpolation instead of two, and the host only decodes",
+        "host",
+        ("host", "device"),
+    )
+    cache: str = option(
+        "what of the training images stays in memory: nothing, the files as stored, or decoded"
+        " pixels; it is checked that it fits",
+        "none",
+        ("none", "encoded", "decoded"),
+    )
+    deterministic: bool = option(
+        "whether batches come in the same order in every run; each picture looks the same anyway",
+        True,
+    )
+    decode_threads: int = option("threads that decode images, 0 for one on each core", 0)
+    buffer_mb: int = option(
+        "memory that the input's buffers may take, in MB; 0 for half of what is free", 0
+    )
+    data_service: str = option(
+        "grpc://HOST:PORT of a dispatcher that tfpipe.data_service started, whose workers then read"
+        " and decode the training records; empty to do so here",
+        "",
+    )
+    max_corrupt: int = option(
+        "how many damaged records may be left out, which is then said; with more, nothing starts", 0
+    )
+    profile: bool = option(
+        "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
+    )
     precision: str = option(
         "of the training's arithmetic; auto takes the fastest that is safe on the device."
         " Evaluation and export are always float32",

@@ -47,7 +47,7 @@ def main(options: Options) -> int:
     from tfpipe.fit import inference
     from tfpipe.fit import run as runs
     from tfpipe.ingest import sources
-    from tfpipe.input import pipeline
+    from tfpipe.input import files
 
     run = runs.load(options.run_dir)
     source = sources.open_source(options.source)
@@ -55,7 +55,7 @@ def main(options: Options) -> int:
     ids = _ids(names)
     classifier = run.restore()
     rejects = list(source.skipped)
-    batches = pipeline.file_batches(
+    batches = files.file_batches(
         source,
         names,
         image_size=classifier.image_size,

@@ -6,8 +6,12 @@ The run folder gets the resolved configuration (config.json), the best weights, 
 resume from, log.csv and TensorBoard's logs. Later commands need only --run_dir.
 """
 
+import pathlib
+
 from tfpipe import cli, terminal
 from tfpipe.config import TrainConfig
+
+SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
 
 
 def main(config: TrainConfig) -> None:
@@ -16,13 +20,18 @@ def main(config: TrainConfig) -> None:
 
     from tfpipe.fit import inputs, loop, optimizers, run, runtime
     from tfpipe.ingest import manifest as manifests
+    from tfpipe.ingest import salvage
     from tfpipe.input import pipeline
     from tfpipe.input.augment import Augment
 
-    manifest = manifests.load(config.records)
-    manifest.check()
     # Whatever can be wrong is found before the first long step, and before anything is written.
-    manifest.shards_of(config.val_split)
+    manifest = manifests.load(config.records)
+    manifest = salvage.readable(
+        manifest,
+        (config.train_split, config.val_split),
+        max_corrupt=config.max_corrupt,
+        folder=pathlib.Path(config.run_dir) / SALVAGED,
+    )
     pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
     optimizers.build(config.optimizer, config.learning_rate)
     Augment(config.augment)
@@ -45,10 +54,15 @@ def describe(opened, manifest, classifier) -> str:
     names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
     trained = classifier.model if config.trainable == "all" else classifier.head
     count = sum(int(v.shape.num_elements()) for v in trained.trainable_variables)
+    augmented = (
+        f"; augmentation {config.augment}, compiled with XLA wherever it runs"
+        if config.augment
+        else ""
+    )
     return (
         f"{names}: {classifier.model.count_params():,} parameters, {count:,} trained, on"
         f" {manifest.count(config.train_split):,} images of {len(manifest.classes)} classes,"
-        f" validated on {manifest.images(config.val_split):,}"
+        f" validated on {manifest.images(config.val_split):,}{augmented}"
     )
 
 

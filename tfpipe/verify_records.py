@@ -4,8 +4,8 @@
 
 Reads every byte of every shard, and finds each one that is missing, empty, cut, changed by as
 little as a bit, or not in manifest.json, and which record is the first damaged one. Images are not
-decoded. Training checks only that the shards are there and have their sizes; run this after a data
-set was copied or a disk complained.
+decoded. Training does as much before its first step, for the shards that it will read; run this
+after a data set was copied or a disk complained.
 
 Exit status: 0 all is well, 1 something is damaged, 2 wrong flags.
 """

@@ -1,7 +1,7 @@
 """What a training step is fed with: images, or features that were computed once.
 
 Both kinds give the loop the same: batches to train on, epoch by epoch, and how many `steps` one
-has; batches to validate on, of `validation_images`; and the way from a batch to logits.
+has; batches to validate on, of `validation_images`; and the way from a batch to logits and labels.
 """
 
 import hashlib
@@ -12,10 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import storage, terminal
+from tfpipe.config import TrainConfig
 from tfpipe.fit.run import Run
+from tfpipe.ingest import salvage
 from tfpipe.ingest.manifest import Manifest
-from tfpipe.input import pipeline
+from tfpipe.input import pipeline, service
 from tfpipe.input.augment import Augment
+from tfpipe.input.samples import Reading
 from tfpipe.model.classifier import Classifier
 
 Batch = dict[str, tf.Tensor]
@@ -28,8 +31,10 @@ class ImageInputs:
         self._config = config = run.config
         self._manifest = manifest
         self._classifier = classifier
+        self._classes = len(manifest.classes)
         self._train_backbones = config.trainable == "all"
-        self._augment = Augment(config.augment)
+        self._reading = reading(config, classifier.image_size)
+        self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
@@ -47,33 +52,36 @@ class ImageInputs:
 
     def training(self, first_epoch: int) -> Iterator[Batch]:
         """Yields the batches of all epochs from `first_epoch` on, `steps` for each."""
-        return iter(
-            pipeline.train_batches(
+        with salvage.explained(self._manifest):
+            yield from pipeline.train_batches(
                 self._manifest,
                 self._config.train_split,
-                image_size=self._classifier.image_size,
-                batch_size=self._config.batch_size,
-                draws=self._augment.draws,
-                seed=self._config.seed,
+                self._reading,
+                augment=self._augment,
                 first_epoch=first_epoch,
                 epochs=self._config.epochs,
-                shuffle_mb=self._config.shuffle_mb,
             )
-        )
 
-    def validation(self) -> Iterable[Batch]:
-        """Returns the batches of the validation split, filled up with weight 0."""
-        return self._validation
+    def validation(self) -> Iterator[Batch]:
+        """Yields the batches of the validation split, filled up with weight 0."""
+        with salvage.explained(self._manifest):
+            yield from self._validation
 
-    def logits(self, batch: Batch, *, training: bool) -> tf.Tensor:
-        """Maps a batch to logits, float32 [B, 1 or C]."""
-        images = batch["image"]
-        if training and self._augment:
-            images = self._augment_batch(images, batch["draws"])
+    def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
+        images, labels = batch["image"], tf.one_hot(batch["label"], self._classes)
+        if training and (self._augment or "size" in batch):
+            images, labels = self._augment_batch(
+                images,
+                labels,
+                batch["draws"],
+                side=self._classifier.image_size,
+                sizes=batch.get("size"),
+            )
         images = tf.cast(images, tf.float32)
         # Frozen backbones run as in inference: no dropout, and BatchNorm keeps its statistics.
         features = self._classifier.features(images, training=training and self._train_backbones)
-        return self._classifier.head(features, training=training)
+        return self._classifier.head(features, training=training), labels
 
 
 class FeatureInputs:
@@ -86,6 +94,7 @@ class FeatureInputs:
     def __init__(self, run: Run, manifest: Manifest, classifier: Classifier):
         self._config = config = run.config
         self._head = classifier.head
+        self._classes = len(manifest.classes)
         self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
         self.validation_images = manifest.images(config.val_split)
         folder, key = run.folder / "features", _key(run, classifier)
@@ -118,9 +127,26 @@ class FeatureInputs:
         """Returns the batches of the validation split, filled up with weight 0."""
         return self._validation
 
-    def logits(self, batch: Batch, *, training: bool) -> tf.Tensor:
-        """Maps a batch to logits, float32 [B, 1 or C]."""
-        return self._head(batch["features"], training=training)
+    def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
+        labels = tf.one_hot(batch["label"], self._classes)
+        return self._head(batch["features"], training=training), labels
+
+
+def reading(config: TrainConfig, image_size: int) -> Reading:
+    """Returns how the options ask for training records to be read."""
+    return Reading(
+        image_size=image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle_mb=config.shuffle_mb,
+        cache=config.cache,
+        resize_on=config.resize_on,
+        deterministic=config.deterministic,
+        threads=config.decode_threads,
+        ram_mb=config.buffer_mb,
+        service=service.parse(config.data_service),
+    )
 
 
 def make(run: Run, manifest: Manifest, classifier: Classifier) -> ImageInputs | FeatureInputs:

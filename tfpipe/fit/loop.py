@@ -11,8 +11,11 @@ import tensorflow as tf
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
 from tfpipe.fit import inputs, optimizers, runtime
+from tfpipe.fit.profile import Profile
 from tfpipe.fit.run import Run
 from tfpipe.model.classifier import Classifier
+
+TENSORBOARD = "tensorboard"  # folder in the run's
 
 # How many checkpoints of the whole state are kept: the newest may be damaged.
 KEPT = 2
@@ -22,7 +25,10 @@ READ_EVERY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One line of the log; a field is a column."""
+    """One line of the log; a field is a column.
+
+    `input_wait` is the share of the training time in which no batch was there to go on with.
+    """
 
     epoch: int
     loss: float
@@ -31,13 +37,14 @@ class Epoch:
     val_accuracy: float
     learning_rate: float
     images_per_s: float
+    input_wait: float
     seconds: float
 
     def __str__(self) -> str:
         return (
             f"loss {self.loss:.4f}  accuracy {self.accuracy:.4f}  val_loss {self.val_loss:.4f}"
             f"  val_accuracy {self.val_accuracy:.4f}  {self.images_per_s:,.0f} images/s"
-            f"  {self.seconds:.1f} s"
+            f"  input wait {self.input_wait:.0%}  {self.seconds:.1f} s"
         )
 
 
@@ -66,6 +73,7 @@ class Loop:
         self._checkpoints = tf.train.CheckpointManager(
             self._state, str(run.last), max_to_keep=KEPT, checkpoint_name="state"
         )
+        self._profile = Profile(run.folder / TENSORBOARD if run.config.profile else None)
         compiled = {"jit_compile": True} if run.resolved.xla else {}
         self._train_step = tf.function(self._train_one, **compiled)
         self._validate_step = tf.function(self._validate_one, **compiled)
@@ -89,6 +97,9 @@ class Loop:
             log.add(result)
             star = "  best so far" if improved else ""
             terminal.say(f"epoch {epoch + 1}/{self._config.epochs}  {result}{star}")
+            if self._profile.verdict:
+                terminal.say(self._profile.verdict)
+                self._profile.verdict = ""
         best = int(self._state.best_epoch.numpy()) + 1
         terminal.say(
             f"trained {int(self._state.epoch.numpy())} epochs; the best is epoch {best} with"
@@ -107,8 +118,9 @@ class Loop:
         label = f"epoch {epoch + 1}/{self._config.epochs}"
         note = ""
         with terminal.progress(label, images) as advance:
-            for step in range(1, self._data.steps + 1):
-                self._train_step(next(batches))
+            watched = self._profile.watch(batches, self._data.steps)
+            for step, batch in enumerate(watched, start=1):
+                self._train_step(batch)
                 if step % READ_EVERY == 0 or step == self._data.steps:
                     loss = self._mean()[0]
                     if not math.isfinite(loss):
@@ -134,13 +146,14 @@ class Loop:
             val_accuracy=val_accuracy,
             learning_rate=self._config.learning_rate,
             images_per_s=images / trained,
+            input_wait=self._profile.waited,
             seconds=time.monotonic() - start,
         )
 
     def _train_one(self, batch: inputs.Batch) -> None:
         with tf.GradientTape() as tape:
-            logits = self._data.logits(batch, training=True)
-            losses = self._classifier.losses(batch["label"], logits)
+            logits, labels = self._data.forward(batch, training=True)
+            losses = self._classifier.losses(labels, logits)
             loss = tf.reduce_mean(losses)
             scaled = self._scale(loss)
         gradients = tape.gradient(scaled, self._variables)
@@ -150,8 +163,8 @@ class Loop:
         self._count(batch, logits, losses)
 
     def _validate_one(self, batch: inputs.Batch) -> None:
-        logits = self._data.logits(batch, training=False)
-        self._count(batch, logits, self._classifier.losses(batch["label"], logits))
+        logits, labels = self._data.forward(batch, training=False)
+        self._count(batch, logits, self._classifier.losses(labels, logits))
 
     def _count(self, batch: inputs.Batch, logits: tf.Tensor, losses: tf.Tensor) -> None:
         weight = batch["weight"]
@@ -205,7 +218,7 @@ class Log:
         if self._path.exists():
             with open(self._path, newline="", encoding="utf-8") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
-        self._board = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        self._board = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, epoch: Epoch) -> None:
         """Adds a line; the file is whole at any moment."""

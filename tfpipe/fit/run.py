@@ -26,7 +26,10 @@ from tfpipe.ingest.manifest import Manifest
 from tfpipe.model import backbones, classifier
 
 # Options that may change when a run goes on: how long it lasts, and where the records lie.
-RESUMABLE = ("epochs", "patience", "records", "run_dir", "shuffle_mb")
+RESUMABLE = (
+    *("epochs", "patience", "records", "run_dir"),
+    *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,6 +154,34 @@ def deserialize(record: bytes) -> Fields:
     )
 
 
+def deserialize_image(record: bytes) -> Fields:
+    """Does the same in half the time with a record that `serialize` wrote.
+
+    Returns:
+        What is needed to decode its image; `text`, `fold` and `copy` are left out.
+    """
+    features = Example.FromString(record).features.feature
+
+    def text(key: str) -> str:
+        return features[key].bytes_list.value[0].decode("utf-8", "surrogateescape")
+
+    def number(key: str) -> int:
+        return features[key].int64_list.value[0]
+
+    return Fields(
+        encoded=features["image/encoded"].bytes_list.value[0],
+        format=text("image/format"),
+        height=number("image/height"),
+        width=number("image/width"),
+        label=number("image/class/label"),
+        text="",
+        filename=text("image/filename"),
+        sha256=text("image/key/sha256"),
+        fold=-1,
+        copy=False,
+    )
+
+
 def features() -> "dict[str, tf.io.FixedLenFeature]":
     """Returns the keys of a record, for `tf.io.parse_single_example`; older records parse too."""
     import tensorflow as tf  # here, because building records needs nothing of it

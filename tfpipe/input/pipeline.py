@@ -1,23 +1,27 @@
 """Records to batches: what runs on the host while the device computes.
 
     epochs -> shards in a new order -> records, interleaved -> shuffled as encoded bytes
-           -> decoded and resized, in parallel -> batches of uint8 -> prefetched
+           -> batches -> decoded, a batch on each thread -> uint8 on the device
 
 Decoded images never sit in the shuffle buffer: its bound in megabytes holds some twenty times as
 many encoded ones. The order and every sample's random numbers follow from (seed, epoch, sample),
 so an epoch can be begun again, or at any step, and gives the same batches.
 """
 
+import uuid
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 import tensorflow as tf
 
+from tfpipe import terminal
 from tfpipe.errors import UserError
-from tfpipe.ingest import example, scan
+from tfpipe.ingest import example
 from tfpipe.ingest.manifest import Manifest
-from tfpipe.ingest.sources import Rejected, Source
-from tfpipe.input import preprocess
-
-# Shards read at once; their records alternate, which mixes neighbours on the disk.
-READERS = 4
+from tfpipe.input import cache, draws, preprocess, service
+from tfpipe.input.augment import Augment
+from tfpipe.input.samples import DEVICE, Reading, Records, Rows
+from tfpipe.input.threads import in_threads
 
 Batch = dict[str, tf.Tensor]
 
@@ -25,16 +29,13 @@ Batch = dict[str, tf.Tensor]
 def train_batches(
     manifest: Manifest,
     split: str,
+    reading: Reading,
     *,
-    image_size: int,
-    batch_size: int,
-    draws: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
-    shuffle_mb: int,
-) -> tf.data.Dataset:
-    """Returns the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
+    augment: Augment | None = None,
+    first_epoch: int = 0,
+    epochs: int = 1,
+) -> Iterator[Batch | None]:
+    """Yields the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
     Each epoch has `steps_per_epoch` full batches; the few records that would be left over are
     others in each epoch.
@@ -42,50 +43,56 @@ def train_batches(
     Args:
         manifest: the records.
         split: which part of them.
-        image_size: the side of the images in pixels.
-        batch_size: records in a batch.
-        draws: how many uniform numbers the augmentation takes for each image.
-        seed: of the order and of the uniform numbers.
+        reading: how they become batches.
+        augment: what is done to the batches later.
         first_epoch: the epoch to begin with, from 0.
         epochs: the epoch to end before.
-        shuffle_mb: encoded bytes that the shuffle buffer may hold, in megabytes.
 
-    Returns:
-        A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "draws" float32
-        [B, draws] in [0, 1), "weight" float32 [B], all ones.
+    Yields:
+        Batches, and None at the end of an epoch that has fewer of them, as one does of whose
+        records a data service lost some. "image" uint8 [B, S, S, 3]; "label" int64 [B]; "draws"
+        float32 [B, D] in [0, 1), the uniform numbers that `augment` takes; "weight" float32 [B],
+        all ones. If the device resizes, "image" is uint8 [B, P, 3], the pixels row by row and then
+        others, and "size" int32 [B, 2] their height and width. On the first GPU, if there is one.
+
+    Raises:
+        UserError: the split has not as many records as a batch, the cache does not fit, or a
+            record is damaged.
     """
-    steps = steps_per_epoch(manifest, split, batch_size)
-    shards = [str(manifest.folder / shard.name) for shard in manifest.shards_of(split)]
-    record_bytes = sum(s.bytes for s in manifest.shards_of(split)) / manifest.count(split)
-    buffer = max(1, min(manifest.count(split), int(shuffle_mb * 2**20 / record_bytes)))
+    size, seed = reading.batch_size, reading.seed
+    steps = steps_per_epoch(manifest, split, size)
+    columns = augment.draws if augment else 0
+    if reading.service:
+        yield from _from_service(manifest, split, reading, columns, range(first_epoch, epochs))
+        return
+    crops = augment is not None and augment.crops_on_host
+    source = (Records if reading.cache == cache.NONE else Rows)(manifest, split, reading)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(shards)), key)
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            lambda shard: _numbered(shards, shard),
-            cycle_length=READERS,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        mixed = tf.random.stateless_uniform([], key, None, None, tf.int64)
-        records = records.shuffle(buffer, seed=mixed, reshuffle_each_iteration=False)
-        return records.take(steps * batch_size).map(lambda sample, record: (key, sample, record))
+        batches = source.samples(key).batch(size, drop_remainder=True).take(steps)
+        return batches.map(lambda batch: (epoch, batch))
 
-    def decode(key: tf.Tensor, sample: tf.Tensor, record: tf.Tensor) -> Batch:
-        fields = example.parse(record)
-        own = tf.random.experimental.stateless_fold_in(key, sample)
-        return {
-            "image": preprocess.decode_record(fields, image_size),
-            "label": fields["image/class/label"],
-            "draws": tf.random.stateless_uniform([draws], own),
-            "weight": tf.constant(1.0),
-        }
+    def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
+        found = source.get(batch)
+        numbers = draws.uniform(np.array([seed]), epoch[np.newaxis], found.number, columns)
+        windows = augment.window(numbers).numpy() if crops else None
+        pictures = found.pictures or reading.decode(found.images, windows)
+        result = {"label": found.label, "draws": numbers, "weight": np.ones(size, np.float32)}
+        if reading.resize_on == DEVICE:
+            result["size"] = pictures.size
+        result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
+        return result | {"image": _without_copy(pictures.image)}
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(reading.options())
+    yield from in_threads(
+        finish,
+        dataset.as_numpy_iterator(),
+        threads=reading.cores,
+        ahead=reading.batches_ahead,
+        in_order=reading.deterministic,
+    )
 
 
 def eval_batches(
@@ -125,51 +132,6 @@ def eval_batches(
     return padded_batches(dataset, batch_size)
 
 
-def file_batches(
-    source: Source,
-    names: list[str],
-    *,
-    image_size: int,
-    batch_size: int,
-    rejects: list[tuple[str, str, str]],
-) -> tf.data.Dataset:
-    """Returns the images of a source that was never made into records, in the order of `names`.
-
-    They are read and converted by the same rules as records are (`tfpipe.ingest.scan`).
-
-    Args:
-        source: where the files are.
-        names: which of them.
-        image_size: the side of the images in pixels.
-        batch_size: images in a batch.
-        rejects: gets (name, reason, detail) of each file that cannot be used; its picture is black.
-
-    Returns:
-        A dataset of batches: "image" uint8 [B, S, S, 3], "name" string [B], "weight" float32 [B].
-    """
-    black = tf.io.encode_png(tf.zeros([1, 1, preprocess.CHANNELS], tf.uint8)).numpy()
-
-    def read(name: bytes) -> bytes:
-        text = name.decode("utf-8", "surrogateescape")
-        try:
-            return scan.inspect(source.read(text)).encoded
-        except Rejected as rejected:
-            rejects.append((text, rejected.reason, rejected.detail))
-            return black
-
-    def decode(name: tf.Tensor) -> Batch:
-        encoded = tf.numpy_function(read, [name], tf.string)
-        return {
-            "image": preprocess.decode_image(encoded, image_size),
-            "name": name,
-            "weight": tf.constant(1.0),
-        }
-
-    encoded_names = [name.encode("utf-8", "surrogateescape") for name in names]
-    dataset = tf.data.Dataset.from_tensor_slices(encoded_names)
-    return padded_batches(dataset.map(decode, tf.data.AUTOTUNE, deterministic=True), batch_size)
-
-
 def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Batches samples, filling the last batch up with zeros (so of weight 0), and prefetches."""
 
@@ -188,6 +150,63 @@ def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset
     return dataset.batch(batch_size).map(pad).prefetch(tf.data.AUTOTUNE)
 
 
+def _without_copy(array: np.ndarray) -> tf.Tensor:
+    """Returns an array as a tensor: itself on a CPU, and, if there is a GPU, a copy there.
+
+    Args:
+        array: from `samples.aligned`, for TensorFlow does not check that.
+    """
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    gpus = tf.config.list_logical_devices("GPU")
+    if not gpus:
+        return tensor
+    with tf.device(gpus[0].name):
+        return tf.identity(tensor)
+
+
+def _from_service(
+    manifest: Manifest, split: str, reading: Reading, columns: int, epochs: Iterable[int]
+) -> Iterator[Batch | None]:
+    """Yields the batches that a tf.data service makes, in the order in which they are ready."""
+    steps = steps_per_epoch(manifest, split, reading.batch_size)
+    source = Records(manifest, split, reading)
+    run = uuid.uuid4().hex  # a job's name is used once
+
+    def batch(record: tf.Tensor) -> Batch:
+        fields = example.parse(record)
+        found = {"label": fields["image/class/label"], "weight": tf.constant(1.0)}
+        if reading.resize_on == DEVICE:
+            pixels = reading.shape[0]
+            found["image"], found["size"] = preprocess.record_canvas(
+                fields, reading.image_size, pixels
+            )
+        else:
+            found["image"] = preprocess.decode_record(fields, reading.image_size)
+        return found | {"number": draws.number(fields["image/key/sha256"])}
+
+    def draw(found: Batch, epoch: int) -> Batch:
+        key = (tf.constant([reading.seed], tf.int64), tf.constant([epoch], tf.int64))
+        return found | {"draws": draws.uniform(*key, found.pop("number"), columns)}
+
+    with service.guard(reading.service):
+        for epoch in epochs:
+            samples = source.samples(tf.constant([reading.seed, epoch], tf.int64))
+            made = samples.map(batch, tf.data.AUTOTUNE).batch(reading.batch_size)
+            made = service.distribute(
+                made, reading.service, job=f"{run}-{epoch}", batch_size=reading.batch_size
+            )
+            seen = 0
+            for found in made.map(lambda found, epoch=epoch: draw(found, epoch)).take(steps):
+                seen += 1
+                yield found
+            if seen < steps:
+                terminal.warn(
+                    f"epoch {epoch + 1}: {steps - seen} of {steps} batches are missing: a worker of"
+                    f" --data_service={reading.service} was lost with the records it had begun"
+                )
+                yield None
+
+
 def steps_per_epoch(manifest: Manifest, split: str, batch_size: int) -> int:
     """Returns how many full batches a split holds; raises UserError for a batch larger than it."""
     count = manifest.count(split)
@@ -197,14 +216,3 @@ def steps_per_epoch(manifest: Manifest, split: str, batch_size: int) -> int:
             f" {count}"
         )
     return count // batch_size
-
-
-def _numbered(shards: list[str], shard: tf.Tensor) -> tf.data.Dataset:
-    """Yields (sample, record): the sample's number is unique among the shards and never changes."""
-    path = tf.gather(tf.constant(shards), shard)
-    first = tf.bitwise.left_shift(tf.cast(shard, tf.int64), tf.constant(40, tf.int64))
-    return (
-        tf.data.TFRecordDataset(path)
-        .enumerate()
-        .map(lambda number, record: (first + number, record))
-    )

@@ -64,13 +64,12 @@ class Classifier:
         """Returns the cross-entropy of each sample, in nats, float32 [N].
 
         Args:
-            labels: int [N], class indices.
+            labels: float32 [N, C], the share of each class.
             logits: float32 [N, 1] or [N, C].
         """
         if self.output == SOFTMAX:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        targets = tf.cast(labels, tf.float32)
-        return tf.nn.sigmoid_cross_entropy_with_logits(targets, logits[:, 0])
+            return tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels[:, 1], logits[:, 0])
 
 
 class Prepare(tf.keras.layers.Layer):

@@ -1,0 +1,57 @@
+"""The uniform numbers are uniform, independent, and the same in TensorFlow and in NumPy."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from tfpipe.input import draws
+
+SAMPLES = np.arange(50_000, dtype=np.int64)
+
+
+def drawn(seed=3, epoch=0, samples=SAMPLES, columns=4):
+    return draws.uniform(np.array([seed]), np.array([epoch]), samples, columns)
+
+
+@pytest.mark.parametrize("samples", [SAMPLES, SAMPLES + (5 << 40)], ids=["first shard", "sixth"])
+def test_uniform_and_uncorrelated(samples):
+    found = drawn(samples=samples)
+    assert found.dtype == np.float32
+    assert 0 <= found.min() < 1e-3 < 1 - 1e-3 < found.max() < 1
+    for column in found.T:
+        assert scipy.stats.kstest(column, "uniform").pvalue > 1e-3
+        # Of one sample and the next.
+        assert abs(np.corrcoef(column[:-1], column[1:])[0, 1]) < 0.02
+    assert np.abs(np.corrcoef(found.T) - np.eye(4)).max() < 0.02
+
+
+@pytest.mark.parametrize("other", [{"seed": 4}, {"epoch": 1}])
+def test_another_seed_or_epoch_gives_others(other):
+    pair = np.corrcoef(drawn()[:, 0], drawn(**other)[:, 0])
+    assert abs(pair[0, 1]) < 0.02
+
+
+def test_independent_of_the_batch():
+    whole = drawn()
+    chosen = np.array([7, 49_999, 0])
+    np.testing.assert_array_equal(drawn(samples=SAMPLES[chosen]), whole[chosen])
+
+
+def test_follows_the_published_finaliser():
+    """SplitMix64 with seed 1234567 begins with these (as in Rosetta Code's task)."""
+    state, found = np.array([1234567], np.uint64), []
+    with np.errstate(over="ignore"):
+        for _ in range(3):
+            found.append(int(draws._mix(state)[0]))
+            state = state + np.uint64(0x9E3779B97F4A7C15)
+    assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_the_same_in_tensorflow():
+    samples = np.array([0, 1, 2**40, 2**62 + 5, 12345], np.int64)
+    expected = draws.uniform(np.array([7]), np.arange(5), samples, 3)
+    arguments = (tf.constant([7], tf.int64), tf.range(5, dtype=tf.int64), tf.constant(samples))
+    found = tf.function(lambda *a: draws.uniform(*a, 3))(*arguments)
+    np.testing.assert_array_equal(found, expected)
+    assert draws.uniform(np.array([7]), np.arange(5), samples, 0).shape == (5, 0)

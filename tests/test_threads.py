@@ -1,0 +1,75 @@
+"""Calls ahead on threads: their order, how many there are, what they raise, and how they end."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import ROOT
+
+from tfpipe.input.threads import in_threads
+
+
+def slow_first(number):
+    time.sleep(0.2 if number == 0 else 0)
+    return number
+
+
+def test_results_come_in_order():
+    found = in_threads(slow_first, ((n,) for n in range(50)), threads=4, ahead=8)
+    assert list(found) == list(range(50))
+
+
+def test_or_as_they_are_ready():
+    found = list(
+        in_threads(slow_first, ((n,) for n in range(50)), threads=4, ahead=8, in_order=False)
+    )
+    assert sorted(found) == list(range(50))
+    assert found[0] != 0
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 20])
+def test_no_more_calls_begin_than_may_be_ahead(ahead):
+    begun = []
+    found = in_threads(begun.append, ((n,) for n in range(100)), threads=4, ahead=ahead)
+    for asked in range(1, 6):
+        next(found)
+        time.sleep(0.02)
+        assert len(begun) <= asked - 1 + ahead
+    found.close()
+
+
+def test_what_a_call_raises_is_raised_and_the_threads_end():
+    def fail(number):
+        if number == 3:
+            raise ValueError("the fourth")
+        return number
+
+    before = threading.active_count()
+    found = in_threads(fail, ((n,) for n in range(100)), threads=2, ahead=4)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the fourth"):
+        next(found)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(7)", "os.kill(os.getpid(), 2)"])
+def test_a_process_ends_while_calls_are_under_way(end):
+    """Also where something still holds the iterator, which would abort a tf.data function."""
+    code = f"""
+import itertools, os, time
+from tfpipe.input.threads import in_threads
+def work(n):
+    time.sleep(0.05)
+    return n
+kept = in_threads(work, ((n,) for n in itertools.count()), threads=2, ahead=6)
+print(next(kept), next(kept))
+{end}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.stdout == "0 1\n"
+    assert done.returncode == {"p": 0, "r": 7, "o": -2}[end[0]]
+    assert "terminate" not in done.stderr

@@ -1,0 +1,120 @@
+"""A split's images in memory, so that the disk, or the decoder too, is needed once.
+
+encoded    the files as they are stored: for records on a slow disk or another machine
+decoded    what a batch holds of them: for as many epochs as one likes without any decoding
+"""
+
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfpipe.errors import UserError
+from tfpipe.ingest import example
+from tfpipe.ingest.example import Fields
+from tfpipe.ingest.manifest import Manifest
+from tfpipe.input import draws
+
+NONE, ENCODED, DECODED = "none", "encoded", "decoded"
+
+# Of what is free, the model and the batches under way need some too.
+_SHARE = 0.75
+
+
+class Pictures(NamedTuple):
+    """What a batch holds of some images.
+
+    Attributes:
+        image: uint8 [N, S, S, 3]; or [N, P, 3], where the device resizes them.
+        size: int32 [N, 2], height and width of each; or [N, 0], where the host resized them.
+    """
+
+    image: np.ndarray
+    size: np.ndarray
+
+
+class Cache(NamedTuple):
+    """The records of a split; attributes as of `samples.Samples`."""
+
+    number: np.ndarray
+    label: np.ndarray
+    images: Sequence[Fields]
+    pictures: Pictures | None
+
+
+def check(kind: str, manifest: Manifest, split: str, image_bytes: int) -> None:
+    """Checks that a cache fits into memory.
+
+    Args:
+        kind: "none", "encoded" or "decoded".
+        manifest: of the records.
+        split: of them.
+        image_bytes: of an image as batches hold it.
+
+    Raises:
+        UserError: it does not.
+    """
+    free = free_memory()
+    if kind == NONE or free is None:
+        return
+    count = manifest.count(split)
+    stored = sum(shard.bytes for shard in manifest.shards_of(split))
+    needed = {ENCODED: stored, DECODED: count * image_bytes}
+    if needed[kind] <= free * _SHARE:
+        return
+    least = NONE if kind == ENCODED or needed[ENCODED] > free * _SHARE else ENCODED
+    raise UserError(
+        f"--cache={kind} needs {needed[kind] / 10**9:,.1f} GB for {count:,} images, and"
+        f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: pass --cache={least}"
+    )
+
+
+def load(
+    kind: str,
+    records: Iterable[bytes],
+    count: int,
+    decode: Callable[[Sequence[Fields]], Pictures],
+    advance: Callable[[int], object] = lambda n: None,
+) -> Cache:
+    """Reads records into memory.
+
+    Args:
+        kind: "encoded" or "decoded".
+        records: as they are in shards.
+        count: how many they are.
+        decode: makes of some images what batches hold.
+        advance: called with the number of further records that are there.
+    """
+    number, label = np.empty(count, np.int64), np.empty(count, np.int64)
+    images, pictures = [], None
+    for row, record in enumerate(records):
+        image = example.deserialize_image(record)
+        number[row], label[row] = draws.number(image.sha256), image.label
+        if kind == ENCODED:
+            images.append(image)
+        else:
+            one = decode([image])
+            if pictures is None:
+                shapes = ((count, *part.shape[1:]) for part in one)
+                pictures = Pictures(
+                    *(np.empty(s, p.dtype) for s, p in zip(shapes, one, strict=True))
+                )
+            for whole, part in zip(pictures, one, strict=True):
+                whole[row] = part[0]
+        advance(1)
+    return Cache(number, label, images, pictures)
+
+
+def free_memory() -> int | None:
+    """Returns the bytes that this process may still take; None where nothing tells."""
+    limits = []
+    meminfo = pathlib.Path("/proc/meminfo")
+    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):
+        limits.append(int(match[1]) * 1024)
+    group = pathlib.Path("/sys/fs/cgroup")  # a container's own limit
+    most, used = group / "memory.max", group / "memory.current"
+    if most.is_file() and used.is_file() and (limit := most.read_text().strip()) != "max":
+        limits.append(max(0, int(limit) - int(used.read_text())))
+    return min(limits, default=None)
