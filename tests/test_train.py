@@ -85,6 +85,21 @@ def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("shuffle_mb", 0, "--shuffle_mb=0: give 1 or more"),
+        ("decode_threads", -1, "--decode_threads=-1: give 0 or more"),
+        ("buffer_mb", -5, "--buffer_mb=-5: give 0 or more"),
+        ("data_service", "host:1", "--data_service=host:1 does not begin with grpc://"),
+        ("max_corrupt", -1, "--max_corrupt=-1"),
+    ],
+)
+def test_an_option_of_the_input_out_of_range_is_explained(tiny_config, option, value, message):
+    with pytest.raises(UserError, match=message):
+        train.main(tiny_config(**{option: value}))
+
+
+@pytest.mark.parametrize(
     ("slow", "bottleneck"), [("input", "bottleneck: input"), ("step", "bottleneck: compute")]
 )
 def test_a_profile_tells_the_bottleneck(tmp_path, slow, bottleneck):

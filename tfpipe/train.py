@@ -25,6 +25,7 @@ def main(config: TrainConfig) -> None:
     from tfpipe.input.augment import Augment
 
     # Whatever can be wrong is found before the first long step, and before anything is written.
+    inputs.reading(config, image_size=1)
     manifest = manifests.load(config.records)
     manifest = salvage.readable(
         manifest,

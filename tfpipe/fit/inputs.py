@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.config import TrainConfig
+from tfpipe.errors import UserError
 from tfpipe.fit.run import Run
 from tfpipe.ingest import salvage
 from tfpipe.ingest.manifest import Manifest
@@ -134,7 +135,14 @@ class FeatureInputs:
 
 
 def reading(config: TrainConfig, image_size: int) -> Reading:
-    """Returns how the options ask for training records to be read."""
+    """Returns how the options ask for training records to be read.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    for flag, least in (("shuffle_mb", 1), ("decode_threads", 0), ("buffer_mb", 0)):
+        if getattr(config, flag) < least:
+            raise UserError(f"--{flag}={getattr(config, flag)}: give {least} or more", status=2)
     return Reading(
         image_size=image_size,
         batch_size=config.batch_size,
