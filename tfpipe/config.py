@@ -57,6 +57,46 @@ class TrainConfig:
     batch_size: int = option("records in a training step", 32)
     optimizer: str = option("its name, as sgd, momentum, rmsprop, adam or lamb", "adam")
     learning_rate: float = option("of the optimizer", 1e-3)
+    schedule: str = option(
+        "how the learning rate changes with each update: constant; cosine, to 0 over --epochs, or"
+        " cosine(EPOCHS); step(EPOCHS,FACTOR), multiplied by it each time so many epochs are over;"
+        " inverse_time(RATE), divided by 1 + RATE x epochs",
+        "constant",
+    )
+    warmup_epochs: float = option(
+        "epochs, or a fraction of one, in which the learning rate rises linearly from 0; the"
+        " schedule runs meanwhile",
+        0.0,
+    )
+    weight_decay: float = option(
+        "share of each weight, times the learning rate, that each update takes off it (AdamW);"
+        " 0 for none",
+        0.0,
+    )
+    clip_norm: float = option(
+        "largest norm of all gradients together; longer ones are shortened to it; 0 for any", 0.0
+    )
+    accumulate_steps: int = option(
+        "steps whose mean gradients make one update of the weights, as a batch so many times larger"
+        " would; the last update of an epoch takes the steps that are left",
+        1,
+    )
+    loss: str = option(
+        "what the training minimises: crossentropy, or focal, which hardly counts what is already"
+        " right; val_loss is always the cross-entropy",
+        "crossentropy",
+    )
+    label_smoothing: float = option(
+        "share of each label that is spread evenly over all classes, 0 to 0.5", 0.0
+    )
+    focal_gamma: float = option(
+        "of the focal loss: how little counts what is already right, from 0, not less", 2.0
+    )
+    class_weights: str = option(
+        "what the images of a class count in the loss: none, all the same; balanced, each class the"
+        " same; or NAME=W,NAME=W, where classes that are not named have 1",
+        "none",
+    )
     seed: int = option("of initial weights, order, augmentation and dropout", 0)
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
     resize_on: str = option(
@@ -124,3 +164,8 @@ class Resolved:
     records_fingerprint: str
     precision: str
     xla: bool
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each class, by its name."""
+        return dict(zip(self.classes, self.class_shares, strict=True))

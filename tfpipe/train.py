@@ -18,7 +18,7 @@ def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     import tensorflow as tf
 
-    from tfpipe.fit import inputs, loop, optimizers, run, runtime
+    from tfpipe.fit import inputs, loop, losses, run, runtime, update
     from tfpipe.ingest import manifest as manifests
     from tfpipe.ingest import salvage
     from tfpipe.input import pipeline
@@ -33,8 +33,8 @@ def main(config: TrainConfig) -> None:
         max_corrupt=config.max_corrupt,
         folder=pathlib.Path(config.run_dir) / SALVAGED,
     )
-    pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-    optimizers.build(config.optimizer, config.learning_rate)
+    steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
+    update.check(config, steps)
     Augment(config.augment)
     chosen = runtime.choose(config.precision, config.xla)
     terminal.say(chosen.explanation)
@@ -42,6 +42,7 @@ def main(config: TrainConfig) -> None:
     runtime.seed_everything(config.seed)
     tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
+    losses.build(config, opened.resolved.shares)
     classifier = opened.build(first_weights=True)
     terminal.say(describe(opened, manifest, classifier))
     opened.save()

@@ -13,16 +13,16 @@ with warnings.catch_warnings():
     import tensorflow_addons as tfa
 
 
-def lamb(learning_rate: float):
+def lamb(learning_rate, weight_decay: float = 0.0):
     """LAMB (You et al. 2019, arXiv:1904.00962), for large batches."""
-    return tfa.optimizers.LAMB(learning_rate)
+    return tfa.optimizers.LAMB(learning_rate, weight_decay=weight_decay)
 
 
-def radam(learning_rate: float):
+def radam(learning_rate, weight_decay: float = 0.0):
     """Rectified Adam (Liu et al. 2019, arXiv:1908.03265)."""
-    return tfa.optimizers.RectifiedAdam(learning_rate)
+    return tfa.optimizers.RectifiedAdam(learning_rate, weight_decay=weight_decay)
 
 
-def lookahead(learning_rate: float):
+def lookahead(learning_rate, weight_decay: float = 0.0):
     """Lookahead (Zhang et al. 2019, arXiv:1907.08610) around rectified Adam."""
-    return tfa.optimizers.Lookahead(tfa.optimizers.RectifiedAdam(learning_rate))
+    return tfa.optimizers.Lookahead(radam(learning_rate, weight_decay))

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -10,9 +11,10 @@ import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
-from tfpipe.fit import inputs, optimizers, runtime
+from tfpipe.fit import inputs, losses, runtime
 from tfpipe.fit.profile import Profile
 from tfpipe.fit.run import Run
+from tfpipe.fit.update import Update
 from tfpipe.model.classifier import Classifier
 
 TENSORBOARD = "tensorboard"  # folder in the run's
@@ -26,6 +28,9 @@ READ_EVERY = 10
 @dataclasses.dataclass(frozen=True)
 class Epoch:
     """One line of the log; a field is a column.
+
+    `loss` is what the training minimises, `val_loss` the plain cross-entropy in nats, whatever is
+    minimised. `learning_rate` is the rate at the epoch's end.
 
     `input_wait` is the share of the training time in which no batch was there to go on with.
     """
@@ -60,11 +65,17 @@ class Loop:
         trained = classifier.model if run.config.trainable == "all" else classifier.head
         classifier.features.trainable = run.config.trainable == "all"
         self._variables = trained.trainable_variables
-        self._optimizer = self._make_optimizer()
+        self._update = Update(
+            run.config,
+            self._variables,
+            steps=data.steps,
+            float16=run.resolved.precision == "mixed_float16",
+        )
+        self._loss = losses.build(run.config, run.resolved.shares)
         self._totals = tf.Variable(tf.zeros([3]), trainable=False)  # loss, right, samples
         self._state = tf.train.Checkpoint(
             model=trained,
-            optimizer=self._optimizer,
+            optimizer=self._update.optimizer,
             random=runtime.random_state(classifier.model),
             epoch=tf.Variable(0, dtype=tf.int64),
             best_epoch=tf.Variable(-1, dtype=tf.int64),
@@ -75,7 +86,11 @@ class Loop:
         )
         self._profile = Profile(run.folder / TENSORBOARD if run.config.profile else None)
         compiled = {"jit_compile": True} if run.resolved.xla else {}
-        self._train_step = tf.function(self._train_one, **compiled)
+        # Two functions: the older optimizers make their variables in the first call of one.
+        self._train_step = {
+            due: tf.function(functools.partial(self._train_one, due=due), **compiled)
+            for due in (False, True)
+        }
         self._validate_step = tf.function(self._validate_one, **compiled)
 
     def fit(self) -> None:
@@ -114,13 +129,14 @@ class Loop:
     def _one_epoch(self, epoch: int, batches) -> Epoch:
         start = time.monotonic()
         self._totals.assign(tf.zeros([3]))
+        self._update.reset()
         images = self._data.steps * self._config.batch_size
         label = f"epoch {epoch + 1}/{self._config.epochs}"
         note = ""
         with terminal.progress(label, images) as advance:
             watched = self._profile.watch(batches, self._data.steps)
             for step, batch in enumerate(watched, start=1):
-                self._train_step(batch)
+                self._train_step[self._update.due(step)](batch)
                 if step % READ_EVERY == 0 or step == self._data.steps:
                     loss = self._mean()[0]
                     if not math.isfinite(loss):
@@ -144,23 +160,19 @@ class Loop:
             accuracy=accuracy,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            learning_rate=self._config.learning_rate,
+            learning_rate=self._update.learning_rate,
             images_per_s=images / trained,
             input_wait=self._profile.waited,
             seconds=time.monotonic() - start,
         )
 
-    def _train_one(self, batch: inputs.Batch) -> None:
+    def _train_one(self, batch: inputs.Batch, *, due: bool) -> None:
         with tf.GradientTape() as tape:
             logits, labels = self._data.forward(batch, training=True)
-            losses = self._classifier.losses(labels, logits)
-            loss = tf.reduce_mean(losses)
-            scaled = self._scale(loss)
-        gradients = tape.gradient(scaled, self._variables)
-        if self._scales:
-            gradients = self._optimizer.get_unscaled_gradients(gradients)
-        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
-        self._count(batch, logits, losses)
+            each = self._loss(self._classifier, labels, logits)
+            scaled = self._update.scaled(tf.reduce_mean(each))
+        self._update.add(tape.gradient(scaled, self._variables), due=due)
+        self._count(batch, logits, each)
 
     def _validate_one(self, batch: inputs.Batch) -> None:
         logits, labels = self._data.forward(batch, training=False)
@@ -176,19 +188,6 @@ class Loop:
     def _mean(self) -> tuple[float, float]:
         loss, right, samples = self._totals.numpy().tolist()
         return loss / samples, right / samples
-
-    def _make_optimizer(self) -> tf.keras.optimizers.Optimizer:
-        optimizer = optimizers.build(self._config.optimizer, self._config.learning_rate)
-        # In float16 small gradients vanish unless the loss is scaled up.
-        self._scales = self._run.resolved.precision == "mixed_float16"
-        if self._scales:
-            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-        if hasattr(optimizer, "build"):
-            optimizer.build(self._variables)
-        return optimizer
-
-    def _scale(self, loss: tf.Tensor) -> tf.Tensor:
-        return self._optimizer.get_scaled_loss(loss) if self._scales else loss
 
     def _save_best(self) -> None:
         path = self._run.best_weights

@@ -22,6 +22,7 @@ import tfpipe
 from tfpipe import options, storage
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
+from tfpipe.fit import schedules
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.model import backbones, classifier
 
@@ -193,8 +194,11 @@ def _size(text: str, name: str) -> int:
 
 def _check_same(old: Run, new: Run) -> None:
     before, now = dataclasses.asdict(old.config), dataclasses.asdict(new.config)
+    fixed = set(before) - set(RESUMABLE)
+    if schedules.follows_epochs(new.config.schedule):
+        fixed.add("epochs")
     for name in before:
-        if name not in RESUMABLE and before[name] != now[name]:
+        if name in fixed and before[name] != now[name]:
             raise UserError(
                 f"{old.folder} holds a run with --{name}={before[name]}, now {now[name]}: give"
                 " another --run_dir, or the same options to resume"

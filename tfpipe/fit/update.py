@@ -1,0 +1,109 @@
+"""From gradients to changed weights: scaled, accumulated over steps, clipped, applied."""
+
+import math
+
+import tensorflow as tf
+
+from tfpipe.config import TrainConfig
+from tfpipe.errors import UserError
+from tfpipe.fit import optimizers, schedules
+
+
+class Update:
+    """Changes the variables with the gradients of one or several steps.
+
+    Accumulated gradients are never kept from one epoch to the next, so they need no place in a
+    checkpoint: the last update of an epoch takes the steps that are left.
+
+    Attributes:
+        optimizer: the state that goes into a checkpoint; it counts the updates.
+    """
+
+    def __init__(
+        self, config: TrainConfig, variables: list[tf.Variable], *, steps: int, float16: bool
+    ):
+        """Prepares the state.
+
+        Args:
+            config: the options.
+            variables: what is trained.
+            steps: in an epoch, at least 1.
+            float16: whether the loss must be scaled up, lest small gradients vanish.
+        """
+        self._variables = variables
+        self._steps = steps
+        self._every = config.accumulate_steps
+        self._clip_norm = config.clip_norm
+        self._rate = rate = _rate(config, steps)
+        optimizer = optimizers.build(config.optimizer, rate, config.weight_decay)
+        self._scales = float16
+        if float16:
+            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        if hasattr(optimizer, "build"):
+            optimizer.build(variables)
+        self.optimizer = optimizer
+        accumulated = variables if self._every > 1 else []
+        self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in accumulated]
+        self._summed = tf.Variable(0.0, trainable=False)  # steps
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+        if isinstance(self._rate, schedules.Schedule):
+            return float(self._rate.rate(self.optimizer.iterations))
+        return self._rate
+
+    def due(self, step: int) -> bool:
+        """Returns whether the weights change with this step of an epoch, counted from 1."""
+        return step % self._every == 0 or step == self._steps
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """Returns the loss whose gradients `add` takes."""
+        return self.optimizer.get_scaled_loss(loss) if self._scales else loss
+
+    def add(self, gradients: list[tf.Tensor], *, due: bool) -> None:
+        """Takes one step's gradients; where due, applies their mean over the steps since the last.
+
+        Args:
+            gradients: of the scaled loss by each of the variables.
+            due: what `due` says of the step.
+        """
+        if self._scales:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        if self._sums:
+            for total, gradient in zip(self._sums, gradients, strict=True):
+                total.assign_add(gradient)
+            self._summed.assign_add(1)
+            gradients = [total / self._summed for total in self._sums]
+        if not due:
+            return
+        if self._clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        self.optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what is accumulated; for an epoch's start, as one may have ended early."""
+        if self._sums:
+            for total in self._sums:
+                total.assign(tf.zeros_like(total))
+            self._summed.assign(0)
+
+
+def check(config: TrainConfig, steps: int) -> None:
+    """Raises UserError if an option on the update of the weights is wrong.
+
+    Args:
+        config: the options.
+        steps: in an epoch.
+    """
+    if config.accumulate_steps < 1:
+        raise UserError(f"--accumulate_steps={config.accumulate_steps} is not at least 1")
+    if not 0 <= config.clip_norm < math.inf:
+        raise UserError(f"--clip_norm={config.clip_norm:g} is not a number from 0 (off) on")
+    optimizers.build(config.optimizer, _rate(config, steps), config.weight_decay)
+
+
+def _rate(config: TrainConfig, steps: int) -> schedules.Schedule | float:
+    optimizers.check_rate(config.learning_rate)
+    return schedules.build(config, math.ceil(steps / config.accumulate_steps))
