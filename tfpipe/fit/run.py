@@ -4,6 +4,7 @@ The files are:
 
     runs/NAME/
       config.json        options as given, and what they were resolved to
+      backbones/         copies of the model files that backbones were cut from, if any
       best.weights.h5    weights of the epoch with the lowest validation loss
       last/              newest checkpoints of the whole training state, to resume from
       log.csv            one line an epoch
@@ -14,7 +15,9 @@ Commands after the training need nothing but this folder and the records.
 """
 
 import dataclasses
+import filecmp
 import pathlib
+import shutil
 
 import tensorflow as tf
 
@@ -24,7 +27,7 @@ from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import schedules
 from tfpipe.ingest.manifest import Manifest
-from tfpipe.model import backbones, classifier
+from tfpipe.model import backbones, classifier, model_file
 
 # Options that may change when a run goes on: how long it lasts, and where the records lie.
 RESUMABLE = (
@@ -51,12 +54,24 @@ class Run:
         """The folder of the checkpoints that a training resumes from."""
         return self.folder / "last"
 
+    def model_files(self) -> dict[pathlib.Path, pathlib.Path]:
+        """Returns the model files that backbones are cut from, and the run's copy of each."""
+        names = [branch["name"] for branch in self.resolved.branches]
+        paths = [
+            pathlib.Path(model_file.parse(name)[0]) for name in names if model_file.is_cut(name)
+        ]
+        return {path: self.folder / "backbones" / path.name for path in paths}
+
     def save(self) -> None:
-        """Writes the configuration, making the folder where it is not there yet."""
+        """Writes the configuration and copies model files, making the folder if need be."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for original, copy in self.model_files().items():
+                copy.parent.mkdir(exist_ok=True)
+                with storage.atomic_file(copy, "wb") as target, original.open("rb") as source:
+                    shutil.copyfileobj(source, target)
         except OSError as error:
-            raise UserError(f"--run_dir: cannot make {self.folder}: {error.strerror}") from None
+            raise UserError(f"--run_dir: cannot write {self.folder}: {error.strerror}") from None
         storage.write_json(
             self.folder / "config.json",
             {
@@ -71,11 +86,11 @@ class Run:
 
         Args:
             first_weights: whether to load the backbones' first weights; not needed where trained
-                ones follow.
+                ones follow. Model files are then read from the run's copies.
         """
         branches = [
             classifier.Branch(
-                branch["name"],
+                branch["name"] if first_weights else self._kept(branch["name"]),
                 branch["size"],
                 branch["weights"] if first_weights else backbones.NO_WEIGHTS,
             )
@@ -88,6 +103,12 @@ class Run:
             head=self.config.head,
             output=self.resolved.output,
         )
+
+    def _kept(self, name: str) -> str:
+        if not model_file.is_cut(name):
+            return name
+        path, layer = model_file.parse(name)
+        return f"{self.model_files()[pathlib.Path(path)]}@{layer}"
 
     def restore(self) -> classifier.Classifier:
         """Builds the classifier in float32 and loads the best weights.
@@ -142,22 +163,48 @@ def load(run_dir: str) -> Run:
     )
 
 
-def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
-    names = [backbones.get(name).name for name in config.backbones.split(",")]
+def choose_branches(config: TrainConfig) -> tuple[dict, ...]:
+    """Resolves --backbones, --image_size and --weights.
+
+    Returns:
+        For each backbone its name, input side in pixels, and first weights: those of a model file
+        are the file's, so --weights is for the others.
+
+    Raises:
+        UserError: one of them is unknown, is named twice, or does not fit.
+    """
+    texts = [text.strip() for text in config.backbones.split(",")]
+    found = [backbones.get(text) for text in texts]
+    names = [backbone.name for backbone in found]
     if len(set(names)) < len(names):
         raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
-    weights = _per_backbone("weights", config.weights, names)
+    files = {backbone.path for backbone in found if backbone.path}
+    if len({pathlib.Path(path).name for path in files}) < len(files):
+        raise UserError(
+            f"--backbones={config.backbones}: two model files have one name: rename one of them"
+        )
+    others = [backbone.name for backbone in found if not backbone.path]
+    weights = _per_backbone("weights", config.weights, others) if others else {}
     sizes = _per_backbone("image_size", config.image_size, names)
-    branches = [
-        {"name": name, "size": _size(sizes[name], name), "weights": weights[name]} for name in names
-    ]
+    return tuple(
+        {
+            "name": text if backbone.path else backbone.name,
+            "size": _size(sizes[backbone.name], backbone),
+            "weights": backbone.path or weights[backbone.name],
+        }
+        for text, backbone in zip(texts, found, strict=True)
+    )
+
+
+def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
+    branches = choose_branches(config)
     output = classifier.choose_output(config.output, len(manifest.classes))
     total = manifest.count(config.train_split)
     counts = manifest.splits[config.train_split]
     return Resolved(
         classes=manifest.classes,
         class_shares=tuple(counts[name] / total for name in manifest.classes),
-        branches=tuple(branches),
+        branches=branches,
         output=output,
         records_fingerprint=manifest.fingerprint,
         precision=precision,
@@ -186,10 +233,17 @@ def _per_backbone(flag: str, text: str, names: list[str]) -> dict[str, str]:
     return values
 
 
-def _size(text: str, name: str) -> int:
+def _size(text: str, backbone: backbones.Backbone) -> int:
     if not text.isdigit():
-        raise UserError(f"--image_size={text}: give a side in pixels, or 0 for {name}'s own")
-    return int(text) or backbones.get(name).input_size
+        raise UserError(
+            f"--image_size={text}: give a side in pixels, or 0 for {backbone.name}'s own"
+        )
+    size = int(text) or backbone.input_size
+    if not size:
+        raise UserError(
+            f"--image_size={text}: {backbone.path} takes images of any size: give a side in pixels"
+        )
+    return size
 
 
 def _check_same(old: Run, new: Run) -> None:
@@ -202,6 +256,12 @@ def _check_same(old: Run, new: Run) -> None:
             raise UserError(
                 f"{old.folder} holds a run with --{name}={before[name]}, now {now[name]}: give"
                 " another --run_dir, or the same options to resume"
+            )
+    for original, copy in new.model_files().items():
+        if not (copy.is_file() and filecmp.cmp(original, copy, shallow=False)):
+            raise UserError(
+                f"{original} is not the model file that {old.folder} began with ({copy}): give that"
+                " file, or another --run_dir"
             )
     if old.resolved.records_fingerprint != new.resolved.records_fingerprint:
         raise UserError(

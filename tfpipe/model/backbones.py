@@ -10,16 +10,22 @@ how to add one of your own:
 where `my_builder(size)` returns a Keras model from [N, size, size, 3] to a feature map or vector,
 and `normalise` maps RGB in 0..255 (float32) to what that model expects. Names are compared without
 case, '_' and '-': `InceptionV3`, `inception_v3` and `inceptionv3` are one.
+
+`path/model.keras@layer` is a backbone as well: that model from its input to that layer; see
+`tfpipe.model.model_file`.
 """
 
 import dataclasses
 import os
+import pathlib
+import re
 import sys
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfpipe.errors import UserError
+from tfpipe.model import model_file
 from tfpipe.registry import Registry
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -53,12 +59,13 @@ class Backbone:
 
     Attributes:
         name: its name, as saved with a run and used for its layers.
-        input_size: the side in pixels it was made for.
+        input_size: the side in pixels it was made for; 0 where a model file takes any.
         build: from a side in pixels to a freshly initialised Keras model that maps float
             [N, size, size, 3] to a feature map [N, h, w, c].
         normalise: from RGB in 0..255, float32 [N, h, w, 3], to what `build`'s model expects.
         imagenet: from a side in pixels to the same model with ImageNet weights, which Keras
             downloads; None where there are none.
+        path: of the model file it is cut from, whose weights `build` gives it; empty for others.
     """
 
     name: str
@@ -66,15 +73,38 @@ class Backbone:
     build: Callable[[int], tf.keras.Model]
     normalise: Callable[[tf.Tensor], tf.Tensor]
     imagenet: Callable[[int], tf.keras.Model] | None = None
+    path: str = ""
 
 
 backbones: Registry[Callable[[], Backbone]] = Registry("backbone")
 
 
 def get(name: str) -> Backbone:
-    """Returns the backbone of that name; raises UserError with the known names otherwise."""
+    """Returns a backbone.
+
+    Args:
+        name: one of the registry, in any spelling, or `path/model.keras@layer`.
+
+    Raises:
+        UserError: the name is unknown (the known ones are listed), or the file cannot be used.
+    """
+    if model_file.is_cut(name):
+        return _from_file(name)
     spellings = {plain_name(known): known for known in backbones}
     return backbones[spellings.get(plain_name(name), name)]()
+
+
+def _from_file(text: str) -> Backbone:
+    """Makes a backbone of a model file, whose preprocessing is its own: it takes 0..255."""
+    path, layer = model_file.parse(text)
+    model = model_file.cut(path, layer)
+    # TensorFlow's name scopes allow few characters.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{pathlib.Path(path).stem}-{layer}").lstrip("_-")
+
+    def build_at(size: int) -> tf.keras.Model:
+        return model_file.resize(model, size, path=path, name=name)
+
+    return Backbone(name, model.input_shape[1] or 0, build_at, lambda rgb: rgb, path=path)
 
 
 def plain_name(name: str) -> str:
@@ -89,11 +119,14 @@ def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
         backbone: which.
         size: the side of its input in pixels.
         weights: "imagenet" (downloaded by Keras once), "none" (random), or the path of a
-            weights-only HDF5 file of that model without its top.
+            weights-only HDF5 file of that model without its top. Not used for a backbone cut
+            from a model file, which has its own.
 
     Raises:
         UserError: the size is too small, or the weights cannot be had or do not fit.
     """
+    if backbone.path:
+        return backbone.build(size)
     try:
         if weights == IMAGENET:
             return _imagenet(backbone, size)

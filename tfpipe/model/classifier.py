@@ -25,7 +25,10 @@ SIGMOID, SOFTMAX = "sigmoid", "softmax"
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """One backbone within a classifier: its name, its input's side in pixels, its weights."""
+    """One backbone within a classifier: its name, its input's side in pixels, its weights.
+
+    The name is what `backbones.get` takes.
+    """
 
     name: str
     size: int
@@ -108,9 +111,9 @@ def build(
     pooled = []
     for branch in branches:
         backbone = registry.get(branch.name)
-        x = Prepare(backbone, branch.size, name=f"{branch.name}_prepare")(image)
+        x = Prepare(backbone, branch.size, name=f"{backbone.name}_prepare")(image)
         x = registry.build(backbone, branch.size, branch.weights)(x)
-        pooled.append(POOLINGS[pooling](name=f"{branch.name}_{pooling}")(x))
+        pooled.append(POOLINGS[pooling](name=f"{backbone.name}_{pooling}")(x))
     joined = pooled[0] if len(pooled) == 1 else tf.keras.layers.Concatenate(name="join")(pooled)
     features = tf.keras.Model(image, joined, name="features")
 

@@ -1,22 +1,19 @@
 """The ImageNet classifier of the screen `imagenet`: by name, or from a file that is not trusted."""
 
 import hashlib
-import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from tfpipe.errors import UserError, one_line
-from tfpipe.model import backbones
+from tfpipe.model import backbones, model_file
 from tfpipe.screens.imagenet import CLASSES
 
-_SUFFIX = ".keras"
 _HOW = (
-    f"give a {_SUFFIX} file that takes square RGB images in 0..255 and returns the"
+    f"give a {model_file.SUFFIX} file that takes square RGB images in 0..255 and returns the"
     f" {CLASSES} ImageNet classes, or the name of a keras.applications model"
 )
 
@@ -78,7 +75,7 @@ def application(name: str, weights: str | None) -> ImageNetModel:
         raise UserError(
             f"--screen_model={name}: its ImageNet weights could not be downloaded"
             f" ({one_line(error)}): put the file into ~/.keras/models/ under its own name, or give"
-            f" a {_SUFFIX} file"
+            f" a {model_file.SUFFIX} file"
         ) from None
     side = model.input_shape[1] or backbone.input_size
     return ImageNetModel(
@@ -90,57 +87,11 @@ def application(name: str, weights: str | None) -> ImageNetModel:
 
 def _from_file(path: str) -> ImageNetModel:
     where = f"--screen_model={path}"
-    if not os.path.isfile(path) or not path.endswith(_SUFFIX):
-        what = "is not a .keras file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"{where} {what}; {_HOW}")
-    _check_config(path)
-    try:
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever the damaged part ran into
-        raise UserError(
-            f"{where} cannot be loaded ({_first_line(error)}); {_HOW}, without code of its own"
-        ) from None
+    model = model_file.load(path, where=where, how=_HOW)
     taken, given = model.input_shape, model.output_shape
-    is_square = isinstance(taken, tuple) and len(taken) == 4 and taken[1] == taken[2]
-    if not (is_square and taken[1] and taken[3] == 3):
+    if not model_file.takes_square_rgb(model) or not taken[1]:
         raise UserError(f"{where} takes {taken}, not square RGB images of a fixed size; {_HOW}")
     if not (isinstance(given, tuple) and len(given) == 2 and given[1] == CLASSES):
         raise UserError(f"{where} returns {given}, not [*, {CLASSES}]; {_HOW}")
     fingerprint = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     return ImageNetModel(lambda images: model(images, training=False), taken[1], fingerprint)
-
-
-def _check_config(path: str) -> None:
-    """Raises UserError unless every object of the model comes from Keras.
-
-    `safe_mode` refuses Lambda layers, but imports whatever module the configuration names for the
-    model (compare CVE-2025-1550).
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-        foreign = sorted(set(_foreign(config)))
-    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--screen_model={path} is not a Keras model ({_first_line(error)}); {_HOW}"
-        ) from None
-    if foreign:
-        raise UserError(
-            f"--screen_model={path} is refused: it uses {foreign[0]!r}, which is not from Keras;"
-            f" {_HOW}, without code of its own"
-        )
-
-
-def _foreign(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        module = config.get("module")
-        if module is not None and str(module).split(".")[0] != "keras":
-            yield f"{module}.{config.get('class_name')}"
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from _foreign(value)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,174 @@
+"""Model files: a Keras model from a `.keras` file that is not trusted, whole or cut at a layer.
+
+As a backbone, `--backbones=path/model.keras@layer` is the model from its input to the output of
+that layer. The model takes RGB in 0..255: whatever normalisation it needs is among its layers. Its
+weights are the file's. Only the `.keras` format is read, as Keras' older ones run code when loaded.
+"""
+
+import difflib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfpipe.errors import UserError
+
+SUFFIX = ".keras"
+_HOW = f"give PATH{SUFFIX}@LAYER, a Keras model and the layer that gives its feature map"
+
+# Layers that run whatever function or graph the file names, and what TFOpLambda (which the
+# operators in a functional model become) may run: arithmetic and shapes, nothing that reads or
+# writes files.
+_CODE_LAYERS = {"Lambda", "__lambda__", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"}
+_PURE_MODULES = ("math.", "nn.", "image.", "__operators__.")
+_PURE_FUNCTIONS = set(
+    "cast clip_by_value compat.v1.shape concat expand_dims identity pad repeat reshape shape split"
+    " squeeze stack strided_slice tile transpose unstack where".split()
+)
+
+
+def is_cut(text: str) -> bool:
+    """Tells whether a backbone's name is meant as a model file's, rather than a registered one."""
+    return SUFFIX in text or "@" in text or os.sep in text
+
+
+def parse(text: str) -> tuple[str, str]:
+    """Splits "path/model.keras@layer" into path and layer; raises UserError for another form."""
+    stem, at, layer = text.strip().partition(f"{SUFFIX}@")
+    if not (stem and at and layer):
+        raise UserError(f"--backbones={text} names no model file and layer; {_HOW}")
+    return stem + SUFFIX, layer
+
+
+def load(path: str, *, where: str, how: str) -> tf.keras.Model:
+    """Loads a model without running any code of the file.
+
+    Args:
+        path: of a `.keras` file.
+        where: the flag with its value, for the beginning of a message.
+        how: what to give instead, for its end.
+
+    Raises:
+        UserError: the file is missing, is no Keras model, or brings code of its own.
+    """
+    if not os.path.isfile(path) or not path.endswith(SUFFIX):
+        what = f"is not a {SUFFIX} file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{where} {what}; {how}")
+    _check_config(path, where, how)
+    try:
+        return tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the damaged part ran into
+        raise UserError(
+            f"{where} cannot be loaded ({_first_line(error)}); {how}, without code of its own"
+        ) from None
+
+
+def takes_square_rgb(model: tf.keras.Model) -> bool:
+    """Tells whether the only input is [N, S, S, 3], S a number or None."""
+    shape = model.input_shape
+    return isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+
+
+def cut(path: str, layer: str) -> tf.keras.Model:
+    """Loads a model and ends it at a layer.
+
+    Returns:
+        From float [N, S, S, 3], S None where the file takes any size, to a feature map
+        [N, h, w, c].
+
+    Raises:
+        UserError: as `load`, or it has no such layer, input or output.
+    """
+    where = f"--backbones={path}@{layer}"
+    model = load(path, where=where, how=_HOW)
+    if not takes_square_rgb(model):
+        raise UserError(f"{where} takes {model.input_shape}, not square RGB images; {_HOW}")
+    names = [each.name for each in model.layers]
+    if layer not in names:
+        near = difflib.get_close_matches(layer, names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UserError(
+            f"{where}: the model has no layer {layer!r}; {hint}its last layers are"
+            f" {', '.join(names[-6:])}"
+        )
+    try:
+        # The last node: a model used as a layer has one of its own before that.
+        output = model.get_layer(layer).get_output_at(-1)
+        ended = tf.keras.Model(model.inputs, output)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{where} cannot be cut there ({_first_line(error)}); {_HOW}") from None
+    if not (isinstance(ended.output_shape, tuple) and len(ended.output_shape) == 4):
+        raise UserError(
+            f"{where} gives {ended.output_shape}, not a feature map [N, height, width, channels]:"
+            " cut it at an earlier layer"
+        )
+    return ended
+
+
+def resize(model: tf.keras.Model, size: int, *, path: str, name: str) -> tf.keras.Model:
+    """Returns a copy of a cut model, weights and all, for images of one size.
+
+    Args:
+        model: as `cut` returns it.
+        size: the side of the copy's input in pixels.
+        path: the file, for messages.
+        name: the copy's.
+
+    Raises:
+        UserError: the model does not take that size.
+    """
+    side = model.input_shape[1]
+    if side not in (None, size):
+        raise UserError(
+            f"--image_size={size}: {path} takes images of {side} x {side} pixels only: give {side},"
+            " or 0 for that"
+        )
+    try:
+        copy = tf.keras.models.clone_model(model, tf.keras.Input([size, size, 3]))
+    except ValueError as error:
+        raise UserError(
+            f"--image_size={size} does not fit {path} ({_first_line(error)}): give a larger one"
+        ) from None
+    copy.set_weights(model.get_weights())
+    return tf.keras.Model(copy.inputs, copy.outputs[0], name=name)
+
+
+def _check_config(path: str, where: str, how: str) -> None:
+    """Raises UserError unless every object of the model comes from Keras and is no code.
+
+    `safe_mode` refuses Python code, but imports whatever module the configuration names for the
+    model (compare CVE-2025-1550), and lets a Lambda layer call any function of Keras
+    (CVE-2025-8747).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        refused = next(_refused(config), None)
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where} is not a Keras model ({_first_line(error)}); {how}") from None
+    if refused:
+        raise UserError(f"{where} is refused: it uses {refused}; {how}, without code of its own")
+
+
+def _refused(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        module, name = config.get("module"), str(config.get("class_name"))
+        if module is not None and str(module).split(".")[0] != "keras":
+            yield repr(f"{module}.{name}") + ", which is not from Keras"
+        if name in _CODE_LAYERS:
+            yield f"a layer of the class {name}, which runs code"
+        if name == "TFOpLambda":
+            function = str((config.get("config") or {}).get("function"))
+            if not (function.startswith(_PURE_MODULES) or function in _PURE_FUNCTIONS):
+                yield f"the function {f'tf.{function}'!r}, which is not plain arithmetic"
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _refused(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
