@@ -12,13 +12,15 @@ class TrainConfig:
     records: str = option("folder that tfpipe.build_records wrote")
     run_dir: str = option("folder of this run: configuration, checkpoints and logs")
     backbones: str = option(
-        "backbones whose features are joined: names of keras.applications models, or small_cnn,"
-        " separated by commas",
+        "backbones whose features are joined, separated by commas: names of keras.applications"
+        " models, small_cnn, or PATH.keras@LAYER, a model file that takes RGB in 0..255, cut at"
+        " that layer",
         "mobilenet",
     )
     weights: str = option(
         "the backbones' first weights: imagenet (downloaded), none (random), or the path of a"
-        " weights-only .h5 file without the top; for each backbone its own: name=VALUE,...",
+        " weights-only .h5 file without the top; for each backbone its own: name=VALUE,... A model"
+        " file has its own",
         "imagenet",
     )
     image_size: str = option(
@@ -140,6 +142,11 @@ class TrainConfig:
         "compile the training step with XLA; auto: on a GPU, not on a CPU",
         "auto",
         ("auto", "on", "off"),
+    )
+    describe: bool = option(
+        "only show the model, block by block, with its parameters; nothing is trained or written,"
+        " no weights are downloaded, and without records two classes are assumed",
+        False,
     )
 
 

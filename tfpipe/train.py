@@ -3,7 +3,8 @@
     python -m tfpipe.train --flagfile=configs/NAME.flags --records=records/NAME --run_dir=runs/NAME
 
 The run folder gets the resolved configuration (config.json), the best weights, checkpoints to
-resume from, log.csv and TensorBoard's logs. Later commands need only --run_dir.
+resume from, log.csv and TensorBoard's logs. Later commands need only --run_dir. With --describe the
+model is shown, and nothing else is done.
 """
 
 import pathlib
@@ -24,6 +25,9 @@ def main(config: TrainConfig) -> None:
     from tfpipe.input import pipeline
     from tfpipe.input.augment import Augment
 
+    if config.describe:
+        show_model(config)
+        return
     # Whatever can be wrong is found before the first long step, and before anything is written.
     inputs.reading(config, image_size=1)
     manifest = manifests.load(config.records)
@@ -48,6 +52,32 @@ def main(config: TrainConfig) -> None:
     opened.save()
     loop.Loop(opened, classifier, inputs.make(opened, manifest, classifier)).fit()
     terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+
+
+def show_model(config: TrainConfig) -> None:
+    """Prints the model that these options make; of the records only the classes are read."""
+    from tfpipe.fit import run
+    from tfpipe.ingest import manifest as manifests
+    from tfpipe.model import backbones, classifier
+    from tfpipe.model import describe as description
+
+    if pathlib.Path(config.records).exists():
+        classes = len(manifests.load(config.records).classes)
+    else:
+        classes = 2
+        terminal.say(f"--records={config.records} does not exist: two classes are assumed")
+    branches = [
+        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
+        for branch in run.choose_branches(config)
+    ]
+    built = classifier.build(
+        branches,
+        classes,
+        pooling=config.pooling,
+        head=config.head,
+        output=config.output,
+    )
+    description.show(built, head_only=config.trainable == "head")
 
 
 def describe(opened, manifest, classifier) -> str:

@@ -1,0 +1,100 @@
+"""Describes a classifier as a table: its backbones block by block, the pooling, and the head."""
+
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import terminal
+from tfpipe.model.classifier import Classifier, Prepare
+
+# A block is named by what comes before the first number that ends a word: block1_conv1,
+# conv_pw_1_bn, block2a_expand, convnext_tiny_stage_0_block_1.
+_BLOCK = re.compile(r"(.*?\d+[a-z]?)(?=[_/.-]|$)")
+
+
+def show(classifier: Classifier, *, head_only: bool) -> None:
+    """Prints the classifier's parts, and its total and trained parameters.
+
+    Args:
+        classifier: as built.
+        head_only: whether the backbones are to be frozen; they are when this returns.
+    """
+    rows = []
+    for layer in classifier.features.layers:
+        if isinstance(layer, tf.keras.layers.InputLayer | Prepare):
+            continue
+        if not isinstance(layer, tf.keras.Model):
+            rows.append(_row(layer.name, [layer], layer.output_shape))
+        else:
+            side = layer.input_shape[1]
+            rows.append(_row(f"{layer.name} at {side} x {side}", _own(layer), layer.output_shape))
+            rows += [
+                _row(f"  {name}", members, members[-1].output_shape)
+                for name, members in blocks(layer).items()
+            ]
+    rows += [_row(layer.name, [layer], layer.output_shape) for layer in _own(classifier.head)]
+    terminal.show_table("model", ["part", "layers", "parameters", "output"], rows)
+    classifier.features.trainable = not head_only
+    terminal.show_table(
+        "parameters",
+        ["", "parameters"],
+        [
+            ["total", f"{classifier.model.count_params():,}"],
+            ["trainable", f"{_count(classifier.model.trainable_weights):,}"],
+        ],
+    )
+
+
+def blocks(model: tf.keras.Model) -> dict[str, list[tf.keras.layers.Layer]]:
+    """Groups a model's layers, but for its input, by the blocks that their names tell of.
+
+    Layers that Keras named (conv2d_3) belong to the block before them, or to the one that a merge
+    of the block's own name ends, as InceptionV3's `mixed0`. What follows that end is of another
+    block whatever its name, as `mixed9_1` of `mixed10`.
+    """
+    grouped: dict[str, list[tf.keras.layers.Layer]] = {}
+    unnamed: list[tf.keras.layers.Layer] = []
+    ended = set()
+    last = None
+    for layer in _own(model):
+        name = _block(layer.name)
+        if name in ended or _named_by_keras(layer):
+            unnamed.append(layer)
+            continue
+        is_end = isinstance(layer, tf.keras.layers.Concatenate | tf.keras.layers.Add)
+        if is_end and layer.name == name:
+            ended.add(name)
+        owner = name if last is None or (is_end and name not in grouped) else last
+        if unnamed:
+            grouped.setdefault(owner, []).extend(unnamed)
+            unnamed = []
+        grouped.setdefault(name, []).append(layer)
+        last = name
+    if unnamed:
+        grouped.setdefault(last or model.name, []).extend(unnamed)
+    return grouped
+
+
+def _block(name: str) -> str:
+    match = _BLOCK.match(name)
+    return match[1] if match else re.split("[_/]", name)[0]
+
+
+def _named_by_keras(layer: tf.keras.layers.Layer) -> bool:
+    plain = re.sub(r"_\d+$", "", layer.name).replace("_", "")
+    return plain == type(layer).__name__.lower() or layer.name.startswith("tf.")
+
+
+def _own(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    return [each for each in model.layers if not isinstance(each, tf.keras.layers.InputLayer)]
+
+
+def _row(name: str, layers: list[tf.keras.layers.Layer], output: tuple) -> list[object]:
+    sides = output if isinstance(output, tuple) else output[0]
+    count = sum(layer.count_params() for layer in layers)
+    return [name, len(layers), f"{count:,}", " x ".join(map(str, sides[1:]))]
+
+
+def _count(weights: list) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)
