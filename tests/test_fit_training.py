@@ -407,7 +407,7 @@ def test_options_that_change_the_result_are_fixed():
 
 def test_a_cosine_over_all_epochs_cannot_be_lengthened(tmp_path):
     def run(**changes):
-        resolved = types.SimpleNamespace(records_fingerprint="x")
+        resolved = types.SimpleNamespace(records_fingerprint="x", branches=())
         return runs.Run(tmp_path, options(**changes), resolved)
 
     runs._check_same(run(epochs=3), run(epochs=4))
