@@ -118,6 +118,10 @@ def test_a_profile_tells_the_bottleneck(tmp_path, slow, bottleneck):
     before = profile.verdict
     assert len(list(profile.watch(iter([1, 2, None, 3]), 30))) == 2, "an epoch that ends early"
     assert profile.verdict == before, "only the first epoch is traced"
+    short = Profile(tmp_path / "short")
+    assert len(list(short.watch(iter([*range(17), None]), 30))) == 17
+    tf.profiler.experimental.start(str(tmp_path / "next"))  # the trace has ended with the epoch
+    tf.profiler.experimental.stop()
 
 
 def test_a_finished_run_is_left_as_it_is(run_dir, records):

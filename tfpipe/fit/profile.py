@@ -42,11 +42,13 @@ class Profile:
         start = counted = time.monotonic()
         all_waits = waits = 0.0
         folder, self._folder = self._folder, None
+        tracing = False
         for step in range(steps):
             if step == skipped:
                 counted, waits = time.monotonic(), 0.0
                 if folder:
                     tf.profiler.experimental.start(str(folder))
+                    tracing = True
             asked = time.monotonic()
             batch = next(batches)
             wait = time.monotonic() - asked
@@ -54,14 +56,17 @@ class Profile:
                 break
             all_waits += wait
             waits += wait
-            if folder and skipped <= step < skipped + TRACED:
+            if tracing:
                 with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
                     yield batch
             else:
                 yield batch
-            if folder and step == min(skipped + TRACED, steps) - 1:
+            if tracing and step == min(skipped + TRACED, steps) - 1:
                 tf.profiler.experimental.stop()
+                tracing = False
         end = time.monotonic()
+        if tracing:  # the epoch had fewer batches
+            tf.profiler.experimental.stop()
         self.waited = all_waits / (end - start)
         if folder:
             last = min(skipped + TRACED, steps)
