@@ -16,9 +16,6 @@ from tfpipe.ingest.manifest import Manifest, Shard
 
 _BLOCK_BYTES = 2**20
 
-# What a frame has before and after its record.
-_HEADER_BYTES, _CRC_BYTES = 12, 4
-
 
 class Lost(NamedTuple):
     """One record that cannot be read any more.
@@ -165,12 +162,12 @@ def _filename(file: BinaryIO, begin: int, end: int) -> str:
     """Returns the file name in a damaged frame if the damage is certainly elsewhere, or ""."""
     file.seek(begin)
     frame = file.read(end - begin)
-    record = frame[_HEADER_BYTES:-_CRC_BYTES]
+    record = frame[tfrecord.HEADER_BYTES : -tfrecord.CRC_BYTES]
     try:
         fields = example.deserialize(record)
     except ValueError:
         return ""
-    is_whole = tfrecord.frame(record)[-_CRC_BYTES:] == frame[-_CRC_BYTES:]
+    is_whole = tfrecord.frame(record)[-tfrecord.CRC_BYTES :] == frame[-tfrecord.CRC_BYTES :]
     damage_in_image = hashlib.sha256(fields.encoded).hexdigest() != fields.sha256
     return fields.filename if is_whole or damage_in_image else ""
 

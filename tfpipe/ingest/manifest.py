@@ -99,6 +99,12 @@ class Manifest:
         names = self._names(split)
         return [shard for shard in self.shards if shard.split in names]
 
+    def paths(self, split: str = ALL) -> list[str]:
+        """Returns where the shards of a split, or of "all", lie: absolute paths, or URLs."""
+        paths = [self.folder / shard.name for shard in self.shards_of(split)]
+        # Absolute, because the workers of a data service have other working folders.
+        return [os.path.abspath(path) if isinstance(path, pathlib.Path) else path for path in paths]
+
     def check(self) -> None:
         """Checks that every shard is there and has its size; its contents are not read.
 

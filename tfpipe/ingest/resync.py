@@ -9,18 +9,16 @@ import numpy as np
 from tfpipe.ingest import tfrecord
 
 _BLOCK_BYTES = 2**18
-# A frame begins with the length of its record and the CRC of that, masked (see `tfrecord`).
-_LENGTH_BYTES, _CRC_BYTES = 8, 4
-_MASK_DELTA = 0xA282EAD8
 # A CRC is affine: that of a length is the CRC of zeros, changed by each byte for itself.
-_ZERO_CRC = google_crc32c.value(bytes(_LENGTH_BYTES))
+_ZERO_CRC = google_crc32c.value(bytes(tfrecord.LENGTH_BYTES))
 _CRC_CHANGES = np.array(
     [
         [
-            google_crc32c.value((byte << 8 * i).to_bytes(_LENGTH_BYTES, "little")) ^ _ZERO_CRC
+            google_crc32c.value((byte << 8 * i).to_bytes(tfrecord.LENGTH_BYTES, "little"))
+            ^ _ZERO_CRC
             for byte in range(256)
         ]
-        for i in range(_LENGTH_BYTES)
+        for i in range(tfrecord.LENGTH_BYTES)
     ],
     np.uint32,
 )
@@ -57,7 +55,7 @@ def _next_frame(file: BinaryIO, offset: int, end: int) -> int:
     while end - offset >= tfrecord.FRAME_BYTES:
         file.seek(offset)
         data = np.frombuffer(file.read(min(_BLOCK_BYTES, end - offset)), np.uint8)
-        count = len(data) - _LENGTH_BYTES - _CRC_BYTES + 1
+        count = len(data) - tfrecord.HEADER_BYTES + 1
         if count < 1:  # it has become shorter since
             break
         lengths = np.ndarray(count, "<u8", data, strides=(1,))
@@ -65,10 +63,10 @@ def _next_frame(file: BinaryIO, offset: int, end: int) -> int:
         ends = offset + starts + lengths[starts].astype(np.int64) + tfrecord.FRAME_BYTES
         starts = starts[ends <= end]
         crc = np.full(len(starts), _ZERO_CRC, np.uint32)
-        for i in range(_LENGTH_BYTES):
+        for i in range(tfrecord.LENGTH_BYTES):
             crc ^= _CRC_CHANGES[i][data[starts + i]]
-        masked = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
-        stored = np.ndarray(count, "<u4", data, offset=_LENGTH_BYTES, strides=(1,))[starts]
+        masked = (crc >> 15 | crc << 17) + np.uint32(tfrecord.MASK_DELTA)
+        stored = np.ndarray(count, "<u4", data, offset=tfrecord.LENGTH_BYTES, strides=(1,))[starts]
         found = starts[masked == stored]
         if found.size:
             return offset + int(found[0])

@@ -97,8 +97,7 @@ def explained(manifest: Manifest) -> Iterator[None]:
         tf.errors.DataLossError,
         tf.errors.UnavailableError,
     ) as error:
-        paths = [str(manifest.folder / shard.name) for shard in manifest.shards]
-        where = next((path for path in paths if path in error.message), manifest.folder)
+        where = next((p for p in manifest.paths() if p in error.message), manifest.folder)
         reason = one_line(_TF_NOISE.sub("", error.message)).removeprefix(f"{where}; ")
         raise ResumableError(
             f"{where} cannot be read any more ({reason}), though it was whole before the first"

@@ -16,13 +16,14 @@ import google_crc32c
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-_HEADER_BYTES = _LENGTH.size + _CRC.size
+LENGTH_BYTES, CRC_BYTES = _LENGTH.size, _CRC.size
+HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
 
 # What a frame adds to its record.
-FRAME_BYTES = _HEADER_BYTES + _CRC.size
+FRAME_BYTES = HEADER_BYTES + CRC_BYTES
 
 # A CRC of data that holds CRCs is weak, so it is stored rotated and with this added.
-_MASK_DELTA = 0xA282EAD8
+MASK_DELTA = 0xA282EAD8
 
 
 class FrameError(Exception):
@@ -89,8 +90,8 @@ def read_at(file: BinaryIO, offset: int) -> bytes:
 
 def _length(file: BinaryIO, offset: int, end: int) -> int:
     file.seek(offset)
-    header = file.read(_HEADER_BYTES)
-    if len(header) < _HEADER_BYTES:
+    header = file.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
         raise FrameError(offset, cut=True)
     packed = header[: _LENGTH.size]
     if _masked_crc(packed) != header[_LENGTH.size :]:
@@ -102,7 +103,7 @@ def _length(file: BinaryIO, offset: int, end: int) -> int:
 
 
 def _record(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset + _HEADER_BYTES)
+    file.seek(offset + HEADER_BYTES)
     record = file.read(length)
     crc = file.read(_CRC.size)
     if len(crc) < _CRC.size:  # it has become shorter since
@@ -116,4 +117,4 @@ def _masked_crc(data: bytes) -> bytes:
     """Returns the CRC-32C of `data`, masked (tensorflow/tsl/lib/hash/crc32c.h) and packed."""
     crc = google_crc32c.value(data)
     rotated = crc >> 15 | crc << 17
-    return _CRC.pack(rotated + _MASK_DELTA & 0xFFFFFFFF)
+    return _CRC.pack(rotated + MASK_DELTA & 0xFFFFFFFF)

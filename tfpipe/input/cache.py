@@ -35,13 +35,20 @@ class Pictures(NamedTuple):
     size: np.ndarray
 
 
-class Cache(NamedTuple):
-    """The records of a split; attributes as of `samples.Samples`."""
+class Samples(NamedTuple):
+    """Some samples of a split.
+
+    Attributes:
+        number: int64 [N], of each its own, whatever the shard or the order.
+        label: int64 [N].
+        images: as they are stored; or none, if they are
+        pictures: decoded already.
+    """
 
     number: np.ndarray
     label: np.ndarray
     images: Sequence[Fields]
-    pictures: Pictures | None
+    pictures: Pictures | None = None
 
 
 def check(kind: str, manifest: Manifest, split: str, image_bytes: int) -> None:
@@ -77,7 +84,7 @@ def load(
     count: int,
     decode: Callable[[Sequence[Fields]], Pictures],
     advance: Callable[[int], object] = lambda n: None,
-) -> Cache:
+) -> Samples:
     """Reads records into memory.
 
     Args:
@@ -104,7 +111,7 @@ def load(
             for whole, part in zip(pictures, one, strict=True):
                 whole[row] = part[0]
         advance(1)
-    return Cache(number, label, images, pictures)
+    return Samples(number, label, images, pictures)
 
 
 def free_memory() -> int | None:

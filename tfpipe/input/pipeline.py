@@ -63,7 +63,8 @@ def train_batches(
     steps = steps_per_epoch(manifest, split, size)
     columns = augment.draws if augment else 0
     if reading.service:
-        yield from _from_service(manifest, split, reading, columns, range(first_epoch, epochs))
+        source = Records(manifest, split, reading)
+        yield from _from_service(source, reading, steps, columns, range(first_epoch, epochs))
         return
     crops = augment is not None and augment.crops_on_host
     source = (Records if reading.cache == cache.NONE else Rows)(manifest, split, reading)
@@ -114,7 +115,6 @@ def eval_batches(
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
         "weight" float32 [B], 1 for a record and 0 for filling.
     """
-    shards = [str(manifest.folder / shard.name) for shard in manifest.shards_of(split)]
 
     def decode(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
@@ -125,7 +125,7 @@ def eval_batches(
             "weight": tf.constant(1.0),
         }
 
-    dataset = tf.data.TFRecordDataset(shards)
+    dataset = tf.data.TFRecordDataset(manifest.paths(split))
     if not copies and manifest.images(split) < manifest.count(split):
         dataset = dataset.filter(lambda record: example.parse(record)["image/copy"] == 0)
     dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
@@ -165,11 +165,9 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    manifest: Manifest, split: str, reading: Reading, columns: int, epochs: Iterable[int]
+    source: Records, reading: Reading, steps: int, columns: int, epochs: Iterable[int]
 ) -> Iterator[Batch | None]:
     """Yields the batches that a tf.data service makes, in the order in which they are ready."""
-    steps = steps_per_epoch(manifest, split, reading.batch_size)
-    source = Records(manifest, split, reading)
     run = uuid.uuid4().hex  # a job's name is used once
 
     def batch(record: tf.Tensor) -> Batch:

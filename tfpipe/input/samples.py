@@ -6,9 +6,7 @@ dataset of TensorFlow's; and, outside of it, the samples that some of that stand
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +18,7 @@ from tfpipe.ingest import example
 from tfpipe.ingest.example import Fields
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.input import cache, decoder, draws, preprocess
-from tfpipe.input.cache import Pictures
+from tfpipe.input.cache import Pictures, Samples
 
 # Shards read at once; their records alternate, which mixes neighbours on the disk.
 READERS = 4
@@ -130,27 +128,11 @@ class Reading:
         return options
 
 
-class Samples(NamedTuple):
-    """Some samples of a split.
-
-    Attributes:
-        number: int64 [N], of each its own, whatever the shard or the order.
-        label: int64 [N].
-        images: as they are stored; or none, if they are
-        pictures: decoded already.
-    """
-
-    number: np.ndarray
-    label: np.ndarray
-    images: Sequence[Fields]
-    pictures: Pictures | None = None
-
-
 class Records:
     """Samples that are read from the shards in each epoch."""
 
     def __init__(self, manifest: Manifest, split: str, reading: Reading):
-        self._shards = _paths(manifest, split)
+        self._shards = manifest.paths(split)
         stored = sum(shard.bytes for shard in manifest.shards_of(split))
         count = manifest.count(split)
         self._buffer = max(1, min(count, int(reading.shuffle_mb * 2**20 * count / stored)))
@@ -180,7 +162,7 @@ class Rows:
 
     def __init__(self, manifest: Manifest, split: str, reading: Reading):
         cache.check(reading.cache, manifest, split, int(np.prod(reading.shape)))
-        records = tf.data.TFRecordDataset(_paths(manifest, split)).as_numpy_iterator()
+        records = tf.data.TFRecordDataset(manifest.paths(split)).as_numpy_iterator()
         count = manifest.count(split)
         with terminal.progress(f"reading {split} into memory", count) as advance:
             self._kept = cache.load(reading.cache, records, count, reading.decode, advance)
@@ -202,12 +184,6 @@ class Rows:
         into = aligned((len(rows), *image.shape[1:]))
         np.take(image, rows, axis=0, out=into, mode="clip")  # with "raise", by a buffer
         return Samples(number, label, [], Pictures(into, size[rows]))
-
-
-def _paths(manifest: Manifest, split: str) -> list[str]:
-    paths = [manifest.folder / shard.name for shard in manifest.shards_of(split)]
-    # Absolute, because the workers of a data service have other working folders.
-    return [os.path.abspath(path) if isinstance(path, pathlib.Path) else path for path in paths]
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
