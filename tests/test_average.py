@@ -1,0 +1,292 @@
+"""Averages of the weights: against tensorflow-addons, TensorFlow and formulas."""
+
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT
+from tfpipe.errors import UserError
+from tfpipe.fit import average
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import tensorflow_addons as tfa
+
+STEPS, PER_EPOCH = 40, 10
+
+# How a step is run.
+MODES = {
+    "eager": lambda f: f,
+    "graph": tf.function,
+    "xla": lambda f: tf.function(f, jit_compile=True),
+}
+
+
+def new_variables():
+    return [tf.Variable([1.0, -2.0, 0.5]), tf.Variable([[3.0], [0.1]])]
+
+
+def gradients(step):
+    """Returns the same gradients of two variables for the same step."""
+    rng = np.random.default_rng([7, step])
+    return [tf.constant(rng.normal(size=shape), tf.float32) for shape in ((3,), (2, 1))]
+
+
+def train(text, mode="eager", steps=STEPS, per_epoch=PER_EPOCH):
+    """Trains by SGD; returns the average, the variables, and the weights before and after steps."""
+    variables = new_variables()
+    averaged = average.build(text, variables, per_epoch)
+    optimizer = tf.keras.optimizers.SGD(0.1)
+    optimizer.build(variables)
+
+    @MODES[mode]
+    def step(*values):
+        optimizer.apply_gradients(zip(values, variables, strict=True))
+        averaged.update(optimizer.iterations)
+
+    history = [[v.numpy() for v in variables]]
+    for index in range(steps):
+        step(*gradients(index))
+        history.append([v.numpy() for v in variables])
+    return averaged, variables, history
+
+
+def addons(make, steps=STEPS):
+    """Trains with the same gradients under an optimizer of tensorflow-addons."""
+    variables = new_variables()
+    optimizer = make(tf.keras.optimizers.legacy.SGD(0.1))
+    for index in range(steps):
+        optimizer.apply_gradients(zip(gradients(index), variables, strict=True))
+    optimizer.assign_average_vars(variables)
+    return variables
+
+
+def assert_averages(averaged, variables, expected):
+    with averaged.swapped():
+        for variable, value in zip(variables, expected, strict=True):
+            np.testing.assert_allclose(variable, value, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99])
+def test_ema_is_that_of_the_addons(decay, mode):
+    averaged, variables, _ = train(f"ema({decay})", mode)
+    # Theirs counts the updates before the one that it averages.
+    make = tfa.optimizers.MovingAverage
+    expected = addons(lambda sgd: make(sgd, decay, start_step=-1, dynamic_decay=True))
+    assert_averages(averaged, variables, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("start", "every"), [(1, 1), (2, 1), (1, 0.5), (0.5, 0.7), (4, 3)])
+def test_swa_is_that_of_the_addons(start, every, mode):
+    averaged, variables, _ = train(f"swa({start},{every})", mode)
+    first, period = round(start * PER_EPOCH), round(every * PER_EPOCH)
+    expected = addons(lambda sgd: tfa.optimizers.SWA(sgd, first - 1, period))
+    assert_averages(averaged, variables, expected)
+
+
+def test_ema_is_tensorflows_with_num_updates():
+    averaged, variables, history = train("ema(0.9)")
+    shadows, count = [tf.Variable(v) for v in history[0]], tf.Variable(0)
+    reference = tf.train.ExponentialMovingAverage(0.9, num_updates=count)
+    reference.apply(shadows)  # makes its own from the first weights
+    for weights in history[1:]:
+        count.assign_add(1)
+        for shadow, value in zip(shadows, weights, strict=True):
+            shadow.assign(value)
+        reference.apply(shadows)
+    assert_averages(averaged, variables, [reference.average(shadow) for shadow in shadows])
+
+
+@pytest.mark.parametrize(
+    ("text", "per_epoch", "taken"),
+    [
+        ("swa(2)", 10, [20, 30, 40]),
+        ("swa(0)", 10, [10, 20, 30, 40]),  # not the weights before any update
+        ("swa(3,0.5)", 10, [30, 35, 40]),
+        ("swa(1,0.5)", 5, [5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38, 40]),
+        ("swa(0,0.07)", 100, [7, 14, 21, 28, 35]),  # 0.07 x 100 is more than 7 in floating point
+        ("swa(9.5,0.01)", 4, [38, 39, 40]),  # of several times in an update one counts
+        ("swa(4)", 10, [40]),
+    ],
+)
+def test_swa_is_the_mean_of_what_it_takes(text, per_epoch, taken):
+    averaged, variables, history = train(text, "graph", per_epoch=per_epoch)
+    expected = [np.mean([history[n][i] for n in taken], axis=0) for i in (0, 1)]
+    assert_averages(averaged, variables, expected)
+
+
+@pytest.mark.parametrize("text", ["ema(0.9)", "swa(0,0.1)"])
+def test_weights_come_back_also_after_an_exception(text):
+    averaged, variables, history = train(text, steps=5)
+    with pytest.raises(ZeroDivisionError), averaged.swapped():
+        assert (variables[0].numpy() != history[-1][0]).all()
+        raise ZeroDivisionError
+    for variable, last in zip(variables, history[-1], strict=True):
+        np.testing.assert_array_equal(variable, last)
+
+
+@pytest.mark.parametrize(("text", "steps"), [("ema(0.9)", 0), ("swa(2)", 19)])
+def test_nothing_averaged_changes_nothing(text, steps):
+    averaged, variables, history = train(text, steps=steps)
+    variables[0].assign([9.0, 9.0, 9.0])
+    with averaged.swapped():
+        np.testing.assert_array_equal(variables[0], [9, 9, 9])
+        np.testing.assert_array_equal(variables[1], history[-1][1])
+
+
+@pytest.mark.parametrize("text", ["ema(0.9)", "swa(1,0.3)"])
+def test_going_on_from_a_checkpoint_is_as_if_never_stopped(text, tmp_path):
+    whole, variables, _ = train(text)
+    with whole.swapped():
+        expected = [v.numpy() for v in variables]
+    half, _, history = train(text, steps=17)
+    path = tf.train.Checkpoint(average=half).save(tmp_path / "state")
+    variables = new_variables()
+    other = average.build(text, variables, PER_EPOCH)
+    tf.train.Checkpoint(average=other).restore(path).assert_consumed()
+    _, _, history = train(text)
+    for number in range(18, STEPS + 1):
+        for variable, value in zip(variables, history[number], strict=True):
+            variable.assign(value)
+        other.update(tf.constant(number))
+    assert_averages(other, variables, expected)
+
+
+def test_an_update_that_was_skipped_is_taken_once():
+    variables = [tf.Variable([0.0])]
+    averaged = average.build("swa(1)", variables, 1)
+    for updates, value in ((1, 2.0), (1, 2.0), (2, 8.0)):  # loss scaling skipped one
+        variables[0].assign([value])
+        averaged.update(tf.constant(updates))
+    assert_averages(averaged, variables, [[5.0]])
+
+
+def test_the_state_is_one_copy_of_each_variable_and_counts():
+    model = tf.keras.Sequential(
+        [tf.keras.layers.Dense(4, input_shape=(3,)), tf.keras.layers.BatchNormalization()]
+    )
+    integer = tf.Variable([1, 2], dtype=tf.int64)
+    averaged = average.build("ema(0.9)", [*model.variables, integer], 1)
+    shapes = sorted(tuple(v.shape) for v in averaged.variables if v.dtype.is_floating)
+    assert shapes == sorted(tuple(v.shape) for v in model.variables)
+    assert [tuple(v.shape) for v in averaged.variables if v.dtype.is_integer] == [()]
+    assert not averaged.trainable_variables
+
+
+def test_in_mixed_precision_averages_are_float32():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        layer = tf.keras.layers.Dense(2)
+        layer.build([None, 3])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    averaged = average.build("ema(0.9)", layer.variables, 1)
+    first = layer.kernel.numpy()
+    layer.kernel.assign_add(tf.ones([3, 2]))
+    averaged.update(tf.constant(1))
+    assert layer.kernel.dtype == tf.float32
+    with averaged.swapped():
+        np.testing.assert_allclose(layer.kernel, first + 1 - 2 / 11, rtol=1e-6)
+
+
+REPLICAS = """
+    import numpy as np
+    import tensorflow as tf
+    from tfpipe.fit import average
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(3)])
+    for inside in (True, False):
+        for text in ("ema(0.5)", "swa(1)"):
+            with strategy.scope():
+                mirrored = tf.Variable([0.1, 0.7])
+                local = tf.Variable(
+                    [0.0],
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.MEAN,
+                )
+                averaged = average.build(text, [mirrored, local], 1)
+
+            def replica(n):
+                one = tf.distribute.get_replica_context().replica_id_in_sync_group
+                local.assign([tf.cast(n * (one + 1), tf.float32)])
+                if inside:
+                    averaged.update(n)
+
+            @tf.function
+            def step(n):
+                mirrored.assign(tf.cast(n, tf.float32) * [0.3, 0.9])
+                strategy.run(replica, [n])
+                if not inside:
+                    averaged.update(n)
+
+            def expected(values):
+                if text == "swa(1)":
+                    return np.mean(values[1:], axis=0)
+                mean = np.array(values[0])
+                for n, value in enumerate(values[1:], start=1):
+                    decay = min(0.5, (1 + n) / (10 + n))
+                    mean = decay * mean + (1 - decay) * np.array(value)
+                return mean
+
+            steps = range(1, 6)
+            for n in steps:
+                step(tf.constant(n))
+            last = mirrored.numpy()
+            with averaged.swapped():
+                weights = [[0.1, 0.7], *([0.3 * n, 0.9 * n] for n in steps)]
+                np.testing.assert_allclose(mirrored.numpy(), expected(weights), rtol=1e-6)
+                # The replicas' statistics are n, 2 n and 3 n; what is read is their mean.
+                statistics = [[0.0], *([2.0 * n] for n in steps)]
+                np.testing.assert_allclose(local.numpy(), expected(statistics), rtol=1e-6)
+            for copy in strategy.experimental_local_results(mirrored):
+                np.testing.assert_array_equal(copy.numpy(), last)
+            copies = [v.numpy()[0] for v in strategy.experimental_local_results(local)]
+            assert copies == [5, 10, 15], copies
+"""
+
+
+def test_replicas_average_their_own_copies():
+    """Three replicas on the CPU, which a process can only be given before TensorFlow starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(REPLICAS)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_none_is_none():
+    assert average.build("none", new_variables(), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not one average; known: ema, none, swa"),
+        ("ema(0.9)|swa(1)", "is not one average"),
+        ("emma(0.9)", "unknown average 'emma'; did you mean 'ema'"),
+        ("ema", r"cannot take ema; write ema\(DECAY\)"),
+        ("ema(1)", "the decay is not in 0..1"),
+        ("ema(-0.1)", "the decay is not in 0..1"),
+        ("swa", r"cannot take swa; write swa\(START_EPOCH\) or swa\(START_EPOCH,EVERY_EPOCHS\)"),
+        ("swa(1,2,3)", "cannot take swa"),
+        ("swa(ema)", "cannot take swa"),
+        ("swa(-1)", "START_EPOCH is -1, not 0 to 100000"),
+        ("swa(1,0)", "EVERY_EPOCHS is 0, not 0.001"),
+        ("swa(1e300)", "START_EPOCH is 1e"),
+        ("none(1)", "cannot take none"),
+        ("swa(", "is not a spec"),
+    ],
+)
+def test_wrong_specs_are_explained(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        average.check(text)
+    assert "\n" not in str(error.value)
