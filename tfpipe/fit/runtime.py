@@ -5,19 +5,28 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from tfpipe.errors import UserError
+from tfpipe.fit import trial
 
 # CPU features under which oneDNN has fast bfloat16 kernels, as Linux names them. Without them
-# bfloat16 is emulated and many times slower than float32.
+# bfloat16 is emulated and many times slower than float32. With them it depends on the model:
+# depthwise convolutions gain nothing.
 _CPU_BF16 = ("amx_bf16", "avx512_bf16")
 
 # Compute capability from which a GPU multiplies that type in tensor cores (NVIDIA's CUDA
 # programming guide, table of arithmetic throughput).
 _GPU_BF16 = (8, 0)
 _GPU_FP16 = (7, 0)
+
+
+# What is measured where a CPU has them, the one of full precision first; and how much less time
+# another must take to be worth its rounding.
+CANDIDATES = ("float32", "mixed_bfloat16")
+MARGIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +36,34 @@ class Runtime:
     Attributes:
         precision: Keras' name of the policy: float32, mixed_bfloat16 or mixed_float16.
         xla: whether the training step is compiled with XLA.
-        explanation: one line for the log: what was chosen and why.
+        device: its name.
+        why: the reason for the precision.
+        why_xla: the reason for `xla`.
+        measure: whether the precision is only a guess, to be replaced by `measured`.
     """
 
     precision: str
     xla: bool
-    explanation: str
+    device: str
+    why: str
+    why_xla: str
+    measure: bool = False
+
+    @property
+    def explanation(self) -> str:
+        """One line for the log: what was chosen and why."""
+        return (
+            f"device {self.device}; precision {self.precision} ({self.why}); XLA"
+            f" {'on' if self.xla else 'off'} ({self.why_xla})"
+        )
 
 
 def choose(precision: str, xla: str) -> Runtime:
     """Chooses for the first GPU, or the CPU where there is none.
 
     On two CPU cores with AMX bfloat16 made ResNet50's training 1.3 x and its inference 2.1 x
-    faster, and XLA made MobileNet's inference 28 x slower (TensorFlow 2.15.1).
+    faster, and XLA made MobileNet's inference 28 x slower (TensorFlow 2.15.1). So a CPU with
+    bfloat16 instructions is to be measured, with the model; see `measured`.
 
     Args:
         precision: "auto" or the name of a Keras policy.
@@ -72,6 +96,7 @@ def decide(
         device: its name for the explanation.
         features: the CPU's instruction-set extensions.
     """
+    measure = False
     if precision != "auto":
         if precision == "mixed_float16" and capability is None:
             raise UserError(
@@ -81,6 +106,7 @@ def decide(
         chosen, why = precision, "asked for"
     elif capability is None:
         has = [name for name in _CPU_BF16 if name in features]
+        measure = bool(has)
         chosen = "mixed_bfloat16" if has else "float32"
         why = f"this CPU has {has[0]}" if has else "this CPU has no bfloat16 instructions"
     else:
@@ -99,9 +125,38 @@ def decide(
         why_xla = "faster on a GPU"
     else:
         why_xla = "slower on a CPU"
-    switch = "on" if compiled else "off"
-    explanation = f"device {device}; precision {chosen} ({why}); XLA {switch} ({why_xla})"
-    return Runtime(chosen, compiled, explanation)
+    return Runtime(chosen, compiled, device, why, why_xla, measure)
+
+
+def measured(chosen: Runtime, step_of: Callable[[str], trial.Step]) -> Runtime:
+    """Replaces a guessed precision by the one whose steps take the least time here.
+
+    To be called before `seed_everything` and before any model is built that is kept: the models
+    measured take random numbers and names of layers.
+
+    Args:
+        chosen: what `choose` returned, with `measure`.
+        step_of: from a Keras policy to a function that runs one step under it, as `trial.make`
+            gives it.
+
+    Returns:
+        The choice, whose explanation has the times.
+    """
+    times = trial.medians({policy: step_of(policy) for policy in CANDIDATES})
+    tf.keras.backend.clear_session()
+    shown = ", ".join(f"{policy} {1000 * time:.1f} ms" for policy, time in times.items())
+    why = f"{chosen.why}; a step takes {shown}"
+    return dataclasses.replace(chosen, precision=faster(times), why=why, measure=False)
+
+
+def faster(times: Mapping[str, float]) -> str:
+    """Returns the first policy, or the fastest where that takes less time by `MARGIN` or more.
+
+    Args:
+        times: of a step by policy, all in the same unit, above 0.
+    """
+    first, best = next(iter(times)), min(times, key=times.__getitem__)
+    return best if times[best] <= (1 - MARGIN) * times[first] else first
 
 
 def seed_everything(seed: int) -> None:
