@@ -28,8 +28,19 @@ class TrainConfig:
         " its own: name=SIDE,...",
         "0",
     )
-    trainable: str = option(
-        "what is trained: the head on frozen backbones, or all of it", "head", ("head", "all")
+    stages: str = option(
+        "what is trained, one stage after the other, as NAME:KEY=VALUE,KEY=VALUE;NAME:...; `from`"
+        " is where the trained part begins: head (the backbones are frozen), all, or a block or"
+        " layer of a backbone (BACKBONE/LAYER where several have it, joined by + for several); the"
+        " other keys are options for that stage: lr, backbone_lr, epochs, patience, optimizer,"
+        " schedule, augment and more. A stage starts from the best epoch of the one before",
+        "head",
+    )
+    batch_norm: str = option(
+        "BatchNorm layers of the trained part of a backbone: keep their statistics and run as in"
+        " inference, or are trained too",
+        "frozen",
+        ("frozen", "trained"),
     )
     pooling: str = option(
         "from a feature map to a vector: its average, its maximum, or all of it",
@@ -54,11 +65,20 @@ class TrainConfig:
     )
     train_split: str = option("split of the records to train on", "train")
     val_split: str = option("split to validate on after each epoch", "val")
+    folds: int = option(
+        "cross-validate: a run on all but each of so many folds of the records' training and"
+        " validation splits, validated on that one; 0 for one run on the splits",
+        0,
+    )
+    fold: int = option("one run of a cross-validation, held out that fold; -1 for the splits", -1)
     epochs: int = option("how many times to go through the training records, at most", 10)
     patience: int = option("stop after this many epochs without a lower validation loss", 5)
     batch_size: int = option("records in a training step", 32)
     optimizer: str = option("its name, as sgd, momentum, rmsprop, adam or lamb", "adam")
     learning_rate: float = option("of the optimizer", 1e-3)
+    backbone_learning_rate: float = option(
+        "of the backbones' layers, where a stage trains them; 0 for the same as the head's", 0.0
+    )
     schedule: str = option(
         "how the learning rate changes with each update: constant; cosine, to 0 over --epochs, or"
         " cosine(EPOCHS); step(EPOCHS,FACTOR), multiplied by it each time so many epochs are over;"
@@ -82,6 +102,12 @@ class TrainConfig:
         "steps whose mean gradients make one update of the weights, as a batch so many times larger"
         " would; the last update of an epoch takes the steps that are left",
         1,
+    )
+    average: str = option(
+        "averages of the weights, validated and exported in their place: none; ema(DECAY), moving"
+        " with every update; swa(EPOCH) or swa(EPOCH,EVERY), the mean of the weights after each"
+        " EVERY epochs from that one on",
+        "none",
     )
     loss: str = option(
         "what the training minimises: crossentropy, or focal, which hardly counts what is already"
@@ -113,6 +139,21 @@ class TrainConfig:
         "none",
         ("none", "encoded", "decoded"),
     )
+    feature_views: int = option(
+        "augmented views of each training image whose features are kept, so that the frozen layers"
+        " run no more; epoch by epoch they take turns; 0 to augment each epoch anew",
+        0,
+    )
+    feature_cache: str = option(
+        "folder where the features of frozen layers are kept, which runs can share; empty for one"
+        " in the run's folder",
+        "",
+    )
+    feature_gb: float = option(
+        "how much a stage may keep there, in 10^9 bytes; what does not fit is computed in each"
+        " epoch",
+        10.0,
+    )
     deterministic: bool = option(
         "whether batches come in the same order in every run; each picture looks the same anyway",
         True,
@@ -125,6 +166,15 @@ class TrainConfig:
         "grpc://HOST:PORT of a dispatcher that tfpipe.data_service started, whose workers then read"
         " and decode the training records; empty to do so here",
         "",
+    )
+    checkpoint_minutes: float = option(
+        "time between checkpoints within an epoch; there is one after each epoch anyway", 10.0
+    )
+    on_nan: str = option(
+        "when the loss is no number: stop, or go back to the last checkpoint and on with half the"
+        " learning rate",
+        "stop",
+        ("stop", "rewind"),
     )
     max_corrupt: int = option(
         "how many damaged records may be left out, which is then said; with more, nothing starts", 0

@@ -19,17 +19,19 @@ def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     import tensorflow as tf
 
-    from tfpipe.fit import inputs, loop, losses, run, runtime, update
+    from tfpipe.fit import average, inputs, loop, losses, run, runtime, stages, update
     from tfpipe.ingest import manifest as manifests
     from tfpipe.ingest import salvage
     from tfpipe.input import pipeline
     from tfpipe.input.augment import Augment
+    from tfpipe.model import split
 
     if config.describe:
         show_model(config)
         return
     # Whatever can be wrong is found before the first long step, and before anything is written.
     inputs.reading(config, image_size=1)
+    planned = stages.parse(config)
     manifest = manifests.load(config.records)
     manifest = salvage.readable(
         manifest,
@@ -37,28 +39,34 @@ def main(config: TrainConfig) -> None:
         max_corrupt=config.max_corrupt,
         folder=pathlib.Path(config.run_dir) / SALVAGED,
     )
-    steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-    update.check(config, steps)
-    Augment(config.augment)
+    train, val = run.choose_parts(config, manifest)
+    for stage in planned:
+        update.check(stage.config, pipeline.steps_per_epoch(train, config.batch_size))
+        average.check(stage.config.average)
+        Augment(stage.config.augment)
     chosen = runtime.choose(config.precision, config.xla)
     terminal.say(chosen.explanation)
     runtime.compile_quietly()
     runtime.seed_everything(config.seed)
     tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
-    losses.build(config, opened.resolved.shares)
+    for stage in planned:
+        losses.build(stage.config, opened.resolved.shares)
     classifier = opened.build(first_weights=True)
-    terminal.say(describe(opened, manifest, classifier))
-    opened.save()
-    loop.Loop(opened, classifier, inputs.make(opened, manifest, classifier)).fit()
+    for stage in planned:
+        split.split(classifier, stage.start)
+    terminal.say(describe(opened, classifier, train, val))
+    with opened.locked():
+        opened.save()
+        loop.Loop(opened, classifier, train, val).fit()
     terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
 
 
 def show_model(config: TrainConfig) -> None:
     """Prints the model that these options make; of the records only the classes are read."""
-    from tfpipe.fit import run
+    from tfpipe.fit import run, stages
     from tfpipe.ingest import manifest as manifests
-    from tfpipe.model import backbones, classifier
+    from tfpipe.model import backbones, classifier, split
     from tfpipe.model import describe as description
 
     if pathlib.Path(config.records).exists():
@@ -77,24 +85,27 @@ def show_model(config: TrainConfig) -> None:
         head=config.head,
         output=config.output,
     )
-    description.show(built, head_only=config.trainable == "head")
+    trained = {}
+    for stage in stages.parse(config):
+        batch_norm = stage.config.batch_norm == "trained"
+        parts = split.split(built, stage.start, batch_norm=batch_norm)
+        trained[f"trained by stage {stage.name}"] = parts.parameters
+    description.show(built, trained)
 
 
-def describe(opened, manifest, classifier) -> str:
+def describe(opened, classifier, train, val) -> str:
     """Returns one line on what is trained on what."""
     config = opened.config
     names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
-    trained = classifier.model if config.trainable == "all" else classifier.head
-    count = sum(int(v.shape.num_elements()) for v in trained.trainable_variables)
     augmented = (
         f"; augmentation {config.augment}, compiled with XLA wherever it runs"
         if config.augment
         else ""
     )
     return (
-        f"{names}: {classifier.model.count_params():,} parameters, {count:,} trained, on"
-        f" {manifest.count(config.train_split):,} images of {len(manifest.classes)} classes,"
-        f" validated on {manifest.images(config.val_split):,}{augmented}"
+        f"{names}: {classifier.model.count_params():,} parameters, on {train.count:,} images of"
+        f" {len(opened.resolved.classes)} classes ({train.name}), validated on {val.images:,}"
+        f" ({val.name}){augmented}"
     )
 
 

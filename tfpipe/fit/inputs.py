@@ -1,137 +1,300 @@
-"""What a training step is fed with: images, or features that were computed once.
+"""What the steps of a stage are fed with: images, or what the frozen layers made of them before.
 
-Both kinds give the loop the same: batches to train on, epoch by epoch, and how many `steps` one
-has; batches to validate on, of `validation_images`; and the way from a batch to logits and labels.
+    images: read, augmented, through the frozen layers            in each epoch
+    or:     the tensors at the boundary, from the feature cache   after one pass over the images
+
+Both give batches of the same form to the trained layers, and one function takes either.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import storage, terminal
+from tfpipe import terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
+from tfpipe.fit.features import Cache, Column, size
 from tfpipe.fit.run import Run
+from tfpipe.fit.stages import Stage
 from tfpipe.ingest import salvage
-from tfpipe.ingest.manifest import Manifest
-from tfpipe.input import pipeline, service
+from tfpipe.ingest.part import Part
+from tfpipe.input import draws, pipeline, service
 from tfpipe.input.augment import Augment
 from tfpipe.input.samples import Reading
-from tfpipe.model.classifier import Classifier
+from tfpipe.input.threads import in_threads
+from tfpipe.model.classifier import Classifier, as_list
+from tfpipe.model.split import Split
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Any]
+
+# What the records say of themselves, beside the boundary's tensors.
+_FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
+
+# Batches that are taken from the cache before they are asked for.
+_AHEAD = 4
 
 
-class ImageInputs:
-    """Images through the whole model, augmented on the device."""
+class Inputs:
+    """The batches of one stage.
 
-    def __init__(self, run: Run, manifest: Manifest, classifier: Classifier):
-        self._config = config = run.config
-        self._manifest = manifest
-        self._classifier = classifier
-        self._classes = len(manifest.classes)
-        self._train_backbones = config.trainable == "all"
-        self._reading = reading(config, classifier.image_size)
+    Attributes:
+        steps: in an epoch.
+        validation_images: how many are validated on.
+        train_cached: whether the frozen layers are left out of the training.
+    """
+
+    def __init__(
+        self, run: Run, train: Part, val: Part, classifier: Classifier, stage: Stage, split: Split
+    ):
+        """Chooses what is cached, and computes it if it is not there.
+
+        Args:
+            run: whose options and folder they are.
+            train: the records to train on.
+            val: those to validate on.
+            classifier: of the run.
+            stage: whose inputs these are.
+            split: of the classifier, for this stage.
+
+        Raises:
+            UserError: an option does not fit, or the cache cannot be written.
+        """
+        self._train, self._val = train, val
+        self._stage, self._split = stage, split
+        self._config = config = stage.config
+        self._classes = len(train.manifest.classes)
+        self._side = classifier.image_size
+        self._reading = reading(config, self._side)
         self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
-        self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-        self.validation_images = manifest.images(config.val_split)
-        validation = pipeline.eval_batches(
-            manifest,
-            config.val_split,
-            image_size=classifier.image_size,
-            batch_size=config.batch_size,
+        self._augment_view = tf.function(Augment(config.augment), jit_compile=True)
+        self._forward_frozen = tf.function(lambda images: split.frozen(images, training=False))
+        self.steps = pipeline.steps_per_epoch(train, config.batch_size)
+        self.validation_images = val.images
+        self._columns = [
+            Column(f"boundary{index}", tuple(each.shape[1:]), each.dtype.name)
+            for index, each in enumerate(split.frozen.outputs)
+        ]
+        self._cache = Cache(
+            pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
+            config.feature_gb,
         )
-        # Strings have no place on a device, nor in a compiled step.
-        self._validation = validation.map(
-            lambda batch: {key: value for key, value in batch.items() if key != "name"}
-        )
+        self._causes = {
+            "branches": run.resolved.branches,
+            "pooling": config.pooling,
+            "precision": run.resolved.precision,
+            "start": stage.start,
+            "weights": _digest(split),
+        }
+        kept = {part: self._fits(part, views) for part, views in ((train, self._views), (val, 1))}
+        self._views_kept = [
+            self._rows(train, view if self._augment else None)
+            for view in range(self._views if kept[train] else 0)
+        ]
+        self._val_kept = self._rows(val, None) if kept[val] else None
 
-    def training(self, first_epoch: int) -> Iterator[Batch]:
-        """Yields the batches of all epochs from `first_epoch` on, `steps` for each."""
-        with salvage.explained(self._manifest):
+    @property
+    def train_cached(self) -> bool:
+        """Whether the training is fed from the cache."""
+        return bool(self._views_kept)
+
+    def training(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[Batch | None]:
+        """Yields the batches of epochs `first_epoch` to `epochs` - 1, `steps` for each.
+
+        Args:
+            first_epoch: the epoch to begin with, from 0.
+            first_step: of that epoch.
+            epochs: the epoch to end before.
+
+        Yields:
+            "image" and what belongs to it, as `pipeline.train_batches` says, or "boundary", a list
+            of tensors; "label" int64 [B], "number" int64 [B], "weight" float32 [B]. None where an
+            epoch has fewer.
+        """
+        if self._views_kept:
+            yield from in_threads(
+                self._take,
+                self._orders(first_epoch, first_step, epochs),
+                threads=self._reading.cores,
+                ahead=_AHEAD,
+            )
+            return
+        with salvage.explained(self._train.manifest):
             yield from pipeline.train_batches(
-                self._manifest,
-                self._config.train_split,
+                self._train,
                 self._reading,
                 augment=self._augment,
                 first_epoch=first_epoch,
-                epochs=self._config.epochs,
+                first_step=first_step,
+                epochs=epochs,
             )
 
     def validation(self) -> Iterator[Batch]:
-        """Yields the batches of the validation split, filled up with weight 0."""
-        with salvage.explained(self._manifest):
-            yield from self._validation
-
-    def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
-        images, labels = batch["image"], tf.one_hot(batch["label"], self._classes)
-        if training and (self._augment or "size" in batch):
-            images, labels = self._augment_batch(
-                images,
-                labels,
-                batch["draws"],
-                side=self._classifier.image_size,
-                sizes=batch.get("size"),
-            )
-        images = tf.cast(images, tf.float32)
-        # Frozen backbones run as in inference: no dropout, and BatchNorm keeps its statistics.
-        features = self._classifier.features(images, training=training and self._train_backbones)
-        return self._classifier.head(features, training=training), labels
-
-
-class FeatureInputs:
-    """Features of frozen backbones, computed once and kept beside the run.
-
-    Possible where the backbones are frozen and nothing is augmented: then each image has the same
-    features in every epoch.
-    """
-
-    def __init__(self, run: Run, manifest: Manifest, classifier: Classifier):
-        self._config = config = run.config
-        self._head = classifier.head
-        self._classes = len(manifest.classes)
-        self.steps = pipeline.steps_per_epoch(manifest, config.train_split, config.batch_size)
-        self.validation_images = manifest.images(config.val_split)
-        folder, key = run.folder / "features", _key(run, classifier)
-        arrays = {
-            copies: _cached(manifest, split, copies, classifier, config.batch_size, folder, key)
-            for split, copies in ((config.train_split, True), (config.val_split, False))
-        }
-        features, labels = arrays[True]
-        self._features, self._labels = tf.constant(features), tf.constant(labels)
-        features, labels = arrays[False]
-        samples = tf.data.Dataset.from_tensor_slices(
-            {"features": features, "label": labels, "weight": np.ones(len(labels), np.float32)}
-        )
-        self._validation = pipeline.padded_batches(samples, config.batch_size)
-
-    def training(self, first_epoch: int) -> Iterator[Batch]:
-        """Yields the batches of all epochs from `first_epoch` on, `steps` for each."""
-        size = self._config.batch_size
-        for epoch in range(first_epoch, self._config.epochs):
-            order = np.random.default_rng([self._config.seed, epoch]).permutation(len(self._labels))
-            for step in range(self.steps):
-                rows = order[step * size : (step + 1) * size]
-                yield {
-                    "features": tf.gather(self._features, rows),
-                    "label": tf.gather(self._labels, rows),
-                    "weight": tf.ones([size]),
-                }
-
-    def validation(self) -> Iterable[Batch]:
-        """Returns the batches of the validation split, filled up with weight 0."""
-        return self._validation
+        """Yields the batches of the validation images, filled up with weight 0."""
+        if self._val_kept is not None:
+            rows, batch = self._val_kept, self._config.batch_size
+            for start in range(0, len(rows), batch):
+                yield rows.padded(np.arange(start, min(start + batch, len(rows))), batch)
+            return
+        with salvage.explained(self._val.manifest):
+            for batch in self._images(self._val, copies=False):
+                # Strings have no place on a device, nor in a compiled step.
+                del batch["name"]
+                yield batch
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
         labels = tf.one_hot(batch["label"], self._classes)
-        return self._head(batch["features"], training=training), labels
+        boundary = batch.get("boundary")
+        if boundary is None:
+            images = batch["image"]
+            if training and (self._augment or "size" in batch):
+                images, labels = self._augment_batch(
+                    images, labels, batch["draws"], side=self._side, sizes=batch.get("size")
+                )
+            # Frozen layers run as in inference: no dropout, and BatchNorm keeps its statistics.
+            boundary = self._split.frozen(tf.cast(images, tf.float32), training=False)
+        return self._split.trained(boundary, training=training), labels
+
+    @property
+    def _views(self) -> int:
+        """How many augmented views of each training image are to be kept; 0 for none at all."""
+        if not self._augment:
+            return 1
+        views = self._config.feature_views
+        if views and self._augment.mixes:
+            raise UserError(
+                f"--feature_views={views}: --augment={self._config.augment} mixes the pictures of a"
+                " batch, so none has features of its own: give --feature_views=0"
+            )
+        return views
+
+    def _fits(self, part: Part, views: int) -> bool:
+        """Tells whether so many views of a part are worth keeping, and may be."""
+        if not self._split.any_frozen or not views:
+            return False
+        columns = [*self._columns, *_FIELDS]
+        rows = _whole(part).count * views
+        if self._cache.fits(columns, rows):
+            return True
+        gigabytes = size(columns, rows) / 1e9
+        if self._stage.config.feature_gb:
+            terminal.say(
+                f"stage {self._stage.name}: what the frozen layers make of {part.name} would take"
+                f" {gigabytes:.1f} GB, more than --feature_gb={self._config.feature_gb:g}: it is"
+                " computed in each epoch"
+            )
+        return False
+
+    def _rows(self, part: Part, view: int | None) -> "_Rows":
+        """Returns what is kept of a part, computing it if need be."""
+        whole = _whole(part)
+        causes = self._causes | {"shards": [shard.sha256 for shard in whole.shards]}
+        if view is not None:
+            seed, text = self._config.seed, self._config.augment
+            causes |= {"augment": text, "seed": seed, "view": view}
+        columns = [*self._columns, *_FIELDS]
+        arrays = self._cache.get(causes, columns, whole.count, self._compute(whole, view))
+        fold, copy = (arrays[-2], arrays[-1])
+        chosen = np.broadcast_to(part.holds(fold, copy), fold.shape)
+        if part is self._val:
+            chosen = chosen & (copy[:] == 0)
+        return _Rows(columns, arrays, np.flatnonzero(chosen))
+
+    def _compute(self, part: Part, view: int | None) -> Iterator[list[np.ndarray]]:
+        """Yields the columns of some records at a time."""
+        of = "" if view is None else f", view {view + 1} of {self._views}"
+        title = f"features of {part.name}{of}"
+        with salvage.explained(part.manifest), terminal.progress(title, part.count) as advance:
+            for batch in self._images(part, copies=True):
+                real = batch["weight"].numpy() > 0
+                images = batch["image"]
+                if view is not None:
+                    numbers = draws.uniform(
+                        np.array([self._config.seed]),
+                        np.array([view]),
+                        batch["number"].numpy(),
+                        self._augment.draws,
+                    )
+                    labels = tf.one_hot(batch["label"], self._classes)
+                    images, _ = self._augment_view(images, labels, numbers, side=self._side)
+                found = as_list(self._forward_frozen(tf.cast(images, tf.float32)))
+                found += [batch[each.name] for each in _FIELDS]
+                yield [each.numpy()[real] for each in found]
+                advance(int(real.sum()))
+
+    def _images(self, part: Part, *, copies: bool) -> Iterable[Batch]:
+        return pipeline.eval_batches(
+            part, image_size=self._side, batch_size=self._config.batch_size, copies=copies
+        )
+
+    def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
+        """Yields (view, indices of rows) of each batch; another order in each epoch."""
+        total, batch = len(self._views_kept[0]), self._config.batch_size
+        reading = self._reading
+        share = batch // reading.workers
+        for epoch in range(first_epoch, epochs):
+            order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
+            for step in range(first_step if epoch == first_epoch else 0, self.steps):
+                first = step * batch + reading.worker * share
+                yield self._views_kept[epoch % len(self._views_kept)], order[first : first + share]
+
+    @staticmethod
+    def _take(rows: "_Rows", indices: np.ndarray) -> Batch:
+        return rows.batch(indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some rows of an entry of the cache."""
+
+    columns: list[Column]
+    arrays: list[np.ndarray]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Returns rows as a batch."""
+        rows = self.rows[indices]
+        tensors = {
+            column.name: column.tensor(np.take(array, rows, axis=0))
+            for column, array in zip(self.columns, self.arrays, strict=True)
+        }
+        names = [each.name for each in _FIELDS]
+        return {
+            "boundary": [value for name, value in tensors.items() if name not in names],
+            "label": tensors["label"],
+            "number": tensors["number"],
+            "weight": tf.ones([len(rows)]),
+        }
+
+    def padded(self, indices: np.ndarray, size: int) -> Batch:
+        """Returns rows as a batch of `size`, filled up with repetitions of weight 0."""
+        filled = np.resize(indices, size)
+        weight = (np.arange(size) < len(indices)).astype(np.float32)
+        return self.batch(filled) | {"weight": tf.constant(weight)}
+
+
+def _whole(part: Part) -> Part:
+    """Returns the records of all folds: what is kept of them serves every fold."""
+    return Part(part.manifest, part.splits)
+
+
+def _digest(split: Split) -> str:
+    """Returns a digest of the frozen layers' weights."""
+    digest = hashlib.sha256()
+    for weight in split.frozen.get_weights():
+        digest.update(str((weight.shape, weight.dtype)).encode())
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
 
 
 def reading(config: TrainConfig, image_size: int) -> Reading:
@@ -140,9 +303,12 @@ def reading(config: TrainConfig, image_size: int) -> Reading:
     Raises:
         UserError: one of them is out of range.
     """
-    for flag, least in (("shuffle_mb", 1), ("decode_threads", 0), ("buffer_mb", 0)):
-        if getattr(config, flag) < least:
-            raise UserError(f"--{flag}={getattr(config, flag)}: give {least} or more", status=2)
+    least = {"shuffle_mb": 1, "decode_threads": 0, "buffer_mb": 0, "feature_views": 0}
+    for flag, bound in least.items():
+        if getattr(config, flag) < bound:
+            raise UserError(f"--{flag}={getattr(config, flag)}: give {bound} or more", status=2)
+    if not config.feature_gb >= 0:
+        raise UserError(f"--feature_gb={config.feature_gb:g}: give 0 or more", status=2)
     return Reading(
         image_size=image_size,
         batch_size=config.batch_size,
@@ -155,60 +321,3 @@ def reading(config: TrainConfig, image_size: int) -> Reading:
         ram_mb=config.buffer_mb,
         service=service.parse(config.data_service),
     )
-
-
-def make(run: Run, manifest: Manifest, classifier: Classifier) -> ImageInputs | FeatureInputs:
-    """Chooses the kind of inputs for a run."""
-    frozen = run.config.trainable == "head"
-    kind = FeatureInputs if frozen and not Augment(run.config.augment) else ImageInputs
-    return kind(run, manifest, classifier)
-
-
-def _key(run: Run, classifier: Classifier) -> str:
-    """Names everything that the features follow from; another value means other features."""
-    resolved = run.resolved
-    causes = (resolved.records_fingerprint, resolved.branches, resolved.precision)
-    digest = hashlib.sha256(repr((*causes, run.config.pooling)).encode())
-    for weight in classifier.features.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _cached(
-    manifest: Manifest,
-    split: str,
-    copies: bool,
-    classifier: Classifier,
-    batch_size: int,
-    folder: pathlib.Path,
-    key: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (features float32 [n, F], labels int64 [n]) of a split, in the shards' order."""
-    copies &= manifest.images(split) < manifest.count(split)
-    path = folder / f"{split}{'-copies' if copies else ''}-{key}.npz"
-    if not path.exists():
-        folder.mkdir(exist_ok=True)
-        with storage.atomic_file(path, "wb") as file:
-            features, labels = _compute(manifest, split, copies, classifier, batch_size)
-            np.savez(file, features=features, labels=labels)
-    with np.load(path, allow_pickle=False) as saved:
-        return saved["features"], saved["labels"]
-
-
-def _compute(
-    manifest: Manifest, split: str, copies: bool, classifier: Classifier, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    batches = pipeline.eval_batches(
-        manifest, split, image_size=classifier.image_size, batch_size=batch_size, copies=copies
-    )
-    total = manifest.count(split) if copies else manifest.images(split)
-    extract = tf.function(lambda images: classifier.features(images, training=False))
-    features, labels = [], []
-    with terminal.progress(f"features of {split}", total) as advance:
-        for batch in batches:
-            real = batch["weight"].numpy() > 0
-            values = extract(tf.cast(batch["image"], tf.float32))
-            features.append(tf.cast(values, tf.float32).numpy()[real])
-            labels.append(batch["label"].numpy()[real])
-            advance(int(real.sum()))
-    return np.concatenate(features), np.concatenate(labels)

@@ -21,7 +21,8 @@ class Profile:
     """Times the steps of the epochs, and traces some of the first one.
 
     Attributes:
-        waited: the share of the last epoch in which no batch was there to go on with.
+        waited: the share of the last epoch, or of the one that goes on, in which no batch was
+            there to go on with.
         verdict: what was found in the first epoch, one line, if a trace was asked for.
     """
 
@@ -56,6 +57,7 @@ class Profile:
                 break
             all_waits += wait
             waits += wait
+            self.waited = all_waits / (time.monotonic() - start)
             if tracing:
                 with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
                     yield batch

@@ -6,6 +6,8 @@ The files are:
       config.json        options as given, and what they were resolved to
       backbones/         copies of the model files that backbones were cut from, if any
       best.weights.h5    weights of the epoch with the lowest validation loss
+      stages/            the same for each stage
+      features/          what frozen layers made of the images, unless --feature_cache is given
       last/              newest checkpoints of the whole training state, to resume from
       log.csv            one line an epoch
       tensorboard/       the same for TensorBoard
@@ -14,10 +16,13 @@ The files are:
 Commands after the training need nothing but this folder and the records.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import filecmp
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -25,14 +30,18 @@ import tfpipe
 from tfpipe import options, storage
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import schedules
+from tfpipe.fit import schedules, stages
 from tfpipe.ingest.manifest import Manifest
+from tfpipe.ingest.part import Part
 from tfpipe.model import backbones, classifier, model_file
+
+LOCK = "lock"  # file that a training at work in the folder holds
 
 # Options that may change when a run goes on: how long it lasts, and where the records lie.
 RESUMABLE = (
     *("epochs", "patience", "records", "run_dir"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
+    *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan"),
 )
 
 
@@ -54,6 +63,38 @@ class Run:
         """The folder of the checkpoints that a training resumes from."""
         return self.folder / "last"
 
+    @property
+    def stages(self) -> tuple[stages.Stage, ...]:
+        """What is trained, one after the other."""
+        return stages.parse(self.config)
+
+    def save_weights(self, built: classifier.Classifier, stage: int, *, best: bool) -> None:
+        """Keeps the weights as a stage's best so far, and, if `best` is set, as the run's."""
+        path = self._stage_weights(stage)
+        path.parent.mkdir(exist_ok=True)
+        # Keras chooses the format by the ending, so the partial file has the same one.
+        partial = path.with_name(f"{storage.PARTIAL_PREFIX}{path.name}")
+        built.model.save_weights(partial)
+        partial.replace(path)
+        if best:
+            with storage.atomic_file(self.best_weights, "wb") as copy, path.open("rb") as file:
+                shutil.copyfileobj(file, copy)
+
+    def load_stage(self, built: classifier.Classifier, stage: int) -> None:
+        """Sets the weights to a stage's best; raises UserError if they are damaged."""
+        self._load(built, self._stage_weights(stage))
+
+    def _stage_weights(self, stage: int) -> pathlib.Path:
+        return self.folder / "stages" / f"{self.stages[stage].label}.weights.h5"
+
+    def parts(self, manifest: Manifest) -> tuple[Part, Part]:
+        """Returns the records to train on, and those to validate on.
+
+        Raises:
+            UserError: the records have no such splits or folds.
+        """
+        return choose_parts(self.config, manifest)
+
     def model_files(self) -> dict[pathlib.Path, pathlib.Path]:
         """Returns the model files that backbones are cut from, and the run's copy of each."""
         names = [branch["name"] for branch in self.resolved.branches]
@@ -61,6 +102,28 @@ class Run:
             pathlib.Path(model_file.parse(name)[0]) for name in names if model_file.is_cut(name)
         ]
         return {path: self.folder / "backbones" / path.name for path in paths}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, which is made if need be.
+
+        Raises:
+            UserError: one is at work there, or the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / LOCK).open("w")
+        except OSError as error:
+            raise UserError(f"--run_dir: cannot write {self.folder}: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another tfpipe.train is at work in {self.folder}: wait for it to end, or give"
+                    " another --run_dir"
+                ) from None
+            yield
 
     def save(self) -> None:
         """Writes the configuration and copies model files, making the folder if need be."""
@@ -123,14 +186,15 @@ class Run:
             )
         tf.keras.mixed_precision.set_global_policy("float32")
         built = self.build(first_weights=False)
+        self._load(built, self.best_weights)
+        return built
+
+    def _load(self, built: classifier.Classifier, path: pathlib.Path) -> None:
         try:
-            built.model.load_weights(self.best_weights)
+            built.model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{self.best_weights} is damaged ({reason}): run tfpipe.train there again"
-            ) from None
-        return built
+            raise UserError(f"{path} is damaged ({reason}): run tfpipe.train there again") from None
 
 
 def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Run:
@@ -196,14 +260,24 @@ def choose_branches(config: TrainConfig) -> tuple[dict, ...]:
     )
 
 
+def choose_parts(config: TrainConfig, manifest: Manifest) -> tuple[Part, Part]:
+    """Resolves --train_split, --val_split and --fold; see `Run.parts`."""
+    if config.fold < 0:
+        return Part(manifest, (config.train_split,)), Part(manifest, (config.val_split,))
+    splits = (config.train_split, config.val_split)
+    return (
+        Part(manifest, splits, config.fold),
+        Part(manifest, splits, config.fold, held_out=True),
+    )
+
+
 def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
     branches = choose_branches(config)
     output = classifier.choose_output(config.output, len(manifest.classes))
-    total = manifest.count(config.train_split)
-    counts = manifest.splits[config.train_split]
+    train, _ = choose_parts(config, manifest)
     return Resolved(
         classes=manifest.classes,
-        class_shares=tuple(counts[name] / total for name in manifest.classes),
+        class_shares=tuple(count / train.count for count in train.class_counts.values()),
         branches=branches,
         output=output,
         records_fingerprint=manifest.fingerprint,
@@ -249,7 +323,7 @@ def _size(text: str, backbone: backbones.Backbone) -> int:
 def _check_same(old: Run, new: Run) -> None:
     before, now = dataclasses.asdict(old.config), dataclasses.asdict(new.config)
     fixed = set(before) - set(RESUMABLE)
-    if schedules.follows_epochs(new.config.schedule):
+    if any(schedules.follows_epochs(stage.config.schedule) for stage in new.stages):
         fixed.add("epochs")
     for name in before:
         if name in fixed and before[name] != now[name]:

@@ -1,6 +1,7 @@
 """From gradients to changed weights: scaled, accumulated over steps, clipped, applied."""
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -20,13 +21,20 @@ class Update:
     """
 
     def __init__(
-        self, config: TrainConfig, variables: list[tf.Variable], *, steps: int, float16: bool
+        self,
+        config: TrainConfig,
+        variables: list[tf.Variable],
+        *,
+        backbone: Sequence[tf.Variable] = (),
+        steps: int,
+        float16: bool,
     ):
         """Prepares the state.
 
         Args:
             config: the options.
             variables: what is trained.
+            backbone: those among them that have --backbone_learning_rate, if it is given.
             steps: in an epoch, at least 1.
             float16: whether the loss must be scaled up, lest small gradients vanish.
         """
@@ -42,6 +50,10 @@ class Update:
         if hasattr(optimizer, "build"):
             optimizer.build(variables)
         self.optimizer = optimizer
+        # All optimizers change a weight in proportion to the rate, so a part of each change is what
+        # the same part of the rate would have made of it.
+        self._ratio = _ratio(config)
+        self._backbone = [] if self._ratio == 1 else list(backbone)
         accumulated = variables if self._every > 1 else []
         self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in accumulated]
         self._summed = tf.Variable(0.0, trainable=False)  # steps
@@ -79,7 +91,10 @@ class Update:
             return
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        before = [tf.identity(variable) for variable in self._backbone]
         self.optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        for variable, value in zip(self._backbone, before, strict=True):
+            variable.assign(value + self._ratio * (variable - value))
         self.reset()
 
     def reset(self) -> None:
@@ -102,6 +117,21 @@ def check(config: TrainConfig, steps: int) -> None:
     if not 0 <= config.clip_norm < math.inf:
         raise UserError(f"--clip_norm={config.clip_norm:g} is not a number from 0 (off) on")
     optimizers.build(config.optimizer, _rate(config, steps), config.weight_decay)
+    if not 0 <= config.backbone_learning_rate < math.inf:
+        raise UserError(
+            f"--backbone_learning_rate={config.backbone_learning_rate:g} is not a number from 0 (as"
+            " --learning_rate) on"
+        )
+    if _ratio(config) != 1 and config.optimizer == "lookahead":
+        raise UserError(
+            "--backbone_learning_rate: lookahead moves all weights at once: give 0, or another"
+            " --optimizer"
+        )
+
+
+def _ratio(config: TrainConfig) -> float:
+    """Returns the backbones' rate as a part of the head's."""
+    return (config.backbone_learning_rate or config.learning_rate) / config.learning_rate
 
 
 def _rate(config: TrainConfig, steps: int) -> schedules.Schedule | float:

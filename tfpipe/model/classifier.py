@@ -36,12 +36,34 @@ class Branch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tower:
+    """The layers of one branch, from the image to a vector.
+
+    Attributes:
+        name: of the backbone.
+        prepare: from float [N, S, S, 3] to what the backbone takes.
+        backbone: to one or several feature maps.
+        poolings: from each of them to a vector.
+    """
+
+    name: str
+    prepare: tf.keras.layers.Layer
+    backbone: tf.keras.Model
+    poolings: tuple[tf.keras.layers.Layer, ...]
+
+    def pool(self, maps: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the vector [N, C] of each feature map [N, h, w, C]."""
+        return [pooling(each) for pooling, each in zip(self.poolings, maps, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Classifier:
     """The Keras models of a classifier; they share their layers.
 
     Attributes:
         model: float [N, S, S, 3], RGB in 0..255, to logits; `head` of `features`.
         features: the backbones, pooled and joined: the same input to [N, F].
+        towers: the branches that `features` joins.
         head: [N, F] to logits, float32: [N, 1] for a sigmoid, [N, C] for a softmax.
         output: "sigmoid" or "softmax".
         image_size: S.
@@ -49,6 +71,7 @@ class Classifier:
 
     model: tf.keras.Model
     features: tf.keras.Model
+    towers: tuple[Tower, ...]
     head: tf.keras.Model
     output: str
     image_size: int
@@ -108,14 +131,11 @@ def build(
     output = choose_output(output, classes)
     side = max(branch.size for branch in branches)
     image = tf.keras.Input([side, side, 3], dtype="float32", name="image")
+    towers = [_tower(branch, pooling) for branch in branches]
     pooled = []
-    for branch in branches:
-        backbone = registry.get(branch.name)
-        x = Prepare(backbone, branch.size, name=f"{backbone.name}_prepare")(image)
-        x = registry.build(backbone, branch.size, branch.weights)(x)
-        pooled.append(POOLINGS[pooling](name=f"{backbone.name}_{pooling}")(x))
-    joined = pooled[0] if len(pooled) == 1 else tf.keras.layers.Concatenate(name="join")(pooled)
-    features = tf.keras.Model(image, joined, name="features")
+    for tower in towers:
+        pooled += tower.pool(as_list(tower.backbone(tower.prepare(image))))
+    features = tf.keras.Model(image, join(pooled), name="features")
 
     vector = tf.keras.Input(features.output_shape[1:], name="features")
     x = vector
@@ -127,7 +147,32 @@ def build(
     head_model = tf.keras.Model(vector, logits, name="head")
 
     model = tf.keras.Model(image, head_model(features(image)), name="classifier")
-    return Classifier(model, features, head_model, output, side)
+    return Classifier(model, features, tuple(towers), head_model, output, side)
+
+
+def _tower(branch: Branch, pooling: str) -> Tower:
+    backbone = registry.get(branch.name)
+    model = registry.build(backbone, branch.size, branch.weights)
+    poolings = [POOLINGS[pooling](name=f"{name}_{pooling}") for name in _outputs(backbone, model)]
+    prepare = Prepare(backbone, branch.size, name=f"{backbone.name}_prepare")
+    return Tower(backbone.name, prepare, model, tuple(poolings))
+
+
+def _outputs(backbone: registry.Backbone, model: tf.keras.Model) -> list[str]:
+    """Names the feature maps of a backbone."""
+    if len(model.outputs) == 1:
+        return [backbone.name]
+    return [f"{backbone.name}{index}" for index in range(len(model.outputs))]
+
+
+def join(vectors: list[tf.Tensor]) -> tf.Tensor:
+    """Returns vectors [N, .] as one."""
+    return vectors[0] if len(vectors) == 1 else tf.keras.layers.Concatenate(name="join")(vectors)
+
+
+def as_list(value: tf.Tensor | list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns what a Keras model gave as a list: with a single output, it is that output."""
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 head_layers: Registry = Registry("head layer")

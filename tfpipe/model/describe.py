@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import tensorflow as tf
 
 from tfpipe import terminal
@@ -13,12 +12,12 @@ from tfpipe.model.classifier import Classifier, Prepare
 _BLOCK = re.compile(r"(.*?\d+[a-z]?)(?=[_/.-]|$)")
 
 
-def show(classifier: Classifier, *, head_only: bool) -> None:
-    """Prints the classifier's parts, and its total and trained parameters.
+def show(classifier: Classifier, trained: dict[str, int]) -> None:
+    """Prints the classifier's parts and its parameters.
 
     Args:
         classifier: as built.
-        head_only: whether the backbones are to be frozen; they are when this returns.
+        trained: how many parameters each stage trains.
     """
     rows = []
     for layer in classifier.features.layers:
@@ -35,13 +34,12 @@ def show(classifier: Classifier, *, head_only: bool) -> None:
             ]
     rows += [_row(layer.name, [layer], layer.output_shape) for layer in _own(classifier.head)]
     terminal.show_table("model", ["part", "layers", "parameters", "output"], rows)
-    classifier.features.trainable = not head_only
     terminal.show_table(
         "parameters",
         ["", "parameters"],
         [
             ["total", f"{classifier.model.count_params():,}"],
-            ["trainable", f"{_count(classifier.model.trainable_weights):,}"],
+            *([name, f"{count:,}"] for name, count in trained.items()),
         ],
     )
 
@@ -94,7 +92,3 @@ def _row(name: str, layers: list[tf.keras.layers.Layer], output: tuple) -> list[
     sides = output if isinstance(output, tuple) else output[0]
     count = sum(layer.count_params() for layer in layers)
     return [name, len(layers), f"{count:,}", " x ".join(map(str, sides[1:]))]
-
-
-def _count(weights: list) -> int:
-    return sum(int(np.prod(weight.shape)) for weight in weights)

@@ -1,0 +1,128 @@
+"""The cache of features: whole or not there, verified, bounded, told when the disk is full."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpipe import storage
+from tfpipe.errors import UserError
+from tfpipe.fit import features
+from tfpipe.fit.features import Cache, Column
+
+COLUMNS = [Column("boundary0", (2, 3), "float32"), Column("label", (), "int64")]
+ROWS = 10
+
+
+def rows():
+    values = np.random.default_rng(0).normal(size=(ROWS, 2, 3)).astype(np.float32)
+    return values, np.arange(ROWS)
+
+
+class Computed:
+    """Yields rows in parts, and counts how often it is asked to."""
+
+    times = 0
+
+    def __iter__(self):
+        self.times += 1
+        values, labels = rows()
+        for start in range(0, ROWS, 4):
+            yield [values[start : start + 4], labels[start : start + 4]]
+
+
+def get(folder, computed, **causes):
+    return Cache(folder, 1.0).get(causes, COLUMNS, ROWS, computed)
+
+
+def test_what_was_computed_once_is_found(tmp_path):
+    computed = Computed()
+    for _ in range(2):
+        found = get(tmp_path, computed, weights="a")
+        for array, expected in zip(found, rows(), strict=True):
+            assert np.array_equal(array, expected)
+    assert computed.times == 1
+
+
+def test_other_causes_are_other_entries(tmp_path):
+    computed = Computed()
+    for causes in ({"weights": "a"}, {"weights": "b"}, {"weights": "a", "view": 1}):
+        get(tmp_path, computed, **causes)
+    assert computed.times == 3
+
+
+@pytest.mark.parametrize("name", ["boundary0.npy", "label.npy", features.META])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_entry_is_computed_again(tmp_path, capfd, name, damage):
+    computed = Computed()
+    get(tmp_path, computed)
+    (path,) = tmp_path.glob(f"*/{name}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flip" else data[:-1])
+    again = get(tmp_path, computed)
+    assert np.array_equal(again[0], rows()[0])
+    # A flipped bit in meta.json's causes changes nothing that is read.
+    assert computed.times == 2 or (name == features.META and damage == "flip")
+    if computed.times == 2:
+        assert "is damaged" in capfd.readouterr().err
+
+
+def test_an_interrupted_entry_is_not_there(tmp_path):
+    def interrupted():
+        yield from list(Computed())[:1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path, interrupted())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
+    usage = features.shutil.disk_usage(tmp_path)._replace(free=2**28 + 100)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="has 0.3 GB free: .*--feature_cache=FOLDER") as error:
+        get(tmp_path / "not" / "there", Computed())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_disk_that_becomes_full_leaves_nothing(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    real = open
+
+    def full(path, mode):
+        file = real(path, mode)
+        os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
+        return file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "open", full, raising=False)
+        with pytest.raises(UserError, match="cannot write .*No space left.*make room") as error:
+            get(tmp_path, Computed())
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bound_counts_every_byte():
+    row = 2 * 3 * 4 + 8
+    cache = Cache(None, 100 * row / 1e9)
+    assert cache.fits(COLUMNS, 100)
+    assert not cache.fits(COLUMNS, 101)
+    assert features.size(COLUMNS, 7) == 7 * row
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_precision_is_kept_to_the_bit(tmp_path, dtype):
+    column = Column("boundary0", (5,), dtype)
+    values = tf.cast(tf.random.stateless_normal([4, 5], [1, 2]), dtype)
+    (found,) = Cache(tmp_path, 1.0).get({}, [column], 4, iter([[values.numpy()]]))
+    tensor = column.tensor(np.take(found, [2, 0], axis=0))
+    assert tensor.dtype == values.dtype
+    assert np.array_equal(tf.cast(tensor, "float32"), tf.cast(tf.gather(values, [2, 0]), "float32"))
+    assert storage.size(next(tmp_path.glob("*/boundary0.npy"))) >= 4 * column.row_bytes

@@ -1,0 +1,120 @@
+"""A classifier split where a stage's training begins: any backbone, any place, the same logits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfpipe.errors import UserError
+from tfpipe.model import classifier as classifiers
+from tfpipe.model.split import split
+
+
+def build(*names, size=75, head="", classes=2):
+    branches = [classifiers.Branch(name, size, "none") for name in names]
+    return classifiers.build(branches, classes, pooling="avg", head=head, output="auto")
+
+
+@pytest.fixture(scope="module")
+def merged():
+    return build("mobilenet", "inceptionv3")
+
+
+def pictures(size=75, n=3):
+    return np.random.default_rng(0).uniform(0, 255, (n, size, size, 3)).astype(np.float32)
+
+
+STARTS = ["head", "all", "conv_pw_11", "mixed9", "conv_pw_6+mixed5", "mobilenet/conv_dw_12"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_parts_are_the_whole(merged, start):
+    parts = split(merged, start)
+    images = pictures()
+    whole = merged.model(images, training=False)
+    np.testing.assert_allclose(parts.trained(parts.frozen(images)), whole, atol=1e-5)
+    step = tf.function(lambda x: parts.trained(parts.frozen(x)))
+    np.testing.assert_allclose(step(images), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_exactly_the_layers_behind_the_boundary_are_trained(merged, start):
+    parts = split(merged, start)
+    assert not parts.frozen.trainable_variables
+    trained = {v.ref() for v in parts.trained.trainable_variables}
+    assert trained == {v.ref() for v in merged.model.trainable_variables}
+    in_head = {v.ref() for v in merged.head.trainable_variables}
+    assert {v.ref() for v in parts.backbone} == trained - in_head
+    for tower in merged.towers:
+        for layer in tower.backbone.layers:
+            if isinstance(layer, tf.keras.layers.BatchNormalization):
+                assert not layer.trainable
+            elif start == "all":
+                assert all(v.ref() in trained for v in layer.trainable_variables)
+    assert parts.any_frozen == (start != "all")
+    assert parts.parameters == sum(int(np.prod(v.shape)) for v in parts.trained.trainable_variables)
+
+
+def test_xceptions_blocks_13_and_14_have_these_parameters():
+    """Counted by hand: separable convolutions 9c + cd, the shortcut's 728 x 1024."""
+    parts = split(build("xception"), "block13")
+    separable = [(728, 728), (728, 1024), (1024, 1536), (1536, 2048)]
+    expected = sum(9 * c + c * d for c, d in separable) + 728 * 1024
+    assert parts.parameters == expected + 2049
+
+
+def test_a_later_stage_may_train_less():
+    built = build("mobilenet")
+    more = split(built, "conv_pw_6").parameters
+    less = split(built, "conv_pw_12").parameters
+    assert less < more
+    assert split(built, "conv_pw_6").parameters == more
+
+
+@pytest.mark.parametrize("name", ["inceptionv3", "mobilenet"])
+def test_unfreezing_keeps_training_and_evaluation_alike(name):
+    """BatchNorm trained on small batches of other images would make the two differ widely."""
+    built = build(name)
+    images = pictures(n=8)
+
+    def gap(batch_norm):
+        parts = split(built, "all", batch_norm=batch_norm)
+        before = [v.numpy() for v in built.model.non_trainable_variables]
+        boundary = parts.frozen(images)
+        found = parts.trained(boundary, training=True) - parts.trained(boundary, training=False)
+        changed = any(
+            not np.array_equal(a, b.numpy())
+            for a, b in zip(before, built.model.non_trainable_variables, strict=True)
+        )
+        return float(np.abs(found).max()), changed
+
+    assert gap(batch_norm=False) == (0.0, False)
+    difference, changed = gap(batch_norm=True)
+    assert difference > 1e-3
+    assert changed
+
+
+def test_frozen_dropout_is_off_and_trained_dropout_is_on():
+    built = build("efficientnetb0", size=64)  # which drops whole blocks at random
+    images = pictures(64, 4)
+    frozen = split(built, "head")
+    boundary = frozen.frozen(images, training=False)
+    assert np.array_equal(boundary, frozen.frozen(images, training=False))
+    parts = split(built, "block6b")
+    boundary = parts.frozen(images, training=False)
+    first, second = (parts.trained(boundary, training=True).numpy() for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("block99", "from=block99 is no layer or block.*mobilenet has conv1, .*mixed10"),
+        ("xception/block13", "from=xception/block13 is no layer"),
+        ("mobilenet/mixed9", "from=mobilenet/mixed9 is no layer.*mobilenet has conv1"),
+        ("", "from= is no layer"),
+    ],
+)
+def test_unknown_places_list_the_blocks(merged, start, message):
+    with pytest.raises(UserError, match=message) as error:
+        split(merged, start)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,186 @@
+"""The steps of a stage: what happens to one batch, in training and in validation."""
+
+import collections
+import functools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.fit import average, losses, runtime
+from tfpipe.fit.inputs import Batch, Inputs
+from tfpipe.fit.run import Run
+from tfpipe.fit.stages import Stage
+from tfpipe.fit.update import Update
+from tfpipe.model.classifier import Classifier
+from tfpipe.model.split import Split
+
+# Steps between two readings of the running loss; each one waits for the device.
+READ_EVERY = 10
+
+
+class DivergenceError(Exception):
+    """The loss of a step is no number.
+
+    Attributes:
+        step: of the epoch, from 1.
+        numbers: of the batch's images (`draws.number`).
+    """
+
+    def __init__(self, step: int, numbers: np.ndarray):
+        super().__init__(step)
+        self.step = step
+        self.numbers = numbers
+
+
+class Steps:
+    """The compiled steps, and the state that they change.
+
+    Attributes:
+        state: what goes into a checkpoint.
+    """
+
+    def __init__(
+        self, run: Run, stage: Stage, classifier: Classifier, split: Split, inputs: Inputs
+    ):
+        """Prepares a stage's steps; nothing is compiled yet."""
+        config = stage.config
+        self._classifier, self._inputs = classifier, inputs
+        self._variables = split.trained.trainable_variables
+        self._update = Update(
+            config,
+            self._variables,
+            backbone=split.backbone,
+            steps=inputs.steps,
+            float16=run.resolved.precision == "mixed_float16",
+        )
+        self._loss = losses.build(config, run.resolved.shares)
+        floats = [v for v in split.trained.variables if v.dtype.is_floating]
+        per_epoch = math.ceil(inputs.steps / config.accumulate_steps)
+        self._average = average.build(config.average, floats, per_epoch)
+        self._done = tf.Variable(0, dtype=tf.int64, trainable=False)  # steps of the epoch
+        self._bad = tf.Variable(-1, dtype=tf.int64, trainable=False)  # the first without a loss
+        self._totals = tf.Variable(tf.zeros([3]), trainable=False)  # loss, right, samples
+        self.state = tf.train.Checkpoint(
+            model=split.trained,
+            optimizer=self._update.optimizer,
+            random=runtime.random_state(classifier.model),
+            done=self._done,
+            totals=self._totals,
+            **({"average": self._average} if self._average else {}),
+        )
+        self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=READ_EVERY)
+        compiled = {"jit_compile": True} if run.resolved.xla else {}
+        # Two functions: the older optimizers make their variables in the first call of one.
+        self._train_step = {
+            due: tf.function(functools.partial(self._train_one, due=due), **compiled)
+            for due in (False, True)
+        }
+        self._validate_step = tf.function(self._validate_one, **compiled)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+        return self._update.learning_rate
+
+    @property
+    def done(self) -> int:
+        """How many steps of the epoch are over."""
+        return int(self._done.numpy())
+
+    def is_whole(self) -> bool:
+        """Returns whether the training can go on from `state` as if nothing had happened.
+
+        Not between two updates, as accumulated gradients are not kept.
+
+        Raises:
+            DivergenceError: the state is spoilt.
+        """
+        step = self.done
+        self._check(step)
+        return self._update.due(step)
+
+    def begin_epoch(self) -> None:
+        """Starts counting anew; not for an epoch that goes on."""
+        self._totals.assign(tf.zeros([3]))
+        self._done.assign(0)
+        self._update.reset()
+
+    def train(self, batches: Iterator[Batch]) -> Iterator[float | None]:
+        """Trains on the rest of an epoch's batches.
+
+        Yields:
+            After each step the epoch's mean loss so far, or None where it was not read.
+
+        Raises:
+            DivergenceError: a loss is no number. The weights are spoilt then.
+        """
+        step = self.done
+        for batch in batches:
+            step += 1
+            self._recent.append(np.asarray(batch["number"]))
+            self._train_step[self._update.due(step)](_for_device(batch))
+            loss = None
+            if step % READ_EVERY == 0 or step == self._inputs.steps:
+                loss, _ = self.means()
+                self._check(step)
+            yield loss
+        self._check(step)
+
+    def validate(self, advance: Callable) -> tuple[float, float]:
+        """Returns the mean cross-entropy in nats and the accuracy on the validation images."""
+        kept = self._totals.numpy()
+        self._totals.assign(tf.zeros([3]))
+        for batch in self._inputs.validation():
+            self._validate_step(_for_device(batch))
+            advance(len(batch["label"]))
+        found = self.means()
+        self._totals.assign(kept)
+        return found
+
+    def averaged(self) -> AbstractContextManager:
+        """Has the averages of the weights in their place, where there are any."""
+        return self._average.swapped() if self._average else nullcontext()
+
+    def means(self) -> tuple[float, float]:
+        """Returns the mean loss and the accuracy of the samples since the start of the epoch."""
+        loss, right, samples = self._totals.numpy().tolist()
+        return loss / max(samples, 1), right / max(samples, 1)
+
+    def _check(self, step: int) -> None:
+        bad = int(self._bad.numpy())
+        if bad >= 0:
+            raise DivergenceError(bad, self._recent[bad - step - 1])
+
+    def _train_one(self, batch: Batch, *, due: bool) -> None:
+        with tf.GradientTape() as tape:
+            logits, labels = self._inputs.forward(batch, training=True)
+            each = self._loss(self._classifier, labels, logits)
+            loss = tf.reduce_mean(each)
+            scaled = self._update.scaled(loss)
+        self._update.add(tape.gradient(scaled, self._variables), due=due)
+        if self._average and due:
+            self._average.update(self._update.optimizer.iterations)
+        self._count(batch, logits, each)
+        self._done.assign_add(1)
+        first = tf.logical_and(self._bad < 0, tf.logical_not(tf.math.is_finite(loss)))
+        self._bad.assign(tf.where(first, self._done, self._bad))
+
+    def _validate_one(self, batch: Batch) -> None:
+        logits, labels = self._inputs.forward(batch, training=False)
+        self._count(batch, logits, self._classifier.losses(labels, logits))
+
+    def _count(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> None:
+        weight = batch["weight"]
+        chosen = tf.argmax(self._classifier.probabilities(logits), -1)
+        right = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
+        sums = [losses * weight, right * weight, weight]
+        self._totals.assign_add(tf.stack([tf.reduce_sum(value) for value in sums]))
+
+
+def _for_device(batch: Batch) -> Batch:
+    """Returns what the steps take of a batch."""
+    used = ("image", "boundary", "size", "draws", "label", "weight")
+    return {key: value for key, value in batch.items() if key in used}
