@@ -13,9 +13,10 @@ import time
 import pytest
 import tensorflow as tf
 
-from tfpipe import data_service, train
+from tfpipe import build_records, data_service, train
 from tfpipe.errors import UserError
 from tfpipe.ingest import manifest
+from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline, service
 from tfpipe.input.augment import Augment
 from tfpipe.input.samples import Reading
@@ -189,25 +190,49 @@ def test_workers_decode_the_images_of_real_records(running, records):
 @pytest.mark.timeout(120)
 def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
     """The same pictures but for the resize's rounding, the same labels and numbers."""
-    described = manifest.load(records)
+    part = Part(manifest.load(records), ("train",))
     augment = Augment("translate(0.1)")
     found = {}
     for address in ("", running.address):
         reading = Reading(48, 8, service=address)
         found[address] = {}
-        for batch in pipeline.train_batches(described, "train", reading, augment=augment, epochs=2):
-            for image, label, numbers in zip(
-                *(batch[key].numpy() for key in ("image", "label", "draws")), strict=True
+        for batch in pipeline.train_batches(part, reading, augment=augment, epochs=2):
+            for image, label, numbers, number in zip(
+                *(batch[key].numpy() for key in ("image", "label", "draws", "number")), strict=True
             ):
-                found[address][numbers.tobytes()] = image.astype(int), int(label)
+                found[address][numbers.tobytes()] = image.astype(int), int(label), int(number)
     here, there = found.values()
-    steps = pipeline.steps_per_epoch(described, "train", 8)
+    steps = pipeline.steps_per_epoch(part, 8)
     assert len(here) == len(there) == 2 * 8 * steps
     both = set(here) & set(there)  # the few that are left over are others
     assert len(both) > 2 * (8 * steps - 8)
     for key in both:
-        assert here[key][1] == there[key][1]
+        assert here[key][1:] == there[key][1:]
         assert abs(here[key][0] - there[key][0]).max() <= 1
+
+
+@pytest.mark.timeout(120)
+def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
+    """And an epoch begun at a step has so many batches fewer."""
+    out = tmp_path / "folded"
+    build_records.main(
+        build_records.Options(
+            source=(str(image_folder),), out=str(out), folds=2, report=False, workers=1
+        )
+    )
+    held_out, part = (
+        Part(manifest.load(out), ("all",), fold=1, held_out=held_out) for held_out in (True, False)
+    )
+    reading = Reading(16, 8, service=running.address)
+    steps = pipeline.steps_per_epoch(part, 8)
+    found = list(pipeline.train_batches(part, reading, first_step=2, epochs=2))
+    assert len(found) == 2 * steps - 2
+    evaluated = pipeline.eval_batches(held_out, image_size=16, batch_size=held_out.count)
+    (others,) = (set(batch["number"].numpy().tolist()) for batch in evaluated)
+    for epoch in (found[: steps - 2], found[steps - 2 :]):
+        numbers = [number for batch in epoch for number in batch["number"].numpy().tolist()]
+        assert len(set(numbers)) == len(numbers)
+        assert not others & set(numbers)
 
 
 def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_path):

@@ -17,6 +17,7 @@ from tfpipe.errors import UserError
 from tfpipe.fit import inference
 from tfpipe.fit import run as runs
 from tfpipe.ingest import manifest as manifests
+from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
 
 
@@ -26,7 +27,7 @@ def evaluated(run_dir, records):
     classifier = runs.load(str(run_dir)).restore()
     manifest = manifests.load(records)
     batches = pipeline.eval_batches(
-        manifest, "all", image_size=classifier.image_size, batch_size=32
+        Part(manifest, ("all",)), image_size=classifier.image_size, batch_size=32
     )
     found = inference.predict(classifier, batches, manifest.count(), "evaluating")
     return {

@@ -1,6 +1,7 @@
 """Decoding against Pillow, and the batches' promises: order, completeness, repeatability."""
 
 import dataclasses
+import hashlib
 import io
 
 import numpy as np
@@ -14,6 +15,7 @@ from tfpipe import build_records
 from tfpipe.errors import UserError
 from tfpipe.ingest import example, sources, tfrecord
 from tfpipe.ingest import manifest as manifests
+from tfpipe.ingest.part import Part
 from tfpipe.input import cache, decoder, pipeline, preprocess
 from tfpipe.input.augment import Augment
 from tfpipe.input.files import file_batches
@@ -169,11 +171,11 @@ def manifest(records):
 TWO_DRAWS = Augment("translate(0.1)")
 
 
-def batches(manifest, *, first_epoch=0, epochs=2, split="train", augment=TWO_DRAWS, **changes):
+def batches(described, *, first_epoch=0, first_step=0, epochs=2, augment=TWO_DRAWS, **changes):
+    part = described if isinstance(described, Part) else Part(described, ("train",))
     reading = Reading(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
-    found = pipeline.train_batches(
-        manifest, split, reading, augment=augment, first_epoch=first_epoch, epochs=epochs
-    )
+    first = {"first_epoch": first_epoch, "first_step": first_step}
+    found = pipeline.train_batches(part, reading, augment=augment, epochs=epochs, **first)
     return [{key: value.numpy() for key, value in batch.items()} for batch in found]
 
 
@@ -195,7 +197,7 @@ def pictures_only(batch):
 
 def test_train_batches_are_full_and_typed(manifest):
     found = batches(manifest)
-    steps = pipeline.steps_per_epoch(manifest, "train", 8)
+    steps = pipeline.steps_per_epoch(Part(manifest, ("train",)), 8)
     assert len(found) == 2 * steps
     for batch in found:
         assert batch["image"].shape == (8, 16, 16, 3)
@@ -314,14 +316,85 @@ def test_every_epoch_has_another_order_and_other_numbers(manifest):
 
 
 def test_a_later_epoch_can_be_begun_with(manifest):
-    steps = pipeline.steps_per_epoch(manifest, "train", 8)
+    steps = pipeline.steps_per_epoch(Part(manifest, ("train",)), 8)
     assert same(
         batches(manifest, epochs=3)[2 * steps :], batches(manifest, first_epoch=2, epochs=3)
     )
 
 
+@pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
+@pytest.mark.parametrize("step", [0, 1, 3, 8])
+def test_an_epoch_can_be_begun_at_any_step(manifest, cached, step):
+    """And the epoch after it is whole."""
+    assert pipeline.steps_per_epoch(Part(manifest, ("train",)), 8) == 8
+    whole = batches(manifest, epochs=4, cache=cached)[2 * 8 :]
+    assert same(
+        whole[step:], batches(manifest, first_epoch=2, first_step=step, epochs=4, cache=cached)
+    )
+
+
+def test_what_a_step_leaves_out_is_not_decoded(manifest, monkeypatch):
+    decoded = []
+    decode = Reading.decode
+    monkeypatch.setattr(
+        Reading, "decode", lambda self, images, w: decoded.extend(images) or decode(self, images, w)
+    )
+    batches(manifest, first_step=6, epochs=1)
+    assert len(decoded) == 2 * 8
+
+
+@pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
+@pytest.mark.parametrize("resize_on", ["host", "device"])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_share_the_batches_of_one(manifest, cached, resize_on, workers):
+    options = {"cache": cached, "resize_on": resize_on, "first_step": 2}
+    whole = batches(manifest, **options)
+    # The order is the same for all even where it need not be the same each time.
+    shares = [
+        batches(manifest, worker=worker, workers=workers, deterministic=worker == 0, **options)
+        for worker in range(workers)
+    ]
+    joined = [
+        {key: np.concatenate([batch[key] for batch in step]) for key in step[0]}
+        for step in zip(*shares, strict=True)
+    ]
+    assert same(whole, joined)
+    assert {len(batch["image"]) for batch in shares[0]} == {8 // workers}
+
+
+def test_workers_need_equal_shares():
+    with pytest.raises(UserError, match=r"--batch_size=10 .* 4 workers.*--batch_size=12") as raised:
+        Reading(16, 10, workers=4)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="--data_service=grpc://h:1 cannot feed 2 workers"):
+        Reading(16, 10, workers=2, service="grpc://h:1")
+
+
+def test_numbers_tell_the_records(manifest):
+    """As the digest of what is stored does, whose first 15 hex digits a number is."""
+    digests = {}
+    for path in Part(manifest, ("train",)).paths:
+        with open(path, "rb") as file:
+            for _, record in tfrecord.read(file):
+                fields = example.deserialize(record)
+                number = int(hashlib.sha256(fields.encoded).hexdigest()[:15], 16)
+                digests[number] = fields.filename.encode(), fields.label
+    seen = set()
+    for batch in batches(manifest, epochs=1):
+        for number, label in zip(batch["number"].tolist(), batch["label"].tolist(), strict=True):
+            assert digests[number][1] == label
+            seen.add(number)
+    assert len(seen) == 8 * 8
+    part = Part(manifest, ("train",))
+    for batch in pipeline.eval_batches(part, image_size=8, batch_size=7).as_numpy_iterator():
+        real = batch["weight"] > 0
+        assert not batch["number"][~real].any()
+        for number, name in zip(batch["number"][real], batch["name"][real], strict=True):
+            assert digests[int(number)][0] == name
+
+
 def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
-    dataset = pipeline.eval_batches(manifest, "all", image_size=16, batch_size=7)
+    dataset = pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=7)
     found = list(dataset.as_numpy_iterator())
     assert {batch["image"].shape for batch in found} == {(7, 16, 16, 3)}
     assert sum(batch["weight"].sum() for batch in found) == manifest.count()
@@ -332,8 +405,8 @@ def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
 
 @pytest.mark.parametrize("size", [0, -1, 10_000])
 def test_an_impossible_batch_size_is_explained(manifest, size):
-    with pytest.raises(UserError, match=f"--batch_size={size}.*give 1 to"):
-        pipeline.steps_per_epoch(manifest, "train", size)
+    with pytest.raises(UserError, match=f"--batch_size={size}.*records of train; give 1 to"):
+        pipeline.steps_per_epoch(Part(manifest, ("train",)), size)
 
 
 def test_files_give_the_same_pictures_as_records(manifest, image_folder):
@@ -341,10 +414,13 @@ def test_files_give_the_same_pictures_as_records(manifest, image_folder):
     rejects = []
     files = file_batches(source, source.names(), image_size=16, batch_size=8, rejects=rejects)
     by_name = {}
-    for dataset in (files, pipeline.eval_batches(manifest, "all", image_size=16, batch_size=8)):
-        for batch in dataset.as_numpy_iterator():
+    for dataset in (
+        files,
+        pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=8),
+    ):
+        for batch in dataset:
             for name, image, weight in zip(
-                batch["name"], batch["image"], batch["weight"], strict=True
+                *(batch[key].numpy() for key in ("name", "image", "weight")), strict=True
             ):
                 if weight:
                     by_name.setdefault(name, []).append(image)
@@ -360,10 +436,12 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path):
     (tmp_path / "2.jpg").write_bytes(whole[: len(whole) // 2])
     source = sources.open_source(str(tmp_path))
     rejects = []
-    dataset = file_batches(source, source.names(), image_size=16, batch_size=2, rejects=rejects)
-    (batch,) = dataset.as_numpy_iterator()
+    (batch,) = file_batches(source, source.names(), image_size=16, batch_size=4, rejects=rejects)
     assert [name for name, _, _ in rejects] == ["2.jpg"]
-    assert not batch["image"][1].any()
+    assert batch["name"].numpy().tolist() == [b"1.jpg", b"2.jpg", b"", b""]
+    assert batch["weight"].numpy().tolist() == [1, 1, 0, 0]
+    black = ~batch["image"].numpy().any(axis=(1, 2, 3))
+    assert black.tolist() == [False, True, True, True]
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +464,9 @@ def test_a_copy_is_in_the_split_of_its_image(balanced):
     """So that training never sees a transformed copy of a validation image."""
     names = {}
     for split in ("train", "val"):
-        batches = pipeline.eval_batches(balanced, split, image_size=8, batch_size=4, copies=True)
+        batches = pipeline.eval_batches(
+            Part(balanced, (split,)), image_size=8, batch_size=4, copies=True
+        )
         names[split] = {
             name.split(b"#")[0]
             for batch in batches.as_numpy_iterator()
@@ -405,7 +485,7 @@ def test_training_sees_copies_and_evaluation_never_does(balanced):
     seen = {}
     for copies in (False, True):
         batches = pipeline.eval_batches(
-            balanced, "train", image_size=8, batch_size=5, copies=copies
+            Part(balanced, ("train",)), image_size=8, batch_size=5, copies=copies
         )
         weights = np.concatenate([batch["weight"] for batch in batches])
         names = np.concatenate([batch["name"] for batch in batches])[weights > 0]

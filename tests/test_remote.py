@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfpipe import build_records, remote, storage, verify_records
 from tfpipe.errors import UserError
 from tfpipe.ingest import manifest, rejects, sources, verify
+from tfpipe.ingest.part import Part
 from tfpipe.ingest.sources import source as bounds
 from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
@@ -323,13 +324,19 @@ def test_training_reads_urls(ram, records):
     described = [manifest.load(upload(records, f"{ram}/toy")), manifest.load(records)]
     options = {"image_size": 16, "batch_size": 8}
     there, here = (
-        [batch["image"].numpy().tobytes() for batch in pipeline.eval_batches(m, "val", **options)]
+        [
+            batch["image"].numpy().tobytes()
+            for batch in pipeline.eval_batches(Part(m, ("val",)), **options)
+        ]
         for m in described
     )
     assert there == here
     reading = Reading(**options, seed=3, shuffle_mb=1)
     there, here = (
-        [batch["image"].numpy().tobytes() for batch in pipeline.train_batches(m, "train", reading)]
+        [
+            batch["image"].numpy().tobytes()
+            for batch in pipeline.train_batches(Part(m, ("train",)), reading)
+        ]
         for m in described
     )
     assert there == here

@@ -14,6 +14,7 @@ from tfpipe import build_records, verify_records
 from tfpipe.errors import UserError
 from tfpipe.ingest import manifest, scan
 from tfpipe.ingest.decode import Picture
+from tfpipe.ingest.part import Part
 from tfpipe.ingest.store import Store, parse
 from tfpipe.input import pipeline, preprocess
 
@@ -207,7 +208,7 @@ def test_the_command_and_training(image_folder, tmp_path, store, sizes):
     assert m.accepted == 80
     assert m.arguments["store"] == store
     seen = 0
-    for batch in pipeline.eval_batches(m, "all", image_size=20, batch_size=16):
+    for batch in pipeline.eval_batches(Part(m, ("all",)), image_size=20, batch_size=16):
         names, weights = batch["name"].numpy(), batch["weight"].numpy()
         for name, image, weight in zip(names, batch["image"].numpy(), weights, strict=True):
             if not weight:

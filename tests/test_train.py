@@ -232,7 +232,7 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 1000}, "--batch_size=1000.*train records; give 1 to"),
+        ({"batch_size": 1000}, "--batch_size=1000.*records of train; give 1 to"),
         ({"val_split": "test"}, "has no split 'test'; it has train, val"),
         ({"backbones": "small_cnn,small_cnn"}, "each backbone may be named once"),
         ({"backbones": "nothing"}, "unknown backbone 'nothing'"),

@@ -26,6 +26,7 @@ def main(options: Options) -> None:
     from tfpipe.fit import inference, metrics
     from tfpipe.fit import run as runs
     from tfpipe.ingest import manifest as manifests
+    from tfpipe.ingest.part import Part
     from tfpipe.input import pipeline
 
     run = runs.load(options.run_dir)
@@ -36,7 +37,7 @@ def main(options: Options) -> None:
     total = manifest.images(split)
     classifier = run.restore()
     batches = pipeline.eval_batches(
-        manifest, split, image_size=classifier.image_size, batch_size=inference.BATCH_SIZE
+        Part(manifest, (split,)), image_size=classifier.image_size, batch_size=inference.BATCH_SIZE
     )
     found = inference.predict(classifier, batches, total, f"evaluating {split}")
     measured = metrics.summary(found["probabilities"], found["label"], run.resolved.classes)

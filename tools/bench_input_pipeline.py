@@ -56,6 +56,7 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
     import tensorflow as tf
 
     from tfpipe.ingest import manifest as manifests
+    from tfpipe.ingest.part import Part
     from tfpipe.input import pipeline
     from tfpipe.input.augment import Augment
 
@@ -68,8 +69,9 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
         threads=options.workers,
     )
     # More epochs than there is time for.
-    batches = iter(pipeline.train_batches(manifest, "train", reading, augment=chain, epochs=10**6))
-    steps = pipeline.steps_per_epoch(manifest, "train", options.batch_size)
+    part = Part(manifest, ("train",))
+    batches = iter(pipeline.train_batches(part, reading, augment=chain, epochs=10**6))
+    steps = pipeline.steps_per_epoch(part, options.batch_size)
 
     @tf.function(jit_compile=True)
     def on_device(batch: dict) -> tf.Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -201,8 +201,15 @@ def features() -> "dict[str, tf.io.FixedLenFeature]":
     }
 
 
-def parse(serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
-    """Parses one record (a scalar string) into a scalar tensor for each key of `features()`."""
+def parse(serialized: "tf.Tensor", keys: Iterable[str] | None = None) -> "dict[str, tf.Tensor]":
+    """Parses one record (a scalar string) into a scalar tensor for each key.
+
+    Args:
+        serialized: the record.
+        keys: some of `features()`; None for all.
+    """
     import tensorflow as tf
 
-    return tf.io.parse_single_example(serialized, features())
+    known = features()
+    chosen = known if keys is None else {key: known[key] for key in keys}
+    return tf.io.parse_single_example(serialized, chosen)

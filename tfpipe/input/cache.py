@@ -1,4 +1,4 @@
-"""A split's images in memory, so that the disk, or the decoder too, is needed once.
+"""Images in memory, so that the disk, or the decoder too, is needed once.
 
 encoded    the files as they are stored: for records on a slow disk or another machine
 decoded    what a batch holds of them: for as many epochs as one likes without any decoding
@@ -14,7 +14,7 @@ import numpy as np
 from tfpipe.errors import UserError
 from tfpipe.ingest import example
 from tfpipe.ingest.example import Fields
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.ingest.part import Part
 from tfpipe.input import draws
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
@@ -36,7 +36,7 @@ class Pictures(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Some samples of a split.
+    """Some samples.
 
     Attributes:
         number: int64 [N], of each its own, whatever the shard or the order.
@@ -51,13 +51,12 @@ class Samples(NamedTuple):
     pictures: Pictures | None = None
 
 
-def check(kind: str, manifest: Manifest, split: str, image_bytes: int) -> None:
+def check(kind: str, part: Part, image_bytes: int) -> None:
     """Checks that a cache fits into memory.
 
     Args:
         kind: "none", "encoded" or "decoded".
-        manifest: of the records.
-        split: of them.
+        part: what is to be cached.
         image_bytes: of an image as batches hold it.
 
     Raises:
@@ -66,14 +65,12 @@ def check(kind: str, manifest: Manifest, split: str, image_bytes: int) -> None:
     free = free_memory()
     if kind == NONE or free is None:
         return
-    count = manifest.count(split)
-    stored = sum(shard.bytes for shard in manifest.shards_of(split))
-    needed = {ENCODED: stored, DECODED: count * image_bytes}
+    needed = {ENCODED: part.bytes, DECODED: part.count * image_bytes}
     if needed[kind] <= free * _SHARE:
         return
     least = NONE if kind == ENCODED or needed[ENCODED] > free * _SHARE else ENCODED
     raise UserError(
-        f"--cache={kind} needs {needed[kind] / 10**9:,.1f} GB for {count:,} images, and"
+        f"--cache={kind} needs {needed[kind] / 10**9:,.1f} GB for {part.count:,} images, and"
         f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: pass --cache={least}"
     )
 

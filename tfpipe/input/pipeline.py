@@ -9,7 +9,7 @@ so an epoch can be begun again, or at any step, and gives the same batches.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -17,22 +17,22 @@ import tensorflow as tf
 from tfpipe import terminal
 from tfpipe.errors import UserError
 from tfpipe.ingest import example
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.ingest.part import Part
 from tfpipe.input import cache, draws, preprocess, service
 from tfpipe.input.augment import Augment
-from tfpipe.input.samples import DEVICE, Reading, Records, Rows
+from tfpipe.input.samples import DEVICE, Reading, Records, Rows, of_part
 from tfpipe.input.threads import in_threads
 
 Batch = dict[str, tf.Tensor]
 
 
 def train_batches(
-    manifest: Manifest,
-    split: str,
+    part: Part,
     reading: Reading,
     *,
     augment: Augment | None = None,
     first_epoch: int = 0,
+    first_step: int = 0,
     epochs: int = 1,
 ) -> Iterator[Batch | None]:
     """Yields the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
@@ -41,45 +41,55 @@ def train_batches(
     others in each epoch.
 
     Args:
-        manifest: the records.
-        split: which part of them.
+        part: the records.
         reading: how they become batches.
         augment: what is done to the batches later.
         first_epoch: the epoch to begin with, from 0.
+        first_step: the step to begin that epoch with, from 0. Its batches are those that the whole
+            epoch would have had from there on, and nothing of the others is decoded. Where no seed
+            determines the order (`reading.deterministic`, or a data service), they are just so many
+            fewer.
         epochs: the epoch to end before.
 
     Yields:
         Batches, and None at the end of an epoch that has fewer of them, as one does of whose
         records a data service lost some. "image" uint8 [B, S, S, 3]; "label" int64 [B]; "draws"
-        float32 [B, D] in [0, 1), the uniform numbers that `augment` takes; "weight" float32 [B],
-        all ones. If the device resizes, "image" is uint8 [B, P, 3], the pixels row by row and then
-        others, and "size" int32 [B, 2] their height and width. On the first GPU, if there is one.
+        float32 [B, D] in [0, 1), the uniform numbers that `augment` takes; "number" int64 [B],
+        which tells the records (`draws.number`); "weight" float32 [B], all ones. If the device
+        resizes, "image" is uint8 [B, P, 3], the pixels row by row and then others, and "size" int32
+        [B, 2] their height and width. On the first GPU, if there is one. With W workers these are
+        the worker's own B / W rows of each batch.
 
     Raises:
-        UserError: the split has not as many records as a batch, the cache does not fit, or a
+        UserError: the part has not as many records as a batch, the cache does not fit, or a
             record is damaged.
     """
     size, seed = reading.batch_size, reading.seed
-    steps = steps_per_epoch(manifest, split, size)
+    steps = steps_per_epoch(part, size)
     columns = augment.draws if augment else 0
     if reading.service:
-        source = Records(manifest, split, reading)
-        yield from _from_service(source, reading, steps, columns, range(first_epoch, epochs))
+        wanted = {
+            epoch: steps - (first_step if epoch == first_epoch else 0)
+            for epoch in range(first_epoch, epochs)
+        }
+        yield from _from_service(Records(part, reading), reading, wanted, columns)
         return
     crops = augment is not None and augment.crops_on_host
-    source = (Records if reading.cache == cache.NONE else Rows)(manifest, split, reading)
+    source = (Records if reading.cache == cache.NONE else Rows)(part, reading)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        batches = source.samples(key).batch(size, drop_remainder=True).take(steps)
-        return batches.map(lambda batch: (epoch, batch))
+        begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+        batches = source.samples(key).batch(size, drop_remainder=True).take(steps).skip(begun)
+        return batches.map(lambda batch: (epoch, batch[reading.rows]))
 
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
         found = source.get(batch)
         numbers = draws.uniform(np.array([seed]), epoch[np.newaxis], found.number, columns)
         windows = augment.window(numbers).numpy() if crops else None
         pictures = found.pictures or reading.decode(found.images, windows)
-        result = {"label": found.label, "draws": numbers, "weight": np.ones(size, np.float32)}
+        result = {"label": found.label, "draws": numbers, "number": found.number}
+        result["weight"] = np.ones(reading.local_size, np.float32)
         if reading.resize_on == DEVICE:
             result["size"] = pictures.size
         result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
@@ -92,28 +102,28 @@ def train_batches(
         dataset.as_numpy_iterator(),
         threads=reading.cores,
         ahead=reading.batches_ahead,
-        in_order=reading.deterministic,
+        in_order=reading.in_order,
     )
 
 
 def eval_batches(
-    manifest: Manifest, split: str, *, image_size: int, batch_size: int, copies: bool = False
+    part: Part, *, image_size: int, batch_size: int, copies: bool = False
 ) -> tf.data.Dataset:
-    """Returns every image of a split once, in the shards' order.
+    """Returns every image of a part once, in the shards' order.
 
     The last batch is filled up with samples of weight 0, so that every batch has one shape and
     none is dropped.
 
     Args:
-        manifest: the records.
-        split: which part of them.
+        part: the records.
         image_size: the side of the images in pixels.
         batch_size: records in a batch.
         copies: whether transformed copies are returned too; nothing is to be measured by them.
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
-        "weight" float32 [B], 1 for a record and 0 for filling.
+        "number" int64 [B], which tells the record (`draws.number`), "weight" float32 [B], 1 for a
+        record and 0 for filling.
     """
 
     def decode(record: tf.Tensor) -> Batch:
@@ -122,12 +132,11 @@ def eval_batches(
             "image": preprocess.decode_record(fields, image_size),
             "label": fields["image/class/label"],
             "name": fields["image/filename"],
+            "number": draws.number(fields["image/key/sha256"]),
             "weight": tf.constant(1.0),
         }
 
-    dataset = tf.data.TFRecordDataset(manifest.paths(split))
-    if not copies and manifest.images(split) < manifest.count(split):
-        dataset = dataset.filter(lambda record: example.parse(record)["image/copy"] == 0)
+    dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
     return padded_batches(dataset, batch_size)
 
@@ -165,9 +174,16 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    source: Records, reading: Reading, steps: int, columns: int, epochs: Iterable[int]
+    source: Records, reading: Reading, steps: dict[int, int], columns: int
 ) -> Iterator[Batch | None]:
-    """Yields the batches that a tf.data service makes, in the order in which they are ready."""
+    """Yields the batches that a tf.data service makes, in the order in which they are ready.
+
+    Args:
+        source: of the records.
+        reading: how they become batches.
+        steps: of each epoch.
+        columns: of "draws".
+    """
     run = uuid.uuid4().hex  # a job's name is used once
 
     def batch(record: tf.Tensor) -> Batch:
@@ -184,33 +200,32 @@ def _from_service(
 
     def draw(found: Batch, epoch: int) -> Batch:
         key = (tf.constant([reading.seed], tf.int64), tf.constant([epoch], tf.int64))
-        return found | {"draws": draws.uniform(*key, found.pop("number"), columns)}
+        return found | {"draws": draws.uniform(*key, found["number"], columns)}
 
     with service.guard(reading.service):
-        for epoch in epochs:
+        for epoch, wanted in steps.items():
             samples = source.samples(tf.constant([reading.seed, epoch], tf.int64))
             made = samples.map(batch, tf.data.AUTOTUNE).batch(reading.batch_size)
             made = service.distribute(
                 made, reading.service, job=f"{run}-{epoch}", batch_size=reading.batch_size
             )
             seen = 0
-            for found in made.map(lambda found, epoch=epoch: draw(found, epoch)).take(steps):
+            for found in made.map(lambda found, epoch=epoch: draw(found, epoch)).take(wanted):
                 seen += 1
                 yield found
-            if seen < steps:
+            if seen < wanted:
                 terminal.warn(
-                    f"epoch {epoch + 1}: {steps - seen} of {steps} batches are missing: a worker of"
-                    f" --data_service={reading.service} was lost with the records it had begun"
+                    f"epoch {epoch + 1}: {wanted - seen} of {wanted} batches are missing: a worker"
+                    f" of --data_service={reading.service} was lost with the records it had begun"
                 )
                 yield None
 
 
-def steps_per_epoch(manifest: Manifest, split: str, batch_size: int) -> int:
-    """Returns how many full batches a split holds; raises UserError for a batch larger than it."""
-    count = manifest.count(split)
-    if not 1 <= batch_size <= count:
+def steps_per_epoch(part: Part, batch_size: int) -> int:
+    """Returns how many full batches a part holds; raises UserError for a batch larger than it."""
+    if not 1 <= batch_size <= part.count:
         raise UserError(
-            f"--batch_size={batch_size}: {manifest.folder} has {count} {split} records; give 1 to"
-            f" {count}"
+            f"--batch_size={batch_size}: {part.manifest.folder} has {part.count} records of"
+            f" {part.name}; give 1 to {part.count}"
         )
-    return count // batch_size
+    return part.count // batch_size

@@ -16,7 +16,7 @@ from tfpipe import terminal
 from tfpipe.errors import UserError, one_line
 from tfpipe.ingest import example
 from tfpipe.ingest.example import Fields
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.ingest.part import Part
 from tfpipe.input import cache, decoder, draws, preprocess
 from tfpipe.input.cache import Pictures, Samples
 
@@ -42,7 +42,7 @@ class Reading:
 
     Attributes:
         image_size: the side S of the model's input in pixels.
-        batch_size: records in a batch, B.
+        batch_size: records in a batch of all workers together, B.
         seed: of the order and of the uniform numbers.
         shuffle_mb: encoded bytes that the shuffle buffer may hold, in megabytes.
         cache: what of the images stays in memory: "none", "encoded" or "decoded".
@@ -52,6 +52,13 @@ class Reading:
         threads: that decode; 0 for one on each core.
         ram_mb: memory that the buffers together may take; 0 for half of what is free.
         service: address of a tf.data service that reads and decodes; "" to do so here.
+        worker: which of the workers this process is, from 0.
+        workers: how many processes train together, W. Each is given B / W consecutive rows of every
+            batch and decodes only these, but reads, or keeps in memory, all records: so all
+            together see the batches that one process would see.
+
+    Raises:
+        UserError: the workers cannot share the batches.
     """
 
     image_size: int
@@ -64,6 +71,39 @@ class Reading:
     threads: int = 0
     ram_mb: int = 0
     service: str = ""
+    worker: int = 0
+    workers: int = 1
+
+    def __post_init__(self):
+        """Checks that every worker gets as many rows of a batch as the others."""
+        if self.batch_size % self.workers:
+            more = -(-self.batch_size // self.workers) * self.workers
+            raise UserError(
+                f"--batch_size={self.batch_size} cannot be divided among {self.workers} workers:"
+                f" give a multiple of {self.workers}, as --batch_size={more}",
+                status=2,
+            )
+        if self.service and self.workers > 1:
+            raise UserError(
+                f"--data_service={self.service} cannot feed {self.workers} workers, which must see"
+                " parts of the same batches: leave it out",
+                status=2,
+            )
+
+    @property
+    def local_size(self) -> int:
+        """Records of a batch that this worker is given."""
+        return self.batch_size // self.workers
+
+    @property
+    def rows(self) -> slice:
+        """Which rows of a batch these are."""
+        return slice(self.worker * self.local_size, (self.worker + 1) * self.local_size)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether batches come in the same order each time, as those that workers share must."""
+        return self.deterministic or self.workers > 1
 
     @property
     def crops(self) -> bool:
@@ -111,7 +151,7 @@ class Reading:
     @property
     def batches_ahead(self) -> int:
         """How many batches are decoded, or being decoded, before they are asked for."""
-        most = self.ram_bytes // (self.batch_size * int(np.prod(self.shape)))
+        most = self.ram_bytes // (self.local_size * int(np.prod(self.shape)))
         return max(1, min(2 * self.cores + 2, most))
 
     @property
@@ -122,7 +162,7 @@ class Reading:
     def options(self) -> tf.data.Options:
         """Returns how TensorFlow runs the pipeline."""
         options = tf.data.Options()
-        options.deterministic = self.deterministic
+        options.deterministic = self.in_order
         options.threading.private_threadpool_size = self.cores
         options.autotune.ram_budget = self.ram_bytes
         return options
@@ -131,15 +171,14 @@ class Reading:
 class Records:
     """Samples that are read from the shards in each epoch."""
 
-    def __init__(self, manifest: Manifest, split: str, reading: Reading):
-        self._shards = manifest.paths(split)
-        stored = sum(shard.bytes for shard in manifest.shards_of(split))
-        count = manifest.count(split)
-        self._buffer = max(1, min(count, int(reading.shuffle_mb * 2**20 * count / stored)))
+    def __init__(self, part: Part, reading: Reading):
+        self._part = part
+        room = int(reading.shuffle_mb * 2**20 * part.count / part.bytes)
+        self._buffer = max(1, min(part.count, room))
 
     def samples(self, key: tf.Tensor) -> tf.data.Dataset:
         """Returns the records, string scalars, shuffled by `key`, int64 [2]."""
-        order = tf.random.experimental.stateless_shuffle(tf.constant(self._shards), key)
+        order = tf.random.experimental.stateless_shuffle(tf.constant(self._part.paths), key)
         records = tf.data.Dataset.from_tensor_slices(order).interleave(
             tf.data.TFRecordDataset,
             cycle_length=READERS,
@@ -147,6 +186,7 @@ class Records:
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
+        records = of_part(records, self._part)
         return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
 
     def get(self, records: Sequence[bytes]) -> Samples:
@@ -160,12 +200,11 @@ class Records:
 class Rows:
     """Samples that were all read into memory before."""
 
-    def __init__(self, manifest: Manifest, split: str, reading: Reading):
-        cache.check(reading.cache, manifest, split, int(np.prod(reading.shape)))
-        records = tf.data.TFRecordDataset(manifest.paths(split)).as_numpy_iterator()
-        count = manifest.count(split)
-        with terminal.progress(f"reading {split} into memory", count) as advance:
-            self._kept = cache.load(reading.cache, records, count, reading.decode, advance)
+    def __init__(self, part: Part, reading: Reading):
+        cache.check(reading.cache, part, int(np.prod(reading.shape)))
+        records = of_part(tf.data.TFRecordDataset(part.paths), part).as_numpy_iterator()
+        with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
+            self._kept = cache.load(reading.cache, records, part.count, reading.decode, advance)
 
     def samples(self, key: tf.Tensor) -> tf.data.Dataset:
         """Returns the row of each sample, int64 scalars, shuffled by `key`, int64 [2]."""
@@ -184,6 +223,26 @@ class Rows:
         into = aligned((len(rows), *image.shape[1:]))
         np.take(image, rows, axis=0, out=into, mode="clip")  # with "raise", by a buffer
         return Samples(number, label, [], Pictures(into, size[rows]))
+
+
+def of_part(records: tf.data.Dataset, part: Part, *, copies: bool = True) -> tf.data.Dataset:
+    """Returns those records of a part's shards that are in the part.
+
+    Args:
+        records: string scalars.
+        part: whose shards were read.
+        copies: whether transformed copies stay, where the part has any.
+    """
+    without_copies = not copies and part.images < part.count
+    if part.fold is None and not without_copies:
+        return records
+
+    def stays(record: tf.Tensor) -> tf.Tensor:
+        fields = example.parse(record, ("image/fold", "image/copy"))
+        fold, copy = fields["image/fold"], fields["image/copy"]
+        return part.holds(fold, copy) & ((copy == 0) | (not without_copies))
+
+    return records.filter(stays)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
