@@ -70,7 +70,7 @@ TINY = {
     "backbones": "small_cnn",
     "weights": "none",
     "image_size": "32",
-    "trainable": "all",
+    "stages": "all:from=all",
     "pooling": "flatten",
     "head": "dense(16)",
     "epochs": 3,

@@ -134,7 +134,7 @@ def test_a_quiet_terminal(records, tmp_path):
     """Nothing of TensorFlow, oneDNN, absl, XLA or tensorflow-addons is to be seen."""
     done = run(
         "tfpipe.train",
-        *("--backbones=small_cnn", "--weights=none", "--image_size=32", "--trainable=all"),
+        *("--backbones=small_cnn", "--weights=none", "--image_size=32", "--stages=all:from=all"),
         *("--pooling=flatten", "--epochs=1", "--augment=flip_lr", "--optimizer=lamb"),
         f"--records={records}",
         f"--run_dir={tmp_path / 'run'}",

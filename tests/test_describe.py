@@ -74,7 +74,7 @@ def test_every_seed_recipe_is_checked():
 
 
 def test_the_classes_are_the_records(tiny_config, capsys):
-    train.main(tiny_config(describe=True, trainable="head", pooling="avg"))
+    train.main(tiny_config(describe=True, stages="head", pooling="avg"))
     out = capsys.readouterr().out
     # A dense layer of 16 on 64 features, and one sigmoid.
     assert ["trainable", f"{64 * 16 + 16 + 16 + 1:,}"] in [x.split() for x in out.splitlines()]

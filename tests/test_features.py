@@ -85,7 +85,7 @@ def test_an_interrupted_entry_is_not_there(tmp_path):
 def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
     usage = features.shutil.disk_usage(tmp_path)._replace(free=2**28 + 100)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="has 0.3 GB free: .*--feature_cache=FOLDER") as error:
+    with pytest.raises(UserError, match=r"has 0.3 GB free: .*--feature_cache=FOLDER") as error:
         get(tmp_path / "not" / "there", Computed())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "not").exists()
@@ -103,7 +103,7 @@ def test_a_disk_that_becomes_full_leaves_nothing(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "open", full, raising=False)
-        with pytest.raises(UserError, match="cannot write .*No space left.*make room") as error:
+        with pytest.raises(UserError, match=r"cannot write .*No space left.*make room") as error:
             get(tmp_path, Computed())
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

@@ -364,7 +364,7 @@ ALL = {
 def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path, optimizer):
     decay = 0.0 if optimizer == "nadam" else 0.01
     changes = {**ALL, "optimizer": optimizer, "weight_decay": decay}
-    changes |= {"trainable": "head", "augment": "", "pooling": "avg"}
+    changes |= {"stages": "head", "augment": "", "pooling": "avg"}
     for name, parts in (("whole", (3,)), ("parts", (1, 3))):
         for epochs in parts:
             train.main(tiny_config(run_dir=str(tmp_path / name), epochs=epochs, **changes))

@@ -177,7 +177,7 @@ class TestRun:
             backbones=f"small_cnn,{path}@second",
             weights="small_cnn=none",
             image_size="small_cnn=24,net-second=0",
-            trainable="head",
+            stages="head",
             pooling="avg",
             epochs=1,
             augment="",

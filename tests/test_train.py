@@ -172,7 +172,7 @@ def test_stops_when_the_loss_does_not_fall(tiny_config, tmp_path):
 
 
 def test_frozen_features_are_computed_once(tiny_config, tmp_path):
-    frozen = {"trainable": "head", "augment": "", "pooling": "avg"}
+    frozen = {"stages": "head", "augment": "", "pooling": "avg"}
     config = tiny_config(**frozen)
     train.main(config)
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").iterdir()}
@@ -189,7 +189,7 @@ def test_frozen_features_are_computed_once(tiny_config, tmp_path):
 
 def test_frozen_backbones_do_not_change_under_augmentation(tiny_config, tmp_path):
     config = tiny_config(
-        trainable="head", backbones="mobilenet", augment="flip_lr", pooling="avg", epochs=2
+        stages="head", backbones="mobilenet", augment="flip_lr", pooling="avg", epochs=2
     )
     train.main(config)
     run = runs.load(config.run_dir)

@@ -19,7 +19,7 @@ def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     import tensorflow as tf
 
-    from tfpipe.fit import average, inputs, loop, losses, run, runtime, stages, update
+    from tfpipe.fit import average, inputs, loop, losses, run, runtime, stages, trial, update
     from tfpipe.ingest import manifest as manifests
     from tfpipe.ingest import salvage
     from tfpipe.input import pipeline
@@ -44,9 +44,21 @@ def main(config: TrainConfig) -> None:
         update.check(stage.config, pipeline.steps_per_epoch(train, config.batch_size))
         average.check(stage.config.average)
         Augment(stage.config.augment)
-    chosen = runtime.choose(config.precision, config.xla)
-    terminal.say(chosen.explanation)
+    chosen = run.choose_runtime(config)
     runtime.compile_quietly()
+    if chosen.measure:
+        frozen = all(stage.start == split.HEAD for stage in planned)
+        chosen = runtime.measured(
+            chosen,
+            lambda policy: trial.make(
+                lambda: plain_model(config, len(manifest.classes)),
+                "features" if frozen else "all",
+                config.batch_size,
+                policy=policy,
+                xla=chosen.xla,
+            ),
+        )
+    terminal.say(chosen.explanation)
     runtime.seed_everything(config.seed)
     tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
@@ -64,33 +76,37 @@ def main(config: TrainConfig) -> None:
 
 def show_model(config: TrainConfig) -> None:
     """Prints the model that these options make; of the records only the classes are read."""
-    from tfpipe.fit import run, stages
+    from tfpipe.fit import stages
     from tfpipe.ingest import manifest as manifests
-    from tfpipe.model import backbones, classifier, split
     from tfpipe.model import describe as description
+    from tfpipe.model import split
 
     if pathlib.Path(config.records).exists():
         classes = len(manifests.load(config.records).classes)
     else:
         classes = 2
         terminal.say(f"--records={config.records} does not exist: two classes are assumed")
-    branches = [
-        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
-        for branch in run.choose_branches(config)
-    ]
-    built = classifier.build(
-        branches,
-        classes,
-        pooling=config.pooling,
-        head=config.head,
-        output=config.output,
-    )
+    built = plain_model(config, classes)
     trained = {}
     for stage in stages.parse(config):
         batch_norm = stage.config.batch_norm == "trained"
         parts = split.split(built, stage.start, batch_norm=batch_norm)
         trained[f"trained by stage {stage.name}"] = parts.parameters
     description.show(built, trained)
+
+
+def plain_model(config: TrainConfig, classes: int):
+    """Returns the classifier that these options make, with random weights."""
+    from tfpipe.fit import run
+    from tfpipe.model import backbones, classifier
+
+    branches = [
+        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
+        for branch in run.choose_branches(config)
+    ]
+    return classifier.build(
+        branches, classes, pooling=config.pooling, head=config.head, output=config.output
+    )
 
 
 def describe(opened, classifier, train, val) -> str:

@@ -92,12 +92,11 @@ class Inputs:
             "start": stage.start,
             "weights": _digest(split),
         }
-        kept = {part: self._fits(part, views) for part, views in ((train, self._views), (val, 1))}
+        views = self._views if self._fits(train, self._views) else 0
         self._views_kept = [
-            self._rows(train, view if self._augment else None)
-            for view in range(self._views if kept[train] else 0)
+            self._rows(train, view if self._augment else None) for view in range(views)
         ]
-        self._val_kept = self._rows(val, None) if kept[val] else None
+        self._val_kept = self._rows(val, None) if self._fits(val, 1) else None
 
     @property
     def train_cached(self) -> bool:
@@ -204,7 +203,7 @@ class Inputs:
         fold, copy = (arrays[-2], arrays[-1])
         chosen = np.broadcast_to(part.holds(fold, copy), fold.shape)
         if part is self._val:
-            chosen = chosen & (copy[:] == 0)
+            chosen = chosen & (np.asarray(copy) == 0)
         return _Rows(columns, arrays, np.flatnonzero(chosen))
 
     def _compute(self, part: Part, view: int | None) -> Iterator[list[np.ndarray]]:

@@ -15,6 +15,7 @@ from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
 from tfpipe.fit.steps import DivergenceError, Steps
 from tfpipe.ingest.part import Part
+from tfpipe.input import draws
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import split
 
@@ -93,10 +94,11 @@ class Loop:
         self._epochs(stage, inputs, steps)
 
     def _set_back(self, stage: Stage, diverged: DivergenceError) -> None:
-        """Goes back to the last checkpoint, or raises UserError if that is not wanted or no help."""
+        """Goes back to the last checkpoint; raises UserError if that is not wanted or no help."""
         progress = self._progress
-        names = self._train.names(diverged.numbers)
         path = self._run.folder / BAD_BATCH
+        bad = set(diverged.numbers)
+        names = [f.filename for f in self._train.records() if draws.number(f.sha256) in bad]
         with storage.atomic_file(path) as file:
             csv.writer(file, lineterminator="\n").writerows([["name"], *([name] for name in names)])
         what = (

@@ -30,7 +30,7 @@ import tfpipe
 from tfpipe import options, storage
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import schedules, stages
+from tfpipe.fit import runtime, schedules, stages
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
 from tfpipe.model import backbones, classifier, model_file
@@ -225,6 +225,17 @@ def load(run_dir: str) -> Run:
         options.from_json(TrainConfig, saved["options"], where=str(path)),
         options.from_json(Resolved, saved["resolved"], where=str(path)),
     )
+
+
+def choose_runtime(config: TrainConfig) -> runtime.Runtime:
+    """Resolves --precision and --xla; what a run has measured once is not measured again."""
+    chosen = runtime.choose(config.precision, config.xla)
+    if chosen.measure and Run(pathlib.Path(config.run_dir), config, None).last.exists():
+        precision = load(config.run_dir).resolved.precision
+        return dataclasses.replace(
+            chosen, precision=precision, why="measured when the run began", measure=False
+        )
+    return chosen
 
 
 def choose_branches(config: TrainConfig) -> tuple[dict, ...]:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from tfpipe import storage, terminal
@@ -114,6 +115,10 @@ class Part:
         inside = (fold == self.fold) == self.held_out
         return inside & (copy == 0) if self.held_out else inside
 
+    def records(self) -> Iterator[example.Fields]:
+        """Reads the records, in the shards' order; raises UserError for a damaged shard."""
+        return (fields for fields in self._read() if self.holds(fields.fold, fields.copy))
+
     @property
     def _names(self) -> list[str]:
         """The splits, each once."""
@@ -137,22 +142,25 @@ class Part:
         counts = collections.Counter()
         records = sum(shard.records for shard in self.shards)
         with terminal.progress(f"counting {self.name}", records, "records") as advance:
-            for path in self.paths:
-                try:
-                    with storage.open_to_read(path) as file:
-                        for _, record in tfrecord.read(file):
-                            fields = example.deserialize(record)
-                            if self.holds(fields.fold, fields.copy):
-                                counts[fields.text, fields.copy] += 1
-                            advance()
-                except (OSError, ValueError, tfrecord.FrameError) as error:
-                    raise UserError(
-                        f"{path} cannot be read ({one_line(error)}): `python -m"
-                        f" tfpipe.verify_records --records={self.manifest.folder}` tells what is"
-                        " damaged"
-                    ) from None
+            for fields in self._read():
+                if self.holds(fields.fold, fields.copy):
+                    counts[fields.text, fields.copy] += 1
+                advance()
         if not counts:
             raise UserError(
                 f"{self.manifest.folder} has no records of {self.name}: name another fold or split"
             )
         return counts
+
+    def _read(self) -> Iterator[example.Fields]:
+        """Reads the records of every fold."""
+        for path in self.paths:
+            try:
+                with storage.open_to_read(path) as file:
+                    for _, record in tfrecord.read(file):
+                        yield example.deserialize(record)
+            except (OSError, ValueError, tfrecord.FrameError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({one_line(error)}): `python -m tfpipe.verify_records"
+                    f" --records={self.manifest.folder}` tells what is damaged"
+                ) from None

@@ -122,8 +122,8 @@ def eval_batches(
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
-        "number" int64 [B], which tells the record (`draws.number`), "weight" float32 [B], 1 for a
-        record and 0 for filling.
+        "number" int64 [B], which tells the record (`draws.number`), "fold" int64 [B] and "copy"
+        int64 [B] as the records have them, "weight" float32 [B], 1 for a record and 0 for filling.
     """
 
     def decode(record: tf.Tensor) -> Batch:
@@ -133,6 +133,8 @@ def eval_batches(
             "label": fields["image/class/label"],
             "name": fields["image/filename"],
             "number": draws.number(fields["image/key/sha256"]),
+            "fold": fields["image/fold"],
+            "copy": fields["image/copy"],
             "weight": tf.constant(1.0),
         }
 
