@@ -1,10 +1,14 @@
 """Backbones and classifiers: parameter counts as published, names, weights, outputs."""
 
+import dataclasses
+
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfpipe.errors import UserError
+from tfpipe.fit import run
 from tfpipe.model import backbones, classifier
 from tfpipe.model.classifier import Branch
 
@@ -12,7 +16,7 @@ from tfpipe.model.classifier import Branch
 def build(names, classes=2, size=0, weights="none", **changes):
     options = {"pooling": "avg", "head": "dropout(0.5)", "output": "auto", **changes}
     chosen = [backbones.get(name) for name in names]
-    branches = [Branch(b.name, size or b.input_size, weights) for b in chosen]
+    branches = [Branch(b.text, size or b.input_size, weights) for b in chosen]
     return classifier.build(branches, classes, **options)
 
 
@@ -177,18 +181,16 @@ class TestWeights:
         kernel = model.get_layer("conv_pw_13").kernel.numpy()[0, 0]
         np.testing.assert_array_equal(kernel, np.eye(1024))  # as the weights' notes say
 
-    def test_a_missing_or_foreign_file_is_explained(self, tmp_path):
-        small = backbones.get("small_cnn")
+    def test_a_missing_file_is_explained(self, tmp_path):
         with pytest.raises(UserError, match=r"--weights: no file '.*nowhere\.h5' for small_cnn"):
-            backbones.build(small, 32, str(tmp_path / "nowhere.h5"))
-        (tmp_path / "text.h5").write_text("not HDF5")
-        with pytest.raises(UserError, match=r"text\.h5 does not fit small_cnn"):
-            backbones.build(small, 32, str(tmp_path / "text.h5"))
-        tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=[2])]).save_weights(
-            tmp_path / "other.h5"
-        )
-        with pytest.raises(UserError, match=r"other\.h5 does not fit small_cnn"):
-            backbones.build(small, 32, str(tmp_path / "other.h5"))
+            backbones.build(backbones.get("small_cnn"), 32, str(tmp_path / "nowhere.h5"))
+
+    @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+    def test_the_weights_of_a_whole_model_file_are_loaded(self, tmp_path):
+        original = backbones.get("small_cnn").build(32)
+        original.save(tmp_path / "whole.h5")
+        loaded = backbones.build(backbones.get("small_cnn"), 32, str(tmp_path / "whole.h5"))
+        np.testing.assert_array_equal(original.weights[-2], loaded.weights[-2])
 
     def test_the_small_cnn_has_no_imagenet_weights(self):
         with pytest.raises(
@@ -196,18 +198,280 @@ class TestWeights:
         ):
             backbones.build(backbones.get("small_cnn"), 32, "imagenet")
 
-    def test_a_failed_download_says_where_to_put_the_file(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        monkeypatch.setattr("keras.src.utils.data_utils.urlretrieve", raise_url_error)
-        with pytest.raises(UserError, match=r"could not be downloaded.*put it into"):
-            backbones.build(backbones.get("mobilenetv2"), 96, "imagenet")
-
     def test_an_image_too_small_is_explained(self):
         with pytest.raises(UserError, match="--image_size=16 is too small for xception"):
             backbones.build(backbones.get("xception"), 16, "none")
 
 
-def raise_url_error(*args, **kwargs):
-    import urllib.error
+def refuse_weights(name, path, size=32):
+    with pytest.raises(UserError) as refused:
+        backbones.build(backbones.get(name), size, str(path))
+    message = str(refused.value)
+    start = f"--weights: {path} does not fit {name} without its top: "
+    assert message.startswith(start)
+    assert "\n" not in message
+    return message.removeprefix(start).removesuffix("; give the weights of that model")
 
-    raise urllib.error.URLError("no network")
+
+def stack(*filters, top=()):
+    """The convolutions of the small CNN, with other numbers of filters, and dense layers."""
+    layers = tf.keras.layers
+    x = image = layers.Input([32, 32, 3])
+    for index, number in enumerate(filters, start=1):
+        x = layers.MaxPooling2D()(layers.Conv2D(number, 3, name=f"conv{index}")(x))
+    for name, units in top:
+        x = layers.Dense(units, name=name)(x)
+    return tf.keras.Model(image, x)
+
+
+class TestWeightsOfAnotherModel:
+    @pytest.mark.parametrize(
+        ("other", "reason"),
+        [
+            (
+                stack(32, 16, 64),
+                "its layer 'conv2' (weights (3, 3, 32, 16), (16,)) stands where small_cnn has"
+                " 'conv2' (weights (3, 3, 32, 32), (32,))",
+            ),
+            (
+                stack(32, 32, 64, top=[("fc", 9), ("predictions", 2)]),
+                "it goes on with 'fc' (weights (64, 9), (9,)) after the last layer of small_cnn",
+            ),
+            (
+                stack(32, 32),
+                "it ends where small_cnn has 'conv3' (weights (3, 3, 32, 64), (64,))",
+            ),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_the_first_layer_that_differs_is_named(self, tmp_path, other, reason, whole):
+        (other.save if whole else other.save_weights)(tmp_path / "other.h5")
+        assert refuse_weights("small_cnn", tmp_path / "other.h5") == reason
+
+    def test_also_where_keras_split_the_list_of_layers(self, tmp_path):
+        stack(32, 32).save_weights(tmp_path / "long.h5")
+        with h5py.File(tmp_path / "long.h5", "r+") as file:
+            names = list(file.attrs.pop("layer_names"))
+            file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:2], names[2:]
+        assert "it ends where small_cnn has 'conv3'" in refuse_weights(
+            "small_cnn", tmp_path / "long.h5"
+        )
+
+    def test_the_same_model_of_another_width(self, tmp_path):
+        half = tf.keras.applications.MobileNet(
+            alpha=0.5, weights=None, include_top=False, input_shape=(32, 32, 3)
+        )
+        half.save_weights(tmp_path / "half.h5")
+        assert refuse_weights("mobilenet", tmp_path / "half.h5") == (
+            "its layer 'conv1' (weights (3, 3, 3, 16)) stands where mobilenet has 'conv1' (weights"
+            " (3, 3, 3, 32))"
+        )
+
+    def test_the_real_mobilenet_weights(self, shared):
+        """MobileNetV2's first layers are MobileNet's but for the width of the second's output."""
+        path = shared / "weights" / "mobilenet_1_0_224_tf_no_top.h5"
+        assert refuse_weights("mobilenetv2", path) == (
+            "its layer 'conv_pw_1' (weights (1, 1, 32, 64)) stands where mobilenetv2 has"
+            " 'expanded_conv_project' (weights (1, 1, 32, 16))"
+        )
+
+
+class TestFilesOfAnotherKind:
+    def test_text(self, tmp_path):
+        (tmp_path / "text.h5").write_text("not HDF5")
+        assert refuse_weights("small_cnn", tmp_path / "text.h5") == "it is not an HDF5 file"
+
+    @pytest.mark.parametrize("name", ["model.keras", "renamed.h5"])
+    def test_a_model_file(self, tmp_path, name):
+        stack(3).save(tmp_path / "model.keras")
+        (tmp_path / "model.keras").rename(tmp_path / name)
+        assert "it is a whole model" in refuse_weights("small_cnn", tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["new.weights.h5", "renamed.h5"])
+    def test_the_newer_layout(self, tmp_path, name):
+        stack(3).save_weights(tmp_path / "new.weights.h5")
+        (tmp_path / "new.weights.h5").rename(tmp_path / name)
+        assert "it has no list of layers" in refuse_weights("small_cnn", tmp_path / name)
+
+    def test_the_older_layout_by_the_newer_name(self, tmp_path):
+        backbones.get("small_cnn").build(32).save_weights(tmp_path / "old.h5")
+        (tmp_path / "old.h5").rename(tmp_path / "old.weights.h5")
+        assert "rename it" in refuse_weights("small_cnn", tmp_path / "old.weights.h5")
+
+    def test_half_a_file(self, tmp_path):
+        backbones.get("small_cnn").build(32).save_weights(tmp_path / "half.h5")
+        data = (tmp_path / "half.h5").read_bytes()
+        (tmp_path / "half.h5").write_bytes(data[: len(data) // 2])
+        assert "truncated" in refuse_weights("small_cnn", tmp_path / "half.h5")
+
+
+def check_download(name, monkeypatch, tmp_path):
+    """Where the message says that the file belongs is where Keras itself would put it."""
+    asked = []
+
+    def urlretrieve(url, path, *_):
+        import urllib.error
+
+        asked.append((url, path))
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".keras").mkdir()
+    monkeypatch.setattr("keras.src.utils.data_utils.urlretrieve", urlretrieve)
+    backbone = backbones.get(name)
+    with pytest.raises(UserError) as refused:
+        backbones.build(backbone, backbone.input_size, "imagenet")
+    [(url, path)] = asked
+    assert path.startswith(f"{tmp_path}/.keras/models/")
+    assert str(refused.value) == (
+        f"the ImageNet weights of {name} cannot be downloaded (no network): put {url} at {path},"
+        f" or pass --weights={name}=PATH"
+    )
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "vgg16"])
+def test_a_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_path):
+    check_download(name, monkeypatch, tmp_path)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", sorted(set(backbones.backbones) - {"small_cnn"}))
+def test_every_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_path):
+    tf.keras.backend.clear_session()
+    check_download(name, monkeypatch, tmp_path)
+
+
+def test_another_error_of_a_download_is_not_hidden(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("keras.src.utils.data_utils.get_file", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        backbones.build(backbones.get("mobilenet"), 224, "imagenet")
+
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+
+
+def refuse_name(text):
+    with pytest.raises(UserError) as refused:
+        backbones.build(backbones.get(text), 71, "none")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+class TestCuts:
+    def test_vgg16_ends_at_its_fourth_block(self):
+        cut = backbones.get("VGG16@block4_pool")
+        assert (cut.name, cut.text) == ("vgg16-block4_pool", "vgg16@block4_pool")
+        assert cut.input_size == 224
+        built = backbones.build(cut, 224, "none")
+        assert built.output_shape == (None, 14, 14, 512)
+        # The published 14,714,688 less three convolutions of 512 x 512 x 3 x 3 and 512 biases.
+        assert built.count_params() == 14_714_688 - 3 * (512 * 512 * 9 + 512)
+        assert built.layers[-1].name == "block4_pool"
+        assert built.name == cut.name
+
+    def test_several_layers_in_their_order_with_the_weights_of_the_whole(self, tmp_path):
+        whole = backbones.get("small_cnn").build(32)
+        whole.save_weights(tmp_path / "whole.h5")
+        cut = backbones.get("small_cnn@pool2+conv1")
+        assert cut.name == "small_cnn-pool2-conv1"
+        built = backbones.build(cut, 32, str(tmp_path / "whole.h5"))
+        assert built.output_shape == [(None, 8, 8, 32), (None, 32, 32, 32)]
+        assert len(built.weights) == 4
+        for name, found in zip(["pool2", "conv1"], built(IMAGES), strict=True):
+            expected = tf.keras.Model(whole.input, whole.get_layer(name).output)(IMAGES)
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(cut.normalise(IMAGES), IMAGES / 255)
+
+    def test_imagenet_weights_are_cut_and_not_fetched_for_a_wrong_layer(self, monkeypatch):
+        fetched = []
+
+        def fetch(size):
+            fetched.append(small.build(size))
+            return fetched[-1]
+
+        small = backbones.get("small_cnn")
+        with_weights = dataclasses.replace(small, imagenet=fetch)
+        monkeypatch.setitem(backbones.backbones._entries, "small_cnn", lambda: with_weights)
+        with pytest.raises(UserError, match="no layer 'pool9'"):
+            backbones.build(backbones.get("small_cnn@pool9"), 32, "imagenet")
+        assert not fetched
+        built = backbones.build(backbones.get("small_cnn@pool1"), 32, "imagenet")
+        np.testing.assert_array_equal(built.weights[0], fetched[0].weights[0])
+
+    def test_a_layer_that_is_not_there(self):
+        message = refuse_name("vgg16@block4_pol")
+        assert message.startswith("--backbones=vgg16@block4_pol: the model has no layer")
+        assert "did you mean 'block4_pool' or " in message
+        assert message.endswith(", block5_conv2, block5_conv3, block5_pool")
+
+    def test_a_name_that_keras_counts_is_not_one_to_end_at(self, monkeypatch):
+        """The same merge may be add_1 in one model of a process, and add_2 in the next."""
+        image = tf.keras.Input([32, 32, 3])
+        x = tf.keras.layers.Conv2D(4, 1, name="first")(image)
+        model = tf.keras.Model(image, tf.keras.layers.Add()([x, x]))
+        mine = backbones.Backbone("mine", 32, lambda size: model, backbones.scale_to_unit)
+        monkeypatch.setitem(backbones.backbones._entries, "mine", lambda: mine)
+        counted = model.layers[-1].name
+        message = refuse_name(f"mine@{counted}")
+        assert f"no layer {counted!r} to end at; its last layers are first" in message
+
+    def test_a_small_image_is_explained_with_the_whole_name(self):
+        with pytest.raises(UserError, match="--image_size=16 is too small for xception"):
+            backbones.build(backbones.get("xception@block2_pool"), 16, "none")
+
+    @pytest.mark.parametrize("text", ["small_cnn@", "small_cnn@pool1+", "small_cnn@pool1+pool1"])
+    def test_other_forms_are_refused(self, text):
+        assert refuse_name(text).startswith(f"--backbones={text}: ")
+        assert "each of them once" in refuse_name(text)
+
+    def test_an_unknown_backbone(self):
+        assert "unknown backbone 'mobilnet'; did you mean 'mobilenet'?" in refuse_name(
+            "mobilnet@conv1"
+        )
+
+    def test_a_name_with_slashes_is_one_of_layers(self):
+        cut = backbones.get("densenet121@conv1/relu")
+        assert (cut.name, cut.layers) == ("densenet121-conv1_relu", ("conv1/relu",))
+
+    def test_two_cuts_of_one_backbone_make_a_classifier(self):
+        built = build(["small_cnn", "small_cnn@pool2"], size=32)
+        assert built.features(IMAGES).shape == (2, 64 + 32)
+
+
+class TestFlagsOfBackbones:
+    def branches(self, tiny_config, **flags):
+        chosen = run.choose_branches(tiny_config(**{"image_size": "32", **flags}))
+        return [(branch["name"], branch["size"], branch["weights"]) for branch in chosen]
+
+    def test_a_cut_one_has_two_names(self, tiny_config):
+        for name in ("vgg16", "VGG16-block4_pool", "vgg16block4pool"):
+            assert self.branches(
+                tiny_config,
+                backbones="small_cnn, VGG16@block4_pool",
+                image_size=f"small_cnn=32,{name}=48",
+                weights=f"{name}=imagenet,small_cnn=none",
+            ) == [("small_cnn", 32, "none"), ("vgg16@block4_pool", 48, "imagenet")]
+
+    def test_the_short_name_is_the_whole_ones_where_both_are_there(self, tiny_config):
+        both = {"backbones": "vgg16@block4_pool,vgg16", "weights": "none"}
+        sizes = "vgg16=32,vgg16-block4_pool=48"
+        assert [b[1] for b in self.branches(tiny_config, image_size=sizes, **both)] == [48, 32]
+        with pytest.raises(UserError, match="says nothing of vgg16-block4_pool"):
+            self.branches(tiny_config, image_size="vgg16=32", **both)
+
+    def test_an_ambiguous_name_is_refused(self, tiny_config):
+        names = r"\(vgg16-block4_pool, vgg16-block5_pool\)"
+        with pytest.raises(UserError, match=f"'vgg16=32' is not name=value .*{names}"):
+            self.branches(
+                tiny_config,
+                backbones="vgg16@block4_pool,vgg16@block5_pool",
+                image_size="vgg16=32,vgg16=48",
+            )
+
+    def test_each_may_be_named_once(self, tiny_config):
+        with pytest.raises(UserError, match="each backbone may be named once"):
+            self.branches(tiny_config, backbones="vgg16@block4_pool,VGG16@block4_pool")

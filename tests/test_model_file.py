@@ -88,13 +88,30 @@ def refuse(text):
 
 def test_a_layer_that_is_not_there_lists_near_names_and_the_last_ones(saved):
     message = refuse(f"{saved[0]}@secnd")
-    assert "no layer 'secnd'; did you mean 'second'" in message
+    assert "no layer 'secnd' to end at; did you mean 'second'" in message
     assert "its last layers are" in message
     assert message.endswith(", mean")
 
 
 def test_a_cut_that_is_no_feature_map_is_refused(saved):
-    assert "gives (None, 7), not a feature map" in refuse(f"{saved[0]}@mean")
+    assert "'mean' gives (None, 7), not a feature map" in refuse(f"{saved[0]}@mean")
+    assert "'mean' gives (None, 7), not a feature map" in refuse(f"{saved[0]}@second+mean")
+
+
+@pytest.mark.parametrize("side", [32, None])
+def test_several_layers_are_several_feature_maps(tmp_path, side):
+    model = make_model(side)
+    model.save(tmp_path / "net.keras")
+    backbone = backbones.get(f"{tmp_path}/net.keras@second+first")
+    assert (backbone.name, backbone.short_name) == ("net-second-first", "net")
+    assert backbone.text == f"{tmp_path}/net.keras@second+first"
+    built = backbones.build(backbone, 32, "none")
+    assert built.output_shape == [(None, 7, 7, 5), (None, 15, 15, 3)]
+    for name, found in zip(["second", "first"], built(IMAGES), strict=True):
+        expected = tf.keras.Model(model.input, model.get_layer(name).output)(IMAGES)
+        np.testing.assert_array_equal(found, expected)
+    assert len(built.weights) == 4
+    assert "each of them once" in refuse(f"{tmp_path}/net.keras@first+first")
 
 
 @pytest.mark.parametrize("text", ["a/model.keras", "model.keras@", "a/model.h5@x", ".keras@x"])
@@ -189,6 +206,10 @@ class TestRun:
             {"name": "small_cnn", "size": 24, "weights": "none"},
             {"name": f"{path}@second", "size": 32, "weights": path},
         )
+
+    def test_a_file_may_be_named_without_its_layer(self, config):
+        config = dataclasses.replace(config, image_size="small_cnn=24,net=32")
+        assert [branch["size"] for branch in run.choose_branches(config)] == [24, 32]
 
     def test_a_run_is_restored_without_the_file_but_resumed_with_it(self, config):
         path = pathlib.Path(config.backbones.split(",")[1].split("@")[0])

@@ -16,6 +16,7 @@ The files are:
 Commands after the training need nothing but this folder and the records.
 """
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -248,8 +249,7 @@ def choose_branches(config: TrainConfig) -> tuple[dict, ...]:
     Raises:
         UserError: one of them is unknown, is named twice, or does not fit.
     """
-    texts = [text.strip() for text in config.backbones.split(",")]
-    found = [backbones.get(text) for text in texts]
+    found = [backbones.get(text) for text in config.backbones.split(",")]
     names = [backbone.name for backbone in found]
     if len(set(names)) < len(names):
         raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
@@ -258,16 +258,16 @@ def choose_branches(config: TrainConfig) -> tuple[dict, ...]:
         raise UserError(
             f"--backbones={config.backbones}: two model files have one name: rename one of them"
         )
-    others = [backbone.name for backbone in found if not backbone.path]
+    others = [backbone for backbone in found if not backbone.path]
     weights = _per_backbone("weights", config.weights, others) if others else {}
-    sizes = _per_backbone("image_size", config.image_size, names)
+    sizes = _per_backbone("image_size", config.image_size, found)
     return tuple(
         {
-            "name": text if backbone.path else backbone.name,
+            "name": backbone.text,
             "size": _size(sizes[backbone.name], backbone),
             "weights": backbone.path or weights[backbone.name],
         }
-        for text, backbone in zip(texts, found, strict=True)
+        for backbone in found
     )
 
 
@@ -297,9 +297,19 @@ def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool)
     )
 
 
-def _per_backbone(flag: str, text: str, names: list[str]) -> dict[str, str]:
-    """Reads a flag that holds one value for all backbones, or `name=value` for each."""
-    plain = {backbones.plain_name(name): name for name in names}
+def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
+    """Reads a flag that holds one value for all backbones, or `name=value` for each.
+
+    A backbone that is cut has the name of the whole one too, unless another one has it.
+    """
+    names = [backbone.name for backbone in found]
+    shorts = collections.Counter(backbone.short_name for backbone in found)
+    plain = {
+        backbones.plain_name(backbone.short_name): backbone.name
+        for backbone in found
+        if shorts[backbone.short_name] == 1
+    }
+    plain |= {backbones.plain_name(name): name for name in names}
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 1 and backbones.plain_name(text.split("=")[0]) not in plain:
         return dict.fromkeys(names, text)

@@ -11,21 +11,21 @@ where `my_builder(size)` returns a Keras model from [N, size, size, 3] to a feat
 and `normalise` maps RGB in 0..255 (float32) to what that model expects. Names are compared without
 case, '_' and '-': `InceptionV3`, `inception_v3` and `inceptionv3` are one.
 
-`path/model.keras@layer` is a backbone as well: that model from its input to that layer; see
-`tfpipe.model.model_file`.
+`vgg16@block4_pool` is a backbone as well, VGG16 from its input to that layer, and so are
+`vgg16@block4_pool+block5_pool`, which has two feature maps, and `path/model.keras@layer`; see
+`tfpipe.model.cut` and `tfpipe.model.model_file`.
 """
 
 import dataclasses
-import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from tfpipe.errors import UserError
-from tfpipe.model import model_file
+from tfpipe.model import cut, model_file
+from tfpipe.model import weights as weight_files
 from tfpipe.registry import Registry
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -55,16 +55,19 @@ _INPUT_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """One entry of the registry.
+    """One entry of the registry, or one cut at layers.
 
     Attributes:
-        name: its name, as saved with a run and used for its layers.
+        name: its name, as used for its layers.
         input_size: the side in pixels it was made for; 0 where a model file takes any.
         build: from a side in pixels to a freshly initialised Keras model that maps float
-            [N, size, size, 3] to a feature map [N, h, w, c].
+            [N, size, size, 3] to a feature map [N, h, w, c], or to several where it is cut at
+            several layers.
         normalise: from RGB in 0..255, float32 [N, h, w, 3], to what `build`'s model expects.
         imagenet: from a side in pixels to the same model with ImageNet weights, which Keras
-            downloads; None where there are none.
+            downloads; None where there are none, and where it is cut.
+        layers: that it is cut at; empty for others.
+        whole: the one it is cut from, whose weights it takes; None for others.
         path: of the model file it is cut from, whose weights `build` gives it; empty for others.
     """
 
@@ -73,7 +76,21 @@ class Backbone:
     build: Callable[[int], tf.keras.Model]
     normalise: Callable[[tf.Tensor], tf.Tensor]
     imagenet: Callable[[int], tf.keras.Model] | None = None
+    layers: tuple[str, ...] = ()
+    whole: "Backbone | None" = None
     path: str = ""
+
+    @property
+    def text(self) -> str:
+        """What `get` takes for it: as "vgg16", "vgg16@block4_pool"."""
+        if not self.layers:
+            return self.name
+        return f"{self.path or self.short_name}{cut.AT}{cut.AND.join(self.layers)}"
+
+    @property
+    def short_name(self) -> str:
+        """The name of what it is cut from, or its own: as "vgg16"."""
+        return pathlib.Path(self.path).stem if self.path else (self.whole or self).name
 
 
 backbones: Registry[Callable[[], Backbone]] = Registry("backbone")
@@ -83,28 +100,55 @@ def get(name: str) -> Backbone:
     """Returns a backbone.
 
     Args:
-        name: one of the registry, in any spelling, or `path/model.keras@layer`.
+        name: one of the registry, in any spelling, also cut as `vgg16@block4_pool`, or
+            `path/model.keras@layer`.
 
     Raises:
         UserError: the name is unknown (the known ones are listed), or the file cannot be used.
     """
     if model_file.is_cut(name):
         return _from_file(name)
+    stem, at, layers = name.partition(cut.AT)
     spellings = {plain_name(known): known for known in backbones}
-    return backbones[spellings.get(plain_name(name), name)]()
+    found = backbones[spellings.get(plain_name(stem), stem)]()
+    return _cut(found, cut.parse(layers, where=f"--backbones={name.strip()}")) if at else found
+
+
+def _cut(whole: Backbone, layers: tuple[str, ...]) -> Backbone:
+    return Backbone(
+        cut.name(whole.name, layers),
+        whole.input_size,
+        lambda size: _end(whole, whole.build(size), layers),
+        whole.normalise,
+        layers=layers,
+        whole=whole,
+    )
+
+
+def _end(whole: Backbone, model: tf.keras.Model, layers: tuple[str, ...]) -> tf.keras.Model:
+    """Ends `whole`'s model at layers, which must have the same names in every process."""
+    return cut.end(
+        model,
+        layers,
+        name=cut.name(whole.name, layers),
+        where=f"--backbones={whole.name}{cut.AT}{cut.AND.join(layers)}",
+        among=[each.name for each in model.layers if not cut.named_by_keras(each)],
+    )
 
 
 def _from_file(text: str) -> Backbone:
     """Makes a backbone of a model file, whose preprocessing is its own: it takes 0..255."""
-    path, layer = model_file.parse(text)
-    model = model_file.cut(path, layer)
-    # TensorFlow's name scopes allow few characters.
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{pathlib.Path(path).stem}-{layer}").lstrip("_-")
+    path, joined = model_file.parse(text)
+    layers = cut.parse(joined, where=f"--backbones={text.strip()}")
+    model = model_file.cut_at(path, layers)
+    name = cut.name(path, layers)
 
     def build_at(size: int) -> tf.keras.Model:
         return model_file.resize(model, size, path=path, name=name)
 
-    return Backbone(name, model.input_shape[1] or 0, build_at, lambda rgb: rgb, path=path)
+    return Backbone(
+        name, model.input_shape[1] or 0, build_at, lambda rgb: rgb, layers=layers, path=path
+    )
 
 
 def plain_name(name: str) -> str:
@@ -119,14 +163,19 @@ def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
         backbone: which.
         size: the side of its input in pixels.
         weights: "imagenet" (downloaded by Keras once), "none" (random), or the path of a
-            weights-only HDF5 file of that model without its top. Not used for a backbone cut
-            from a model file, which has its own.
+            weights-only HDF5 file of that model without its top, all of it also where the
+            backbone is cut. Not used for one cut from a model file, which has its own.
 
     Raises:
-        UserError: the size is too small, or the weights cannot be had or do not fit.
+        UserError: the size is too small, there is no such layer, or the weights cannot be had or
+            do not fit.
     """
     if backbone.path:
         return backbone.build(size)
+    if backbone.whole:
+        if weights == IMAGENET:  # a wrong layer is told of before the download
+            build(backbone, size, NO_WEIGHTS)
+        return _end(backbone.whole, build(backbone.whole, size, weights), backbone.layers)
     try:
         if weights == IMAGENET:
             return _imagenet(backbone, size)
@@ -139,7 +188,7 @@ def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
             f" {backbone.input_size}; give a larger one, or 0 for that"
         ) from None
     if weights != NO_WEIGHTS:
-        _load(model, backbone.name, weights)
+        weight_files.load(model, weights, name=backbone.name)
     return model
 
 
@@ -151,29 +200,10 @@ def _imagenet(backbone: Backbone, size: int) -> tf.keras.Model:
     try:
         return backbone.imagenet(size)
     except Exception as error:  # what Keras raises for a failed download
-        if "URL fetch failure" not in str(error):
+        told = weight_files.not_downloaded(error, backbone.name)
+        if told is None:
             raise
-        raise UserError(
-            f"the ImageNet weights of {backbone.name} could not be downloaded ({error});"
-            " get the file elsewhere, put it into ~/.keras/models/ under its own name, or pass"
-            f" --weights={backbone.name}=PATH"
-        ) from None
-
-
-def _load(model: tf.keras.Model, name: str, path: str) -> None:
-    if not os.path.isfile(path):
-        raise UserError(
-            f"--weights: no file {path!r} for {name}; give 'imagenet', 'none', or the path of a"
-            " weights-only .h5 file"
-        )
-    try:
-        model.load_weights(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--weights: {path} does not fit {name} without its top: {reason}; give the weights"
-            " of that model"
-        ) from None
+        raise told from None
 
 
 def _register_keras_applications() -> None:

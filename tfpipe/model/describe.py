@@ -5,6 +5,7 @@ import re
 import tensorflow as tf
 
 from tfpipe import terminal
+from tfpipe.model import cut
 from tfpipe.model.classifier import Classifier, Prepare
 
 # A block is named by what comes before the first number that ends a word: block1_conv1,
@@ -57,7 +58,7 @@ def blocks(model: tf.keras.Model) -> dict[str, list[tf.keras.layers.Layer]]:
     last = None
     for layer in _own(model):
         name = _block(layer.name)
-        if name in ended or _named_by_keras(layer):
+        if name in ended or cut.named_by_keras(layer):
             unnamed.append(layer)
             continue
         is_end = isinstance(layer, tf.keras.layers.Concatenate | tf.keras.layers.Add)
@@ -79,16 +80,12 @@ def _block(name: str) -> str:
     return match[1] if match else re.split("[_/]", name)[0]
 
 
-def _named_by_keras(layer: tf.keras.layers.Layer) -> bool:
-    plain = re.sub(r"_\d+$", "", layer.name).replace("_", "")
-    return plain == type(layer).__name__.lower() or layer.name.startswith("tf.")
-
-
 def _own(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
     return [each for each in model.layers if not isinstance(each, tf.keras.layers.InputLayer)]
 
 
 def _row(name: str, layers: list[tf.keras.layers.Layer], output: tuple) -> list[object]:
-    sides = output if isinstance(output, tuple) else output[0]
+    shapes = output if isinstance(output, list) else [output]
     count = sum(layer.count_params() for layer in layers)
-    return [name, len(layers), f"{count:,}", " x ".join(map(str, sides[1:]))]
+    sides = ", ".join(" x ".join(map(str, shape[1:])) for shape in shapes)
+    return [name, len(layers), f"{count:,}", sides]

@@ -1,20 +1,21 @@
 """Model files: a Keras model from a `.keras` file that is not trusted, whole or cut at a layer.
 
 As a backbone, `--backbones=path/model.keras@layer` is the model from its input to the output of
-that layer. The model takes RGB in 0..255: whatever normalisation it needs is among its layers. Its
-weights are the file's. Only the `.keras` format is read, as Keras' older ones run code when loaded.
+that layer, or of several: `@layer+layer`. The model takes RGB in 0..255: whatever normalisation it
+needs is among its layers. Its weights are the file's. Only the `.keras` format is read, as Keras'
+older ones run code when loaded.
 """
 
-import difflib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfpipe.errors import UserError
+from tfpipe.model import cut
 
 SUFFIX = ".keras"
 _HOW = f"give PATH{SUFFIX}@LAYER, a Keras model and the layer that gives its feature map"
@@ -32,11 +33,12 @@ _PURE_FUNCTIONS = set(
 
 def is_cut(text: str) -> bool:
     """Tells whether a backbone's name is meant as a model file's, rather than a registered one."""
-    return SUFFIX in text or "@" in text or os.sep in text
+    stem = text.partition(cut.AT)[0]
+    return SUFFIX in text or stem.endswith(".h5") or os.sep in stem
 
 
 def parse(text: str) -> tuple[str, str]:
-    """Splits "path/model.keras@layer" into path and layer; raises UserError for another form."""
+    """Splits "path/model.keras@layers" into path and layers; raises UserError for another form."""
     stem, at, layer = text.strip().partition(f"{SUFFIX}@")
     if not (stem and at and layer):
         raise UserError(f"--backbones={text} names no model file and layer; {_HOW}")
@@ -72,47 +74,28 @@ def takes_square_rgb(model: tf.keras.Model) -> bool:
     return isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
 
 
-def cut(path: str, layer: str) -> tf.keras.Model:
-    """Loads a model and ends it at a layer.
+def cut_at(path: str, layers: Sequence[str]) -> tf.keras.Model:
+    """Loads a model and ends it at layers.
 
     Returns:
         From float [N, S, S, 3], S None where the file takes any size, to a feature map
-        [N, h, w, c].
+        [N, h, w, c] for each layer.
 
     Raises:
-        UserError: as `load`, or it has no such layer, input or output.
+        UserError: as `load` and `cut.end`, or it takes something else.
     """
-    where = f"--backbones={path}@{layer}"
+    where = f"--backbones={path}{cut.AT}{cut.AND.join(layers)}"
     model = load(path, where=where, how=_HOW)
     if not takes_square_rgb(model):
         raise UserError(f"{where} takes {model.input_shape}, not square RGB images; {_HOW}")
-    names = [each.name for each in model.layers]
-    if layer not in names:
-        near = difflib.get_close_matches(layer, names, n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UserError(
-            f"{where}: the model has no layer {layer!r}; {hint}its last layers are"
-            f" {', '.join(names[-6:])}"
-        )
-    try:
-        # The last node: a model used as a layer has one of its own before that.
-        output = model.get_layer(layer).get_output_at(-1)
-        ended = tf.keras.Model(model.inputs, output)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"{where} cannot be cut there ({_first_line(error)}); {_HOW}") from None
-    if not (isinstance(ended.output_shape, tuple) and len(ended.output_shape) == 4):
-        raise UserError(
-            f"{where} gives {ended.output_shape}, not a feature map [N, height, width, channels]:"
-            " cut it at an earlier layer"
-        )
-    return ended
+    return cut.end(model, layers, name=model.name, where=where)
 
 
 def resize(model: tf.keras.Model, size: int, *, path: str, name: str) -> tf.keras.Model:
     """Returns a copy of a cut model, weights and all, for images of one size.
 
     Args:
-        model: as `cut` returns it.
+        model: as `cut_at` returns it.
         size: the side of the copy's input in pixels.
         path: the file, for messages.
         name: the copy's.
@@ -133,7 +116,7 @@ def resize(model: tf.keras.Model, size: int, *, path: str, name: str) -> tf.kera
             f"--image_size={size} does not fit {path} ({_first_line(error)}): give a larger one"
         ) from None
     copy.set_weights(model.get_weights())
-    return tf.keras.Model(copy.inputs, copy.outputs[0], name=name)
+    return tf.keras.Model(copy.inputs, copy.output, name=name)
 
 
 def _check_config(path: str, where: str, how: str) -> None:

@@ -1,0 +1,100 @@
+"""Cuts: a model that ends at layers of its own, whose outputs are its feature maps.
+
+A backbone's name says where after an `@`: `vgg16@block4_pool` is VGG16 from its input to that
+layer, `vgg16@block4_pool+block5_pool` has two feature maps. Layers after the last one are no part
+of it. `path/model.keras@layer` cuts a model file; see `tfpipe.model.model_file`.
+"""
+
+import difflib
+import pathlib
+import re
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfpipe.errors import UserError
+
+AT, AND = "@", "+"
+
+
+def parse(text: str, *, where: str) -> tuple[str, ...]:
+    """Splits "layer+layer" into layers; raises UserError for an empty or repeated one."""
+    layers = tuple(layer.strip() for layer in text.split(AND))
+    if not all(layers) or len(set(layers)) < len(layers):
+        raise UserError(
+            f"{where}: {text!r} is not LAYER or LAYER{AND}LAYER, each of them once: name the layers"
+            " that give feature maps"
+        )
+    return layers
+
+
+def name(stem: str, layers: Sequence[str]) -> str:
+    """Returns the name of a cut, as "vgg16-block4_pool", which TensorFlow takes for a scope."""
+    joined = "-".join([pathlib.Path(stem).stem, *layers])
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", joined).lstrip("_-")
+
+
+def end(
+    model: tf.keras.Model,
+    layers: Sequence[str],
+    *,
+    name: str,
+    where: str,
+    among: Sequence[str] | None = None,
+) -> tf.keras.Model:
+    """Returns a model that ends at layers of another and shares them.
+
+    Args:
+        model: from float [N, S, S, 3].
+        layers: names; each becomes an output, in this order.
+        name: the new model's.
+        where: the flag with its value, for the beginning of a message.
+        among: the names to choose from; None for those of all layers.
+
+    Returns:
+        The same input to a feature map [N, h, w, c] for each layer.
+
+    Raises:
+        UserError: there is no such layer, or it does not give one feature map.
+    """
+    among = [each.name for each in model.layers] if among is None else among
+    for layer in layers:
+        if layer not in among:
+            near = difflib.get_close_matches(layer, among, n=3)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise UserError(
+                f"{where}: the model has no layer {layer!r} to end at; {hint}its last layers are"
+                f" {', '.join(among[-6:])}"
+            )
+    try:
+        # The last node: a model used as a layer has one of its own before that.
+        outputs = [model.get_layer(layer).get_output_at(-1) for layer in layers]
+        for layer, output in zip(layers, outputs, strict=True):
+            shape = getattr(output, "shape", None)
+            if shape is None or shape.rank != 4:
+                raise UserError(
+                    f"{where}: {layer!r} gives {_shapes(output)}, not a feature map [N, height,"
+                    " width, channels]: cut it at an earlier layer"
+                )
+        ends = outputs[0] if len(outputs) == 1 else outputs
+        return tf.keras.Model(model.inputs, ends, name=name)
+    except (ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{where} cannot be cut there ({reason}): cut it at another layer"
+        ) from None
+
+
+def named_by_keras(layer: tf.keras.layers.Layer) -> bool:
+    """Tells whether a layer has the name of its class, as conv2d_3.
+
+    Keras counts such layers up as long as the process runs: the same layer has another name in the
+    next model.
+    """
+    plain = re.sub(r"_\d+$", "", layer.name).replace("_", "")
+    own = type(layer).__name__.lower()
+    return plain in (own, own.removesuffix("layer")) or layer.name.startswith("tf.")
+
+
+def _shapes(output: object) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tf.nest.flatten(output))

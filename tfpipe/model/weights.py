@@ -1,0 +1,137 @@
+"""Weights of backbones from files, or one line on why a file does not fit or is not to be had."""
+
+import itertools
+import os
+import re
+import zipfile
+
+import h5py
+import tensorflow as tf
+
+from tfpipe.errors import UserError
+
+# A layer that has weights: its name and their shapes.
+Layer = tuple[str, list[tuple[int, ...]]]
+
+# What Keras calls a file in its folder where that is not the end of its URL
+# (keras.applications.nasnet).
+_RENAMED = {
+    "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5",
+    "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
+}
+
+
+def load(model: tf.keras.Model, path: str, *, name: str) -> None:
+    """Fills a model with the weights of a file; Keras matches layers by their order.
+
+    Args:
+        model: a backbone, freshly built.
+        path: an HDF5 file as `save_weights("NAME.h5")` writes it.
+        name: the backbone's, for messages.
+
+    Raises:
+        UserError: there is no such file, or it is of another kind or model, of which the first
+            layer that differs is named.
+    """
+    if not os.path.isfile(path):
+        raise UserError(
+            f"--weights: no file {path!r} for {name}; give 'imagenet', 'none', or the path of a"
+            " weights-only .h5 file"
+        )
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        reason = _reason(path, model, name) or str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"--weights: {path} does not fit {name} without its top: {reason}; give the weights of"
+            " that model"
+        ) from None
+
+
+def not_downloaded(error: Exception, name: str) -> UserError | None:
+    """Says where Keras looks for the ImageNet weights that it could not download.
+
+    Args:
+        error: what Keras raised.
+        name: the backbone's.
+
+    Returns:
+        None if the error is another one.
+    """
+    match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", str(error).partition("\n")[0])
+    if not match:
+        return None
+    url, _, reason = match.groups()
+    file = os.path.basename(url)
+    # The folder of keras.utils.get_file, which does not follow KERAS_HOME.
+    path = os.path.join(os.path.expanduser("~/.keras/models"), _RENAMED.get(file, file))
+    return UserError(
+        f"the ImageNet weights of {name} cannot be downloaded ({reason}): put {url} at {path}, or"
+        f" pass --weights={name}=PATH"
+    )
+
+
+def _reason(path: str, model: tf.keras.Model, name: str) -> str | None:
+    """Says why a file that Keras did not load does not fit, or None if that is not known."""
+    if zipfile.is_zipfile(path):
+        return "it is a whole model, as --backbones=PATH.keras@LAYER takes"
+    if not h5py.is_hdf5(path):
+        return "it is not an HDF5 file"
+    try:
+        found = _of_file(path)
+    except (OSError, KeyError, ValueError, RuntimeError):  # damaged: Keras says how
+        return None
+    if not found:
+        return "it has no list of layers, as .weights.h5 files have none (save one as NAME.h5)"
+    if path.endswith(".weights.h5"):
+        return "Keras expects another layout in .weights.h5 files (rename it to NAME.h5)"
+    return _difference(found, _of_model(model), name)
+
+
+def _difference(found: list[Layer], wanted: list[Layer], name: str) -> str | None:
+    for one, other in itertools.zip_longest(found, wanted):
+        if other is None:
+            return f"it goes on with {_show(one)} after the last layer of {name}"
+        if one is None:
+            return f"it ends where {name} has {_show(other)}"
+        if one[1] != other[1]:
+            return f"its layer {_show(one)} stands where {name} has {_show(other)}"
+    return None
+
+
+def _show(layer: Layer) -> str:
+    name, shapes = layer
+    return f"{name!r} (weights {', '.join(map(str, shapes))})"
+
+
+def _of_model(model: tf.keras.Model) -> list[Layer]:
+    # The order in which Keras stores them.
+    return [
+        (
+            layer.name,
+            [tuple(w.shape) for w in layer.trainable_weights + layer.non_trainable_weights],
+        )
+        for layer in model.layers
+        if layer.weights
+    ]
+
+
+def _of_file(path: str) -> list[Layer]:
+    with h5py.File(path, "r") as file:
+        top = file.get("model_weights", file)
+        layers = []
+        for name in _texts(top, "layer_names"):
+            weights = _texts(top[name], "weight_names")
+            if weights:
+                layers.append((name, [top[name][weight].shape for weight in weights]))
+    return layers
+
+
+def _texts(group: h5py.Group, attribute: str) -> list[str]:
+    """Reads a list that Keras splits into attribute0, attribute1 ... where it is long."""
+    names = [attribute]
+    if attribute not in group.attrs:
+        parts = (f"{attribute}{number}" for number in itertools.count())
+        names = list(itertools.takewhile(lambda part: part in group.attrs, parts))
+    texts = [text for each in names for text in group.attrs[each]]
+    return [text.decode() if isinstance(text, bytes) else text for text in texts]
