@@ -1,76 +1,11 @@
-"""`tfpipe.train --describe`, and the flagfiles of the seed recipes, whose sizes were published."""
-
-import pathlib
+"""`tfpipe.train --describe`: the model as a table, its blocks, and what it reads."""
 
 import pytest
 import tensorflow as tf
-from absl import flags
 
-from tfpipe import options, train
-from tfpipe.config import TrainConfig
+from tfpipe import train
 from tfpipe.errors import UserError
-from tfpipe.fit import optimizers
-from tfpipe.input.augment import Augment
 from tfpipe.model import backbones, describe
-
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-
-# Printed by the seeds' own model.summary(): total and trained parameters.
-PUBLISHED = {
-    "r1-inception_v3": (21_804_833, 2_049),
-    "r1-resnet50": (23_589_761, 2_049),
-    "r1-xception": (20_863_529, 2_049),
-    "r1-merged": (66_258_121, 6_145),
-    "r1-merged-augmented": (66_258_121, 6_145),
-    "r5-small-cnn": (1_355_938, 1_355_938),
-}
-QUICK = ["r1-resnet50", "r5-small-cnn"]
-
-
-def read_flagfile(name, *more):
-    values = flags.FlagValues()
-    options.define_flags(TrainConfig, values)
-    path = CONFIGS / f"{name}.flags"
-    values(["train", f"--flagfile={path}", "--records=nowhere", "--run_dir=run", *more])
-    return options.from_flags(TrainConfig, values)
-
-
-def check_published(name, capsys):
-    train.main(read_flagfile(name, "--weights=none", "--describe"))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    total, trained = PUBLISHED[name]
-    assert ["total", f"{total:,}"] in lines
-    assert ["trainable", f"{trained:,}"] in lines
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_seed_recipes_have_their_published_parameters(name, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    check_published(name, capsys)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(QUICK)))
-def test_large_seed_recipes_have_their_published_parameters(name, capsys):
-    check_published(name, capsys)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_flagfiles_of_seed_recipes_parse(name):
-    config = read_flagfile(name)
-    Augment(config.augment)
-    optimizers.build(config.optimizer, config.learning_rate)
-    for backbone in config.backbones.split(","):
-        backbones.get(backbone)
-    head = (CONFIGS / f"{name}.flags").read_text(encoding="utf-8").splitlines()[:3]
-    assert "eed recipe R" in head[0]
-    assert head[1].startswith(f"# python -m tfpipe.train --flagfile=configs/{name}.flags ")
-    assert head[2].startswith("# Published")
-
-
-def test_every_seed_recipe_is_checked():
-    assert {path.stem for path in CONFIGS.glob("r[0-9]-*.flags")} == set(PUBLISHED)
 
 
 def test_the_classes_are_the_records(tiny_config, capsys):
@@ -79,6 +14,12 @@ def test_the_classes_are_the_records(tiny_config, capsys):
     # A dense layer of 16 on 64 features, and one sigmoid.
     assert ["trainable", f"{64 * 16 + 16 + 16 + 1:,}"] in [x.split() for x in out.splitlines()]
     assert "small_cnn at 32 x 32" in out
+
+
+def test_a_backbone_of_several_feature_maps():
+    built = backbones.get("small_cnn@pool2+pool3").build(32)
+    row = describe._row("cut", built.layers, built.output_shape)
+    assert row == ["cut", len(built.layers), f"{built.count_params():,}", "8 x 8 x 32, 4 x 4 x 64"]
 
 
 def test_a_damaged_manifest_is_not_taken_for_none(tmp_path, tiny_config):

@@ -1,0 +1,159 @@
+"""The flagfiles of configs/: they parse, say what they are, name what exists, and train."""
+
+import csv
+import functools
+import pathlib
+import re
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from tfpipe import options, spec, train
+from tfpipe.config import TrainConfig
+from tfpipe.fit import optimizers
+from tfpipe.input.augment import Augment
+from tfpipe.model import backbones, classifier, describe
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.flags"))
+
+# Total and trained parameters, printed by the seeds' own model.summary(); of R5's second model they
+# are VGG16's 14,714,688 and, by hand, of dense layers 8,192 x 512, 512 x 256 and 256 x 1.
+PUBLISHED = {
+    "r1-inception_v3": (21_804_833, 2_049),
+    "r1-resnet50": (23_589_761, 2_049),
+    "r1-xception": (20_863_529, 2_049),
+    "r1-merged": (66_258_121, 6_145),
+    "r1-merged-augmented": (66_258_121, 6_145),
+    "r2-bottleneck": (66_258_121, 6_145),
+    "r5-small-cnn": (1_355_938, 1_355_938),
+    "r5-vgg16-bottleneck": (
+        14_714_688 + 8_192 * 512 + 512 + 512 * 256 + 256 + 257,
+        8_192 * 512 + 512 + 512 * 256 + 256 + 257,
+    ),
+}
+QUICK = ["r5-small-cnn", "r5-vgg16-bottleneck"]
+
+
+def read(name, *more):
+    values = flags.FlagValues()
+    options.define_flags(TrainConfig, values)
+    path = CONFIGS / f"{name}.flags"
+    values(["train", f"--flagfile={path}", "--records=nowhere", "--run_dir=run", *more])
+    return options.from_flags(TrainConfig, values)
+
+
+def lines(name):
+    return (CONFIGS / f"{name}.flags").read_text(encoding="utf-8").splitlines()
+
+
+def stages_of(config):
+    """Returns the name and the keys of each stage."""
+    for stage in config.stages.split(";"):
+        name, _, keys = stage.partition(":")
+        yield name, dict(key.split("=") for key in keys.split(",") if key)
+
+
+@functools.cache
+def blocks(backbone):
+    tf.keras.backend.clear_session()
+    return set(describe.blocks(backbones.build(backbones.get(backbone), 96, "none")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_lines_tell_the_recipe_the_command_and_the_result(name):
+    text = lines(name)
+    recipe = re.match(r"r\d", name)
+    assert text[0].startswith(f"# Seed recipe {recipe[0].upper()}" if recipe else "# ")
+    command = f"# python -m tfpipe.train --flagfile=configs/{name}.flags --records=records/"
+    assert text[1].startswith(command)
+    assert text[1].endswith((f" --run_dir=runs/{name}", " --run_dir=runs/NAME"))
+    assert text[2].startswith("# Published" if recipe else "# Expected")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_flag_is_given_once(name):
+    given = [line.split("=")[0] for line in lines(name) if line.startswith("--")]
+    assert len(given) == len(set(given))
+    assert all(line.startswith(("#", "--")) for line in lines(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_values_are_known(name):
+    config = read(name)
+    Augment(config.augment)
+    optimizers.build(config.optimizer, config.learning_rate)
+    for call in spec.parse(config.head, flag="head"):
+        classifier.head_layers[call.name](*call.args, name="layer")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backbones_and_their_layers_exist(name):
+    config = read(name)
+    texts = config.backbones.split(",")
+    for text in texts:
+        if backbones.get(text).layers:
+            assert blocks(text)
+    for _, keys in stages_of(config):
+        start = keys.get("from", "head")
+        assert start in ("head", "all") or any(start in blocks(text) for text in texts)
+
+
+def test_every_seed_recipe_is_there():
+    assert {name[:2] for name in NAMES if name[0] == "r"} == {"r1", "r2", "r3", "r4", "r5"}
+
+
+def check_parameters(name, capsys):
+    train.main(read(name, "--weights=none", "--describe"))
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    total, trained = PUBLISHED[name]
+    assert ["total", f"{total:,}"] in words
+    assert ["trainable", f"{trained:,}"] in words
+    if f"{total:,} parameters" in lines(name)[0] and total != trained:
+        assert f"{trained:,} of them trained" in lines(name)[0]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_models_have_their_published_parameters(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_parameters(name, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(QUICK)))
+def test_large_models_have_their_published_parameters(name, capsys):
+    tf.keras.backend.clear_session()
+    check_parameters(name, capsys)
+
+
+# The least sides that these models take, or that keep a feature map of more than one pixel.
+SIDES = {"inceptionv3": 75, "xception": 71, "resnet50": 64, "mobilenet": 64}
+
+
+def shortened(config):
+    """Returns flags for the same recipe on a few small images, an epoch for each stage."""
+    found = [backbones.get(text) for text in config.backbones.split(",")]
+    sides = [f"{each.name}={SIDES.get(each.short_name, 48)}" for each in found]
+    stages = []
+    for stage, keys in stages_of(config):
+        keys["epochs"] = "1"
+        stages.append(f"{stage}:" + ",".join(f"{key}={value}" for key, value in keys.items()))
+    return [
+        *("--weights=none", "--epochs=1", "--batch_size=8"),
+        *(f"--image_size={','.join(sides)}", f"--stages={';'.join(stages)}"),
+    ]
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_train(name, records, tmp_path):
+    tf.keras.backend.clear_session()
+    config = read(name)
+    run_dir = tmp_path / "run"
+    given = (f"--records={records}", f"--run_dir={run_dir}")
+    train.main(read(name, *shortened(config), *given))
+    assert (run_dir / "best.weights.h5").is_file()
+    with (run_dir / "log.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(list(stages_of(config)))
