@@ -56,6 +56,17 @@ def test_the_best_weights_have_the_best_logged_loss(run_dir):
     assert metrics["n"] == sum(map(sum, metrics["confusion"]))
 
 
+def check_same_run(one, other):
+    """Checks that two runs have the same epochs and the same weights."""
+    volatile = ("seconds", "images_per_s", "input_wait", "stage")
+    for a, b in zip(log_of(one), log_of(other), strict=True):
+        assert a["stage"] == b["stage"]
+        for key in set(a) - set(volatile):
+            assert float(a[key]) == pytest.approx(float(b[key]), abs=1e-5), key
+    for a, b in zip(weights_of(one), weights_of(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
     """With dropout and augmentation, whose random states must go on too."""
     head = "dense(16)|dropout(0.5)"
@@ -64,12 +75,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
     parts = tmp_path / "parts"
     for epochs in (1, 2, 3):
         train.main(tiny_config(run_dir=str(parts), head=head, epochs=epochs))
-    volatile = ("seconds", "images_per_s", "input_wait")
-    for one, other in zip(log_of(tmp_path / "whole"), log_of(parts), strict=True):
-        for key in set(one) - set(volatile):
-            assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
-    for one, other in zip(weights_of(tmp_path / "whole"), weights_of(parts), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    check_same_run(tmp_path / "whole", parts)
 
 
 def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
@@ -176,7 +182,7 @@ def test_frozen_features_are_computed_once(tiny_config, tmp_path):
     config = tiny_config(**frozen)
     train.main(config)
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").iterdir()}
-    assert {p.name.split("-")[0] for p in files} == {"train", "val"}
+    assert len(files) == 2  # of the training and of the validation images
     train.main(tiny_config(**frozen, epochs=5))
     assert {p: p.stat().st_mtime_ns for p in files} == files
     assert len(log_of(tmp_path / "run")) == 5
@@ -241,7 +247,10 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
         ({"weights": "imagenet"}, "small_cnn has no ImageNet weights"),
         ({"augment": "rotat(3)"}, r"did you mean 'rotate'\?"),
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
-        ({"learning_rate": 1e30, "optimizer": "sgd"}, "the loss became .* lower --learning_rate"),
+        (
+            {"learning_rate": 1e30, "optimizer": "sgd"},
+            "no number at step 2 of epoch 1.*lower --learning_rate",
+        ),
         ({"records": "nowhere"}, r"nowhere/manifest\.json does not exist"),
     ],
 )

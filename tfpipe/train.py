@@ -88,10 +88,12 @@ def show_model(config: TrainConfig) -> None:
         terminal.say(f"--records={config.records} does not exist: two classes are assumed")
     built = plain_model(config, classes)
     trained = {}
-    for stage in stages.parse(config):
+    planned = stages.parse(config)
+    for stage in planned:
         batch_norm = stage.config.batch_norm == "trained"
         parts = split.split(built, stage.start, batch_norm=batch_norm)
-        trained[f"trained by stage {stage.name}"] = parts.parameters
+        name = "trainable" if len(planned) == 1 else f"trainable in stage {stage.name}"
+        trained[name] = parts.parameters
     description.show(built, trained)
 
 

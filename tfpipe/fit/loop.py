@@ -128,9 +128,9 @@ class Loop:
             if best_of_stage:
                 with steps.averaged():
                     self._run.save_weights(self._classifier, stage.index, best=best)
+            self._log.add(result)
             steps.begin_epoch()
             self._checkpoints.save(steps.state, progress)
-            self._log.add(result)
             star = "  best so far" if best else ""
             terminal.say(f"{self._label(stage, progress.epoch)}  {result}{star}")
             if self._profile.verdict:

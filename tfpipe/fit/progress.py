@@ -94,7 +94,7 @@ class Checkpoints:
                 for name in reader.get_variable_to_shape_map():
                     reader.get_tensor(name)  # compares checksums
                 progress = Progress(**json.loads(reader.get_tensor(_KEY)))
-            except (tf.errors.OpError, ValueError, TypeError, RuntimeError, OSError) as error:
+            except (tf.errors.OpError, LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
                 reason = one_line(str(error).partition(";")[0])
                 terminal.warn(f"the checkpoint {prefix} is damaged ({reason}): it is left out")
                 continue
@@ -106,7 +106,9 @@ class Checkpoints:
 
     def restore(self, state: tf.train.Checkpoint) -> None:
         """Sets the state to the checkpoint that `find` found."""
-        state.read(self._prefix).expect_partial()
+        status = tf.train.Checkpoint(state=state).read(self._prefix)
+        # Some optimizers make their variables, which wait for their values, in the first step.
+        status.assert_nontrivial_match().expect_partial()
 
     def save(self, state: tf.train.Checkpoint, progress: Progress) -> None:
         """Writes a checkpoint, and removes all but the newest ones.

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from tfpipe.errors import UserError
@@ -183,14 +184,20 @@ def compile_quietly() -> None:
         os.close(kept)
 
 
-def random_state(model: tf.keras.Model) -> list[tf.random.Generator]:
-    """Returns the generators of a model's random layers; Keras leaves them out of checkpoints."""
+def random_state(model: tf.keras.Model, seed: int, stage: int) -> list[tf.random.Generator]:
+    """Seeds the generators of a model's random layers, and returns them for a checkpoint.
+
+    Keras leaves them out of its own. Each stage begins anew, whatever ran in this process before.
+    """
     generators = []
     for layer in model.submodules:
         random = getattr(layer, "_random_generator", None)
         # Random initialisers have one too, but it is spent once the weights are there.
         if isinstance(layer, tf.keras.layers.Layer) and random is not None:
             generators.append(random._generator)
+    for index, generator in enumerate(generators):
+        state = np.random.SeedSequence([seed, stage, index]).generate_state(3, np.uint64)
+        generator.reset(state.astype(np.int64))
     return generators
 
 

@@ -66,7 +66,7 @@ class Steps:
         self.state = tf.train.Checkpoint(
             model=split.trained,
             optimizer=self._update.optimizer,
-            random=runtime.random_state(classifier.model),
+            random=runtime.random_state(classifier.model, config.seed, stage.index),
             done=self._done,
             totals=self._totals,
             **({"average": self._average} if self._average else {}),
