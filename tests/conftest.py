@@ -77,6 +77,7 @@ TINY = {
     "batch_size": 16,
     "augment": "flip_lr|rotate(10)",
     "learning_rate": 1e-3,
+    "tta": "flip_lr,crop(0.9)",
 }
 
 
@@ -94,7 +95,7 @@ def tiny_config(records, tmp_path):
 
 @pytest.fixture(scope="session")
 def run_dir(records, tmp_path_factory):
-    """A finished run on `records`."""
+    """A finished run on `records`, with test-time views and calibration."""
     from tfpipe import train
     from tfpipe.config import TrainConfig
 

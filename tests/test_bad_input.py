@@ -141,7 +141,10 @@ def test_a_quiet_terminal(records, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not done.stdout
-    starts = ("device ", "small_cnn at 32", "epoch 1/1", "trained 1 epochs", "next: ")
+    starts = (
+        *("device ", "small_cnn at 32", "epoch 1/1", "trained 1 epochs", "calibration "),
+        "next: ",
+    )
     for line in done.stderr.splitlines():
         assert line.startswith(starts), done.stderr
     loud = run("tfpipe.evaluate", "--verbosity=1", f"--run_dir={tmp_path / 'run'}")

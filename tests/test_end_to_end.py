@@ -24,12 +24,14 @@ from tfpipe.input import pipeline
 @pytest.fixture(scope="module")
 def evaluated(run_dir, records):
     """Probabilities of the evaluation, by file name."""
-    classifier = runs.load(str(run_dir)).restore()
+    predictor = runs.load(str(run_dir)).restore()
+    assert len(predictor.views) == 3
+    assert 0 < predictor.calibration.low < predictor.calibration.high < 1
     manifest = manifests.load(records)
     batches = pipeline.eval_batches(
-        Part(manifest, ("all",)), image_size=classifier.image_size, batch_size=32
+        Part(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
     )
-    found = inference.predict(classifier, batches, manifest.count(), "evaluating")
+    found = inference.predict(predictor, batches, manifest.count(), "evaluating")
     return {
         name.decode(): row for name, row in zip(found["name"], found["probabilities"], strict=True)
     }
@@ -149,7 +151,8 @@ class TestPredict:
         assert status == 0
         assert rows[0] == ["id", "label"]
         assert [row[0] for row in rows[1:]] == ["1", "2", "9", "10"]
-        assert all(0.005 <= float(row[1]) <= 0.995 for row in rows[1:])
+        bounds = runs.load(str(run_dir)).calibration()
+        assert all(bounds.low <= float(row[1]) <= bounds.high for row in rows[1:])
         assert all(float(row[1]) > 0.5 for row in rows[1:])  # dogs all of them
         assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.csv", "test1"]
 
@@ -161,13 +164,25 @@ class TestPredict:
             target.write_bytes(path.read_bytes())
         out = tmp_path / "out.csv"
         predict.main(
-            predict.Options(
-                run_dir=str(run_dir), source=str(tmp_path / "in"), out=str(out), clip="0,1"
-            )
+            predict.Options(run_dir=str(run_dir), source=str(tmp_path / "in"), out=str(out))
         )
         for identity, label in self.rows(out)[1:]:
             name = f"{identity[:3]}.{identity[3:]}.jpg"
             assert float(label) == pytest.approx(evaluated[name][1], abs=1e-5)
+
+    def test_bounds_and_views_of_this_once(self, run_dir, unlabelled, tmp_path):
+        columns = {}
+        for clip, tta in (("0,1", ""), ("0.4,0.6", ""), ("0,1", "none")):
+            out = tmp_path / "out.csv"
+            predict.main(
+                predict.Options(
+                    run_dir=str(run_dir), source=str(unlabelled), out=str(out), clip=clip, tta=tta
+                )
+            )
+            columns[clip, tta] = np.array([float(row[1]) for row in self.rows(out)[1:]])
+        free = columns["0,1", ""]
+        np.testing.assert_allclose(columns["0.4,0.6", ""], free.clip(0.4, 0.6), atol=1e-6)
+        assert np.abs(columns["0,1", "none"] - free).max() > 1e-5
 
     def test_an_unreadable_image_gets_the_prior_and_is_named(
         self, run_dir, unlabelled, tmp_path, capsys
@@ -205,6 +220,8 @@ def test_evaluate_measures_any_split(run_dir, records):
         metrics = json.loads((run_dir / "metrics.json").read_text())
         assert metrics["split"] == split
         assert 0 <= metrics["accuracy"] <= 1
+        stages = [metrics[f"log_loss{stage}"] for stage in ("_raw", "_calibrated", "")]
+        assert all(0 <= loss < 1 for loss in stages)
         sizes[split] = metrics["n"]
     assert sizes["train"] + sizes["val"] == sizes["all"] == 80
 

@@ -374,7 +374,9 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path, o
             assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
     rates = [float(row["learning_rate"]) for row in whole]
     np.testing.assert_allclose(rates, [0.75e-3, 0.25e-3, 0], atol=1e-12)
-    both = [runs.load(str(tmp_path / name)).restore().model for name in ("whole", "parts")]
+    both = [
+        runs.load(str(tmp_path / name)).restore().classifier.model for name in ("whole", "parts")
+    ]
     for one, other in zip(*(model.get_weights() for model in both), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

@@ -219,7 +219,7 @@ class TestRun:
         changed = make_model()
         path.unlink()
 
-        restored = opened.restore()
+        restored = opened.restore().classifier
         feature_map = tf.keras.Model(original.input, original.get_layer("second").output)(IMAGES)
         np.testing.assert_allclose(
             restored.features(IMAGES)[:, 64:], tf.reduce_mean(feature_map, [1, 2]), rtol=1e-5

@@ -94,4 +94,5 @@ def test_a_submission_for_kaggle(originals, shared, tmp_path):
         rows = list(csv.reader(file))
     assert rows[0] == ["id", "label"]
     assert [int(identity) for identity, _ in rows[1:]] == list(range(1, 401))
-    assert all(0.005 <= float(label) <= 0.995 for _, label in rows[1:])
+    found = json.loads((folder / "run" / "calibration.json").read_text())["calibration"]
+    assert all(found["low"] <= float(label) <= found["high"] for _, label in rows[1:])

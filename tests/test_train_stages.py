@@ -49,7 +49,7 @@ def test_stages_go_on_from_the_best_epoch_of_the_one_before(tiny_config, tmp_pat
 def test_a_stage_trains_only_what_is_behind_its_boundary(tiny_config, tmp_path):
     train.main(tiny_config(stages="top:from=conv3", **CACHED | {"augment": "flip_lr"}))
     run = runs.load(str(tmp_path / "run"))
-    trained = run.restore().towers[0].backbone
+    trained = run.restore().classifier.towers[0].backbone
     from tfpipe.fit import runtime
 
     runtime.seed_everything(run.config.seed)
@@ -114,8 +114,7 @@ class EndError(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("inputs", ["images", "features"])
-@pytest.mark.parametrize("saves", [[2, 2, 6], [7], [11, 3]])
+@pytest.mark.parametrize(("inputs", "saves"), [("images", [11, 3]), ("features", [3, 7])])
 def test_a_run_interrupted_within_an_epoch_ends_as_if_it_had_not_been(
     tiny_config, tmp_path, monkeypatch, inputs, saves
 ):
@@ -257,13 +256,14 @@ def test_averages_are_what_is_validated_and_exported(tiny_config, tmp_path, aver
 
     from tfpipe import evaluate
 
-    config = tiny_config(average=average, epochs=3, learning_rate=1e-2)
+    changes = {"epochs": 3, "learning_rate": 1e-2, "tta": "", "calibration": "none"}
+    config = tiny_config(average=average, **changes)
     train.main(config)
     evaluate.main(evaluate.Options(run_dir=config.run_dir))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     best = min(float(row["val_loss"]) for row in log_of(tmp_path / "run"))
     assert metrics["log_loss"] == pytest.approx(best, abs=1e-5)
-    train.main(tiny_config(run_dir=str(tmp_path / "plain"), epochs=3, learning_rate=1e-2))
+    train.main(tiny_config(run_dir=str(tmp_path / "plain"), **changes))
     plain = [float(row["val_loss"]) for row in log_of(tmp_path / "plain")]
     found = [float(row["val_loss"]) for row in log_of(tmp_path / "run")]
     assert np.abs(np.subtract(plain, found)).max() > 1e-4
@@ -274,7 +274,7 @@ def test_a_backbones_own_learning_rate(tiny_config, tmp_path):
     config = tiny_config(stages="all:from=all,backbone_lr=1e-30,lr=1e-2")
     train.main(config)
     run = runs.load(config.run_dir)
-    trained = run.restore()
+    trained = run.restore_classifier()
     from tfpipe.fit import runtime
 
     runtime.seed_everything(run.config.seed)

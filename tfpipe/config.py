@@ -182,6 +182,20 @@ class TrainConfig:
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
     )
+    tta: str = option(
+        "views that are classified besides the image itself, separated by commas, as flip_lr,"
+        "crop(0.9): the mean of all logits counts wherever the trained model is used; empty for"
+        " none",
+        "",
+    )
+    calibration: str = option(
+        "what makes the trained model's probabilities fit the validation split: temperature (one"
+        " factor on the logits); platt (factor and shift; two classes); auto, the better of them in"
+        " cross-validation, if one is; each with bounds that limit what one confident mistake"
+        " costs. none leaves the probabilities as they are",
+        "auto",
+        ("auto", "none", "temperature", "platt"),
+    )
     precision: str = option(
         "of the training's arithmetic; auto takes the fastest that is safe on the device."
         " Evaluation and export are always float32",

@@ -2,8 +2,9 @@
 
     python -m tfpipe.export --run_dir=runs/NAME --export_dir=export/NAME
 
-Writes export/NAME/<version>/, a float32 SavedModel with all preprocessing in its signatures; the
-folder appears whole or not at all, so a server that watches export/NAME may be running.
+Writes export/NAME/<version>/, a float32 SavedModel with all preprocessing, test-time views and
+calibration in its signatures; the folder appears whole or not at all, so a server that watches
+export/NAME may be running.
 """
 
 import dataclasses
@@ -31,8 +32,7 @@ def main(options: Options) -> None:
     folder = pathlib.Path(options.export_dir)
     version = _version(folder, options.version)
     run = runs.load(options.run_dir)
-    classifier = run.restore()
-    context = signatures.Context(classifier, run.resolved.classes)
+    context = signatures.Context(run.restore(), run.resolved.classes)
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"
         labels.write_text("".join(f"{name}\n" for name in run.resolved.classes), encoding="utf-8")

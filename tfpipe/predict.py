@@ -2,11 +2,11 @@
 
     python -m tfpipe.predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
 
-For two classes the CSV has `id,label`, where label is P(second class), clipped; for more it has
-`id` and a column of probabilities for each class. The id is the file's name without its ending;
-ids that are numbers are sorted as numbers, before all others. An image that cannot be read gets the
-share of each class in the training records, is named in OUT.rejects.csv, and makes the exit status
-3.
+For two classes the CSV has `id,label`, where label is P(second class); for more it has `id` and a
+column of probabilities for each class, all calibrated and clipped as the run is. The id is the
+file's name without its ending; ids that are numbers are sorted as numbers, before all others. An
+image that cannot be read gets the share of each class in the training records, is named in
+OUT.rejects.csv, and makes the exit status 3.
 """
 
 import csv
@@ -30,14 +30,15 @@ class Options:
     out: str = option("CSV file to write")
     clip: str = option(
         "bounds that probabilities are clipped to, LOW,HIGH: they limit what one confident mistake"
-        " costs in log loss",
-        "0.005,0.995",
+        " costs in log loss; 0,1 for none, empty for the run's own",
+        "",
     )
+    tta: str = option("test-time views, or none; empty for those of the run", "")
 
 
 def main(options: Options) -> int:
     """Runs the command; see the module's docstring."""
-    low, high = _bounds(options.clip)
+    bounds = _bounds(options.clip)
     out = pathlib.Path(options.out)
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--out={out}: give a file in a folder that exists")
@@ -53,23 +54,26 @@ def main(options: Options) -> int:
     source = sources.open_source(options.source)
     names = source.names()
     ids = _ids(names)
-    classifier = run.restore()
+    predictor = run.restore(tta=options.tta)
+    calibration = dataclasses.replace(predictor.calibration, **bounds)
+    predictor = dataclasses.replace(predictor, calibration=calibration)
     rejects = list(source.skipped)
     batches = files.file_batches(
         source,
         names,
-        image_size=classifier.image_size,
+        image_size=predictor.image_size,
         batch_size=inference.BATCH_SIZE,
         rejects=rejects,
     )
-    found = inference.predict(classifier, batches, len(names), "predicting")
+    found = inference.predict(predictor, batches, len(names), "predicting")
     unreadable = {name for name, _, _ in rejects}
-    prior = np.asarray(run.resolved.class_shares, np.float32)
+    shares = np.asarray([run.resolved.class_shares], np.float32)
+    prior = np.asarray(calibration.clip(shares))[0]
     answers = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
     rows = []
     for identity, name in ids:
         row = prior if name in unreadable else answers[name.encode("utf-8", "surrogateescape")]
-        rows.append([identity, *(f"{p:.7g}" for p in np.clip(_columns(row), low, high).tolist())])
+        rows.append([identity, *(f"{p:.7g}" for p in _columns(row).tolist())])
     with storage.atomic_file(out) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "label"] if len(prior) == 2 else ["id", *run.resolved.classes])
@@ -99,14 +103,17 @@ def _report(rejects: list[tuple[str, str, str]], source, out: pathlib.Path) -> i
     return REJECTS
 
 
-def _bounds(text: str) -> tuple[float, float]:
+def _bounds(text: str) -> dict[str, float]:
+    """Returns the fields of a `Calibration` that --clip sets."""
+    if not text:
+        return {}
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low, high = 1.0, 0.0
     if not 0 <= low < high <= 1:
         raise UserError(f"--clip={text}: give two numbers LOW,HIGH with 0 <= LOW < HIGH <= 1")
-    return low, high
+    return {"low": low, "high": high}
 
 
 def _ids(names: list[str]) -> list[tuple[str, str]]:

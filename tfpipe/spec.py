@@ -6,6 +6,7 @@ chains; `name` alone is `name()`.
 
 import ast
 import dataclasses
+from collections.abc import Callable
 
 from tfpipe.errors import UserError
 
@@ -36,18 +37,29 @@ def parse(text: str, *, flag: str) -> tuple[Call, ...]:
     Raises:
         UserError: the text does not follow the grammar.
     """
+    return _read(text, flag, _chain, "calls joined by '|', as in 'name(1,2)|name'")
+
+
+def parse_list(text: str, *, flag: str) -> tuple[tuple[Call, ...], ...]:
+    """Parses chains separated by commas; blank means none. Arguments and errors are `parse`'s."""
+    return _read(text, flag, _chains, "calls separated by commas, as in 'name(1,2),name'")
+
+
+def _read(text: str, flag: str, reader: Callable[[ast.expr], tuple], allowed: str) -> tuple:
     if not text.strip():
         return ()
     try:
         if len(text) > MAX_LENGTH:
             raise ValueError(f"longer than {MAX_LENGTH} characters")
-        return _chain(ast.parse(text.strip(), mode="eval").body)
+        return reader(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
-        raise UserError(
-            f"--{flag}={text!r} is not a spec ({reason}); write calls joined by '|', as in"
-            " 'name(1,2)|name'"
-        ) from None
+        raise UserError(f"--{flag}={text!r} is not a spec ({reason}); write {allowed}") from None
+
+
+def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return tuple(_chain(part) for part in parts)
 
 
 def _chain(node: ast.expr) -> tuple[Call, ...]:

@@ -3,8 +3,9 @@
     python -m tfpipe.train --flagfile=configs/NAME.flags --records=records/NAME --run_dir=runs/NAME
 
 The run folder gets the resolved configuration (config.json), the best weights, checkpoints to
-resume from, log.csv and TensorBoard's logs. Later commands need only --run_dir. With --describe the
-model is shown, and nothing else is done.
+resume from, log.csv and TensorBoard's logs; at the end the best weights are calibrated on the
+validation split. Later commands need only --run_dir. With --describe the model is shown, and
+nothing else is done.
 """
 
 import pathlib
@@ -19,7 +20,18 @@ def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     import tensorflow as tf
 
-    from tfpipe.fit import average, inputs, loop, losses, run, runtime, stages, trial, update
+    from tfpipe.fit import (
+        average,
+        finish,
+        inputs,
+        loop,
+        losses,
+        run,
+        runtime,
+        stages,
+        trial,
+        update,
+    )
     from tfpipe.ingest import manifest as manifests
     from tfpipe.ingest import salvage
     from tfpipe.input import pipeline
@@ -44,6 +56,7 @@ def main(config: TrainConfig) -> None:
         update.check(stage.config, pipeline.steps_per_epoch(train, config.batch_size))
         average.check(stage.config.average)
         Augment(stage.config.augment)
+    finish.check(config, len(manifest.classes))
     chosen = run.choose_runtime(config)
     runtime.compile_quietly()
     if chosen.measure:
@@ -71,6 +84,7 @@ def main(config: TrainConfig) -> None:
     with opened.locked():
         opened.save()
         loop.Loop(opened, classifier, train, val).fit()
+        finish.finish(opened, val)
     terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
 
 

@@ -94,9 +94,9 @@ def ask() -> None:
 
 
 def _is_exported() -> bool:
-    """Returns whether the newest version was written after the newest weights."""
+    """Returns whether the newest version was written after the end of the newest training."""
     newest = max((path.stat().st_mtime for path in EXPORT.glob("*/saved_model.pb")), default=0)
-    return newest > (RUN / "best.weights.h5").stat().st_mtime
+    return newest > (RUN / "calibration.json").stat().st_mtime
 
 
 def _show(arguments: list[str] | tuple[str, ...]) -> None:

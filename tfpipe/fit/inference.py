@@ -1,4 +1,4 @@
-"""Probabilities of a trained classifier for many images."""
+"""Logits and probabilities of a trained classifier for many images."""
 
 from collections.abc import Iterable
 
@@ -6,35 +6,37 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import terminal
-from tfpipe.model.classifier import Classifier
+from tfpipe.model.predictor import Predictor
 
 # Large enough to keep a device busy, small enough for a laptop.
 BATCH_SIZE = 32
 
 
 def predict(
-    classifier: Classifier, batches: Iterable[dict[str, tf.Tensor]], total: int, description: str
+    predictor: Predictor, batches: Iterable[dict[str, tf.Tensor]], total: int, description: str
 ) -> dict[str, np.ndarray]:
-    """Runs the classifier over batches of `tfpipe.input.pipeline`.
+    """Runs a predictor over batches of `tfpipe.input.pipeline`.
 
     Args:
-        classifier: in float32.
+        predictor: in float32.
         batches: with "image", "weight" and whatever else is to be returned in the same order.
         total: how many images there are, for the progress bar.
         description: what is going on, for the progress bar.
 
     Returns:
-        "probabilities" float32 [n, C] and every other key of the batches except "image" and
-        "weight", without the samples of weight 0.
+        "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
+        batches except "image" and "weight", without the samples of weight 0.
     """
-    run = tf.function(classifier.classify)
+    run = tf.function(predictor.logits)
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:
             real = batch["weight"].numpy() > 0
             values = {k: v for k, v in batch.items() if k not in ("image", "weight")}
-            values["probabilities"] = run(batch["image"])
+            values["logits"] = run(batch["image"])
             for key, value in values.items():
                 columns.setdefault(key, []).append(value.numpy()[real])
             advance(int(real.sum()))
-    return {key: np.concatenate(parts) for key, parts in columns.items()}
+    found = {key: np.concatenate(parts) for key, parts in columns.items()}
+    found["probabilities"] = predictor.calibration.apply(found["logits"], predictor.output).numpy()
+    return found

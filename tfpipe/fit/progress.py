@@ -94,7 +94,14 @@ class Checkpoints:
                 for name in reader.get_variable_to_shape_map():
                     reader.get_tensor(name)  # compares checksums
                 progress = Progress(**json.loads(reader.get_tensor(_KEY)))
-            except (tf.errors.OpError, LookupError, ValueError, TypeError, RuntimeError, OSError) as error:
+            except (
+                tf.errors.OpError,
+                LookupError,
+                ValueError,
+                TypeError,
+                RuntimeError,
+                OSError,
+            ) as error:
                 reason = one_line(str(error).partition(";")[0])
                 terminal.warn(f"the checkpoint {prefix} is damaged ({reason}): it is left out")
                 continue

@@ -11,6 +11,8 @@ The files are:
       last/              newest checkpoints of the whole training state, to resume from
       log.csv            one line an epoch
       tensorboard/       the same for TensorBoard
+      calibration.json   how logits become probabilities, and the weights that this is for
+      predictions.csv    logits and probabilities of the validation split
       metrics.json       written by tfpipe.evaluate
 
 Commands after the training need nothing but this folder and the records.
@@ -21,6 +23,7 @@ import contextlib
 import dataclasses
 import fcntl
 import filecmp
+import hashlib
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -28,19 +31,22 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 import tfpipe
-from tfpipe import options, storage
+from tfpipe import options, storage, terminal
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import runtime, schedules, stages
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
-from tfpipe.model import backbones, classifier, model_file
+from tfpipe.model import backbones, classifier, model_file, views
+from tfpipe.model.calibration import Calibration
+from tfpipe.model.predictor import Predictor
 
 LOCK = "lock"  # file that a training at work in the folder holds
 
-# Options that may change when a run goes on: how long it lasts, and where the records lie.
+# Options that may change when a run goes on: how long it lasts, where the records lie, and what is
+# done with the trained model.
 RESUMABLE = (
-    *("epochs", "patience", "records", "run_dir"),
+    *("epochs", "patience", "records", "run_dir", "tta", "calibration"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
     *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan"),
 )
@@ -58,6 +64,16 @@ class Run:
     def best_weights(self) -> pathlib.Path:
         """The weights that evaluate, predict and export use."""
         return self.folder / "best.weights.h5"
+
+    @property
+    def calibration_file(self) -> pathlib.Path:
+        """What `tfpipe.fit.finish` writes once the training has ended."""
+        return self.folder / "calibration.json"
+
+    @property
+    def predictions_file(self) -> pathlib.Path:
+        """What it writes beside that."""
+        return self.folder / "predictions.csv"
 
     @property
     def last(self) -> pathlib.Path:
@@ -174,7 +190,57 @@ class Run:
         path, layer = model_file.parse(name)
         return f"{self.model_files()[pathlib.Path(path)]}@{layer}"
 
-    def restore(self) -> classifier.Classifier:
+    def calibrated_for(self) -> dict[str, str]:
+        """Returns what a calibration follows from; with another value it is for another model."""
+        digest = hashlib.sha256()
+        with self.best_weights.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return {
+            "weights_sha256": digest.hexdigest(),
+            "tta": self.config.tta,
+            "calibration": self.config.calibration,
+        }
+
+    def calibration(self) -> Calibration:
+        """Reads `calibration.json`.
+
+        Returns:
+            No calibration if there is no file yet, or, with a warning, if it was made for other
+            weights or options, as while a finished run is trained further.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.calibration_file
+        if not path.is_file():
+            return Calibration()
+        hint = "remove it and run tfpipe.train there again"
+        saved = storage.read_json(path, what="a run's calibration", hint=hint)
+        try:
+            if saved["made_for"] != self.calibrated_for():
+                terminal.warn(
+                    f"{path} is for other weights or options than the run now has, so probabilities"
+                    " are not calibrated: run tfpipe.train there to its end"
+                )
+                return Calibration()
+            return options.from_json(Calibration, saved["calibration"], where=str(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
+
+    def restore(self, *, tta: str = "") -> Predictor:
+        """Returns the predictor of the best weights, as the run is calibrated.
+
+        Args:
+            tta: test-time views instead of the run's, "none" for none; empty for the run's.
+
+        Raises:
+            UserError: there are no weights yet, or they or the calibration are damaged.
+        """
+        chosen = views.parse(tta or self.config.tta)
+        return Predictor(self.restore_classifier(), chosen, self.calibration())
+
+    def restore_classifier(self) -> classifier.Classifier:
         """Builds the classifier in float32 and loads the best weights.
 
         Raises:
@@ -185,8 +251,12 @@ class Run:
                 f"{self.folder} has no trained weights ({self.best_weights.name}): finish at least"
                 " one epoch of tfpipe.train there first"
             )
+        policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy("float32")
-        built = self.build(first_weights=False)
+        try:
+            built = self.build(first_weights=False)
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
         self._load(built, self.best_weights)
         return built
 

@@ -76,15 +76,9 @@ class Classifier:
     output: str
     image_size: int
 
-    def classify(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
-        return self.probabilities(self.model(tf.cast(images, tf.float32), training=False))
-
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
-        if self.output == SOFTMAX:
-            return tf.nn.softmax(logits)
-        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+        return probabilities(logits, self.output)
 
     def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Returns the cross-entropy of each sample, in nats, float32 [N].
@@ -96,6 +90,18 @@ class Classifier:
         if self.output == SOFTMAX:
             return tf.nn.softmax_cross_entropy_with_logits(labels, logits)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels[:, 1], logits[:, 0])
+
+
+def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
+    """Returns the probability of each class, float32 [N, C].
+
+    Args:
+        logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
+        output: "sigmoid" or "softmax".
+    """
+    if output == SOFTMAX:
+        return tf.nn.softmax(logits)
+    return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
 
 
 class Prepare(tf.keras.layers.Layer):

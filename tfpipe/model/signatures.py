@@ -12,7 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfpipe.input import preprocess
-from tfpipe.model.classifier import Classifier
+from tfpipe.model.predictor import Predictor
 from tfpipe.registry import Registry
 
 
@@ -21,11 +21,11 @@ class Context:
     """What a signature is made from.
 
     Attributes:
-        classifier: trained, in float32.
+        predictor: trained, in float32.
         classes: names in the order of their labels.
     """
 
-    classifier: Classifier
+    predictor: Predictor
     classes: tuple[str, ...]
 
     def answer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -35,7 +35,7 @@ class Context:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
             the most probable class; for two classes also "probability" float32 [N] of the second.
         """
-        probabilities = self.classifier.classify(images)
+        probabilities = self.predictor.classify(images)
         index = tf.argmax(probabilities, -1)
         answer = {
             "probabilities": probabilities,
@@ -54,7 +54,7 @@ signatures: Registry[Callable[[Context], Callable]] = Registry("signature")
 @signatures.register("predict_bytes")
 def _predict_bytes(context: Context) -> Callable:
     """Encoded images of any sizes: "image_bytes" string [N], JPEG, PNG, GIF or BMP."""
-    size = context.classifier.image_size
+    size = context.predictor.image_size
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def predict_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -66,7 +66,7 @@ def _predict_bytes(context: Context) -> Callable:
 @signatures.register("predict_images")
 def _predict_images(context: Context) -> Callable:
     """Decoded images, already of the model's size: "images" uint8 [N, S, S, 3], RGB."""
-    size = context.classifier.image_size
+    size = context.predictor.image_size
     shape = [None, size, size, preprocess.CHANNELS]
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")])
@@ -86,7 +86,7 @@ def save(context: Context, folder: str, labels: str) -> None:
     """
     module = tf.Module()
     # The variables alone: with the Keras model itself every layer would be traced and saved too.
-    module.weights = context.classifier.model.variables
+    module.weights = context.predictor.variables
     module.labels = tf.saved_model.Asset(labels)
     functions = {name: signatures[name](context) for name in signatures}
     tf.saved_model.save(module, folder, signatures=functions)

@@ -1,0 +1,139 @@
+"""The end of a training: the best weights' probabilities are fitted to the validation."""
+
+import csv
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import options, storage, terminal
+from tfpipe.config import TrainConfig
+from tfpipe.errors import UserError, one_line
+from tfpipe.fit import calibrate, inference, metrics
+from tfpipe.fit.run import Run
+from tfpipe.ingest.part import Part
+from tfpipe.input import pipeline
+from tfpipe.model import views
+from tfpipe.model.calibration import PLATT, Calibration
+from tfpipe.model.predictor import Predictor
+
+
+def check(config: TrainConfig, classes: int) -> None:
+    """Raises UserError if --tta or --calibration is wrong, before hours of training."""
+    views.parse(config.tta)
+    if config.calibration == PLATT and classes > 2:
+        raise UserError(
+            f"--calibration={PLATT} is for two classes, the records have {classes}: use temperature"
+            " or auto"
+        )
+
+
+def finish(run: Run, val: Part) -> None:
+    """Calibrates a run on the records that it is validated on.
+
+    Nothing is done if it is calibrated already, or has no weights, as after no epoch.
+    """
+    if not run.best_weights.is_file() or is_current(run):
+        return
+    predictor = Predictor(run.restore_classifier(), views.parse(run.config.tta))
+    batches = pipeline.eval_batches(
+        val, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
+    )
+    on_batches(run, predictor, batches, val.images)
+
+
+def is_current(run: Run) -> bool:
+    """Returns whether the run is calibrated for the weights and options that it has."""
+    if not (run.calibration_file.is_file() and run.predictions_file.is_file()):
+        return False
+    try:
+        saved = storage.read_json(run.calibration_file, what="a calibration", hint="remove it")
+    except UserError:  # damaged, so made anew
+        return False
+    return isinstance(saved, dict) and saved.get("made_for") == run.calibrated_for()
+
+
+def on_batches(
+    run: Run, predictor: Predictor, batches: Iterable[dict[str, tf.Tensor]], total: int
+) -> None:
+    """Calibrates a run on images that it was not trained on.
+
+    Writes `predictions.csv` and then `calibration.json` into its folder, and says what is gained.
+
+    Args:
+        run: with its best weights.
+        predictor: of these weights and the run's views, not calibrated.
+        batches: "image", "label", "name" and "weight", as `pipeline.eval_batches` has them.
+        total: how many images there are.
+    """
+    found = inference.predict(predictor, batches, total, "calibrating")
+    logits, labels, output = found["logits"], found["label"], predictor.output
+    calibration = calibrate.fit(logits, labels, output, run.config.calibration)
+    losses = stages(calibration, logits, labels, output)
+    probabilities = calibration.apply(logits, output).numpy()
+    write_predictions(
+        run.predictions_file, run.resolved.classes, found | {"probabilities": probabilities}
+    )
+    storage.write_json(
+        run.calibration_file,
+        {
+            "calibration": options.to_json(calibration),
+            "made_for": run.calibrated_for(),
+            "n": len(labels),
+            **losses,
+        },
+    )
+    terminal.say(
+        f"calibration {calibration}: val log loss {losses['log_loss_raw']:.4f}, calibrated"
+        f" {losses['log_loss_calibrated']:.4f}, clipped {losses['log_loss']:.4f}; accuracy"
+        f" {metrics.accuracy(probabilities, labels):.4f}"
+    )
+
+
+def stages(
+    calibration: Calibration, logits: np.ndarray, labels: np.ndarray, output: str
+) -> dict[str, float]:
+    """Returns the log loss in nats before, amid and after calibration, as metrics.json has it.
+
+    Args:
+        calibration: whose steps are measured.
+        logits: float32 [n, 1 or C].
+        labels: int [n].
+        output: of the classifier.
+    """
+    steps = {
+        "log_loss_raw": Calibration(),
+        "log_loss_calibrated": calibration.unclipped,
+        "log_loss": calibration,
+    }
+    return {
+        name: metrics.log_loss(step.apply(logits, output).numpy(), labels)
+        for name, step in steps.items()
+    }
+
+
+def write_predictions(
+    path: str | os.PathLike, classes: tuple[str, ...], found: dict[str, np.ndarray]
+) -> None:
+    """Writes the predictions of labelled images as a CSV, whole or not at all.
+
+    The columns are `name`, escaped to one line; `label`, the index of the right class;
+    `probability_CLASS` for each class; and `logit_CLASS` for each, of a sigmoid for the second
+    only. Nine significant digits keep a float32 exactly.
+
+    Args:
+        path: of the CSV.
+        classes: names in the order of their labels.
+        found: "name", "label", "probabilities" and "logits" of `inference.predict`.
+    """
+    logits = found["logits"]
+    of_logits = classes[1:] if logits.shape[1] == 1 else classes
+    header = [f"probability_{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
+    numbers = np.concatenate([found["probabilities"], logits], axis=1)
+    with storage.atomic_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", "label", *header])
+        for name, label, row in zip(found["name"], found["label"], numbers, strict=True):
+            text = one_line(name.decode("utf-8", "surrogateescape"))
+            writer.writerow([text, label, *(f"{value:.9g}" for value in row)])

@@ -1,0 +1,106 @@
+"""Test-time views: images that a trained classifier sees besides the image itself.
+
+To add one, write a function of images float32 [N, S, S, 3] and the numbers of its spec to images of
+the same shape, of TensorFlow's own operations, as it is exported too:
+
+    @views.register("my_view")
+    def _mine(images, strength): ...
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import spec
+from tfpipe.errors import UserError
+from tfpipe.registry import Registry
+
+View = Callable[[tf.Tensor], tf.Tensor]
+NONE = "none"
+
+views: Registry[Callable[..., tf.Tensor]] = Registry("test-time view")
+
+
+def parse(text: str) -> tuple[View, ...]:
+    """Reads a list of views, as "flip_lr,crop(0.9)|flip_lr"; in a chain each follows the last.
+
+    Args:
+        text: the value of --tta; blank or "none" for no view but the image itself.
+
+    Returns:
+        Functions of float32 [N, S, S, 3] to the same shape; the first is the identity.
+
+    Raises:
+        UserError: an unknown view, wrong numbers, or a view that is named twice.
+    """
+    chains = () if text.strip() == NONE else spec.parse_list(text, flag="tta")
+    if len(set(chains)) < len(chains):
+        raise UserError(f"--tta={text}: name each view once; the image itself is always among them")
+    return (_identity, *(_composed([_view(call) for call in chain]) for chain in chains))
+
+
+def _identity(images: tf.Tensor) -> tf.Tensor:
+    return images
+
+
+def _composed(steps: list[View]) -> View:
+    return lambda images: functools.reduce(lambda result, step: step(result), steps, images)
+
+
+def _view(call: spec.Call) -> View:
+    function = views[call.name]
+    try:
+        inspect.signature(function).bind(None, *call.args)
+    except TypeError:
+        usage = inspect.getdoc(function).splitlines()[0]
+        raise UserError(f"--tta: {call}: wrong number of values; {usage}") from None
+    if not all(isinstance(arg, float) and math.isfinite(arg) for arg in call.args):
+        raise UserError(f"--tta: {call}: {call.name} takes finite numbers only")
+    function(tf.zeros([1, 8, 8, 3]), *call.args)  # finds wrong numbers before the training
+    return lambda images: function(images, *call.args)
+
+
+@views.register("flip_lr")
+def _flip_lr(images: tf.Tensor) -> tf.Tensor:
+    """`flip_lr`: mirrored left and right."""
+    return tf.reverse(images, [2])
+
+
+@views.register("flip_ud")
+def _flip_ud(images: tf.Tensor) -> tf.Tensor:
+    """`flip_ud`: mirrored top and bottom."""
+    return tf.reverse(images, [1])
+
+
+@views.register("rot90")
+def _rot90(images: tf.Tensor, turns: float = 1.0) -> tf.Tensor:
+    """`rot90`: turned anticlockwise by 90 degrees; `rot90(2)` by so many quarter turns, 1 to 3."""
+    if turns not in (1, 2, 3):
+        raise UserError(f"--tta: rot90({turns:g}): give 1, 2 or 3 quarter turns")
+    return tf.image.rot90(images, int(turns))
+
+
+@views.register("crop")
+def _crop(images: tf.Tensor, fraction: float) -> tf.Tensor:
+    """`crop(0.9)`: the central window of that fraction of each side, scaled to full size.
+
+    Bilinear, with half-pixel centres, so the window need not be a whole number of pixels.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"--tta: crop({fraction:g}): the fraction is above 0 and below 1")
+    # TensorFlow's own crop_and_resize does the same, but where the batch has no fixed size, as in a
+    # served model, its graph optimizer complains of it at length on standard error.
+    side = images.shape[1]
+    at = np.arange(side) * fraction + (1 - fraction) * (side - 1) / 2
+    for axis, shape in ((1, [side, 1, 1]), (2, [side, 1])):
+        first = np.floor(at).astype(int)
+        share = tf.constant((at - first).reshape(shape), tf.float32)
+        following = np.minimum(first + 1, side - 1)
+        images = tf.gather(images, first, axis=axis) * (1 - share) + (
+            tf.gather(images, following, axis=axis) * share
+        )
+    return images
