@@ -18,6 +18,32 @@ SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
 
 def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
+    if config.describe:
+        show_model(config)
+    elif config.folds:
+        cross_validate(config)
+    else:
+        train(config)
+        terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+
+
+def cross_validate(config: TrainConfig) -> None:
+    """Trains a run for each fold of the records, and joins their held-out predictions."""
+    import tensorflow as tf
+
+    from tfpipe.fit import crossval
+    from tfpipe.ingest import manifest as manifests
+
+    runs = crossval.configs(config, manifests.load(config.records))
+    for run in runs:
+        terminal.say(f"fold {run.fold} of {len(runs)}:")
+        tf.keras.backend.clear_session()  # the models of the folds before
+        train(run)
+    crossval.join(config, runs)
+
+
+def train(config: TrainConfig) -> None:
+    """Trains one run, or goes on with it."""
     import tensorflow as tf
 
     from tfpipe.fit import (
@@ -38,9 +64,6 @@ def main(config: TrainConfig) -> None:
     from tfpipe.input.augment import Augment
     from tfpipe.model import split
 
-    if config.describe:
-        show_model(config)
-        return
     # Whatever can be wrong is found before the first long step, and before anything is written.
     inputs.reading(config, image_size=1)
     planned = stages.parse(config)
@@ -51,9 +74,9 @@ def main(config: TrainConfig) -> None:
         max_corrupt=config.max_corrupt,
         folder=pathlib.Path(config.run_dir) / SALVAGED,
     )
-    train, val = run.choose_parts(config, manifest)
+    learned, held_out = run.choose_parts(config, manifest)
     for stage in planned:
-        update.check(stage.config, pipeline.steps_per_epoch(train, config.batch_size))
+        update.check(stage.config, pipeline.steps_per_epoch(learned, config.batch_size))
         average.check(stage.config.average)
         Augment(stage.config.augment)
     finish.check(config, len(manifest.classes))
@@ -80,12 +103,11 @@ def main(config: TrainConfig) -> None:
     classifier = opened.build(first_weights=True)
     for stage in planned:
         split.split(classifier, stage.start)
-    terminal.say(describe(opened, classifier, train, val))
+    terminal.say(describe(opened, classifier, learned, held_out))
     with opened.locked():
         opened.save()
-        loop.Loop(opened, classifier, train, val).fit()
-        finish.finish(opened, val)
-    terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+        loop.Loop(opened, classifier, learned, held_out).fit()
+        finish.finish(opened, held_out)
 
 
 def show_model(config: TrainConfig) -> None:
@@ -125,7 +147,7 @@ def plain_model(config: TrainConfig, classes: int):
     )
 
 
-def describe(opened, classifier, train, val) -> str:
+def describe(opened, classifier, learned, held_out) -> str:
     """Returns one line on what is trained on what."""
     config = opened.config
     names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
@@ -134,10 +156,11 @@ def describe(opened, classifier, train, val) -> str:
         if config.augment
         else ""
     )
+    classes = len(opened.resolved.classes)
     return (
-        f"{names}: {classifier.model.count_params():,} parameters, on {train.count:,} images of"
-        f" {len(opened.resolved.classes)} classes ({train.name}), validated on {val.images:,}"
-        f" ({val.name}){augmented}"
+        f"{names}: {classifier.model.count_params():,} parameters, on {learned.count:,} images of"
+        f" {classes} classes ({learned.name}), validated on {held_out.images:,} ({held_out.name})"
+        f"{augmented}"
     )
 
 

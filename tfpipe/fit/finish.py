@@ -135,5 +135,31 @@ def write_predictions(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["name", "label", *header])
         for name, label, row in zip(found["name"], found["label"], numbers, strict=True):
-            text = one_line(name.decode("utf-8", "surrogateescape"))
+            text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+            text = one_line(text)
             writer.writerow([text, label, *(f"{value:.9g}" for value in row)])
+
+
+def read_predictions(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads what `write_predictions` wrote.
+
+    Returns:
+        "name" str [n], "label" int64 [n], "probabilities" float32 [n, C], "logits" float32
+        [n, 1 or C].
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        values = np.array([row[2:] for row in rows], np.float32)
+        classes = sum(name.startswith("probability_") for name in header)
+        return {
+            "name": np.array([row[0] for row in rows]),
+            "label": np.array([row[1] for row in rows], np.int64),
+            "probabilities": values[:, :classes],
+            "logits": values[:, classes:],
+        }
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run tfpipe.train there again") from None

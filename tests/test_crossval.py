@@ -1,0 +1,118 @@
+"""Cross-validation: every image is predicted by the run that has not seen it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tfpipe import build_records, train
+from tfpipe.errors import UserError
+from tfpipe.fit import crossval
+from tfpipe.fit import run as runs
+from tfpipe.ingest import example, tfrecord
+from tfpipe.ingest import manifest as manifests
+
+
+@pytest.fixture(scope="module")
+def folded(image_folder, tmp_path_factory):
+    """Records in three folds, with a split for tests that is not cross-validated."""
+    out = tmp_path_factory.mktemp("records") / "folded"
+    build_records.main(
+        build_records.Options(
+            source=(str(image_folder),),
+            out=str(out),
+            splits="train:0.6,val:0.2,test:0.2",
+            folds=3,
+            workers=1,
+            report=False,
+        )
+    )
+    return out
+
+
+def folds_of(folder, splits):
+    """Reads the fold of each image, by its name, straight from the shards."""
+    found = {}
+    for shard in manifests.load(folder).shards:
+        if shard.split in splits:
+            with open(folder / shard.name, "rb") as file:
+                for _, record in tfrecord.read(file):
+                    fields = example.deserialize(record)
+                    found[fields.filename] = fields.fold
+    return found
+
+
+CHANGES = {"stages": "head", "augment": "", "pooling": "avg", "epochs": 2, "tta": ""}
+
+
+@pytest.fixture(scope="module")
+def validated(folded, tmp_path_factory):
+    from conftest import TINY
+
+    from tfpipe.config import TrainConfig
+
+    folder = tmp_path_factory.mktemp("runs") / "folded"
+    config = TrainConfig(records=str(folded), run_dir=str(folder), folds=3, **{**TINY, **CHANGES})
+    train.main(config)
+    return config, folder
+
+
+def test_every_image_is_predicted_once_by_the_run_without_it(validated, folded):
+    _, folder = validated
+    expected = folds_of(folded, ("train", "val"))
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["name"] for row in rows) == sorted(expected)
+    for fold in range(3):
+        with open(folder / f"fold-{fold}" / "predictions.csv", newline="") as file:
+            names = [row["name"] for row in csv.DictReader(file)]
+        assert sorted(names) == sorted(name for name, of in expected.items() if of == fold)
+    for row in rows:
+        assert row["label"] == str(int(row["name"].startswith("dog")))
+        total = float(row["probability_cat"]) + float(row["probability_dog"])
+        assert total == pytest.approx(1, abs=1e-6)
+
+
+def test_features_are_computed_once_for_all_folds(validated):
+    _, folder = validated
+    assert len(list((folder / "features").iterdir())) == 1
+    assert json.loads((folder / "folds.json").read_text()) == {
+        "folds": ["fold-0", "fold-1", "fold-2"]
+    }
+
+
+def test_the_shares_of_the_classes_are_those_of_the_other_folds(validated, folded):
+    _, folder = validated
+    folds = folds_of(folded, ("train", "val"))
+    others = [name for name, fold in folds.items() if fold != 1]
+    cats = np.mean([name.startswith("cat") for name in others])
+    shares = runs.load(str(folder / "fold-1")).resolved.class_shares
+    assert shares[0] == pytest.approx(cats)
+
+
+def test_a_finished_cross_validation_is_only_shown_again(validated, capsys):
+    config, folder = validated
+    logs = {path: path.stat().st_mtime_ns for path in folder.glob("fold-*/log.csv")}
+    train.main(config)
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    assert "standard deviation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": 5}, r"--folds=5: .* has 3: give that"),
+        ({"folds": 3, "fold": 1}, r"--folds=3 --fold=1: give one of them"),
+        ({"fold": 7}, r"has no fold 7; it has 0, 1, 2"),
+    ],
+)
+def test_wrong_folds_are_explained(tiny_config, folded, changes, message):
+    with pytest.raises(UserError, match=message):
+        train.main(tiny_config(records=str(folded), **changes))
+
+
+def test_records_without_folds_are_told(tiny_config):
+    with pytest.raises(UserError, match=r"has no folds: build the records with --folds=4"):
+        train.main(tiny_config(folds=4))
+    assert crossval.FOLDS
