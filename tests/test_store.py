@@ -171,6 +171,26 @@ def test_quality():
     assert Store().quality == 95
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("JPEG", {"subsampling": "4:2:0"}, "420"),
+        ("JPEG", {"subsampling": "4:2:2"}, "444"),
+        ("JPEG", {"subsampling": "4:4:4"}, "444"),
+        ("PNG", {}, "444"),
+    ],
+)
+def test_a_smaller_copy_has_no_coarser_chroma_than_its_file(kind, options, expected):
+    data = saved(smooth(90, 120), kind, **options)
+    for form in ("resized:60x50", "resized:45"):
+        stored = scan.inspect(data, parse(form)).encoded
+        assert simplejpeg.decode_jpeg_header(stored)[2:] == ("YCbCr", expected)
+        mine, file = opened(stored).astype(int), PIL.Image.open(io.BytesIO(data))
+        size = mine.shape[1::-1]
+        wanted = np.asarray(file.convert("RGB").resize(size, PIL.Image.Resampling.BILINEAR))
+        assert np.abs(mine - wanted).mean() < 3
+
+
 def fields(image):
     return {
         "image/encoded": tf.constant(image.encoded),
