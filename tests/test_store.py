@@ -241,5 +241,10 @@ def test_the_command_and_training(image_folder, tmp_path, store, sizes):
             shrinks = max(height, width) > 2 * 20
             expected = tf.image.resize(small, [20, 20], antialias=shrinks).numpy()
             difference = np.abs(image - expected)
-            assert difference.max() <= 0.51 if store.startswith("raw") else difference.mean() < 4
+            if store.startswith("raw"):
+                assert difference.max() <= 0.51
+            else:  # another JPEG coding, whose chroma is as coarse as the file's
+                assert difference.mean() < 8
+                luma = np.abs((image - expected) @ [0.299, 0.587, 0.114])
+                assert luma.mean() < 2
     assert seen == 80
