@@ -77,6 +77,7 @@ def test_one_run_trains_both_ways(image_folder, tmp_path, capsys):
 
 
 @pytest.mark.large
+@pytest.mark.timeout(900)
 def test_one_run_trains_every_recipe_and_size(tmp_path, capsys):
     images, path = tmp_path / "images", tmp_path / "figures.json"
     images.mkdir()
