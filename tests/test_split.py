@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfpipe.errors import UserError
 from tfpipe.model import classifier as classifiers
-from tfpipe.model.split import split
+from tfpipe.model.split import between, split
 
 
 def build(*names, size=75, head="", classes=2):
@@ -52,6 +52,25 @@ def test_exactly_the_layers_behind_the_boundary_are_trained(merged, start):
                 assert all(v.ref() in trained for v in layer.trainable_variables)
     assert parts.any_frozen == (start != "all")
     assert parts.parameters == sum(int(np.prod(v.shape)) for v in parts.trained.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        ("all", "head"),
+        ("conv_pw_6+mixed5", "conv_pw_11+mixed9"),
+        ("conv_pw_6+mixed5", "conv_pw_11"),
+        ("mixed9", "mixed9"),
+        ("mixed9", "head"),
+    ],
+)
+def test_what_crosses_a_later_boundary_follows_from_an_earlier_one(merged, early, late):
+    images = pictures()
+    early, late = split(merged, early), split(merged, late)
+    step = tf.function(lambda x: between(merged, early, late)(x))
+    found = step(early.frozen(images))
+    for one, other in zip(found, late.frozen(images), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_xceptions_blocks_13_and_14_have_these_parameters():

@@ -7,6 +7,8 @@ What crosses the boundary is the same in every epoch, as long as the image is, s
 """
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -23,6 +25,7 @@ class Split:
 
     Attributes:
         start: where the trained part begins, as asked for.
+        firsts: the index of each tower's first trained layer; the number of its layers if none.
         frozen: float [N, S, S, 3], RGB in 0..255, to the tensors of the boundary, a list.
         trained: these tensors to logits.
         backbone: what of the backbones is trained; empty if only the head is.
@@ -30,6 +33,7 @@ class Split:
     """
 
     start: str
+    firsts: tuple[int, ...]
     frozen: tf.keras.Model
     trained: tf.keras.Model
     backbone: list[tf.Variable]
@@ -71,13 +75,14 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
         any_frozen |= any(layer.weights for layer in layers[:first])
         trained_backbone += tower.backbone.trainable_variables
         prepared = tower.prepare(classifier.model.inputs[0])
-        tensors, rest = _cut(tower, prepared, first)
+        tensors = _through(tower, 0, first)([prepared])
         boundary = [tf.keras.Input(each.shape[1:], dtype=each.dtype) for each in tensors]
         crossing += tensors
         inputs += boundary
-        vectors += rest(boundary)
+        vectors += _through(tower, first, len(layers))(boundary)
     return Split(
         start,
+        tuple(firsts),
         tf.keras.Model(classifier.model.inputs, crossing, name="frozen"),
         tf.keras.Model(inputs, classifier.head(join(vectors)), name="trained"),
         trained_backbone,
@@ -85,21 +90,52 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
     )
 
 
-def _cut(tower: Tower, prepared: tf.Tensor, first: int) -> tuple:
-    """Returns the tensors at a tower's boundary, and the way from them to its vectors."""
+def between(classifier: Classifier, early: Split, late: Split) -> tf.keras.Model:
+    """Returns the way from the boundary of one split to that of another, as in inference.
+
+    Args:
+        classifier: that both are of.
+        early: whose boundary lies before the other's in every backbone, or at the same place.
+        late: the other.
+    """
+    inputs, crossing = [], []
+    boundary = iter(early.frozen.outputs)
+    for tower, first, last in zip(classifier.towers, early.firsts, late.firsts, strict=True):
+        count = len(_crossing(tower.backbone, first))
+        shapes = itertools.islice(boundary, count)
+        own = [tf.keras.Input(each.shape[1:], dtype=each.dtype) for each in shapes]
+        inputs += own
+        crossing += _through(tower, first, last)(own)
+    return tf.keras.Model(inputs, crossing, name="between")
+
+
+def _through(tower: Tower, first: int, last: int) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+    """Returns the way from a tower's boundary before the layer `first` to that before `last`.
+
+    Behind the last layer of the backbone it is the vectors that cross: they are the smallest.
+    """
     backbone = tower.backbone
-    if first == len(backbone.layers):
-        return tower.pool(as_list(backbone(prepared))), list
-    if first == 0:
-        return [prepared], lambda tensors: tower.pool(as_list(backbone(tensors[0])))
-    tensors = _crossing(backbone, first)
-    before = tf.keras.Model(backbone.inputs, tensors)
-    after = tf.keras.Model(tensors, backbone.outputs)
-    return as_list(before(prepared)), lambda tensors: tower.pool(as_list(after(tensors)))
+    end = len(backbone.layers)
+    if first == last:
+        return list
+    model = tf.keras.Model(_crossing(backbone, first), _crossing(backbone, last))
+
+    def run(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        found = as_list(model(tensors))
+        return tower.pool(found) if last == end else found
+
+    return run
 
 
 def _crossing(backbone: tf.keras.Model, first: int) -> list[tf.Tensor]:
-    """Returns the tensors that layers from the index `first` on take from those before it."""
+    """Returns the tensors that layers from the index `first` on take from those before it.
+
+    These are the backbone's inputs for the first layer, and its outputs behind the last one.
+    """
+    if first == 0:
+        return list(backbone.inputs)
+    if first == len(backbone.layers):
+        return list(backbone.outputs)
     late = {id(layer) for layer in backbone.layers[first:]}
     found = {}
     for depth in sorted(backbone._nodes_by_depth, reverse=True):
