@@ -26,6 +26,7 @@ ENTRY_POINTS = [
     "verify_records",
     "data_service",
     "train",
+    "ensemble",
     "evaluate",
     "predict",
     "export",

@@ -19,23 +19,23 @@ from tfpipe.options import option
 class Options:
     """The options of this command."""
 
-    run_dir: str = option("folder of the run, as given to tfpipe.train")
+    run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
     export_dir: str = option("folder of the model's versions, as export/NAME")
     version: int = option("version to write, 0 for one above the highest there", 0)
 
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.fit import run as runs
+    from tfpipe.fit import trained
     from tfpipe.model import signatures
 
     folder = pathlib.Path(options.export_dir)
     version = _version(folder, options.version)
-    run = runs.load(options.run_dir)
-    context = signatures.Context(run.restore(), run.resolved.classes)
+    run = trained.load(options.run_dir)
+    context = signatures.Context(run.restore(), run.classes)
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"
-        labels.write_text("".join(f"{name}\n" for name in run.resolved.classes), encoding="utf-8")
+        labels.write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
         signatures.save(context, str(work), str(labels))
         labels.unlink()  # its copy among the assets stays
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")

@@ -25,7 +25,7 @@ REJECTS = 3
 class Options:
     """The options of this command."""
 
-    run_dir: str = option("folder of the run, as given to tfpipe.train")
+    run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
     source: str = option("images: a folder, a zip or tar archive, or a CSV or JSONL list")
     out: str = option("CSV file to write")
     clip: str = option(
@@ -45,12 +45,11 @@ def main(options: Options) -> int:
 
     import numpy as np
 
-    from tfpipe.fit import inference
-    from tfpipe.fit import run as runs
+    from tfpipe.fit import inference, trained
     from tfpipe.ingest import sources
     from tfpipe.input import files
 
-    run = runs.load(options.run_dir)
+    run = trained.load(options.run_dir)
     source = sources.open_source(options.source)
     names = source.names()
     ids = _ids(names)
@@ -67,7 +66,7 @@ def main(options: Options) -> int:
     )
     found = inference.predict(predictor, batches, len(names), "predicting")
     unreadable = {name for name, _, _ in rejects}
-    shares = np.asarray([run.resolved.class_shares], np.float32)
+    shares = np.asarray([run.class_shares], np.float32)
     prior = np.asarray(calibration.clip(shares))[0]
     answers = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
     rows = []
@@ -76,7 +75,7 @@ def main(options: Options) -> int:
         rows.append([identity, *(f"{p:.7g}" for p in _columns(row).tolist())])
     with storage.atomic_file(out) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label"] if len(prior) == 2 else ["id", *run.resolved.classes])
+        writer.writerow(["id", "label"] if len(prior) == 2 else ["id", *run.classes])
         writer.writerows(rows)
     terminal.say(f"wrote {len(rows):,} predictions to {out}")
     return _report(rejects, source, out)

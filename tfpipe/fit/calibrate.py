@@ -20,6 +20,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
+from tfpipe.errors import UserError
 from tfpipe.model.calibration import NONE, PLATT, TEMPERATURE, Calibration
 from tfpipe.model.classifier import SIGMOID
 
@@ -29,6 +30,15 @@ LEAST = 2 * FOLDS  # samples; with fewer, cross-validation says nothing
 SCALES = (1e-3, 1e3)
 SHIFTS = (-30.0, 30.0)
 BOUNDS = np.geomspace(1e-5, 0.05, 75)
+
+
+def check(method: str, classes: int) -> None:
+    """Raises UserError if --calibration is not for so many classes."""
+    if method == PLATT and classes > 2:
+        raise UserError(
+            f"--calibration={PLATT} is for two classes, the records have {classes}: use temperature"
+            " or auto"
+        )
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: str) -> Calibration:
@@ -66,8 +76,7 @@ def choose(logits: np.ndarray, labels: np.ndarray) -> str:
     count, classes = logits.shape
     if count < LEAST or len(np.unique(labels)) < 2:
         return NONE
-    # Always the same folds, so that a run that is finished again is calibrated as before.
-    fold = np.random.default_rng(0).permutation(count) % FOLDS
+    fold = folds(count)
     losses = dict.fromkeys([NONE, TEMPERATURE] + [PLATT] * (classes == 2), 0.0)
     for number in range(FOLDS):
         train, test = fold != number, fold == number
@@ -75,6 +84,14 @@ def choose(logits: np.ndarray, labels: np.ndarray) -> str:
             scaled = _scaled(logits[test], *_METHODS[method](logits[train], labels[train]))
             losses[method] += _losses(scaled, labels[test]).sum()
     return min(losses, key=losses.get)  # the first of equals, so none unless one gains
+
+
+def folds(count: int) -> np.ndarray:
+    """Returns the fold of each sample, int [n] in 0..FOLDS - 1.
+
+    Always the same, so that a run that is finished again is calibrated as before.
+    """
+    return np.random.default_rng(0).permutation(count) % FOLDS
 
 
 def smoothed(labels: np.ndarray, classes: int) -> np.ndarray:

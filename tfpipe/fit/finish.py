@@ -15,18 +15,14 @@ from tfpipe.fit.run import Run
 from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
 from tfpipe.model import views
-from tfpipe.model.calibration import PLATT, Calibration
+from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor
 
 
 def check(config: TrainConfig, classes: int) -> None:
     """Raises UserError if --tta or --calibration is wrong, before hours of training."""
     views.parse(config.tta)
-    if config.calibration == PLATT and classes > 2:
-        raise UserError(
-            f"--calibration={PLATT} is for two classes, the records have {classes}: use temperature"
-            " or auto"
-        )
+    calibrate.check(config.calibration, classes)
 
 
 def finish(run: Run, val: Part) -> None:
@@ -72,9 +68,7 @@ def on_batches(
     calibration = calibrate.fit(logits, labels, output, run.config.calibration)
     losses = stages(calibration, logits, labels, output)
     probabilities = calibration.apply(logits, output).numpy()
-    write_predictions(
-        run.predictions_file, run.resolved.classes, found | {"probabilities": probabilities}
-    )
+    write_predictions(run.predictions_file, run.classes, found | {"probabilities": probabilities})
     storage.write_json(
         run.calibration_file,
         {

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import terminal
+from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 
 # Large enough to keep a device busy, small enough for a laptop.
@@ -13,7 +14,10 @@ BATCH_SIZE = 32
 
 
 def predict(
-    predictor: Predictor, batches: Iterable[dict[str, tf.Tensor]], total: int, description: str
+    predictor: Predictor | EnsemblePredictor,
+    batches: Iterable[dict[str, tf.Tensor]],
+    total: int,
+    description: str,
 ) -> dict[str, np.ndarray]:
     """Runs a predictor over batches of `tfpipe.input.pipeline`.
 

@@ -26,7 +26,7 @@ import filecmp
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -59,6 +59,31 @@ class Run:
     folder: pathlib.Path
     config: TrainConfig
     resolved: Resolved
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in the order of their labels."""
+        return self.resolved.classes
+
+    @property
+    def class_shares(self) -> tuple[float, ...]:
+        """The share of each among the training records."""
+        return self.resolved.class_shares
+
+    @property
+    def records(self) -> str:
+        """The folder of the records."""
+        return self.config.records
+
+    @property
+    def tta(self) -> str:
+        """The test-time views."""
+        return self.config.tta
+
+    @property
+    def out_of_fold(self) -> bool:
+        """Whether the predictions are of all images, each by a model that has not seen it."""
+        return False
 
     @property
     def best_weights(self) -> pathlib.Path:
@@ -111,6 +136,10 @@ class Run:
             UserError: the records have no such splits or folds.
         """
         return choose_parts(self.config, manifest)
+
+    def validation(self, manifest: Manifest) -> Part:
+        """Returns the records to validate on; raises UserError as `parts` does."""
+        return self.parts(manifest)[1]
 
     def model_files(self) -> dict[pathlib.Path, pathlib.Path]:
         """Returns the model files that backbones are cut from, and the run's copy of each."""
@@ -190,8 +219,13 @@ class Run:
         path, layer = model_file.parse(name)
         return f"{self.model_files()[pathlib.Path(path)]}@{layer}"
 
-    def calibrated_for(self) -> dict[str, str]:
-        """Returns what a calibration follows from; with another value it is for another model."""
+    def identity(self) -> dict[str, str]:
+        """Returns what logits follow from; with another value they are another model's.
+
+        Raises:
+            UserError: there are no weights yet.
+        """
+        self._check_trained()
         digest = hashlib.sha256()
         with self.best_weights.open("rb") as file:
             while chunk := file.read(1 << 20):
@@ -199,8 +233,11 @@ class Run:
         return {
             "weights_sha256": digest.hexdigest(),
             "tta": self.config.tta,
-            "calibration": self.config.calibration,
         }
+
+    def calibrated_for(self) -> dict[str, str]:
+        """Returns what a calibration follows from; with another value it is for another model."""
+        return self.identity() | {"calibration": self.config.calibration}
 
     def calibration(self) -> Calibration:
         """Reads `calibration.json`.
@@ -212,21 +249,7 @@ class Run:
         Raises:
             UserError: the file is damaged.
         """
-        path = self.calibration_file
-        if not path.is_file():
-            return Calibration()
-        hint = "remove it and run tfpipe.train there again"
-        saved = storage.read_json(path, what="a run's calibration", hint=hint)
-        try:
-            if saved["made_for"] != self.calibrated_for():
-                terminal.warn(
-                    f"{path} is for other weights or options than the run now has, so probabilities"
-                    " are not calibrated: run tfpipe.train there to its end"
-                )
-                return Calibration()
-            return options.from_json(Calibration, saved["calibration"], where=str(path))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
+        return read_calibration(self.calibration_file, self.calibrated_for)
 
     def restore(self, *, tta: str = "") -> Predictor:
         """Returns the predictor of the best weights, as the run is calibrated.
@@ -237,8 +260,12 @@ class Run:
         Raises:
             UserError: there are no weights yet, or they or the calibration are damaged.
         """
+        return dataclasses.replace(self.uncalibrated(tta=tta), calibration=self.calibration())
+
+    def uncalibrated(self, *, tta: str = "") -> Predictor:
+        """Does as `restore`, without the calibration."""
         chosen = views.parse(tta or self.config.tta)
-        return Predictor(self.restore_classifier(), chosen, self.calibration())
+        return Predictor(self.restore_classifier(), chosen)
 
     def restore_classifier(self) -> classifier.Classifier:
         """Builds the classifier in float32 and loads the best weights.
@@ -246,11 +273,7 @@ class Run:
         Raises:
             UserError: there are none yet, or they are damaged.
         """
-        if not self.best_weights.is_file():
-            raise UserError(
-                f"{self.folder} has no trained weights ({self.best_weights.name}): finish at least"
-                " one epoch of tfpipe.train there first"
-            )
+        self._check_trained()
         policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy("float32")
         try:
@@ -259,6 +282,13 @@ class Run:
             tf.keras.mixed_precision.set_global_policy(policy)
         self._load(built, self.best_weights)
         return built
+
+    def _check_trained(self) -> None:
+        if not self.best_weights.is_file():
+            raise UserError(
+                f"{self.folder} has no trained weights ({self.best_weights.name}): finish at least"
+                " one epoch of tfpipe.train there first"
+            )
 
     def _load(self, built: classifier.Classifier, path: pathlib.Path) -> None:
         try:
@@ -296,6 +326,29 @@ def load(run_dir: str) -> Run:
         options.from_json(TrainConfig, saved["options"], where=str(path)),
         options.from_json(Resolved, saved["resolved"], where=str(path)),
     )
+
+
+def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = None) -> Calibration:
+    """Reads a `calibration.json`; see `Run.calibration`.
+
+    Args:
+        path: of the file.
+        made_for: gives what it has to be made for; None if that need not be known.
+    """
+    if not path.is_file():
+        return Calibration()
+    hint = "remove it and run tfpipe.train there again"
+    saved = storage.read_json(path, what="a run's calibration", hint=hint)
+    try:
+        if made_for and saved["made_for"] != made_for():
+            terminal.warn(
+                f"{path} is for other weights or options than the run now has, so probabilities"
+                " are not calibrated: run tfpipe.train there to its end"
+            )
+            return Calibration()
+        return options.from_json(Calibration, saved["calibration"], where=str(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
 
 
 def choose_runtime(config: TrainConfig) -> runtime.Runtime:
@@ -432,13 +485,4 @@ def _check_same(old: Run, new: Run) -> None:
         raise UserError(
             f"{old.folder} was trained on other records than {new.config.records} now holds: give"
             " another --run_dir"
-        )
-
-
-def check_classes(run: Run, manifest: Manifest) -> None:
-    """Raises UserError if the records' classes are not the run's."""
-    if manifest.classes != run.resolved.classes:
-        raise UserError(
-            f"{manifest.folder} has the classes {', '.join(manifest.classes)}, but"
-            f" {run.folder} was trained on {', '.join(run.resolved.classes)}: give other --records"
         )

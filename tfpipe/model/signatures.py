@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfpipe.input import preprocess
+from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.registry import Registry
 
@@ -25,7 +26,7 @@ class Context:
         classes: names in the order of their labels.
     """
 
-    predictor: Predictor
+    predictor: Predictor | EnsemblePredictor
     classes: tuple[str, ...]
 
     def answer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:

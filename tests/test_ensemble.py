@@ -1,0 +1,616 @@
+"""Ensembles: every method against a formula, and two runs as one from training to the export."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import hypothesis
+import hypothesis.extra.numpy
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.special
+import sklearn.linear_model
+import tensorflow as tf
+from conftest import TINY, draw
+
+from tfpipe import ensemble, evaluate, export, options, predict, train
+from tfpipe.config import TrainConfig
+from tfpipe.errors import UserError
+from tfpipe.fit import combine, finish, inference, metrics, trained
+from tfpipe.fit import run as runs
+from tfpipe.ingest import manifest as manifests
+from tfpipe.ingest.part import Part
+from tfpipe.input import pipeline
+from tfpipe.model.calibration import Calibration
+from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
+
+METHODS = sorted(combine.methods)
+
+
+def members_of(count, classes, *, members=3, seed=0):
+    """Returns log-probabilities [M, n, C] of members that are right more or less often; labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    strength = np.array([3.0, 2.0, 0.3, 1.0])[:members, None, None]
+    logits = rng.normal(0, 1.5, (members, count, classes)) + strength * np.eye(classes)[labels]
+    return scipy.special.log_softmax(logits, axis=2), labels
+
+
+def log_loss(log_probabilities, labels):
+    return -log_probabilities[np.arange(len(labels)), labels].mean()
+
+
+class TestFormulas:
+    """Probabilities of two members for three images, by hand."""
+
+    two = np.log([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [[0.7, 0.3], [0.9, 0.1], [0.6, 0.4]]])
+
+    def combined(self, method, **changes):
+        return np.exp(combine.combine(self.two, Combination(method, **changes)))[:, 1]
+
+    def test_mean(self):
+        np.testing.assert_allclose(self.combined("mean"), [0.2, 0.45, 0.4])
+
+    def test_geometric(self):
+        first = np.sqrt([0.9 * 0.7, 0.2 * 0.9, 0.36])
+        second = np.sqrt([0.1 * 0.3, 0.8 * 0.1, 0.16])
+        np.testing.assert_allclose(self.combined("geometric"), second / (first + second))
+
+    def test_vote(self):
+        np.testing.assert_allclose(self.combined("vote"), [0, 0.5, 0], atol=1e-6)
+
+    def test_blend(self):
+        first = np.array([0.9, 0.2, 0.6]) ** 0.25 * np.array([0.7, 0.9, 0.6]) ** 0.75
+        second = np.array([0.1, 0.8, 0.4]) ** 0.25 * np.array([0.3, 0.1, 0.4]) ** 0.75
+        found = self.combined("blend", weights=(0.25, 0.75))
+        np.testing.assert_allclose(found, second / (first + second))
+
+    def test_stack(self):
+        odds = scipy.special.logit([[0.1, 0.8, 0.4], [0.3, 0.1, 0.4]])
+        expected = scipy.special.expit(2 * odds[0] - odds[1] + 0.5)
+        found = self.combined("stack", weights=((2.0,), (-1.0,)), bias=(0.5,))
+        np.testing.assert_allclose(found, expected)
+
+    def test_votes_of_three_classes(self):
+        votes = np.log([[[0.5, 0.3, 0.2]], [[0.1, 0.8, 0.1]], [[0.4, 0.4, 0.2]]])  # of equals: 0
+        found = np.exp(combine.combine(votes, Combination("vote")))
+        np.testing.assert_allclose(found, [[2 / 3, 1 / 3, 0]], atol=1e-6)
+        assert metrics.log_loss(found, np.array([2])) == pytest.approx(16.1, abs=0.1)
+
+    def test_log_probabilities_of_either_output(self):
+        logits = np.array([[-800.0], [0.0], [3.0]])
+        both = np.concatenate([np.zeros_like(logits), logits], axis=1) + 5
+        expected = np.array([[0, -800], [np.log(0.5)] * 2, np.log([1 - 0.95257413, 0.95257413])])
+        for given in (logits, both):
+            np.testing.assert_allclose(combine.log_probabilities(given), expected, rtol=1e-7)
+
+
+class TestFits:
+    @pytest.mark.parametrize("classes", [2, 4])
+    def test_blend_against_a_grid(self, classes):
+        members, labels = members_of(300, classes)
+        found = combine.fit("blend", members, labels, 1.0)
+        assert sum(found.weights) == pytest.approx(1)
+        assert min(found.weights) >= 0
+        loss = log_loss(combine.combine(members, found), labels)
+        steps = np.linspace(0, 1, 51)
+        grid = [(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9]
+        best = min(
+            log_loss(combine.combine(members, Combination("blend", weights)), labels)
+            for weights in grid
+        )
+        assert best - 1e-3 < loss < best + 1e-9
+
+    def test_blend_leaves_out_what_only_harms(self):
+        members, labels = members_of(400, 2, members=2)
+        wrong = -members[:1]
+        found = combine.fit("blend", np.concatenate([members, wrong]), labels, 1.0)
+        assert found.weights[2] == pytest.approx(0, abs=1e-6)
+
+    @pytest.mark.parametrize("l2", [0.1, 1.0, 30.0])
+    def test_stack_of_two_classes_against_scikit_learn(self, l2):
+        members, labels = members_of(200, 2)
+        found = combine.fit("stack", members, labels, l2)
+        odds = (members[..., 1] - members[..., 0]).T
+        model = sklearn.linear_model.LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000)
+        model.fit(odds, labels)
+        np.testing.assert_allclose(np.ravel(found.weights), model.coef_[0], atol=1e-5)
+        np.testing.assert_allclose(found.bias, model.intercept_, atol=1e-5)
+        expected = model.predict_proba(odds)
+        np.testing.assert_allclose(np.exp(combine.combine(members, found)), expected, atol=1e-6)
+
+    @pytest.mark.parametrize("l2", [1.0, 30.0])
+    def test_stack_of_more_classes_against_scikit_learn(self, l2):
+        members, labels = members_of(300, 4)
+        found = combine.fit("stack", members, labels, l2)
+        inputs = np.concatenate(list(members), axis=1)
+        model = sklearn.linear_model.LogisticRegression(C=1 / l2, tol=1e-10, max_iter=50_000)
+        model.fit(inputs, labels)
+        expected = model.predict_proba(inputs)
+        np.testing.assert_allclose(np.exp(combine.combine(members, found)), expected, atol=1e-4)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_cross_fit_never_sees_the_image(self, method):
+        """Other labels in one fold leave that fold's answers as they are."""
+        members, labels = members_of(60, 3)
+        before = combine.cross_fit(method, members, labels, 1.0)
+        fold = np.random.default_rng(0).permutation(60) % 5
+        labels[fold == 2] = (labels[fold == 2] + 1) % 3
+        after = combine.cross_fit(method, members, labels, 1.0)
+        np.testing.assert_array_equal(after[fold == 2], before[fold == 2])
+        changes = np.abs(after - before)[fold != 2].max()
+        assert (changes > 1e-3) == (combine.methods[method].fit is not None)
+
+    def test_fits_gain_on_fresh_images(self):
+        """One of the members knows next to nothing, and all are wrongly certain."""
+        members, labels = members_of(4000, 2)
+        fresh, its = members_of(4000, 2, seed=1)
+        losses = {
+            method: log_loss(combine.combine(fresh, combine.fit(method, members, labels, 1.0)), its)
+            for method in METHODS
+        }
+        assert losses["stack"] < losses["blend"] < losses["geometric"] < losses["vote"]
+        crossed = log_loss(combine.cross_fit("stack", members, labels, 1.0), labels)
+        assert crossed == pytest.approx(losses["stack"], abs=0.02)
+
+
+LOGITS = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(-20, 20, width=32)
+
+
+@st.composite
+def answers(draw):
+    """Logits float32 [M, n, K] and labels."""
+    units = draw(st.sampled_from([1, 2, 3, 5]))
+    shape = (draw(st.integers(1, 4)), draw(st.integers(5, 12)), units)
+    logits = draw(hypothesis.extra.numpy.arrays(np.float32, shape, elements=LOGITS))
+    label = st.integers(0, max(units, 2) - 1)
+    return logits, draw(hypothesis.extra.numpy.arrays(np.int64, shape[1], elements=label))
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(answers(), st.sampled_from(METHODS))
+def test_nothing_makes_it_blow_up(sample, method):
+    logits, labels = sample
+    members = np.stack([combine.log_probabilities(each) for each in logits])
+    found = combine.fit(method, members, labels, 1.0)
+    found.check(*members.shape[::2])
+    probabilities = np.exp(combine.combine(members, found))
+    assert np.isfinite(probabilities).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-9)
+    if method == "blend":
+        assert min(found.weights) >= 0
+        mean = log_loss(combine.combine(members, Combination("geometric")), labels)
+        assert log_loss(combine.combine(members, found), labels) <= mean * (1 + 1e-9) + 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """A member that answers the same logits whatever it is shown, and keeps what that was."""
+
+    answer: np.ndarray
+    image_size: int = 8
+    shown: list = dataclasses.field(default_factory=list)
+    variables: tuple = ()
+
+    @property
+    def output(self):
+        return "sigmoid" if self.answer.shape[1] == 1 else "softmax"
+
+    def logits(self, images):
+        self.shown.append(images)
+        return tf.constant(self.answer)
+
+
+class TestPredictor:
+    def test_the_graph_has_every_method(self):
+        assert list(combiners) == METHODS
+
+    @pytest.mark.parametrize("units", [1, 2, 3, 6])
+    @pytest.mark.parametrize("method", METHODS)
+    def test_the_graph_is_the_formula(self, method, units):
+        rng = np.random.default_rng(units)
+        logits = rng.normal(0, 6, (3, 50, units)).astype(np.float32)
+        members = np.stack([combine.log_probabilities(each) for each in logits])
+        found = combine.fit(method, members, rng.integers(0, max(units, 2), 50), 1.0)
+        output = "sigmoid" if units < 3 else "softmax"
+        predictor = EnsemblePredictor(tuple(map(Fixed, logits)), found, output)
+        images = tf.zeros([50, 8, 8, 3], tf.uint8)
+        expected = combine.combine(members, found)
+        np.testing.assert_allclose(predictor.classify(images), np.exp(expected), atol=2e-6)
+        if output == "sigmoid":
+            expected = expected[:, 1:] - expected[:, :1]
+        np.testing.assert_allclose(predictor.logits(images), expected, rtol=1e-4, atol=1e-4)
+        calibrated = dataclasses.replace(predictor, calibration=Calibration("temperature", 0.5))
+        scores = np.concatenate([0 * expected, expected], 1) if units < 3 else expected
+        halved = scipy.special.softmax(scores / 2, axis=1)
+        np.testing.assert_allclose(calibrated.classify(images), halved, atol=2e-6)
+
+    def test_certainty_stays_finite_in_float32(self):
+        for method in METHODS:
+            numbers = {"blend": ((0.5, 0.5), ()), "stack": (((1.0,), (1.0,)), (0.0,))}
+            found = Combination(method, *numbers.get(method, ()))
+            far = Fixed(np.array([[3000.0], [-3000.0]], np.float32))
+            predictor = EnsemblePredictor((far, far), found, "sigmoid")
+            logits = predictor.logits(tf.zeros([2, 8, 8, 3])).numpy()[:, 0]
+            assert np.isfinite(logits).all()
+            assert logits[0] > 15
+            assert logits[1] < -15
+
+    def test_each_member_gets_its_own_size(self):
+        large, small = (Fixed(np.zeros([1, 1], np.float32), side) for side in (16, 8))
+        predictor = EnsemblePredictor((small, large), Combination("mean"), "sigmoid")
+        assert predictor.image_size == 16
+        images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
+        predictor.logits(tf.constant(images))
+        np.testing.assert_array_equal(large.shown[0], images)
+        halved = images.reshape(1, 8, 2, 8, 2, 3).mean(axis=(2, 4))  # bilinear at half the size
+        np.testing.assert_allclose(small.shown[0], halved, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("method", "numbers"),
+        [
+            ("mean", {"weights": (1.0, 2.0)}),
+            ("blend", {"weights": (1.0,)}),
+            ("blend", {"weights": (float("nan"), 1.0)}),
+            ("stack", {"weights": ((1.0,), (1.0,))}),
+            ("stack", {"weights": (1.0, 1.0), "bias": (0.0,)}),
+        ],
+    )
+    def test_wrong_numbers_are_refused(self, method, numbers):
+        with pytest.raises(ValueError, match=method):
+            Combination(method, **numbers).check(2, 2)
+
+
+@pytest.fixture(scope="module")
+def second(records, tmp_path_factory):
+    """Another run on the same records: smaller images, other views, a softmax, another seed."""
+    folder = tmp_path_factory.mktemp("second") / "run"
+    changes = {"seed": 5, "image_size": "24", "output": "softmax", "tta": "", "epochs": 2}
+    train.main(TrainConfig(records=str(records), run_dir=str(folder), **{**TINY, **changes}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(run_dir, second, tmp_path_factory):
+    """Copies of both runs, in one folder, to be changed by nobody."""
+    folder = tmp_path_factory.mktemp("pair")
+    shutil.copytree(run_dir, folder / "a")
+    shutil.copytree(second, folder / "b")
+    return folder
+
+
+def make(folder, *, runs="a,b", out="ens", **changes):
+    names = ",".join(str(folder / name) for name in runs.split(","))
+    ensemble.main(ensemble.Options(runs=names, out=str(folder / out), **changes))
+    return folder / out
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def odds(row):
+    """The second class's log-odds of a line of a predictions.csv, whatever the output."""
+    return float(row["logit_dog"]) - float(row.get("logit_cat", 0))
+
+
+class TestEndToEnd:
+    @pytest.fixture(scope="class", params=["mean", "stack"])
+    def made(self, request, pair):
+        return request.param, make(pair, out=request.param, method=request.param)
+
+    def test_the_folder_tells_what_it_is(self, made, pair):
+        method, folder = made
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "calibration.json",
+            "ensemble.json",
+            "predictions.csv",
+        ]
+        saved = json.loads((folder / "ensemble.json").read_text())
+        assert saved["combination"]["method"] == method
+        assert saved["classes"] == ["cat", "dog"]
+        assert [member["folder"] for member in saved["members"]] == ["../a", "../b"]
+        for member in saved["members"]:
+            run = runs.load(str(folder / member["folder"]))
+            assert member["weights_sha256"] == run.calibrated_for()["weights_sha256"]
+        rows, first = read(folder / "predictions.csv"), read(pair / "a" / "predictions.csv")
+        assert [(row["name"], row["label"]) for row in rows] == [
+            (row["name"], row["label"]) for row in first
+        ]
+
+    def test_from_training_to_the_saved_model(self, made, records, image_folder, tmp_path):
+        _, folder = made
+        evaluate.main(evaluate.Options(run_dir=str(folder)))
+        measured = json.loads((folder / "metrics.json").read_text())
+        assert measured["split"] == "val"
+        assert measured["n"] == manifests.load(records).count("val")
+
+        predictor = trained.load(folder).restore()
+        assert predictor.image_size == 32
+        batches = pipeline.eval_batches(
+            Part(manifests.load(records), ("all",)), image_size=32, batch_size=32
+        )
+        found = inference.predict(predictor, batches, 80, "evaluating")
+        by_name = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
+        files = {path.name.encode(): path.read_bytes() for path in image_folder.iterdir()}
+        expected = np.stack([by_name[name] for name in files])
+
+        export.main(export.Options(run_dir=str(folder), export_dir=str(tmp_path / "export")))
+        loaded = tf.saved_model.load(str(tmp_path / "export" / "1"))
+        answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(files.values())))
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+
+        (tmp_path / "in").mkdir()
+        for number in range(3):
+            draw("dog", 100 + number).save(tmp_path / "in" / f"{number}.jpg")
+        out = tmp_path / "submission.csv"
+        given = {"source": str(tmp_path / "in"), "out": str(out)}
+        assert predict.main(predict.Options(run_dir=str(folder), **given)) == 0
+        images = [(tmp_path / "in" / f"{number}.jpg").read_bytes() for number in range(3)]
+        answer = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+        written = [float(row["label"]) for row in read(out)]
+        np.testing.assert_allclose(written, answer["probability"], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mean", "geometric", "vote"])
+def test_predictions_follow_from_the_members(pair, method):
+    folder = make(pair, out=f"of_{method}", method=method)
+    parts = [{row["name"]: odds(row) for row in read(pair / n / "predictions.csv")} for n in "ab"]
+    for row in read(folder / "predictions.csv"):
+        z = np.array([part[row["name"]] for part in parts])
+        expected = {
+            "mean": scipy.special.logit(scipy.special.expit(z).mean()),
+            "geometric": z.mean(),
+            "vote": scipy.special.logit((z > 0).mean().clip(1e-7, 1 - 1e-7)),
+        }[method]
+        assert float(row["logit_dog"]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_the_members_keep_their_views_unless_told(pair):
+    folder = make(pair, out="views")
+    members = trained.load(folder).restore().members
+    assert [len(member.views) for member in members] == [3, 1]
+    members = trained.load(folder).restore(tta="flip_ud").members
+    assert [len(member.views) for member in members] == [2, 2]
+    shares = [runs.load(str(pair / name)).class_shares for name in "ab"]
+    np.testing.assert_allclose(trained.load(folder).class_shares, np.mean(shares, axis=0))
+
+
+def test_the_table_compares(pair, capsys):
+    capsys.readouterr()
+    folder = make(pair, out="table", method="stack")
+    lines = capsys.readouterr().out.splitlines()
+    figures = {" ".join(line.split()[:-2]): line.split()[-2:] for line in lines if line.split()}
+    saved = json.loads((folder / "ensemble.json").read_text())["scores"]
+    assert list(saved)[2:] == ["mean", "geometric", "stack, cross-validated"]
+    for name, (path, row) in zip("ab", list(saved.items())[:2], strict=True):
+        assert path == str(pair / name)
+        z = [(odds(line), int(line["label"])) for line in read(pair / name / "predictions.csv")]
+        expected = np.mean([np.logaddexp(0, -v if label else v) for v, label in z])
+        assert row["log_loss"] == pytest.approx(expected, rel=1e-3)
+    assert figures["geometric"][0] == f"{saved['geometric']['log_loss']:.4f}"
+
+
+def test_it_is_replaced_only_when_told_and_only_if_it_is_one(pair, tmp_path):
+    folder = make(pair, out="again")
+    with pytest.raises(UserError, match=r"again exists already"):
+        make(pair, out="again")
+    make(pair, out="again", method="vote", overwrite=True)
+    assert json.loads((folder / "ensemble.json").read_text())["combination"]["method"] == "vote"
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"holds mine\.txt, which is no part of an ensemble"):
+        make(pair, out="again", overwrite=True)
+    assert (folder / "mine.txt").read_text() == "kept"
+    assert not list(pair.glob(".partial*"))
+
+
+class TestCrossValidated:
+    @pytest.fixture(scope="class")
+    def folder(self, pair, tmp_path_factory):
+        """What tfpipe.train --folds=2 leaves, made of two runs, and a third one."""
+        folder = tmp_path_factory.mktemp("folds")
+        cv = folder / "cv"
+        shutil.copytree(pair / "a", cv / "fold-0")
+        shutil.copytree(pair / "b", cv / "fold-1")
+        shutil.copytree(pair / "a", folder / "c")
+        (cv / "folds.json").write_text('{"folds": ["fold-0", "fold-1"]}')
+        first = finish.read_predictions(cv / "fold-0" / "predictions.csv")
+        second = finish.read_predictions(cv / "fold-1" / "predictions.csv")
+        logits = second["logits"][:, 1:] - second["logits"][:, :1]
+        odd = (np.arange(len(first["label"])) % 2 == 1)[:, None]
+        mixed = {
+            "name": first["name"],
+            "label": first["label"],
+            "logits": np.where(odd, first["logits"], logits),
+            "probabilities": np.where(odd, first["probabilities"], second["probabilities"]),
+        }
+        # In another order, as folds are.
+        order = np.random.default_rng(0).permutation(len(mixed["label"]))
+        mixed = {key: values[order] for key, values in mixed.items()}
+        finish.write_predictions(cv / "predictions.csv", ("cat", "dog"), mixed)
+        value = {"calibration": options.to_json(Calibration("platt", 2.0, 0.5)), "n": 16}
+        (cv / "calibration.json").write_text(json.dumps(value))
+        return folder
+
+    def test_it_answers_with_the_mean_logits_of_its_runs(self, folder):
+        opened = trained.load(folder / "cv")
+        predictor = opened.restore()
+        assert predictor.calibration == Calibration("platt", 2.0, 0.5)
+        images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+        first, second = (member.uncalibrated() for member in opened.members)
+        smaller = tf.image.resize(images, [24, 24])
+        logits = second.logits(smaller)
+        expected = (first.logits(images) + logits[:, 1:] - logits[:, :1]) / 2
+        np.testing.assert_allclose(predictor.logits(images), expected, atol=1e-5)
+        p = scipy.special.expit(2 * expected + 0.5)
+        np.testing.assert_allclose(predictor.classify(images)[:, 1:], p, atol=1e-6)
+
+    def test_its_own_figures_are_out_of_fold(self, folder, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(inference, "predict", None)  # no model is run
+            evaluate.main(evaluate.Options(run_dir=str(folder / "cv")))
+        measured = json.loads((folder / "cv" / "metrics.json").read_text())
+        rows = read(folder / "cv" / "predictions.csv")
+        given = [float(row[f"probability_{['cat', 'dog'][int(row['label'])]}"]) for row in rows]
+        assert measured["split"] == "out-of-fold"
+        assert measured["log_loss"] == pytest.approx(-np.mean(np.log(given)), rel=1e-5)
+        evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), split="train"))
+        assert json.loads((folder / "cv" / "metrics.json").read_text())["split"] == "train"
+        with pytest.raises(UserError, match="--tta=none: the out-of-fold predictions"):
+            evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), tta="none"))
+
+    def test_it_is_a_member(self, folder, tmp_path):
+        out = make(folder, runs="c,cv", method="geometric")
+        own = {row["name"]: odds(row) for row in read(folder / "c" / "predictions.csv")}
+        its = {row["name"]: odds(row) for row in read(folder / "cv" / "predictions.csv")}
+        for row in read(out / "predictions.csv"):
+            expected = (own[row["name"]] + its[row["name"]]) / 2
+            assert float(row["logit_dog"]) == pytest.approx(expected, abs=1e-4)
+        evaluate.main(evaluate.Options(run_dir=str(out)))
+        assert json.loads((out / "metrics.json").read_text())["split"] == "out-of-fold"
+        predictor = trained.load(out).restore()
+        images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+        parts = [trained.load(folder / name).uncalibrated().logits(images) for name in ("c", "cv")]
+        np.testing.assert_allclose(predictor.logits(images), np.mean(parts, axis=0), atol=1e-4)
+        export.main(export.Options(run_dir=str(out), export_dir=str(tmp_path / "export")))
+        signature = tf.saved_model.load(str(tmp_path / "export/1")).signatures["predict_images"]
+        answer = signature(images=tf.constant(images))["probabilities"]
+        np.testing.assert_allclose(answer, predictor.classify(images), atol=1e-5)
+
+    def test_damaged_folds_are_explained(self, folder, tmp_path):
+        for text in ("{}", "[]", '{"folds": []}', "{"):
+            (tmp_path / "folds.json").write_text(text)
+            with pytest.raises(UserError, match=r"folds\.json .*: run tfpipe\.train there again"):
+                trained.load(tmp_path)
+
+
+class TestMistakes:
+    @pytest.fixture
+    def folder(self, pair, tmp_path):
+        shutil.copytree(pair, tmp_path / "runs", ignore=lambda *_: {"last", "tensorboard"})
+        return tmp_path / "runs"
+
+    @pytest.mark.parametrize(
+        ("runs", "message"),
+        [("a", "name two or more"), ("a,a", "each once"), ("a,../runs/a", "each once")],
+    )
+    def test_two_members_at_least(self, folder, runs, message):
+        with pytest.raises(UserError, match=message):
+            make(folder, runs=runs)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"method": "mode"}, r"unknown method of combining 'mode'.*mean"),
+            ({"l2": 0.0}, r"--l2=0.0: give a number above 0"),
+            ({"runs": "a,none"}, r"none does not exist"),
+        ],
+    )
+    def test_wrong_options(self, folder, changes, message):
+        with pytest.raises(UserError, match=message):
+            make(folder, out="new", **changes)
+        assert not (folder / "new").exists()
+
+    def test_other_images(self, folder):
+        path = folder / "b" / "predictions.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:-3], lines[-1].replace(".jpg", "x.jpg")]))
+        with pytest.raises(UserError, match="3 names are only in the first, 1 only in the second"):
+            make(folder, out="new")
+
+    def test_other_labels(self, folder):
+        path = folder / "b" / "predictions.csv"
+        text = path.read_text()
+        name = text.splitlines()[1].split(",")[0]
+        path.write_text(
+            text.replace(f"{name},{int('dog' in name)}", f"{name},{1 - ('dog' in name)}")
+        )
+        with pytest.raises(UserError, match=f"other labels, as of {name}"):
+            make(folder, out="new")
+
+    def test_one_name_for_several_images(self, folder):
+        """All right in the same order, as of runs on one split; ambiguous in another."""
+        for name in "ab":
+            path = folder / name / "predictions.csv"
+            lines = path.read_text().splitlines(keepends=True)
+            lines[2] = ",".join([lines[1].split(",")[0], *lines[2].split(",")[1:]])
+            path.write_text("".join(lines))
+        make(folder, out="new")
+        path.write_text("".join([lines[0], *lines[:0:-1]]))
+        with pytest.raises(UserError, match="several images with one name"):
+            make(folder, out="newer")
+
+    def test_too_few_images(self, folder):
+        for name in "ab":
+            path = folder / name / "predictions.csv"
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:8]))
+        with pytest.raises(UserError, match="has 7 images: an ensemble needs at least 10"):
+            make(folder, out="new")
+
+    @pytest.mark.parametrize("text", ["", "name,label\n", "a,b\nc\n", None])
+    def test_damaged_or_missing_predictions(self, folder, text):
+        path = folder / "b" / "predictions.csv"
+        path.unlink()
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(UserError, match=r"b/predictions\.csv .* run tfpipe\.train there again"):
+            make(folder, out="new")
+
+    def test_a_number_that_is_none(self, folder):
+        path = folder / "b" / "predictions.csv"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([lines[0], lines[1].rsplit(",", 1)[0] + ",nan", *lines[2:]]))
+        with pytest.raises(UserError, match=r"b/predictions\.csv is damaged"):
+            make(folder, out="new")
+
+    def test_other_classes(self, folder):
+        for path in (folder / "b" / "config.json", folder / "b" / "predictions.csv"):
+            path.write_text(path.read_text().replace("dog", "fox"))
+        with pytest.raises(UserError, match=r"b has the classes cat, fox, but .*a cat, dog"):
+            make(folder, out="new")
+
+    def test_an_ensemble_is_no_member(self, folder):
+        make(folder, out="new")
+        with pytest.raises(UserError, match=r"new is an ensemble: name its members instead"):
+            make(folder, runs="a,new", out="newer")
+
+    def test_weights_that_changed(self, folder):
+        make(folder, out="new")
+        run = runs.load(str(folder / "b"))
+        model = run.restore_classifier().model
+        model.set_weights([weight + 0.01 for weight in model.get_weights()])
+        model.save_weights(run.best_weights)
+        with pytest.raises(UserError, match=r"b has other weights or views .* --overwrite"):
+            evaluate.main(evaluate.Options(run_dir=str(folder / "new")))
+        with pytest.raises(UserError, match=r"b/predictions\.csv is missing or of other weights"):
+            make(folder, out="newer")
+
+    def test_a_member_that_went_away(self, folder):
+        make(folder, out="new")
+        (folder / "b").rename(folder / "gone")
+        with pytest.raises(UserError, match=r"names the member .*b, which is not there"):
+            trained.load(folder / "new")
+
+    def test_the_folder_may_move_with_its_members(self, folder):
+        make(folder, out="new")
+        moved = pathlib.Path(shutil.move(folder, folder.with_name("moved")))
+        assert trained.load(moved / "new").classes == ("cat", "dog")
+
+    def test_a_damaged_description(self, folder):
+        path = make(folder, out="new") / "ensemble.json"
+        saved = json.loads(path.read_text())
+        for change in (
+            {"members": []},
+            {"members": [{"weights_sha256": "0"}]},
+            {"combination": {"method": "stack", "weights": [1.0], "bias": []}},
+            {"combination": {"method": "blend", "weights": ["x", "y"], "bias": []}},
+            {"combination": {"method": "mode", "weights": [], "bias": []}},
+            {"classes": None},
+        ):
+            path.write_text(json.dumps(saved | change))
+            with pytest.raises(UserError, match=r"ensemble\.json is not an ensemble"):
+                trained.load(folder / "new")
