@@ -57,7 +57,7 @@ class TestApply:
     @pytest.mark.parametrize("output", [SIGMOID, SOFTMAX])
     def test_none_is_the_classifier_bit_for_bit(self, output):
         logits = self.logits if output == SIGMOID else self.several
-        built = classifier.Classifier(None, None, None, output, 0)
+        built = classifier.Classifier(None, None, (), None, output, 0)
         expected = built.probabilities(tf.constant(logits)).numpy()
         found = Calibration().apply(tf.constant(logits), output).numpy()
         assert found.dtype == np.float32

@@ -433,6 +433,7 @@ class TestCrossValidated:
         mixed = {key: values[order] for key, values in mixed.items()}
         finish.write_predictions(cv / "predictions.csv", ("cat", "dog"), mixed)
         value = {"calibration": options.to_json(Calibration("platt", 2.0, 0.5)), "n": 16}
+        value["made_for"] = trained.load(cv).identity()
         (cv / "calibration.json").write_text(json.dumps(value))
         return folder
 

@@ -28,7 +28,7 @@ def options(**changes):
 
 
 def classifier(output):
-    return Classifier(None, None, None, output, 0)
+    return Classifier(None, None, (), None, output, 0)
 
 
 def reference(labels, logits, *, gamma=0.0, smoothing=0.0, weights=1.0):

@@ -17,7 +17,7 @@ from tfpipe import options, storage, terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import calibrate, finish, metrics
-from tfpipe.fit import run as trained
+from tfpipe.fit import run as run_folders
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.model.calibration import Calibration
 
@@ -63,8 +63,8 @@ def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
         runs: options of its runs, which are trained.
     """
     folder = pathlib.Path(config.run_dir)
-    opened = [trained.load(run.run_dir) for run in runs]
-    output, classes = opened[0].resolved.output, opened[0].resolved.classes
+    opened = [run_folders.load(run.run_dir) for run in runs]
+    output, classes = opened[0].resolved.output, opened[0].classes
     parts = [finish.read_predictions(run.predictions_file) for run in opened]
     kept = _calibrate(config, parts, output)
     measured, calibrated = [], []
@@ -75,11 +75,12 @@ def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
         measured.append(_measures(calibrated[-1], output))
     every = _joined(calibrated)
     finish.write_predictions(folder / PREDICTIONS, classes, every)
+    storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
+    made_for = {"members": [run.identity() for run in opened]}
     storage.write_json(
         folder / CALIBRATION,
-        {"calibration": options.to_json(kept), "n": len(every["label"])},
+        {"calibration": options.to_json(kept), "made_for": made_for, "n": len(every["label"])},
     )
-    storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
     rows = [
         [f"fold {run.fold}", len(part["label"]), *(f"{value:.4f}" for value in values)]
         for run, part, values in zip(runs, parts, measured, strict=True)

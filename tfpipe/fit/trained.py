@@ -105,7 +105,8 @@ class Ensemble:
 
     def calibration(self) -> Calibration:
         """Reads `calibration.json`; none without one. Raises UserError if it is damaged."""
-        return runs.read_calibration(self.calibration_file)
+        identity = self.identity if self.cross_validated else None  # others are refused if changed
+        return runs.read_calibration(self.calibration_file, identity)
 
     def restore(self, *, tta: str = "") -> EnsemblePredictor:
         """Returns the predictor of the members' best weights, as the ensemble is calibrated.
