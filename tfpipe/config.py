@@ -179,6 +179,14 @@ class TrainConfig:
     max_corrupt: int = option(
         "how many damaged records may be left out, which is then said; with more, nothing starts", 0
     )
+    strategy: str = option(
+        "devices and machines that share each batch: one_device; mirrored, all GPUs of this"
+        " machine; multi_worker, the processes that TF_CONFIG names, with the same command; tpu;"
+        " auto: multi_worker if TF_CONFIG names several, mirrored if there are several GPUs, else"
+        " one_device",
+        "auto",
+        ("auto", "one_device", "mirrored", "multi_worker", "parameter_server", "tpu"),
+    )
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
     )

@@ -8,8 +8,9 @@ Both give batches of the same form to the trained layers, and one function takes
 
 import dataclasses
 import hashlib
+import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tfpipe.errors import UserError
 from tfpipe.fit.features import Cache, Column, size
 from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
+from tfpipe.fit.strategy import Cluster, joined, share_out
 from tfpipe.ingest import salvage
 from tfpipe.ingest.part import Part
 from tfpipe.input import draws, pipeline, service
@@ -40,7 +42,9 @@ _AHEAD = 4
 
 
 class Inputs:
-    """The batches of one stage.
+    """The batches of one stage: the part of each that is this worker's.
+
+    Made in the scope of a tf.distribute strategy, if there is one.
 
     Attributes:
         steps: in an epoch.
@@ -69,12 +73,13 @@ class Inputs:
         self._config = config = stage.config
         self._classes = len(train.manifest.classes)
         self._side = classifier.image_size
-        self._reading = reading(config, self._side)
+        self._cluster = cluster = Cluster(tf.distribute.get_strategy())
+        self._reading = reading(config, self._side, worker=cluster.worker, workers=cluster.workers)
         self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self._augment_view = tf.function(Augment(config.augment), jit_compile=True)
-        self._forward_frozen = tf.function(lambda images: split.frozen(images, training=False))
+        self._forward_frozen = tf.function(self._frozen)
         self.steps = pipeline.steps_per_epoch(train, config.batch_size)
         self.validation_images = val.images
         self._columns = [
@@ -93,10 +98,12 @@ class Inputs:
             "weights": _digest(split),
         }
         views = self._views if self._fits(train, self._views) else 0
-        self._views_kept = [
-            self._rows(train, view if self._augment else None) for view in range(views)
-        ]
-        self._val_kept = self._rows(val, None) if self._fits(val, 1) else None
+        val_fits = self._fits(val, 1)
+        with cluster.chief_first():
+            self._views_kept = [
+                self._rows(train, view if self._augment else None) for view in range(views)
+            ]
+            self._val_kept = self._rows(val, None) if val_fits else None
 
     @property
     def train_cached(self) -> bool:
@@ -135,17 +142,34 @@ class Inputs:
             )
 
     def validation(self) -> Iterator[Batch]:
-        """Yields the batches of the validation images, filled up with weight 0."""
+        """Yields the batches of the validation images, filled up with weight 0.
+
+        Every worker gets as many, and together all images.
+        """
+        reading = self._reading
         if self._val_kept is not None:
             rows, batch = self._val_kept, self._config.batch_size
             for start in range(0, len(rows), batch):
-                yield rows.padded(np.arange(start, min(start + batch, len(rows))), batch)
+                indices = np.arange(start, min(start + batch, len(rows)))
+                yield rows.padded(indices, batch, reading.rows)
             return
+        batches = pipeline.eval_batches(
+            self._val,
+            image_size=self._side,
+            batch_size=reading.local_size,
+            worker=reading.worker,
+            workers=reading.workers,
+        )
+        most = math.ceil(self._val.images / reading.workers)
+        missing = math.ceil(most / reading.local_size)
         with salvage.explained(self._val.manifest):
-            for batch in self._images(self._val, copies=False):
-                # Strings have no place on a device, nor in a compiled step.
-                del batch["name"]
-                yield batch
+            for batch in batches:
+                missing -= 1
+                yield _on_device(batch)
+        for _ in range(missing):
+            yield _on_device(
+                {k: tf.zeros(s.shape, s.dtype) for k, s in batches.element_spec.items()}
+            )
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
@@ -160,6 +184,12 @@ class Inputs:
             # Frozen layers run as in inference: no dropout, and BatchNorm keeps its statistics.
             boundary = self._split.frozen(tf.cast(images, tf.float32), training=False)
         return self._split.trained(boundary, training=training), labels
+
+    def _frozen(self, images: tf.Tensor) -> list[tf.Tensor]:
+        def forward(part: tf.Tensor) -> list[tf.Tensor]:
+            return as_list(self._split.frozen(tf.cast(part, tf.float32), training=False))
+
+        return self._cluster.strategy.run(forward, args=(images,))
 
     @property
     def _views(self) -> int:
@@ -211,7 +241,10 @@ class Inputs:
         of = "" if view is None else f", view {view + 1} of {self._views}"
         title = f"features of {part.name}{of}"
         with salvage.explained(part.manifest), terminal.progress(title, part.count) as advance:
-            for batch in self._images(part, copies=True):
+            batches = pipeline.eval_batches(
+                part, image_size=self._side, batch_size=self._config.batch_size, copies=True
+            )
+            for batch in batches:
                 real = batch["weight"].numpy() > 0
                 images = batch["image"]
                 if view is not None:
@@ -223,26 +256,22 @@ class Inputs:
                     )
                     labels = tf.one_hot(batch["label"], self._classes)
                     images, _ = self._augment_view(images, labels, numbers, side=self._side)
-                found = as_list(self._forward_frozen(tf.cast(images, tf.float32)))
+                strategy = self._cluster.strategy
+                found = self._forward_frozen(share_out(strategy, images))
+                found = [joined(strategy, each) for each in found]
                 found += [batch[each.name] for each in _FIELDS]
                 yield [each.numpy()[real] for each in found]
                 advance(int(real.sum()))
 
-    def _images(self, part: Part, *, copies: bool) -> Iterable[Batch]:
-        return pipeline.eval_batches(
-            part, image_size=self._side, batch_size=self._config.batch_size, copies=copies
-        )
-
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
         """Yields (view, indices of rows) of each batch; another order in each epoch."""
         total, batch = len(self._views_kept[0]), self._config.batch_size
-        reading = self._reading
-        share = batch // reading.workers
+        rows = self._reading.rows
         for epoch in range(first_epoch, epochs):
             order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
-                first = step * batch + reading.worker * share
-                yield self._views_kept[epoch % len(self._views_kept)], order[first : first + share]
+                indices = order[step * batch : (step + 1) * batch]
+                yield self._views_kept[epoch % len(self._views_kept)], indices[rows]
 
     @staticmethod
     def _take(rows: "_Rows", indices: np.ndarray) -> Batch:
@@ -275,11 +304,16 @@ class _Rows:
             "weight": tf.ones([len(rows)]),
         }
 
-    def padded(self, indices: np.ndarray, size: int) -> Batch:
-        """Returns rows as a batch of `size`, filled up with repetitions of weight 0."""
+    def padded(self, indices: np.ndarray, size: int, part: slice) -> Batch:
+        """Returns a part of a batch of `size` that is filled up with repetitions of weight 0."""
         filled = np.resize(indices, size)
         weight = (np.arange(size) < len(indices)).astype(np.float32)
-        return self.batch(filled) | {"weight": tf.constant(weight)}
+        return self.batch(filled[part]) | {"weight": tf.constant(weight[part])}
+
+
+def _on_device(batch: Batch) -> Batch:
+    """Leaves strings out, which have no place on a device, nor in a compiled step."""
+    return {key: value for key, value in batch.items() if value.dtype != tf.string}
 
 
 def _whole(part: Part) -> Part:
@@ -296,8 +330,8 @@ def _digest(split: Split) -> str:
     return digest.hexdigest()
 
 
-def reading(config: TrainConfig, image_size: int) -> Reading:
-    """Returns how the options ask for training records to be read.
+def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1) -> Reading:
+    """Returns how the options ask for training records to be read, by one of the workers.
 
     Raises:
         UserError: one of them is out of range.
@@ -319,4 +353,6 @@ def reading(config: TrainConfig, image_size: int) -> Reading:
         threads=config.decode_threads,
         ram_mb=config.buffer_mb,
         service=service.parse(config.data_service),
+        worker=worker,
+        workers=workers,
     )

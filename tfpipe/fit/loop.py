@@ -3,7 +3,11 @@
 import csv
 import dataclasses
 import math
+import pathlib
 import time
+
+import numpy as np
+import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
@@ -14,6 +18,7 @@ from tfpipe.fit.progress import Checkpoints, Progress
 from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
 from tfpipe.fit.steps import DivergenceError, Steps
+from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest.part import Part
 from tfpipe.input import draws
 from tfpipe.model.classifier import Classifier
@@ -26,14 +31,37 @@ BAD_BATCH = "nan_batch.csv"
 
 
 class Loop:
-    """Trains the classifier of one run, from its last checkpoint on."""
+    """Trains the classifier of one run, from its last checkpoint on.
 
-    def __init__(self, run: Run, classifier: Classifier, train: Part, val: Part):
-        """Prepares to train on some records and to validate on others."""
+    Every worker of a cluster runs the same loop and decides the same, as losses are sums over all
+    of them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        classifier: Classifier,
+        train: Part,
+        val: Part,
+        cluster: Cluster | None = None,
+        folder: pathlib.Path | None = None,
+    ):
+        """Prepares to train on some records and to validate on others.
+
+        Args:
+            run: whose folder all workers read.
+            classifier: of the run, built in the scope of the cluster's strategy.
+            train: the records to train on.
+            val: those to validate on.
+            cluster: of the workers; None for this process alone, on one device.
+            folder: where this one writes; None for the run's.
+        """
         self._run, self._classifier = run, classifier
         self._train, self._val = train, val
-        self._checkpoints = Checkpoints(run.last)
-        self._profile = Profile(run.folder / TENSORBOARD if run.config.profile else None)
+        self._cluster = cluster or Cluster(tf.distribute.get_strategy())
+        self._own = dataclasses.replace(run, folder=folder or run.folder)
+        self._checkpoints = Checkpoints(run.last, self._cluster, self._own.last)
+        self._profile = Profile(self._own.folder / TENSORBOARD if run.config.profile else None)
 
     def fit(self) -> None:
         """Trains stage after stage, each until its last epoch or its patience is over.
@@ -41,7 +69,7 @@ class Loop:
         Raises:
             UserError: a loss is no number, or a file cannot be written.
         """
-        self._run.last.mkdir(exist_ok=True)
+        self._own.last.mkdir(exist_ok=True)
         resume = self._find()
         for stage in self._run.stages[self._progress.stage :]:
             if stage.index > self._progress.stage:
@@ -54,7 +82,8 @@ class Loop:
                 except DivergenceError as diverged:
                     self._set_back(stage, diverged)
                     resume = True
-        self._log.show()
+        if self._cluster.is_chief:
+            self._log.show()
         progress = self._progress
         terminal.say(
             f"trained {progress.epoch} epochs; the best is epoch {progress.best_epoch + 1} with"
@@ -65,7 +94,7 @@ class Loop:
         """Takes the progress of the newest checkpoint; returns whether there is one."""
         found = self._checkpoints.find()
         self._progress = found or Progress()
-        self._log = Log(self._run.folder, self._progress.epoch)
+        self._log = Log(self._own.folder, self._progress.epoch)
         return found is not None
 
     def _one_stage(self, stage: Stage, *, resume: bool) -> None:
@@ -74,17 +103,18 @@ class Loop:
             return
         if stage.index:
             self._run.load_stage(self._classifier, stage.index - 1)
-        parts = split(self._classifier, stage.start, batch_norm=config.batch_norm == "trained")
         if progress.rewinds:
             rate = config.learning_rate * 0.5**progress.rewinds
             stage = dataclasses.replace(
                 stage, config=dataclasses.replace(config, learning_rate=rate)
             )
-        if len(self._run.stages) > 1:
-            count = f"{parts.parameters:,} parameters"
-            terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
-        inputs = Inputs(self._run, self._train, self._val, self._classifier, stage, parts)
-        steps = Steps(self._run, stage, self._classifier, parts, inputs)
+        with self._cluster.strategy.scope():
+            parts = split(self._classifier, stage.start, batch_norm=config.batch_norm == "trained")
+            if len(self._run.stages) > 1:
+                count = f"{parts.parameters:,} parameters"
+                terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
+            inputs = Inputs(self._run, self._train, self._val, self._classifier, stage, parts)
+            steps = Steps(self._run, stage, self._classifier, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""
@@ -96,8 +126,8 @@ class Loop:
     def _set_back(self, stage: Stage, diverged: DivergenceError) -> None:
         """Goes back to the last checkpoint; raises UserError if that is not wanted or no help."""
         progress = self._progress
-        path = self._run.folder / BAD_BATCH
-        bad = set(diverged.numbers)
+        path = self._own.folder / BAD_BATCH
+        bad = set(self._cluster.gathered(diverged.numbers).tolist())
         names = [f.filename for f in self._train.records() if draws.number(f.sha256) in bad]
         with storage.atomic_file(path) as file:
             csv.writer(file, lineterminator="\n").writerows([["name"], *([name] for name in names)])
@@ -127,7 +157,7 @@ class Loop:
             best_of_stage, best = progress.add(result.val_loss, result.val_accuracy)
             if best_of_stage:
                 with steps.averaged():
-                    self._run.save_weights(self._classifier, stage.index, best=best)
+                    self._own.save_weights(self._classifier, stage.index, best=best)
             self._log.add(result)
             steps.begin_epoch()
             self._checkpoints.save(steps.state, progress)
@@ -148,10 +178,9 @@ class Loop:
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
                 advance(config.batch_size, note)
-                now = time.monotonic()
-                if now - saved >= 60 * config.checkpoint_minutes and steps.is_whole():
+                if self._is_time(saved, config.checkpoint_minutes, loss) and steps.is_whole():
                     self._checkpoints.save(steps.state, progress)
-                    saved = now
+                    saved = time.monotonic()
         loss, accuracy = steps.means()
         trained = time.monotonic() - start
         images = (steps.done - before) * config.batch_size
@@ -159,7 +188,7 @@ class Loop:
         with validating as advance, steps.averaged():
             val_loss, val_accuracy = steps.validate(advance)
         if not math.isfinite(val_loss):
-            raise DivergenceError(steps.done, [])
+            raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
             epoch=progress.epoch + 1,
             stage=stage.name,
@@ -172,6 +201,15 @@ class Loop:
             input_wait=self._profile.waited,
             seconds=time.monotonic() - start,
         )
+
+    def _is_time(self, saved: float, minutes: float, loss: float | None) -> bool:
+        """Tells whether a checkpoint is due, by the chief's clock.
+
+        Several workers ask for it only where a loss was read, and they have waited anyway.
+        """
+        if self._cluster.workers > 1 and loss is None:
+            return False
+        return self._cluster.agree(time.monotonic() - saved >= 60 * minutes)
 
     def _label(self, stage: Stage, epoch: int) -> str:
         name = f"{stage.name} " if len(self._run.stages) > 1 else ""

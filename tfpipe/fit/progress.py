@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError, one_line
+from tfpipe.fit.strategy import LOST, Cluster
 
 # How many checkpoints of the whole state are kept: the newest may be damaged.
 KEPT = 2
@@ -74,20 +76,47 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of a run: `state-1`, `state-2`, ... of the whole state, and its progress."""
+    """The checkpoints of a run: `state-1`, `state-2`, ... of the whole state, and its progress.
 
-    def __init__(self, folder: pathlib.Path):
-        """Opens the folder, which need not be there yet."""
-        self._folder = folder
+    All workers of a cluster call each method together.
+    """
+
+    def __init__(self, folder: pathlib.Path, cluster: Cluster, own: pathlib.Path):
+        """Opens the folder, which need not be there yet.
+
+        Args:
+            folder: that the chief writes and all workers read.
+            cluster: the workers.
+            own: where this one writes.
+        """
+        self._folder, self._cluster, self._own = folder, cluster, own
         self._prefix: str | None = None
 
     def find(self) -> Progress | None:
         """Looks for the newest checkpoint that is whole, and tells of damaged ones.
 
         Returns:
-            Its progress, or None if there is none.
+            Its progress, or None if there is none; on all workers what the chief has found.
+
+        Raises:
+            UserError: a worker does not see the chief's checkpoint.
         """
-        self._prefix = None
+        found = self._newest() if self._cluster.is_chief else None
+        number, saved = self._cluster.agree(
+            (0, None) if found is None else (_number(found[0]), dataclasses.asdict(found[1]))
+        )
+        if not number:
+            self._prefix = None
+            return None
+        self._prefix = str(self._folder / f"state-{number}")
+        if not os.path.exists(f"{self._prefix}.index"):
+            raise UserError(
+                f"the checkpoint {self._prefix}, from which worker 0 goes on, is not there:"
+                " --run_dir must be a folder that all workers share"
+            )
+        return Progress(**saved)
+
+    def _newest(self) -> tuple[str, Progress] | None:
         for prefix in reversed(self._all()):
             try:
                 reader = tf.train.load_checkpoint(prefix)
@@ -105,8 +134,7 @@ class Checkpoints:
                 reason = one_line(str(error).partition(";")[0])
                 terminal.warn(f"the checkpoint {prefix} is damaged ({reason}): it is left out")
                 continue
-            self._prefix = prefix
-            return progress
+            return prefix, progress
         if self._all():
             terminal.warn(f"no checkpoint in {self._folder} is whole: the training begins anew")
         return None
@@ -125,26 +153,28 @@ class Checkpoints:
         """
         older = self._all()
         number = _number(older[-1]) + 1 if older else 1
-        prefix = str(self._folder / f"state-{number}")
+        prefix = str(self._own / f"state-{number}")
         text = tf.Variable(json.dumps(dataclasses.asdict(progress)), trainable=False)
         try:
             tf.train.Checkpoint(state=state, progress=text).write(prefix)
-            for file in self._folder.glob(f"state-{number}.*"):
+            for file in self._own.glob(f"state-{number}.*"):
                 storage.sync_file(file)
-            storage.sync_folder(self._folder)
+            storage.sync_folder(self._own)
         except (tf.errors.OpError, OSError) as error:
+            if self._cluster.workers > 1 and isinstance(error, LOST):
+                raise
             raise UserError(
                 f"cannot write the checkpoint {prefix} ({one_line(str(error))}): make room, and run"
                 " the same command again"
             ) from None
-        self._prefix = prefix
         for prefix in older[: 1 - KEPT]:
-            for file in self._folder.glob(f"state-{_number(prefix)}.*"):
+            for file in self._own.glob(f"state-{_number(prefix)}.*"):
                 file.unlink()
+        self._cluster.barrier()
 
     def _all(self) -> list[str]:
         """Returns the checkpoints, oldest first; the index is what TensorFlow writes last."""
-        found = [str(path.with_suffix("")) for path in self._folder.glob("state-*.index")]
+        found = [str(path.with_suffix("")) for path in self._own.glob("state-*.index")]
         return sorted((path for path in found if re.search(r"-\d+$", path)), key=_number)
 
 

@@ -48,7 +48,7 @@ LOCK = "lock"  # file that a training at work in the folder holds
 RESUMABLE = (
     *("epochs", "patience", "records", "run_dir", "tta", "calibration"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
-    *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan"),
+    *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),
 )
 
 

@@ -13,6 +13,7 @@ from tfpipe.fit import average, losses, runtime
 from tfpipe.fit.inputs import Batch, Inputs
 from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
+from tfpipe.fit.strategy import share_out, summed
 from tfpipe.fit.update import Update
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
@@ -38,6 +39,8 @@ class DivergenceError(Exception):
 class Steps:
     """The compiled steps, and the state that they change.
 
+    Made in the scope of a tf.distribute strategy, if there is one, whose replicas share each batch.
+
     Attributes:
         state: what goes into a checkpoint.
     """
@@ -47,6 +50,8 @@ class Steps:
     ):
         """Prepares a stage's steps; nothing is compiled yet."""
         config = stage.config
+        self._strategy = tf.distribute.get_strategy()
+        self._batch_size = config.batch_size
         self._classifier, self._inputs = classifier, inputs
         self._variables = split.trained.trainable_variables
         self._update = Update(
@@ -72,13 +77,18 @@ class Steps:
             **({"average": self._average} if self._average else {}),
         )
         self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=READ_EVERY)
-        compiled = {"jit_compile": True} if run.resolved.xla else {}
+        # XLA compiles no exchange between devices: with several, what comes before it.
+        several = self._strategy.num_replicas_in_sync > 1
+        compiled = {"jit_compile": True} if run.resolved.xla and not several else {}
+        if run.resolved.xla and several:
+            self._differentiate = tf.function(self._differentiate, jit_compile=True)
+            self._evaluate = tf.function(self._evaluate, jit_compile=True)
         # Two functions: the older optimizers make their variables in the first call of one.
         self._train_step = {
-            due: tf.function(functools.partial(self._train_one, due=due), **compiled)
+            due: self._on_replicas(functools.partial(self._train_one, due=due), **compiled)
             for due in (False, True)
         }
-        self._validate_step = tf.function(self._validate_one, **compiled)
+        self._validate_step = self._on_replicas(self._validate_one, **compiled)
 
     @property
     def learning_rate(self) -> float:
@@ -121,7 +131,7 @@ class Steps:
         for batch in batches:
             step += 1
             self._recent.append(np.asarray(batch["number"]))
-            self._train_step[self._update.due(step)](_for_device(batch))
+            self._train_step[self._update.due(step)](self._for_replicas(batch))
             loss = None
             if step % READ_EVERY == 0 or step == self._inputs.steps:
                 loss, _ = self.means()
@@ -134,8 +144,8 @@ class Steps:
         kept = self._totals.numpy()
         self._totals.assign(tf.zeros([3]))
         for batch in self._inputs.validation():
-            self._validate_step(_for_device(batch))
-            advance(len(batch["label"]))
+            self._validate_step(self._for_replicas(batch))
+            advance(self._batch_size)
         found = self.means()
         self._totals.assign(kept)
         return found
@@ -154,33 +164,44 @@ class Steps:
         if bad >= 0:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
+    def _on_replicas(self, step: Callable[[Batch], None], **compiled: bool) -> Callable:
+        strategy = self._strategy
+        return tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
+
+    def _for_replicas(self, batch: Batch) -> Batch:
+        """Returns what the steps take of a worker's batch, shared out among its replicas."""
+        used = ("image", "boundary", "size", "draws", "label", "weight")
+        return share_out(self._strategy, {k: v for k, v in batch.items() if k in used})
+
     def _train_one(self, batch: Batch, *, due: bool) -> None:
+        gradients, sums = self._differentiate(batch)
+        self._update.add(gradients, due=due)
+        if self._average and due:
+            self._average.update(self._update.optimizer.iterations)
+        sums = summed(sums)
+        self._totals.assign_add(sums)
+        self._done.assign_add(1)
+        first = tf.logical_and(self._bad < 0, tf.logical_not(tf.math.is_finite(sums[0])))
+        self._bad.assign(tf.where(first, self._done, self._bad))
+
+    def _differentiate(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Returns the gradients of a replica's part of the scaled loss, and its sums."""
         with tf.GradientTape() as tape:
             logits, labels = self._inputs.forward(batch, training=True)
             each = self._loss(self._classifier, labels, logits)
-            loss = tf.reduce_mean(each)
-            scaled = self._update.scaled(loss)
-        self._update.add(tape.gradient(scaled, self._variables), due=due)
-        if self._average and due:
-            self._average.update(self._update.optimizer.iterations)
-        self._count(batch, logits, each)
-        self._done.assign_add(1)
-        first = tf.logical_and(self._bad < 0, tf.logical_not(tf.math.is_finite(loss)))
-        self._bad.assign(tf.where(first, self._done, self._bad))
+            scaled = self._update.scaled(tf.reduce_sum(each) / self._batch_size)
+        return tape.gradient(scaled, self._variables), self._sums(batch, logits, each)
 
     def _validate_one(self, batch: Batch) -> None:
-        logits, labels = self._inputs.forward(batch, training=False)
-        self._count(batch, logits, self._classifier.losses(labels, logits))
+        self._totals.assign_add(summed(self._evaluate(batch)))
 
-    def _count(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> None:
+    def _evaluate(self, batch: Batch) -> tf.Tensor:
+        logits, labels = self._inputs.forward(batch, training=False)
+        return self._sums(batch, logits, self._classifier.losses(labels, logits))
+
+    def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
+        """Returns the sums of the losses, of what is right, and of the weights: float32 [3]."""
         weight = batch["weight"]
         chosen = tf.argmax(self._classifier.probabilities(logits), -1)
         right = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
-        sums = [losses * weight, right * weight, weight]
-        self._totals.assign_add(tf.stack([tf.reduce_sum(value) for value in sums]))
-
-
-def _for_device(batch: Batch) -> Batch:
-    """Returns what the steps take of a batch."""
-    used = ("image", "boundary", "size", "draws", "label", "weight")
-    return {key: value for key, value in batch.items() if key in used}
+        return tf.stack([tf.reduce_sum(v) for v in (losses * weight, right * weight, weight)])

@@ -8,10 +8,14 @@ import tensorflow as tf
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import optimizers, schedules
+from tfpipe.fit.strategy import summed
 
 
 class Update:
     """Changes the variables with the gradients of one or several steps.
+
+    Made in the scope of a tf.distribute strategy, if there is one. Each replica accumulates its own
+    gradients; their sum over the replicas is clipped and applied.
 
     Accumulated gradients are never kept from one epoch to the next, so they need no place in a
     checkpoint: the last update of an epoch takes the steps that are left.
@@ -55,8 +59,13 @@ class Update:
         self._ratio = _ratio(config)
         self._backbone = [] if self._ratio == 1 else list(backbone)
         accumulated = variables if self._every > 1 else []
-        self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in accumulated]
-        self._summed = tf.Variable(0.0, trainable=False)  # steps
+        own = {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.SUM,
+        }
+        self._sums = [tf.Variable(tf.zeros(v.shape, v.dtype), **own) for v in accumulated]
+        self._steps_summed = tf.Variable(0.0, **own)
 
     @property
     def learning_rate(self) -> float:
@@ -77,7 +86,8 @@ class Update:
         """Takes one step's gradients; where due, applies their mean over the steps since the last.
 
         Args:
-            gradients: of the scaled loss by each of the variables.
+            gradients: of the scaled loss by each of the variables; with several replicas, of the
+                replica's part of the loss, whose sum over all is the loss.
             due: what `due` says of the step.
         """
         if self._scales:
@@ -85,14 +95,18 @@ class Update:
         if self._sums:
             for total, gradient in zip(self._sums, gradients, strict=True):
                 total.assign_add(gradient)
-            self._summed.assign_add(1)
-            gradients = [total / self._summed for total in self._sums]
+            self._steps_summed.assign_add(1)
+            gradients = [total / self._steps_summed for total in self._sums]
         if not due:
             return
+        gradients = summed(gradients)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
         before = [tf.identity(variable) for variable in self._backbone]
-        self.optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        # Kept by Keras' new optimizers under the name that the older ones have for it.
+        self.optimizer.apply_gradients(
+            zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
+        )
         for variable, value in zip(self._backbone, before, strict=True):
             variable.assign(value + self._ratio * (variable - value))
         self.reset()
@@ -101,8 +115,8 @@ class Update:
         """Forgets what is accumulated; for an epoch's start, as one may have ended early."""
         if self._sums:
             for total in self._sums:
-                total.assign(tf.zeros_like(total))
-            self._summed.assign(0)
+                total.assign(tf.zeros(total.shape, total.dtype))
+            self._steps_summed.assign(0)
 
 
 def check(config: TrainConfig, steps: int) -> None:

@@ -107,7 +107,13 @@ def train_batches(
 
 
 def eval_batches(
-    part: Part, *, image_size: int, batch_size: int, copies: bool = False
+    part: Part,
+    *,
+    image_size: int,
+    batch_size: int,
+    copies: bool = False,
+    worker: int = 0,
+    workers: int = 1,
 ) -> tf.data.Dataset:
     """Returns every image of a part once, in the shards' order.
 
@@ -119,6 +125,8 @@ def eval_batches(
         image_size: the side of the images in pixels.
         batch_size: records in a batch.
         copies: whether transformed copies are returned too; nothing is to be measured by them.
+        worker: which of the workers this process is, from 0; it gets every W-th record.
+        workers: how many share the records, W.
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
@@ -139,6 +147,7 @@ def eval_batches(
         }
 
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
+    dataset = dataset.shard(workers, worker)
     dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
     return padded_batches(dataset, batch_size)
 

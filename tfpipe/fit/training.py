@@ -1,0 +1,139 @@
+"""One run, from its options to calibrated weights."""
+
+import contextlib
+import dataclasses
+import pathlib
+
+import tensorflow as tf
+
+from tfpipe import terminal
+from tfpipe.config import TrainConfig
+from tfpipe.fit import (
+    average,
+    finish,
+    inputs,
+    loop,
+    losses,
+    run,
+    runtime,
+    stages,
+    trial,
+    update,
+)
+from tfpipe.fit.runtime import Runtime
+from tfpipe.fit.strategy import Cluster
+from tfpipe.ingest import manifest as manifests
+from tfpipe.ingest import salvage
+from tfpipe.ingest.part import Part
+from tfpipe.input import pipeline
+from tfpipe.input.augment import Augment
+from tfpipe.model import backbones, classifier, split
+from tfpipe.model.classifier import Classifier
+
+SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
+
+
+def train(config: TrainConfig, cluster: Cluster) -> None:
+    """Trains one run, or goes on with it, as one worker of a cluster.
+
+    Raises:
+        UserError: an option, the records or the run's folder are not as they have to be.
+    """
+    with cluster.outputs(config.run_dir) as folder:
+        _fit(config, cluster, folder)
+        cluster.barrier()
+
+
+def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
+    """Does as `train`, and writes into the folder."""
+    # Whatever can be wrong is found before the first long step, and before anything is written.
+    inputs.reading(config, image_size=1, workers=cluster.workers)
+    planned = stages.parse(config)
+    manifest = manifests.load(config.records)
+    manifest = salvage.readable(
+        manifest,
+        (config.train_split, config.val_split),
+        max_corrupt=config.max_corrupt,
+        folder=folder / SALVAGED,
+    )
+    learned, held_out = run.choose_parts(config, manifest)
+    for stage in planned:
+        steps = pipeline.steps_per_epoch(learned, config.batch_size)
+        update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
+        average.check(stage.config.average)
+        Augment(stage.config.augment)
+    finish.check(config, len(manifest.classes))
+    runtime.compile_quietly()
+    chosen = _choose_runtime(config, len(manifest.classes), cluster)
+    if cluster.is_chief:
+        terminal.say(chosen.explanation)
+    else:
+        terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
+        terminal.be_quiet(True)
+    runtime.seed_everything(config.seed)
+    tf.keras.mixed_precision.set_global_policy(chosen.precision)
+    opened = run.start(config, manifest, chosen.precision, chosen.xla)
+    for stage in planned:
+        losses.build(stage.config, opened.resolved.shares)
+    with cluster.strategy.scope():
+        built = opened.build(first_weights=True)
+        for stage in planned:
+            split.split(built, stage.start)
+    terminal.say(_describe(opened, built, learned, held_out, cluster))
+    with opened.locked() if cluster.is_chief else contextlib.nullcontext():
+        if cluster.is_chief:
+            opened.save()
+        loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
+        if cluster.is_chief:
+            finish.finish(opened, held_out)
+
+
+def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runtime:
+    """Returns precision and compiler, which the chief measures, if need be, for all workers."""
+    chosen = run.choose_runtime(config)
+    if chosen.measure and cluster.is_chief:
+        frozen = all(stage.start == split.HEAD for stage in stages.parse(config))
+        chosen = runtime.measured(
+            chosen,
+            lambda policy: trial.make(
+                lambda: plain_model(config, classes),
+                "features" if frozen else "all",
+                config.batch_size // cluster.strategy.num_replicas_in_sync,
+                policy=policy,
+                xla=chosen.xla,
+            ),
+        )
+    precision, xla = cluster.agree((chosen.precision, chosen.xla))
+    return dataclasses.replace(chosen, precision=precision, xla=xla)
+
+
+def plain_model(config: TrainConfig, classes: int) -> Classifier:
+    """Returns the classifier that these options make, with random weights."""
+    branches = [
+        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
+        for branch in run.choose_branches(config)
+    ]
+    return classifier.build(
+        branches, classes, pooling=config.pooling, head=config.head, output=config.output
+    )
+
+
+def _describe(
+    opened: run.Run, built: Classifier, learned: Part, held_out: Part, cluster: Cluster
+) -> str:
+    """Returns one line on what is trained on what."""
+    config = opened.config
+    names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
+    augmented = (
+        f"; augmentation {config.augment}, compiled with XLA wherever it runs"
+        if config.augment
+        else ""
+    )
+    replicas = cluster.strategy.num_replicas_in_sync
+    shared = f"; each batch shared by {replicas} devices" if replicas > 1 else ""
+    classes = len(opened.resolved.classes)
+    return (
+        f"{names}: {built.model.count_params():,} parameters, on {learned.count:,} images of"
+        f" {classes} classes ({learned.name}), validated on {held_out.images:,} ({held_out.name})"
+        f"{augmented}{shared}"
+    )
