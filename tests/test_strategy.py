@@ -17,7 +17,7 @@ from test_train import check_same_run, log_of
 from tfpipe import train
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import strategy
+from tfpipe.fit import strategy, update
 
 TWO = ["localhost:1234", "localhost:1235"]
 
@@ -110,7 +110,8 @@ def test_a_worker_gives_up_when_others_are_lost_again_and_again(monkeypatch):
 def backbone(tmp_path_factory):
     """A small backbone without dropout, whose masks differ from device to device."""
     layers = tf.keras.layers
-    image = x = layers.Input([32, 32, 3])
+    image = layers.Input([32, 32, 3])
+    x = layers.Rescaling(1 / 127.5, -1)(image)
     for number in (1, 2):
         x = layers.Conv2D(8, 3, padding="same", name=f"conv{number}")(x)
         x = layers.BatchNormalization(name=f"norm{number}")(x)
@@ -160,6 +161,7 @@ def run_script(code, *args):
     return done
 
 
+@pytest.mark.large
 def test_mirrored_devices_train_as_one_does(options, tmp_path):
     """In stages from cached features and from pictures, resumed after the first epoch too."""
     changes = {"stages": STAGES, "feature_views": 2, "pooling": "avg"}
@@ -184,9 +186,8 @@ from tfpipe.fit.strategy import share_out
 from tfpipe.fit.update import Update
 
 def trained(strategy, name, float16):
-    rate = 0 if name == "lookahead" else 0.01
     config = TrainConfig(records="", run_dir="", optimizer=name, learning_rate=0.1, clip_norm=0.5,
-                         accumulate_steps=2, schedule="cosine(4)", backbone_learning_rate=rate)
+                         accumulate_steps=2, schedule="cosine(4)", backbone_learning_rate=0.01)
     data = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
     with strategy.scope():
         weights = [tf.Variable(tf.ones([3, 2])), tf.Variable(tf.zeros([2]))]
@@ -204,11 +205,11 @@ def trained(strategy, name, float16):
         run[update.due(number % 3 + 1)](share_out(strategy, tf.constant(x)))
     return [weight.numpy() for weight in weights]
 
-for name in optimizers.optimizers:
-    for float16 in (False, True):
+for name in set(optimizers.optimizers) - {"lookahead"}:
+    for float16 in (False, True)[: 1 + (name in ("adam", "nadam"))]:
         one = trained(tf.distribute.get_strategy(), name, float16)
         other = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), name, float16)
-        assert np.abs(one[0] - 1).max() > 1e-4, name
+        assert np.abs(one[1]).max() > 1e-5, name
         for a, b in zip(one, other):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
 """
@@ -216,6 +217,13 @@ for name in optimizers.optimizers:
 
 def test_every_optimizer_updates_mirrored_weights_alike():
     run_script(UPDATES)
+
+
+def test_an_optimizer_that_cannot_be_mirrored_is_refused():
+    config = TrainConfig(records="", run_dir="", optimizer="lookahead")
+    update.check(config, 3)
+    with pytest.raises(UserError, match="cannot train on 2 devices: give radam"):
+        update.check(config, 3, 2)
 
 
 class Workers:
@@ -270,10 +278,11 @@ def test_two_workers_train_as_one_process_does(options, tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.large
 def test_a_worker_that_was_killed_comes_back(options, tmp_path):
     """The other one notices, begins again too, and both end as if nothing had happened."""
-    train.main(TrainConfig(**options("one", epochs=40)))
-    workers = Workers(options("two", epochs=40), tmp_path)
+    train.main(TrainConfig(**options("one", epochs=12)))
+    workers = Workers(options("two", epochs=12), tmp_path)
     for index in (0, 1):
         workers.start(index)
     log = tmp_path / "two" / "log.csv"
@@ -282,7 +291,7 @@ def test_a_worker_that_was_killed_comes_back(options, tmp_path):
         time.sleep(0.02)
     workers.processes[1].send_signal(signal.SIGKILL)
     workers.processes[1].wait()
-    assert len(log_of(tmp_path / "two")) < 40
+    assert len(log_of(tmp_path / "two")) < 12
     workers.start(1)
     chief, _ = workers.end()
     assert "a worker was lost" in chief

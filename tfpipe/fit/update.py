@@ -119,13 +119,20 @@ class Update:
             self._steps_summed.assign(0)
 
 
-def check(config: TrainConfig, steps: int) -> None:
+def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
     """Raises UserError if an option on the update of the weights is wrong.
 
     Args:
         config: the options.
         steps: in an epoch.
+        replicas: devices that train together.
     """
+    if config.optimizer == "lookahead" and replicas > 1:
+        # It makes variables in the first step, which TensorFlow cannot do there for several.
+        raise UserError(
+            f"--optimizer=lookahead cannot train on {replicas} devices: give radam, which it wraps,"
+            " or --strategy=one_device"
+        )
     if config.accumulate_steps < 1:
         raise UserError(f"--accumulate_steps={config.accumulate_steps} is not at least 1")
     if not 0 <= config.clip_norm < math.inf:
