@@ -15,9 +15,9 @@ from test_train import check_same_run, log_of, weights_of
 
 from tfpipe import train
 from tfpipe.errors import UserError
+from tfpipe.fit import finish, frozen, steps
 from tfpipe.fit import progress as progresses
 from tfpipe.fit import run as runs
-from tfpipe.fit import steps
 
 STAGES = "head:epochs=2,lr=1e-2;top:from=conv3,epochs=2,lr=1e-3;all:from=all,epochs=2,lr=1e-3"
 CACHED = {"augment": "", "pooling": "avg", "head": "dense(16)|dropout(0.5)"}
@@ -95,6 +95,42 @@ def test_views_take_turns_and_are_the_augmented_pictures(tiny_config, tmp_path):
     for index, one in enumerate(views):
         for other in views[:index]:
             assert np.abs(one - other).max() > 1e-3
+
+
+def test_images_are_read_once_for_all_stages(tiny_config, tmp_path, monkeypatch):
+    """Later boundaries are computed from the earliest one, with the values that images give."""
+    stages = "head:epochs=1;top:from=conv3,epochs=1;more:from=conv2,epochs=1"
+    config = CACHED | {"stages": stages, "augment": "rotate(30)", "feature_views": 2, "tta": ""}
+    passes = []
+    from_images = frozen.Frozen._image_batches
+    monkeypatch.setattr(
+        frozen.Frozen,
+        "_image_batches",
+        lambda self, whole, view: passes.append(view) or from_images(self, whole, view),
+    )
+    train.main(tiny_config(run_dir=str(tmp_path / "stages"), **config))
+    assert sorted(map(str, passes)) == ["0", "1", "None"], "two views, and the validation"
+    kept = {p.parent.name: p for p in (tmp_path / "stages" / "features").glob("*/boundary0.npy")}
+    assert len(kept) == 9, "three boundaries, each with two views and the validation"
+    train.main(tiny_config(run_dir=str(tmp_path / "head"), **config | {"stages": "head"}))
+    alone = list((tmp_path / "head" / "features").glob("*/boundary0.npy"))
+    assert len(alone) == 3
+    for path in alone:
+        np.testing.assert_allclose(np.load(path), np.load(kept[path.parent.name]), atol=1e-5)
+
+
+def test_the_calibration_takes_what_is_kept(tiny_config, tmp_path, monkeypatch):
+    config = CACHED | {"stages": "head;top:from=conv3", "tta": "", "epochs": 2}
+    train.main(tiny_config(**config))
+    run = runs.load(str(tmp_path / "run"))
+    kept = finish.read_predictions(run.predictions_file)
+    run.calibration_file.unlink()
+    monkeypatch.setattr(finish, "_from_features", lambda *_: None)
+    train.main(tiny_config(**config))
+    images = finish.read_predictions(run.predictions_file)
+    assert list(kept["name"]) == list(images["name"])
+    assert np.array_equal(kept["label"], images["label"])
+    np.testing.assert_allclose(kept["logits"], images["logits"], atol=1e-4)
 
 
 def test_pictures_that_are_mixed_have_no_features_of_their_own(tiny_config):

@@ -109,15 +109,29 @@ class Cache:
         Raises:
             UserError: the disk is full, or cannot be written to.
         """
-        causes = causes | {"columns": [dataclasses.astuple(each) for each in columns], "rows": rows}
-        text = json.dumps(causes, sort_keys=True)
-        path = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        found = self.find(causes, columns, rows)
+        if found is None:
+            self._write(self._path(causes, columns, rows), causes, columns, rows, compute)
+            found = self.find(causes, columns, rows)
+        return found
+
+    def find(
+        self, causes: dict[str, Any], columns: list[Column], rows: int
+    ) -> list[np.ndarray] | None:
+        """Returns the arrays of an entry, as `get` does, or None if it is not there or damaged."""
+        path = self._path(causes, columns, rows)
+        if not path.exists():
+            return None
         problem = _problem(path, columns)
         if problem:
-            if path.exists():
-                terminal.warn(f"{path} is damaged ({problem}) and is computed again")
-            self._write(path, causes, columns, rows, compute)
+            terminal.warn(f"{path} is damaged ({problem}) and is computed again")
+            return None
         return [np.load(path / f"{each.name}.npy", mmap_mode="r") for each in columns]
+
+    def _path(self, causes: dict[str, Any], columns: list[Column], rows: int) -> pathlib.Path:
+        shapes = [dataclasses.astuple(each) for each in columns]
+        text = json.dumps([causes, shapes, rows], sort_keys=True)
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, path, causes, columns, rows, compute) -> None:
         self._check_space(size(columns, rows))

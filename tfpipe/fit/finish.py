@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -11,12 +10,15 @@ from tfpipe import options, storage, terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError, one_line
 from tfpipe.fit import calibrate, inference, metrics
+from tfpipe.fit.frozen import Frozen
 from tfpipe.fit.run import Run
+from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
 from tfpipe.model import views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor
+from tfpipe.model.split import split
 
 
 def check(config: TrainConfig, classes: int) -> None:
@@ -33,10 +35,41 @@ def finish(run: Run, val: Part) -> None:
     if not run.best_weights.is_file() or is_current(run):
         return
     predictor = Predictor(run.restore_classifier(), views.parse(run.config.tta))
-    batches = pipeline.eval_batches(
-        val, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
-    )
-    on_batches(run, predictor, batches, val.images)
+    found = _from_features(run, predictor, val)
+    if found is None:
+        batches = pipeline.eval_batches(
+            val, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
+        )
+        found = inference.predict(predictor, batches, val.images, "calibrating")
+    calibrate_on(run, found, predictor.output)
+
+
+def _from_features(run: Run, predictor: Predictor, val: Part) -> dict[str, np.ndarray] | None:
+    """Returns what `inference.predict` would, if what frozen layers made of the images is kept."""
+    if len(predictor.views) > 1 or run.resolved.precision != "float32":
+        return None
+    classifier = predictor.classifier
+    cluster = Cluster(tf.distribute.get_strategy())
+    for stage in run.stages:
+        parts = split(classifier, stage.start)
+        frozen = Frozen(run, stage.config, classifier, parts, cluster)
+        if not frozen.fits(val, 1) or (rows := frozen.found(val)) is None:
+            continue
+        rows = rows.without_copies()
+        logits = [
+            parts.trained(rows.batch(indices)["boundary"], training=False).numpy()
+            for indices in np.array_split(
+                np.arange(len(rows)), -(-len(rows) // inference.BATCH_SIZE)
+            )
+        ]
+        images = [fields for fields in val.records() if not fields.copy]
+        names = [fields.filename.encode("utf-8", "surrogateescape") for fields in images]
+        return {
+            "name": np.array(names, object),
+            "label": np.array([fields.label for fields in images], np.int64),
+            "logits": np.concatenate(logits),
+        }
+    return None
 
 
 def is_current(run: Run) -> bool:
@@ -50,21 +83,18 @@ def is_current(run: Run) -> bool:
     return isinstance(saved, dict) and saved.get("made_for") == run.calibrated_for()
 
 
-def on_batches(
-    run: Run, predictor: Predictor, batches: Iterable[dict[str, tf.Tensor]], total: int
-) -> None:
+def calibrate_on(run: Run, found: dict[str, np.ndarray], output: str) -> None:
     """Calibrates a run on images that it was not trained on.
 
     Writes `predictions.csv` and then `calibration.json` into its folder, and says what is gained.
 
     Args:
         run: with its best weights.
-        predictor: of these weights and the run's views, not calibrated.
-        batches: "image", "label", "name" and "weight", as `pipeline.eval_batches` has them.
-        total: how many images there are.
+        found: "name" bytes [n], "label" int [n] and "logits" float32 [n, 1 or C] of the images,
+            by these weights and the run's views, not calibrated.
+        output: of the classifier.
     """
-    found = inference.predict(predictor, batches, total, "calibrating")
-    logits, labels, output = found["logits"], found["label"], predictor.output
+    logits, labels = found["logits"], found["label"]
     calibration = calibrate.fit(logits, labels, output, run.config.calibration)
     losses = stages(calibration, logits, labels, output)
     probabilities = calibration.apply(logits, output).numpy()

@@ -6,10 +6,7 @@
 Both give batches of the same form to the trained layers, and one function takes either.
 """
 
-import dataclasses
-import hashlib
 import math
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,23 +16,20 @@ import tensorflow as tf
 from tfpipe import terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit.features import Cache, Column, size
+from tfpipe.fit.frozen import Frozen, Rows
 from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
-from tfpipe.fit.strategy import Cluster, joined, share_out
+from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest import salvage
 from tfpipe.ingest.part import Part
-from tfpipe.input import draws, pipeline, service
+from tfpipe.input import pipeline, service
 from tfpipe.input.augment import Augment
 from tfpipe.input.samples import Reading
 from tfpipe.input.threads import in_threads
-from tfpipe.model.classifier import Classifier, as_list
+from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 
 Batch = dict[str, Any]
-
-# What the records say of themselves, beside the boundary's tensors.
-_FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
 
 # Batches that are taken from the cache before they are asked for.
 _AHEAD = 4
@@ -53,7 +47,14 @@ class Inputs:
     """
 
     def __init__(
-        self, run: Run, train: Part, val: Part, classifier: Classifier, stage: Stage, split: Split
+        self,
+        run: Run,
+        train: Part,
+        val: Part,
+        classifier: Classifier,
+        stage: Stage,
+        split: Split,
+        earlier: Split | None = None,
     ):
         """Chooses what is cached, and computes it if it is not there.
 
@@ -64,6 +65,7 @@ class Inputs:
             classifier: of the run.
             stage: whose inputs these are.
             split: of the classifier, for this stage.
+            earlier: at the earliest boundary of the stages to come, if that is another.
 
         Raises:
             UserError: an option does not fit, or the cache cannot be written.
@@ -78,32 +80,16 @@ class Inputs:
         self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
-        self._augment_view = tf.function(Augment(config.augment), jit_compile=True)
-        self._forward_frozen = tf.function(self._frozen)
         self.steps = pipeline.steps_per_epoch(train, config.batch_size)
         self.validation_images = val.images
-        self._columns = [
-            Column(f"boundary{index}", tuple(each.shape[1:]), each.dtype.name)
-            for index, each in enumerate(split.frozen.outputs)
-        ]
-        self._cache = Cache(
-            pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
-            config.feature_gb,
-        )
-        self._causes = {
-            "branches": run.resolved.branches,
-            "pooling": config.pooling,
-            "precision": run.resolved.precision,
-            "start": stage.start,
-            "weights": _digest(split),
-        }
-        views = self._views if self._fits(train, self._views) else 0
-        val_fits = self._fits(val, 1)
+        frozen = Frozen(run, config, classifier, split, cluster, earlier)
+        views = self._views if self._fits(frozen, train, self._views) else 0
+        val_fits = self._fits(frozen, val, 1)
         with cluster.chief_first():
             self._views_kept = [
-                self._rows(train, view if self._augment else None) for view in range(views)
+                frozen.rows(train, view if self._augment else None, views) for view in range(views)
             ]
-            self._val_kept = self._rows(val, None) if val_fits else None
+            self._val_kept = frozen.rows(val).without_copies() if val_fits else None
 
     @property
     def train_cached(self) -> bool:
@@ -185,12 +171,6 @@ class Inputs:
             boundary = self._split.frozen(tf.cast(images, tf.float32), training=False)
         return self._split.trained(boundary, training=training), labels
 
-    def _frozen(self, images: tf.Tensor) -> list[tf.Tensor]:
-        def forward(part: tf.Tensor) -> list[tf.Tensor]:
-            return as_list(self._split.frozen(tf.cast(part, tf.float32), training=False))
-
-        return self._cluster.strategy.run(forward, args=(images,))
-
     @property
     def _views(self) -> int:
         """How many augmented views of each training image are to be kept; 0 for none at all."""
@@ -204,64 +184,19 @@ class Inputs:
             )
         return views
 
-    def _fits(self, part: Part, views: int) -> bool:
-        """Tells whether so many views of a part are worth keeping, and may be."""
+    def _fits(self, frozen: Frozen, part: Part, views: int) -> bool:
+        """Tells whether so many views of a part are kept, and the user if they are too large."""
         if not self._split.any_frozen or not views:
             return False
-        columns = [*self._columns, *_FIELDS]
-        rows = _whole(part).count * views
-        if self._cache.fits(columns, rows):
+        if frozen.fits(part, views):
             return True
-        gigabytes = size(columns, rows) / 1e9
-        if self._stage.config.feature_gb:
+        if self._config.feature_gb:
             terminal.say(
                 f"stage {self._stage.name}: what the frozen layers make of {part.name} would take"
-                f" {gigabytes:.1f} GB, more than --feature_gb={self._config.feature_gb:g}: it is"
-                " computed in each epoch"
+                f" {frozen.gigabytes(part, views):.1f} GB, more than"
+                f" --feature_gb={self._config.feature_gb:g}: it is computed in each epoch"
             )
         return False
-
-    def _rows(self, part: Part, view: int | None) -> "_Rows":
-        """Returns what is kept of a part, computing it if need be."""
-        whole = _whole(part)
-        causes = self._causes | {"shards": [shard.sha256 for shard in whole.shards]}
-        if view is not None:
-            seed, text = self._config.seed, self._config.augment
-            causes |= {"augment": text, "seed": seed, "view": view}
-        columns = [*self._columns, *_FIELDS]
-        arrays = self._cache.get(causes, columns, whole.count, self._compute(whole, view))
-        fold, copy = (arrays[-2], arrays[-1])
-        chosen = np.broadcast_to(part.holds(fold, copy), fold.shape)
-        if part is self._val:
-            chosen = chosen & (np.asarray(copy) == 0)
-        return _Rows(columns, arrays, np.flatnonzero(chosen))
-
-    def _compute(self, part: Part, view: int | None) -> Iterator[list[np.ndarray]]:
-        """Yields the columns of some records at a time."""
-        of = "" if view is None else f", view {view + 1} of {self._views}"
-        title = f"features of {part.name}{of}"
-        with salvage.explained(part.manifest), terminal.progress(title, part.count) as advance:
-            batches = pipeline.eval_batches(
-                part, image_size=self._side, batch_size=self._config.batch_size, copies=True
-            )
-            for batch in batches:
-                real = batch["weight"].numpy() > 0
-                images = batch["image"]
-                if view is not None:
-                    numbers = draws.uniform(
-                        np.array([self._config.seed]),
-                        np.array([view]),
-                        batch["number"].numpy(),
-                        self._augment.draws,
-                    )
-                    labels = tf.one_hot(batch["label"], self._classes)
-                    images, _ = self._augment_view(images, labels, numbers, side=self._side)
-                strategy = self._cluster.strategy
-                found = self._forward_frozen(share_out(strategy, images))
-                found = [joined(strategy, each) for each in found]
-                found += [batch[each.name] for each in _FIELDS]
-                yield [each.numpy()[real] for each in found]
-                advance(int(real.sum()))
 
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
         """Yields (view, indices of rows) of each batch; another order in each epoch."""
@@ -274,60 +209,13 @@ class Inputs:
                 yield self._views_kept[epoch % len(self._views_kept)], indices[rows]
 
     @staticmethod
-    def _take(rows: "_Rows", indices: np.ndarray) -> Batch:
+    def _take(rows: Rows, indices: np.ndarray) -> Batch:
         return rows.batch(indices)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Some rows of an entry of the cache."""
-
-    columns: list[Column]
-    arrays: list[np.ndarray]
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Returns rows as a batch."""
-        rows = self.rows[indices]
-        tensors = {
-            column.name: column.tensor(np.take(array, rows, axis=0))
-            for column, array in zip(self.columns, self.arrays, strict=True)
-        }
-        names = [each.name for each in _FIELDS]
-        return {
-            "boundary": [value for name, value in tensors.items() if name not in names],
-            "label": tensors["label"],
-            "number": tensors["number"],
-            "weight": tf.ones([len(rows)]),
-        }
-
-    def padded(self, indices: np.ndarray, size: int, part: slice) -> Batch:
-        """Returns a part of a batch of `size` that is filled up with repetitions of weight 0."""
-        filled = np.resize(indices, size)
-        weight = (np.arange(size) < len(indices)).astype(np.float32)
-        return self.batch(filled[part]) | {"weight": tf.constant(weight[part])}
 
 
 def _on_device(batch: Batch) -> Batch:
     """Leaves strings out, which have no place on a device, nor in a compiled step."""
     return {key: value for key, value in batch.items() if value.dtype != tf.string}
-
-
-def _whole(part: Part) -> Part:
-    """Returns the records of all folds: what is kept of them serves every fold."""
-    return Part(part.manifest, part.splits)
-
-
-def _digest(split: Split) -> str:
-    """Returns a digest of the frozen layers' weights."""
-    digest = hashlib.sha256()
-    for weight in split.frozen.get_weights():
-        digest.update(str((weight.shape, weight.dtype)).encode())
-        digest.update(np.ascontiguousarray(weight).data)
-    return digest.hexdigest()
 
 
 def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1) -> Reading:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
+from tfpipe.fit import stages
 from tfpipe.fit.inputs import Inputs
 from tfpipe.fit.log import TENSORBOARD, Epoch, Log
 from tfpipe.fit.profile import Profile
@@ -109,11 +110,15 @@ class Loop:
                 stage, config=dataclasses.replace(config, learning_rate=rate)
             )
         with self._cluster.strategy.scope():
+            first = stages.earliest(self._run.stages[stage.index :])
+            earlier = split(self._classifier, first) if first != stage.start else None
             parts = split(self._classifier, stage.start, batch_norm=config.batch_norm == "trained")
             if len(self._run.stages) > 1:
                 count = f"{parts.parameters:,} parameters"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
-            inputs = Inputs(self._run, self._train, self._val, self._classifier, stage, parts)
+            inputs = Inputs(
+                self._run, self._train, self._val, self._classifier, stage, parts, earlier
+            )
             steps = Steps(self._run, stage, self._classifier, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)

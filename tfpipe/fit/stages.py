@@ -7,10 +7,11 @@ Each stage starts from the weights of the best epoch of the one before it.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.model.split import HEAD
+from tfpipe.model.split import ALL, HEAD
 
 FROM = "from"
 
@@ -64,6 +65,27 @@ def parse(config: TrainConfig) -> tuple[Stage, ...]:
     if twice:
         raise UserError(f"--stages: two stages are named {twice}: give each a name of its own")
     return stages
+
+
+def earliest(stages: Sequence[Stage]) -> str:
+    """Returns where the first of some stages, and those of them that see the same pictures, begin.
+
+    Args:
+        stages: the one that comes next, and those after it.
+
+    Returns:
+        A place as `split.split` takes it, at or before the first stage's in every backbone.
+    """
+    first = stages[0]
+
+    def pictures(stage: Stage) -> tuple[str, int]:
+        return stage.config.augment, stage.config.feature_views
+
+    alike = [each.start for each in stages if pictures(each) == pictures(first)]
+    places = [start for start in dict.fromkeys(alike) if start not in (HEAD, ALL)]
+    if first.start == ALL or not places:
+        return first.start
+    return "+".join(places)
 
 
 def _stage(index: int, text: str, config: TrainConfig) -> Stage:
