@@ -320,3 +320,30 @@ def test_a_backbones_own_learning_rate(tiny_config, tmp_path):
     ):
         np.testing.assert_allclose(one, other, atol=1e-12)
     assert np.abs(trained.head.get_weights()[0] - fresh.head.get_weights()[0]).max() > 1e-3
+
+
+def test_tensorboard_has_scalars_the_augmented_images_and_the_graph(tiny_config, tmp_path):
+    train.main(tiny_config(epochs=2))
+    scalars, images, graphs = set(), [], 0
+    for path in (tmp_path / "run" / "tensorboard").glob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                kind = value.metadata.plugin_data.plugin_name
+                graphs += kind.startswith("graph_run")
+                if kind == "images":
+                    images = [tf.io.decode_png(each) for each in value.tensor.string_val[2:]]
+                else:
+                    scalars.add(value.tag)
+    assert {"loss", "val_loss", "learning_rate", "images_per_s", "input_wait"} <= scalars
+    assert len(images) == 16
+    assert {image.shape for image in images} == {(32, 32, 3)}
+    assert graphs == 1
+
+
+def test_too_large_a_batch_for_the_memory_is_told(tiny_config, monkeypatch):
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(steps.Steps, "train", exhausted)
+    with pytest.raises(UserError, match=r"--batch_size=16 needs more memory.*--batch_size=8, with"):
+        train.main(tiny_config())

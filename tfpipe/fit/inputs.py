@@ -22,7 +22,7 @@ from tfpipe.fit.stages import Stage
 from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest import salvage
 from tfpipe.ingest.part import Part
-from tfpipe.input import pipeline, service
+from tfpipe.input import draws, pipeline, service
 from tfpipe.input.augment import Augment
 from tfpipe.input.samples import Reading
 from tfpipe.input.threads import in_threads
@@ -30,6 +30,8 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 
 Batch = dict[str, Any]
+
+_SHOWN = 16  # images of a sample
 
 # Batches that are taken from the cache before they are asked for.
 _AHEAD = 4
@@ -156,6 +158,20 @@ class Inputs:
             yield _on_device(
                 {k: tf.zeros(s.shape, s.dtype) for k, s in batches.element_spec.items()}
             )
+
+    def sample(self) -> tf.Tensor:
+        """Returns some training images as the first epoch has them, [N, S, S, 3] in 0..255."""
+        with salvage.explained(self._train.manifest):
+            batch = next(
+                iter(pipeline.eval_batches(self._train, image_size=self._side, batch_size=_SHOWN))
+            )
+        real = batch["weight"] > 0
+        images, number = batch["image"][real], batch["number"][real]
+        augment = Augment(self._config.augment)
+        key = (np.array([self._config.seed]), np.array([0]), number.numpy())
+        numbers = draws.uniform(*key, augment.draws)
+        labels = tf.one_hot(batch["label"][real], self._classes)
+        return augment(images, labels, tf.constant(numbers), side=self._side)[0]
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""

@@ -1,8 +1,10 @@
 """What a training says of its epochs: `log.csv`, TensorBoard, and lines and a table for people."""
 
+import contextlib
 import csv
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +12,6 @@ import tensorflow as tf
 from tfpipe import storage, terminal
 
 TENSORBOARD = "tensorboard"  # folder in the run's
-_SHOWN = 16  # augmented images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,21 @@ class Log:
             stage: the name they are shown under.
             images: float32 or uint8 [N, S, S, 3] in 0..255, as the model gets them.
         """
-        shown = tf.cast(tf.clip_by_value(images[:_SHOWN], 0, 255), tf.uint8)
+        shown = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
         with self._board.as_default(step=0):
-            tf.summary.image(f"augmented/{stage}", shown, max_outputs=_SHOWN)
+            tf.summary.image(f"augmented/{stage}", shown, max_outputs=len(shown))
         self._board.flush()
 
-    def graph(self, function: tf.types.experimental.ConcreteFunction) -> None:
-        """Shows the graph of a step in TensorBoard."""
-        with self._board.as_default(step=0):
-            tf.summary.graph(function.graph)
+    @contextlib.contextmanager
+    def graph(self, stage: str) -> Iterator[None]:
+        """Shows the graph of what runs in the block, a stage's first step, in TensorBoard."""
+        tf.summary.trace_on(graph=True)
+        try:
+            yield
+            with self._board.as_default(step=0):
+                tf.summary.trace_export(stage)
+        finally:
+            tf.summary.trace_off()
         self._board.flush()
 
     def show(self) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import math
 import pathlib
 import time
@@ -83,6 +84,13 @@ class Loop:
                 except DivergenceError as diverged:
                     self._set_back(stage, diverged)
                     resume = True
+                except tf.errors.ResourceExhaustedError:
+                    half = max(1, self._run.config.batch_size // 2)
+                    raise UserError(
+                        f"--batch_size={self._run.config.batch_size} needs more memory than the"
+                        f" device has: give another --run_dir and --batch_size={half}, with"
+                        " --accumulate_steps=2 for the same updates"
+                    ) from None
         if self._cluster.is_chief:
             self._log.show()
         progress = self._progress
@@ -126,6 +134,8 @@ class Loop:
             terminal.say(f"resuming {self._run.folder} after epoch {progress.epoch}{within}")
         else:
             self._checkpoints.save(steps.state, progress)
+            if config.augment:
+                self._log.images(stage.name, inputs.sample())
         self._epochs(stage, inputs, steps)
 
     def _set_back(self, stage: Stage, diverged: DivergenceError) -> None:
@@ -179,7 +189,11 @@ class Loop:
         label, note = self._label(stage, progress.epoch + 1), ""
         with terminal.progress(label, (inputs.steps - before) * config.batch_size) as advance:
             watched = self._profile.watch(batches, inputs.steps - before)
-            for loss in steps.train(watched):
+            losses = steps.train(watched)
+            if progress.epoch == progress.first_epoch and not before:
+                with self._log.graph(stage.name):
+                    losses = itertools.chain([next(losses)], losses)
+            for loss in losses:
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
                 advance(config.batch_size, note)
