@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfpipe.errors import UserError
-from tfpipe.fit import run
+from tfpipe.fit import resolve
 from tfpipe.model import backbones, classifier
 from tfpipe.model.classifier import Branch
 
@@ -444,7 +444,7 @@ class TestCuts:
 
 class TestFlagsOfBackbones:
     def branches(self, tiny_config, **flags):
-        chosen = run.choose_branches(tiny_config(**{"image_size": "32", **flags}))
+        chosen = resolve.branches(tiny_config(**{"image_size": "32", **flags}))
         return [(branch["name"], branch["size"], branch["weights"]) for branch in chosen]
 
     def test_a_cut_one_has_two_names(self, tiny_config):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfpipe import train
 from tfpipe.errors import UserError
-from tfpipe.fit import run
+from tfpipe.fit import resolve, run
 from tfpipe.model import backbones, model_file
 
 layers = tf.keras.layers
@@ -202,14 +202,14 @@ class TestRun:
 
     def test_options_of_each_backbone(self, config):
         path = config.backbones.split(",")[1].split("@")[0]
-        assert run.choose_branches(config) == (
+        assert resolve.branches(config) == (
             {"name": "small_cnn", "size": 24, "weights": "none"},
             {"name": f"{path}@second", "size": 32, "weights": path},
         )
 
     def test_a_file_may_be_named_without_its_layer(self, config):
         config = dataclasses.replace(config, image_size="small_cnn=24,net=32")
-        assert [branch["size"] for branch in run.choose_branches(config)] == [24, 32]
+        assert [branch["size"] for branch in resolve.branches(config)] == [24, 32]
 
     def test_a_run_is_restored_without_the_file_but_resumed_with_it(self, config):
         path = pathlib.Path(config.backbones.split(",")[1].split("@")[0])
@@ -254,14 +254,12 @@ class TestRun:
             make_model().save(tmp_path / folder / "net.keras")
         text = f"{tmp_path}/a/net.keras@first,{tmp_path}/b/net.keras@second"
         with pytest.raises(UserError, match="two model files have one name"):
-            run.choose_branches(tiny_config(backbones=text))
+            resolve.branches(tiny_config(backbones=text))
 
     def test_a_size_is_needed_where_the_file_has_none(self, tiny_config, tmp_path):
         make_model(side=None).save(tmp_path / "any.keras")
         with pytest.raises(UserError, match=r"any\.keras takes images of any size: give a side"):
-            run.choose_branches(
-                tiny_config(backbones=f"{tmp_path}/any.keras@first", image_size="0")
-            )
+            resolve.branches(tiny_config(backbones=f"{tmp_path}/any.keras@first", image_size="0"))
 
 
 def test_parse_takes_any_path():

@@ -12,8 +12,8 @@ from conftest import TINY
 
 from tfpipe import evaluate, train
 from tfpipe.errors import UserError
+from tfpipe.fit import resolve, runtime
 from tfpipe.fit import run as runs
-from tfpipe.fit import runtime
 from tfpipe.fit.profile import Profile
 from tfpipe.ingest import manifest as manifests
 
@@ -240,7 +240,7 @@ def test_one_value_for_all_backbones_or_one_for_each(records):
         config = TrainConfig(
             records=str(records), run_dir="x", backbones="MobileNet,small_cnn", **changes
         )
-        return runs._resolve(config, manifest, "float32", False).branches
+        return resolve.resolve(config, manifest, "float32", False).branches
 
     each = branches(
         image_size="mobilenet=96,small_cnn=0", weights="small_cnn=none,mobilenet=a=b.h5"

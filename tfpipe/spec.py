@@ -6,9 +6,12 @@ chains; `name` alone is `name()`.
 
 import ast
 import dataclasses
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from tfpipe.errors import UserError
+from tfpipe.registry import Registry
 
 MAX_LENGTH = 2000  # characters; keeps the parser's recursion bounded
 
@@ -60,6 +63,41 @@ def _read(text: str, flag: str, reader: Callable[[ast.expr], tuple], allowed: st
 def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
     parts = node.elts if isinstance(node, ast.Tuple) else [node]
     return tuple(_chain(part) for part in parts)
+
+
+def parse_one(text: str, registry: Registry, *, flag: str) -> Call:
+    """Parses a spec string that is one call of a registry's; raises UserError for another form."""
+    chain = parse(text, flag=flag)
+    if len(chain) != 1:
+        raise UserError(
+            f"--{flag}={text!r} is not one {registry.kind}; known: {', '.join(registry)}"
+        )
+    return chain[0]
+
+
+def make(text: str, registry: Registry, *first: Any, flag: str) -> Any:
+    """Calls the entry of a registry that a spec names, with the numbers in the spec.
+
+    Args:
+        text: one call whose arguments are numbers.
+        registry: of functions, whose docstrings begin with their usage and a colon.
+        first: what each of them takes before the numbers.
+        flag: the flag it came from, for the message.
+
+    Raises:
+        UserError: the text is no such call, or names an unknown entry or takes wrong arguments.
+    """
+    call = parse_one(text, registry, flag=flag)
+    function = registry[call.name]
+    try:
+        inspect.signature(function).bind(*first, *call.args)
+        known = all(isinstance(argument, float) for argument in call.args)
+    except TypeError:
+        known = False
+    if not known:
+        usage = inspect.getdoc(function).split(": ")[0].replace("`", "")
+        raise UserError(f"--{flag}={text}: cannot take {call}; write {usage}")
+    return function(*first, *call.args)
 
 
 def _chain(node: ast.expr) -> tuple[Call, ...]:

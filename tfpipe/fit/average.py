@@ -6,7 +6,6 @@ of tensorflow-addons wrap older optimizers only. To add one, subclass `Average` 
 
 import contextlib
 import fractions
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
@@ -205,21 +204,8 @@ def build(text: str, variables: Sequence[tf.Variable], per_epoch: int) -> Averag
     Raises:
         UserError: an unknown average or wrong arguments.
     """
-    chain = spec.parse(text, flag="average")
-    if len(chain) != 1:
-        raise UserError(f"--average={text!r} is not one average; known: {', '.join(averages)}")
-    call = chain[0]
-    make = averages[call.name]
     floating = [variable for variable in variables if variable.dtype.is_floating]
-    try:
-        inspect.signature(make).bind(floating, per_epoch, *call.args)
-        known = all(isinstance(argument, float) for argument in call.args)
-    except TypeError:
-        known = False
-    if not known:
-        usage = inspect.getdoc(make).split(": ")[0].replace("`", "")
-        raise UserError(f"--average={text}: cannot take {call}; write {usage}")
-    return make(floating, per_epoch, *call.args)
+    return spec.make(text, averages, floating, per_epoch, flag="average")
 
 
 def check(text: str) -> None:

@@ -18,7 +18,6 @@ The files are:
 Commands after the training need nothing but this folder and the records.
 """
 
-import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -34,13 +33,14 @@ import tfpipe
 from tfpipe import options, storage, terminal
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import runtime, schedules, stages
+from tfpipe.fit import resolve, schedules, stages
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor
 
+LAST = "last"  # folder of the checkpoints
 LOCK = "lock"  # file that a training at work in the folder holds
 
 # Options that may change when a run goes on: how long it lasts, where the records lie, and what is
@@ -103,7 +103,7 @@ class Run:
     @property
     def last(self) -> pathlib.Path:
         """The folder of the checkpoints that a training resumes from."""
-        return self.folder / "last"
+        return self.folder / LAST
 
     @property
     def stages(self) -> tuple[stages.Stage, ...]:
@@ -135,7 +135,7 @@ class Run:
         Raises:
             UserError: the records have no such splits or folds.
         """
-        return choose_parts(self.config, manifest)
+        return resolve.parts(self.config, manifest)
 
     def validation(self, manifest: Manifest) -> Part:
         """Returns the records to validate on; raises UserError as `parts` does."""
@@ -306,7 +306,9 @@ def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) ->
     Raises:
         UserError: training in the folder has begun with other options or other records.
     """
-    run = Run(pathlib.Path(config.run_dir), config, _resolve(config, manifest, precision, xla))
+    run = Run(
+        pathlib.Path(config.run_dir), config, resolve.resolve(config, manifest, precision, xla)
+    )
     if run.last.exists():
         _check_same(load(config.run_dir), run)
     return run
@@ -349,119 +351,6 @@ def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = N
         return options.from_json(Calibration, saved["calibration"], where=str(path))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
-
-
-def choose_runtime(config: TrainConfig) -> runtime.Runtime:
-    """Resolves --precision and --xla; what a run has measured once is not measured again."""
-    chosen = runtime.choose(config.precision, config.xla)
-    if chosen.measure and Run(pathlib.Path(config.run_dir), config, None).last.exists():
-        precision = load(config.run_dir).resolved.precision
-        return dataclasses.replace(
-            chosen, precision=precision, why="measured when the run began", measure=False
-        )
-    return chosen
-
-
-def choose_branches(config: TrainConfig) -> tuple[dict, ...]:
-    """Resolves --backbones, --image_size and --weights.
-
-    Returns:
-        For each backbone its name, input side in pixels, and first weights: those of a model file
-        are the file's, so --weights is for the others.
-
-    Raises:
-        UserError: one of them is unknown, is named twice, or does not fit.
-    """
-    found = [backbones.get(text) for text in config.backbones.split(",")]
-    names = [backbone.name for backbone in found]
-    if len(set(names)) < len(names):
-        raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
-    files = {backbone.path for backbone in found if backbone.path}
-    if len({pathlib.Path(path).name for path in files}) < len(files):
-        raise UserError(
-            f"--backbones={config.backbones}: two model files have one name: rename one of them"
-        )
-    others = [backbone for backbone in found if not backbone.path]
-    weights = _per_backbone("weights", config.weights, others) if others else {}
-    sizes = _per_backbone("image_size", config.image_size, found)
-    return tuple(
-        {
-            "name": backbone.text,
-            "size": _size(sizes[backbone.name], backbone),
-            "weights": backbone.path or weights[backbone.name],
-        }
-        for backbone in found
-    )
-
-
-def choose_parts(config: TrainConfig, manifest: Manifest) -> tuple[Part, Part]:
-    """Resolves --train_split, --val_split and --fold; see `Run.parts`."""
-    if config.fold < 0:
-        return Part(manifest, (config.train_split,)), Part(manifest, (config.val_split,))
-    splits = (config.train_split, config.val_split)
-    return (
-        Part(manifest, splits, config.fold),
-        Part(manifest, splits, config.fold, held_out=True),
-    )
-
-
-def _resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
-    branches = choose_branches(config)
-    output = classifier.choose_output(config.output, len(manifest.classes))
-    train, _ = choose_parts(config, manifest)
-    return Resolved(
-        classes=manifest.classes,
-        class_shares=tuple(count / train.count for count in train.class_counts.values()),
-        branches=branches,
-        output=output,
-        records_fingerprint=manifest.fingerprint,
-        precision=precision,
-        xla=xla,
-    )
-
-
-def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
-    """Reads a flag that holds one value for all backbones, or `name=value` for each.
-
-    A backbone that is cut has the name of the whole one too, unless another one has it.
-    """
-    names = [backbone.name for backbone in found]
-    shorts = collections.Counter(backbone.short_name for backbone in found)
-    plain = {
-        backbones.plain_name(backbone.short_name): backbone.name
-        for backbone in found
-        if shorts[backbone.short_name] == 1
-    }
-    plain |= {backbones.plain_name(name): name for name in names}
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 1 and backbones.plain_name(text.split("=")[0]) not in plain:
-        return dict.fromkeys(names, text)
-    values = {}
-    for part in parts:
-        name, equals, value = part.partition("=")
-        if not equals or backbones.plain_name(name) not in plain:
-            raise UserError(
-                f"--{flag}: {part!r} is not name=value with a name of --backbones"
-                f" ({', '.join(names)})"
-            )
-        values[plain[backbones.plain_name(name)]] = value
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise UserError(f"--{flag}={text} says nothing of {missing[0]}: add {missing[0]}=VALUE")
-    return values
-
-
-def _size(text: str, backbone: backbones.Backbone) -> int:
-    if not text.isdigit():
-        raise UserError(
-            f"--image_size={text}: give a side in pixels, or 0 for {backbone.name}'s own"
-        )
-    size = int(text) or backbone.input_size
-    if not size:
-        raise UserError(
-            f"--image_size={text}: {backbone.path} takes images of any size: give a side in pixels"
-        )
-    return size
 
 
 def _check_same(old: Run, new: Run) -> None:

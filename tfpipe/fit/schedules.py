@@ -7,7 +7,6 @@ every update, and a resumed training goes on at the rate it stopped at. To add a
 a function that returns its factor.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 
@@ -100,20 +99,10 @@ def build(config: TrainConfig, per_epoch: int) -> Schedule | float:
     Raises:
         UserError: an unknown schedule, wrong arguments, or a negative warm-up.
     """
-    call = _parse(config.schedule)
-    make = schedules[call.name]
-    try:
-        inspect.signature(make).bind(config.epochs, *call.args)
-        known = all(isinstance(argument, float) for argument in call.args)
-    except TypeError:
-        known = False
-    if not known:
-        usage = inspect.getdoc(make).split(": ")[0].replace("`", "")
-        raise UserError(f"--schedule={config.schedule}: cannot take {call}; write {usage}")
-    factor = make(config.epochs, *call.args)
+    factor = spec.make(config.schedule, schedules, config.epochs, flag="schedule")
     if not 0 <= config.warmup_epochs < math.inf:
         raise UserError(f"--warmup_epochs={config.warmup_epochs:g} is not a number from 0 on")
-    if call.name == "constant" and not config.warmup_epochs:
+    if _parse(config.schedule).name == "constant" and not config.warmup_epochs:
         return config.learning_rate
     return Schedule(config.learning_rate, factor, config.warmup_epochs, per_epoch)
 
@@ -124,10 +113,7 @@ def follows_epochs(schedule: str) -> bool:
 
 
 def _parse(text: str) -> spec.Call:
-    chain = spec.parse(text, flag="schedule")
-    if len(chain) != 1:
-        raise UserError(f"--schedule={text!r} is not one schedule; known: {', '.join(schedules)}")
-    return chain[0]
+    return spec.parse_one(text, schedules, flag="schedule")
 
 
 def _positive(name: str, value: float) -> float:

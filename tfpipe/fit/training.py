@@ -14,6 +14,7 @@ from tfpipe.fit import (
     inputs,
     loop,
     losses,
+    resolve,
     run,
     runtime,
     stages,
@@ -56,7 +57,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         max_corrupt=config.max_corrupt,
         folder=folder / SALVAGED,
     )
-    learned, held_out = run.choose_parts(config, manifest)
+    learned, held_out = resolve.parts(config, manifest)
     for stage in planned:
         steps = pipeline.steps_per_epoch(learned, config.batch_size)
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
@@ -90,7 +91,12 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
 
 def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runtime:
     """Returns precision and compiler, which the chief measures, if need be, for all workers."""
-    chosen = run.choose_runtime(config)
+    chosen = runtime.choose(config.precision, config.xla)
+    if chosen.measure and (pathlib.Path(config.run_dir) / run.LAST).exists():
+        precision = run.load(config.run_dir).resolved.precision
+        chosen = dataclasses.replace(
+            chosen, precision=precision, why="measured when the run began", measure=False
+        )
     if chosen.measure and cluster.is_chief:
         frozen = all(stage.start == split.HEAD for stage in stages.parse(config))
         chosen = runtime.measured(
@@ -111,7 +117,7 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
     """Returns the classifier that these options make, with random weights."""
     branches = [
         classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
-        for branch in run.choose_branches(config)
+        for branch in resolve.branches(config)
     ]
     return classifier.build(
         branches, classes, pooling=config.pooling, head=config.head, output=config.output
