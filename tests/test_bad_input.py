@@ -140,7 +140,9 @@ def test_a_quiet_terminal(records, tmp_path):
         f"--run_dir={tmp_path / 'run'}",
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stdout
+    table = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert [line[0] for line in table[:2]] == ["training", "stage"]
+    assert len(table) == 4, "a title, a head, a rule, and a line for the stage"
     starts = (
         *("device ", "small_cnn at 32", "epoch 1/1", "trained 1 epochs", "calibration "),
         "next: ",
