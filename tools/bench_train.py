@@ -119,6 +119,8 @@ class Options:
 def main(options: Options) -> None:
     """Prints tables of medians and ratios."""
     names, sizes = _check(options)
+    if options.work and not os.path.isdir(options.work):
+        raise UserError(f"--work={options.work}: give a folder that exists")
     with tempfile.TemporaryDirectory(dir=options.work or None) as work:
         bench = Bench(options, pathlib.Path(work).resolve())
         bench.check(names)
