@@ -307,7 +307,7 @@ class TestFinish:
         run = runs.load(finished.run_dir)
         before = run.calibration_file.read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr(finish, "on_batches", None)  # whoever calls it fails
+            patch.setattr(finish, "calibrate_on", None)  # whoever calls it fails
             train.main(finished)
         assert run.calibration_file.read_bytes() == before
         changed = dataclasses.replace(finished, tta="", calibration="temperature")

@@ -66,6 +66,27 @@ def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: str) -> Cal
     return _bounded(found, logits, labels)
 
 
+def cross_fit(
+    logits: np.ndarray, labels: np.ndarray, output: str, method: str, fold: np.ndarray
+) -> np.ndarray:
+    """Returns the probabilities float32 [n, C] of calibrations that are fitted without the fold.
+
+    Args:
+        logits: as for `fit`, and so are the others.
+        labels: see there.
+        output: see there.
+        method: see there.
+        fold: of each sample, int [n].
+    """
+    parts = np.unique(fold)
+    found = np.empty([len(labels), max(2, logits.shape[1])], np.float32)
+    for part in parts:
+        test = fold == part
+        others = fit(logits[~test], labels[~test], output, method)
+        found[test] = others.apply(logits[test], output)
+    return found
+
+
 def choose(logits: np.ndarray, labels: np.ndarray) -> str:
     """Returns the method of the lowest cross-validated log loss; see `fit`.
 

@@ -1,11 +1,12 @@
 """Cross-validation: a run for each fold, and the predictions of all images by the run without them.
 
-RUN/
-fold-0/ ...        a run folder for each fold, trained on all the others
-features/          what frozen layers made of the images, for all folds
-folds.json         the names of these folders, written when all are trained
-predictions.csv    out-of-fold predictions, a line for each image
-calibration.json   fitted to them, for the runs together
+The folder has
+
+    fold-0/ ...        a run folder for each fold, trained on all the others
+    features/          what frozen layers made of the images, for all folds
+    folds.json         the names of these folders, written when all are trained
+    predictions.csv    out-of-fold predictions, a line for each image
+    calibration.json   fitted to them, for the runs together
 """
 
 import dataclasses
@@ -66,14 +67,15 @@ def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
     opened = [run_folders.load(run.run_dir) for run in runs]
     output, classes = opened[0].resolved.output, opened[0].classes
     parts = [finish.read_predictions(run.predictions_file) for run in opened]
-    kept = _calibrate(config, parts, output)
-    measured, calibrated = [], []
-    for index, part in enumerate(parts):
-        others = _calibrate(config, parts[:index] + parts[index + 1 :], output)
-        probabilities = others.apply(part["logits"], output).numpy()
-        calibrated.append(part | {"probabilities": probabilities})
-        measured.append(_measures(calibrated[-1], output))
-    every = _joined(calibrated)
+    every = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    logits, labels, method = every["logits"], every["label"], config.calibration
+    kept = calibrate.fit(logits, labels, output, method)
+    fold = np.repeat(np.arange(len(parts)), [len(part["label"]) for part in parts])
+    every["probabilities"] = calibrate.cross_fit(logits, labels, output, method, fold)
+    measured = [
+        _measures({key: values[fold == index] for key, values in every.items()}, output)
+        for index in range(len(parts))
+    ]
     finish.write_predictions(folder / PREDICTIONS, classes, every)
     storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
     made_for = {"members": [run.identity() for run in opened]}
@@ -94,15 +96,6 @@ def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
         ["held out", "images", "log loss, raw", "log loss", "accuracy"],
         rows,
     )
-
-
-def _calibrate(config: TrainConfig, parts: list[dict], output: str) -> Calibration:
-    joined = _joined(parts)
-    return calibrate.fit(joined["logits"], joined["label"], output, config.calibration)
-
-
-def _joined(parts: list[dict]) -> dict[str, np.ndarray]:
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _measures(part: dict, output: str) -> tuple[float, float, float]:

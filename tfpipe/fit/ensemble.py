@@ -203,11 +203,7 @@ def _calibrate(
     logits = np.float32(combined[:, 1:] - combined[:, :1] if two else combined)
     kept = calibrate.fit(logits, labels, output, method)
     fold = calibrate.folds(len(labels))
-    probabilities = np.empty(combined.shape, np.float32)
-    for number in range(calibrate.FOLDS):
-        test = fold == number
-        others = calibrate.fit(logits[~test], labels[~test], output, method)
-        probabilities[test] = others.apply(logits[test], output)
+    probabilities = calibrate.cross_fit(logits, labels, output, method, fold)
     found = {"name": names, "label": labels, "logits": logits, "probabilities": probabilities}
     finish.write_predictions(made.predictions_file, made.classes, found)
     raw = Calibration().apply(logits, output).numpy()

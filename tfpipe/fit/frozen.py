@@ -76,8 +76,8 @@ class Frozen:
         self._from_images = tf.function(
             lambda images: self._run(split.frozen, tf.cast(images, tf.float32))
         )
-        self._augment = tf.function(Augment(config.augment), jit_compile=True)
-        self._draws = Augment(config.augment).draws
+        self._augment = Augment(config.augment)
+        self._augment_batch = tf.function(self._augment, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = Frozen(run, config, classifier, earlier, cluster)
@@ -156,9 +156,9 @@ class Frozen:
             images = batch["image"]
             if view is not None:
                 seed, epoch = np.array([self._config.seed]), np.array([view])
-                numbers = draws.uniform(seed, epoch, batch["number"].numpy(), self._draws)
+                numbers = draws.uniform(seed, epoch, batch["number"].numpy(), self._augment.draws)
                 labels = tf.one_hot(batch["label"], self._classes)
-                images, _ = self._augment(images, labels, numbers, side=self._side)
+                images, _ = self._augment_batch(images, labels, numbers, side=self._side)
             yield self._shared(self._from_images, images), batch
 
     def _shared(self, function: Any, values: Any) -> list[tf.Tensor]:

@@ -45,7 +45,6 @@ class Inputs:
     Attributes:
         steps: in an epoch.
         validation_images: how many are validated on.
-        train_cached: whether the frozen layers are left out of the training.
     """
 
     def __init__(
@@ -92,11 +91,6 @@ class Inputs:
                 frozen.rows(train, view if self._augment else None, views) for view in range(views)
             ]
             self._val_kept = frozen.rows(val).without_copies() if val_fits else None
-
-    @property
-    def train_cached(self) -> bool:
-        """Whether the training is fed from the cache."""
-        return bool(self._views_kept)
 
     def training(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[Batch | None]:
         """Yields the batches of epochs `first_epoch` to `epochs` - 1, `steps` for each.
@@ -202,11 +196,9 @@ class Inputs:
 
     def _fits(self, frozen: Frozen, part: Part, views: int) -> bool:
         """Tells whether so many views of a part are kept, and the user if they are too large."""
-        if not self._split.any_frozen or not views:
-            return False
         if frozen.fits(part, views):
             return True
-        if self._config.feature_gb:
+        if self._split.any_frozen and views and self._config.feature_gb:
             terminal.say(
                 f"stage {self._stage.name}: what the frozen layers make of {part.name} would take"
                 f" {frozen.gigabytes(part, views):.1f} GB, more than"

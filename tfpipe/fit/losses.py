@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.model.classifier import Classifier
+from tfpipe.model.classifier import Classifier, log_probabilities
 from tfpipe.registry import Registry
 
 MAX_SMOOTHING = 0.5
@@ -66,7 +66,7 @@ class Loss:
             labels = labels * (1 - self.smoothing) + self.smoothing / labels.shape[-1]
         if self.name == "crossentropy" and self.weights is None:
             return classifier.losses(labels, logits)  # one fused operation
-        terms = losses[self.name](_log_probabilities(logits), self.gamma)
+        terms = losses[self.name](log_probabilities(logits), self.gamma)
         if self.weights is not None:
             terms *= tf.constant(self.weights)
         return tf.reduce_sum(labels * terms, axis=-1)
@@ -125,10 +125,3 @@ def _weight(text: str, value: str) -> float:
     if not 0 < weight < math.inf:
         raise UserError(f"--class_weights={text}: {value!r} is not a number above 0")
     return weight
-
-
-def _log_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the log of `Classifier.probabilities`, exact also where those round to 0 or 1."""
-    if logits.shape[-1] > 1:
-        return tf.nn.log_softmax(logits)
-    return tf.concat([tf.math.log_sigmoid(-logits), tf.math.log_sigmoid(logits)], axis=-1)

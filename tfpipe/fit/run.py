@@ -11,6 +11,7 @@ The files are:
       last/              newest checkpoints of the whole training state, to resume from
       log.csv            one line an epoch
       tensorboard/       the same for TensorBoard
+      lock               held by the training at work here
       calibration.json   how logits become probabilities, and the weights that this is for
       predictions.csv    logits and probabilities of the validation split
       metrics.json       written by tfpipe.evaluate
@@ -22,7 +23,6 @@ import contextlib
 import dataclasses
 import fcntl
 import filecmp
-import hashlib
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ from tfpipe import options, storage, terminal
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import resolve, schedules, stages
+from tfpipe.ingest import verify
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
 from tfpipe.model import backbones, classifier, model_file, views
@@ -129,17 +130,9 @@ class Run:
     def _stage_weights(self, stage: int) -> pathlib.Path:
         return self.folder / "stages" / f"{self.stages[stage].label}.weights.h5"
 
-    def parts(self, manifest: Manifest) -> tuple[Part, Part]:
-        """Returns the records to train on, and those to validate on.
-
-        Raises:
-            UserError: the records have no such splits or folds.
-        """
-        return resolve.parts(self.config, manifest)
-
     def validation(self, manifest: Manifest) -> Part:
-        """Returns the records to validate on; raises UserError as `parts` does."""
-        return self.parts(manifest)[1]
+        """Returns the records to validate on; raises UserError as `resolve.parts` does."""
+        return resolve.parts(self.config, manifest)[1]
 
     def model_files(self) -> dict[pathlib.Path, pathlib.Path]:
         """Returns the model files that backbones are cut from, and the run's copy of each."""
@@ -226,14 +219,7 @@ class Run:
             UserError: there are no weights yet.
         """
         self._check_trained()
-        digest = hashlib.sha256()
-        with self.best_weights.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return {
-            "weights_sha256": digest.hexdigest(),
-            "tta": self.config.tta,
-        }
+        return {"weights_sha256": verify.sha256(self.best_weights), "tta": self.config.tta}
 
     def calibrated_for(self) -> dict[str, str]:
         """Returns what a calibration follows from; with another value it is for another model."""

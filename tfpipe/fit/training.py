@@ -58,8 +58,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         folder=folder / SALVAGED,
     )
     learned, held_out = resolve.parts(config, manifest)
+    steps = pipeline.steps_per_epoch(learned, config.batch_size)
     for stage in planned:
-        steps = pipeline.steps_per_epoch(learned, config.batch_size)
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         average.check(stage.config.average)
         Augment(stage.config.augment)

@@ -104,6 +104,17 @@ def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
     return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
 
 
+def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the log of `probabilities`, exact also where those round to 0 or 1.
+
+    Args:
+        logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
+    """
+    if logits.shape[-1] > 1:
+        return tf.nn.log_softmax(logits)
+    return tf.concat([tf.math.log_sigmoid(-logits), tf.math.log_sigmoid(logits)], axis=-1)
+
+
 class Prepare(tf.keras.layers.Layer):
     """Resizes to one backbone's input side and normalises as it expects, in float32."""
 

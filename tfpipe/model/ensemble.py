@@ -10,7 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfpipe.model.calibration import Calibration
-from tfpipe.model.classifier import SIGMOID, SOFTMAX
+from tfpipe.model.classifier import SIGMOID, log_probabilities
 from tfpipe.model.predictor import Predictor
 from tfpipe.registry import Registry
 
@@ -100,13 +100,6 @@ def features(members: tf.Tensor) -> tf.Tensor:
     return tf.reshape(by_image, [-1, members.shape[0] * members.shape[-1]])
 
 
-def log_probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
-    """Returns float32 [N, C] for logits [N, 1] of a sigmoid or [N, C] of a softmax."""
-    if output == SOFTMAX:
-        return tf.nn.log_softmax(logits)
-    return tf.concat([tf.math.log_sigmoid(-logits), tf.math.log_sigmoid(logits)], -1)
-
-
 @dataclasses.dataclass(frozen=True)
 class EnsemblePredictor:
     """Several predictors with the interface of one.
@@ -144,7 +137,7 @@ class EnsemblePredictor:
             for a softmax.
         """
         found = [
-            log_probabilities(member.logits(_resized(images, member.image_size)), member.output)
+            log_probabilities(member.logits(_resized(images, member.image_size)))
             for member in self.members
         ]
         scores = combiners[self.combination.method](tf.stack(found), self.combination)
