@@ -196,6 +196,20 @@ def test_in_mixed_precision_averages_are_float32():
         np.testing.assert_allclose(layer.kernel, first + 1 - 2 / 11, rtol=1e-6)
 
 
+def test_a_copy_is_exact_and_of_the_last_time():
+    averaged, variables, history = train("ema(0.9)", steps=5)
+    copy = average.Copy(variables)
+    with copy.swapped():
+        np.testing.assert_array_equal(variables[0], history[-1][0], "nothing was taken yet")
+    for values in ([0.1, 1e-20, 3e30], [0.3, 7.0, -1e-9]):
+        variables[0].assign(values)
+        copy.update(1)
+    variables[0].assign([0.0, 0.0, 0.0])
+    with averaged.swapped(), copy.swapped():
+        np.testing.assert_array_equal(variables[0], np.float32([0.3, 7.0, -1e-9]))
+    np.testing.assert_array_equal(variables[0], [0, 0, 0])
+
+
 REPLICAS = """
     import numpy as np
     import tensorflow as tf
@@ -252,6 +266,15 @@ REPLICAS = """
                 np.testing.assert_array_equal(copy.numpy(), last)
             copies = [v.numpy()[0] for v in strategy.experimental_local_results(local)]
             assert copies == [5, 10, 15], copies
+    with strategy.scope():
+        copy = average.Copy([mirrored, local])
+    copy.update(1)
+    last = mirrored.numpy()
+    mirrored.assign([0.0, 0.0])
+    strategy.run(lambda: local.assign([0.0]))
+    with copy.swapped():
+        np.testing.assert_array_equal(mirrored.numpy(), last)
+        assert local.numpy() == [10]
 """
 
 

@@ -94,6 +94,18 @@ class Average(tf.Module):
         self._count.assign_add(1)
 
 
+class Copy(Average):
+    """The weights as they were when they were last taken, as at the end of the best epoch."""
+
+    def update(self, updates: "int | tf.Tensor") -> None:
+        """Takes the weights as they are now, outside of a tf.function; see `Average.update`."""
+        del updates
+        for variable, copy in self._pairs():
+            for one, other in zip(self._local(variable), self._local(copy), strict=True):
+                other.assign(one.read_value())
+        self._count.assign(1)
+
+
 class Exponential(Average):
     """average = d x average + (1 - d) x weight with each update, starting at the first weights.
 

@@ -17,6 +17,7 @@ from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
 from tfpipe.model import views
 from tfpipe.model.calibration import Calibration
+from tfpipe.model.classifier import Classifier
 from tfpipe.model.predictor import Predictor
 from tfpipe.model.split import split
 
@@ -27,14 +28,19 @@ def check(config: TrainConfig, classes: int) -> None:
     calibrate.check(config.calibration, classes)
 
 
-def finish(run: Run, val: Part) -> None:
+def finish(run: Run, val: Part, built: Classifier | None = None) -> None:
     """Calibrates a run on the records that it is validated on.
 
     Nothing is done if it is calibrated already, or has no weights, as after no epoch.
+
+    Args:
+        run: that was trained.
+        val: what it was validated on.
+        built: its classifier, whose weights are changed; None builds one.
     """
     if not run.best_weights.is_file() or is_current(run):
         return
-    predictor = Predictor(run.restore_classifier(), views.parse(run.config.tta))
+    predictor = Predictor(run.restore_classifier(built), views.parse(run.config.tta))
     found = _from_features(run, predictor, val)
     if found is None:
         batches = pipeline.eval_batches(

@@ -29,6 +29,10 @@ from tfpipe.model.split import split
 # How often a stage is set back before it is given up, halving the learning rate each time.
 MAX_REWINDS = 5
 
+# Seconds between two files of the best weights, which takes Keras up to a second, and an epoch on
+# cached features less. The checkpoint after each epoch has them too.
+SAVE_EVERY_S = 10
+
 BAD_BATCH = "nan_batch.csv"
 
 
@@ -167,12 +171,21 @@ class Loop:
         progress, config = self._progress, stage.config
         last = progress.first_epoch + config.epochs
         batches = inputs.training(progress.epoch, steps.done, last)
-        while not progress.finished(config.epochs, config.patience):
+        # After a checkpoint the file may be older than the copy in it.
+        unsaved, saved = progress.stage_best_epoch >= 0, -math.inf
+        over = progress.finished(config.epochs, config.patience)
+        while not over:
             result = self._one_epoch(stage, inputs, steps, batches)
             best_of_stage, best = progress.add(result.val_loss, result.val_accuracy)
+            over = progress.finished(config.epochs, config.patience)
             if best_of_stage:
-                with steps.averaged():
-                    self._own.save_weights(self._classifier, stage.index, best=best)
+                steps.keep_best()
+                unsaved = True
+            if unsaved and (over or time.monotonic() - saved >= SAVE_EVERY_S):
+                with steps.best.swapped():
+                    of_all = progress.best_epoch == progress.stage_best_epoch
+                    self._own.save_weights(self._classifier, stage.index, best=of_all)
+                unsaved, saved = False, time.monotonic()
             self._log.add(result)
             steps.begin_epoch()
             self._checkpoints.save(steps.state, progress)

@@ -253,13 +253,21 @@ class Run:
         chosen = views.parse(tta or self.config.tta)
         return Predictor(self.restore_classifier(), chosen)
 
-    def restore_classifier(self) -> classifier.Classifier:
+    def restore_classifier(
+        self, built: classifier.Classifier | None = None
+    ) -> classifier.Classifier:
         """Builds the classifier in float32 and loads the best weights.
+
+        Args:
+            built: one of this run in float32, on one device, to load them into instead.
 
         Raises:
             UserError: there are none yet, or they are damaged.
         """
         self._check_trained()
+        if built is not None:
+            self._load(built, self.best_weights)
+            return built
         policy = tf.keras.mixed_precision.global_policy()
         tf.keras.mixed_precision.set_global_policy("float32")
         try:

@@ -42,6 +42,7 @@ class Steps:
     Made in the scope of a tf.distribute strategy, if there is one, whose replicas share each batch.
 
     Attributes:
+        best: the weights of the stage's best epoch; the averages, if weights are averaged.
         state: what goes into a checkpoint.
     """
 
@@ -65,12 +66,14 @@ class Steps:
         floats = [v for v in split.trained.variables if v.dtype.is_floating]
         per_epoch = math.ceil(inputs.steps / config.accumulate_steps)
         self._average = average.build(config.average, floats, per_epoch)
+        self.best = average.Copy(floats)
         self._done = tf.Variable(0, dtype=tf.int64, trainable=False)  # steps of the epoch
         self._bad = tf.Variable(-1, dtype=tf.int64, trainable=False)  # the first without a loss
         self._totals = tf.Variable(tf.zeros([3]), trainable=False)  # loss, right, samples
         self.state = tf.train.Checkpoint(
             model=split.trained,
             optimizer=self._update.optimizer,
+            best=self.best,
             random=runtime.random_state(classifier.model, config.seed, stage.index),
             done=self._done,
             totals=self._totals,
@@ -149,6 +152,11 @@ class Steps:
         found = self.means()
         self._totals.assign(kept)
         return found
+
+    def keep_best(self) -> None:
+        """Takes the weights, as they were validated, for those of the best epoch."""
+        with self.averaged():
+            self.best.update(self.done)
 
     def averaged(self) -> AbstractContextManager:
         """Has the averages of the weights in their place, where there are any."""

@@ -86,7 +86,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
             opened.save()
         loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
         if cluster.is_chief:
-            finish.finish(opened, held_out)
+            plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
+            finish.finish(opened, held_out, built if plain else None)
 
 
 def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runtime:
