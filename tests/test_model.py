@@ -50,6 +50,32 @@ def test_seed_models_have_their_published_parameters(seed):
     assert parameters(built.model.trainable_variables) == trained
 
 
+@pytest.mark.parametrize("pooling", classifier.POOLINGS)
+def test_poolings_are_numpys(pooling):
+    maps = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    average, largest = maps.mean((1, 2)), maps.max((1, 2))
+    expected = {
+        "avg": average,
+        "max": largest,
+        "avg_max": np.concatenate([average, largest], axis=1),
+        "flatten": maps.reshape(2, -1),
+    }[pooling]
+    layer = classifier.POOLINGS[pooling](name="pool")
+    for pool in (layer, tf.function(layer)):
+        np.testing.assert_allclose(pool(tf.constant(maps)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_norm_takes_the_mean_and_divides_by_the_deviation():
+    norm = classifier.head_layers["norm"](name="norm")
+    values = np.random.default_rng(0).normal([5, -300], [0.1, 40], (64, 2)).astype(np.float32)
+    expected = (values - values.mean(0)) / np.sqrt(values.var(0) + norm.epsilon)
+    for _ in range(1000):
+        trained = norm(values, training=True)
+    np.testing.assert_allclose(trained, expected, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(norm(values, training=False), expected, rtol=2e-2, atol=2e-2)
+    assert not norm.trainable_weights
+
+
 def test_every_keras_application_is_registered():
     applications = {
         name.lower()

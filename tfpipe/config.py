@@ -43,12 +43,13 @@ class TrainConfig:
         ("frozen", "trained"),
     )
     pooling: str = option(
-        "from a feature map to a vector: its average, its maximum, or all of it",
+        "from a feature map to a vector: its average, its maximum, both, or all of it",
         "avg",
-        ("avg", "max", "flatten"),
+        ("avg", "max", "avg_max", "flatten"),
     )
     head: str = option(
-        "layers between the features and the output: dense(UNITS) and dropout(RATE), joined by |",
+        "layers between the features and the output, joined by |: dense(UNITS), dropout(RATE), and"
+        " norm, which subtracts each value's mean and divides by its standard deviation",
         "dropout(0.5)",
     )
     output: str = option(

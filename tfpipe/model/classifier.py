@@ -15,9 +15,19 @@ from tfpipe.errors import UserError
 from tfpipe.model import backbones as registry
 from tfpipe.registry import Registry
 
+
+class AverageAndMax(tf.keras.layers.Layer):
+    """The average and the maximum of a feature map [N, h, w, C] side by side, [N, 2 C]."""
+
+    def call(self, maps: tf.Tensor) -> tf.Tensor:
+        """Applies the layer."""
+        return tf.concat([tf.reduce_mean(maps, [1, 2]), tf.reduce_max(maps, [1, 2])], axis=-1)
+
+
 POOLINGS = {
     "avg": tf.keras.layers.GlobalAveragePooling2D,
     "max": tf.keras.layers.GlobalMaxPooling2D,
+    "avg_max": AverageAndMax,
     "flatten": tf.keras.layers.Flatten,
 }
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
@@ -52,7 +62,7 @@ class Tower:
     poolings: tuple[tf.keras.layers.Layer, ...]
 
     def pool(self, maps: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the vector [N, C] of each feature map [N, h, w, C]."""
+        """Returns the vector [N, .] of each feature map [N, h, w, C]."""
         return [pooling(each) for pooling, each in zip(self.poolings, maps, strict=True)]
 
 
@@ -138,7 +148,7 @@ def build(
     Args:
         branches: at least one; each backbone at most once.
         classes: how many, at least 2.
-        pooling: "avg", "max" or "flatten", from a feature map to a vector.
+        pooling: a name in `POOLINGS`, from a feature map to a vector.
         head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
         output: "sigmoid" (two classes only), "softmax", or "auto".
 
@@ -209,6 +219,16 @@ def _dense(units: float = 64.0, *, name: str) -> tf.keras.layers.Layer:
     if units < 1 or units != int(units):
         raise UserError(f"--head: dense({units:g}) needs a whole number of units, at least 1")
     return tf.keras.layers.Dense(int(units), activation="relu", name=name)
+
+
+@head_layers.register("norm")
+def _norm(*, name: str) -> tf.keras.layers.Layer:
+    """`norm`: each value less its mean, by its standard deviation, of a batch and then of many.
+
+    A BatchNorm without weights. Features of different size then count alike, for --weight_decay
+    and for one learning rate.
+    """
+    return tf.keras.layers.BatchNormalization(center=False, scale=False, name=name)
 
 
 def choose_output(output: str, classes: int) -> str:
