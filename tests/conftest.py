@@ -4,6 +4,7 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def draw(kind, number, side=48):
     shape = ImageDraw.Draw(picture)
     (shape.ellipse if kind == "cat" else shape.rectangle)(box, fill=(230, 220, 150))
     return picture
+
+
+def draw_logits(built):
+    """Gives a classifier random last weights, which start at 0: then its logits tell images apart.
+
+    Of the size that Glorot and Bengio 2010 give them.
+    """
+    kernel = built.head.get_layer("logits").kernel
+    width = np.sqrt(6 / sum(kernel.shape))
+    kernel.assign(np.random.default_rng(0).uniform(-width, width, kernel.shape))
+    return built
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import draw_logits
 from tfpipe.errors import UserError
 from tfpipe.fit import resolve
 from tfpipe.model import backbones, classifier
@@ -17,7 +18,7 @@ def build(names, classes=2, size=0, weights="none", **changes):
     options = {"pooling": "avg", "head": "dropout(0.5)", "output": "auto", **changes}
     chosen = [backbones.get(name) for name in names]
     branches = [Branch(b.text, size or b.input_size, weights) for b in chosen]
-    return classifier.build(branches, classes, **options)
+    return draw_logits(classifier.build(branches, classes, **options))
 
 
 def parameters(variables):
@@ -63,6 +64,19 @@ def test_poolings_are_numpys(pooling):
     layer = classifier.POOLINGS[pooling](name="pool")
     for pool in (layer, tf.function(layer)):
         np.testing.assert_allclose(pool(tf.constant(maps)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_new_classifier_gives_even_odds():
+    built = classifier.build(
+        [Branch("small_cnn", 32, "none")], 5, pooling="avg", head="dense(4)", output="auto"
+    )
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    assert not built.model(images, training=False).numpy().any()
+    labels = tf.one_hot([0, 4], 5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(built.losses(labels, built.model(images, training=True)))
+    assert float(loss) == pytest.approx(np.log(5))
+    assert tape.gradient(loss, built.head.get_layer("logits").kernel).numpy().any(), "it can learn"
 
 
 def test_norm_takes_the_mean_and_divides_by_the_deviation():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import draw_logits
 from tfpipe.errors import UserError
 from tfpipe.model import classifier as classifiers
 from tfpipe.model.split import between, split
@@ -11,7 +12,8 @@ from tfpipe.model.split import between, split
 
 def build(*names, size=75, head="", classes=2):
     branches = [classifiers.Branch(name, size, "none") for name in names]
-    return classifiers.build(branches, classes, pooling="avg", head=head, output="auto")
+    built = classifiers.build(branches, classes, pooling="avg", head=head, output="auto")
+    return draw_logits(built)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,23 @@ def test_unfreezing_keeps_training_and_evaluation_alike(name):
     difference, changed = gap(batch_norm=True)
     assert difference > 1e-3
     assert changed
+
+
+def test_a_heads_norm_is_trained_while_the_backbone_is_frozen():
+    """Its statistics follow the features: those of frozen backbones stay, others would run off."""
+    built = build("mobilenet", head="norm|dense(4)|norm")
+    for start, batch_norm, trained in [
+        ("head", False, True),
+        ("conv_pw_12", False, False),
+        ("head", False, True),
+        ("all", True, True),
+    ]:
+        parts = split(built, start, batch_norm=batch_norm)
+        norms = [each for each in built.head.layers if each.name.endswith("norm")]
+        assert [norm.trainable for norm in norms] == [trained] * 2
+        before = norms[0].moving_mean.numpy()
+        parts.trained(parts.frozen(pictures()), training=True)
+        assert np.array_equal(before, norms[0].moving_mean) != trained
 
 
 def test_frozen_dropout_is_off_and_trained_dropout_is_on():

@@ -49,7 +49,7 @@ class TrainConfig:
     )
     head: str = option(
         "layers between the features and the output, joined by |: dense(UNITS), dropout(RATE), and"
-        " norm, which subtracts each value's mean and divides by its standard deviation",
+        " norm, which subtracts each feature's mean and divides by its standard deviation",
         "dropout(0.5)",
     )
     output: str = option(

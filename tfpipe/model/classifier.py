@@ -170,7 +170,10 @@ def build(
         x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
     units = 1 if output == SIGMOID else classes
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
-    logits = tf.keras.layers.Dense(units, dtype="float32", name="logits")(x)
+    # They start at even odds: random weights on thousands of features are noise to be unlearnt.
+    logits = tf.keras.layers.Dense(
+        units, kernel_initializer="zeros", dtype="float32", name="logits"
+    )(x)
     head_model = tf.keras.Model(vector, logits, name="head")
 
     model = tf.keras.Model(image, head_model(features(image)), name="classifier")

@@ -56,7 +56,8 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
             backbone's.
         batch_norm: whether BatchNorm layers behind the boundary are trained too. By default they
             keep their statistics, scales and shifts, and run as in inference: statistics of small
-            batches of other images would change what the layers after them were trained on.
+            batches of other images would change what the layers after them were trained on. Those
+            of the head are trained where all backbones are frozen, too.
 
     Raises:
         UserError: a backbone has no such layer or block.
@@ -80,6 +81,9 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
         crossing += tensors
         inputs += boundary
         vectors += _through(tower, first, len(layers))(boundary)
+    for layer in _nested(classifier.head):
+        if isinstance(layer, tf.keras.layers.BatchNormalization) and trained_backbone:
+            layer.trainable = batch_norm
     return Split(
         start,
         tuple(firsts),
