@@ -88,7 +88,7 @@ TINY = {
     "epochs": 3,
     "batch_size": 16,
     "augment": "flip_lr|rotate(10)",
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-3,
     "tta": "flip_lr,crop(0.9)",
 }
 

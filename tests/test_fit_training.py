@@ -373,7 +373,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path, o
         for key in ("loss", "val_loss", "val_accuracy", "learning_rate"):
             assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5), key
     rates = [float(row["learning_rate"]) for row in whole]
-    np.testing.assert_allclose(rates, [0.75e-3, 0.25e-3, 0], atol=1e-12)
+    np.testing.assert_allclose(rates, [2.25e-3, 0.75e-3, 0], atol=1e-12)
     both = [
         runs.load(str(tmp_path / name)).restore().classifier.model for name in ("whole", "parts")
     ]

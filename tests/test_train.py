@@ -193,7 +193,7 @@ def test_a_softmax_learns_too(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 0.5}, "holds a run with --learning_rate=0.001, now 0.5"),
+        ({"learning_rate": 0.5}, "holds a run with --learning_rate=0.003, now 0.5"),
         ({"seed": 1}, "--seed=0, now 1"),
         ({"augment": ""}, "--augment=flip_lr"),
     ],
@@ -219,7 +219,7 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
         (
             {"learning_rate": 1e30, "optimizer": "sgd"},
-            "no number at step 2 of epoch 1.*lower --learning_rate",
+            "no number at step 3 of epoch 1.*lower --learning_rate",
         ),
         ({"records": "nowhere"}, r"nowhere/manifest\.json does not exist"),
     ],

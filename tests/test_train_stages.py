@@ -265,7 +265,7 @@ def test_rewinding_goes_on_with_half_the_learning_rate(tiny_config, tmp_path, mo
     diverging(monkeypatch, [6, 15])
     train.main(tiny_config(on_nan="rewind"))
     rows = log_of(tmp_path / "run")
-    assert [float(row["learning_rate"]) for row in rows] == [1e-3, 5e-4, 2.5e-4]
+    assert [float(row["learning_rate"]) for row in rows] == [3e-3, 1.5e-3, 7.5e-4]
     assert all(np.isfinite(float(row["loss"])) for row in rows)
     assert capfd.readouterr().err.count("back to the last checkpoint") == 2
 
