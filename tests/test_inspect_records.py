@@ -145,7 +145,7 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["inspect", f"--records={damaged}", *flags])
         with pytest.raises(SystemExit) as end:
-            cli.run(inspect_records.main, Options, keep_freed_memory=False)
+            cli.run(inspect_records.main, Options, tuned=False)
         (line,) = capsys.readouterr().err.splitlines()
         assert end.value.code in (1, 2)
         assert line.startswith("error: ")

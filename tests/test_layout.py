@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import from layers before its own, and from its own layer's package.
 LAYERS = [
     {"errors"},
-    {"allocator", "registry", "remote", "storage", "terminal", "spec", "options"},
+    {"allocator", "onednn", "registry", "remote", "storage", "terminal", "spec", "options"},
     {"cli", "config"},
     {"ingest"},
     {"input"},

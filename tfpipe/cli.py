@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from tfpipe import allocator, options, terminal
+from tfpipe import allocator, onednn, options, terminal
 from tfpipe.errors import UserError
 
 _COMMON_FLAGS = """\
@@ -21,7 +21,7 @@ _COMMON_FLAGS = """\
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def run(main: Callable[[Any], int | None], cls: type, *, keep_freed_memory: bool = True) -> None:
+def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> None:
     """Parses the command line into the dataclass `cls`, calls `main` with it, and exits.
 
     Understands `--flagfile=PATH` (later values win), `--verbosity` and `--help` besides the flags
@@ -31,7 +31,7 @@ def run(main: Callable[[Any], int | None], cls: type, *, keep_freed_memory: bool
     Args:
         main: what the command does.
         cls: its options.
-        keep_freed_memory: whether to do as `tfpipe.allocator` says.
+        tuned: whether to do as `tfpipe.allocator` and `tfpipe.onednn` say.
     """
     values = flags.FlagValues()
     options.define_flags(cls, values)
@@ -47,8 +47,9 @@ def run(main: Callable[[Any], int | None], cls: type, *, keep_freed_memory: bool
     try:
         parsed = _parse(values, sys.argv, cls)
         terminal.quiet_tensorflow(values["verbosity"].value)
-        if keep_freed_memory:
+        if tuned:
             allocator.keep_freed_memory()
+            onednn.use()
         sys.exit(main(parsed))
     except UserError as error:
         terminal.error(str(error))

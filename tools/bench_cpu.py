@@ -1,8 +1,8 @@
-"""Measures what `tfpipe.allocator` gains: MobileNet on the CPU with and without it, interleaved.
+"""Measures what `tfpipe.allocator` and `tfpipe.onednn` gain on a CPU, interleaved.
 
-    python tools/bench_allocator.py [--rounds=3] [--json=FILE]
+    python tools/bench_cpu.py [--rounds=3] [--models=MobileNet,ResNet50] [--json=FILE]
 
-Each measurement is a process of its own, because the setting cannot be taken back.
+Each measurement is a process of its own, because the settings cannot be taken back.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 
-from tfpipe import allocator, cli, storage, terminal
+from tfpipe import allocator, cli, onednn, storage, terminal
 from tfpipe.errors import UserError
 from tfpipe.options import option
 
 TASKS = ("inference", "training")
-BATCH = 32
-STEPS = {"inference": 16, "training": 6}
+SETTINGS = ("default", "allocator", "oneDNN", "both")
+SECONDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,37 +28,36 @@ class Options:
     """The flags of this command."""
 
     rounds: int = option("measurements of each kind", 3)
+    models: str = option("of tf.keras.applications, joined by commas", "MobileNet")
+    batch: int = option("images in a step", 32)
     json: str = option("file for the figures; empty for none", "")
-    child: str = option("used by the command itself: TASK,0|1", "")
+    child: str = option("used by the command itself: MODEL,TASK,SETTING", "")
 
 
 def main(options: Options) -> None:
     """Prints a table of medians and ratios."""
     if options.child:
-        task, kept = options.child.split(",")
-        measure(task, kept == "1")
+        measure(*options.child.split(","), options.batch)
         return
-    rates: dict[str, list[dict]] = {f"{task},{kept}": [] for task in TASKS for kept in "01"}
-    with terminal.progress("measuring", options.rounds * len(rates), "runs") as advance:
+    models = options.models.split(",")
+    children = [f"{m},{task},{s}" for m in models for task in TASKS for s in SETTINGS]
+    found: dict[str, list[dict]] = {child: [] for child in children}
+    with terminal.progress("measuring", options.rounds * len(found), "runs") as advance:
         for _ in range(options.rounds):
-            for child, found in rates.items():
-                found.append(_run(child))
+            for child, runs in found.items():
+                runs.append(_run(child, options.batch))
                 advance()
     rows, figures = [], {}
-    for task in TASKS:
-        plain, kept = (_medians(rates[f"{task},{k}"]) for k in "01")
-        ratio = kept["images_per_s"] / plain["images_per_s"]
-        figures[task] = {"default": plain, "kept": kept, "ratio": ratio}
-        rows.append(
-            [
-                task,
-                *(f"{side['images_per_s']:.1f}" for side in (plain, kept)),
-                f"{ratio:.2f}",
-                *(f"{side['peak_mb']:.0f}" for side in (plain, kept)),
-            ]
-        )
-    columns = ["MobileNet, 224 px", "images/s default", "kept", "ratio", "peak MB default", "kept"]
-    terminal.show_table(f"Medians of {options.rounds} runs, batch {BATCH}", columns, rows)
+    for model in models:
+        for task in TASKS:
+            kinds = {s: _medians(found[f"{model},{task},{s}"]) for s in SETTINGS}
+            figures[f"{model}, {task}"] = kinds
+            rates = [kinds[s]["images_per_s"] for s in SETTINGS]
+            ratio = f"{rates[-1] / rates[0]:.2f}"
+            rows.append([f"{model}, {task}", "images/s", *(f"{rate:.1f}" for rate in rates), ratio])
+            rows.append(["", "peak MB", *(f"{kinds[s]['peak_mb']:.0f}" for s in SETTINGS), ""])
+    columns = ["", "", *SETTINGS, "ratio"]
+    terminal.show_table(f"Medians of {options.rounds}, batch {options.batch}", columns, rows)
     if options.json:
         storage.write_json(options.json, figures)
 
@@ -67,21 +66,24 @@ def _medians(runs: list[dict]) -> dict:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def _run(child: str) -> dict:
-    command = [sys.executable, __file__, f"--child={child}"]
+def _run(child: str, batch: int) -> dict:
+    command = [sys.executable, __file__, f"--child={child}", f"--batch={batch}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the measurement {child} failed: {done.stderr.strip()[-300:]}")
     return json.loads(done.stdout)
 
 
-def measure(task: str, kept: bool) -> None:
+def measure(name: str, task: str, setting: str, batch: int) -> None:
     """Prints the rate and peak memory of one task as JSON."""
-    if kept and not allocator.keep_freed_memory():
+    os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    if setting in ("allocator", "both") and not allocator.keep_freed_memory():
         raise UserError("the allocator cannot be set on this machine")
+    if setting in ("oneDNN", "both"):
+        onednn.use()
     import tensorflow as tf
 
-    backbone = tf.keras.applications.MobileNet(
+    backbone = getattr(tf.keras.applications, name)(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
     model = tf.keras.Sequential([backbone, tf.keras.layers.Dense(1)])
@@ -101,17 +103,19 @@ def measure(task: str, kept: bool) -> None:
         return loss
 
     step = {"inference": inference, "training": training}[task]
-    images = tf.random.uniform([BATCH, 224, 224, 3])
+    images = tf.random.uniform([batch, 224, 224, 3])
     for _ in range(2):
         step(images)
     start = time.monotonic()
-    for _ in range(STEPS[task]):
+    steps = 0
+    while time.monotonic() < start + SECONDS:
         step(images).numpy()
-    rate = STEPS[task] * BATCH / (time.monotonic() - start)
+        steps += 1
+    rate = steps * batch / (time.monotonic() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"images_per_s": rate, "peak_mb": peak}))
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    cli.run(main, Options, keep_freed_memory=False)
+    cli.run(main, Options, tuned=False)

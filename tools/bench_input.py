@@ -337,4 +337,4 @@ def _machine() -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options)
+    cli.run(main, Options, tuned=False)

@@ -381,4 +381,4 @@ def _versions() -> dict:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options, keep_freed_memory=False)
+    cli.run(main, Options, tuned=False)
