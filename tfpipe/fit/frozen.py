@@ -7,9 +7,10 @@ for all stages; from there to a stage's own boundary it is not far.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,17 @@ class Frozen:
             "weights": _digest(split),
         }
         self._any = split.any_frozen
-        self._from_images = tf.function(
-            lambda images: self._run(split.frozen, tf.cast(images, tf.float32))
-        )
+
+        def frozen(images: tf.Tensor) -> Any:
+            return split.frozen(tf.cast(images, tf.float32), training=False)
+
+        self._from_images = tf.function(lambda images: self._run(frozen, images))
         self._augment = Augment(config.augment)
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = Frozen(run, config, classifier, earlier, cluster)
-            way = between(classifier, earlier, split)
+            way = functools.partial(between(classifier, earlier, split), training=False)
             self._from_earlier = tf.function(lambda tensors: self._run(way, tensors))
 
     def gigabytes(self, part: Part, views: int) -> float:
@@ -166,8 +169,8 @@ class Frozen:
         found = function(share_out(self._strategy, values))
         return [joined(self._strategy, each) for each in found]
 
-    def _run(self, model: tf.keras.Model, values: Any) -> list[tf.Tensor]:
-        return self._strategy.run(lambda part: as_list(model(part, training=False)), args=(values,))
+    def _run(self, layers: Callable[[Any], Any], values: Any) -> list[tf.Tensor]:
+        return self._strategy.run(lambda part: as_list(layers(part)), args=(values,))
 
 
 @dataclasses.dataclass(frozen=True)
