@@ -1,5 +1,6 @@
 """Several devices or machines train as one does; a worker that was lost comes back."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,10 +15,10 @@ import tensorflow as tf
 from conftest import ROOT, TINY
 from test_train import check_same_run, log_of
 
-from tfpipe import train
+from tfpipe import build_records, train
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import strategy, update
+from tfpipe.fit import parameter_server, strategy, update
 
 TWO = ["localhost:1234", "localhost:1235"]
 
@@ -40,7 +41,7 @@ TWO = ["localhost:1234", "localhost:1235"]
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "index 'x', not"),
         (
             {"cluster": {"worker": TWO, "ps": TWO}, "task": {"type": "ps", "index": 0}},
-            "--strategy=parameter_server is not supported",
+            "--strategy=parameter_server: TF_CONFIG names no chief",
         ),
     ],
 )
@@ -58,7 +59,7 @@ def test_what_is_wrong_with_tf_config_is_explained(monkeypatch, text, message):
     ("name", "message"),
     [
         ("multi_worker", "TF_CONFIG names no workers"),
-        ("parameter_server", "give --strategy=multi_worker"),
+        ("parameter_server", "TF_CONFIG names no chief: it must name a chief, workers and ps"),
         ("tpu", "--strategy=tpu: there is no TPU"),
     ],
 )
@@ -67,6 +68,22 @@ def test_a_strategy_that_cannot_be_had_is_explained(monkeypatch, name, message):
     with pytest.raises(UserError, match=message) as error:
         strategy.choose(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "message"),
+    [
+        ({"accumulate_steps": 2}, "float32", "--accumulate_steps=2: workers that do not wait"),
+        ({}, "mixed_float16", "--precision=mixed_float16: the scale"),
+        ({"optimizer": "lamb"}, "float32", "--optimizer=lamb makes its variables in the first"),
+    ],
+)
+def test_what_parameter_servers_cannot_do_is_refused(changes, precision, message):
+    config = TrainConfig(records="", run_dir="")
+    for optimizer in ("adam", "nesterov"):
+        parameter_server.check(dataclasses.replace(config, optimizer=optimizer), "float32")
+    with pytest.raises(UserError, match=message):
+        parameter_server.check(dataclasses.replace(config, **changes), precision)
 
 
 def test_every_strategy_is_an_option():
@@ -142,7 +159,7 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from tfpipe import train
+from tfpipe import build_records, train
 from tfpipe.config import TrainConfig
 for options in json.loads(sys.argv[1]):
     train.main(TrainConfig(**options))
@@ -226,25 +243,28 @@ def test_an_optimizer_that_cannot_be_mirrored_is_refused():
         update.check(config, 3, 2)
 
 
-class Workers:
-    """Two processes of one training."""
+class Cluster:
+    """The processes of one training; without `jobs` two workers."""
 
-    def __init__(self, options, log):
-        sockets = [socket.socket() for _ in range(2)]
+    def __init__(self, options, log, **jobs):
+        jobs = jobs or {"worker": 2}
+        sockets = [socket.socket() for _ in range(sum(jobs.values()))]
         for each in sockets:
             each.bind(("localhost", 0))
-        self._addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+        addresses = iter([f"localhost:{each.getsockname()[1]}" for each in sockets])
+        self._jobs = {kind: [next(addresses) for _ in range(jobs[kind])] for kind in jobs}
         for each in sockets:
             each.close()
         self._options, self._log = options, log
         self.processes = {}
 
-    def start(self, index):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": self._addresses}, "task": task})
-        flags = [f"--{name}={value}" for name, value in self._options.items()]
-        with open(self._log / f"worker{index}.log", "a") as log:
-            self.processes[index] = subprocess.Popen(
+    def start(self, index, kind="worker", **changes):
+        task = {"type": kind, "index": index}
+        config = json.dumps({"cluster": self._jobs, "task": task})
+        given = self._options | changes
+        flags = [f"--{name}={value}" for name, value in given.items()]
+        with open(self._log / f"{kind}{index}.log", "a") as log:
+            self.processes[kind, index] = subprocess.Popen(
                 [sys.executable, "-m", "tfpipe.train", *flags],
                 env={**os.environ, "TF_CONFIG": config},
                 stdout=log,
@@ -252,48 +272,108 @@ class Workers:
                 cwd=ROOT,
             )
 
-    def end(self, seconds=250):
-        """Waits for both, and returns what they said."""
+    def start_all(self):
+        for kind, addresses in self._jobs.items():
+            for index in range(len(addresses)):
+                self.start(index, kind)
+        return self
+
+    def kill_after_an_epoch(self, index, kind, run_dir):
+        log = run_dir / "log.csv"
+        deadline = time.monotonic() + 120
+        while not log.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        killed = self.processes.pop((kind, index))
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+
+    def end(self, seconds=250, status=0):
+        """Waits for all to end with that status, and returns what each said, by kind and index."""
         try:
             for process in self.processes.values():
                 process.wait(seconds)
         finally:
             for process in self.processes.values():
                 process.kill()
-        said = [(self._log / f"worker{index}.log").read_text() for index in (0, 1)]
-        assert [process.returncode for process in self.processes.values()] == [0, 0], said
+        said = {
+            (kind, index): (self._log / f"{kind}{index}.log").read_text()
+            for kind, index in self.processes
+        }
+        for task, process in self.processes.items():
+            assert process.returncode == status, (task, said)
         return said
 
 
 def test_two_workers_train_as_one_process_does(options, tmp_path):
     train.main(TrainConfig(**options("one", stages=STAGES)))
-    workers = Workers(options("two", stages=STAGES), tmp_path)
-    for index in (1, 0):
-        workers.start(index)
-    chief, other = workers.end()
-    assert "each batch shared by 2 devices" in chief
-    assert "epoch" not in other
+    said = Cluster(options("two", stages=STAGES), tmp_path).start_all().end()
+    assert "each batch shared by 2 devices" in said["worker", 0]
+    assert "epoch" not in said["worker", 1]
     check_same_run(tmp_path / "one", tmp_path / "two")
     names = [{p.name for p in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert names[0] == names[1]
+
+
+def test_workers_of_different_commands_are_told_so(options, tmp_path):
+    workers = Cluster(options("two"), tmp_path)
+    workers.start(0)
+    workers.start(1, learning_rate=0.5, augment="flip_lr")
+    said = workers.end(status=2)
+    assert "error: worker 1 was given other flags than worker 0: run" in said["worker", 0]
+    assert "--learning_rate=0.5 where worker 0 has 0.003" in said["worker", 1]
+    assert "--augment=flip_lr where worker 0 has " in said["worker", 1]
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.large
+def test_two_workers_cross_validate_as_one_process_does(image_folder, options, tmp_path):
+    folded = tmp_path / "records"
+    build_records.main(build_records.Options(source=(str(image_folder),), out=str(folded), folds=2))
+    changes = {"records": str(folded), "folds": 2, "epochs": 2}
+    train.main(TrainConfig(**options("one", **changes)))
+    Cluster(options("two", **changes), tmp_path).start_all().end()
+    for fold in ("fold-0", "fold-1"):
+        check_same_run(tmp_path / "one" / fold, tmp_path / "two" / fold)
+        assert (tmp_path / "two" / fold / "predictions.csv").exists()
+    assert (tmp_path / "two" / "predictions.csv").exists()
 
 
 @pytest.mark.large
 def test_a_worker_that_was_killed_comes_back(options, tmp_path):
     """The other one notices, begins again too, and both end as if nothing had happened."""
     train.main(TrainConfig(**options("one", epochs=12)))
-    workers = Workers(options("two", epochs=12), tmp_path)
-    for index in (0, 1):
-        workers.start(index)
-    log = tmp_path / "two" / "log.csv"
-    deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    workers.processes[1].send_signal(signal.SIGKILL)
-    workers.processes[1].wait()
+    workers = Cluster(options("two", epochs=12), tmp_path).start_all()
+    workers.kill_after_an_epoch(1, "worker", tmp_path / "two")
     assert len(log_of(tmp_path / "two")) < 12
     workers.start(1)
-    chief, _ = workers.end()
+    chief = workers.end()["worker", 0]
     assert "a worker was lost" in chief
     assert "resuming" in chief
     check_same_run(tmp_path / "one", tmp_path / "two")
+
+
+PARAMETER_SERVERS = {"chief": 1, "worker": 2, "ps": 1}
+
+
+def test_workers_train_on_parameter_servers(options, tmp_path):
+    """In stages, from cached features and from pictures; the servers end with the chief."""
+    changes = {"stages": STAGES.replace(",accumulate_steps=3", ""), "augment": "flip_lr"}
+    said = Cluster(options("ps", **changes), tmp_path, **PARAMETER_SERVERS).start_all().end()
+    assert "the chief at localhost:" in said["worker", 1]
+    assert "the chief at localhost:" in said["ps", 0]
+    rows = log_of(tmp_path / "ps")
+    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("kind", ["worker", "ps"])
+def test_a_lost_process_of_parameter_servers_is_survived(options, tmp_path, kind):
+    """Without a worker the others go on; a parameter server has to be started again."""
+    cluster = Cluster(options("ps", epochs=30), tmp_path, **PARAMETER_SERVERS).start_all()
+    cluster.kill_after_an_epoch(0, kind, tmp_path / "ps")
+    assert len(log_of(tmp_path / "ps")) < 30
+    if kind == "ps":
+        cluster.start(0, "ps")
+    chief = cluster.end()["chief", 0]
+    assert ("resuming" in chief) == (kind == "ps")
+    assert [row["epoch"] for row in log_of(tmp_path / "ps")] == [str(n) for n in range(1, 31)]

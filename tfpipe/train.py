@@ -15,7 +15,7 @@ TensorFlow takes; --run_dir and --records are folders that all of them see.
 import pathlib
 from typing import TYPE_CHECKING
 
-from tfpipe import cli, terminal
+from tfpipe import cli, options, terminal
 from tfpipe.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,19 +24,24 @@ if TYPE_CHECKING:
 
 def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.fit import strategy, training
+    from tfpipe.fit import parameter_server, strategy, training
 
     if config.describe:
         show_model(config)
         return
     with strategy.rejoining():
-        cluster = strategy.Cluster(strategy.choose(config.strategy))
+        chosen = strategy.choose(config.strategy)
+        if chosen is None:
+            return
+        cluster = strategy.Cluster(chosen)
+        cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)
         if config.folds:
             cross_validate(config, cluster)
         else:
             training.train(config, cluster)
             terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+        parameter_server.leave(chosen)
 
 
 def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:

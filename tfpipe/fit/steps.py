@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.fit import average, losses, runtime
+from tfpipe.fit import average, losses, parameter_server, runtime
 from tfpipe.fit.inputs import Batch, Inputs
 from tfpipe.fit.run import Run
 from tfpipe.fit.stages import Stage
@@ -101,6 +101,7 @@ class Steps:
     @property
     def done(self) -> int:
         """How many steps of the epoch are over."""
+        parameter_server.join(self._strategy)
         return int(self._done.numpy())
 
     def is_whole(self) -> bool:
@@ -164,6 +165,7 @@ class Steps:
 
     def means(self) -> tuple[float, float]:
         """Returns the mean loss and the accuracy of the samples since the start of the epoch."""
+        parameter_server.join(self._strategy)
         loss, right, samples = self._totals.numpy().tolist()
         return loss / max(samples, 1), right / max(samples, 1)
 
@@ -174,7 +176,8 @@ class Steps:
 
     def _on_replicas(self, step: Callable[[Batch], None], **compiled: bool) -> Callable:
         strategy = self._strategy
-        return tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
+        function = tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
+        return parameter_server.dispatched(strategy, function)
 
     def _for_replicas(self, batch: Batch) -> Batch:
         """Returns what the steps take of a worker's batch, shared out among its replicas."""

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tfpipe import terminal
 from tfpipe.errors import UserError, one_line
+from tfpipe.fit import parameter_server
 
 # What a collective operation, or the start of a cluster, fails with when a worker is not there.
 LOST = (
@@ -48,17 +49,18 @@ _EXAMPLE = (
 )
 
 
-def choose(name: str) -> tf.distribute.Strategy:
+def choose(name: str) -> tf.distribute.Strategy | None:
     """Makes the strategy that --strategy asks for; call it before any other use of TensorFlow.
 
     Args:
         name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs where there is
-            none; "multi_worker", one of the processes that TF_CONFIG names; "tpu"; or "auto":
-            multi_worker if TF_CONFIG names several workers, mirrored if there are several GPUs,
-            else one_device.
+            none; "multi_worker", one of the processes that TF_CONFIG names; "parameter_server",
+            likewise; "tpu"; or "auto": parameter_server if TF_CONFIG names any, multi_worker if it
+            names several workers, mirrored if there are several GPUs, else one_device.
 
     Returns:
-        The strategy; a process of several waits here until all of them are there.
+        The strategy; a process of several waits here until all of them are there. None in one that
+        only serves another, when that has ended.
 
     Raises:
         UserError: TF_CONFIG is wrong or missing, or there is no such device.
@@ -97,12 +99,17 @@ def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _parameter_server(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
-    raise UserError(
-        "--strategy=parameter_server is not supported, as the input of a training runs in its own"
-        f" process: give --strategy=multi_worker, and a {_CONFIG} without ps"
-    )
+def _parameter_server(cluster: dict) -> tf.distribute.Strategy | None:
+    missing = [kind for kind in parameter_server.KINDS if not cluster.get(kind)]
+    if missing:
+        raise UserError(
+            f"--strategy=parameter_server: {_CONFIG} names no {missing[0]}: it must name a chief,"
+            " workers and ps, and be set in the environment of each"
+        )
+    if json.loads(os.environ[_CONFIG])["task"]["type"] == parameter_server.CHIEF:
+        return parameter_server.lead()
+    parameter_server.serve()
+    return None
 
 
 def _tpu(cluster: dict) -> tf.distribute.Strategy:
@@ -253,6 +260,28 @@ class Cluster:
         size = int(self.total(np.array([len(data) if self.is_chief else 0]))[0])
         padded = data if self.is_chief else np.zeros(size, np.int64)
         return json.loads(self.total(padded).astype(np.uint8).tobytes())
+
+    def check_same(self, options: dict[str, Any]) -> None:
+        """Raises UserError, on all workers, if they were not given the same options.
+
+        Args:
+            options: of this worker, JSON-able, by the names of their flags.
+        """
+        chiefs = self.agree(options)
+        differing = [name for name, value in options.items() if value != chiefs[name]]
+        others = np.flatnonzero(self.gathered(np.array([len(differing)])))
+        if not others.size:
+            return
+        if not differing:
+            raise UserError(
+                f"worker {others[0]} was given other flags than worker 0: run the same command on"
+                " all workers",
+                status=2,
+            )
+        flags = ", ".join(
+            f"--{name}={options[name]} where worker 0 has {chiefs[name]!r}" for name in differing
+        )
+        raise UserError(f"{flags}: run the same command on all workers", status=2)
 
     def gathered(self, rows: np.ndarray) -> np.ndarray:
         """Returns the rows of all workers, int64 [W x N], from each one's [N]."""

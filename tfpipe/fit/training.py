@@ -14,6 +14,7 @@ from tfpipe.fit import (
     inputs,
     loop,
     losses,
+    parameter_server,
     resolve,
     run,
     runtime,
@@ -71,6 +72,10 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     else:
         terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
         terminal.be_quiet(True)
+    asynchronous = parameter_server.is_asynchronous(cluster.strategy)
+    if asynchronous:
+        for stage in planned:
+            parameter_server.check(stage.config, chosen.precision)
     runtime.seed_everything(config.seed)
     tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
@@ -86,7 +91,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
             opened.save()
         loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
         if cluster.is_chief:
-            plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
+            one_device = cluster.strategy.num_replicas_in_sync == 1 and not asynchronous
+            plain = chosen.precision == "float32" and one_device
             finish.finish(opened, held_out, built if plain else None)
 
 
