@@ -159,7 +159,7 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from tfpipe import build_records, train
+from tfpipe import train
 from tfpipe.config import TrainConfig
 for options in json.loads(sys.argv[1]):
     train.main(TrainConfig(**options))

@@ -23,6 +23,8 @@ from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import optimizers
 
+Resolver = tf.distribute.cluster_resolver.ClusterResolver
+
 KINDS = CHIEF, WORKER, SERVER = "chief", "worker", "ps"
 
 # How long the chief may be away, as when it begins again after a loss, before its servers end; and
@@ -36,15 +38,17 @@ def is_asynchronous(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy)
 
 
-def lead() -> tf.distribute.Strategy:
+def lead(resolver: Resolver) -> tf.distribute.Strategy:
     """Makes the chief's strategy, when all workers and parameter servers are there.
+
+    Args:
+        resolver: of TF_CONFIG, which names a chief, workers and parameter servers.
 
     Raises:
         UserError: the workers have several GPUs each.
     """
     # Else a call to a server that is gone waits for it without end.
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     jobs = resolver.cluster_spec().as_dict()
     terminal.say(
         f"waiting for {len(jobs[WORKER])} workers and {len(jobs[SERVER])} parameter servers of"
@@ -59,9 +63,12 @@ def lead() -> tf.distribute.Strategy:
     return strategy
 
 
-def serve() -> None:
-    """Serves the chief as a worker or parameter server, until it has been gone for a while."""
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+def serve(resolver: Resolver) -> None:
+    """Serves the chief as a worker or parameter server, until it has been gone for a while.
+
+    Args:
+        resolver: as of `lead`.
+    """
     spec = resolver.cluster_spec()
     (chief,) = spec.as_dict()[CHIEF]
     config = tf.compat.v1.ConfigProto()

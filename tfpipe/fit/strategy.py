@@ -106,9 +106,10 @@ def _parameter_server(cluster: dict) -> tf.distribute.Strategy | None:
             f"--strategy=parameter_server: {_CONFIG} names no {missing[0]}: it must name a chief,"
             " workers and ps, and be set in the environment of each"
         )
-    if json.loads(os.environ[_CONFIG])["task"]["type"] == parameter_server.CHIEF:
-        return parameter_server.lead()
-    parameter_server.serve()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if resolver.task_type == parameter_server.CHIEF:
+        return parameter_server.lead(resolver)
+    parameter_server.serve(resolver)
     return None
 
 
