@@ -39,6 +39,7 @@ TWO = ["localhost:1234", "localhost:1235"]
         ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "task type 'chief'"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "index 2, not 0 to"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "index 'x', not"),
+        ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
         (
             {"cluster": {"worker": TWO, "ps": TWO}, "task": {"type": "ps", "index": 0}},
             "--strategy=parameter_server: TF_CONFIG names no chief",
@@ -71,19 +72,25 @@ def test_a_strategy_that_cannot_be_had_is_explained(monkeypatch, name, message):
 
 
 @pytest.mark.parametrize(
-    ("changes", "precision", "message"),
+    ("changes", "message"),
     [
-        ({"accumulate_steps": 2}, "float32", "--accumulate_steps=2: workers that do not wait"),
-        ({}, "mixed_float16", "--precision=mixed_float16: the scale"),
-        ({"optimizer": "lamb"}, "float32", "--optimizer=lamb makes its variables in the first"),
+        ({"accumulate_steps": 2}, "--accumulate_steps=2: workers that do not wait"),
+        ({"optimizer": "lamb"}, "--optimizer=lamb makes its variables in the first"),
     ],
 )
-def test_what_parameter_servers_cannot_do_is_refused(changes, precision, message):
+def test_what_parameter_servers_cannot_do_is_refused(changes, message):
     config = TrainConfig(records="", run_dir="")
     for optimizer in ("adam", "nesterov"):
-        parameter_server.check(dataclasses.replace(config, optimizer=optimizer), "float32")
+        parameter_server.check(dataclasses.replace(config, optimizer=optimizer))
     with pytest.raises(UserError, match=message):
-        parameter_server.check(dataclasses.replace(config, **changes), precision)
+        parameter_server.check(dataclasses.replace(config, **changes))
+
+
+def test_parameter_servers_refuse_a_scaled_loss():
+    for policy in ("float32", "mixed_bfloat16"):
+        parameter_server.check_precision(policy)
+    with pytest.raises(UserError, match="--precision=mixed_float16: the scale"):
+        parameter_server.check_precision("mixed_float16")
 
 
 def test_every_strategy_is_an_option():

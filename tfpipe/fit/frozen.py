@@ -75,10 +75,7 @@ class Frozen:
         }
         self._any = split.any_frozen
 
-        def frozen(images: tf.Tensor) -> Any:
-            return split.frozen(tf.cast(images, tf.float32), training=False)
-
-        self._from_images = tf.function(lambda images: self._run(frozen, images))
+        self._from_images = tf.function(lambda images: self._run(split.boundary, images))
         self._augment = Augment(config.augment)
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self._earlier = None

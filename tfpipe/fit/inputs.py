@@ -177,8 +177,7 @@ class Inputs:
                 images, labels = self._augment_batch(
                     images, labels, batch["draws"], side=self._side, sizes=batch.get("size")
                 )
-            # Frozen layers run as in inference: no dropout, and BatchNorm keeps its statistics.
-            boundary = self._split.frozen(tf.cast(images, tf.float32), training=False)
+            boundary = self._split.boundary(images)
         return self._split.trained(boundary, training=training), labels
 
     @property

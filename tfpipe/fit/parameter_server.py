@@ -115,25 +115,24 @@ def leave(strategy: tf.distribute.Strategy) -> None:
         os._exit(0)
 
 
-def check(config: TrainConfig, precision: str) -> None:
-    """Raises UserError if a stage's options ask for what parameter servers cannot do.
-
-    Args:
-        config: of the stage.
-        precision: Keras' policy that was chosen.
-    """
+def check(config: TrainConfig) -> None:
+    """Raises UserError if a stage's options ask for what parameter servers cannot do."""
     if config.accumulate_steps > 1:
         raise UserError(
             f"--accumulate_steps={config.accumulate_steps}: workers that do not wait for each other"
             " cannot add up their gradients: give 1, or --strategy=multi_worker"
         )
-    if precision == "mixed_float16":
-        raise UserError(
-            "--precision=mixed_float16: the scale of its loss cannot be shared by workers that do"
-            " not wait for each other: give float32, or --strategy=multi_worker"
-        )
     if not hasattr(optimizers.build(config.optimizer, config.learning_rate), "build"):
         raise UserError(
             f"--optimizer={config.optimizer} makes its variables in the first step, too late for"
             " parameter servers: give adam, or --strategy=multi_worker"
+        )
+
+
+def check_precision(precision: str) -> None:
+    """Raises UserError if Keras' policy is one that parameter servers cannot train with."""
+    if precision == "mixed_float16":
+        raise UserError(
+            "--precision=mixed_float16: the scale of its loss cannot be shared by workers that do"
+            " not wait for each other: give float32, or --strategy=multi_worker"
         )

@@ -169,6 +169,8 @@ def _cluster_of(text: str) -> dict[str, list[str]]:
             raise wrong(f'has a "{kind}" that is not a list of HOST:PORT')
     if not cluster:
         return {}
+    if len(cluster.get("chief", [])) > 1:
+        raise wrong("names several chiefs")
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= set(task):
         raise wrong('has no "task" with "type" and "index"')

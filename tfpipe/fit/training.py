@@ -60,10 +60,13 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     )
     learned, held_out = resolve.parts(config, manifest)
     steps = pipeline.steps_per_epoch(learned, config.batch_size)
+    asynchronous = parameter_server.is_asynchronous(cluster.strategy)
     for stage in planned:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         average.check(stage.config.average)
         Augment(stage.config.augment)
+        if asynchronous:
+            parameter_server.check(stage.config)
     finish.check(config, len(manifest.classes))
     runtime.compile_quietly()
     chosen = _choose_runtime(config, len(manifest.classes), cluster)
@@ -72,10 +75,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     else:
         terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
         terminal.be_quiet(True)
-    asynchronous = parameter_server.is_asynchronous(cluster.strategy)
     if asynchronous:
-        for stage in planned:
-            parameter_server.check(stage.config, chosen.precision)
+        parameter_server.check_precision(chosen.precision)
     runtime.seed_everything(config.seed)
     tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)

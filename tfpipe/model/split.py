@@ -44,6 +44,13 @@ class Split:
         """How many numbers are trained."""
         return sum(int(v.shape.num_elements()) for v in self.trained.trainable_variables)
 
+    def boundary(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns what the frozen layers make of images [N, S, S, 3], RGB in 0..255, of any dtype.
+
+        They run as in inference: no dropout, and BatchNorm keeps its statistics.
+        """
+        return as_list(self.frozen(tf.cast(images, tf.float32), training=False))
+
 
 def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Split:
     """Splits a classifier, and makes exactly the layers behind the boundary trainable.
