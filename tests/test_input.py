@@ -196,19 +196,40 @@ def pictures_only(batch):
 
 
 def test_train_batches_are_full_and_typed(manifest):
-    found = batches(manifest)
-    steps = pipeline.steps_per_epoch(Part(manifest, ("train",)), 8)
-    assert len(found) == 2 * steps
+    found = batches(manifest, batch_size=7)
+    assert manifest.count("train") % 7, "a last batch that is to be filled up"
+    assert len(found) == 2 * (manifest.count("train") // 7 + 1)
     for batch in found:
-        assert batch["image"].shape == (8, 16, 16, 3)
+        assert batch["image"].shape == (7, 16, 16, 3)
         assert batch["image"].dtype == np.uint8
-        assert batch["label"].shape == (8,)
-        assert batch["draws"].shape == (8, 2)
+        assert batch["label"].shape == (7,)
+        assert batch["draws"].shape == (7, 2)
         assert ((batch["draws"] >= 0) & (batch["draws"] < 1)).all()
-        assert (batch["weight"] == 1).all()
+        assert batch["weight"].sum() == pytest.approx(7)
 
 
-def test_an_epoch_has_each_record_at_most_once(manifest):
+@pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
+def test_an_epoch_has_each_record_once_and_repetitions_without_weight(manifest, cached):
+    count, size = manifest.count("train"), 7
+    left = count % size
+    *whole, last = batches(manifest, epochs=1, cache=cached, batch_size=size)
+    assert all((batch["weight"] == 1).all() for batch in whole)
+    assert last["weight"].tolist() == pytest.approx([size / left] * left + [0] * (size - left))
+    numbers = np.concatenate([batch["number"] for batch in whole] + [last["number"][:left]])
+    assert len(set(numbers.tolist())) == len(numbers) == count
+    for key in ("image", "label", "draws", "number"):
+        assert np.array_equal(last[key], last[key][np.arange(size) % left]), key
+
+
+@pytest.mark.parametrize("count", [8, 1, 3, 5])
+def test_a_filled_batch_has_the_mean_of_its_own_rows(count):
+    values = np.random.default_rng(0).normal(size=count)
+    rows, weight = pipeline.filled(values, 8)
+    assert rows.shape == weight.shape == (8,)
+    assert (rows * weight).sum() / 8 == pytest.approx(values.mean())
+
+
+def test_a_batch_of_all_records_has_each_once(manifest):
     count = manifest.count("train")
     found = batches(manifest, epochs=1, batch_size=count)
     assert len(found) == 1

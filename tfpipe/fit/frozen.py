@@ -143,7 +143,7 @@ class Frozen:
     def _rows_batches(self, rows: "Rows") -> Iterator[tuple[list[tf.Tensor], dict]]:
         batch_size = self._config.batch_size
         for start in range(0, len(rows), batch_size):
-            batch = rows.padded(np.arange(start, min(start + batch_size, len(rows))), batch_size)
+            batch = rows.batch(np.arange(start, min(start + batch_size, len(rows))), batch_size)
             yield self._shared(self._from_earlier, batch["boundary"]), batch
 
     def _image_batches(
@@ -191,26 +191,28 @@ class Rows:
         """Returns the rows that are images, not transformed copies."""
         return dataclasses.replace(self, rows=self.rows[self.arrays[-1][self.rows] == 0])
 
-    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+    def batch(
+        self, indices: np.ndarray, size: int | None = None, part: slice = slice(None)
+    ) -> dict[str, Any]:
         """Returns rows as a batch.
+
+        Args:
+            indices: of the rows.
+            size: to which the batch is filled up as by `pipeline.filled`; None to leave it so.
+            part: of the batch that is returned.
 
         Returns:
             "boundary", a list of tensors [B, ...], as they cross it; what the records say of
-            themselves, int64 [B] each; and "weight" float32 [B], all ones.
+            themselves, int64 [B] each; and "weight" float32 [B], as of `pipeline.filled`.
         """
-        rows = self.rows[indices]
+        chosen, weight = pipeline.filled(self.rows[indices], size or len(indices))
         tensors = {
-            column.name: column.tensor(np.take(array, rows, axis=0))
+            column.name: column.tensor(np.take(array, chosen[part], axis=0))
             for column, array in zip(self.columns, self.arrays, strict=True)
         }
         fields = {each.name: tensors.pop(each.name) for each in _FIELDS}
-        return {"boundary": list(tensors.values()), **fields, "weight": tf.ones([len(rows)])}
-
-    def padded(self, indices: np.ndarray, size: int, part: slice = slice(None)) -> dict[str, Any]:
-        """Returns a part of a batch of `size` that is filled up with repetitions of weight 0."""
-        filled = np.resize(indices, size)
-        weight = (np.arange(size) < len(indices)).astype(np.float32)
-        return self.batch(filled[part]) | {"weight": tf.constant(weight[part])}
+        boundary = list(tensors.values())
+        return {"boundary": boundary, **fields, "weight": tf.constant(weight[part])}
 
 
 def _whole(part: Part) -> Part:

@@ -44,6 +44,7 @@ class Inputs:
 
     Attributes:
         steps: in an epoch.
+        images: in an epoch.
         validation_images: how many are validated on.
     """
 
@@ -82,7 +83,7 @@ class Inputs:
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(train, config.batch_size)
-        self.validation_images = val.images
+        self.images, self.validation_images = train.count, val.images
         frozen = Frozen(run, config, classifier, split, cluster, earlier)
         views = self._views if self._fits(frozen, train, self._views) else 0
         val_fits = self._fits(frozen, val, 1)
@@ -102,8 +103,8 @@ class Inputs:
 
         Yields:
             "image" and what belongs to it, as `pipeline.train_batches` says, or "boundary", a list
-            of tensors; "label" int64 [B], "number" int64 [B], "weight" float32 [B]. None where an
-            epoch has fewer.
+            of tensors; "label" int64 [B], "number" int64 [B], "weight" float32 [B], which is 0 for
+            a repetition. None where an epoch has fewer.
         """
         if self._views_kept:
             yield from in_threads(
@@ -133,7 +134,7 @@ class Inputs:
             rows, batch = self._val_kept, self._config.batch_size
             for start in range(0, len(rows), batch):
                 indices = np.arange(start, min(start + batch, len(rows)))
-                yield rows.padded(indices, batch, reading.rows)
+                yield rows.batch(indices, batch, reading.rows)
             return
         batches = pipeline.eval_batches(
             self._val,
@@ -208,16 +209,14 @@ class Inputs:
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
         """Yields (view, indices of rows) of each batch; another order in each epoch."""
         total, batch = len(self._views_kept[0]), self._config.batch_size
-        rows = self._reading.rows
         for epoch in range(first_epoch, epochs):
             order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
                 indices = order[step * batch : (step + 1) * batch]
-                yield self._views_kept[epoch % len(self._views_kept)], indices[rows]
+                yield self._views_kept[epoch % len(self._views_kept)], indices
 
-    @staticmethod
-    def _take(rows: Rows, indices: np.ndarray) -> Batch:
-        return rows.batch(indices)
+    def _take(self, rows: Rows, indices: np.ndarray) -> Batch:
+        return rows.batch(indices, self._config.batch_size, self._reading.rows)
 
 
 def _on_device(batch: Batch) -> Batch:

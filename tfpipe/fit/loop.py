@@ -200,7 +200,8 @@ class Loop:
         start = saved = time.monotonic()
         before = steps.done
         label, note = self._label(stage, progress.epoch + 1), ""
-        with terminal.progress(label, (inputs.steps - before) * config.batch_size) as advance:
+        left, images = inputs.images - before * config.batch_size, 0
+        with terminal.progress(label, left) as advance:
             watched = self._profile.watch(batches, inputs.steps - before)
             losses = steps.train(watched)
             if progress.epoch == progress.first_epoch and not before:
@@ -209,13 +210,13 @@ class Loop:
             for loss in losses:
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
-                advance(config.batch_size, note)
+                images += (more := min(config.batch_size, left - images))
+                advance(more, note)
                 if self._is_time(saved, config.checkpoint_minutes, loss) and steps.is_whole():
                     self._checkpoints.save(steps.state, progress)
                     saved = time.monotonic()
         loss, accuracy = steps.means()
         trained = time.monotonic() - start
-        images = (steps.done - before) * config.batch_size
         validating = terminal.progress(f"{label} validating", inputs.validation_images)
         with validating as advance, steps.averaged():
             val_loss, val_accuracy = steps.validate(advance)

@@ -200,7 +200,8 @@ class Steps:
         with tf.GradientTape() as tape:
             logits, labels = self._inputs.forward(batch, training=True)
             each = self._loss(self._classifier, labels, logits)
-            scaled = self._update.scaled(tf.reduce_sum(each) / self._batch_size)
+            mean = tf.reduce_sum(each * batch["weight"]) / self._batch_size
+            scaled = self._update.scaled(mean)
         return tape.gradient(scaled, self._variables), self._sums(batch, logits, each)
 
     def _validate_one(self, batch: Batch) -> None:
@@ -211,8 +212,8 @@ class Steps:
         return self._sums(batch, logits, self._classifier.losses(labels, logits))
 
     def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-        """Returns the sums of the losses, of what is right, and of the weights: float32 [3]."""
-        weight = batch["weight"]
+        """Returns the sums of the losses, of what is right, and of the samples: float32 [3]."""
+        real = tf.cast(batch["weight"] > 0, tf.float32)
         chosen = tf.argmax(self._classifier.probabilities(logits), -1)
         right = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
-        return tf.stack([tf.reduce_sum(v) for v in (losses * weight, right * weight, weight)])
+        return tf.stack([tf.reduce_sum(v) for v in (losses * real, right * real, real)])

@@ -8,6 +8,7 @@ many encoded ones. The order and every sample's random numbers follow from (seed
 so an epoch can be begun again, or at any step, and gives the same batches.
 """
 
+import math
 import uuid
 from collections.abc import Iterator
 
@@ -37,8 +38,8 @@ def train_batches(
 ) -> Iterator[Batch | None]:
     """Yields the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
-    Each epoch has `steps_per_epoch` full batches; the few records that would be left over are
-    others in each epoch.
+    Each epoch has `steps_per_epoch` batches, with each record once. The last one is filled up with
+    repetitions of its own that do not count, so that every batch has one shape.
 
     Args:
         part: the records.
@@ -55,10 +56,11 @@ def train_batches(
         Batches, and None at the end of an epoch that has fewer of them, as one does of whose
         records a data service lost some. "image" uint8 [B, S, S, 3]; "label" int64 [B]; "draws"
         float32 [B, D] in [0, 1), the uniform numbers that `augment` takes; "number" int64 [B],
-        which tells the records (`draws.number`); "weight" float32 [B], all ones. If the device
-        resizes, "image" is uint8 [B, P, 3], the pixels row by row and then others, and "size" int32
-        [B, 2] their height and width. On the first GPU, if there is one. With W workers these are
-        the worker's own B / W rows of each batch.
+        which tells the records (`draws.number`); "weight" float32 [B], B / N for each of a batch's
+        N records and 0 for a repetition, so that a weighted mean over B is that over N. If the
+        device resizes, "image" is uint8 [B, P, 3], the pixels row by row and then others, and
+        "size" int32 [B, 2] their height and width. On the first GPU, if there is one. With W
+        workers these are the worker's own B / W rows of each batch.
 
     Raises:
         UserError: the part has not as many records as a batch, the cache does not fit, or a
@@ -69,7 +71,7 @@ def train_batches(
     columns = augment.draws if augment else 0
     if reading.service:
         wanted = {
-            epoch: steps - (first_step if epoch == first_epoch else 0)
+            epoch: part.count - (first_step * size if epoch == first_epoch else 0)
             for epoch in range(first_epoch, epochs)
         }
         yield from _from_service(Records(part, reading), reading, wanted, columns)
@@ -80,16 +82,17 @@ def train_batches(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-        batches = source.samples(key).batch(size, drop_remainder=True).take(steps).skip(begun)
-        return batches.map(lambda batch: (epoch, batch[reading.rows]))
+        batches = source.samples(key).batch(size).take(steps).skip(begun)
+        return batches.map(lambda batch: (epoch, batch))
 
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
-        found = source.get(batch)
+        rows, weight = filled(batch, size)
+        found = source.get(rows[reading.rows])
         numbers = draws.uniform(np.array([seed]), epoch[np.newaxis], found.number, columns)
         windows = augment.window(numbers).numpy() if crops else None
         pictures = found.pictures or reading.decode(found.images, windows)
         result = {"label": found.label, "draws": numbers, "number": found.number}
-        result["weight"] = np.ones(reading.local_size, np.float32)
+        result["weight"] = weight[reading.rows]
         if reading.resize_on == DEVICE:
             result["size"] = pictures.size
         result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
@@ -152,6 +155,22 @@ def eval_batches(
     return padded_batches(dataset, batch_size)
 
 
+def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fills a batch up with repetitions.
+
+    Args:
+        rows: of the batch, [N, ...], at least one.
+        size: of a full batch, B, at least N.
+
+    Returns:
+        The rows [B, ...], and their weights float32 [B]: B / N, and 0 for a repetition.
+    """
+    count = len(rows)
+    indices = np.arange(size)
+    weight = np.where(indices < count, size / count, 0).astype(np.float32)
+    return (rows if count == size else rows[indices % count]), weight
+
+
 def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Batches samples, filling the last batch up with zeros (so of weight 0), and prefetches."""
 
@@ -185,21 +204,22 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    source: Records, reading: Reading, steps: dict[int, int], columns: int
+    source: Records, reading: Reading, records: dict[int, int], columns: int
 ) -> Iterator[Batch | None]:
     """Yields the batches that a tf.data service makes, in the order in which they are ready.
 
     Args:
         source: of the records.
         reading: how they become batches.
-        steps: of each epoch.
+        records: how many of each epoch are wanted.
         columns: of "draws".
     """
+    size = reading.batch_size
     run = uuid.uuid4().hex  # a job's name is used once
 
     def batch(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
-        found = {"label": fields["image/class/label"], "weight": tf.constant(1.0)}
+        found = {"label": fields["image/class/label"]}
         if reading.resize_on == DEVICE:
             pixels = reading.shape[0]
             found["image"], found["size"] = preprocess.record_canvas(
@@ -209,34 +229,37 @@ def _from_service(
             found["image"] = preprocess.decode_record(fields, reading.image_size)
         return found | {"number": draws.number(fields["image/key/sha256"])}
 
-    def draw(found: Batch, epoch: int) -> Batch:
-        key = (tf.constant([reading.seed], tf.int64), tf.constant([epoch], tf.int64))
-        return found | {"draws": draws.uniform(*key, found["number"], columns)}
+    def finish(found: Batch, epoch: int) -> Batch:
+        indices, weight = filled(np.arange(len(found["label"])), size)
+        if len(found["label"]) < size:
+            found = {key: tf.gather(values, indices) for key, values in found.items()}
+        key = (np.array([reading.seed]), np.array([epoch]))
+        numbers = draws.uniform(*key, found["number"].numpy(), columns)
+        return found | {"draws": tf.constant(numbers), "weight": tf.constant(weight)}
 
     with service.guard(reading.service):
-        for epoch, wanted in steps.items():
+        for epoch, wanted in records.items():
             samples = source.samples(tf.constant([reading.seed, epoch], tf.int64))
-            made = samples.map(batch, tf.data.AUTOTUNE).batch(reading.batch_size)
-            made = service.distribute(
-                made, reading.service, job=f"{run}-{epoch}", batch_size=reading.batch_size
-            )
+            made = samples.map(batch, tf.data.AUTOTUNE).batch(size)
+            made = service.distribute(made, reading.service, job=f"{run}-{epoch}", batch_size=size)
             seen = 0
-            for found in made.map(lambda found, epoch=epoch: draw(found, epoch)).take(wanted):
-                seen += 1
-                yield found
+            for found in made.take(math.ceil(wanted / size)):
+                seen += len(found["label"])
+                yield finish(found, epoch)
             if seen < wanted:
                 terminal.warn(
-                    f"epoch {epoch + 1}: {wanted - seen} of {wanted} batches are missing: a worker"
-                    f" of --data_service={reading.service} was lost with the records it had begun"
+                    f"epoch {epoch + 1}: {wanted - seen} of {wanted} records are missing: a worker"
+                    f" of --data_service={reading.service} was lost with those it had begun"
                 )
+            if math.ceil(seen / size) < math.ceil(wanted / size):
                 yield None
 
 
 def steps_per_epoch(part: Part, batch_size: int) -> int:
-    """Returns how many full batches a part holds; raises UserError for a batch larger than it."""
+    """Returns how many batches a part makes; raises UserError for a batch larger than it."""
     if not 1 <= batch_size <= part.count:
         raise UserError(
             f"--batch_size={batch_size}: {part.manifest.folder} has {part.count} records of"
             f" {part.name}; give 1 to {part.count}"
         )
-    return part.count // batch_size
+    return math.ceil(part.count / batch_size)

@@ -81,7 +81,7 @@ def distribute(
         timeout_s: how long to wait for the dispatcher, in seconds.
 
     Returns:
-        Batches of exactly B; the records of the last one that would be short are dropped.
+        Batches of B; without `consumer` the last one may be short.
 
     Raises:
         UserError: no dispatcher answers, or it refuses the dataset.
@@ -112,7 +112,7 @@ def distribute(
             " dispatcher of the same TensorFlow runs there and that the job's name is new"
         ) from None
     if consumer is None:
-        batches = batches.rebatch(batch_size, drop_remainder=True)
+        batches = batches.rebatch(batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
