@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from test_train import check_same_run, log_of, weights_of
 
@@ -74,6 +75,32 @@ def test_cached_features_train_as_images_do(tiny_config, tmp_path, start):
     assert not (tmp_path / "images" / "features").exists()
     for one, other in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "images"), strict=True):
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), abs=0.02)
+
+
+def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tmp_path):
+    """63 images, and then the last one alone, in a descent by hand; any of them may be the last."""
+    config = CACHED | {"stages": "head", "head": "", "epochs": 1, "batch_size": 63}
+    rate = 0.5
+    train.main(tiny_config(optimizer="sgd", learning_rate=rate, **config))
+    run = runs.load(str(tmp_path / "run"))
+    found = run.restore_classifier().model.get_weights()[-2:]
+    features, labels = (
+        next(values for path in run.folder.glob(f"features/*/{name}.npy")
+             if len(values := np.load(path)) == 64)
+        for name in ("boundary0", "label")
+    )  # fmt: skip
+    features = np.concatenate([features, np.ones([64, 1])], 1).astype(float)  # with the bias
+
+    def gradients(weights):
+        return features * (scipy.special.expit(features @ weights) - labels)[:, None]
+
+    def end(last):
+        weights = -rate * np.delete(gradients(np.zeros(features.shape[1])), last, 0).mean(0)
+        return weights - rate * gradients(weights)[last]
+
+    distances = [np.abs(end(last) - np.concatenate(found, None)).max() for last in range(64)]
+    assert sorted(distances)[0] < 1e-5
+    assert sorted(distances)[1] > 1e-4
 
 
 def test_views_take_turns_and_are_the_augmented_pictures(tiny_config, tmp_path):
