@@ -26,6 +26,7 @@ from tfpipe.ingest.part import Part
 from tfpipe.input import draws, pipeline
 from tfpipe.input.augment import Augment
 from tfpipe.model.classifier import Classifier, as_list
+from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.split import Split, between
 
 # What the records say of themselves, beside the boundary's tensors.
@@ -75,14 +76,14 @@ class Frozen:
         }
         self._any = split.any_frozen
 
-        self._from_images = tf.function(lambda images: self._run(split.boundary, images))
+        self._from_images = with_constant_weights(lambda images: self._run(split.boundary, images))
         self._augment = Augment(config.augment)
         self._augment_batch = tf.function(self._augment, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = Frozen(run, config, classifier, earlier, cluster)
             way = functools.partial(between(classifier, earlier, split), training=False)
-            self._from_earlier = tf.function(lambda tensors: self._run(way, tensors))
+            self._from_earlier = with_constant_weights(lambda tensors: self._run(way, tensors))
 
     def gigabytes(self, part: Part, views: int) -> float:
         """Returns what so many views of a part would take on the disk, in 10^9 bytes."""

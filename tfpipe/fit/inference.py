@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import terminal
+from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 
@@ -31,7 +32,7 @@ def predict(
         "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
         batches except "image" and "weight", without the samples of weight 0.
     """
-    run = tf.function(predictor.logits)
+    run = with_constant_weights(predictor.logits)
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:

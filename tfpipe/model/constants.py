@@ -1,0 +1,50 @@
+"""Functions of a model whose weights no longer change: compiled with the weights as constants.
+
+    weights read from variables:  Conv2D, then BatchNorm, then ReLU
+    constants:                    Conv2D of scaled weights with a bias and ReLU in one
+
+TensorFlow folds only what is constant, and oneDNN arranges constant weights once and for all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+# A graph is a protobuf message, which ends at 2 GB; what does not fit stays in variables.
+_MOST_BYTES = 10**9
+
+
+def with_constant_weights(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compiles a function with the weights that it has at its first call.
+
+    Args:
+        function: of a tensor or a list of them, of the same shapes in every call, to the same.
+
+    Returns:
+        A function of the same. In the scope of a tf.distribute strategy it goes on reading the
+        variables, which are on several devices.
+    """
+    compiled = tf.function(function)
+    made: Callable[[Any], Any] | None = None
+
+    def call(values: Any) -> Any:
+        nonlocal made
+        if made is None:
+            specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, values)
+            made = _constant(compiled.get_concrete_function(specs))
+        return made(values)
+
+    return compiled if tf.distribute.has_strategy() else call
+
+
+def _constant(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns a traced function with constants in place of its variables, if they fit."""
+    size = sum(v.shape.num_elements() * v.dtype.size for v in traced.graph.variables)
+    if size > _MOST_BYTES:
+        return traced
+    flat = convert_variables_to_constants_v2(traced)  # of the tensors themselves, to a list
+    return lambda values: tf.nest.pack_sequence_as(
+        traced.structured_outputs, flat(*tf.nest.flatten(values))
+    )
