@@ -35,8 +35,8 @@ def model(request):
 def test_constants_answer_as_variables_do(model, start):
     parts = split.split(model, start)
     fixed = with_constant_weights(parts.boundary)
-    for seed in (0, 1):
-        images = pictures(seed=seed)
+    batches = [pictures(seed=0), pictures(seed=1), pictures(count=2)]
+    for images in [*batches, tf.cast(batches[0], tf.float32)]:
         expected = parts.boundary(images)
         assert max(float(tf.math.reduce_std(each)) for each in expected) > 1e-3
         for one, other in zip(fixed(images), expected, strict=True):

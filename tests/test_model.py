@@ -382,6 +382,25 @@ def test_every_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp
     check_download(name, monkeypatch, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mobilenet", "vgg16"])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_damaged_download_is_told(name, noticed, monkeypatch, tmp_path):
+    """Whether Keras compares it with a checksum or not, which it has not for all models."""
+
+    def get_file(fname, *_, **__):
+        if noticed:
+            raise ValueError("Incomplete or corrupted file detected. The md5 file hash is another.")
+        path = tmp_path / fname
+        path.write_text("<html>Please log in</html>")
+        return str(path)
+
+    monkeypatch.setattr("keras.src.utils.data_utils.get_file", get_file)
+    with pytest.raises(UserError, match=f"weights of {name} arrived damaged") as told:
+        backbones.build(backbones.get(name), 224, "imagenet")
+    assert "\n" not in str(told.value)
+    assert f"--weights={name}=PATH" in str(told.value)
+
+
 def test_another_error_of_a_download_is_not_hidden(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")

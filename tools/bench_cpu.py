@@ -2,6 +2,10 @@
 
     python tools/bench_cpu.py [--rounds=3] [--models=MobileNet,ResNet50] [--json=FILE]
 
+    inference    a forward pass
+    constants    the same with constant weights (tfpipe.model.constants)
+    training     an update of everything: forward, backward, descent
+
 Each measurement is a process of its own, because the settings cannot be taken back.
 """
 
@@ -18,7 +22,7 @@ from tfpipe import allocator, cli, onednn, storage, terminal
 from tfpipe.errors import UserError
 from tfpipe.options import option
 
-TASKS = ("inference", "training")
+TASKS = ("inference", "constants", "training")
 SETTINGS = ("default", "allocator", "oneDNN", "both")
 SECONDS = 5
 
@@ -83,6 +87,8 @@ def measure(name: str, task: str, setting: str, batch: int) -> None:
         onednn.use()
     import tensorflow as tf
 
+    from tfpipe.model.constants import with_constant_weights
+
     backbone = getattr(tf.keras.applications, name)(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
@@ -102,7 +108,8 @@ def measure(name: str, task: str, setting: str, batch: int) -> None:
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
-    step = {"inference": inference, "training": training}[task]
+    constants = with_constant_weights(lambda images: model(images, training=False))
+    step = {"inference": inference, "constants": constants, "training": training}[task]
     images = tf.random.uniform([batch, 224, 224, 3])
     for _ in range(2):
         step(images)

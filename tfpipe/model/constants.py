@@ -17,24 +17,25 @@ _MOST_BYTES = 10**9
 
 
 def with_constant_weights(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Compiles a function with the weights that it has at its first call.
+    """Compiles a function with the weights that it has when it is first called.
 
     Args:
-        function: of a tensor or a list of them, of the same shapes in every call, to the same.
+        function: of a tensor or a list of them to the same. It is compiled anew for other shapes
+            or types, by then with the weights of then.
 
     Returns:
         A function of the same. In the scope of a tf.distribute strategy it goes on reading the
         variables, which are on several devices.
     """
     compiled = tf.function(function)
-    made: Callable[[Any], Any] | None = None
+    made: dict[tuple, Callable[[Any], Any]] = {}
 
     def call(values: Any) -> Any:
-        nonlocal made
-        if made is None:
+        key = tuple((each.dtype, *each.shape) for each in tf.nest.flatten(values))
+        if key not in made:
             specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, values)
-            made = _constant(compiled.get_concrete_function(specs))
-        return made(values)
+            made[key] = _constant(compiled.get_concrete_function(specs))
+        return made[key](values)
 
     return compiled if tf.distribute.has_strategy() else call
 

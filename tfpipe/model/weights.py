@@ -49,7 +49,7 @@ def load(model: tf.keras.Model, path: str, *, name: str) -> None:
 
 
 def not_downloaded(error: Exception, name: str) -> UserError | None:
-    """Says where Keras looks for the ImageNet weights that it could not download.
+    """Says what to do about ImageNet weights that Keras could not download, or not whole.
 
     Args:
         error: what Keras raised.
@@ -58,13 +58,20 @@ def not_downloaded(error: Exception, name: str) -> UserError | None:
     Returns:
         None if the error is another one.
     """
-    match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", str(error).partition("\n")[0])
+    first = str(error).strip().partition("\n")[0]
+    # The folder of keras.utils.get_file, which does not follow KERAS_HOME.
+    folder = os.path.expanduser("~/.keras/models")
+    match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", first)
     if not match:
-        return None
+        if not isinstance(error, OSError) and not first.startswith("Incomplete or corrupted file"):
+            return None
+        return UserError(
+            f"the ImageNet weights of {name} arrived damaged ({first.rstrip('.')}): remove theirs"
+            f" from {folder} and try again, or pass --weights={name}=PATH"
+        )
     url, _, reason = match.groups()
     file = os.path.basename(url)
-    # The folder of keras.utils.get_file, which does not follow KERAS_HOME.
-    path = os.path.join(os.path.expanduser("~/.keras/models"), _RENAMED.get(file, file))
+    path = os.path.join(folder, _RENAMED.get(file, file))
     return UserError(
         f"the ImageNet weights of {name} cannot be downloaded ({reason}): put {url} at {path}, or"
         f" pass --weights={name}=PATH"
