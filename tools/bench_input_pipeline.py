@@ -83,7 +83,7 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
         for batch in itertools.islice(batches, steps):
             if augment:
                 on_device(batch)[0, 0, 0, 0].numpy()  # waits for it
-            yield options.batch_size
+            yield int((batch["weight"].numpy() > 0).sum())  # without repetitions
 
     return epoch
 
