@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from tfpipe import options, spec, train
+from tfpipe import build_records, options, spec, train
 from tfpipe.config import TrainConfig
 from tfpipe.fit import optimizers
 from tfpipe.input.augment import Augment
@@ -148,12 +148,21 @@ def shortened(config):
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", NAMES)
-def test_recipes_train(name, records, tmp_path):
+def test_recipes_train(name, records, image_folder, tmp_path):
     tf.keras.backend.clear_session()
     config = read(name)
     run_dir = tmp_path / "run"
+    runs = [run_dir]
+    if config.folds:
+        source = (str(image_folder),)
+        records = tmp_path / "folded"
+        build_records.main(
+            build_records.Options(source, str(records), folds=config.folds, report=False)
+        )
+        runs = [run_dir / f"fold-{fold}" for fold in range(config.folds)]
     given = (f"--records={records}", f"--run_dir={run_dir}")
     train.main(read(name, *shortened(config), *given))
-    assert (run_dir / "best.weights.h5").is_file()
-    with (run_dir / "log.csv").open(newline="", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == len(list(stages_of(config)))
+    for run in runs:
+        assert (run / "best.weights.h5").is_file()
+        with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+            assert len(list(csv.DictReader(file))) == len(list(stages_of(config)))
