@@ -270,7 +270,7 @@ def test_the_pipeline_is_measured(prepared, name, capsys):
         if found["epochs"]:
             assert found["images"] == epoch * found["epochs"]
         else:
-            assert 0 < found["images"] < epoch
+            assert 0 < found["images"] <= epoch  # cut, at the last batch at the latest
         assert found["peak_mb"] > 10
 
 
