@@ -210,7 +210,8 @@ class Loop:
             for loss in losses:
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
-                images += (more := min(config.batch_size, left - images))
+                more = min(config.batch_size, left - images)
+                images += more
                 advance(more, note)
                 if self._is_time(saved, config.checkpoint_minutes, loss) and steps.is_whole():
                     self._checkpoints.save(steps.state, progress)

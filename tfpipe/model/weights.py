@@ -20,6 +20,9 @@ _RENAMED = {
     "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
 }
 
+# How Keras, by a checksum, and HDF5 begin to tell that a file is not what it should be.
+_DAMAGED = ("Incomplete or corrupted file", "Unable to open file", "Unable to synchronously open")
+
 
 def load(model: tf.keras.Model, path: str, *, name: str) -> None:
     """Fills a model with the weights of a file; Keras matches layers by their order.
@@ -61,14 +64,14 @@ def not_downloaded(error: Exception, name: str) -> UserError | None:
     first = str(error).strip().partition("\n")[0]
     # The folder of keras.utils.get_file, which does not follow KERAS_HOME.
     folder = os.path.expanduser("~/.keras/models")
-    match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", first)
-    if not match:
-        if not isinstance(error, OSError) and not first.startswith("Incomplete or corrupted file"):
-            return None
+    if first.startswith(_DAMAGED):
         return UserError(
             f"the ImageNet weights of {name} arrived damaged ({first.rstrip('.')}): remove theirs"
             f" from {folder} and try again, or pass --weights={name}=PATH"
         )
+    match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", first)
+    if not match:
+        return None
     url, _, reason = match.groups()
     file = os.path.basename(url)
     path = os.path.join(folder, _RENAMED.get(file, file))
