@@ -238,6 +238,7 @@ def test_a_process_is_watched():
     ("changes", "named"),
     [
         ({"recipes": "r1-frozen,r9"}, "--recipes: 'r9' is none of r1-frozen"),
+        ({"recipes": "", "sizes": ""}, "--recipes and --sizes are empty"),
         ({"sizes": "1000,many"}, "--sizes='1000,many'"),
         ({"sizes": "0"}, "--sizes='0'"),
         ({"sizes": "1000,99"}, "--sizes: 99 is too small; 100 is the least"),

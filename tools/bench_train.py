@@ -100,7 +100,7 @@ class Options:
     source: tuple[str, ...] = option("as of tfpipe.build_records; images of two classes")
     weights: str = option("MobileNet's weights without the top: a .h5 file, or none (random)")
     json: str = option("file for the figures; empty for none", "")
-    recipes: str = option("what to train, separated by commas", ",".join(RECIPES))
+    recipes: str = option("what to train, separated by commas; empty for none", ",".join(RECIPES))
     images: int = option("how many images to take, the classes in turn; 0 for all", 0)
     epochs: int = option("of r1-frozen", 10)
     stage_epochs: int = option("of each stage of r3-staged", 3)
@@ -151,13 +151,15 @@ def _check(options: Options) -> tuple[list[str], list[int]]:
         value = getattr(options, flag)
         if value < least:
             raise UserError(f"--{flag}={value}: it must be at least {least}", status=2)
-    names = options.recipes.split(",")
+    names = options.recipes.split(",") if options.recipes else []
     for name in names:
         if name not in RECIPES:
             raise UserError(f"--recipes: {name!r} is none of {', '.join(RECIPES)}", status=2)
     if not re.fullmatch(r"([1-9]\d*(,[1-9]\d*)*)?", options.sizes):
         raise UserError(f"--sizes={options.sizes!r}: write numbers, as in 1000,8000", status=2)
     sizes = sorted({int(size) for size in options.sizes.split(",") if size})
+    if not names and not sizes:
+        raise UserError("--recipes and --sizes are empty: name something to train", status=2)
     if sizes and sizes[0] < _LEAST_SIZE:
         raise UserError(f"--sizes: {sizes[0]} is too small; {_LEAST_SIZE} is the least", status=2)
     if options.weights != NO_WEIGHTS and not pathlib.Path(options.weights).is_file():
