@@ -34,6 +34,7 @@ def _hollow(package: str) -> Iterator[None]:
 
 
 with _hollow("tensorflow"):
+    from tensorflow.core.example.example_pb2 import Example
     from tensorflow.core.framework import types_pb2
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -41,6 +42,7 @@ with _hollow("tensorflow"):
     from tensorflow_serving.apis.classification_pb2 import (
         ClassificationRequest,
         ClassificationResponse,
+        ClassificationResult,
     )
     from tensorflow_serving.apis.get_model_metadata_pb2 import (
         GetModelMetadataRequest,
@@ -53,9 +55,11 @@ with _hollow("tensorflow"):
         ModelVersionStatus,
     )
     from tensorflow_serving.apis.inference_pb2 import (
+        InferenceTask,
         MultiInferenceRequest,
         MultiInferenceResponse,
     )
+    from tensorflow_serving.apis.input_pb2 import Input
     from tensorflow_serving.apis.model_management_pb2 import (
         ReloadConfigRequest,
         ReloadConfigResponse,
@@ -67,13 +71,23 @@ with _hollow("tensorflow"):
         add_ModelServiceServicer_to_server,
     )
     from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
     from tensorflow_serving.apis.prediction_service_pb2_grpc import (
         PredictionServiceServicer,
         PredictionServiceStub,
         add_PredictionServiceServicer_to_server,
     )
-    from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+    from tensorflow_serving.apis.regression_pb2 import (
+        RegressionRequest,
+        RegressionResponse,
+        RegressionResult,
+    )
+    from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
+        FileSystemStoragePathSourceConfig,
+    )
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 DEFAULT_SIGNATURE = "serving_default"
 # The names that health checks ask for; "" stands for the server as a whole.
@@ -84,6 +98,8 @@ __all__ = [
     "HEALTH_NAMES",
     "ClassificationRequest",
     "ClassificationResponse",
+    "ClassificationResult",
+    "Example",
     "GetModelMetadataRequest",
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
@@ -91,6 +107,8 @@ __all__ = [
     "HealthCheckRequest",
     "HealthCheckResponse",
     "HealthStub",
+    "InferenceTask",
+    "Input",
     "ModelServerConfig",
     "ModelServiceServicer",
     "ModelServiceStub",
@@ -100,13 +118,16 @@ __all__ = [
     "MultiInferenceResponse",
     "PredictRequest",
     "PredictResponse",
+    "PredictionLog",
     "PredictionServiceServicer",
     "PredictionServiceStub",
     "RegressionRequest",
     "RegressionResponse",
+    "RegressionResult",
     "ReloadConfigRequest",
     "ReloadConfigResponse",
     "SavedModel",
+    "ServableVersionPolicy",
     "SignatureDef",
     "SignatureDefMap",
     "TensorProto",

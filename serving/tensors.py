@@ -82,6 +82,15 @@ def data_type(array: np.ndarray) -> int:
         raise ValueError(f"no tensor can hold values of dtype {array.dtype}") from None
 
 
+def numpy_type(data_type: int) -> np.dtype:
+    """Returns the dtype of a DataType that is no string; raises ValueError for an unknown one."""
+    if data_type not in _LAYOUTS:
+        raise ValueError(f"data type {data_type} is not supported")
+    if data_type == types_pb2.DT_BFLOAT16:
+        return np.dtype(np.float32)
+    return _LAYOUTS[data_type].dtype
+
+
 def to_proto(value: object) -> TensorProto:
     """Writes an array, or what NumPy makes one of, as TensorFlow Serving writes its answers.
 

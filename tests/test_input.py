@@ -151,13 +151,6 @@ def test_makes_three_channels_of_grey():
     np.testing.assert_array_equal(found, np.stack([pixels] * 3, -1))
 
 
-def test_a_batch_is_its_images():
-    files = [encode(draw("dog", n), "JPEG") for n in range(3)]
-    batch = preprocess.decode_batch(tf.constant(files), 32)
-    for data, image in zip(files, batch, strict=True):
-        np.testing.assert_array_equal(image, preprocess.decode_image(data, 32))
-
-
 def test_what_is_no_image_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocess.decode_image(b"GIF87 no, text", 8)

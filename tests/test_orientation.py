@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfpipe.input import preprocess
+from tfpipe.input import preprocess, upload
 from tfpipe.input.orientation import orientation, upright
 
 SIDE = 32
@@ -53,11 +53,11 @@ def test_as_pillow_turns_it(order, turn):
     data = jpeg(tiff(order, [(0x010F, 3, 7), (0x0112, 3, turn)]))
     assert orientation(tf.constant(data)).numpy() == turn
     expected = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))).resize((SIDE, SIDE))
-    batch = tf.function(lambda encoded: preprocess.decode_batch(encoded, SIDE))
+    batch = tf.function(lambda encoded: upload.decode_batch(encoded, SIDE))
     found = batch(tf.constant([data, jpeg()]))
     assert np.abs(found[0].numpy().astype(int) - np.asarray(expected)).mean() < 4
-    eager = preprocess.decode_image(tf.constant(data), SIDE, turn=True)
-    np.testing.assert_array_equal(found[0], eager)
+    eager = upload.decode_batch(tf.constant([data]), SIDE)
+    np.testing.assert_array_equal(found[0], eager[0])
     np.testing.assert_array_equal(found[1], preprocess.decode_image(tf.constant(jpeg()), SIDE))
 
 

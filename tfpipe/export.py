@@ -3,16 +3,26 @@
     python -m tfpipe.export --run_dir=runs/NAME --export_dir=export/NAME
 
 Writes export/NAME/<version>/, a float32 SavedModel with all preprocessing, test-time views and
-calibration in its signatures; the folder appears whole or not at all, so a server that watches
-export/NAME may be running.
+calibration in its signatures, requests to warm up with, and a model card. Before a server can see
+it, the version is loaded by the real one in a fresh process, whose answers must be those of the
+evaluation, and its graph and --require are checked; the folder then appears whole, so a server that
+watches export/NAME may be running. A version that fails leaves nothing behind.
 """
 
 import dataclasses
 import pathlib
+import time
 
 from tfpipe import cli, storage, terminal
 from tfpipe.errors import UserError
 from tfpipe.options import option
+
+AUTO, TIMESTAMP = "auto", "timestamp"
+NONE, FREEZE = "none", "freeze"
+
+# TensorFlow Serving reads versions as int64.
+_LARGEST = 2**63 - 1
+_MOST_IMAGES = 4096  # in a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +31,74 @@ class Options:
 
     run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
     export_dir: str = option("folder of the model's versions, as export/NAME")
-    version: int = option("version to write, 0 for one above the highest there", 0)
+    version: str = option(
+        "a number, auto for one above the highest there, timestamp for the seconds since 1970", AUTO
+    )
+    require: str = option(
+        "what its measures on validation images must be, as log_loss<0.06,accuracy>0.98", ""
+    )
+    optimize: str = option(
+        "freeze writes weights as constants, so that a server can fold BatchNorm into convolutions",
+        NONE,
+        choices=(NONE, FREEZE),
+    )
+    serving_batch_sizes: str = option("batches that a server warms up with, in images", "1,8,32")
+    check_images: int = option(
+        "validation images whose served answers must be the evaluation's; 0 exports unchecked,"
+        " without requests to warm up with",
+        64,
+    )
+    records: str = option("where they are taken from; empty for the records of the run", "")
+    tflite: str = option(
+        "also writes model.tflite for phones; int8 finds its ranges by the --check_images",
+        NONE,
+        choices=(NONE, "float32", "int8"),
+    )
+    licence: str = option("under which the model may be used, for its card", "")
 
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.fit import trained
-    from tfpipe.model import signatures
+    from tfpipe.publish import requirement
 
+    requirements = requirement.parse(options.require)
+    sizes = _sizes(options.serving_batch_sizes)
+    if options.check_images < 0:
+        raise UserError(f"--check_images={options.check_images}: give 0 or more", status=2)
+    if options.tflite != NONE and not options.check_images:
+        raise UserError(
+            f"--tflite={options.tflite} is compared with --check_images: give at least 1", status=2
+        )
     folder = pathlib.Path(options.export_dir)
     version = _version(folder, options.version)
+
+    from tfpipe.fit import trained
+    from tfpipe.model import signatures
+    from tfpipe.publish import card, graph
+
     run = trained.load(options.run_dir)
-    context = signatures.Context(run.restore(), run.classes)
+    measured = card.measures(run)
+    requirement.check(requirements, measured)
+    context = signatures.Context(run.restore(), run.classes, freeze=options.optimize == FREEZE)
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"
         labels.write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
-        signatures.save(context, str(work), str(labels))
+        definitions = signatures.save(context, str(work), str(labels))
         labels.unlink()  # its copy among the assets stays
+        graph.check(work)
+        described = card.describe(
+            run,
+            context.predictor,
+            measured,
+            name=folder.name,
+            version=version,
+            signatures=sorted(definitions),
+            optimize=options.optimize,
+            licence=options.licence,
+        )
+        card.write(work, described)
+        if options.check_images:
+            _check(options, run, context.predictor, work, definitions, sizes)
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
     terminal.say(
         f"next: python -m serving.server --model_name={folder.name} --model_base_path={folder}"
@@ -45,15 +106,60 @@ def main(options: Options) -> None:
     )
 
 
-def _version(folder: pathlib.Path, asked: int) -> int:
-    if asked < 0:
-        raise UserError(f"--version={asked}: give a number above 0, or 0 for the next one")
+def _check(options: Options, run, predictor, work: pathlib.Path, definitions, sizes) -> None:
+    """Writes what is made of sample images, and compares the served answers with theirs."""
+    from tfpipe.publish import gate, lite, samples, warm_up
+
+    taken = samples.take(run, predictor, options.records, options.check_images)
+    count = warm_up.write(
+        work, definitions, sizes, taken, name=pathlib.Path(options.export_dir).name
+    )
+    if options.tflite != NONE:
+        same, difference = lite.write(work, predictor, taken, options.tflite)
+        terminal.say(
+            f"{lite.FILE}: {same} of {len(taken.files)} images get the same class; probabilities"
+            f" differ by up to {difference:.2g}"
+        )
+    difference = gate.check(work, taken)
+    terminal.say(
+        f"served after {count} requests to warm up: probabilities differ from the evaluation's by"
+        f" up to {difference:.1g}"
+    )
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        sizes = [0]
+    if not 1 <= sizes[0] <= sizes[-1] <= _MOST_IMAGES:
+        raise UserError(
+            f"--serving_batch_sizes={text}: give numbers from 1 to {_MOST_IMAGES:,}, as in 1,8,32",
+            status=2,
+        )
+    return sizes
+
+
+def _version(folder: pathlib.Path, asked: str) -> int:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--export_dir={folder} is a file: give a folder")
-    there = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-    if asked in there:
-        raise UserError(f"{folder / str(asked)} exists already: give another --version, or 0")
-    return asked or max(there, default=0) + 1
+    names = [p.name for p in folder.glob("*")]
+    there = {int(name) for name in names if name.isascii() and name.isdecimal()}
+    if asked == AUTO:
+        return max(there, default=0) + 1
+    version = int(time.time()) if asked == TIMESTAMP else None
+    if version is None and asked.isascii() and asked.isdecimal():
+        version = int(asked)
+    if version is None or not 1 <= version <= _LARGEST:
+        raise UserError(
+            f"--version={asked}: give a number from 1 to {_LARGEST}, {AUTO} or {TIMESTAMP}",
+            status=2,
+        )
+    if version in there:
+        raise UserError(
+            f"{folder / str(version)} exists already: give another --version, or {AUTO}"
+        )
+    return version
 
 
 if __name__ == "__main__":

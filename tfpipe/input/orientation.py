@@ -7,13 +7,28 @@ that it is sent. A note in XMP, and one in a PNG file, are ignored here.
 
 import tensorflow as tf
 
+from tfpipe.input.head import Head
+
 # EXIF data follow the start of a file, perhaps after other segments of at most 64 KiB each.
 _HEAD_BYTES = 2**17
 _MAX_SEGMENTS = 32
 _MAX_ENTRIES = 256
 
-_EXIF = (0xE1, *b"Exif\0\0")  # the marker of its segment, and what its contents begin with
+_EXIF_MARKER, _EXIF = 0xE1, b"Exif\0\0"  # of its segment, and what its contents begin with
 _TAG, _SHORT = 0x0112, 3  # TIFF 6.0, Orientation, and the type of its value
+
+# For each orientation whether rows and columns are in reverse order, after rows and columns have
+# changed places where it is above 4.
+_MIRRORED = [
+    [False, False, False],
+    [False, True, False],
+    [True, True, False],
+    [True, False, False],
+    [False, False, False],
+    [False, True, False],
+    [True, True, False],
+    [True, False, False],
+]
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -25,16 +40,11 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 scalar, 1 to 8 as in TIFF; 1, upright, where the file does not say.
     """
-    head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD_BYTES), tf.uint8)
-    size = tf.size(head)
-    padded = tf.concat([tf.cast(head, tf.int32), [0]], 0)
-
-    def byte(at: tf.Tensor) -> tf.Tensor:  # 0 beyond the end
-        return tf.gather(padded, tf.clip_by_value(at, 0, size))
+    head = Head(encoded, _HEAD_BYTES)
+    byte = head.byte
 
     def is_exif(at: tf.Tensor) -> tf.Tensor:
-        places = tf.stack([at + 1, *(at + 4 + i for i in range(len(_EXIF) - 1))])
-        return tf.reduce_all(byte(places) == tf.constant(_EXIF))
+        return (byte(at + 1) == _EXIF_MARKER) & head.starts_with(_EXIF, at + 4)
 
     def goes_on(at: tf.Tensor) -> tf.Tensor:
         marker = byte(at + 1)
@@ -43,12 +53,12 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
 
     at = tf.while_loop(
         goes_on,
-        lambda at: (at + 2 + byte(at + 2) * 256 + byte(at + 3),),
+        lambda at: (at + 2 + head.number(at + 2, 2, big=True),),
         (tf.constant(2),),
         maximum_iterations=_MAX_SEGMENTS,
     )[0]
     found = (byte(0) == 0xFF) & (byte(1) == 0xD8) & (byte(at) == 0xFF) & is_exif(at)
-    return tf.where(found, _in_tiff(byte, at + 10), 1)
+    return tf.where(found, _in_tiff(head, at + 10), 1)
 
 
 def upright(image: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
@@ -61,32 +71,17 @@ def upright(image: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
     Returns:
         uint8 [H, W, C], or [W, H, C].
     """
-    turned = tf.transpose(image, [1, 0, 2])
-    return tf.switch_case(
-        turn - 1,
-        [
-            lambda: image,
-            lambda: tf.reverse(image, [1]),
-            lambda: tf.reverse(image, [0, 1]),
-            lambda: tf.reverse(image, [0]),
-            lambda: turned,
-            lambda: tf.reverse(turned, [1]),
-            lambda: tf.reverse(turned, [0, 1]),
-            lambda: tf.reverse(turned, [0]),
-        ],
-    )
+    # No branches: each would be a function of its own, to be optimized when a model is loaded.
+    turned = tf.transpose(image, tf.where(turn > 4, [1, 0, 2], [0, 1, 2]))
+    return tf.raw_ops.Reverse(tensor=turned, dims=tf.gather(_MIRRORED, turn - 1))
 
 
-def _in_tiff(byte, start: tf.Tensor) -> tf.Tensor:
+def _in_tiff(head: Head, start: tf.Tensor) -> tf.Tensor:
     """Returns the orientation in the first directory of the TIFF data at `start`, or 1."""
-    is_big = byte(start) == ord("M")
+    is_big = head.byte(start) == ord("M")
 
     def number(at: tf.Tensor, length: int) -> tf.Tensor:
-        values = [byte(at + i) for i in range(length)]
-        little = sum(value * 256**i for i, value in enumerate(values))
-        return tf.where(
-            is_big, sum(value * 256**i for i, value in enumerate(reversed(values))), little
-        )
+        return head.number(at, length, big=is_big)
 
     # An offset beyond the head would overflow; there is nothing there anyway.
     directory = start + tf.clip_by_value(number(start + 4, 4), 0, _HEAD_BYTES)

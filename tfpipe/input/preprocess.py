@@ -13,8 +13,6 @@ import functools
 
 import tensorflow as tf
 
-from tfpipe.input import orientation
-
 CHANNELS = 3
 
 # A JPEG file's inverse transform can give the picture at these fractions of its size, which
@@ -22,8 +20,8 @@ CHANNELS = 3
 JPEG_FACTORS = (8, 4, 2, 1)
 
 
-def decode_image(encoded: tf.Tensor, size: int, *, turn: bool = False) -> tf.Tensor:
-    """Decodes one image and resizes it to a square.
+def decode_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes one image of a record and resizes it to a square.
 
     The proportion is not kept, as in the published recipes. A large JPEG is decoded at the smallest
     of an eighth, a quarter, half or all of its size that covers the square. The rest is bilinear,
@@ -31,9 +29,9 @@ def decode_image(encoded: tf.Tensor, size: int, *, turn: bool = False) -> tf.Ten
     over the pixels that fall together (antialias), so that no large picture has moire.
 
     Args:
-        encoded: string scalar, a JPEG, PNG, GIF (first frame) or BMP.
+        encoded: string scalar, a JPEG, PNG, GIF (first frame) or BMP; `tfpipe.input.upload` is for
+            those that `tfpipe.ingest` has not made plain.
         size: the side of the result in pixels.
-        turn: whether to turn a JPEG upright as its EXIF data say; those of records are upright.
 
     Returns:
         uint8 [size, size, 3], RGB in 0..255.
@@ -41,11 +39,7 @@ def decode_image(encoded: tf.Tensor, size: int, *, turn: bool = False) -> tf.Ten
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such an image.
     """
-    image = _resize(decode_pixels(encoded, size), size)
-    if turn:  # a square, which is small and stays one
-        image = orientation.upright(image, orientation.orientation(encoded))
-        image.set_shape([size, size, CHANNELS])
-    return image
+    return resize(decode_pixels(encoded, size), size)
 
 
 def decode_pixels(encoded: tf.Tensor, size: int) -> tf.Tensor:
@@ -77,7 +71,7 @@ def decode_record(fields: dict[str, tf.Tensor], size: int) -> tf.Tensor:
     Returns:
         uint8 [size, size, 3], RGB in 0..255.
     """
-    return _resize(record_pixels(fields, size), size)
+    return resize(record_pixels(fields, size), size)
 
 
 def record_pixels(fields: dict[str, tf.Tensor], size: int) -> tf.Tensor:
@@ -131,22 +125,6 @@ def record_canvas(
     return tf.ensure_shape(flat, [pixels, CHANNELS]), shape
 
 
-def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes a batch of images of any sizes, as `decode_image` does each, and turns them upright.
-
-    Args:
-        encoded: string [N].
-        size: the side of the result in pixels.
-
-    Returns:
-        uint8 [N, size, size, 3].
-    """
-    spec = tf.TensorSpec([size, size, CHANNELS], tf.uint8)
-    return tf.map_fn(
-        lambda one: decode_image(one, size, turn=True), encoded, fn_output_signature=spec
-    )
-
-
 def _decode_jpeg(encoded: tf.Tensor, size: int) -> tf.Tensor:
     # The fast transform and upsampling are at most a few levels off, and a quarter faster.
     def at(factor: int) -> tf.Tensor:
@@ -160,7 +138,8 @@ def _decode_jpeg(encoded: tf.Tensor, size: int) -> tf.Tensor:
     return tf.switch_case(largest, [functools.partial(at, factor) for factor in JPEG_FACTORS])
 
 
-def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
+def resize(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes uint8 [H, W, 3] to uint8 [size, size, 3], as `decode_image` says."""
     shape = tf.shape(image)
     shrinks = tf.reduce_max(shape[:2]) > 2 * size
     resized = tf.cond(

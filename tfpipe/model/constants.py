@@ -12,6 +12,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfpipe.errors import UserError
+
 # A graph is a protobuf message, which ends at 2 GB; what does not fit stays in variables.
 _MOST_BYTES = 10**9
 
@@ -40,10 +42,32 @@ def with_constant_weights(function: Callable[[Any], Any]) -> Callable[[Any], Any
     return compiled if tf.distribute.has_strategy() else call
 
 
+def frozen(function: Callable[[Any], Any], specs: Any) -> Callable[[Any], Any]:
+    """Compiles a function once, with the weights of now, for tensors of any batch size.
+
+    Args:
+        function: of a tensor or a list of them to the same.
+        specs: the `tf.TensorSpec` of each.
+
+    Raises:
+        UserError: the weights do not fit into a graph.
+    """
+    traced = tf.function(function).get_concrete_function(specs)
+    if (size := _bytes(traced)) > _MOST_BYTES:
+        raise UserError(
+            f"--optimize=freeze: the weights take {size / 1e9:.1f} GB, and a graph holds at most"
+            f" {_MOST_BYTES / 1e9:g} GB of them: export with --optimize=none"
+        )
+    return _constant(traced)
+
+
+def _bytes(traced: Callable[[Any], Any]) -> int:
+    return sum(v.shape.num_elements() * v.dtype.size for v in traced.graph.variables)
+
+
 def _constant(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Returns a traced function with constants in place of its variables, if they fit."""
-    size = sum(v.shape.num_elements() * v.dtype.size for v in traced.graph.variables)
-    if size > _MOST_BYTES:
+    if _bytes(traced) > _MOST_BYTES:
         return traced
     flat = convert_variables_to_constants_v2(traced)  # of the tensors themselves, to a list
     return lambda values: tf.nest.pack_sequence_as(

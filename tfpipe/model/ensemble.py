@@ -137,7 +137,7 @@ class EnsemblePredictor:
             for a softmax.
         """
         found = [
-            log_probabilities(member.logits(_resized(images, member.image_size)))
+            log_probabilities(member.logits(resized(images, member.image_size)))
             for member in self.members
         ]
         scores = combiners[self.combination.method](tf.stack(found), self.combination)
@@ -145,10 +145,16 @@ class EnsemblePredictor:
             return scores[:, 1:] - scores[:, :1]
         return tf.nn.log_softmax(scores)
 
+    def features(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the members' features, one after the other, float32 [N, F], for [N, S, S, 3]."""
+        found = [each.features(resized(images, each.image_size)) for each in self.members]
+        return tf.concat(found, -1)
+
     def classify(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
         return self.calibration.apply(self.logits(images), self.output)
 
 
-def _resized(images: tf.Tensor, side: int) -> tf.Tensor:
+def resized(images: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns images [N, S, S, 3] as [N, side, side, 3], resized if need be."""
     return images if images.shape[1] == side else tf.image.resize(images, [side, side])

@@ -45,6 +45,10 @@ class Predictor:
         found = [self.classifier.model(view(images), training=False) for view in self.views]
         return found[0] if len(found) == 1 else tf.add_n(found) / len(found)
 
+    def features(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns what the head sees of the images themselves, float32 [N, F], for [N, S, S, 3]."""
+        return tf.cast(self.classifier.features(images, training=False), tf.float32)
+
     def classify(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
         return self.calibration.apply(self.logits(images), self.output)

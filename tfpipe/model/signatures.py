@@ -1,20 +1,38 @@
 """What the exported model can be asked: one entry of a registry for each signature.
 
-To add one, write a function from a `Context` to a `tf.function` with an input signature:
+To add one, write a function from a `Context` to a `tf.function` with an input signature, or to None
+for a model that has no use for it:
 
     @signatures.register("my_signature")
     def _mine(context: Context): ...
+
+TensorFlow Serving joins requests along the first dimension, and cuts the answers there; so that of
+every input and output is N, the number of images.
 """
 
 import dataclasses
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.saved_model import fingerprinting_utils
 
-from tfpipe.input import preprocess
+from tfpipe.input import preprocess, upload
+from tfpipe.model import heat_map
+from tfpipe.model.constants import frozen
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.registry import Registry
+
+IMAGE = "image/encoded"  # the key of the image in a tf.Example
+
+# What TensorFlow Serving calls the signatures of Classify and Regress; all others are Predict's.
+METHODS = {
+    "classify": tf.saved_model.CLASSIFY_METHOD_NAME,
+    "regress": tf.saved_model.REGRESS_METHOD_NAME,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,70 +42,188 @@ class Context:
     Attributes:
         predictor: trained, in float32.
         classes: names in the order of their labels.
+        freeze: whether classification has its weights as constants (`tfpipe.model.constants`).
     """
 
     predictor: Predictor | EnsemblePredictor
     classes: tuple[str, ...]
+    freeze: bool = False
 
-    def answer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classifies uint8 [N, S, S, 3].
+    def __post_init__(self):
+        spec = tf.TensorSpec([None, *self.image_shape], tf.uint8)
+        classify = self.predictor.classify
+        # Traced once, so that the constants are there once, whatever asks for them.
+        classify = frozen(classify, spec) if self.freeze else tf.function(classify)
+        object.__setattr__(self, "classify", classify)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image, [S, S, 3]."""
+        size = self.predictor.image_size
+        return (size, size, preprocess.CHANNELS)
+
+    def answer(self, images: tf.Tensor, errors: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Classifies images.
+
+        Args:
+            images: uint8 [N, S, S, 3].
+            errors: string [N], not empty for an image that could not be read; None for none.
 
         Returns:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
             the most probable class; for two classes also "probability" float32 [N] of the second.
+            With errors also "error" string [N]: for an image that has one the probabilities are
+            NaN, the index is -1 and the name empty.
         """
-        probabilities = self.predictor.classify(images)
+        probabilities = self.classify(images)
         index = tf.argmax(probabilities, -1)
-        answer = {
-            "probabilities": probabilities,
-            "class_index": index,
-            "class_name": tf.gather(tf.constant(self.classes), index),
-        }
+        name = tf.gather(tf.constant(self.classes), index)
+        found = {}
+        if errors is not None:
+            bad = errors != ""
+            probabilities = tf.where(bad[:, tf.newaxis], float("nan"), probabilities)
+            index, name = tf.where(bad, tf.constant(-1, tf.int64), index), tf.where(bad, "", name)
+            found["error"] = errors
+        found |= {"probabilities": probabilities, "class_index": index, "class_name": name}
         if len(self.classes) == 2:
-            answer["probability"] = probabilities[:, 1]
-        return answer
+            found["probability"] = probabilities[:, 1]
+        return found
+
+    def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images, uint8 [N, S, S, 3], and errors, string [N], of files string [N]."""
+        return upload.decode(encoded, self.predictor.image_size)
+
+    def answer_files(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies image files, string [N]."""
+        return self.answer(*self.decode(encoded))
+
+    def answer_examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Classifies the images in serialized tf.Examples, string [N]."""
+        features = {IMAGE: tf.io.FixedLenFeature([], tf.string, "")}
+        return self.answer_files(tf.io.parse_example(serialized, features)[IMAGE])
 
 
-signatures: Registry[Callable[[Context], Callable]] = Registry("signature")
+signatures: Registry[Callable[[Context], Callable | None]] = Registry("signature")
+
+
+def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
+    """Makes a signature of a function of image files."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def signature(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(image_bytes)
+
+    return signature
 
 
 @signatures.register("serving_default")
 @signatures.register("predict_bytes")
 def _predict_bytes(context: Context) -> Callable:
     """Encoded images of any sizes: "image_bytes" string [N], JPEG, PNG, GIF or BMP."""
-    size = context.predictor.image_size
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def predict_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return context.answer(preprocess.decode_batch(image_bytes, size))
-
-    return predict_bytes
+    return _of_files(context.answer_files)
 
 
 @signatures.register("predict_images")
 def _predict_images(context: Context) -> Callable:
     """Decoded images, already of the model's size: "images" uint8 [N, S, S, 3], RGB."""
-    size = context.predictor.image_size
-    shape = [None, size, size, preprocess.CHANNELS]
+    spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, name="images")
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")])
+    @tf.function(input_signature=[spec])
     def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return context.answer(images)
 
     return predict_images
 
 
-def save(context: Context, folder: str, labels: str) -> None:
+@signatures.register("features")
+def _features(context: Context) -> Callable:
+    """What the head sees of an image: "features" float32 [N, F]; of an error NaN."""
+
+    def features(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, errors = context.decode(image_bytes)
+        values = context.predictor.features(tf.cast(images, tf.float32))
+        bad = (errors != "")[:, tf.newaxis]
+        return {"features": tf.where(bad, float("nan"), values), "error": errors}
+
+    return _of_files(features)
+
+
+@signatures.register("explain")
+def _explain(context: Context) -> Callable:
+    """As predict_bytes, and where the class is seen: "heat_map" float32 [N, S, S] in 0..1."""
+
+    def explain(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, errors = context.decode(image_bytes)
+        answer = context.answer(images, errors)
+        # Of an error there is no class, and nothing is seen.
+        classes = tf.maximum(answer["class_index"], 0)
+        heat = heat_map.heat_maps(context.predictor, images, classes)
+        bad = (errors != "")[:, tf.newaxis, tf.newaxis]
+        return answer | {"heat_map": tf.where(bad, 0.0, heat)}
+
+    return _of_files(explain)
+
+
+def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
+    """Makes a signature of a function of serialized tf.Examples."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def signature(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return function(inputs)
+
+    return signature
+
+
+@signatures.register("classify")
+def _classify(context: Context) -> Callable:
+    """Records, as Classify takes them: "classes" string and "scores" float32 [N, C]."""
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = context.answer_examples(inputs)["probabilities"]
+        names = tf.broadcast_to(tf.constant(context.classes), tf.shape(scores))
+        return {"classes": names, "scores": scores}
+
+    return _of_examples(classify)
+
+
+@signatures.register("regress")
+def _regress(context: Context) -> Callable | None:
+    """Records, as Regress takes them: "outputs" float32 [N], the second of two classes."""
+    if len(context.classes) != 2:
+        return None
+    return _of_examples(lambda inputs: {"outputs": context.answer_examples(inputs)["probability"]})
+
+
+def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
     """Writes a SavedModel with every registered signature.
 
     Args:
         context: what is exported.
         folder: an existing, empty folder.
         labels: a text file with a class name on each line, kept among the model's assets.
+
+    Returns:
+        The signatures by name, as the file has them.
     """
     module = tf.Module()
     # The variables alone: with the Keras model itself every layer would be traced and saved too.
     module.weights = context.predictor.variables
     module.labels = tf.saved_model.Asset(labels)
-    functions = {name: signatures[name](context) for name in signatures}
+    builders = {name: signatures[name] for name in signatures}
+    # One function for the names that share it.
+    made = {builder: builder(context) for builder in builders.values()}
+    functions = {name: made[builder] for name, builder in builders.items() if made[builder]}
     tf.saved_model.save(module, folder, signatures=functions)
+    return _named(folder, functions)
+
+
+def _named(folder: str, names: Iterable[str]) -> dict[str, SignatureDef]:
+    """Says which signatures are Classify's and Regress'; TensorFlow calls all of them Predict's."""
+    path = pathlib.Path(folder) / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    (graph,) = saved.meta_graphs
+    for name in METHODS.keys() & set(names):
+        graph.signature_def[name].method_name = METHODS[name]
+    path.write_bytes(saved.SerializeToString())
+    fingerprinting_utils.write_fingerprint(folder)  # it has the file's checksum
+    return {name: graph.signature_def[name] for name in names}

@@ -1,0 +1,396 @@
+"""What is exported: every signature, the requests to warm up with, the card, and the gate."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY, draw_logits
+from test_upload import FILES
+
+from serving import protocol
+from tfpipe import export, train
+from tfpipe.config import TrainConfig
+from tfpipe.errors import UserError
+from tfpipe.fit import metrics, trained
+from tfpipe.ingest import example, tfrecord
+from tfpipe.input import upload
+from tfpipe.model import classifier, signatures
+from tfpipe.model.classifier import Branch
+from tfpipe.model.ensemble import Combination, EnsemblePredictor
+from tfpipe.model.heat_map import heat_maps
+from tfpipe.model.predictor import Predictor
+from tfpipe.model.views import parse
+from tfpipe.publish import card, gate, graph, requirement, samples, warm_up
+
+SIGNATURES = {
+    "serving_default",
+    "predict_bytes",
+    "predict_images",
+    "features",
+    "explain",
+    "classify",
+    "regress",
+}
+GOOD = [FILES["JPEG"], FILES["PNG"], FILES["GIF"]]
+CLASSES = ("cat", "dog")
+
+
+_KEPT = []  # signatures alone do not keep their variables
+
+
+def signatures_of(folder):
+    _KEPT.append(tf.saved_model.load(str(folder)))
+    return _KEPT[-1].signatures
+
+
+@pytest.fixture(scope="module")
+def loaded(export_dir):
+    return signatures_of(export_dir / "1")
+
+
+@pytest.fixture(scope="module")
+def predictor(run_dir):
+    return trained.load(run_dir).restore()
+
+
+def asked(loaded, name, files):
+    (alias,) = loaded[name].structured_input_signature[1]
+    return {
+        key: value.numpy() for key, value in loaded[name](**{alias: tf.constant(files)}).items()
+    }
+
+
+def records_of(files):
+    """Serialized tf.Examples as the records are."""
+    rest = {"format": "jpeg", "height": 1, "width": 1, "label": 0, "text": "", "filename": "a"}
+    return [example.serialize(file, sha256="", **rest) for file in files]
+
+
+def test_every_registered_signature_is_there(loaded, export_dir):
+    assert set(loaded) == set(signatures.signatures) == SIGNATURES
+    saved = protocol.SavedModel.FromString((export_dir / "1/saved_model.pb").read_bytes())
+    for name, definition in saved.meta_graphs[0].signature_def.items():
+        if not name.startswith("__"):
+            method = name if name in ("classify", "regress") else "predict"
+            assert definition.method_name == f"tensorflow/serving/{method}"
+
+
+@pytest.mark.parametrize("name", ["serving_default", "predict_bytes", "explain"])
+def test_one_damaged_image_is_marked_and_costs_no_other(loaded, name):
+    answer = asked(loaded, name, [GOOD[0], b"", GOOD[1], GOOD[2][:100]])
+    alone = asked(loaded, name, GOOD[:2])
+    assert answer["error"].tolist() == [b"", upload.EMPTY.encode(), b"", upload.DAMAGED.encode()]
+    assert answer["class_index"][1::2].tolist() == [-1, -1]
+    assert answer["class_name"][1::2].tolist() == [b"", b""]
+    assert np.isnan(answer["probabilities"][1::2]).all()
+    assert np.isnan(answer["probability"][1::2]).all()
+    for key in ("probabilities", "probability", "class_index", "class_name"):
+        if answer[key].dtype == object:
+            assert answer[key][::2].tolist() == alone[key].tolist()
+        else:
+            np.testing.assert_allclose(answer[key][::2], alone[key], atol=1e-6)
+
+
+def test_records_are_classified_as_tensorflow_serving_wants_it(loaded):
+    serialized = [*records_of([*GOOD, b"no image"]), example.Example().SerializeToString()]
+    classified, regressed = (asked(loaded, name, serialized) for name in ("classify", "regress"))
+    expected = asked(loaded, "predict_bytes", [*GOOD, b"", b""])["probabilities"]
+    assert set(classified) == {"classes", "scores"}
+    assert classified["classes"].tolist() == [[b"cat", b"dog"]] * 5
+    np.testing.assert_allclose(classified["scores"], expected, atol=1e-6)
+    assert set(regressed) == {"outputs"}
+    np.testing.assert_allclose(regressed["outputs"], expected[:, 1], atol=1e-6)
+
+
+def test_features_are_what_the_head_sees(loaded, predictor):
+    answer = asked(loaded, "features", [GOOD[0], b"", GOOD[1]])
+    images = upload.decode_batch(tf.constant(GOOD[:2]), predictor.image_size)
+    features = answer["features"][::2]
+    assert np.isnan(answer["features"][1]).all()
+    expected = predictor.classifier.features(tf.cast(images, tf.float32), training=False)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def tiny_classifier(pooling="avg", output="auto", classes=2, head=""):
+    tf.keras.utils.set_random_seed(4)
+    branches = [Branch("small_cnn", 32, "none")]
+    return draw_logits(
+        classifier.build(branches, classes, pooling=pooling, head=head, output=output)
+    )
+
+
+@pytest.mark.parametrize(("output", "classes"), [("sigmoid", 2), ("softmax", 3)])
+def test_the_heat_map_of_a_pooled_linear_head_is_the_class_activation_map(output, classes):
+    """Zhou et al., arXiv:1512.04150, equation 2: the class's weights of each place's features."""
+    built = tiny_classifier(output=output, classes=classes)
+    images = np.random.default_rng(1).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
+    (tower,) = built.towers
+    maps = tower.backbone(tower.prepare(images), training=False).numpy()
+    kernel = built.head.get_layer("logits").kernel.numpy()
+    chosen = np.array([0, 1, classes - 1])
+    weights = np.concatenate([-kernel, kernel], 1) if output == "sigmoid" else kernel
+    weights = weights - (0 if output == "sigmoid" else kernel.mean(1, keepdims=True))
+    cam = np.einsum("nhwf,fn->nhw", maps, weights[:, chosen])
+    cam = tf.image.resize(cam[..., np.newaxis], [32, 32]).numpy()[..., 0].clip(0)
+    expected = cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12)
+    predictor = Predictor(built, parse(""))
+    ask = tf.function(lambda images, classes: heat_maps(predictor, images, classes))
+    for function in (ask, lambda *args: heat_maps(predictor, *args)):
+        found = function(tf.constant(images), tf.constant(chosen)).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert found.shape == (3, 32, 32)
+        assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_the_heat_map_of_an_ensemble_is_its_members_mean():
+    predictor = Predictor(tiny_classifier("avg_max", head="dense(8)"), parse(""))
+    both = EnsemblePredictor((predictor, predictor), Combination("mean"), "sigmoid")
+    images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1], 0, 255)
+    chosen = tf.constant([1, 0], tf.int64)
+    np.testing.assert_allclose(
+        heat_maps(both, images, chosen), heat_maps(predictor, images, chosen), atol=1e-5
+    )
+
+
+def test_explain_shows_the_predicted_class(loaded, predictor):
+    answer = asked(loaded, "explain", GOOD)
+    images = upload.decode_batch(tf.constant(GOOD), predictor.image_size)
+    expected = heat_maps(predictor, images, tf.constant(answer["class_index"]))
+    np.testing.assert_allclose(answer["heat_map"], expected, atol=1e-4)
+    assert answer["heat_map"].max((1, 2)).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_warm_up_asks_every_signature_in_every_size(export_dir, loaded):
+    with open(export_dir / "1" / warm_up.FILE, "rb") as file:
+        logs = [protocol.PredictionLog.FromString(record) for _, record in tfrecord.read(file)]
+    seen = set()
+    for log in logs:
+        kind = log.WhichOneof("log_type")
+        request = getattr(log, kind).request
+        assert request.model_spec.name == "tiny"
+        name = request.model_spec.signature_name
+        if kind == "predict_log":
+            ((alias, proto),) = request.inputs.items()
+            value = tf.constant(tf.make_ndarray(proto))
+        else:
+            assert kind == f"{name}_log"
+            alias, examples = "inputs", request.input.example_list.examples
+            value = tf.constant([each.SerializeToString() for each in examples])
+        answer = loaded[name](**{alias: value})
+        for output in answer.values():
+            assert len(output) == len(value)
+        if "error" in answer:
+            assert not any(answer["error"].numpy())
+        seen.add((name, len(value)))
+    assert seen == {(name, size) for name in SIGNATURES for size in (1, 8, 32)}
+    assert len(logs) == len(seen)
+
+
+def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
+    folder = export_dir / "1"
+    said = json.loads((folder / card.JSON).read_text())
+    run = trained.load(run_dir)
+    assert (said["name"], said["version"], said["classes"]) == ("tiny", 1, ["cat", "dog"])
+    assert said["data"]["fingerprint"] == run.resolved.records_fingerprint
+    assert said["decision"] == {
+        "label": "the class of the highest probability",
+        "threshold": 0.5,
+        "positive_class": "dog",
+    }
+    assert set(said["signatures"]) == SIGNATURES
+    low, high = said["measures"]["intervals"]["log_loss"]
+    assert low < said["measures"]["log_loss"] < high
+    assert said["input"]["side_in_pixels"] == 32
+    assert said["training"]["weights_sha256"] == run.identity()["weights_sha256"]
+    text = (folder / card.TEXT).read_text()
+    assert f"| log loss | {said['measures']['log_loss']:.4f} | {low:.4f} to {high:.4f} |" in text
+    assert all(limit in text for limit in card.LIMITS)
+
+
+def test_intervals_are_those_of_the_normal_distribution_for_many_images():
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 2, 2000)
+    right = draws.uniform(size=2000) < 0.9
+    sure = np.where(right, 0.8, 0.2)
+    probabilities = np.where(np.arange(2) == labels[:, None], sure[:, None], 1 - sure[:, None])
+    share = right.mean()
+    half = 1.96 * np.sqrt(share * (1 - share) / 2000)
+    found = metrics.intervals(probabilities, labels)
+    np.testing.assert_allclose(found["accuracy"], [share - half, share + half], atol=2e-3)
+    # Of two values, so that the loss is linear in the share.
+    loss = [-np.log(0.2) + bound * np.log(0.2 / 0.8) for bound in (share + half, share - half)]
+    np.testing.assert_allclose(found["log_loss"], loss, atol=3e-3)
+
+
+def exported(run_dir, folder, **changes):
+    export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder / "tiny"), **changes))
+    return folder / "tiny"
+
+
+def test_frozen_weights_answer_the_same(run_dir, loaded, tmp_path):
+    folder = exported(run_dir, tmp_path, optimize="freeze", serving_batch_sizes="1")
+    frozen = signatures_of(folder / "1")
+    files = [*GOOD, b""]
+    for name in ("predict_bytes", "explain", "features"):
+        found, expected = asked(frozen, name, files), asked(loaded, name, files)
+        for key, value in expected.items():
+            if value.dtype == object:
+                assert found[key].tolist() == value.tolist()
+            else:
+                np.testing.assert_allclose(found[key], value, atol=1e-5, rtol=1e-4)
+    # What classifies reads no variable.
+    assert not frozen["predict_images"].graph.variables
+    assert loaded["predict_images"].graph.variables
+    assert json.loads((folder / "1" / card.JSON).read_text())["optimize"] == "freeze"
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_a_file_for_phones(run_dir, tmp_path, kind, capsys):
+    folder = exported(run_dir, tmp_path, tflite=kind, serving_batch_sizes="1", check_images=16)
+    (line,) = re.findall(r"model.tflite: .*", capsys.readouterr().err)
+    same, difference = re.match(
+        r"model.tflite: (\d+) of \d+ images get the same class; .* by up to (\S+)", line
+    ).groups()
+    assert float(difference) < (1e-4 if kind == "float32" else 0.2)
+    assert int(same) >= 6
+    sizes = (folder / "1" / "model.tflite").stat().st_size
+    weights = sum(np.prod(v.shape) for v in trained.load(run_dir).restore().variables)
+    assert sizes < (5 if kind == "float32" else 2) * weights + 60_000
+
+
+def test_versions_may_be_numbers_or_the_time(run_dir, tmp_path):
+    options = {"check_images": 0}
+    folder = exported(run_dir, tmp_path, version="7", **options)
+    exported(run_dir, tmp_path, version="timestamp", **options)
+    stamp = max(int(name) for name in os.listdir(folder))
+    assert 1_700_000_000 < stamp < 5_000_000_000
+    exported(run_dir, tmp_path, **options)
+    assert {int(name) for name in os.listdir(folder)} == {7, stamp, stamp + 1}
+    assert not (folder / "7" / warm_up.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": "0"}, "--version=0: give a number from 1 to"),
+        ({"version": "v2"}, "--version=v2: give a number"),
+        ({"version": str(2**63)}, "--version=9223372036854775808: give a number"),
+        ({"require": "log_loss=3"}, "--require: 'log_loss=3' is no requirement"),
+        ({"require": "luck>0.5"}, "--require: 'luck' is not measured; known: accuracy, log_loss"),
+        ({"require": "log_loss<1e-9"}, r"not exported: log_loss is \S+, and log_loss<1e-09 is"),
+        (
+            {"require": "accuracy>2,log_loss<-1"},
+            "not exported: accuracy is .*, and accuracy>2 is required; log_loss is",
+        ),
+        ({"serving_batch_sizes": "1,x"}, "--serving_batch_sizes=1,x: give numbers from 1"),
+        ({"serving_batch_sizes": "0"}, "--serving_batch_sizes=0: give numbers from 1"),
+        ({"check_images": -1}, "--check_images=-1: give 0 or more"),
+        ({"tflite": "int8", "check_images": 0}, "--tflite=int8 is compared with --check_images"),
+        ({"records": "nowhere"}, "nowhere/manifest.json does not exist"),
+    ],
+)
+def test_what_fails_leaves_nothing(run_dir, tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        exported(run_dir, tmp_path, **changes)
+    assert not (tmp_path / "tiny").exists() or not os.listdir(tmp_path / "tiny")
+
+
+def test_requirements_are_compared_as_they_are_written():
+    measures = {"log_loss": 0.5, "accuracy": 0.75, "n": 4, "classes": ["a"]}
+    requirement.check(
+        requirement.parse(" log_loss <= 0.5, accuracy>=.75,accuracy < 7.6e-1"), measures
+    )
+    for text in ("log_loss<0.5", "accuracy>0.75"):
+        with pytest.raises(UserError, match="is required"):
+            requirement.check(requirement.parse(text), measures)
+    assert requirement.parse("") == ()
+
+
+class TestGate:
+    @pytest.fixture(scope="class")
+    def taken(self, run_dir, predictor):
+        return samples.take(trained.load(run_dir), predictor, "", 5)
+
+    def test_lets_the_same_answers_pass(self, export_dir, taken):
+        assert len(taken.files) == 5
+        assert 0 <= gate.check(export_dir / "1", taken) < gate.TOLERANCE
+
+    def test_holds_back_other_answers(self, export_dir, taken):
+        other = dataclasses.replace(taken, expected=taken.expected + 1e-3)
+        with pytest.raises(UserError, match=r"not exported: served probabilities differ .* 0.001"):
+            gate.check(export_dir / "1", other)
+
+    def test_holds_back_what_is_refused(self, export_dir, taken):
+        other = dataclasses.replace(taken, files=(b"no image", *taken.files[1:]))
+        with pytest.raises(UserError, match=r"not exported: served probabilities differ .* by nan"):
+            gate.check(export_dir / "1", other)
+
+    def test_holds_back_what_no_server_can_load(self, taken, tmp_path):
+        (tmp_path / "saved_model.pb").write_bytes(b"damaged")
+        with pytest.raises(UserError, match=r"a server cannot load it, and says: error: .*damaged"):
+            gate.check(tmp_path, taken)
+
+    @pytest.mark.parametrize("fault", ["python", "file", "xla"])
+    def test_holds_back_what_a_server_must_not_run(self, tmp_path, fault):
+        def run(x):
+            if fault == "python":
+                return tf.numpy_function(np.sin, [x], tf.float32)
+            if fault == "file":
+                return x + tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32)
+            return tf.function(tf.sin, jit_compile=True)(x)
+
+        module = tf.Module()
+        spec = tf.TensorSpec([None], tf.float32, "x")
+        function = tf.function(lambda x: {"y": run(x)}, input_signature=[spec])
+        tf.saved_model.save(module, str(tmp_path), signatures=function)
+        said = {
+            "python": "runs Python",
+            "file": "ReadFile in .* reads a file",
+            "xla": "jit_compile",
+        }
+        with pytest.raises(UserError, match=f"not exported: .*{said[fault]}"):
+            graph.check(tmp_path)
+
+
+def test_three_classes_have_no_regression():
+    predictor = Predictor(tiny_classifier(output="softmax", classes=3), parse(""))
+    context = signatures.Context(predictor, ("a", "b", "c"))
+    assert signatures.signatures["regress"](context) is None
+    assert "probability" not in context.answer(tf.zeros([1, 32, 32, 3], tf.uint8))
+
+
+def test_the_command_line(run_dir, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tfpipe.export", f"--run_dir={run_dir}"),
+            *(f"--export_dir={tmp_path / 'tiny'}", "--require=accuracy>=0", "--licence=CC0-1.0"),
+            *("--check_images=4", "--serving_batch_sizes=1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert any(line.startswith("served after 7 requests to warm up") for line in lines), lines
+    assert any(line.startswith("exported ") for line in lines)
+    assert "Licence: CC0-1.0" in (tmp_path / "tiny/1" / card.TEXT).read_text()
+
+
+def test_a_run_without_records_is_exported_unchecked_only(records, tmp_path):
+    moved = shutil.copytree(records, tmp_path / "records")
+    config = TrainConfig(records=str(moved), run_dir=str(tmp_path / "run"), **TINY | {"epochs": 1})
+    train.main(config)
+    shutil.rmtree(moved)
+    with pytest.raises(UserError, match=r"manifest.json does not exist"):
+        exported(tmp_path / "run", tmp_path)
+    folder = exported(tmp_path / "run", tmp_path, check_images=0)
+    said = json.loads((folder / "1" / card.JSON).read_text())
+    assert said["data"]["fingerprint"] is None

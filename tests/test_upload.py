@@ -1,0 +1,266 @@
+"""Images as clients send them: what records would hold of them, each judged alone."""
+
+import io
+import struct
+import tarfile
+import time
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from conftest import SHARED, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfpipe.ingest import decode, intact
+from tfpipe.ingest.sources import Rejected
+from tfpipe.input import gif, preprocess, upload
+
+SIDE = 32
+READ = ("JPEG", "PNG", "GIF", "BMP")
+
+graph = tf.function(
+    lambda files: upload.decode(files, SIDE), input_signature=[tf.TensorSpec([None], tf.string)]
+)
+WAYS = {"eager": lambda files: upload.decode(files, SIDE), "graph": graph}
+
+
+def decoded(files, way="graph"):
+    images, errors = WAYS[way](tf.constant(files, tf.string))
+    assert images.dtype == np.uint8
+    assert images.shape == (len(files), SIDE, SIDE, 3)
+    return images.numpy(), [error.decode() for error in errors.numpy()]
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def smooth(mode="RGB", size=(64, 48)):
+    """Different in every corner, and so smooth that JPEG keeps it."""
+    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+    rgb = np.stack([250 * x, 250 * y, 200 - 100 * x - 90 * y], -1).astype(np.uint8)
+    image = PIL.Image.fromarray(rgb)
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(PIL.Image.fromarray((255 * (x + y) / 2).astype(np.uint8)))
+        return image
+    if mode == "I;16":
+        return PIL.Image.fromarray((65535 * x).astype(np.uint16))
+    return image.convert(mode)
+
+
+def transparent_palette():
+    image = smooth().quantize(16)
+    image.info["transparency"] = bytes([0, 128] + [255] * 14)
+    return image
+
+
+def animation():
+    frames = [smooth().quantize(32), PIL.Image.new("P", (64, 48), 3)]
+    return encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
+
+
+FILES = {
+    "JPEG": encode(smooth(), "JPEG", quality=95),
+    "progressive JPEG": encode(smooth(), "JPEG", quality=95, progressive=True),
+    "grey JPEG": encode(smooth("L"), "JPEG", quality=95),
+    "CMYK JPEG": encode(smooth("CMYK"), "JPEG", quality=95),
+    "PNG": encode(smooth(), "PNG"),
+    "grey PNG": encode(smooth("L"), "PNG"),
+    "two colours": encode(smooth("1"), "PNG"),
+    "four greys": encode(smooth("L").quantize(4).convert("L"), "PNG", bits=2),
+    "transparent grey": encode(smooth("L").point(lambda v: v // 64 * 64), "PNG", transparency=64),
+    "16 bit": encode(smooth("I;16"), "PNG"),
+    "alpha": encode(smooth("RGBA"), "PNG"),
+    "grey alpha": encode(smooth("LA"), "PNG"),
+    "palette": encode(smooth().quantize(16), "PNG"),
+    "transparent palette": encode(transparent_palette(), "PNG"),
+    "GIF": encode(smooth().quantize(32), "GIF"),
+    "transparent GIF": encode(smooth().quantize(32), "GIF", transparency=3),
+    "animation": animation(),
+    "BMP": encode(smooth(), "BMP"),
+    "BMP of 32 bits": encode(smooth("RGBA"), "BMP"),
+}
+
+
+def as_recorded(data):
+    """The same square of what records would hold."""
+    pixels = decode.decode(data).pixels
+    return np.asarray(preprocess.resize(tf.constant(pixels), SIDE), int)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", FILES)
+def test_is_what_records_would_hold(name, way):
+    images, errors = decoded([FILES[name]], way)
+    assert errors == [""]
+    difference = np.abs(images[0] - as_recorded(FILES[name]))
+    # JPEG has a faster transform here; dithered points fall together otherwise.
+    assert difference.max() <= (12 if "JPEG" in name else 2)
+    assert difference.mean() <= (3 if "JPEG" in name else 0.6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_image_costs_its_neighbours_nothing(way):
+    good = list(FILES.values())
+    cut = FILES["JPEG"][: len(FILES["JPEG"]) // 2]
+    bad = [cut, b"", b"no image", FILES["PNG"][:-40], FILES["animation"][:200]]
+    mixed = [file for pair in zip(good, bad * 4, strict=False) for file in pair]
+    images, errors = decoded(mixed, way)
+    alone, none = decoded(good, way)
+    assert none == [""] * len(good)
+    np.testing.assert_array_equal(images[::2], alone)
+    assert not images[1::2].any()
+    reasons = [upload.DAMAGED, upload.EMPTY, upload.NO_IMAGE, upload.DAMAGED, upload.DAMAGED]
+    assert errors == [text for one in (reasons * 4)[: len(good)] for text in ("", one)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_all_may_be_damaged_or_none_there(count, way):
+    images, errors = decoded([b"x"] * count, way)
+    assert not images.any()
+    assert errors == [upload.NO_IMAGE] * count
+
+
+def test_a_batch_is_its_images():
+    files = [encode(draw("dog", number), "JPEG") for number in range(40)]
+    images, errors = decoded(files)
+    assert not any(errors)
+    for file, image in zip(files, images, strict=True):
+        np.testing.assert_array_equal(image, preprocess.decode_image(file, SIDE))
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def large_png(side):
+    """A header that promises more than there is."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def large_gif(side, screen=1):
+    """One picture of a colour, without data."""
+    head = b"GIF89a" + struct.pack("<HHBBB", screen, screen, 0, 0, 0)
+    return head + b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x01\x44\x00;"
+
+
+def bmp(depth=24, compression=0, width=4, height=4):
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, depth, compression, 0, 0, 0, 0, 0)
+    body = bytes(16 * depth)
+    return b"BM" + struct.pack("<IHHI", 54 + len(body), 0, 0, 54) + head + body
+
+
+def scans(count):
+    data = FILES["progressive JPEG"]
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + data[at:-2] * count + data[-2:]
+
+
+REFUSED = {
+    "WebP": (encode(smooth(), "WEBP"), upload.NO_IMAGE),
+    "TIFF": (encode(smooth(), "TIFF"), upload.NO_IMAGE),
+    "PNG of 10^8 pixels": (large_png(10_000), upload.TOO_LARGE),
+    "PNG of 2^31 a side": (large_png(2**31 - 1), upload.TOO_LARGE),
+    "GIF of a large screen": (large_gif(1, 65535), upload.TOO_LARGE),
+    "GIF of a large picture": (large_gif(65535), upload.TOO_LARGE),
+    "BMP of 10^8 pixels": (bmp(width=10_000, height=-10_000), upload.TOO_LARGE),
+    "BMP of 8 bits": (bmp(8), upload.UNKNOWN_BMP),
+    "compressed BMP": (bmp(32, compression=3), upload.UNKNOWN_BMP),
+    "scans": (scans(intact.MAX_SCANS + 1), upload.TOO_MANY_SCANS),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_beforehand(name):
+    data, reason = REFUSED[name]
+    images, errors = decoded([FILES["PNG"], data])
+    assert errors == ["", reason]
+    assert not images[1].any()
+
+
+def test_the_limits_are_those_of_records():
+    assert upload.MAX_PIXELS == decode.MAX_PIXELS
+    assert upload.MAX_SCANS == intact.MAX_SCANS
+    _, errors = decoded([scans(20)])
+    assert errors == [""]
+
+
+def test_of_an_animation_only_the_first_picture_is_unpacked():
+    """A megabyte of such pictures would need 100 times that."""
+    frame = large_gif(1)[13:-1]
+    first = encode(smooth().quantize(32), "GIF")
+    many = first[:-1] + frame * 1000 + b";"
+    found, pixels = gif.first_picture(tf.constant(many))
+    assert found.numpy() == first
+    assert pixels.numpy() == 64 * 48
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", FILES["GIF"][:-30], large_gif(4)[:-4]])
+def test_a_gif_without_end_is_only_cut(data):
+    found, _ = gif.first_picture(tf.constant(data))
+    assert found.numpy() == data + b";"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.binary(min_size=1, max_size=60),
+    st.floats(0, 1),
+    st.booleans(),
+)
+def test_damage_is_never_an_error_of_the_batch(name, noise, where, cut):
+    data = bytearray(FILES[name])
+    at = int(where * len(data))
+    data[at : at + len(noise)] = noise
+    data = bytes(data[: at + 1] if cut else data)
+    images, errors = decoded([FILES["PNG"], data])
+    assert errors[0] == ""
+    np.testing.assert_array_equal(images[0], decoded([FILES["PNG"]])[0][0])
+    assert not (errors[1] and images[1].any())
+
+
+def malformed():
+    """Yields (kind, name, data) of the real malformed files."""
+    corpus = SHARED / "data/bad-inputs/images.tar"
+    if not corpus.is_file():
+        pytest.skip("needs the malformed images in ../shared, which are not here")
+    with tarfile.open(corpus) as tar:
+        for member in tar:
+            if member.isfile() and not member.name.endswith((".csv", "README.txt")):
+                yield member.name, tar.extractfile(member).read()
+
+
+def test_malformed_files_from_everywhere():
+    """None crashes or takes long, and what records take is taken, with the same picture."""
+    names, files = zip(*malformed(), strict=True)
+    began = time.monotonic()
+    images, errors = decoded(list(files))
+    assert time.monotonic() - began < 60
+    compared = 0
+    for name, data, image, error in zip(names, files, images, errors, strict=True):
+        try:
+            picture = decode.decode(data)
+            with PIL.Image.open(io.BytesIO(data)) as opened:
+                kind = "JPEG" if opened.format == "MPO" else opened.format
+        except (Rejected, PIL.UnidentifiedImageError):
+            continue
+        if kind not in READ or error == upload.UNKNOWN_BMP:
+            continue
+        assert error == "", name
+        compared += 1
+        if picture.is_plain:
+            alone = preprocess.decode_image(data, SIDE)
+            np.testing.assert_array_equal(image, alone, name)
+        elif "xmp_tags" not in name:  # what XMP says of a PNG is not read here
+            expected = preprocess.resize(tf.constant(picture.pixels), SIDE).numpy()
+            # JPEG is decoded to an eighth of its size, with a faster transform.
+            assert np.abs(image - expected.astype(int)).mean() < 12, name
+    assert compared > 40

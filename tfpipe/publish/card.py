@@ -1,0 +1,175 @@
+"""The model card: what a version is, what it was made from, and how far to trust it.
+
+After Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv:1810.03993), as far as a run
+knows it.
+"""
+
+import pathlib
+from typing import Any
+
+import tfpipe
+from tfpipe import options, storage
+from tfpipe.errors import UserError
+from tfpipe.fit import finish, metrics
+from tfpipe.fit.run import Run
+from tfpipe.fit.trained import Trained
+from tfpipe.ingest import manifest as manifests
+from tfpipe.input import upload
+from tfpipe.model.ensemble import EnsemblePredictor
+from tfpipe.model.predictor import Predictor
+
+JSON, TEXT = "model_card.json", "model_card.md"
+SCHEMA_VERSION = 1
+
+LIMITS = (
+    "It names one of its classes for every image, also for one that shows none of them.",
+    "Its probabilities hold for images like those it was trained on; from another camera, of"
+    " another size or another share of the classes they may be worse without any sign of it.",
+    "The measures are of images that its calibration and its best epoch were chosen by, so that"
+    " others will be a little less favourable.",
+    f"An image has at most {upload.MAX_PIXELS:,} pixels.",
+)
+
+
+def measures(run: Trained) -> dict[str, Any]:
+    """Returns the measures of a run's predictions of images that it was not trained on.
+
+    Returns:
+        What `metrics.summary` does, and "intervals": by measure the 95 % bootstrap interval.
+
+    Raises:
+        UserError: there are no predictions, or they are damaged.
+    """
+    found = finish.read_predictions(run.predictions_file)
+    summary = metrics.summary(found["probabilities"], found["label"], run.classes)
+    return summary | {"intervals": metrics.intervals(found["probabilities"], found["label"])}
+
+
+def describe(
+    run: Trained,
+    predictor: Predictor | EnsemblePredictor,
+    measured: dict[str, Any],
+    *,
+    name: str,
+    version: int,
+    signatures: list[str],
+    optimize: str,
+    licence: str,
+) -> dict[str, Any]:
+    """Returns the card.
+
+    Args:
+        run: what was trained.
+        predictor: of it.
+        measured: from `measures`.
+        name: of the model.
+        version: of the export.
+        signatures: of it.
+        optimize: as given to tfpipe.export.
+        licence: under which it may be used; empty if nobody said.
+    """
+    classes = list(run.classes)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "version": version,
+        "tfpipe_version": tfpipe.__version__,
+        "licence": licence or None,
+        "classes": classes,
+        "decision": {
+            "label": "the class of the highest probability",
+            "threshold": 0.5 if len(classes) == 2 else None,
+            "positive_class": classes[1] if len(classes) == 2 else None,
+        },
+        "input": {"side_in_pixels": predictor.image_size, "formats": ["JPEG", "PNG", "GIF", "BMP"]},
+        "data": _data(run),
+        "training": _training(run),
+        "test_time_views": run.tta or "none",
+        "calibration": {
+            "text": str(predictor.calibration),
+            **options.to_json(predictor.calibration),
+        },
+        "measures": measured,
+        "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
+        "signatures": signatures,
+        "optimize": optimize,
+        "limits": list(LIMITS),
+    }
+
+
+def _data(run: Trained) -> dict[str, Any]:
+    """Returns what is known of the records, which may be gone."""
+    found = {
+        "records": run.records,
+        "class_shares": dict(zip(run.classes, run.class_shares, strict=True)),
+    }
+    try:
+        manifest = manifests.load(run.records)
+    except UserError:
+        return found | {"fingerprint": None, "images": None}
+    return found | {"fingerprint": manifest.fingerprint, "images": manifest.splits}
+
+
+def _training(run: Trained) -> dict[str, Any]:
+    if not isinstance(run, Run):
+        return {
+            "combined_by": run.combination.method,
+            "members": [_training(member) | member.identity() for member in run.members],
+        }
+    return {
+        "backbones": [branch["name"] for branch in run.resolved.branches],
+        "precision": run.resolved.precision,
+        "records_fingerprint": run.resolved.records_fingerprint,
+        "options": options.to_json(run.config),
+        **run.identity(),
+    }
+
+
+def write(folder: pathlib.Path, card: dict[str, Any]) -> None:
+    """Writes the card into a folder, for programs and for people."""
+    storage.write_json(folder / JSON, card)
+    (folder / TEXT).write_text(as_text(card), encoding="utf-8")
+
+
+def as_text(card: dict[str, Any]) -> str:
+    """Returns the card as Markdown."""
+    measured, classes = card["measures"], card["classes"]
+    decision = "the class of the highest probability"
+    if card["decision"]["threshold"] is not None:
+        decision += (
+            f"; of two, `{classes[1]}` from a probability of {card['decision']['threshold']:g} on."
+            " The server knows no threshold: apply another one to `probability`, or give it to the"
+            " client (`--threshold`)"
+        )
+    rows = [("images", f"{measured['n']:,}", "")]
+    for key, title in (("log_loss", "log loss"), ("accuracy", "accuracy")):
+        low, high = measured["intervals"][key]
+        rows.append((title, f"{measured[key]:.4f}", f"{low:.4f} to {high:.4f}"))
+    for name, value in measured["recall"].items():
+        rows.append((f"{name} found", "no images" if value is None else f"{value:.4f}", ""))
+    lines = [
+        f"# {card['name']}, version {card['version']}",
+        "",
+        f"Tells {', '.join(classes[:-1])} and {classes[-1]} apart in images"
+        f" of {', '.join(card['input']['formats'])}, which it resizes to"
+        f" {card['input']['side_in_pixels']} x {card['input']['side_in_pixels']} pixels.",
+        "",
+        "| measure | value | 95 % interval (bootstrap) |",
+        "| --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        f"- Label: {decision}.",
+        f"- Calibration: {card['calibration']['text']}.",
+        f"- Test-time views: {card['test_time_views']}.",
+        f"- Data: {card['data']['records']}, fingerprint {card['data']['fingerprint']}.",
+        f"- Parameters: {card['parameters']:,}.",
+        f"- Signatures: {', '.join(card['signatures'])}.",
+        f"- Licence: {card['licence'] or 'not stated'}.",
+        f"- Made by tfpipe {card['tfpipe_version']}; {JSON} has the options of the training.",
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in card["limits"]),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""The last check before a version is published: the real server answers as evaluation does."""
+
+import contextlib
+import pathlib
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from serving.cli import UserError as ServingError
+from serving.client import Client
+from tfpipe.errors import UserError
+from tfpipe.publish.samples import Samples
+
+# The largest difference of a probability. Batches of other sizes are added up in another order.
+TOLERANCE = 1e-5
+
+# How long a server may take to load a version and warm it up, and to answer a batch.
+_START_S = 300.0
+_ANSWER_S = 120.0
+_BATCH = 32
+
+_NAME = "candidate"
+_READY = re.compile(r"serving \S+ version \d+ at (\S+)")
+
+
+def check(folder: pathlib.Path, samples: Samples) -> float:
+    """Serves a SavedModel in a fresh process and compares its answers with the evaluation's.
+
+    Args:
+        folder: of the SavedModel, under any name.
+        samples: images and what they are answered with.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        UserError: the server does not start, or answers with an error or otherwise.
+    """
+    with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
+        (pathlib.Path(base) / "1").symlink_to(folder.resolve())
+        address = stack.enter_context(_served(base))
+        try:
+            with Client(address, _NAME, timeout=_ANSWER_S) as client:
+                found = [
+                    client.predict({"image_bytes": list(samples.files[at : at + _BATCH])})
+                    for at in range(0, len(samples.files), _BATCH)
+                ]
+        except ServingError as error:
+            raise UserError(f"not exported: the server that tried it says: {error}") from None
+    probabilities = np.concatenate([each["probabilities"] for each in found])
+    difference = float(np.abs(probabilities - samples.expected).max())
+    if not difference <= TOLERANCE:  # NaN too
+        raise UserError(
+            f"not exported: served probabilities differ from the evaluation's by {difference:.2g},"
+            f" and {TOLERANCE:g} is allowed: this is a fault of tfpipe, please report it"
+        )
+    return difference
+
+
+@contextlib.contextmanager
+def _served(base: str) -> Iterator[str]:
+    """Runs the embedded server; yields its address."""
+    command = [sys.executable, "-m", "serving.server", "--port=0", f"--model_name={_NAME}"]
+    process = subprocess.Popen(
+        [*command, f"--model_base_path={base}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def _address(process: subprocess.Popen) -> str:
+    """Waits for a server to say where it listens; raises UserError with its last words if not."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:  # in a thread, for a read has no time limit
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            for line in process.stderr:
+                lines.put(line.rstrip())
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    last = "nothing"
+    with contextlib.suppress(queue.Empty):
+        while line := lines.get(timeout=_START_S):
+            if match := _READY.match(line):
+                return match[1]
+            last = line
+    raise UserError(f"not exported: a server cannot load it, and says: {last}")

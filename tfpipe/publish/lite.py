@@ -1,0 +1,69 @@
+"""A version for phones and small boards: one TensorFlow Lite file beside the SavedModel."""
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.errors import UserError, one_line
+from tfpipe.input import upload
+from tfpipe.model.ensemble import EnsemblePredictor
+from tfpipe.model.predictor import Predictor
+from tfpipe.publish.samples import Samples
+
+FILE = "model.tflite"
+NONE, FLOAT32, INT8 = "none", "float32", "int8"
+KINDS = (NONE, FLOAT32, INT8)
+
+
+def write(
+    folder: pathlib.Path, predictor: Predictor | EnsemblePredictor, samples: Samples, kind: str
+) -> tuple[int, float]:
+    """Converts the classification of one decoded image, and compares it with the evaluation.
+
+    The file takes uint8 [1, S, S, 3], RGB, and gives the probabilities, float32 [1, C].
+
+    Args:
+        folder: where the file is written.
+        predictor: what is converted.
+        samples: to compare with, and for "int8" also to find the range of every activation by.
+        kind: "float32", or "int8": weights and activations in eight bits, where there is such an
+            operation.
+
+    Returns:
+        How many samples get the evaluation's class, and the largest difference of a probability.
+
+    Raises:
+        UserError: TensorFlow Lite has no operation for a part of the model.
+    """
+    size = predictor.image_size
+    images = upload.decode_batch(tf.constant(list(samples.files)), size)
+    function = tf.function(predictor.classify)
+    spec = tf.TensorSpec([1, *images.shape[1:]], tf.uint8, name="images")
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function(spec)], function
+    )
+    if kind == INT8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[tf.newaxis]] for image in images)
+    try:
+        model = converter.convert()
+    except Exception as error:  # of many kinds, each with the whole graph in its text
+        reason = one_line(str(error).strip().partition("\n")[0])
+        raise UserError(f"--tflite={kind}: TensorFlow Lite cannot convert it: {reason}") from None
+    (folder / FILE).write_bytes(model)
+    found = _run(model, images.numpy())
+    same = int((found.argmax(1) == samples.expected.argmax(1)).sum())
+    return same, float(np.abs(found - samples.expected).max())
+
+
+def _run(model: bytes, images: np.ndarray) -> np.ndarray:
+    interpreter = tf.lite.Interpreter(model_content=model)
+    interpreter.allocate_tensors()
+    (image,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+    found = []
+    for each in images:
+        interpreter.set_tensor(image["index"], each[np.newaxis])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(answer["index"])[0].copy())
+    return np.stack(found)

@@ -1,0 +1,98 @@
+"""Requests that a server answers before a version becomes available, so that no client waits.
+
+TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of at most
+1,000 `PredictionLog` messages (tensorflow_serving/servables/tensorflow/saved_model_warmup.h).
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from serving import tensors
+from serving.protocol import (
+    ClassificationRequest,
+    PredictionLog,
+    PredictRequest,
+    RegressionRequest,
+    SignatureDef,
+    TensorProto,
+)
+from tfpipe.errors import UserError
+from tfpipe.ingest import tfrecord
+from tfpipe.ingest.example import Example
+from tfpipe.model.signatures import IMAGE, METHODS
+from tfpipe.publish.samples import Samples
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+MOST_RECORDS = 1000
+_GREY = 128
+
+
+def write(
+    folder: pathlib.Path,
+    signatures: dict[str, SignatureDef],
+    sizes: Sequence[int],
+    samples: Samples,
+    *,
+    name: str,
+) -> int:
+    """Writes a request for each signature and batch size.
+
+    Args:
+        folder: of the SavedModel.
+        signatures: of it, by name.
+        sizes: of the batches, in images.
+        samples: which are sent.
+        name: of the model.
+
+    Returns:
+        How many requests there are.
+
+    Raises:
+        UserError: they are more than TensorFlow Serving takes.
+    """
+    logs = [log for size in sizes for log in _logs(signatures, samples.cycle(size), name)]
+    if len(logs) > MOST_RECORDS:
+        raise UserError(
+            f"--serving_batch_sizes: {len(sizes)} sizes make {len(logs)} requests to warm up with,"
+            f" and TensorFlow Serving takes {MOST_RECORDS:,}: give fewer sizes",
+            status=2,
+        )
+    path = folder / FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"".join(tfrecord.frame(log.SerializeToString()) for log in logs))
+    return len(logs)
+
+
+def _logs(
+    signatures: dict[str, SignatureDef], images: list[bytes], name: str
+) -> Iterator[PredictionLog]:
+    examples = [_example(image) for image in images]
+    for key, definition in sorted(signatures.items()):
+        log = PredictionLog()
+        if METHODS.get(key) == definition.method_name:
+            request: ClassificationRequest | RegressionRequest = getattr(log, f"{key}_log").request
+            request.input.example_list.examples.extend(examples)
+        else:
+            request = log.predict_log.request
+            _fill(request, definition, images)
+        request.model_spec.name = name
+        request.model_spec.signature_name = key
+        yield log
+
+
+def _example(image: bytes) -> Example:
+    example = Example()
+    example.features.feature[IMAGE].bytes_list.value.append(image)
+    return example
+
+
+def _fill(request: PredictRequest, definition: SignatureDef, images: list[bytes]) -> None:
+    for alias, info in definition.inputs.items():
+        if len(info.tensor_shape.dim) == 1:
+            proto = tensors.to_proto(np.array(images, object))
+        else:  # decoded images: one number fills them all
+            proto = TensorProto(dtype=info.dtype, int_val=[_GREY], tensor_shape=info.tensor_shape)
+            proto.tensor_shape.dim[0].size = len(images)
+        request.inputs[alias].CopyFrom(proto)
