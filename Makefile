@@ -6,7 +6,7 @@ LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-large demo clean
+.PHONY: help setup lock lint format test test-large conformance demo clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -47,6 +47,10 @@ test: setup  ## Run the tests (some minutes on two cores)
 
 test-large: setup  ## Run the long tests too
 	@$(PYTEST) -m "large or not large"
+
+TARGET ?= 127.0.0.1:8500
+conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port
+	@TARGET=$(TARGET) $(BIN)/python -m pytest tests/test_serving_conformance.py
 
 clean:  ## Remove what the demo and the tests wrote
 	rm -rf runs/demo records/demo records/demo-images export/demo .pytest_cache .ruff_cache

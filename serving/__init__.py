@@ -1,1 +1,1 @@
-"""Serving over gRPC: protocol, client and embedded server. Imports nothing from tfpipe."""
+"""Serving: protocol, client, embedded server. Takes nothing of tfpipe but settings of a process."""

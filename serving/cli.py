@@ -1,11 +1,12 @@
 """Commands of this package: one-line errors, a quiet terminal, an exit status."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -64,6 +65,15 @@ def number(kind: Callable, least: float, most: float = float("inf")) -> Callable
     return parse
 
 
+def boolean(text: str) -> bool:
+    """The type of a flag that is true or false, as tensorflow_model_server writes them."""
+    if text.lower() in ("true", "1"):
+        return True
+    if text.lower() in ("false", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
+
+
 def run(main: Callable[[], int]) -> None:
     """Calls `main` and exits with its status; 1 or 2 for a UserError, 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):  # a file name need not be valid UTF-8
@@ -95,6 +105,36 @@ def quiet(verbosity: int) -> None:
         logging.getLogger(name).setLevel(level)
     if verbosity < 1:
         warnings.simplefilter("ignore")
+
+
+def cores() -> int:
+    """Returns how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows how many images are done, where standard error is a terminal.
+
+    Args:
+        total: how many there are; None if that is not known.
+
+    Yields:
+        A function to be called with how many more are done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        "images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("images", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def say(message: object) -> None:

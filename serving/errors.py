@@ -14,6 +14,8 @@ _TRACE_LINE = re.compile(
     r"|Traceback \(most recent call last\):|  +(?!\(\d+\)).*"
 )
 _OP_NAME = re.compile(r" \[Op:\w+\]$")
+# Of one in a session it names the node, and then tells the same.
+_NODE = re.compile(r"\s*\[\[\{\{node .*|\s*Original stack trace for .*", re.DOTALL)
 
 
 class RequestError(Exception):
@@ -63,7 +65,8 @@ def from_runtime(error: Exception) -> RequestError:
         code = grpc.StatusCode.INVALID_ARGUMENT
     else:
         code = grpc.StatusCode.INTERNAL
-    lines = [line for line in str(error).splitlines() if not _TRACE_LINE.fullmatch(line)]
+    text = _NODE.sub("", str(error))
+    lines = [line for line in text.splitlines() if not _TRACE_LINE.fullmatch(line)]
     message = _OP_NAME.sub("", " ".join(" ".join(lines).split()))
     return RequestError(code, message or type(error).__name__)
 

@@ -1,48 +1,78 @@
 """One version of a model, loaded: what a request runs."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from serving import tensors
+from serving import batching, tensors
+from serving.config import Batching
 from serving.errors import RequestError, from_runtime, invalid
-from serving.protocol import DEFAULT_SIGNATURE, SavedModel, SignatureDef, TensorProto
+from serving.protocol import (
+    DEFAULT_SIGNATURE,
+    SavedModel,
+    SignatureDef,
+    TensorProto,
+    types_pb2,
+)
+
+SERVE = "serve"  # the tag of the graph that is served
 
 # What the runtime of TensorFlow calls the types that NumPy calls otherwise.
 _RUNTIME_NAMES = {"float32": "float", "float64": "double"}
 
 
 class Servable:
-    """A SavedModel in memory.
+    """A SavedModel in memory, in a session of its own, as TensorFlow Serving has it.
 
-    Safe to use from several threads. Memory is freed when the last reference goes.
+    Safe to use from several threads.
 
     Attributes:
         version: the number of its folder.
+        path: its folder.
         signatures: every SignatureDef in `saved_model.pb`, by name.
     """
 
-    def __init__(self, path: pathlib.Path, version: int):
-        """Loads the SavedModel in the folder `path` and runs each signature once.
+    def __init__(self, path: pathlib.Path, version: int, joined: Batching | None = None):
+        """Loads the SavedModel in the folder `path`.
+
+        Args:
+            path: the folder.
+            version: its number.
+            joined: how requests are joined into batches; None runs each alone.
 
         Raises:
             RequestError: it cannot be loaded; the message says why.
         """
-        self.version = version
+        self.version, self.path = version, path
+        self._joined = joined
+        self._session = None
         try:
             self.signatures = _read_signatures(path)
-            self._model = tf.saved_model.load(str(path), tags=["serve"])
-            self._functions = dict(self._model.signatures)
+            graph = tf.Graph()
+            self._session = tf.compat.v1.Session(graph=graph, config=_config())
+            with graph.as_default():
+                tf.compat.v1.saved_model.load(self._session, [SERVE], str(path))
+            self._functions = {
+                key: self._function(definition)
+                for key, definition in self.signatures.items()
+                if not key.startswith("__")  # what TensorFlow keeps for itself
+            }
         except Exception as error:  # a damaged file can make the loader raise nearly anything
+            self.close()
             raise RequestError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"cannot load {path}: {from_runtime(error).message}",
             ) from error
-        self._warm_up()
+
+    def close(self) -> None:
+        """Frees the memory; nothing can be run after that."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def run(
         self,
@@ -73,12 +103,9 @@ class Servable:
         wanted = _check_outputs(definition, list(output_filter))
         _check_types(definition, feeds)
         try:
-            tensors_in = {
-                alias: tf.cast(tf.constant(array), definition.inputs[alias].dtype)
-                for alias, (_, array) in feeds.items()
-            }
-            outputs = self._functions[key](**tensors_in)
-            return {alias: tensors.as_array(outputs[alias].numpy()) for alias in wanted}
+            outputs = self._functions[key](*(feeds[alias][1] for alias in definition.inputs))
+            found = dict(zip(definition.outputs, outputs, strict=True))
+            return {alias: tensors.as_array(found[alias]) for alias in wanted}
         except Exception as error:
             raise from_runtime(error) from error
 
@@ -100,17 +127,46 @@ class Servable:
                     " to serve it all the same, restart the server",
                 )
 
-    def _warm_up(self) -> None:
-        """Runs each signature with an empty batch, so that the first request finds it compiled."""
-        for key, function in self._functions.items():
+    def run_empty(self) -> None:
+        """Runs each signature with an empty batch, which builds what the first request needs."""
+        for key, definition in self.signatures.items():
+            if key not in self._functions:
+                continue
             inputs = {
-                alias: tf.zeros(_empty_shape(info.tensor_shape), info.dtype)
-                for alias, info in self.signatures[key].inputs.items()
+                alias: np.zeros(
+                    _empty_shape(info.tensor_shape), tf.as_dtype(info.dtype).as_numpy_dtype
+                )
+                for alias, info in definition.inputs.items()
             }
             try:
-                function(**inputs)
-            except tf.errors.OpError:  # a model may refuse an empty batch; it is compiled by now
+                self._functions[key](*inputs.values())
+            except tf.errors.OpError:  # a model may refuse an empty batch; it is built by now
                 continue
+
+    def _function(self, definition: SignatureDef) -> Callable[..., Sequence[np.ndarray]]:
+        """Returns a function from a signature's inputs to its outputs, in their orders."""
+        graph = self._session.graph
+        names = [info.name for info in definition.outputs.values()]
+        feeds = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
+        alone = self._session.make_callable([graph.get_tensor_by_name(n) for n in names], feeds)
+        found = self._joined and batching.batched(graph, definition, self._joined)
+        if not found:
+            return alone
+        joined = self._session.make_callable([found[alias] for alias in definition.outputs], feeds)
+
+        def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
+            # The kernel answers an empty request itself, with other shapes than the model's.
+            return (joined if all(map(len, arrays)) else alone)(*arrays)
+
+        return run
+
+
+def _config() -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto()
+    # Graphs are optimized when they run first; a second pass over them takes as long again.
+    rewrite = config.graph_options.rewrite_options
+    rewrite.meta_optimizer_iterations = rewrite.ONE
+    return config
 
 
 def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
@@ -120,7 +176,7 @@ def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
     except DecodeError:
         raise ValueError("saved_model.pb is damaged") from None
     for graph in saved_model.meta_graphs:
-        if "serve" in graph.meta_info_def.tags:
+        if SERVE in graph.meta_info_def.tags:
             return dict(graph.signature_def)
     raise ValueError("saved_model.pb holds no graph that is tagged `serve`")
 
@@ -147,11 +203,14 @@ def _read_inputs(
         value = inputs[alias] if alias in inputs else definition.defaults[alias]
         try:
             if isinstance(value, TensorProto):
-                feeds[alias] = value.dtype, tensors.from_proto(value)
+                kind, array = value.dtype, tensors.from_proto(value)
             else:
-                feeds[alias] = tensors.data_type(value), value
+                kind, array = tensors.data_type(value), value
         except ValueError:
             raise invalid(f"tensor parsing error: {alias}") from None
+        if kind == types_pb2.DT_BFLOAT16:  # which NumPy has not by itself
+            array = array.astype(tf.bfloat16.as_numpy_dtype)
+        feeds[alias] = kind, array
     if sent - known:
         raise invalid(
             f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & known))},"

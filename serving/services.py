@@ -1,39 +1,108 @@
-"""The gRPC services: requests in, messages or error codes out."""
+"""The gRPC services: bytes in, messages or error codes out."""
 
-import functools
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable
 from concurrent import futures
+from typing import NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 
-from serving import cli, protocol, tensors
-from serving.errors import RequestError, invalid, not_found, unimplemented
-from serving.servable import Servable
-from serving.versions import Model, find
+from serving import protocol
+from serving.calls import GRPC, Calls
+from serving.errors import RequestError, invalid
 
 
-def _method(handle: Callable) -> Callable:
-    """Makes a servicer's method of `handle(self, request) -> response`.
+class _Method(NamedTuple):
+    """How one method of a service is answered: the request's type, and the method of `Calls`."""
 
-    A RequestError reaches the client as it is; anything else is our mistake, which it sees as
-    INTERNAL, and standard error as one line.
+    request: type[Message]
+    call: str
+
+
+_SERVICES = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": _Method(protocol.PredictRequest, "predict"),
+        "Classify": _Method(protocol.ClassificationRequest, "classify"),
+        "Regress": _Method(protocol.RegressionRequest, "regress"),
+        "MultiInference": _Method(protocol.MultiInferenceRequest, "multi_inference"),
+        "GetModelMetadata": _Method(protocol.GetModelMetadataRequest, "metadata"),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": _Method(protocol.GetModelStatusRequest, "status"),
+        "HandleReloadConfigRequest": _Method(protocol.ReloadConfigRequest, "reload"),
+    },
+}
+
+
+# How the data of zlib begins, and the parameter that reads it. No request of ours begins so.
+_PACKED = {b"\x1f\x8b": 31, b"\x78\x01": 15, b"\x78\x5e": 15, b"\x78\x9c": 15, b"\x78\xda": 15}
+
+
+def add(calls: Calls, server: grpc.Server, max_bytes: int) -> None:
+    """Registers PredictionService and ModelService with a server that unpacks no messages itself.
+
+    Args:
+        calls: what answers.
+        server: that is not started yet.
+        max_bytes: of a request, unpacked.
     """
+    for service, methods in _SERVICES.items():
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                _handler(calls, method, max_bytes),
+                response_serializer=lambda response: response.SerializeToString(),
+            )
+            for name, method in methods.items()
+        }
+        generic = grpc.method_handlers_generic_handler(service, handlers)
+        server.add_generic_rpc_handlers((generic,))
 
-    @functools.wraps(handle)
-    def method(self, request, context: grpc.ServicerContext):
+
+def _handler(calls: Calls, method: _Method, max_bytes: int) -> Callable:
+    call = getattr(calls, method.call)
+
+    def handle(data: bytes, context: grpc.ServicerContext) -> Message:
         if not context.is_active():  # the client has given up while the call was waiting
             context.abort(grpc.StatusCode.CANCELLED, "the call has ended")
         try:
-            return handle(self, request)
+            request = _parsed(method.request, _unpacked(data, max_bytes))
+            return calls.answer(
+                method.call,
+                request,
+                GRPC,
+                context.time_remaining(),
+                lambda seconds: call(request, seconds),
+            )
         except RequestError as error:
-            refusal = error
-        except Exception as error:
-            cli.error(f"{handle.__name__}: {type(error).__name__}: {error}")
-            refusal = RequestError(grpc.StatusCode.INTERNAL, f"{handle.__name__} failed")
-        return context.abort(refusal.code, refusal.message)
+            return context.abort(error.code, error.message)
 
-    return method
+    return handle
+
+
+def _unpacked(data: bytes, max_bytes: int) -> bytes:
+    """Returns a message, unpacked if it is packed, and no further than `max_bytes`."""
+    if data[:2] not in _PACKED:
+        return data
+    unpacker = zlib.decompressobj(_PACKED[data[:2]])
+    try:
+        found = unpacker.decompress(data, max_bytes + 1)
+    except zlib.error:
+        raise invalid("the request is compressed, and damaged") from None
+    if len(found) > max_bytes:
+        raise RequestError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"the request unpacks to more than {max_bytes:,} bytes",
+        )
+    return found
+
+
+def _parsed(kind: type[Message], data: bytes) -> Message:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(f"the request is no {kind.DESCRIPTOR.name}") from None
 
 
 class Health(health.HealthServicer):
@@ -68,118 +137,3 @@ class Health(health.HealthServicer):
         self.enter_graceful_shutdown()
         for send in tuple(self._watchers):
             send(None)
-
-
-class PredictionService(protocol.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the other methods only tell what they lack."""
-
-    def __init__(self, models: Mapping[str, Model]):
-        """`models` are those served, by name."""
-        self._models = models
-
-    @_method
-    def Predict(self, request: protocol.PredictRequest) -> protocol.PredictResponse:  # noqa: N802
-        """Runs a signature on the tensors of the request."""
-        servable = self._servable(request)
-        signature = request.model_spec.signature_name or protocol.DEFAULT_SIGNATURE
-        outputs = servable.run(signature, request.inputs, request.output_filter)
-        response = protocol.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = servable.version
-        response.model_spec.signature_name = signature
-        for alias, array in outputs.items():
-            response.outputs[alias].CopyFrom(tensors.to_proto(array))
-        return response
-
-    @_method
-    def GetModelMetadata(  # noqa: N802
-        self, request: protocol.GetModelMetadataRequest
-    ) -> protocol.GetModelMetadataResponse:
-        """Returns the signatures."""
-        _check_spec(request)
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != "signature_def":
-                raise invalid(f"Metadata field {field} is not supported")
-        servable = self._servable(request)
-        signatures = protocol.SignatureDefMap()
-        for key, definition in servable.signatures.items():
-            signatures.signature_def[key].CopyFrom(definition)
-        response = protocol.GetModelMetadataResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = servable.version
-        response.metadata["signature_def"].Pack(signatures)
-        return response
-
-    @_method
-    def Classify(self, request: protocol.ClassificationRequest) -> None:  # noqa: N802
-        """Not implemented beyond the checks of the request."""
-        self._refuse_examples(request)
-
-    @_method
-    def Regress(self, request: protocol.RegressionRequest) -> None:  # noqa: N802
-        """Not implemented beyond the checks of the request."""
-        self._refuse_examples(request)
-
-    @_method
-    def MultiInference(self, request: protocol.MultiInferenceRequest) -> None:  # noqa: N802
-        """Not implemented."""
-        raise unimplemented("MultiInference is not implemented")
-
-    def _refuse_examples(
-        self, request: protocol.ClassificationRequest | protocol.RegressionRequest
-    ) -> None:
-        servable = self._servable(request)
-        signature = request.model_spec.signature_name or protocol.DEFAULT_SIGNATURE
-        if signature not in servable.signatures:
-            raise invalid(f"No signature was found with the name: {signature}")
-        raise unimplemented("tf.Example requests are not implemented; use Predict")
-
-    def _servable(self, request) -> Servable:
-        """Finds the version that the request's ModelSpec asks for."""
-        _check_spec(request)
-        spec = request.model_spec
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        if spec.WhichOneof("version_choice") == "version_label":
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-        return find(self._models, spec.name, _version(spec))
-
-
-class ModelService(protocol.ModelServiceServicer):
-    """GetModelStatus."""
-
-    def __init__(self, models: Mapping[str, Model]):
-        """`models` are those served, by name."""
-        self._models = models
-
-    @_method
-    def GetModelStatus(  # noqa: N802
-        self, request: protocol.GetModelStatusRequest
-    ) -> protocol.GetModelStatusResponse:
-        """Tells the state of one version, or of all that have been tried."""
-        _check_spec(request)
-        name, version = request.model_spec.name, _version(request.model_spec)
-        statuses = self._models[name].statuses() if name in self._models else []
-        if version is not None:
-            statuses = [status for status in statuses if status.version == version]
-            if not statuses:
-                raise not_found(f"Could not find version {version} of model {name}")
-        elif not statuses:
-            raise not_found(f"Could not find any versions of model {name}")
-        return protocol.GetModelStatusResponse(model_version_status=statuses)
-
-    @_method
-    def HandleReloadConfigRequest(self, request: protocol.ReloadConfigRequest) -> None:  # noqa: N802
-        """Not implemented."""
-        raise unimplemented("HandleReloadConfigRequest is not implemented; restart the server")
-
-
-def _check_spec(request) -> None:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-
-
-def _version(spec: protocol.ModelSpec) -> int | None:
-    return spec.version.value if spec.HasField("version") else None

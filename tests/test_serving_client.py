@@ -12,7 +12,7 @@ from PIL import Image
 from test_serving_servable import day_probability, png, publish
 from test_serving_server import ROOT, running_server
 
-from serving import images
+from serving import images, transport
 from serving.cli import UserError
 from serving.client import Client, ServerError
 
@@ -107,15 +107,16 @@ def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
     os.truncate(folder / "huge.jpg", images.MAX_IMAGE_BYTES + 1)
     (folder / "line\nbreak").write_text("")
     names = ["dark.png", "damaged 0.png", "light.bin", "damaged 1.png", "none.jpg", "notes.jpg"]
-    names += [".", "pipe", "huge.jpg", "line\nbreak"]
+    (folder / "empty").mkdir()
+    names += ["empty", "pipe", "huge.jpg", "line\nbreak"]
     done = ask(address, folder, *names, "--output=csv")
     assert done.returncode == 1
     assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [names[0], names[2]]
     refused = f"{address} answers INVALID_ARGUMENT: Invalid PNG. "
     expected = [
+        "error: empty is a folder without files",
         "error: cannot read none.jpg: No such file or directory",
         "error: notes.jpg is not an image: a JPEG, PNG, GIF or BMP file is expected",
-        "error: cannot read .: Is a directory",
         "error: pipe is not a regular file",
         "error: huge.jpg is larger than 32 MiB",
         r"error: line\nbreak is not an image: a JPEG, PNG, GIF or BMP file is expected",
@@ -129,7 +130,10 @@ def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
 @pytest.mark.parametrize(
     ("flags", "messages"),
     [
-        (["--server=127.0.0.1:1"], ["no server answers at 127.0.0.1:1 (", "--port=1"]),
+        (
+            ["--server=127.0.0.1:1", "--retries=1"],
+            ["no server answers at 127.0.0.1:1 (", "--port=1"],
+        ),
         (["--model_name=x"], ["serves no model 'x' (--model_name): Servable not found"]),
         (["--signature=x"], ["no signature 'x' that classifies images; those that do: serving_d"]),
         (["--signature=add"], ["no signature 'add' that classifies images; those that do: "]),
@@ -160,7 +164,125 @@ def test_batches_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
     for path, size in zip(paths, sizes, strict=True):
         with open(path, "wb") as file:
             file.write(b"BM".ljust(size))
-    batches = [[len(image) for _, image in batch] for batch in images.batches(paths, 3)]
+    found = images.batches(images.find(paths), 3)
+    batches = [[len(image.data) for image in batch] for batch in found]
     assert batches == [[60, 30], [30], [99], [10, 10, 10], [10]]
     with pytest.raises(UserError, match="No such file"):
         images.read_image(str(tmp_path / "none"))
+
+
+def test_folders_are_searched_in_the_order_of_names(address, folder):
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name in ("b.png", "a.png", "er/c.png", ".hidden.png"):
+        (folder / "deep" / name).write_bytes(png(240))
+    done = ask(address, folder, "deep", "dark.png", "--output=csv", "--batch_size=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [line.split(",")[0] for line in done.stdout.splitlines()[1:]]
+    assert names == ["deep/a.png", "deep/b.png", "deep/er/c.png", "dark.png"]
+
+
+def test_standard_input_is_one_image(address, folder):
+    command = [sys.executable, "-m", "serving.client", f"--server={address}", "--model_name=demo"]
+    done = subprocess.run(
+        [*command, "-", "--output=json"], input=png(240), capture_output=True, cwd=ROOT, timeout=60
+    )
+    (row,) = json.loads(done.stdout)
+    assert (row["file"], row["label"]) == ("-", "day")
+
+
+def test_records_are_read(address, records, tmp_path, capfd):
+    (shard, *_) = sorted(records.glob("train-*"))
+    copied = tmp_path / "train.tfrecord"
+    copied.write_bytes(shard.read_bytes())
+    found = images.find([str(copied)])
+    names = [image.name for image in found.images()]
+    assert found.count is None
+    assert found.seen == len(names) > 10
+    assert all(name.startswith(f"{copied}:") and name.endswith(".jpg") for name in names)
+    done = ask(address, tmp_path, "train.tfrecord", "--output=json", "--batch_size=7")
+    assert len(json.loads(done.stdout)) == len(names)
+    copied.write_bytes(shard.read_bytes()[:-100])
+    cut = images.find([str(copied)])
+    assert len(list(cut.images())) == len(names) - 1
+    assert cut.missing == 1
+    assert "no TFRecord file of images, or damaged, at record" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_answers_come_in_order_whatever_the_concurrency(address, folder, concurrency):
+    greys = list(range(0, 250, 9))
+    for grey in greys:
+        (folder / f"grey{grey:03}.png").write_bytes(png(grey))
+    names = [f"grey{grey:03}.png" for grey in greys]
+    flags = [f"--concurrency={concurrency}", "--batch_size=2", "--output=csv"]
+    rows = list(csv.DictReader(io.StringIO(ask(address, folder, *names, *flags).stdout)))
+    assert [row["file"] for row in rows] == names
+    for row, grey in zip(rows, greys, strict=True):
+        assert float(row["p1"]) == pytest.approx(day_probability(png(grey)), abs=1e-5)
+
+
+class TestExported:
+    """With a model of tfpipe's, which tells the errors of each image."""
+
+    @pytest.fixture(scope="class")
+    def server(self, export_dir, tmp_path_factory):
+        log = tmp_path_factory.mktemp("exported") / "stderr"
+        with running_server(export_dir, log) as server:
+            yield server.address
+
+    def test_a_damaged_image_costs_one_line(self, server, image_folder, tmp_path):
+        good = sorted(image_folder.iterdir())[0].read_bytes()
+        (tmp_path / "good.jpg").write_bytes(good)
+        (tmp_path / "bad.jpg").write_bytes(good[:500])
+        done = ask(server, tmp_path, "bad.jpg", "good.jpg", "--output=csv")
+        assert done.returncode == 1
+        assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["file", "good.jpg"]
+        assert done.stderr == f"error: bad.jpg may be damaged: {server} answers: damaged\n"
+
+    def test_a_threshold_moves_the_label(self, server, image_folder):
+        data = [path.read_bytes() for path in sorted(image_folder.iterdir())[::20]]
+        with Client(server, "demo") as client:
+            assert client.labels == ("cat", "dog")
+            plain = client.classify_images(data)
+            for threshold in (0.0, 0.5, 1.0):
+                moved = client.classify_images(data, threshold=threshold)
+                for before, after in zip(plain, moved, strict=True):
+                    index = int(before.probabilities[1] >= threshold)
+                    assert (after.index, after.label) == (index, ("cat", "dog")[index])
+                    assert after.confidence == before.probabilities[index]
+
+
+class Unsure:
+    """A server that is unavailable at first."""
+
+    def __init__(self, failures, code=grpc.StatusCode.UNAVAILABLE):
+        self.left, self.code, self.calls = failures, code, 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.left:
+            self.left -= 1
+            raise ServerError(self.code, "no")
+        return "yes"
+
+
+def test_only_unavailable_servers_are_asked_again(monkeypatch):
+    waits = []
+    monkeypatch.setattr(transport.time, "sleep", waits.append)
+    server = Unsure(3)
+    assert transport.repeated(server, 4) == "yes"
+    assert server.calls == 4
+    assert all(
+        longest / 2 <= wait <= longest for wait, longest in zip(waits, (0.1, 0.2, 0.4), strict=True)
+    )
+    with pytest.raises(ServerError):
+        transport.repeated(Unsure(3), 2)
+    refusing = Unsure(1, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    with pytest.raises(ServerError):
+        transport.repeated(refusing, 4)
+    assert refusing.calls == 1
+
+
+def test_neither_tensorflow_nor_a_second_is_needed_to_start():
+    code = "import sys, serving.client; assert 'tensorflow.python' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

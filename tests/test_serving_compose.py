@@ -83,8 +83,7 @@ def compose(**environment):
         r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1]) or match[2], text
     )
     assert "$" not in filled
-    (service,) = yaml.safe_load(filled)["services"].values()
-    return service
+    return yaml.safe_load(filled)["services"]["serving"]
 
 
 def flags_of(service):
@@ -138,6 +137,80 @@ def test_the_container_has_no_privileges_and_listens_only_here():
     flags = flags_of(service)
     ports = [f"127.0.0.1:{flags[name]}:{flags[name]}" for name in ("port", "rest_api_port")]
     assert service["ports"] == ports == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+
+
+def test_a_gpu_changes_the_image_and_nothing_else():
+    (service,) = yaml.safe_load((FOLDER / "compose.gpu.yaml").read_text())["services"].values()
+    assert service["image"] == compose()["image"] + "-gpu"
+    assert set(service) == {"image", "deploy", "environment"}
+
+
+def test_prometheus_scrapes_what_is_served():
+    (job,) = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]
+    monitoring = parse("monitoring.config", message("MonitoringConfig"))
+    assert job["metrics_path"] == monitoring.prometheus_config.path
+    assert job["static_configs"] == [{"targets": ["serving:8501"]}]
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    assert services["prometheus"]["profiles"] == ["monitoring"]
+    assert all(port.startswith("127.0.0.1:") for port in services["prometheus"]["ports"])
+
+
+def manifests():
+    """Kubernetes' objects by kind."""
+    found = {}
+    for path in (FOLDER / "kubernetes").glob("*.yaml"):
+        for each in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            assert each["kind"] not in found
+            found[each["kind"]] = each
+    return found
+
+
+class TestKubernetes:
+    def test_the_flags_are_those_of_compose(self):
+        (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+        flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"])
+        assert set(flags) <= FLAGS
+        composed = flags_of(compose(MODEL_CONFIG_FILE="/config/models.config"))
+        assert flags == {name: composed[name] for name in flags}
+        assert container["image"] == compose()["image"]
+
+    def test_every_file_is_in_the_config_map_and_a_text_proto(self):
+        found = manifests()
+        (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+        data = found["ConfigMap"]["data"]
+        for flag in container["args"]:
+            if "_file=" in flag:
+                assert flag.partition("=/config/")[2] in data, flag
+        config = text_format.Parse(data["models.config"], ModelServerConfig())
+        (model,) = config.model_config_list.config
+        assert set(model.version_labels.values()) <= set(
+            model.model_version_policy.specific.versions
+        )
+        for name, kind in (("batching", "BatchingParameters"), ("monitoring", "MonitoringConfig")):
+            text_format.Parse(data[f"{name}.config"], message(kind))
+
+    def test_pods_have_no_privileges_and_are_probed(self):
+        pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["grpc"] == {"port": 8500}
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+    def test_the_objects_belong_together(self):
+        found = manifests()
+        labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+        assert found["Service"]["spec"]["selector"] == labels
+        assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+        target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+        assert target["name"] == found["Deployment"]["metadata"]["name"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,11 @@
-"""What a client sees, told apart from TensorFlow Serving by nothing."""
+"""What a client sees, told apart from TensorFlow Serving by nothing.
+
+With TARGET=HOST:PORT another server is asked, which serves the model of `test_serving_servable` as
+`demo`, version 7, with batching.
+"""
 
 import contextlib
+import os
 import re
 
 import grpc
@@ -22,6 +27,10 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def channel(base, tmp_path_factory):
+    if target := os.environ.get("TARGET"):  # another server with the same model
+        with grpc.insecure_channel(target) as channel:
+            yield channel
+        return
     log = tmp_path_factory.mktemp("log") / "stderr"
     with running_server(base, log, "--grpc_max_receive_message_mb=1") as process:
         with grpc.insecure_channel(process.address) as channel:
@@ -73,6 +82,52 @@ def test_status_and_health(channel):
         assert call(channel, protocol.HealthCheckRequest(service=name)).status == 1
 
 
+def test_classify_names_the_classes_and_their_scores(channel):
+    model_spec = spec(signature="by_class")
+    images = [png(20), png(200)]
+    request = examples_of(protocol.ClassificationRequest, model_spec, *images)
+    response = call(channel, request)
+    assert response.model_spec == spec(signature="by_class", number=7)
+    rows = response.result.classifications
+    assert [[each.label for each in row.classes] for row in rows] == [["night", "day"]] * 2
+    expected = np.array([day_probability(image) for image in images])
+    scores = [[each.score for each in row.classes] for row in rows]
+    np.testing.assert_allclose(scores, np.stack([1 - expected, expected], 1), atol=1e-6)
+
+
+def test_regress_gives_a_value(channel):
+    images = [png(20), png(200)]
+    request = examples_of(protocol.RegressionRequest, spec(signature="by_value"), *images)
+    response = call(channel, request)
+    assert response.model_spec == spec(signature="by_value", number=7)
+    expected = [day_probability(image) for image in images]
+    values = [each.value for each in response.result.regressions]
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_the_context_of_a_list_is_part_of_every_example(channel):
+    request = protocol.RegressionRequest(model_spec=spec(signature="by_value"))
+    given = request.input.example_list_with_context
+    given.context.CopyFrom(example(png(200)))
+    given.examples.add()
+    given.examples.append(example(png(20)))  # its own image wins
+    response = call(channel, request)
+    expected = [day_probability(png(200)), day_probability(png(20))]
+    values = [each.value for each in response.result.regressions]
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_multi_inference_answers_several_signatures(channel):
+    asked = [(spec(signature="by_value"), REGRESS), (spec(signature="by_class"), CLASSIFY)]
+    value, classes = call(channel, tasks(*asked)).results
+    assert value.model_spec == spec(signature="by_value", number=7)
+    assert classes.model_spec == spec(signature="by_class", number=7)
+    expected = day_probability(IMAGE)
+    assert value.regression_result.regressions[0].value == pytest.approx(expected, abs=1e-6)
+    (row,) = classes.classification_result.classifications
+    assert row.classes[1].score == pytest.approx(expected, abs=1e-6)
+
+
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 PRECONDITION, UNIMPLEMENTED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED
 ANY = re.compile(".*")
@@ -82,6 +137,30 @@ SHORT = protocol.TensorProto(dtype=1, tensor_content=b"12")
 
 def metadata(*fields, model_spec=None):
     return protocol.GetModelMetadataRequest(model_spec=model_spec, metadata_field=fields)
+
+
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+IMAGE = png(140)
+
+
+def example(image):
+    found = protocol.Example()
+    found.features.feature["image/encoded"].bytes_list.value.append(image)
+    return found
+
+
+def examples_of(kind, model_spec, *images):
+    request = kind(model_spec=model_spec)
+    request.input.example_list.examples.extend(map(example, images))
+    return request
+
+
+def tasks(*asked, images=(IMAGE,)):
+    request = protocol.MultiInferenceRequest()
+    for model_spec, method in asked:
+        request.tasks.add(model_spec=model_spec, method_name=method)
+    request.input.example_list.examples.extend(map(example, images))
+    return request
 
 
 CONFORMANCE = {
@@ -140,7 +219,7 @@ CONFORMANCE = {
     "shapes": (
         predict(spec(signature="add"), a=np.ones(2, np.float32), b=np.ones(3, np.int32)),
         INVALID,
-        re.compile(r"Incompatible shapes: \[\d\] vs\. \[\d\].*"),
+        re.compile(r"Batching .*must have equal 0th-dimension size.*"),
     ),
     "output": (
         predict(spec(signature="add"), ["x"], a=ONE, b=INT),
@@ -196,20 +275,88 @@ CONFORMANCE = {
         INVALID,
         "No signature was found with the name: x",
     ),
-    "classify, known": (protocol.ClassificationRequest(model_spec=spec()), UNIMPLEMENTED, ANY),
+    "classify without examples": (
+        protocol.ClassificationRequest(model_spec=spec(signature="by_class")),
+        INVALID,
+        "Input is empty.",
+    ),
+    "classify by another signature": (
+        examples_of(protocol.ClassificationRequest, spec(), IMAGE),
+        INVALID,
+        "Expected one or two output Tensors, found 4",
+    ),
+    "classify by two inputs": (
+        examples_of(protocol.ClassificationRequest, spec(signature="add"), IMAGE),
+        INVALID,
+        "Expected one input Tensor.",
+    ),
+    "classify without classes": (
+        examples_of(protocol.ClassificationRequest, spec(signature="by_value"), IMAGE),
+        PRECONDITION,
+        re.compile(
+            "Expected classification signature outputs to contain at least one of"
+            r' "classes" or "scores"\. Signature was: .*'
+        ),
+    ),
     "regress": (
         protocol.RegressionRequest(model_spec=spec(signature="x")),
         INVALID,
         "No signature was found with the name: x",
     ),
-    "multi": (protocol.MultiInferenceRequest(), UNIMPLEMENTED, ANY),
-    "reload": (protocol.ReloadConfigRequest(), UNIMPLEMENTED, ANY),
+    "regress without examples": (
+        protocol.RegressionRequest(model_spec=spec(signature="by_value")),
+        INVALID,
+        "Input is empty.",
+    ),
+    "regress by two outputs": (
+        examples_of(protocol.RegressionRequest, spec(signature="by_class"), IMAGE),
+        INVALID,
+        "Expected one output Tensor.",
+    ),
+    "regress by another input": (
+        examples_of(protocol.RegressionRequest, spec(signature="slow"), IMAGE),
+        PRECONDITION,
+        re.compile("No regression inputs found in SignatureDef: .*"),
+    ),
+    "multi of nothing": (
+        protocol.MultiInferenceRequest(),
+        INVALID,
+        "ModelSpec has no name specified.",
+    ),
+    "multi of two models": (
+        tasks((spec(signature="by_class"), CLASSIFY), (spec("m"), CLASSIFY)),
+        INVALID,
+        "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
+    ),
+    "multi twice the same": (
+        tasks((spec(signature="by_class"), CLASSIFY), (spec(signature="by_class"), CLASSIFY)),
+        INVALID,
+        "Duplicate evaluation of signature: by_class",
+    ),
+    "multi of an unknown signature": (
+        tasks((spec(signature="x"), CLASSIFY)),
+        INVALID,
+        "Requested signature not found in model graph: x",
+    ),
+    "multi of another method": (
+        tasks((spec(signature="by_class"), "tensorflow/serving/predict")),
+        UNIMPLEMENTED,
+        "Unsupported signature method_name: tensorflow/serving/predict",
+    ),
+    "reload without a list": (
+        protocol.ReloadConfigRequest(),
+        INVALID,
+        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is"
+        " currently supported",
+    ),
     "health": (protocol.HealthCheckRequest(service="x"), MISSING, ANY),
 }
 
 
 @pytest.mark.parametrize(("request_", "code", "message"), CONFORMANCE.values(), ids=CONFORMANCE)
 def test_mistakes_are_answered_as_by_tensorflow_serving(channel, request_, code, message):
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "TARGET" in os.environ:
+        pytest.skip("the limit is a flag of the embedded server")
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, request_)
     assert caught.value.code() is code, caught.value.details()

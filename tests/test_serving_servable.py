@@ -1,6 +1,8 @@
 import io
 import os
+import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from serving import protocol, tensors
+from serving.config import Batching
 from serving.errors import RequestError
 from serving.servable import Servable
 from serving.versions import version_folders
@@ -38,6 +41,19 @@ class Brightness(tf.Module):
             "probability": day,
         }
 
+    def by_example(self, serialized):
+        features = {"image/encoded": tf.io.FixedLenFeature([], tf.string, "")}
+        return self.classify(tf.io.parse_example(serialized, features)["image/encoded"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def by_class(self, inputs):
+        scores = self.by_example(inputs)["probabilities"]
+        return {"classes": tf.broadcast_to(self.names, tf.shape(scores)), "scores": scores}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def by_value(self, inputs):
+        return {"outputs": self.by_example(inputs)["probability"]}
+
     @tf.function(
         input_signature=[tf.TensorSpec([None], name="a"), tf.TensorSpec([None], tf.int32, "b")]
     )
@@ -52,7 +68,9 @@ class Brightness(tf.Module):
         return {"trace": tf.linalg.trace(matrix)}
 
 
-def publish(base, version, bias=0.0, signatures=("classify", "add", "slow")):
+def publish(
+    base, version, bias=0.0, signatures=("classify", "add", "slow", "by_class", "by_value")
+):
     """Saves a model and gives it the name of a version in one step, as an export does."""
     module = Brightness(bias)
     names = {"classify": protocol.DEFAULT_SIGNATURE}
@@ -91,8 +109,12 @@ def version(trained, tmp_path):
     return shutil.copytree(trained / "1", tmp_path / "1")
 
 
-def test_arrays_and_messages_are_both_taken(trained):
-    servable = Servable(trained / "1", 1)
+JOINED = {"alone": None, "in batches": Batching()}
+
+
+@pytest.mark.parametrize("joined", JOINED.values(), ids=JOINED)
+def test_arrays_and_messages_are_both_taken(trained, joined):
+    servable = Servable(trained / "1", 1, joined)
     images = [png(30), png(220)]
     expected = [day_probability(image) for image in images]
     for value in (tensors.to_proto(images), np.array(images, object)):
@@ -102,8 +124,9 @@ def test_arrays_and_messages_are_both_taken(trained):
         np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
 
 
-def test_an_empty_batch_has_an_empty_answer(trained):
-    answer = Servable(trained / "1", 1).run("", {"image_bytes": np.array([], object)})
+@pytest.mark.parametrize("joined", JOINED.values(), ids=JOINED)
+def test_an_empty_batch_has_an_empty_answer(trained, joined):
+    answer = Servable(trained / "1", 1, joined).run("", {"image_bytes": np.array([], object)})
     assert answer["probabilities"].shape == (0, 2)
 
 
@@ -148,3 +171,7 @@ def test_only_numbers_name_versions(tmp_path):
     expected = {number: tmp_path / str(number) for number in (1, 8, 12, 15)}
     assert version_folders(tmp_path) == expected
     assert version_folders(tmp_path / "none") == {}
+
+
+if __name__ == "__main__":  # for a server elsewhere: `make conformance`
+    publish(pathlib.Path(sys.argv[1]), 7)

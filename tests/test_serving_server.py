@@ -28,10 +28,10 @@ AVAILABLE, END = 30, 50
 def running_server(base, log, *flags):
     """Runs the server; yields its process, with the attribute `address`, once it is ready."""
     command = [sys.executable, "-m", "serving.server", "--model_name=demo", "--port=0"]
+    if base:
+        command.append(f"--model_base_path={base}")
     with open(log, "w") as stderr:
-        process = subprocess.Popen(
-            [*command, f"--model_base_path={base}", *flags], stderr=stderr, cwd=ROOT
-        )
+        process = subprocess.Popen([*command, *flags], stderr=stderr, cwd=ROOT)
     try:
         while not (
             ready := re.search(r"^serving demo version \d+ at (\S+)$", log.read_text(), re.M)
@@ -221,7 +221,7 @@ def test_mistakes_at_the_start_are_one_line(base, tmp_path):
     assert code == 1
     for flags, message in {
         (good, "--model_nam=x"): "unrecognized arguments: --model_nam=x",
-        ("--port=1",): "the following arguments are required: --model_base_path",
+        ("--port=1",): "--model_base_path is required, or --model_config_file",
         (good, "--port=65536"): "argument --port: 65536 must be at least 0 and at most 65535",
         (good, "--port=x"): "argument --port: invalid int value: 'x'",
     }.items():
@@ -240,5 +240,8 @@ def test_a_damaged_first_version_is_an_error(base):
     file = base / "1" / "saved_model.pb"
     os.truncate(file, file.stat().st_size // 2)
     line, code = fail(f"--model_base_path={base}", "--port=0")
-    assert line == f"error: cannot load {base / '1'}: saved_model.pb is damaged"
+    assert line == (
+        "error: Some models did not become available: {default}: cannot load"
+        f" {base / '1'}: saved_model.pb is damaged"
+    )
     assert code == 1

@@ -1,0 +1,66 @@
+"""Joins the requests of many clients into batches, by the kernel that TensorFlow Serving uses."""
+
+import tensorflow as tf
+
+from serving.config import Batching
+from serving.protocol import SignatureDef
+
+# What a function of TensorFlow 2 is in a loaded graph.
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+
+
+def batched(
+    graph: tf.Graph, definition: SignatureDef, batching: Batching
+) -> dict[str, tf.Tensor] | None:
+    """Adds operations to a graph that compute the outputs of a signature in batches.
+
+    Args:
+        graph: of a SavedModel.
+        definition: of one of its signatures.
+        batching: the parameters.
+
+    Returns:
+        By output the tensor that is to be fetched in place of the signature's own; None if the
+        signature cannot be batched: the first dimension of an input or output is not free, or it is
+        not one call of a function, as SavedModels of TensorFlow 1 are not.
+    """
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    if not definition.inputs or not all(map(_is_free, infos)):
+        return None
+    inputs = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
+    outputs = {
+        alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()
+    }
+    calls = {tensor.op for tensor in outputs.values()}
+    call = calls.pop()
+    # Behind its inputs a function takes its variables, which are no part of a batch.
+    own = [tensor.ref() for tensor in call.inputs[: len(inputs)]]
+    if calls or call.type not in _CALLS or set(own) != {tensor.ref() for tensor in inputs}:
+        return None
+    largest = batching.max_execution_batch_size
+    is_split = largest < batching.max_batch_size
+    sizes = list(batching.allowed_batch_sizes)
+    if is_split and not sizes:  # the kernel finds the largest batch there, and fills none up
+        sizes = list(range(1, largest + 1))
+    with graph.as_default():
+        # What tf.nondifferentiable_batch_function makes of a Python function. The signature is one
+        # already; another around it would be optimized once more.
+        found = tf.raw_ops.BatchFunction(
+            in_tensors=list(call.inputs[: len(inputs)]),
+            captured_tensors=list(call.inputs[len(inputs) :]),
+            f=call.get_attr("f"),
+            num_batch_threads=batching.num_batch_threads,
+            max_batch_size=batching.max_batch_size,
+            batch_timeout_micros=batching.batch_timeout_micros,
+            Tout=[tensor.dtype for tensor in call.outputs],
+            max_enqueued_batches=batching.max_enqueued_batches,
+            allowed_batch_sizes=sizes,
+            shared_name=f"batch_{call.name}",
+            enable_large_batch_splitting=is_split,
+        )
+    return {alias: found[tensor.value_index] for alias, tensor in outputs.items()}
+
+
+def _is_free(info) -> bool:
+    shape = info.tensor_shape
+    return not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1

@@ -1,0 +1,385 @@
+"""Requests and answers of TensorFlow Serving's REST API: JSON to messages and back.
+
+The form is that of https://www.tensorflow.org/tfx/serving/api_rest: "instances" for one element of
+a batch after the other, "inputs" for whole tensors, {"b64": ...} for bytes, NaN and Infinity as
+they are.
+"""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from serving import protocol, tensors
+from serving.errors import RequestError, invalid
+
+INSTANCES, INPUTS = "instances", "inputs"
+_B64 = "b64"
+_BYTES = "_bytes"  # an output whose name ends so is shown in base 64
+_DEEPEST = 32  # nested lists; a tensor has fewer dimensions
+
+_types = protocol.types_pb2
+_FLOATS = (_types.DT_FLOAT, _types.DT_DOUBLE, _types.DT_HALF)
+# The bounds of what fits, by type.
+_INTEGERS = {
+    _types.DT_INT8: "i1",
+    _types.DT_INT16: "i2",
+    _types.DT_INT32: "i4",
+    _types.DT_INT64: "i8",
+    _types.DT_UINT8: "u1",
+    _types.DT_UINT16: "u2",
+    _types.DT_UINT32: "u4",
+    _types.DT_UINT64: "u8",
+}
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Reads a JSON object; raises RequestError if it is none."""
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"JSON Parse error: {error}") from None
+    if not isinstance(found, dict):
+        raise invalid(f"JSON Value: {_shown(found)} Is not object")
+    return found
+
+
+def signature_of(body: Mapping[str, Any]) -> str:
+    """Returns the signature that a request asks for, "" for the default one."""
+    name = body.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid(
+            f"JSON Value: {_shown(body)} not formatted correctly. 'signature_name' key must be a"
+            " string value."
+        )
+    return name
+
+
+def read_tensors(
+    body: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> tuple[dict[str, protocol.TensorProto], bool]:
+    """Reads the tensors of a request of predict.
+
+    Args:
+        body: of the request.
+        inputs: the TensorInfo of each input of the signature.
+
+    Returns:
+        The tensors by input, and whether they came one element after the other ("instances").
+
+    Raises:
+        RequestError: they are missing, or do not fit the inputs.
+    """
+    if INSTANCES in body and INPUTS in body:
+        raise invalid(
+            f"JSON Value: {_shown(body)} Not formatted correctly expecting only one of"
+            f" '{INPUTS}' or '{INSTANCES}' keys to exist "
+        )
+    if INSTANCES in body:
+        return _rows(body[INSTANCES], inputs), True
+    if INPUTS in body:
+        return _columns(body[INPUTS], inputs), False
+    raise invalid(f"Missing '{INPUTS}' or '{INSTANCES}' key")
+
+
+def write_tensors(outputs: Mapping[str, protocol.TensorProto], *, as_rows: bool) -> bytes:
+    """Writes the outputs of predict, as "predictions" or as "outputs".
+
+    Raises:
+        RequestError: rows are wanted, and an output has no rows, or others than the rest.
+    """
+    arrays = {alias: tensors.from_proto(proto) for alias, proto in outputs.items()}
+    values = {alias: _listed(alias, array) for alias, array in arrays.items()}
+    if not as_rows:
+        found = next(iter(values.values())) if len(values) == 1 else values
+        return _dumped({"outputs": found})
+    sizes = {}
+    for alias, array in arrays.items():
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {alias} has no shape information ")
+        sizes[alias] = len(array)
+    if len(set(sizes.values())) > 1:
+        raise invalid(f"Tensors have inconsistent batch sizes: {sizes}")
+    if len(values) == 1:
+        return _dumped({"predictions": next(iter(values.values()))})
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    return _dumped({"predictions": rows})
+
+
+def read_examples(body: Mapping[str, Any], into: protocol.Input) -> None:
+    """Reads the examples of a request of classify or regress; raises RequestError."""
+    examples = body.get("examples")
+    if examples is None:
+        raise invalid(
+            f"JSON Value: {_shown(body)} When method is classify, key 'examples' is expected and"
+            " was not found"
+        )
+    if not isinstance(examples, list):
+        raise invalid(f"JSON Value: {_shown(body)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise invalid(f"JSON Value: {_shown(body)} 'examples' value is an empty array")
+    if "context" in body:
+        _fill_example(body["context"], into.example_list_with_context.context)
+        found = into.example_list_with_context.examples
+    else:
+        found = into.example_list.examples
+    for each in examples:
+        _fill_example(each, found.add())
+
+
+def write_classes(result: protocol.ClassificationResult) -> bytes:
+    """Writes what classify answers: a list of [label, score] for each example."""
+    return _dumped(
+        {
+            "results": [
+                [[each.label, _float32(each.score)] for each in one.classes]
+                for one in result.classifications
+            ]
+        }
+    )
+
+
+def write_values(result: protocol.RegressionResult) -> bytes:
+    """Writes what regress answers: a number for each example."""
+    return _dumped({"results": [_float32(each.value) for each in result.regressions]})
+
+
+def write_error(message: str) -> bytes:
+    """Writes why there is no answer."""
+    return json.dumps({"error": message}).encode()
+
+
+def _rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.TensorProto]:
+    if not isinstance(instances, list):
+        raise invalid(
+            f"JSON Value: {_shown(instances)} Excepting '{INSTANCES}' to be an list/array"
+        )
+    if not instances:
+        raise invalid(f"No values in '{INSTANCES}' array")
+    named = _is_named(instances[0])
+    if not named and len(inputs) > 1:
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple input tensors"
+            " required as per tensorinfo_map"
+        )
+    columns: dict[str, list] = {alias: [] for alias in inputs}
+    for place, each in enumerate(instances):
+        if _is_named(each) != named:
+            what = "object but got list" if named else "value/list but got object"
+            raise invalid(f"Expecting {what} at item {place} of input list")
+        if named and each.keys() != inputs.keys():
+            raise invalid(
+                f"Failed to process element: {place} of 'instances' list. JSON object:"
+                f" {_shown(each)} keys must be equal to: {','.join(sorted(inputs))}"
+            )
+        for alias, column in columns.items():
+            column.append(each[alias] if named else each)
+    return {alias: _tensor(column, inputs[alias].dtype) for alias, column in columns.items()}
+
+
+def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.TensorProto]:
+    if not _is_named(given):
+        if len(inputs) > 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors"
+                " required as per tensorinfo_map"
+            )
+        return {alias: _tensor(given, info.dtype) for alias, info in inputs.items()}
+    for alias in inputs:
+        if alias not in given:
+            raise invalid(f"Missing named input: {alias} in 'inputs' object.")
+    return {alias: _tensor(given[alias], info.dtype) for alias, info in inputs.items()}
+
+
+def _is_named(value: Any) -> bool:
+    """Returns whether a value has tensors by name, as against being one."""
+    return isinstance(value, dict) and not _is_b64(value)
+
+
+def _is_b64(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {_B64} and isinstance(value[_B64], str)
+
+
+def _tensor(value: Any, dtype: int) -> protocol.TensorProto:
+    shape = _shape(value)
+    leaves: list[Any] = []
+    _flatten(value, shape, 0, dtype, leaves)
+    if dtype == _types.DT_STRING:
+        array = np.empty(len(leaves), object)
+        array[:] = leaves
+    elif dtype == _types.DT_BOOL:
+        array = np.array(leaves, bool)
+    else:
+        kinds = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"} | _INTEGERS
+        array = np.array(leaves, kinds[dtype])
+    return tensors.to_proto(array.reshape(shape))
+
+
+def _shape(value: Any) -> list[int]:
+    shape: list[int] = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        if len(shape) > _DEEPEST:
+            raise invalid(f"Encountered list at unexpected level: {_DEEPEST}")
+        value = value[0] if value else None
+    return shape
+
+
+def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: list) -> None:
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise invalid(
+                f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON"
+                f" DOM. Expected at level: {len(shape)}"
+            )
+        into.append(_leaf(value, dtype))
+        return
+    if level >= len(shape):
+        raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
+        raise invalid(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size:"
+            f" {shape[level]}"
+        )
+    for each in value:
+        _flatten(each, shape, level + 1, dtype, into)
+
+
+def _leaf(value: Any, dtype: int) -> Any:
+    """Returns a value as its type holds it; raises RequestError if it does not fit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype == _types.DT_STRING:
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogatepass")
+        if isinstance(value, dict):
+            return _bytes(value)
+    elif dtype == _types.DT_BOOL:
+        if isinstance(value, bool):
+            return value
+    elif dtype in _FLOATS:
+        if is_number:
+            return _decimal(value, dtype)
+    elif dtype in _INTEGERS:
+        bounds = np.iinfo(_INTEGERS[dtype])
+        if is_number and isinstance(value, int) and bounds.min <= value <= bounds.max:
+            return value
+    else:
+        name = _types.DataType.Name(dtype)
+        raise invalid(f"Conversion of JSON Value: {_shown(value)} to type: {name}")
+    raise invalid(
+        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type:"
+        f" {_types.DataType.Name(dtype)[3:].lower()}"
+    )
+
+
+def _decimal(value: float, dtype: int) -> float:
+    kind = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"}[dtype]
+    bounds = np.finfo(kind)
+    largest = 2 ** (bounds.nmant + 1) - 1 if isinstance(value, int) else float(bounds.max)
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    if abs(value) > largest:
+        name = _types.DataType.Name(dtype)[3:].lower()
+        raise invalid(
+            f"Cannot convert JSON value: {_shown(value)} to {name} without loss of precision."
+        )
+    return float(value)
+
+
+def _bytes(value: dict) -> bytes:
+    if not _is_b64(value):
+        raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
+    text = value[_B64]
+    try:
+        # Some clients leave the padding out, some use the alphabet for URLs.
+        plain = text.translate(str.maketrans("-_", "+/")).rstrip("=")
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("Unable to base64 decode") from None
+
+
+def _fill_example(value: Any, example: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid(f"Example must be JSON object but got JSON {_kind(value)}")
+    for name, content in value.items():
+        feature = example.features.feature[name]
+        for each in content if isinstance(content, list) else [content]:
+            _add_value(each, name, feature)
+
+
+def _add_value(value: Any, name: str, feature: Any) -> None:
+    if isinstance(value, bool):
+        kind, found = "int64_list", int(value)
+    elif isinstance(value, int):
+        kind, found = "int64_list", value
+        if not -(2**63) <= value < 2**63:
+            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+    elif isinstance(value, float):
+        kind, found = "float_list", _decimal(value, _types.DT_FLOAT)
+    elif isinstance(value, str):
+        kind, found = "bytes_list", value.encode("utf-8", "surrogatepass")
+    elif _is_b64(value):
+        kind, found = "bytes_list", _bytes(value)
+    else:
+        raise invalid(f"Feature: {name} has element with unexpected JSON type: {_kind(value)}")
+    before = feature.WhichOneof("kind")
+    if before not in (None, kind):
+        raise invalid(
+            f"Unexpected element type in feature: {name} expecting type:"
+            f" {before.removesuffix('_list')}"
+        )
+    getattr(feature, kind).value.append(found)
+
+
+def _listed(alias: str, array: np.ndarray) -> Any:
+    """Returns an array as nested lists of what JSON has."""
+    if array.dtype == object:
+        return _mapped(array.tolist(), _base64 if alias.endswith(_BYTES) else _text)
+    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        kind = array.dtype.type
+        return _mapped(array.tolist(), lambda value: float(str(kind(value))))  # the shortest
+    if array.dtype.kind == "c":
+        raise RequestError(invalid("").code, f"{alias} is complex, which JSON has no form for")
+    return array.tolist()
+
+
+def _mapped(value: Any, function: Any) -> Any:
+    return (
+        [_mapped(each, function) for each in value] if isinstance(value, list) else function(value)
+    )
+
+
+def _base64(value: bytes) -> dict[str, str]:
+    return {_B64: base64.b64encode(value).decode()}
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _float32(value: float) -> float:
+    """Returns the shortest decimal that is a float32: 0.2 and not 0.20000000298."""
+    return float(str(np.float32(value)))
+
+
+def _dumped(value: dict) -> bytes:
+    return json.dumps(value, indent=4, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _shown(value: Any) -> str:
+    """Returns JSON for a message, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "Object", list: "Array", str: "String", type(None): "Null"}
+    if isinstance(value, bool):
+        return str(value)
+    return names.get(type(value), "Number")

@@ -1,0 +1,60 @@
+"""What a server counts, as TensorFlow Serving names it, for Prometheus."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_REQUESTS = ":tensorflow:serving:request_count"
+_LATENCY = ":tensorflow:serving:request_latency"
+# Microseconds, to some 20 minutes (tensorflow_serving/servables/tensorflow/util.cc).
+_BUCKETS = [10 * 1.8**power for power in range(33)]
+
+
+class Metrics:
+    """Counts and durations of requests; safe to use from several threads."""
+
+    def __init__(self):
+        self._registry = CollectorRegistry()
+        self._latency = Histogram(
+            _LATENCY,
+            "Distribution of wall time (in microseconds) for requests.",
+            ["model_name", "API", "entrypoint"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._registry.register(self)
+
+    def record(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
+        """Counts a request.
+
+        Args:
+            model: a name that is served, or "" for any other: names are kept for good.
+            api: "predict", "classify", ...
+            entrypoint: "GRPC" or "REST".
+            status: the name of its gRPC status code.
+            seconds: that it took.
+        """
+        with self._lock:
+            self._counts[model, status] += 1
+        self._latency.labels(model, api, entrypoint).observe(seconds * 1e6)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the counts; a counter of the library would have another name."""
+        metric = Metric(_REQUESTS, "The total number of requests.", "unknown")
+        with self._lock:
+            counts = sorted(self._counts.items())
+        for (model, status), count in counts:
+            metric.add_sample(_REQUESTS, {"model_name": model, "status": status}, count)
+        yield metric
+
+    def text(self) -> bytes:
+        """Returns everything in Prometheus' text format."""
+        return generate_latest(self._registry)

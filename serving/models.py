@@ -1,0 +1,170 @@
+"""All models of a server: which there are, where requests for them go."""
+
+import contextlib
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import grpc
+
+from serving import cli
+from serving.errors import RequestError, invalid, not_found
+from serving.protocol import ModelServerConfig, ModelSpec, ModelVersionStatus
+from serving.versions import Model, request_name
+
+if TYPE_CHECKING:
+    from serving.servable import Servable
+
+PLATFORM = "tensorflow"
+
+
+class Models:
+    """The models by name, and the labels of their versions.
+
+    Safe to use from several threads; changes wait for each other.
+    """
+
+    def __init__(self, load: "Callable[[pathlib.Path, int], Servable]"):
+        """`load` makes a Servable of a version's folder and number, or raises RequestError."""
+        self._load = load
+        self._models: dict[str, Model] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+        self._changing = threading.RLock()
+
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that are served, by model; sorted."""
+        return {name: model.versions for name, model in sorted(self._models.items())}
+
+    def configure(self, config: ModelServerConfig, *, labels_may_wait: bool = False) -> None:
+        """Serves what a configuration lists, and no other models.
+
+        What cannot be served leaves all the rest as it asks for.
+
+        Args:
+            config: what is to be served.
+            labels_may_wait: whether a label may be given to a version that is not served yet; it
+                is unknown to requests until that is.
+
+        Raises:
+            RequestError: the configuration is not valid, in which case nothing changes; or a model
+                has no version that can be loaded, or a label's version is not served.
+        """
+        _check(config)
+        configs = {each.name: each for each in config.model_config_list.config}
+        with self._changing:
+            for name in self._models.keys() - configs.keys():
+                self._models.pop(name).unload()
+                self._labels.pop(name, None)
+            errors = []
+            for name, each in configs.items():
+                model = self._models.get(name)
+                base_path = pathlib.Path(each.base_path)
+                if model is None or model.base_path != base_path:
+                    if model:
+                        model.unload()
+                    model = Model(name, base_path, self._load)
+                    self._models = self._models | {name: model}
+                model.policy = each.model_version_policy
+                errors += model.refresh()
+            self._check_available(errors)
+            for name, each in configs.items():
+                self._label(self._models[name], dict(each.version_labels), labels_may_wait)
+
+    def refresh(self) -> None:
+        """Loads and unloads versions as their folders say now; reports what it does."""
+        with self._changing:
+            for model in list(self._models.values()):
+                model.report(model.refresh)
+
+    def watch(self, interval_s: float, stop: threading.Event) -> None:
+        """Refreshes every `interval_s` seconds until `stop` is set."""
+        while not stop.wait(interval_s):
+            self.refresh()
+
+    @contextlib.contextmanager
+    def use(self, spec: ModelSpec) -> "Iterator[Servable]":
+        """Yields the version that a request asks for; it is not unloaded meanwhile.
+
+        Raises:
+            RequestError: it names no model, or one, a version or a label that is not served.
+        """
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        model = self._models.get(spec.name)
+        version = spec.version.value if spec.HasField("version") else None
+        if spec.WhichOneof("version_choice") == "version_label":
+            label = spec.version_label
+            version = self._labels.get(spec.name, {}).get(label)
+            if version is None:
+                raise invalid(f"Unrecognized servable version label: {label}")
+        if model is None:
+            raise not_found(request_name(spec.name, version))
+        with model.use(version) as servable:
+            yield servable
+
+    def statuses(self, name: str, version: int | None) -> list[ModelVersionStatus]:
+        """Returns the states of one version, or of all that have been tried.
+
+        Raises:
+            RequestError: there is none.
+        """
+        model = self._models.get(name)
+        found = model.statuses() if model else []
+        if version is not None:
+            found = [status for status in found if status.version == version]
+            if not found:
+                raise not_found(f"Could not find version {version} of model {name}")
+        elif not found:
+            raise not_found(f"Could not find any versions of model {name}")
+        return found
+
+    def unload(self) -> None:
+        """Unloads everything."""
+        with self._changing:
+            for model in self._models.values():
+                model.unload()
+
+    def _check_available(self, errors: list[RequestError]) -> None:
+        """Raises RequestError if a model has no version; tells what else went wrong."""
+        empty = [name for name, versions in self.served.items() if not versions]
+        for error in errors[1:] if empty else errors:
+            cli.error(error.message)
+        if empty:
+            why = errors[0].message if errors else "no version is there"
+            raise RequestError(
+                grpc.StatusCode.UNKNOWN,
+                f"Some models did not become available: {{{', '.join(empty)}}}: {why}",
+            )
+
+    def _label(self, model: Model, labels: dict[str, int], may_wait: bool) -> None:
+        """Gives versions their labels; raises RequestError if one is not served."""
+        for version in labels.values():
+            if version not in model.versions and not may_wait:
+                raise RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {model.name}, which is"
+                    " not currently available for inference",
+                )
+        self._labels = self._labels | {model.name: labels}
+
+
+def _check(config: ModelServerConfig) -> None:
+    """Raises RequestError if a configuration is not valid."""
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only"
+            " ModelConfigList is currently supported"
+        )
+    seen = set()
+    for each in config.model_config_list.config:
+        if not each.name or not each.base_path:
+            raise invalid("Every model needs a name and a base_path")
+        if each.name in seen:
+            raise invalid(f"Illegal to list model {each.name} multiple times in config list")
+        seen.add(each.name)
+        if not each.model_platform and not each.model_type:
+            raise invalid("Illegal setting neither model_type(deprecated) nor model_platform.")
+        if each.model_platform and each.model_platform != PLATFORM:
+            raise invalid(f"model_platform {each.model_platform} is not served, only {PLATFORM}")

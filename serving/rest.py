@@ -1,0 +1,253 @@
+"""TensorFlow Serving's REST API over HTTP, in a thread of its own.
+
+POST /v1/models/NAME[/versions/N|/labels/L]:predict, :classify or :regress
+GET  /v1/models/NAME[/versions/N|/labels/L]              state of its versions
+GET  /v1/models/NAME[/versions/N|/labels/L]/metadata     its signatures
+GET  /monitoring/prometheus/metrics                      where --monitoring_config_file says
+"""
+
+import asyncio
+import functools
+import re
+import socket
+import threading
+from concurrent import futures
+
+import grpc
+import uvicorn
+from google.protobuf import json_format
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving import json_api, protocol
+from serving.calls import REST, Calls
+from serving.errors import RequestError, invalid
+from serving.metrics import CONTENT_TYPE, Metrics
+
+_JSON = "application/json"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_CALL = re.compile(_MODEL + ":(?P<method>classify|regress|predict)", re.IGNORECASE)
+_METADATA = re.compile(_MODEL + "/metadata", re.IGNORECASE)
+_STATUS = re.compile(_MODEL, re.IGNORECASE)
+
+# The HTTP status of each gRPC status (util/net_http of TensorFlow Serving); others are 500.
+_HTTP = {
+    "OK": 200,
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+class RestServer:
+    """Answers until it is closed.
+
+    Attributes:
+        port: that it listens at.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        sock: socket.socket,
+        *,
+        timeout_s: float,
+        max_body: int,
+        threads: int,
+        metrics: Metrics,
+        metrics_path: str,
+    ):
+        """Answers at a socket that is bound.
+
+        Args:
+            calls: the methods.
+            sock: bound, not yet listening.
+            timeout_s: how long a request may take.
+            max_body: bytes of a request's body.
+            threads: requests that are answered at a time.
+            metrics: what is counted.
+            metrics_path: where it is shown; "" for nowhere.
+        """
+        self.port = sock.getsockname()[1]
+        self._calls, self._timeout_s, self._max_body = calls, timeout_s, max_body
+        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
+        routes = [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
+        if metrics_path:
+            shown = functools.partial(_show_metrics, metrics)
+            routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
+        config = uvicorn.Config(
+            Starlette(routes=routes),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=30,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [sock]}, daemon=True
+        )
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Lets the requests in flight finish, and ends."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._pool.shutdown()
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            body = await self._body(request)
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(
+                self._pool, self._call, request.method, request.url.path, body
+            )
+            return Response(await asyncio.wait_for(work, self._timeout_s), media_type=_JSON)
+        except RequestError as error:
+            return _error(error)
+        except asyncio.TimeoutError:
+            late = f"no answer within {self._timeout_s:g} s (--rest_api_timeout_in_ms)"
+            return _error(RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, late))
+        except ClientDisconnect:
+            return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
+
+    async def _body(self, request: Request) -> bytes:
+        """Reads the body, no further than the limit."""
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(
+                grpc.StatusCode.UNIMPLEMENTED, "a compressed body is not read: send it as it is"
+            )
+        found = bytearray()
+        async for part in request.stream():
+            found += part
+            if len(found) > self._max_body:
+                raise RequestError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"the body is larger than {self._max_body:,} bytes",
+                )
+        return bytes(found)
+
+    def _call(self, method: str, path: str, body: bytes) -> bytes:
+        if method == "POST" and (match := _CALL.fullmatch(path)):
+            return getattr(self, f"_{match['method'].lower()}")(match, body)
+        if method == "GET" and (match := _METADATA.fullmatch(path)):
+            return self._metadata(match)
+        if method == "GET" and (match := _STATUS.fullmatch(path)):
+            return self._status(match)
+        raise invalid(f"Malformed request: {method} {path}")
+
+    def _predict(self, match: re.Match, body: bytes) -> bytes:
+        request = protocol.PredictRequest()
+        _fill(request.model_spec, match)
+
+        def call(seconds: float | None) -> bytes:
+            given = json_api.parse(body)
+            request.model_spec.signature_name = json_api.signature_of(given)
+            inputs = self._inputs(request.model_spec)
+            found, as_rows = json_api.read_tensors(given, inputs)
+            for alias, proto in found.items():
+                request.inputs[alias].CopyFrom(proto)
+            response = self._calls.predict(request, seconds)
+            return json_api.write_tensors(response.outputs, as_rows=as_rows)
+
+        return self._calls.answer("predict", request, REST, self._timeout_s, call)
+
+    def _inputs(self, spec: protocol.ModelSpec) -> dict:
+        key = spec.signature_name or protocol.DEFAULT_SIGNATURE
+        with self._calls.models.use(spec) as servable:
+            if key not in servable.signatures:
+                raise invalid(f'Serving signature name: "{key}" not found in signature def')
+            return dict(servable.signatures[key].inputs)
+
+    def _classify(self, match: re.Match, body: bytes) -> bytes:
+        request = protocol.ClassificationRequest()
+
+        def call(seconds: float | None) -> bytes:
+            _fill_examples(request, body)
+            return json_api.write_classes(self._calls.classify(request, seconds).result)
+
+        _fill(request.model_spec, match)
+        return self._calls.answer("classify", request, REST, self._timeout_s, call)
+
+    def _regress(self, match: re.Match, body: bytes) -> bytes:
+        request = protocol.RegressionRequest()
+
+        def call(seconds: float | None) -> bytes:
+            _fill_examples(request, body)
+            return json_api.write_values(self._calls.regress(request, seconds).result)
+
+        _fill(request.model_spec, match)
+        return self._calls.answer("regress", request, REST, self._timeout_s, call)
+
+    def _metadata(self, match: re.Match) -> bytes:
+        request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
+        _fill(request.model_spec, match)
+        response = self._calls.answer(
+            "metadata", request, REST, None, lambda _: self._calls.metadata(request, None)
+        )
+        signatures = protocol.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        spec, found = _as_json(response.model_spec), _as_json(signatures)
+        return f'{{"model_spec": {spec}, "metadata": {{"signature_def": {found}}}}}'.encode()
+
+    def _status(self, match: re.Match) -> bytes:
+        request = protocol.GetModelStatusRequest()
+        _fill(request.model_spec, match)
+        response = self._calls.answer(
+            "status", request, REST, None, lambda _: self._calls.status(request, None)
+        )
+        return _as_json(response).encode()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound; raises OSError if the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+async def _show_metrics(metrics: Metrics, request: Request) -> Response:
+    return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _fill(spec: protocol.ModelSpec, match: re.Match) -> None:
+    spec.name = match["name"]
+    if match["label"]:
+        spec.version_label = match["label"]
+    elif match["version"]:
+        version = int(match["version"])
+        if version >= 2**63:
+            raise invalid(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = version
+
+
+def _fill_examples(request, body: bytes) -> None:
+    given = json_api.parse(body)
+    request.model_spec.signature_name = json_api.signature_of(given)
+    json_api.read_examples(given, request.input)
+
+
+def _as_json(message) -> str:
+    return json_format.MessageToJson(
+        message, including_default_value_fields=True, preserving_proto_field_name=True
+    )
+
+
+def _error(error: RequestError) -> Response:
+    status = _HTTP.get(error.code.name, 500)
+    return Response(json_api.write_error(error.message), status, media_type=_JSON)

@@ -1,0 +1,126 @@
+"""Requests of many clients are joined by TensorFlow's kernel, and parted again."""
+
+import threading
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_serving_servable import day_probability, png, publish
+
+from serving.config import Batching
+from serving.errors import RequestError
+from serving.servable import Servable
+
+FILES = [png(grey) for grey in range(0, 250, 10)]
+
+
+class Counting(tf.Module):
+    """Says how many rows it was given, and can be held up by a file that is missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = tf.Variable(100.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def serve(self, x):
+        product = tf.eye(300)
+        for _ in tf.range(40):
+            product = tf.matmul(product, tf.eye(300))
+        busy = tf.linalg.trace(product) - 300.0
+        return {"y": x + self.offset + busy, "rows": tf.fill(tf.shape(x), tf.size(x))}
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory):
+    path = tmp_path_factory.mktemp("counting") / "1"
+    module = Counting()
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+    return path
+
+
+def ask_all(servable, values):
+    """Asks for every value at the same time; returns the answers in order."""
+    start = threading.Barrier(len(values))
+
+    def ask(value):
+        start.wait()
+        return servable.run("", {"x": np.array(value, np.float32)})
+
+    with futures.ThreadPoolExecutor(len(values)) as pool:
+        return [each.result() for each in [pool.submit(ask, value) for value in values]]
+
+
+def test_requests_are_joined_and_each_gets_its_own_rows(counting):
+    servable = Servable(counting, 1, Batching(num_batch_threads=1, batch_timeout_micros=20_000))
+    values = [[float(n), float(-n)] if n % 3 else [float(n)] for n in range(20)]
+    found = ask_all(servable, values)
+    for value, answer in zip(values, found, strict=True):
+        np.testing.assert_array_equal(answer["y"], np.array(value, np.float32) + 100)
+    assert max(answer["rows"].max() for answer in found) > 2
+    assert max(answer["rows"].max() for answer in found) <= 32
+
+
+def test_allowed_sizes_are_filled_up(counting):
+    batching = Batching(8, 8, 0, 4, 1, (4, 8))
+    servable = Servable(counting, 1, batching)
+    answer = servable.run("", {"x": np.arange(3, dtype=np.float32)})
+    assert answer["rows"].tolist() == [4, 4, 4]
+    np.testing.assert_array_equal(answer["y"], [100, 101, 102])
+
+
+def test_a_larger_request_is_split_or_refused(counting):
+    split = Servable(counting, 1, Batching(64, 8, 0, 4, 1))
+    answer = split.run("", {"x": np.arange(20, dtype=np.float32)})
+    np.testing.assert_array_equal(answer["y"], np.arange(20) + 100)
+    assert answer["rows"].max() <= 8
+    whole = Servable(counting, 1, Batching(8, 8, 0, 4, 1))
+    with pytest.raises(RequestError) as caught:
+        whole.run("", {"x": np.arange(20, dtype=np.float32)})
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_full_queue_is_unavailable(counting):
+    servable = Servable(counting, 1, Batching(2, 2, 0, 1, 1))
+    start, codes = threading.Barrier(40), []
+
+    def ask(number):
+        start.wait()
+        try:
+            answer = servable.run("", {"x": np.array([number], np.float32)})
+            assert answer["y"] == number + 100
+            codes.append(None)
+        except RequestError as error:
+            codes.append(error.code)
+
+    with futures.ThreadPoolExecutor(40) as pool:
+        list(pool.map(ask, range(40)))
+    assert set(codes) == {None, grpc.StatusCode.UNAVAILABLE}
+
+
+def test_what_has_no_batch_is_run_alone(tmp_path):
+    publish(tmp_path / "demo", 1)
+    servable = Servable(tmp_path / "demo" / "1", 1, Batching())
+    assert servable.run("slow", {"steps": np.array(1, np.int32)})["trace"] == 512
+    answer = servable.run("", {"image_bytes": np.array(FILES, object)})
+    expected = [day_probability(file) for file in FILES]
+    np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
+
+
+def test_a_failed_batch_says_why(tmp_path):
+    publish(tmp_path / "demo", 1)
+    servable = Servable(tmp_path / "demo" / "1", 1, Batching())
+    with pytest.raises(RequestError, match="PNG") as caught:
+        servable.run("", {"image_bytes": np.array([FILES[0][:30]], object)})
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.message.isprintable()
+
+
+def test_a_closed_servable_is_gone(counting):
+    servable = Servable(counting, 1, Batching())
+    servable.run("", {"x": np.ones(1, np.float32)})
+    servable.close()
+    with pytest.raises(RequestError):
+        servable.run("", {"x": np.ones(1, np.float32)})
+    servable.close()

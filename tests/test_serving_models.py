@@ -1,0 +1,238 @@
+"""Several models, versions by policy and by label, and configurations that change."""
+
+import os
+import shutil
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from test_serving_servable import day_probability, png, publish
+from test_serving_server import call, predict, running_server, spec, status
+
+from serving import protocol
+from serving.errors import RequestError
+from serving.models import Models
+from serving.servable import Servable
+from serving.versions import Model, aspired
+
+IMAGE = png(140)
+BIASES = {1: 0.0, 2: 3.0, 3: -3.0}
+UNKNOWN, PRECONDITION = grpc.StatusCode.UNKNOWN, grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    base = tmp_path_factory.mktemp("three") / "demo"
+    for version, bias in BIASES.items():
+        publish(base, version, bias, signatures=("classify",))
+    return base
+
+
+@pytest.fixture
+def base(three, tmp_path):
+    return shutil.copytree(three, tmp_path / "demo")
+
+
+def config(*models):
+    """Configuration of (name, base path, more)."""
+    listed = "".join(
+        f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {more} }}'
+        for name, base, more in models
+    )
+    return text_format.Parse(f"model_config_list {{ {listed} }}", protocol.ModelServerConfig())
+
+
+def probability(models, model_spec):
+    with models.use(model_spec) as servable:
+        image = np.array([IMAGE], object)
+        return servable.run("", {"image_bytes": image}, ["probability"])["probability"][0]
+
+
+def close_to(version):
+    return pytest.approx(day_probability(IMAGE, BIASES[version]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("", [9]),
+        ("latest {}", [9]),
+        ("latest { num_versions: 2 }", [9, 5]),
+        ("latest { num_versions: 9 }", [9, 5, 2]),
+        ("all {}", [9, 5, 2]),
+        ("specific { versions: 2 versions: 9 versions: 4 }", [9, 2]),
+        ("specific {}", []),
+    ],
+)
+def test_policies_choose_versions(policy, expected):
+    parsed = text_format.Parse(policy, protocol.ServableVersionPolicy())
+    assert aspired(parsed, [5, 2, 9]) == expected
+    assert aspired(parsed, []) == []
+
+
+def test_versions_and_labels_of_several_models(base):
+    models = Models(Servable)
+    more = (
+        "model_version_policy { specific { versions: 1 versions: 2 } }"
+        ' version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }'
+    )
+    models.configure(config(("demo", base, more), ("other", base, "")))
+    assert models.served == {"demo": [1, 2], "other": [3]}
+    assert probability(models, spec()) == close_to(2)
+    assert probability(models, spec(number=1)) == close_to(1)
+    assert probability(models, spec(label="stable")) == close_to(1)
+    assert probability(models, spec(label="canary")) == close_to(2)
+    assert probability(models, spec("other")) == close_to(3)
+    for unknown, message in (
+        (spec(label="x"), "Unrecognized servable version label: x"),
+        (spec("other", label="stable"), "Unrecognized servable version label: stable"),
+        (spec(number=3), "Servable not found for request: Specific(demo, 3)"),
+    ):
+        with pytest.raises(RequestError) as caught, models.use(unknown):
+            pass
+        assert caught.value.message == message
+    models.configure(config(("demo", base, "model_version_policy { all {} }")))
+    assert models.served == {"demo": [1, 2, 3]}
+    with pytest.raises(RequestError, match="Unrecognized servable version label"):
+        probability(models, spec(label="stable"))
+    with pytest.raises(RequestError, match=r"Servable not found for request: Latest\(other\)"):
+        probability(models, spec("other"))
+    models.unload()
+    assert models.served == {"demo": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (config(("a", "/a", ""), ("a", "/b", "")), None, "Illegal to list model a multiple times"),
+        (config(("", "/a", "")), None, "Every model needs a name and a base_path"),
+        (
+            config(("a", "/nowhere", "")),
+            UNKNOWN,
+            r"Some models did not become available: {a}: no version is there",
+        ),
+        (protocol.ModelServerConfig(), None, "ServerModelConfig type not supported"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(change, code, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        Models(Servable).configure(change)
+    assert caught.value.code is (code or grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def test_a_label_needs_a_version_that_is_served(base):
+    models = Models(Servable)
+    models.configure(config(("demo", base, 'version_labels { key: "a" value: 3 }')))
+    wanted = config(("demo", base, 'version_labels { key: "a" value: 2 }'))
+    with pytest.raises(RequestError) as caught:
+        models.configure(wanted)
+    assert caught.value.code is PRECONDITION
+    assert caught.value.message == (
+        "Request to assign label to version 2 of model demo, which is not currently available for"
+        " inference"
+    )
+    assert probability(models, spec(label="a")) == close_to(3)
+    models.configure(wanted, labels_may_wait=True)
+    with pytest.raises(RequestError, match=r"Specific\(demo, 2\)"):
+        probability(models, spec(label="a"))
+
+
+def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
+    for version in (2, 3):
+        (base / str(version) / "saved_model.pb").write_bytes(b"")
+    models = Models(Servable)
+    models.configure(config(("demo", base, "")))
+    assert models.served == {"demo": [1]}
+    states = {each.version: each.state for each in models.statuses("demo", None)}
+    assert states == {1: 30, 2: 50, 3: 50}
+    assert capsys.readouterr().err.count("error: cannot load ") == 2
+
+
+def test_a_version_in_use_is_unloaded_after_its_last_call(base):
+    model = Model("demo", base, Servable)
+    assert model.refresh() == []
+    shutil.rmtree(base / "3")
+    with model.use() as servable, model.use(3):
+        assert model.refresh() == []
+        assert model.versions == [2]
+        states = {each.version: each.state for each in model.statuses()}
+        assert states == {2: 30, 3: 40}  # unloading
+        assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
+        with pytest.raises(RequestError, match=r"Specific\(demo, 3\)"), model.use(3):
+            pass
+    assert {each.version: each.state for each in model.statuses()} == {2: 30, 3: 50}
+    with pytest.raises(RequestError):
+        servable.run("", {"image_bytes": np.array([IMAGE], object)})
+
+
+def test_memory_of_old_versions_is_freed(base):
+    """Ten swaps leave no more threads than the first."""
+    models = Models(lambda path, version: Servable(path, version))
+    for turn in range(11):
+        policy = f"model_version_policy {{ specific {{ versions: {turn % 3 + 1} }} }}"
+        models.configure(config(("demo", base, policy)))
+        assert probability(models, spec()) == close_to(turn % 3 + 1)
+        count = len(os.listdir("/proc/self/task"))
+        if turn == 1:
+            first = count
+    assert count <= first + 1
+
+
+def test_reload_over_grpc_while_calls_go_on(base, tmp_path):
+    log = tmp_path / "stderr"
+    with running_server(base, log) as server, grpc.insecure_channel(server.address) as channel:
+        done, errors, seen = threading.Event(), [], set()
+
+        def ask():
+            while not done.is_set():
+                try:
+                    response = call(channel, predict(spec(), image_bytes=[IMAGE]))
+                    seen.add(response.model_spec.version.value)
+                except grpc.RpcError as error:
+                    errors.append(error)
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        for version in (1, 2, 3, 1):
+            policy = f"model_version_policy {{ specific {{ versions: {version} }} }}"
+            request = protocol.ReloadConfigRequest(
+                config=config(("demo", base, policy), ("second", base, ""))
+            )
+            assert call(channel, request).status.error_code == 0
+            response = call(channel, predict(spec(), image_bytes=[IMAGE]))
+            assert response.model_spec.version.value == version
+            assert call(channel, status(spec("second"))).model_version_status[0].version == 3
+        done.set()
+        caller.join()
+        assert not errors
+        assert seen <= {1, 2, 3}
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, protocol.ReloadConfigRequest(config=config(("x", "/nowhere", ""))))
+        assert caught.value.code() is UNKNOWN
+    assert "reloaded: serving demo version 1; second version 3" in log.read_text()
+
+
+def test_a_configuration_file_is_read_again(base, tmp_path):
+    file, log = tmp_path / "models.config", tmp_path / "stderr"
+    write = lambda *models: file.write_text(text_format.MessageToString(config(*models)))  # noqa: E731
+    write(("demo", base, ""))
+    flags = [f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1"]
+    with (
+        running_server(None, log, *flags) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        write(("demo", base, ""), ("pets", base, 'version_labels { key: "a" value: 3 }'))
+        deadline = time.monotonic() + 20
+        while "reloaded" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        response = call(channel, predict(spec("pets", label="a"), image_bytes=[IMAGE]))
+        assert response.model_spec.version.value == 3
+        file.write_text("model_config_list { config { nam: 1 } }")
+        while "is no ModelServerConfig" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert call(channel, predict(spec("pets"), image_bytes=[IMAGE])).outputs

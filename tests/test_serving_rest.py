@@ -1,0 +1,326 @@
+"""REST as TensorFlow Serving answers it, and the metrics beside it."""
+
+import base64
+import http.client
+import json
+import re
+import socket
+import time
+
+import grpc
+import numpy as np
+import pytest
+from test_serving_servable import day_probability, png, publish
+from test_serving_server import call, predict, running_server, spec
+
+from serving import json_api, protocol, tensors
+from serving.client import Client, ServerError
+from serving.errors import RequestError
+
+IMAGE = png(140)
+DAY = pytest.approx(day_probability(IMAGE), abs=1e-6)
+
+
+def b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rest")
+    publish(folder / "demo", 7)
+    monitoring = folder / "monitoring.config"
+    monitoring.write_text("prometheus_config { enable: true }")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = [
+        f"--rest_api_port={port}",
+        f"--monitoring_config_file={monitoring}",
+        "--grpc_max_receive_message_mb=1",
+    ]
+    with running_server(folder / "demo", folder / "stderr", *flags) as process:
+        process.rest_port = port
+        yield process
+        process.terminate()
+        assert process.wait(20) == 0
+    assert all(
+        "serving" in line or "REST" in line for line in (folder / "stderr").read_text().splitlines()
+    )
+
+
+def ask(server, method, path, body=None, headers=()):
+    """Returns the status and the JSON of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    data = json.dumps(body) if isinstance(body, dict | list) else body
+    connection.request(method, path, data, dict(headers))
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    kind = response.getheader("Content-Type", "")
+    return response.status, json.loads(text) if "json" in kind else text.decode()
+
+
+def test_rows_and_columns(server):
+    rows = {"instances": [b64(IMAGE), b64(png(20))]}
+    code, found = ask(server, "POST", "/v1/models/demo:predict", rows)
+    assert code == 200
+    assert [row["class_name"] for row in found["predictions"]] == ["day", "night"]
+    assert found["predictions"][0]["probability"] == DAY
+    columns = {"signature_name": "serving_default", "inputs": {"image_bytes": [b64(IMAGE)]}}
+    code, found = ask(server, "POST", "/v1/models/demo/versions/7:predict", columns)
+    assert code == 200
+    assert found["outputs"]["probability"] == [DAY]
+    assert found["outputs"]["probabilities"][0][1] == DAY
+    alone = {"inputs": [b64(IMAGE)]}  # of the only input
+    assert ask(server, "POST", "/v1/models/demo:predict", alone)[1] == found
+
+
+def test_numbers_by_name(server):
+    body = {"signature_name": "add", "instances": [{"a": 1.5, "b": 2}, {"a": 0.1, "b": -1}]}
+    code, found = ask(server, "POST", "/v1/models/demo:predict", body)
+    assert code == 200
+    assert found["predictions"] == [{"sum": 3.5, "half": 0.75}, {"sum": -0.9, "half": 0.05}]
+
+
+def test_scalars_go_in_columns_only(server):
+    body = {"signature_name": "slow", "inputs": 2}
+    assert ask(server, "POST", "/v1/models/demo:predict", body) == (200, {"outputs": 512.0})
+
+
+def test_classify_and_regress(server):
+    examples = [{"image/encoded": b64(IMAGE)}, {"image/encoded": [b64(png(20))]}]
+    body = {"signature_name": "by_class", "examples": examples}
+    code, found = ask(server, "POST", "/v1/models/demo:classify", body)
+    assert code == 200
+    assert found["results"][0][1] == ["day", DAY]
+    assert [label for label, _ in found["results"][1]] == ["night", "day"]
+    body = {"signature_name": "by_value", "context": examples[0], "examples": [{}, examples[1]]}
+    code, found = ask(server, "POST", "/v1/models/demo:regress", body)
+    assert code == 200
+    assert found["results"] == [DAY, pytest.approx(day_probability(png(20)), abs=1e-6)]
+
+
+def test_status_and_metadata(server):
+    expected = {
+        "model_version_status": [
+            {
+                "version": "7",
+                "state": "AVAILABLE",
+                "status": {"error_code": "OK", "error_message": ""},
+            }
+        ]
+    }
+    for path in ("/v1/models/demo", "/v1/models/demo/versions/7"):
+        assert ask(server, "GET", path) == (200, expected)
+    code, found = ask(server, "GET", "/v1/models/demo/metadata")
+    assert code == 200
+    assert found["model_spec"]["version"] == "7"
+    signatures = found["metadata"]["signature_def"]["signature_def"]
+    assert signatures["add"]["inputs"]["b"]["dtype"] == "DT_INT32"
+
+
+MISTAKES = {
+    "no JSON": ("demo:predict", "{", 400, "JSON Parse error: .*"),
+    "nothing": ("demo:predict", "", 400, "JSON Parse error: The document is empty"),
+    "a list": ("demo:predict", [1], 400, r"JSON Value: \[1\] Is not object"),
+    "no input": ("demo:predict", {}, 400, "Missing 'inputs' or 'instances' key"),
+    "both": ("demo:predict", {"inputs": 1, "instances": [1]}, 400, ".*expecting only one of.*"),
+    "empty": ("demo:predict", {"instances": []}, 400, "No values in 'instances' array"),
+    "signature": (
+        "demo:predict",
+        {"signature_name": "x", "instances": [1]},
+        400,
+        'Serving signature name: "x" not found in signature def',
+    ),
+    "signature of a number": ("demo:predict", {"signature_name": 1}, 400, ".*must be a string.*"),
+    "model": ("x:predict", {"instances": [1]}, 404, r"Servable not found for request: Latest\(x\)"),
+    "version": (
+        "demo/versions/8:predict",
+        {"instances": [1]},
+        404,
+        r"Servable not found for request: Specific\(demo, 8\)",
+    ),
+    "label": (
+        "demo/labels/x:predict",
+        {"instances": [1]},
+        400,
+        "Unrecognized servable version label: x",
+    ),
+    "large version": ("demo/versions/9223372036854775808:predict", {}, 400, "Failed to convert.*"),
+    "type": ("demo:predict", {"instances": [1]}, 400, ".*Number is not of expected type: string"),
+    "base 64": ("demo:predict", {"instances": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
+    "ragged": (
+        "demo:predict",
+        {"signature_name": "add", "inputs": {"a": [[1], [1, 2]], "b": [1]}},
+        400,
+        "Encountered list at unexpected size: 2 at level: 1 expected size: 1",
+    ),
+    "an object among values": (
+        "demo:predict",
+        {"instances": [b64(IMAGE), {"image_bytes": b64(IMAGE)}]},
+        400,
+        "Expecting value/list but got object at item 1 of input list",
+    ),
+    "damaged": ("demo:predict", {"instances": [b64(IMAGE[:30])]}, 400, r"Invalid PNG\..*"),
+    "no examples": ("demo:classify", {}, 400, ".*key 'examples' is expected.*"),
+    "path": ("demo:explode", {}, 400, "Malformed request: POST /v1/models/demo:explode"),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "status", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(server, path, body, status, message):
+    code, found = ask(server, "POST", f"/v1/models/{path}", body)
+    assert code == status, found
+    assert list(found) == ["error"]
+    assert re.fullmatch(message, found["error"]), found
+
+
+def test_limits(server):
+    code, found = ask(server, "POST", "/v1/models/demo:predict", "x" * (2 << 20))
+    assert (code, found["error"]) == (429, "the body is larger than 1,048,576 bytes")
+    packed = {"Content-Encoding": "gzip"}
+    assert ask(server, "POST", "/v1/models/demo:predict", "x", packed)[0] == 501
+    assert ask(server, "GET", "/v1/models/demo/x")[0] == 400
+    assert ask(server, "DELETE", "/v1/models/demo")[0] == 405
+
+
+def test_metrics_count_both_ways(server):
+    def count():
+        text = ask(server, "GET", "/monitoring/prometheus/metrics")[1]
+        rows = dict(re.findall(r"^(:tensorflow:serving:request_\w+{.*}) (\S+)$", text, re.M))
+        return {name: float(value) for name, value in rows.items()}
+
+    before = count()
+    with grpc.insecure_channel(server.address) as channel:
+        call(channel, predict(spec(), image_bytes=[IMAGE]))
+        with pytest.raises(grpc.RpcError):
+            call(channel, predict(spec(signature="x"), image_bytes=[IMAGE]))
+        with pytest.raises(grpc.RpcError):
+            call(channel, predict(spec("made up"), image_bytes=[IMAGE]))
+    ask(server, "POST", "/v1/models/demo:predict", {"instances": [b64(IMAGE)]})
+    after = count()
+    grown = {name: value - before.get(name, 0) for name, value in after.items()}
+    counts = ':tensorflow:serving:request_count{model_name="%s",status="%s"}'
+    assert grown[counts % ("demo", "OK")] == 2
+    assert grown[counts % ("demo", "FAILED_PRECONDITION")] == 1
+    assert grown[counts % ("", "NOT_FOUND")] == 1
+    latency = (
+        ':tensorflow:serving:request_latency_count{API="predict",entrypoint="%s",model_name="demo"}'
+    )
+    assert (grown[latency % "GRPC"], grown[latency % "REST"]) == (2, 1)
+    total = (
+        ':tensorflow:serving:request_latency_sum{API="predict",entrypoint="GRPC",model_name="demo"}'
+    )
+    assert 100 < grown[total] < 20e6  # microseconds
+
+
+def test_the_client_speaks_rest_too(server):
+    images = [IMAGE, png(20)]
+    with (
+        Client(f"http://127.0.0.1:{server.rest_port}", "demo") as rest,
+        Client(server.address, "demo") as plain,
+    ):
+        one, other = (client.predict({"image_bytes": images}) for client in (rest, plain))
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            assert one[key].dtype == value.dtype
+            np.testing.assert_array_equal(one[key], value)
+        assert rest.classify_images(images) == plain.classify_images(images)
+        assert rest.signatures.keys() == plain.signatures.keys()
+        halves = rest.predict(
+            {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature="add"
+        )
+        assert halves["half"].tolist() == [0.5, 0.5]
+        with pytest.raises(ServerError) as caught:
+            rest.predict({"image_bytes": [b"?"]})
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    with Client("http://127.0.0.1:1", "demo", retries=1) as nobody:
+        began = time.monotonic()
+        with pytest.raises(ServerError, match="no server answers at") as caught:
+            nobody.classify_images(images)
+        assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        assert 0.05 < time.monotonic() - began < 5
+
+
+TYPES = protocol.types_pb2
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        (1, TYPES.DT_FLOAT, np.float32(1)),
+        ([0.1, float("nan")], TYPES.DT_FLOAT, np.array([0.1, np.nan], np.float32)),
+        ([[1], [2]], TYPES.DT_INT64, np.array([[1], [2]])),
+        ([255], TYPES.DT_UINT8, np.array([255], np.uint8)),
+        ([True], TYPES.DT_BOOL, np.array([True])),
+        (["ä", {"b64": "AP8"}], TYPES.DT_STRING, np.array(["ä".encode(), b"\0\xff"], object)),
+        ([], TYPES.DT_STRING, np.array([], object)),
+    ],
+)
+def test_values_become_tensors(value, dtype, expected):
+    info = protocol.SignatureDef().inputs["x"]
+    info.dtype = dtype
+    found, as_rows = json_api.read_tensors({"inputs": value}, {"x": info})
+    assert not as_rows
+    assert found["x"].dtype == dtype
+    np.testing.assert_array_equal(tensors.from_proto(found["x"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (256, TYPES.DT_UINT8),
+        (1.0, TYPES.DT_INT32),
+        (True, TYPES.DT_INT32),
+        (2**63, TYPES.DT_INT64),
+        (2**24, TYPES.DT_FLOAT),
+        (1e39, TYPES.DT_FLOAT),
+        ("1", TYPES.DT_FLOAT),
+        (1, TYPES.DT_BOOL),
+        (None, TYPES.DT_STRING),
+        (1, TYPES.DT_RESOURCE),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(value, dtype):
+    info = protocol.SignatureDef().inputs["x"]
+    info.dtype = dtype
+    with pytest.raises(RequestError):
+        json_api.read_tensors({"inputs": [value]}, {"x": info})
+
+
+def test_deep_nesting_is_refused():
+    info = protocol.SignatureDef().inputs["x"]
+    info.dtype = TYPES.DT_FLOAT
+    deep = 1.0
+    for _ in range(40):
+        deep = [deep]
+    with pytest.raises(RequestError, match="unexpected level"):
+        json_api.read_tensors({"inputs": deep}, {"x": info})
+    with pytest.raises(RequestError, match="JSON Parse error"):
+        json_api.parse(b"[" * 100_000)
+
+
+def test_outputs_become_values():
+    floats = tensors.to_proto(np.array([0.2, np.nan, np.inf], np.float32))
+    assert json.loads(json_api.write_tensors({"y": floats}, as_rows=True))["predictions"][0] == 0.2
+    assert b"NaN" in json_api.write_tensors({"y": floats}, as_rows=False)
+    assert b"Infinity" in json_api.write_tensors({"y": floats}, as_rows=False)
+    text = tensors.to_proto(np.array([b"\xff", b"a"], object))
+    found = json.loads(json_api.write_tensors({"y_bytes": text, "y": text}, as_rows=True))
+    assert found["predictions"][1] == {"y_bytes": {"b64": "YQ=="}, "y": "a"}
+    with pytest.raises(RequestError, match="no shape information"):
+        json_api.write_tensors({"y": tensors.to_proto(np.float32(1))}, as_rows=True)
+    with pytest.raises(RequestError, match="inconsistent batch"):
+        json_api.write_tensors({"y": floats, "z": text}, as_rows=True)
+
+
+def test_examples_have_one_type_a_feature():
+    request = protocol.Input()
+    json_api.read_examples({"examples": [{"a": [1, 2], "b": 0.5, "c": ["x", b64(b"\0")]}]}, request)
+    features = request.example_list.examples[0].features.feature
+    assert features["a"].int64_list.value == [1, 2]
+    assert features["b"].float_list.value == [0.5]
+    assert features["c"].bytes_list.value == [b"x", b"\0"]
+    for bad in ({"a": [1, 0.5]}, {"a": None}, {"a": [[1]]}, {"a": 2**63}, {"a": {"x": 1}}, 3):
+        with pytest.raises(RequestError):
+            json_api.read_examples({"examples": [bad]}, protocol.Input())

@@ -1,0 +1,91 @@
+"""Requests that a version brings along are answered before it is served."""
+
+import grpc
+import numpy as np
+import pytest
+from test_serving_conformance import example
+from test_serving_servable import png, publish
+from test_serving_server import fail, predict, spec
+
+from serving import protocol
+from serving.config import Batching
+from serving.errors import RequestError
+from serving.servable import Servable
+from serving.warm_up import FILE, MOST_RECORDS, warm_up
+from tfpipe.ingest import tfrecord
+
+IMAGE = png(140)
+
+
+@pytest.fixture
+def version(tmp_path):
+    publish(tmp_path / "demo", 1)
+    (tmp_path / "demo" / "1" / FILE).parent.mkdir()
+    return tmp_path / "demo" / "1"
+
+
+def logs():
+    found = [protocol.PredictionLog() for _ in range(4)]
+    found[0].predict_log.request.CopyFrom(predict(spec(), image_bytes=[IMAGE] * 3))
+    for log, kind, name in (
+        (found[1], "classify_log", "by_class"),
+        (found[2], "regress_log", "by_value"),
+    ):
+        request = getattr(log, kind).request
+        request.model_spec.CopyFrom(spec(signature=name))
+        request.input.example_list.examples.append(example(IMAGE))
+    many = found[3].multi_inference_log.request
+    many.tasks.add(model_spec=spec(signature="by_class"), method_name="tensorflow/serving/classify")
+    many.input.example_list.examples.append(example(IMAGE))
+    return found
+
+
+def write(version, records):
+    (version / FILE).write_bytes(b"".join(map(tfrecord.frame, records)))
+
+
+@pytest.mark.parametrize("joined", [None, Batching()], ids=["alone", "in batches"])
+def test_every_kind_is_replayed(version, joined):
+    servable = Servable(version, 1, joined)
+    assert warm_up(servable) == 0
+    write(version, [log.SerializeToString() for log in logs()])
+    assert warm_up(servable) == 4
+    assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
+
+
+def failing():
+    log = protocol.PredictionLog()
+    log.predict_log.request.CopyFrom(predict(spec(signature="x"), image_bytes=[IMAGE]))
+    return log.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([b"\xff"], "Error parsing message"),
+        ([protocol.PredictionLog().SerializeToString()], "record 0 is a None"),
+        ([failing()], 'Serving signature key "x" not found'),
+        (b"no TFRecord file", "corrupted record at 0"),
+        (None, f"it has more than {MOST_RECORDS:,} records"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told(version, content, message):
+    if content is None:
+        write(version, [logs()[0].SerializeToString()] * (MOST_RECORDS + 1))
+    elif isinstance(content, bytes):
+        (version / FILE).write_bytes(content)
+    else:
+        write(version, content)
+    with pytest.raises(RequestError) as caught:
+        warm_up(Servable(version, 1))
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.message.startswith(f"cannot warm up with {version / FILE}: ")
+    assert message in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_a_version_that_fails_is_not_served(version):
+    write(version, [failing()])
+    line, code = fail(f"--model_base_path={version.parent}", "--port=0")
+    assert code == 1
+    assert "cannot warm up with" in line

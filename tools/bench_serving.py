@@ -1,0 +1,188 @@
+"""Measures the embedded server beside calls of the same model in one process.
+
+    python tools/bench_serving.py --export=export/NAME --images=FOLDER [--rounds=3] [--json=FILE]
+
+    inside, 32      the SavedModel called with 32 images at a time, in a process of its own
+    server, 32      one image a request, 32 requests under way; server and client on this machine
+    inside, 1       one image at a time: the median of the time it takes
+    server, 1       one request at a time
+    client start    the whole command `python -m serving.client` with one image, as a shell sees it
+
+All of each round, one after the other; a ratio is the median of the rounds' ratios.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from tfpipe import cli, storage, terminal
+from tfpipe.errors import UserError
+from tfpipe.options import option
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NAME = "model"
+MANY = 32
+_MOST_IMAGES = 64
+
+# The least throughput of the server, and the most milliseconds that it adds to one call.
+TARGET_RATIO, TARGET_MS, TARGET_START_S = 0.9, 1.5, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of this command."""
+
+    export: str = option("folder of the model's versions")
+    images: str = option("folder of image files")
+    rounds: int = option("measurements of each kind", 3)
+    seconds: float = option("how long each takes", 10.0)
+    flags: str = option("further flags of the server, separated by blanks", "")
+    json: str = option("file for the figures; empty for none", "")
+    child: int = option("used by the command itself: images in a batch", 0)
+
+
+def main(options: Options) -> None:
+    """Prints a table of medians and ratios."""
+    if options.child:
+        measure_inside(options)
+        return
+    if not list(pathlib.Path(options.images).glob("*")):
+        raise UserError(f"--images={options.images} holds no files")
+    rounds = []
+    with terminal.progress("measuring", options.rounds, "rounds") as advance:
+        for _ in range(options.rounds):
+            rounds.append(_round(options))
+            advance()
+    figures = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+    _show(figures, options)
+    if options.json:
+        storage.write_json(options.json, {"figures": figures, "rounds": rounds})
+
+
+def _round(options: Options) -> dict[str, float]:
+    found = {
+        "inside_per_s": _inside(options, MANY)["images_per_s"],
+        "inside_ms": _inside(options, 1)["median_ms"],
+    }
+    with _server(options) as address, tempfile.TemporaryDirectory() as work:
+        many = _loaded(options, address, MANY, work)
+        found |= {"server_per_s": many["images_per_s"], "p99_ms": many["latency_ms"]["p99"]}
+        found["server_ms"] = _loaded(options, address, 1, work)["latency_ms"]["p50"]
+        found["start_s"] = _start(options, address)
+    found["ratio"] = found["server_per_s"] / found["inside_per_s"]
+    found["added_ms"] = found["server_ms"] - found["inside_ms"]
+    return found
+
+
+def _inside(options: Options, batch: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tools.bench_serving", f"--child={batch}"]
+    command += [f"--{name}={getattr(options, name)}" for name in ("export", "images", "seconds")]
+    return json.loads(_run(command))
+
+
+def measure_inside(options: Options) -> None:
+    """Prints the rate and the median time of calls in this process, as JSON."""
+    import numpy as np
+
+    from serving.servable import Servable
+    from serving.versions import version_folders
+    from serving.warm_up import warm_up
+
+    version, path = max(version_folders(pathlib.Path(options.export)).items())
+    servable = Servable(path, version)
+    warm_up(servable)
+    files = sorted(pathlib.Path(options.images).glob("*"))[:_MOST_IMAGES]
+    images = itertools.cycle([file.read_bytes() for file in files])
+    times = []
+    end = time.monotonic() + options.seconds
+    while time.monotonic() < end:
+        batch = np.empty(options.child, object)
+        batch[:] = list(itertools.islice(images, options.child))
+        start = time.monotonic()
+        servable.run("", {"image_bytes": batch})
+        times.append(time.monotonic() - start)
+    rate = options.child * len(times) / sum(times)
+    print(json.dumps({"images_per_s": rate, "median_ms": 1000 * statistics.median(times)}))
+
+
+@contextlib.contextmanager
+def _server(options: Options) -> Iterator[str]:
+    """Runs the server; yields its address."""
+    command = [sys.executable, "-m", "serving.server", "--port=0", f"--model_name={NAME}"]
+    command += [f"--model_base_path={options.export}", *options.flags.split()]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        line = ""
+        for line in process.stderr:
+            if match := re.match(r"serving \S+ version \S+ at (\S+)", line):
+                yield match[1]
+                process.terminate()
+                break
+        else:
+            raise UserError(f"the server says: {line.strip()}")
+
+
+def _loaded(options: Options, address: str, under_way: int, work: str) -> dict:
+    path = os.path.join(work, "load.json")
+    _run(
+        [
+            *(sys.executable, "-m", "serving.loadtest", options.images, f"--server={address}"),
+            *(f"--model_name={NAME}", f"--concurrency={under_way}", f"--json={path}"),
+            *(f"--seconds={options.seconds:g}", "--warm_up=3", "--timeout=60"),
+        ]
+    )
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    if set(found["codes"]) != {"OK"}:
+        raise UserError(f"the server refused requests: {found['codes']}")
+    return found
+
+
+def _start(options: Options, address: str) -> float:
+    image = str(sorted(pathlib.Path(options.images).glob("*"))[0])
+    command = [sys.executable, "-m", "serving.client", image, f"--server={address}"]
+    start = time.monotonic()
+    _run([*command, f"--model_name={NAME}"])
+    return time.monotonic() - start
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[1:4])} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _show(figures: dict[str, float], options: Options) -> None:
+    rows = [
+        ["inside, 32", f"{figures['inside_per_s']:.1f} images/s", "", ""],
+        [
+            "server, 32",
+            f"{figures['server_per_s']:.1f} images/s, p99 {figures['p99_ms']:.0f} ms",
+            f"{figures['ratio']:.2f} of inside",
+            f">= {TARGET_RATIO}",
+        ],
+        ["inside, 1", f"{figures['inside_ms']:.1f} ms", "", ""],
+        [
+            "server, 1",
+            f"{figures['server_ms']:.1f} ms",
+            f"{figures['added_ms']:+.1f} ms",
+            f"<= {TARGET_MS} ms",
+        ],
+        ["client start", f"{figures['start_s']:.2f} s", "", f"<= {TARGET_START_S:g} s"],
+    ]
+    columns = ["", "median", "beside", "target"]
+    terminal.show_table(f"Serving: medians of {options.rounds} rounds", columns, rows)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)
