@@ -67,7 +67,7 @@ def test_poolings_are_numpys(pooling):
 
 
 def test_a_new_classifier_gives_even_odds():
-    tf.keras.utils.set_random_seed(0)  # with others, all four units may be dead, at times
+    tf.keras.utils.set_random_seed(5)  # with some, all four units are dead
     built = classifier.build(
         [Branch("small_cnn", 32, "none")], 5, pooling="avg", head="dense(4)", output="auto"
     )

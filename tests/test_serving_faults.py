@@ -74,7 +74,7 @@ def test_a_message_above_the_limit_is_refused(server, channel):
     reset_peak(server)
     before = memory_mb(server)
     with pytest.raises(grpc.RpcError) as caught:
-        call(channel, predict(spec(), image_bytes=[bytes(65 << 20)]))
+        call(channel, predict(spec(), image_bytes=[bytes(64 << 20)]))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert peak_mb(server) - before < 64
     assert works(channel)

@@ -77,9 +77,10 @@ def main(options: Options) -> None:
     from tfpipe.publish import card, graph
 
     run = trained.load(options.run_dir)
+    predictor = run.restore()
     measured = card.measures(run)
     requirement.check(requirements, measured)
-    context = signatures.Context(run.restore(), run.classes, freeze=options.optimize == FREEZE)
+    context = signatures.Context(predictor, run.classes, freeze=options.optimize == FREEZE)
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"
         labels.write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
@@ -88,7 +89,7 @@ def main(options: Options) -> None:
         graph.check(work)
         described = card.describe(
             run,
-            context.predictor,
+            predictor,
             measured,
             name=folder.name,
             version=version,
@@ -98,7 +99,7 @@ def main(options: Options) -> None:
         )
         card.write(work, described)
         if options.check_images:
-            _check(options, run, context.predictor, work, definitions, sizes)
+            _check(options, run, predictor, work, definitions, sizes)
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
     terminal.say(
         f"next: python -m serving.server --model_name={folder.name} --model_base_path={folder}"
