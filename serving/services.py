@@ -38,6 +38,7 @@ _SERVICES = {
 
 # How the data of zlib begins, and the parameter that reads it. No request of ours begins so.
 _PACKED = {b"\x1f\x8b": 31, b"\x78\x01": 15, b"\x78\x5e": 15, b"\x78\x9c": 15, b"\x78\xda": 15}
+_BLOCK_BYTES = 2**20
 
 
 def add(calls: Calls, server: grpc.Server, max_bytes: int) -> None:
@@ -85,17 +86,21 @@ def _unpacked(data: bytes, max_bytes: int) -> bytes:
     """Returns a message, unpacked if it is packed, and no further than `max_bytes`."""
     if data[:2] not in _PACKED:
         return data
-    unpacker = zlib.decompressobj(_PACKED[data[:2]])
+    kind = _PACKED[data[:2]]
     try:
-        found = unpacker.decompress(data, max_bytes + 1)
+        # Measured before it is kept, a block after the other.
+        counter, rest, size = zlib.decompressobj(kind), data, 0
+        while rest:
+            size += len(counter.decompress(rest, _BLOCK_BYTES))
+            rest = counter.unconsumed_tail
+            if size > max_bytes:
+                raise RequestError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"the request unpacks to more than {max_bytes:,} bytes",
+                )
+        return zlib.decompress(data, kind)
     except zlib.error:
         raise invalid("the request is compressed, and damaged") from None
-    if len(found) > max_bytes:
-        raise RequestError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"the request unpacks to more than {max_bytes:,} bytes",
-        )
-    return found
 
 
 def _parsed(kind: type[Message], data: bytes) -> Message:
