@@ -96,7 +96,7 @@ class Calls:
         finally:
             if self._metrics:
                 name = getattr(request, "model_spec", _NO_SPEC).name
-                known = name if name in self.models.served else ""
+                known = name if name in self.models else ""
                 spent = time.monotonic() - started
                 self._metrics.record(known, api, entrypoint, status.name, spent)
 

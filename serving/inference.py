@@ -1,14 +1,18 @@
 """Requests answered by one version of a model, however they came: gRPC, REST, or to warm up."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
 from serving import protocol, tensors
 from serving.errors import RequestError, invalid, unimplemented
 from serving.servable import Servable
+
+M = TypeVar("M", bound=Message)
 
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _INPUTS = "inputs"
@@ -31,24 +35,14 @@ def classify(
     servable: Servable, request: protocol.ClassificationRequest
 ) -> protocol.ClassificationResponse:
     """Runs a signature of classification on the examples of a request."""
-    definition = _definition(servable, request.model_spec)
-    _check_classification(definition)
     response = protocol.ClassificationResponse()
-    outputs = _run(servable, request.model_spec, _examples(request.input))
-    _fill_classes(response.result, outputs)
-    _name(response.model_spec, servable, request.model_spec)
-    return response
+    return _by_examples(servable, request, response, _check_classification, _fill_classes)
 
 
 def regress(servable: Servable, request: protocol.RegressionRequest) -> protocol.RegressionResponse:
     """Runs a signature of regression on the examples of a request."""
-    definition = _definition(servable, request.model_spec)
-    _check_regression(definition)
     response = protocol.RegressionResponse()
-    outputs = _run(servable, request.model_spec, _examples(request.input))
-    _fill_values(response.result, outputs)
-    _name(response.model_spec, servable, request.model_spec)
-    return response
+    return _by_examples(servable, request, response, _check_regression, _fill_values)
 
 
 def multi_inference(
@@ -112,6 +106,16 @@ def _name(into: protocol.ModelSpec, servable: Servable, asked: protocol.ModelSpe
     into.name = asked.name
     into.version.value = servable.version
     into.signature_name = asked.signature_name or protocol.DEFAULT_SIGNATURE
+
+
+def _by_examples(
+    servable: Servable, request: Any, response: M, check: Callable, fill: Callable
+) -> M:
+    """Fills a response to a request of examples: `check` its signature, `fill` in its outputs."""
+    check(_definition(servable, request.model_spec))
+    fill(response.result, _run(servable, request.model_spec, _examples(request.input)))
+    _name(response.model_spec, servable, request.model_spec)
+    return response
 
 
 def _definition(servable: Servable, spec: protocol.ModelSpec) -> protocol.SignatureDef:

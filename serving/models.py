@@ -32,6 +32,9 @@ class Models:
         self._labels: dict[str, dict[str, int]] = {}
         self._changing = threading.RLock()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
     @property
     def served(self) -> dict[str, list[int]]:
         """The versions that are served, by model; sorted."""
@@ -76,7 +79,7 @@ class Models:
         """Loads and unloads versions as their folders say now; reports what it does."""
         with self._changing:
             for model in list(self._models.values()):
-                model.report(model.refresh)
+                model.report()
 
     def watch(self, interval_s: float, stop: threading.Event) -> None:
         """Refreshes every `interval_s` seconds until `stop` is set."""

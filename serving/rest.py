@@ -11,6 +11,7 @@ import functools
 import re
 import socket
 import threading
+from collections.abc import Callable
 from concurrent import futures
 
 import grpc
@@ -177,23 +178,25 @@ class RestServer:
 
     def _classify(self, match: re.Match, body: bytes) -> bytes:
         request = protocol.ClassificationRequest()
-
-        def call(seconds: float | None) -> bytes:
-            _fill_examples(request, body)
-            return json_api.write_classes(self._calls.classify(request, seconds).result)
-
-        _fill(request.model_spec, match)
-        return self._calls.answer("classify", request, REST, self._timeout_s, call)
+        return self._by_examples("classify", request, json_api.write_classes, match, body)
 
     def _regress(self, match: re.Match, body: bytes) -> bytes:
         request = protocol.RegressionRequest()
+        return self._by_examples("regress", request, json_api.write_values, match, body)
+
+    def _by_examples(
+        self, api: str, request, write: Callable, match: re.Match, body: bytes
+    ) -> bytes:
+        """Answers by the method `api` of `Calls`, whose result `write` makes JSON of."""
+        _fill(request.model_spec, match)
 
         def call(seconds: float | None) -> bytes:
-            _fill_examples(request, body)
-            return json_api.write_values(self._calls.regress(request, seconds).result)
+            given = json_api.parse(body)
+            request.model_spec.signature_name = json_api.signature_of(given)
+            json_api.read_examples(given, request.input)
+            return write(getattr(self._calls, api)(request, seconds).result)
 
-        _fill(request.model_spec, match)
-        return self._calls.answer("regress", request, REST, self._timeout_s, call)
+        return self._calls.answer(api, request, REST, self._timeout_s, call)
 
     def _metadata(self, match: re.Match) -> bytes:
         request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -234,12 +237,6 @@ def _fill(spec: protocol.ModelSpec, match: re.Match) -> None:
         if version >= 2**63:
             raise invalid(f"Failed to convert version: {match['version']} to numeric.")
         spec.version.value = version
-
-
-def _fill_examples(request, body: bytes) -> None:
-    given = json_api.parse(body)
-    request.model_spec.signature_name = json_api.signature_of(given)
-    json_api.read_examples(given, request.input)
 
 
 def _as_json(message) -> str:

@@ -130,15 +130,10 @@ class Model:
                 self._retire(version)
         return errors
 
-    def watch(self, interval_s: float, stop: threading.Event) -> None:
-        """Refreshes every `interval_s` seconds until `stop` is set; reports what it does."""
-        while not stop.wait(interval_s):
-            self.report(self.refresh)
-
-    def report(self, change: "Callable[[], list[RequestError]]") -> None:
-        """Calls `change`, which may change what is served, and says what came of it."""
+    def report(self) -> None:
+        """Refreshes, and says what came of it."""
         before = self.versions
-        errors, after = change(), self.versions
+        errors, after = self.refresh(), self.versions
         serving = ", ".join(map(str, after))
         for error in errors:
             cli.error(f"{error.message}; still serving version {serving or 'none'}")

@@ -12,8 +12,7 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.publish.samples import Samples
 
 FILE = "model.tflite"
-NONE, FLOAT32, INT8 = "none", "float32", "int8"
-KINDS = (NONE, FLOAT32, INT8)
+INT8 = "int8"
 
 
 def write(

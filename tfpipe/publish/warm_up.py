@@ -18,14 +18,13 @@ from serving.protocol import (
     SignatureDef,
     TensorProto,
 )
+from serving.warm_up import FILE, MOST_RECORDS
 from tfpipe.errors import UserError
 from tfpipe.ingest import tfrecord
 from tfpipe.ingest.example import Example
 from tfpipe.model.signatures import IMAGE, METHODS
 from tfpipe.publish.samples import Samples
 
-FILE = "assets.extra/tf_serving_warmup_requests"
-MOST_RECORDS = 1000
 _GREY = 128
 
 
