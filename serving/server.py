@@ -10,8 +10,6 @@ let the calls in flight finish.
 import argparse
 import os
 import pathlib
-import queue
-import signal
 import threading
 import time
 from concurrent import futures
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 from serving import cli
 from serving.flags import parse
 from tfpipe import allocator, onednn
+from tfpipe.signals import Signals
 
 # What needs gRPC or TensorFlow is imported where it is used: --help and wrong flags answer at once,
 # and both read how much to log when they are imported.
@@ -234,11 +233,7 @@ def _serve(
     protocol.add_HealthServicer_to_server(health, server)
 
     stop = threading.Event()
-    # Not an Event: a handler runs anywhere in the main thread, also inside Event.wait while that
-    # holds the lock which Event.set needs. A SimpleQueue takes no lock that Python code holds.
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.put(received))
+    signals = Signals()
     watches = _watches(flags, calls.models, stop)
     for watch in watches:
         watch.start()
@@ -250,7 +245,7 @@ def _serve(
     for name, versions in calls.models.served.items():
         cli.say(f"serving {name} version {', '.join(map(str, versions))} at {address}")
 
-    signals.get()
+    signals.wait()
     stop.set()
     health.close()
     time.sleep(DRAIN_S)

@@ -343,11 +343,6 @@ class TestFinish:
             with pytest.raises(UserError, match=r"calibration\.json is not a run's calibration"):
                 run.restore()
 
-    def test_the_training_keeps_its_precision(self, tiny_config):
-        train.main(tiny_config(epochs=1, precision="mixed_bfloat16"))
-        assert tf.keras.mixed_precision.global_policy().name == "mixed_bfloat16"
-        tf.keras.mixed_precision.set_global_policy("float32")
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [({"tta": "flip"}, "unknown test-time view"), ({"tta": "crop(2)"}, r"crop\(2\)")],

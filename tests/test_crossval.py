@@ -1,6 +1,7 @@
 """Cross-validation: every image is predicted by the run that has not seen it."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from tfpipe import build_records, train
 from tfpipe.errors import UserError
-from tfpipe.fit import crossval
+from tfpipe.fit import crossval, runtime
 from tfpipe.fit import run as runs
 from tfpipe.ingest import example, tfrecord
 from tfpipe.ingest import manifest as manifests
@@ -44,6 +45,7 @@ def folds_of(folder, splits):
 
 
 CHANGES = {"stages": "head", "augment": "", "pooling": "avg", "epochs": 2, "tta": ""}
+CHANGES |= {"precision": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,15 @@ def validated(folded, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs") / "folded"
     config = TrainConfig(records=str(folded), run_dir=str(folder), folds=3, **{**TINY, **CHANGES})
-    train.main(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "cpu_features", lambda: frozenset({"amx_bf16"}))
+        found = iter(["mixed_bfloat16", "float32", "float32"])
+        patch.setattr(
+            runtime,
+            "measured",
+            lambda chosen, _: dataclasses.replace(chosen, precision=next(found), measure=False),
+        )
+        train.main(config)
     return config, folder
 
 
@@ -76,7 +86,9 @@ def test_every_image_is_predicted_once_by_the_run_without_it(validated, folded):
 
 def test_features_are_computed_once_for_all_folds(validated):
     _, folder = validated
-    assert len(list((folder / "features").iterdir())) == 1
+    assert len(list((folder / "features").iterdir())) == 1, "as in one precision"
+    precisions = {runs.load(str(folder / f"fold-{n}")).resolved.precision for n in range(3)}
+    assert precisions == {"mixed_bfloat16"}, "what was measured first"
     assert json.loads((folder / "folds.json").read_text()) == {
         "folds": ["fold-0", "fold-1", "fold-2"]
     }

@@ -12,7 +12,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import from layers before its own, and from its own layer's package.
 LAYERS = [
     {"errors"},
-    {"allocator", "onednn", "registry", "remote", "storage", "terminal", "spec", "options"},
+    {
+        "allocator",
+        "onednn",
+        "registry",
+        "remote",
+        "signals",
+        "storage",
+        "terminal",
+        "spec",
+        "options",
+    },
     {"cli", "config"},
     {"ingest"},
     {"input"},
@@ -32,8 +42,9 @@ ENTRY_POINTS = [
     "predict",
     "export",
 ]
-# How a process is set up for TensorFlow, wherever it runs: all that serving takes of tfpipe.
-PROCESS_SETTINGS = ("tfpipe.allocator", "tfpipe.onednn")
+# How a process is set up for TensorFlow and ended, wherever it runs: all that serving takes of
+# tfpipe.
+PROCESS_SETTINGS = ("tfpipe.allocator", "tfpipe.onednn", "tfpipe.signals.Signals")
 TOPS = ("serving", "tools", "tests")
 SERVING_ENTRY_POINTS = ["server", "client", "loadtest"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -172,6 +172,15 @@ def test_versions_come_and_go_without_a_failed_call(base, tmp_path):
     assert all(line.startswith(("serving", "error: ")) for line in lines)
 
 
+def steps_of(channel, *, seconds):
+    """Returns how many steps of the slow signature take so long on this machine."""
+    request = predict(spec(signature="slow"), steps=np.array(50, np.int32))
+    call(channel, request)
+    start = time.monotonic()
+    call(channel, request)
+    return int(50 * seconds / (time.monotonic() - start)) + 1
+
+
 def test_sigterm_loses_no_call_in_flight(base, tmp_path):
     log = tmp_path / "stderr"
     with (
@@ -181,7 +190,8 @@ def test_sigterm_loses_no_call_in_flight(base, tmp_path):
     ):
         health = protocol.HealthStub(channel).Watch(protocol.HealthCheckRequest())
         assert next(health).status == SERVING
-        request = predict(spec(signature="slow"), steps=np.array(20, np.int32))
+        steps = steps_of(channel, seconds=0.5)
+        request = predict(spec(signature="slow"), steps=np.array(steps, np.int32))
         calls = [pool.submit(call, channel, request) for _ in range(12)]
         time.sleep(0.2)
         server.send_signal(signal.SIGTERM)

@@ -185,7 +185,7 @@ def test_a_run_interrupted_within_an_epoch_ends_as_if_it_had_not_been(
     changes = {"checkpoint_minutes": 0.0, "head": "dense(16)|dropout(0.5)", **MIXED}
     changes["stages"] = STAGES
     if inputs == "features":
-        changes |= {"feature_views": 2, "pooling": "avg"}
+        changes |= {"feature_views": 2, "pooling": "avg", "precision": "mixed_bfloat16"}
     whole = tiny_config(run_dir=str(tmp_path / "whole"), **changes)
     train.main(whole)
     save = progresses.Checkpoints.save
@@ -213,7 +213,8 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tiny_config, tmp_
         *(sys.executable, "-m", "tfpipe.train", f"--records={config.records}"),
         *("--backbones=small_cnn", "--weights=none", "--image_size=32", "--pooling=flatten"),
         *("--head=dense(16)", "--epochs=3", "--batch_size=16", "--augment=flip_lr|rotate(10)"),
-        *(f"--stages={STAGES}", "--checkpoint_minutes=0", f"--run_dir={tmp_path / 'parts'}"),
+        *(f"--stages={STAGES}", "--checkpoint_minutes=0", "--precision=float32"),
+        f"--run_dir={tmp_path / 'parts'}",
     ]
     last = tmp_path / "parts" / "last"
     for more in (3, 7):

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfpipe.fit import runtime, trial
+from tfpipe.fit.precision import under
 from tfpipe.model import classifier
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
@@ -122,6 +123,6 @@ def test_rounds_end_when_the_time_is_over():
 
 
 def test_an_error_leaves_the_policy_as_it_was():
-    with pytest.raises(ZeroDivisionError), trial.under("mixed_bfloat16"):
+    with pytest.raises(ZeroDivisionError), under("mixed_bfloat16"):
         raise ZeroDivisionError
     assert tf.keras.mixed_precision.global_policy().name == "float32"

@@ -19,14 +19,13 @@ file system that all share.
 
 import dataclasses
 import os
-import queue
-import signal
 import socket
 from typing import NoReturn
 
 from tfpipe import cli, terminal
 from tfpipe.errors import UserError, one_line
 from tfpipe.options import option
+from tfpipe.signals import Signals
 
 # How often the dispatcher looks for workers that died.
 WATCH_S = 1.0
@@ -132,7 +131,7 @@ def _dispatch(options: Options) -> None:
             " name a folder that can be written to and holds no other dispatcher's journal"
         ) from None
     address = server._address.replace("localhost", "127.0.0.1")
-    signals = _signals()
+    signals = Signals()
     terminal.say(f"dispatcher ready on grpc://{address}")
     _watch_workers(address, options.lost_after_s, signals)
     _end()
@@ -166,25 +165,20 @@ def _work(options: Options) -> None:
             " that a dispatcher of the same TensorFlow runs there"
         ) from None
     port = server._address.rpartition(":")[2]
-    signals = _signals()
+    signals = Signals()
     terminal.say(f"worker ready on {address.replace('%port%', port)} for {dispatcher}")
-    signals.get()
+    signals.wait()
     _end()
 
 
-def _watch_workers(address: str, after_s: float, signals: queue.SimpleQueue) -> None:
+def _watch_workers(address: str, after_s: float, signals: Signals) -> None:
     """Gives up the parts of lost workers, until a signal comes."""
     import grpc
 
     from tfpipe.input.lost_workers import LostWorkers
 
     workers = LostWorkers(address, after_s)
-    while True:
-        try:
-            signals.get(timeout=WATCH_S)
-            return
-        except queue.Empty:
-            pass
+    while not signals.wait(WATCH_S):
         try:
             lost, back = workers.check()
         except grpc.RpcError as error:
@@ -207,18 +201,6 @@ def _end() -> NoReturn:
     """
     terminal.say("stopped")
     os._exit(0)
-
-
-def _signals() -> queue.SimpleQueue:
-    """Returns a queue that gets the number of each SIGTERM and SIGINT.
-
-    Not an Event: a handler runs anywhere in the main thread, also inside Event.wait while that
-    holds the lock which Event.set needs.
-    """
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.put(received))
-    return signals
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ On several machines run the same command on each, with the environment variable 
 TensorFlow takes; --run_dir and --records are folders that all of them see.
 """
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -52,10 +53,12 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     from tfpipe.ingest import manifest as manifests
 
     runs = crossval.configs(config, manifests.load(config.records))
+    precision = config.precision
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf.keras.backend.clear_session()  # the models of the folds before
-        training.train(run, cluster)
+        # What was measured in the first fold is for all: they share the features.
+        precision = training.train(dataclasses.replace(run, precision=precision), cluster)
     if cluster.is_chief:
         crossval.join(config, runs)
 

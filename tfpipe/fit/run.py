@@ -27,13 +27,12 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
-import tensorflow as tf
-
 import tfpipe
 from tfpipe import options, storage, terminal
 from tfpipe.config import Resolved, TrainConfig
 from tfpipe.errors import UserError
 from tfpipe.fit import resolve, schedules, stages
+from tfpipe.fit.precision import under
 from tfpipe.ingest import verify
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
@@ -268,12 +267,8 @@ class Run:
         if built is not None:
             self._load(built, self.best_weights)
             return built
-        policy = tf.keras.mixed_precision.global_policy()
-        tf.keras.mixed_precision.set_global_policy("float32")
-        try:
+        with under("float32"):
             built = self.build(first_weights=False)
-        finally:
-            tf.keras.mixed_precision.set_global_policy(policy)
         self._load(built, self.best_weights)
         return built
 

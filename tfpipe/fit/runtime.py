@@ -167,8 +167,7 @@ def seed_everything(seed: int) -> None:
     goes on as if it had not been interrupted. Call this before a model is built.
     """
     tf.keras.backend.experimental.enable_tf_random_generator()
-    # Not 0: with that as the global seed, Dataset.shuffle cannot take a tensor as its own.
-    tf.keras.utils.set_random_seed(seed + 1)
+    tf.keras.utils.set_random_seed(seed)
 
 
 def compile_quietly() -> None:

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import pathlib
 
-import tensorflow as tf
-
 from tfpipe import terminal
 from tfpipe.config import TrainConfig
 from tfpipe.fit import (
@@ -22,6 +20,7 @@ from tfpipe.fit import (
     trial,
     update,
 )
+from tfpipe.fit.precision import under
 from tfpipe.fit.runtime import Runtime
 from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest import manifest as manifests
@@ -35,18 +34,22 @@ from tfpipe.model.classifier import Classifier
 SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
 
 
-def train(config: TrainConfig, cluster: Cluster) -> None:
+def train(config: TrainConfig, cluster: Cluster) -> str:
     """Trains one run, or goes on with it, as one worker of a cluster.
+
+    Returns:
+        The precision that it was trained in.
 
     Raises:
         UserError: an option, the records or the run's folder are not as they have to be.
     """
     with cluster.outputs(config.run_dir) as folder:
-        _fit(config, cluster, folder)
+        precision = _fit(config, cluster, folder)
         cluster.barrier()
+        return precision
 
 
-def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
+def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     """Does as `train`, and writes into the folder."""
     # Whatever can be wrong is found before the first long step, and before anything is written.
     inputs.reading(config, image_size=1, workers=cluster.workers)
@@ -78,16 +81,16 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     if asynchronous:
         parameter_server.check_precision(chosen.precision)
     runtime.seed_everything(config.seed)
-    tf.keras.mixed_precision.set_global_policy(chosen.precision)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
         losses.build(stage.config, opened.resolved.shares)
-    with cluster.strategy.scope():
+    with under(chosen.precision), cluster.strategy.scope():
         built = opened.build(first_weights=True)
         for stage in planned:
             split.split(built, stage.start)
     terminal.say(_describe(opened, built, learned, held_out, cluster))
-    with opened.locked() if cluster.is_chief else contextlib.nullcontext():
+    locked = opened.locked() if cluster.is_chief else contextlib.nullcontext()
+    with under(chosen.precision), locked:
         if cluster.is_chief:
             opened.save()
         loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
@@ -95,6 +98,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
             one_device = cluster.strategy.num_replicas_in_sync == 1 and not asynchronous
             plain = chosen.precision == "float32" and one_device
             finish.finish(opened, held_out, built if plain else None)
+    return chosen.precision
 
 
 def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runtime:

@@ -1,14 +1,14 @@
 """Steps on random images, to be timed: what a kind of training costs on this device."""
 
-import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from tfpipe.fit import optimizers
+from tfpipe.fit.precision import under
 from tfpipe.model.classifier import Classifier
 from tfpipe.registry import Registry
 
@@ -88,17 +88,6 @@ def make(
         run().numpy()
 
     return step
-
-
-@contextlib.contextmanager
-def under(policy: str) -> Iterator[None]:
-    """Sets Keras' global policy while the block runs."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
 
 
 def seconds(step: Step) -> float:

@@ -80,6 +80,9 @@ def train_batches(
     source = (Records if reading.cache == cache.NONE else Rows)(part, reading)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # In this graph alone: the order is not to depend on the process' own seed, and beside 0
+        # Dataset.shuffle takes no tensor as another.
+        tf.random.set_seed(1)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
         batches = source.samples(key).batch(size).take(steps).skip(begun)
