@@ -172,7 +172,7 @@ def load_outcomes(work: str, chunk: Chunk) -> list[Found | Reject] | None:
         return None
     # Equal strings are one object: there is a description in memory for every image.
     strings: dict[str, str] = {}
-    rows = [json.loads(line) for line in data.splitlines()[:-1]]
+    rows = json.loads(b"[%s]" % b",".join(data.splitlines()[:-1]))  # half the time of one by one
     return [
         Reject(**row) if isinstance(row, dict) else _found(item, row, strings)
         for item, row in zip(chunk.items, rows, strict=True)

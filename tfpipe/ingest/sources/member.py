@@ -1,6 +1,7 @@
 """What the name of a file in a folder or archive says: that it is safe, meant, and no archive."""
 
 import pathlib
+import re
 from collections.abc import Set
 
 # An archive inside a source is reported, never opened.
@@ -9,8 +10,11 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 NESTED = ("nested archive", "name the archive itself as a source")
 REPEATED = ("repeated name", "the last member of this name counts")
 
-# What file managers leave behind. Nobody means these, so they are not even reported.
-_IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}
+# A part of a path that is hidden, but not "." or "..", or that file managers leave behind. Nobody
+# means these, so they are not even reported.
+_IGNORED = re.compile(
+    r"(?:^|/)(?:\.(?!\.?(?:/|\Z))|(?:__macosx|thumbs\.db|desktop\.ini)(?:/|\Z))", re.IGNORECASE
+)
 
 
 def refuse_name(name: str, links: Set[str]) -> tuple[str, str] | None:
@@ -40,7 +44,4 @@ def is_archive(name: str) -> bool:
 
 def is_ignored(name: str) -> bool:
     """Returns whether a file, or a folder above it, is hidden or left there by a file manager."""
-    return any(
-        part.lower() in _IGNORED or (part.startswith(".") and part not in (".", ".."))
-        for part in name.split("/")
-    )
+    return _IGNORED.search(name) is not None
