@@ -2,8 +2,9 @@
 
     python tools/bench_input.py --source=train.zip [--counts=1000,8000] [--json=FILE]
 
-All get the same images: those that `tfpipe.build_records` accepts, as records in three stores
-(original, resized to the model's size, raw) and as a folder for each class. What is measured:
+All get the same images: those that `tfpipe.build_records` accepts, as records in four stores
+(original, resized to the model's size at JPEG quality 95 and at 75, raw) and as a folder for each
+class. What is measured:
 
     limit               simplejpeg.decode_jpeg, from memory, a process on each core, fast transform
     STORE-host          batches of the pipeline, which the host resizes
@@ -48,9 +49,16 @@ from tfpipe.options import option
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+# The flags of `tfpipe.build_records` for each store, whose images have the side that is given.
+STORES = {
+    "original": ("--store=original",),
+    "resized": ("--store=resized:{0}x{0}",),
+    "resized75": ("--store=resized:{0}x{0}", "--jpeg_quality=75"),
+    "raw": ("--store=raw:{0}",),
+}
 PIPELINES = tuple(
     f"{store}-{resize_on}{augment}"
-    for store in ("original", "resized", "raw")
+    for store in STORES
     for resize_on in ("host", "device")
     for augment in ("", "-augment")
 )
@@ -73,6 +81,7 @@ TARGETS = (
     Target("original-host", LIMIT, 0.55),
     Target("original-device", LIMIT, 0.7),
     Target("resized-host", LIMIT, 1.1),
+    Target("resized75-host", LIMIT, 1.1),
     *(
         Target(name, "keras-generator", 10.0)
         for name in ("original-host-augment", "original-device-augment", "resized-host-augment")
@@ -206,15 +215,14 @@ class Bench:
                 encoding="utf-8",
             )
             return self._build(name, [str(listed)], "original")
-        side = self._options.size
-        form = {"resized": f"resized:{side}x{side}", "raw": f"raw:{side}"}[store]
-        return self._build(store, [str(self.tree)], form)
+        return self._build(store, [str(self.tree)], store)
 
     def _build(self, name: str, paths: Sequence[str], store: str) -> pathlib.Path:
         folder = self._work / name
         command = [sys.executable, "-m", "tfpipe.build_records", "--noreport", "--quiet"]
         command += [f"--source={path}" for path in paths]
-        command += [f"--store={store}", f"--out={folder}", f"--max_rejects={2**31 - 1}"]
+        command += [flag.format(self._options.size) for flag in STORES[store]]
+        command += [f"--out={folder}", f"--max_rejects={2**31 - 1}"]
         # One split, and copies are images too.
         _output([*command, "--splits=train:1", "--duplicates=keep"])
         return folder

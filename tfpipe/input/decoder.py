@@ -36,9 +36,11 @@ def square(image: Fields, size: int, into: np.ndarray, window: Window = WHOLE) -
     Raises:
         ValueError: the image is damaged.
     """
-    pixels = _inside(decode(image, size, window), window)
+    fits = window is WHOLE and (image.height, image.width, CHANNELS) == into.shape
+    pixels = _inside(decode(image, size, window, into.reshape(-1) if fits else None), window)
     if pixels.shape == into.shape:
-        into[:] = pixels
+        if not np.may_share_memory(pixels, into):
+            into[:] = pixels
     else:
         _resize(pixels, into)
 
@@ -66,7 +68,7 @@ def canvas(image: Fields, size: int, into: np.ndarray) -> tuple[int, int]:
         width = min(max(1, int(width * scale)), len(into) // height)
         height = min(height, len(into) // width)
         _resize(pixels, into[: height * width].reshape(height, width, CHANNELS))
-    elif pixels.ctypes.data != into.ctypes.data:
+    elif not np.may_share_memory(pixels, into):
         into[: height * width] = pixels.reshape(-1, CHANNELS)
     return height, width
 
