@@ -21,7 +21,7 @@ class _Method(NamedTuple):
     call: str
 
 
-_SERVICES = {
+SERVICES = {
     "tensorflow.serving.PredictionService": {
         "Predict": _Method(protocol.PredictRequest, "predict"),
         "Classify": _Method(protocol.ClassificationRequest, "classify"),
@@ -49,7 +49,7 @@ def add(calls: Calls, server: grpc.Server, max_bytes: int) -> None:
         server: that is not started yet.
         max_bytes: of a request, unpacked.
     """
-    for service, methods in _SERVICES.items():
+    for service, methods in SERVICES.items():
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 _handler(calls, method, max_bytes),

@@ -1,0 +1,93 @@
+"""Clients that have the messages' descriptions, but none of our code nor TensorFlow's."""
+
+import base64
+import json
+import shutil
+import subprocess
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from test_serving_servable import day_probability, publish
+from test_serving_server import IMAGE, running_server
+
+from serving import protocol
+from tools import make_protoset
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("protoset") / "serving.protoset"
+    make_protoset.main(make_protoset.Options(out=str(path)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    publish(folder / "demo", 1)
+    with running_server(folder / "demo", folder / "stderr") as server:
+        yield server.address
+
+
+def test_each_file_follows_those_that_it_needs(file):
+    found = descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes())
+    seen = set()
+    for each in found.file:
+        assert set(each.dependency) <= seen
+        seen.add(each.name)
+    services = {f"{f.package}.{s.name}": len(s.method) for f in found.file for s in f.service}
+    assert services == {
+        "tensorflow.serving.PredictionService": 5,
+        "tensorflow.serving.ModelService": 2,
+    }
+
+
+def test_messages_made_of_it_are_understood(file, address):
+    """As a generic client does: by descriptions alone, in a pool of its own."""
+    pool = descriptor_pool.DescriptorPool()
+    for each in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
+        pool.Add(each)
+    service = pool.FindServiceByName("tensorflow.serving.PredictionService")
+    method = service.methods_by_name["Predict"]
+    kinds = [message_factory.GetMessageClass(k) for k in (method.input_type, method.output_type)]
+    request = kinds[0]()
+    request.model_spec.name = "demo"
+    images = request.inputs["image_bytes"]
+    images.dtype = protocol.types_pb2.DT_STRING
+    images.tensor_shape.dim.add(size=1)
+    images.string_val.append(IMAGE)
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            f"/{service.full_name}/{method.name}", kinds[0].SerializeToString, kinds[1].FromString
+        )
+        answer = call(request, timeout=30)
+    assert answer.outputs["probability"].float_val == pytest.approx([day_probability(IMAGE)])
+    assert answer.model_spec.version.value == 1
+
+
+def test_grpcurl_asks(file, address):
+    """Another implementation of gRPC: that of Go."""
+    command = shutil.which("grpcurl")
+    if not command:
+        pytest.skip("needs grpcurl on the PATH")
+    image = base64.b64encode(IMAGE).decode()
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": 1}]}, "string_val": [image]}
+    request = {"model_spec": {"name": "demo"}, "inputs": {"image_bytes": tensor}}
+
+    def ask(message):
+        return subprocess.run(
+            [
+                *(command, "-plaintext", "-protoset", file, "-d", "@", address),
+                "tensorflow.serving.PredictionService/Predict",
+            ],
+            input=json.dumps(message), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    answer = ask(request)
+    assert not answer.returncode, answer.stderr
+    found = json.loads(answer.stdout)["outputs"]["probability"]["floatVal"]
+    assert found == pytest.approx([day_probability(IMAGE)])
+    refused = ask({"model_spec": {"name": "other"}})
+    assert "Code: NotFound" in refused.stderr
+    assert "Servable not found for request: Latest(other)" in refused.stderr
