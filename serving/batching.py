@@ -1,6 +1,7 @@
 """Joins the requests of many clients into batches, by the kernel that TensorFlow Serving uses."""
 
 import tensorflow as tf
+from tensorflow.types.experimental import ConcreteFunction
 
 from serving.config import Batching
 from serving.protocol import SignatureDef
@@ -43,12 +44,11 @@ def batched(
     if is_split and not sizes:  # the kernel finds the largest batch there, and fills none up
         sizes = list(range(1, largest + 1))
     with graph.as_default():
-        # What tf.nondifferentiable_batch_function makes of a Python function. The signature is one
-        # already; another around it would be optimized once more.
+        # What tf.nondifferentiable_batch_function makes of a Python function.
         found = tf.raw_ops.BatchFunction(
             in_tensors=list(call.inputs[: len(inputs)]),
             captured_tensors=list(call.inputs[len(inputs) :]),
-            f=call.get_attr("f"),
+            f=_optimized(call),
             num_batch_threads=batching.num_batch_threads,
             max_batch_size=batching.max_batch_size,
             batch_timeout_micros=batching.batch_timeout_micros,
@@ -59,6 +59,26 @@ def batched(
             enable_large_batch_splitting=is_split,
         )
     return {alias: found[tensor.value_index] for alias, tensor in outputs.items()}
+
+
+def _optimized(call: tf.Operation) -> ConcreteFunction:
+    """Returns the function of a call, wrapped so that it is optimized for the devices it runs on.
+
+    The batching kernel runs its function as it is. A call within that, which stays one, is optimized
+    when it runs first: without it, no convolution is fused with its bias and activation, and a
+    MobileNet takes 1.15 times as long.
+    """
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in call.inputs]
+    kinds = [tensor.dtype for tensor in call.outputs]
+
+    @tf.function(experimental_attributes={"_noinline": True})
+    def inner(*args: tf.Tensor) -> list[tf.Tensor]:
+        return getattr(tf.raw_ops, call.type)(args=args, Tout=kinds, f=call.get_attr("f"))
+
+    within = inner.get_concrete_function(*specs)
+    outer = tf.function(lambda *args: within(*args)).get_concrete_function(*specs)
+    outer.add_to_graph(call.graph)
+    return outer
 
 
 def _is_free(info) -> bool:

@@ -86,7 +86,7 @@ def test_grpcurl_asks(file, address):
 
     answer = ask(request)
     assert not answer.returncode, answer.stderr
-    found = json.loads(answer.stdout)["outputs"]["probability"]["floatVal"]
+    found = json.loads(answer.stdout)["outputs"]["probability"]["float_val"]
     assert found == pytest.approx([day_probability(IMAGE)])
     refused = ask({"model_spec": {"name": "other"}})
     assert "Code: NotFound" in refused.stderr
