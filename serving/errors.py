@@ -14,8 +14,10 @@ _TRACE_LINE = re.compile(
     r"|Traceback \(most recent call last\):|  +(?!\(\d+\)).*"
 )
 _OP_NAME = re.compile(r" \[Op:\w+\]$")
-# Of one in a session it names the node, and then tells the same.
-_NODE = re.compile(r"\s*\[\[\{\{node .*|\s*Original stack trace for .*", re.DOTALL)
+# Of one in a session it names the functions before, and the nodes after, and then tells the same.
+_NODE = re.compile(
+    r"\{\{function_node [^}]*\}\}\s*|\s*\[\[\{\{.*|\s*Original stack trace for .*", re.DOTALL
+)
 
 
 class RequestError(Exception):

@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import config_pb2
 
 from serving import batching, tensors
 from serving.config import Batching
@@ -146,19 +147,26 @@ class Servable:
     def _function(self, definition: SignatureDef) -> Callable[..., Sequence[np.ndarray]]:
         """Returns a function from a signature's inputs to its outputs, in their orders."""
         graph = self._session.graph
-        names = [info.name for info in definition.outputs.values()]
-        feeds = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
-        alone = self._session.make_callable([graph.get_tensor_by_name(n) for n in names], feeds)
+        outputs = [graph.get_tensor_by_name(info.name) for info in definition.outputs.values()]
+        inputs = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
         found = self._joined and batching.batched(graph, definition, self._joined)
         if not found:
-            return alone
-        joined = self._session.make_callable([found[alias] for alias in definition.outputs], feeds)
+            return self._callable(inputs, outputs)
+        joined = self._callable(inputs, [found[alias] for alias in definition.outputs])
+        alone = self._session.make_callable(outputs, inputs)  # built when it runs first
 
         def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
             # The kernel answers an empty request itself, with other shapes than the model's.
             return (joined if all(map(len, arrays)) else alone)(*arrays)
 
         return run
+
+    def _callable(self, inputs: Sequence, outputs: Sequence) -> Callable[..., Sequence[np.ndarray]]:
+        """Does as Session.make_callable, whose functions take 0.1 ms a call, in a fifth of that."""
+        options = config_pb2.CallableOptions()
+        options.feed.extend(tensor.name for tensor in inputs)
+        options.fetch.extend(tensor.name for tensor in outputs)
+        return self._session._make_callable_from_options(options)
 
 
 def _config() -> tf.compat.v1.ConfigProto:
