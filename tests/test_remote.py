@@ -1,11 +1,13 @@
 """URLs: TensorFlow's ram:// within this process, and file:// for several processes."""
 
 import csv
+import gzip
 import pathlib
 import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 import uuid
 import zipfile
 
@@ -174,8 +176,77 @@ def test_a_zip_archive(ram, image_folder, tmp_path):
     assert there.fingerprint() == here.fingerprint()
     assert there.names() == here.names()
     assert all(there.read(name) == here.read(name) for name in here.names())
-    with pytest.raises(UserError, match=r"cut\.zip' is not a folder or a list.* or a zip archive"):
+    with pytest.raises(UserError, match=r"cut\.zip' is not TFRecords or .* or a zip archive"):
         sources.open_source(f"{ram}/cut.zip")
+
+
+def test_a_tar_archive(ram, image_folder, tmp_path):
+    local, url = tmp_path / "all.tar", f"{ram}/all.tar"
+    with tarfile.open(local, "w") as archive:
+        archive.add(image_folder, "images")
+    storage.write_whole(url, local.read_bytes())
+    here, there = sources.open_source(str(local)), sources.open_source(url)
+    assert isinstance(there, sources.RemoteTar)
+    assert there.names() == here.names()
+    copy = pickle.loads(pickle.dumps(there))  # noqa: S301
+    copy.prepare()
+    for name in there.names()[::10]:
+        assert copy.read(name) == here.read(name)
+    assert build(url, f"{ram}/there").fingerprint == build(local, tmp_path / "here").fingerprint
+    storage.write_whole(url, local.read_bytes()[:-20000])
+    with pytest.raises(UserError, match=r"all\.tar is a damaged tar archive"):
+        sources.open_source(url)
+    storage.write_whole(url, gzip.compress(local.read_bytes()))
+    with pytest.raises(UserError, match=r"all\.tar is a compressed tar archive.*uncompress it"):
+        sources.open_source(url)
+
+
+@pytest.mark.parametrize("what", ["data set", "shards", "file"])
+def test_records(ram, records, tmp_path, what):
+    url = upload(records, f"{ram}/toy")
+    local = shutil.copytree(records, tmp_path / "toy")
+    if what != "data set":
+        for folder in (url, local):
+            for name in storage.names_in(folder):
+                if "tfrecord" not in name:
+                    storage.remove(f"{folder}/{name}")
+    if what == "file":
+        name = sorted(storage.names_in(url))[0]
+        url, local = f"{url}/{name}", local / name
+    here, there = sources.open_source(str(local)), sources.open_source(url)
+    assert isinstance(there, sources.RemoteRecords)
+    assert there.names() == here.names()
+    assert there.labels == here.labels
+    copy = pickle.loads(pickle.dumps(there))  # noqa: S301
+    copy.prepare()
+    for name in there.names():
+        assert copy.read(name) == here.read(name)
+    before = there.fingerprint()
+    assert sources.open_source(url).fingerprint() == before
+
+
+def test_records_among_other_files_are_files(ram, records, image_folder):
+    url = upload(records, f"{ram}/mixed")
+    storage.remove(f"{url}/manifest.json")
+    storage.write_whole(f"{url}/cat.1.jpg", (image_folder / "cat.1.jpg").read_bytes())
+    assert isinstance(sources.open_source(url), sources.RemoteFolder)
+
+
+def test_damaged_records_are_told(ram, records):
+    url = upload(records, f"{ram}/toy")
+    name = manifest.load(url).shards[0].name
+    content = bytearray(storage.read_whole(f"{url}/{name}"))
+    content[3] ^= 1
+    storage.write_whole(f"{url}/{name}", bytes(content))
+    with pytest.raises(UserError, match=f"{name} is damaged or no TFRecord file"):
+        sources.open_source(url)
+
+
+def test_records_at_a_url_are_built_anew(ram, records, tmp_path):
+    url = upload(records, f"{ram}/toy")
+    here = build(records, tmp_path / "here", store="resized:16")
+    there = build(url, f"{ram}/there", store="resized:16")
+    assert there.fingerprint == here.fingerprint
 
 
 def test_lists(ram, image_folder, tmp_path):

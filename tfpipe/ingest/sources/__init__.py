@@ -22,7 +22,13 @@ from tfpipe.ingest.sources.source import (
     Source,
 )
 from tfpipe.ingest.sources.tar import Tar
-from tfpipe.ingest.sources.url import RemoteFolder, RemoteListing, RemoteZip
+from tfpipe.ingest.sources.url import (
+    RemoteFolder,
+    RemoteListing,
+    RemoteRecords,
+    RemoteTar,
+    RemoteZip,
+)
 from tfpipe.ingest.sources.zip import Zip
 
 __all__ = [
@@ -39,6 +45,8 @@ __all__ = [
     "Rejected",
     "RemoteFolder",
     "RemoteListing",
+    "RemoteRecords",
+    "RemoteTar",
     "RemoteZip",
     "Source",
     "Tar",
@@ -48,7 +56,13 @@ __all__ = [
 
 # In the order in which they are tried: a folder of TFRecords is a folder too.
 KINDS: tuple[type[Source], ...] = (Records, Folder, Zip, Tar, Listing)
-REMOTE_KINDS: tuple[type[Source], ...] = (RemoteFolder, RemoteListing, RemoteZip)
+REMOTE_KINDS: tuple[type[Source], ...] = (
+    RemoteRecords,
+    RemoteFolder,
+    RemoteListing,
+    RemoteZip,
+    RemoteTar,
+)
 
 
 def open_source(path: str) -> Source:

@@ -4,13 +4,13 @@ import functools
 import io
 import json
 import os
-import pathlib
 import re
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import PIL.Image
 
+from tfpipe import storage
 from tfpipe.errors import UserError
 from tfpipe.ingest import example, tfrecord
 from tfpipe.ingest import manifest as manifests
@@ -78,15 +78,15 @@ class Records(Source):
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
         if os.path.isdir(path):
-            return _is_data_set(path) or _holds_only_shards(path)
-        return os.path.isfile(path) and (_is_shard_name(path) or _begins_with_frame(path))
+            return is_data_set(path) or _holds_only_shards(path)
+        return os.path.isfile(path) and (is_shard_name(path) or begins_with_frame(path))
 
     def read(self, name: str) -> bytes:  # noqa: D102
         place = self._contents.members.get(name)
         if place is None:
             raise Rejected("unreadable", "the records have changed")
         try:
-            with open(os.path.join(self._folder, place.shard), "rb") as file:
+            with storage.open_to_read(os.path.join(self._folder, place.shard)) as file:
                 fields = example.deserialize(tfrecord.read_at(file, place.offset))
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
@@ -103,30 +103,44 @@ class Records(Source):
     def _listing(self):
         return self._contents.members, self._contents.skipped
 
+    @functools.cached_property
+    def _is_folder(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def _shard_names(self) -> list[str]:
+        return sorted(
+            entry.name
+            for entry in os.scandir(self.path)
+            if is_shard_name(entry.name) and not member.is_ignored(entry.name) and entry.is_file()
+        )
+
+    def _stamp(self, path: str) -> str:
+        return str(os.stat(path).st_mtime_ns)
+
     @property
     def _folder(self) -> str:
-        return self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        return self.path if self._is_folder else os.path.dirname(self.path)
 
     @functools.cached_property
     def _contents(self) -> _Contents:
         contents = _Contents({}, [], {})
         classes: tuple[str, ...] = ()
-        if _is_data_set(self.path):
+        if is_data_set(self.path):
             manifest = manifests.load(self.path)
             manifest.check()
             classes = manifest.classes
             stamps = {shard.name: shard.sha256 for shard in manifest.shards}
-            for name in sorted(set(_shard_names(self.path)).difference(stamps)):
+            for name in sorted(set(self._shard_names()).difference(stamps)):
                 detail = f"{manifests.MANIFEST} does not list it; name the file itself as a source"
                 contents.skipped.append((name, "unlisted shard", detail))
-        elif os.path.isdir(self.path):
-            stamps = dict.fromkeys(_shard_names(self.path), "")
+        elif self._is_folder:
+            stamps = dict.fromkeys(self._shard_names(), "")
         else:
             stamps = {os.path.basename(self.path): ""}
         for shard, stamp in stamps.items():
             path = os.path.join(self._folder, shard)
             try:
-                _list_shard(path, stamp or str(os.stat(path).st_mtime_ns), classes, contents)
+                _list_shard(path, stamp or self._stamp(path), classes, contents)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
@@ -145,7 +159,7 @@ class Records(Source):
 def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Contents) -> None:
     """Enters the records of one file; memory for one of them is needed at a time."""
     shard = os.path.basename(path)
-    with open(path, "rb") as file:
+    with storage.open_to_read(path) as file:
         for number, (offset, length) in enumerate(tfrecord.frames(file)):
             title = f"{shard}#{number:05d}"
             if length > _MAX_RECORD_BYTES:
@@ -196,11 +210,11 @@ def _to_png(fields: example.Fields) -> bytes:
     return file.getvalue()
 
 
-def _is_data_set(path: str) -> bool:
+def is_data_set(path: str) -> bool:
     """Returns whether a folder has a manifest of tfpipe; other programs write a file so named."""
-    file = pathlib.Path(path) / manifests.MANIFEST
     try:
-        value = json.loads(file.read_bytes()) if file.is_file() else None
+        data = storage.read_whole(os.path.join(path, manifests.MANIFEST))
+        value = None if data is None else json.loads(data)
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and {"schema_version", "shards"} <= value.keys()
@@ -216,28 +230,21 @@ def _holds_only_shards(path: str) -> bool:
                     continue
                 if entry.is_dir() or is_image_name(entry.name):
                     return False
-                found = found or _is_shard_name(entry.name)
+                found = found or is_shard_name(entry.name)
     except OSError:
         return False
     return found
 
 
-def _shard_names(folder: str) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if _is_shard_name(entry.name) and not member.is_ignored(entry.name) and entry.is_file()
-    )
-
-
-def _is_shard_name(name: str) -> bool:
+def is_shard_name(name: str) -> bool:
+    """Returns whether a file is a shard, by its name."""
     return bool(_SHARD_NAME.search(name))
 
 
-def _begins_with_frame(path: str) -> bool:
+def begins_with_frame(path: str) -> bool:
     """Returns whether a file of any name begins like TFRecords; the checksum leaves no doubt."""
     try:
-        with open(path, "rb") as file:
+        with storage.open_to_read(path) as file:
             return next(tfrecord.frames(file), None) is not None
     except (OSError, tfrecord.FrameError):
         return False

@@ -33,7 +33,7 @@ _HEADER_BYTES = 256 * 2**10
 _XZ_MEMORY = 256 * 2**20  # `xz -9` needs 65 MB to unpack; a file may ask for gigabytes
 
 _BLOCK_BYTES = 2**20
-_TAR_BLOCK = 512
+TAR_BLOCK = 512
 
 
 class Tar(Source):
@@ -63,16 +63,10 @@ class Tar(Source):
             return False
         try:
             with open(path, "rb") as file:
-                head = file.read(_TAR_BLOCK)
+                head = file.read(TAR_BLOCK)
         except OSError:
             return False
-        if _compression(head):
-            return True
-        try:
-            tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
-        except tarfile.HeaderError:
-            return len(head) == _TAR_BLOCK and not any(head)  # an archive without members
-        return True
+        return begins_archive(head)
 
     def prepare(self) -> None:  # noqa: D102
         _ = self._listing
@@ -83,19 +77,25 @@ class Tar(Source):
         offset, size, _ = self._listing[0][name]
         check_size(size)
         try:
-            data = os.pread(self._file.fileno(), size, offset)
+            data = self._read_at(offset, size)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
         if len(data) < size:
             raise Rejected("damaged member", "the archive ends before it does")
         return data
 
+    def _read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self._file.fileno(), size, offset)
+
+    def _modified(self) -> int:
+        return os.stat(self.path).st_mtime_ns
+
     @functools.cached_property
     def _file(self) -> BinaryIO:
         """The archive, open, not compressed."""
         try:
             with open(self.path, "rb") as file:
-                compression = _compression(file.read(_TAR_BLOCK))
+                compression = compression_of(file.read(TAR_BLOCK))
             if compression and not self._unpacked:
                 self._unpacked = _unpack(self.path, compression)
                 weakref.finalize(self, _remove, self._unpacked)
@@ -112,7 +112,7 @@ class Tar(Source):
     def _listing(self):
         members, skipped = {}, []
         try:
-            modified = os.stat(self.path).st_mtime_ns
+            modified = self._modified()
             infos = list(_infos(self._file))
         # Hostile headers raise a variety of these.
         except (_Damaged, tarfile.TarError, ValueError, OSError, OverflowError) as error:
@@ -171,7 +171,7 @@ def _infos(file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
     # tarfile takes whatever is not a header for the end, which would lose all that follows.
     file.seek(end)
     tail = file.read(_BLOCK_BYTES)
-    if len(tail) < _TAR_BLOCK:
+    if len(tail) < TAR_BLOCK:
         raise _Damaged("it has no end mark, as if it had been cut")
     if any(tail):
         raise _Damaged(f"what follows byte {end} is neither a header nor the end")
@@ -188,7 +188,18 @@ def _refuse(info: tarfile.TarInfo) -> tuple[str, str] | None:
     return member.NESTED if member.is_archive(info.name) else None
 
 
-def _compression(head: bytes) -> str:
+def begins_archive(head: bytes) -> bool:
+    """Returns whether a file is a tar archive, compressed or not, by its first block."""
+    if compression_of(head):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return len(head) == TAR_BLOCK and not any(head)  # an archive without members
+    return True
+
+
+def compression_of(head: bytes) -> str:
     """Returns how a file is compressed, by its first bytes, or ""."""
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
 

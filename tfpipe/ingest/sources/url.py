@@ -3,14 +3,17 @@
 import functools
 import hashlib
 import zipfile
+from typing import BinaryIO
 
 from tfpipe import remote, storage
 from tfpipe.errors import UserError
-from tfpipe.ingest import label_list
+from tfpipe.ingest import label_list, labels
 from tfpipe.ingest.sources import member
 from tfpipe.ingest.sources.file import read_file, stamps
 from tfpipe.ingest.sources.listing import Listing
+from tfpipe.ingest.sources.records import Records, begins_with_frame, is_data_set, is_shard_name
 from tfpipe.ingest.sources.source import Source
+from tfpipe.ingest.sources.tar import TAR_BLOCK, Tar, begins_archive, compression_of
 from tfpipe.ingest.sources.zip import Zip
 
 
@@ -77,6 +80,72 @@ class RemoteZip(Zip):
             raise UserError(
                 f"{self.path} is a damaged zip archive ({error}): copy or upload it again"
             ) from None
+
+
+class RemoteTar(Tar):
+    """Members of a tar archive, of which only those that are read are fetched."""
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        with storage.open_to_read(path) as file:
+            return begins_archive(file.read(TAR_BLOCK))
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        return storage.read_whole(self.path, offset, size) or b""
+
+    def _modified(self) -> int:
+        (stamp,) = stamps([self.path])
+        if isinstance(stamp, OSError):
+            raise stamp
+        return stamp[1]
+
+    @functools.cached_property
+    def _file(self) -> BinaryIO:
+        file = storage.open_to_read(self.path)
+        if compression_of(file.read(TAR_BLOCK)):
+            raise UserError(
+                f"{self.path} is a compressed tar archive, which cannot be read in place at a URL:"
+                " uncompress it there, or name a copy on this machine"
+            )
+        return file
+
+
+class RemoteRecords(Records):
+    """The images of a data set of tfpipe, of a folder that holds only TFRecord files, or of one.
+
+    All of them are read once to be listed, wherever they are.
+    """
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        with remote.gfile(path) as gfile:
+            if not gfile.isdir(path):
+                return is_shard_name(path) or begins_with_frame(path)
+            if is_data_set(path):
+                return True
+            entries = [e for e in gfile.listdir(path) if not member.is_ignored(e.rstrip("/"))]
+            if not any(map(is_shard_name, entries)) or any(map(labels.is_image_name, entries)):
+                return False
+            # A request for each, so of images never.
+            return not any(e.endswith("/") or gfile.isdir(f"{path}/{e}") for e in entries)
+
+    def prepare(self) -> None:  # noqa: D102
+        storage.exists(self.path)  # which loads TensorFlow
+
+    @functools.cached_property
+    def _is_folder(self) -> bool:
+        with remote.gfile(self.path) as gfile:
+            return gfile.isdir(self.path)
+
+    def _shard_names(self) -> list[str]:
+        names = storage.names_in(self.path)
+        return sorted(name for name in names if is_shard_name(name) and not member.is_ignored(name))
+
+    def _stamp(self, path: str) -> str:
+        (stamp,) = stamps([path])
+        if isinstance(stamp, OSError):
+            raise stamp
+        return repr(stamp)
 
 
 class RemoteListing(Listing):
