@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import PIL.Image
 
-from tfpipe import storage
+from tfpipe import remote, storage
 from tfpipe.errors import UserError
 from tfpipe.ingest import example, tfrecord
 from tfpipe.ingest import manifest as manifests
@@ -212,8 +212,11 @@ def _to_png(fields: example.Fields) -> bytes:
 
 def is_data_set(path: str) -> bool:
     """Returns whether a folder has a manifest of tfpipe; other programs write a file so named."""
+    file = os.path.join(path, manifests.MANIFEST)
+    if not remote.is_remote(path) and not os.path.isfile(file):  # a FIFO would be waited for
+        return False
     try:
-        data = storage.read_whole(os.path.join(path, manifests.MANIFEST))
+        data = storage.read_whole(file)
         value = None if data is None else json.loads(data)
     except (OSError, ValueError, RecursionError):
         return False
