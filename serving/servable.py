@@ -162,7 +162,7 @@ class Servable:
         return run
 
     def _callable(self, inputs: Sequence, outputs: Sequence) -> Callable[..., Sequence[np.ndarray]]:
-        """Does as Session.make_callable, whose functions take 0.1 ms a call, in a fifth of that."""
+        """Does as Session.make_callable, whose functions take 0.13 ms longer for each call."""
         options = config_pb2.CallableOptions()
         options.feed.extend(tensor.name for tensor in inputs)
         options.fetch.extend(tensor.name for tensor in outputs)

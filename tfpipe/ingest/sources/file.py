@@ -39,16 +39,21 @@ def read_file(path: str, *, follow: bool) -> bytes:
         raise Rejected("unreadable", error.strerror or str(error)) from None
 
 
+def stamp(url: str) -> tuple[int, int]:
+    """Returns the size of a file and its time of change in nanoseconds; raises OSError."""
+    with remote.gfile(url) as gfile:
+        status = gfile.stat(url)
+        return status.length, status.mtime_nsec
+
+
 def stamps(urls: Sequence[str]) -> list[tuple[int, int] | OSError]:
     """Returns for each URL the size and the time of change, in nanoseconds, or what went wrong."""
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-        return list(pool.map(_stamp, urls))
+        return list(pool.map(_stamp_or_error, urls))
 
 
-def _stamp(url: str) -> tuple[int, int] | OSError:
+def _stamp_or_error(url: str) -> tuple[int, int] | OSError:
     try:
-        with remote.gfile(url) as gfile:
-            status = gfile.stat(url)
-            return status.length, status.mtime_nsec
+        return stamp(url)
     except OSError as error:
         return error

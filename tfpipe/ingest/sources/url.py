@@ -9,7 +9,7 @@ from tfpipe import remote, storage
 from tfpipe.errors import UserError
 from tfpipe.ingest import label_list, labels
 from tfpipe.ingest.sources import member
-from tfpipe.ingest.sources.file import read_file, stamps
+from tfpipe.ingest.sources.file import read_file, stamp, stamps
 from tfpipe.ingest.sources.listing import Listing
 from tfpipe.ingest.sources.records import Records, begins_with_frame, is_data_set, is_shard_name
 from tfpipe.ingest.sources.source import Source
@@ -37,13 +37,13 @@ class RemoteFolder(Source):
         """Returns a hex digest of the members' names, sizes and times."""
         digest = hashlib.sha256(super().fingerprint().encode())
         names = self.names()
-        for name, stamp in zip(names, stamps([*map(self.locate, names)]), strict=True):
-            if isinstance(stamp, OSError):
+        for name, found in zip(names, stamps([*map(self.locate, names)]), strict=True):
+            if isinstance(found, OSError):
                 raise UserError(
-                    f"{self.locate(name)} was listed and cannot be read ({stamp.strerror}): run the"
+                    f"{self.locate(name)} was listed and cannot be read ({found.strerror}): run the"
                     " command again when nothing writes to --source"
                 )
-            digest.update(repr(stamp).encode())
+            digest.update(repr(found).encode())
         return digest.hexdigest()
 
     @functools.cached_property
@@ -94,10 +94,7 @@ class RemoteTar(Tar):
         return storage.read_whole(self.path, offset, size) or b""
 
     def _modified(self) -> int:
-        (stamp,) = stamps([self.path])
-        if isinstance(stamp, OSError):
-            raise stamp
-        return stamp[1]
+        return stamp(self.path)[1]
 
     @functools.cached_property
     def _file(self) -> BinaryIO:
@@ -142,10 +139,7 @@ class RemoteRecords(Records):
         return sorted(name for name in names if is_shard_name(name) and not member.is_ignored(name))
 
     def _stamp(self, path: str) -> str:
-        (stamp,) = stamps([path])
-        if isinstance(stamp, OSError):
-            raise stamp
-        return repr(stamp)
+        return repr(stamp(path))
 
 
 class RemoteListing(Listing):
