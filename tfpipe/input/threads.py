@@ -37,8 +37,11 @@ def in_threads(
         calls: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             while True:
-                while len(calls) < ahead and (following := next(arguments, None)) is not None:
-                    calls.append(pool.submit(function, *following))
+                # One call for all threads at a time: beside a device that is this CPU, a single
+                # one would leave it alone with a core for most of a step, and idle at its end.
+                if len(calls) <= max(0, ahead - threads):
+                    while len(calls) < ahead and (following := next(arguments, None)) is not None:
+                        calls.append(pool.submit(function, *following))
                 if not calls:
                     return
                 if not in_order:

@@ -5,13 +5,19 @@ word, so that a pixel of the output costs four gathers of a word instead of twel
 the result leaves the loop over pixels as one word too, which lets the compiler vectorise it.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tfpipe.input.augment.barrier import barrier
 
-# A sampled channel is a fixed-point number of 16 bits, 8 of them the fraction: what is rounded off
-# is 1/512 of a level at most, and whole levels, which strength 0 gives, are exact.
-_ONE = 256.0
+# A word of 32 bits holds a pixel's channels, from the lowest bit on. Sampled ones are fixed-point
+# numbers: of red and green an eighth of a level is kept, of blue, to which the eye is blindest, a
+# quarter, so that what is rounded off is an eighth of a level at most. A picture resized on the
+# host loses up to half a level. Whole levels, which strength 0 gives, are exact.
+_PIXEL = (8, 8, 8)
+_SAMPLE = (11, 11, 10)
+_ONES = tuple(2.0 ** (sample - pixel) for sample, pixel in zip(_SAMPLE, _PIXEL, strict=True))
 
 
 def warp(
@@ -77,12 +83,11 @@ def _sources(matrix: tf.Tensor, side: int, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def _pack(images: tf.Tensor) -> tf.Tensor:
-    """Packs uint8 [N, P, 3] into int32 [N * P]: red in the lowest byte.
+    """Packs uint8 [N, P, 3] into uint32 [N * P].
 
     Flat, or XLA would take each index of the gathers apart into image, row and column.
     """
-    red, green, blue = (tf.cast(images[..., channel], tf.int32) for channel in range(3))
-    return tf.reshape(red + green * 2**8 + blue * 2**16, [-1])
+    return tf.reshape(_join([images[..., channel] for channel in range(3)], _PIXEL), [-1])
 
 
 def _sample(
@@ -92,10 +97,10 @@ def _sample(
     sizes: tf.Tensor,
     side: int,
 ) -> tf.Tensor:
-    """Returns the samples, row by row, as int64 [N, side * side]: red in the lowest 16 bits.
+    """Returns the samples, row by row, as uint32 [N, side * side].
 
     Args:
-        words: int32 [N * P].
+        words: uint32 [N * P].
         pixels: P.
         sources: as from `_sources`, and between which rows and columns they are to be, float32
             [N, 2] twice.
@@ -109,16 +114,14 @@ def _sample(
     first = tf.range(tf.shape(last)[0])[:, tf.newaxis] * pixels
     upper, lower = first + top * width, first + bottom * width
     corners = (
-        _channels(tf.gather(words, index), bits=8)
+        _split(tf.gather(words, index))
         for index in (upper + left, upper + right, lower + left, lower + right)
     )
-    red, green, blue = (
-        tf.cast(_mix(_mix(a, b, along_x), _mix(c, d, along_x), along_y) * _ONE + 0.5, tf.int32)
-        for a, b, c, d in zip(*corners, strict=True)
-    )
-    # Through uint32, because the highest bit of green is the sign of an int32.
-    low = tf.cast(tf.bitcast(red + green * 2**16, tf.uint32), tf.int64)
-    return low + tf.cast(blue, tf.int64) * 2**32
+    samples = [
+        tf.cast(_mix(_mix(a, b, along_x), _mix(c, d, along_x), along_y) * one + 0.5, tf.int32)
+        for a, b, c, d, one in zip(*corners, _ONES, strict=True)
+    ]
+    return _join(samples, _SAMPLE)
 
 
 def _neighbours(
@@ -149,13 +152,33 @@ def _mix(first: tf.Tensor, second: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     return first + (second - first) * share
 
 
-def _channels(words: tf.Tensor, bits: int) -> list[tf.Tensor]:
-    """Unpacks three whole numbers of so many bits each; float32 of the shape of `words`."""
-    mask = tf.constant(2**bits - 1, words.dtype)
-    shifts = (tf.constant(channel * bits, words.dtype) for channel in range(3))
-    fields = (tf.bitwise.bitwise_and(tf.bitwise.right_shift(words, by), mask) for by in shifts)
-    return [tf.cast(tf.cast(field, tf.int32), tf.float32) for field in fields]
+def _join(channels: Sequence[tf.Tensor], bits: Sequence[int]) -> tf.Tensor:
+    """Packs three whole numbers, of so many bits each, into uint32."""
+    red, green, blue = (tf.cast(channel, tf.uint32) for channel in channels)
+    return red + green * 2 ** bits[0] + blue * 2 ** (bits[0] + bits[1])
+
+
+def _split(words: tf.Tensor) -> list[tf.Tensor]:
+    """Unpacks the channels of pixels; each float32 of the shape of `words`."""
+    return [_field(words, *place) for place in _places(_PIXEL)]
 
 
 def _unpack(samples: tf.Tensor) -> tf.Tensor:
-    return tf.stack(_channels(samples, bits=16), axis=-1) / _ONE
+    """Unpacks uint32 [...] of `_sample` into float32 [..., 3] in 0..255.
+
+    All channels at once: to put three tensors side by side takes XLA half as long again.
+    """
+    shifts, masks = zip(*_places(_SAMPLE), strict=True)
+    return _field(samples[..., tf.newaxis], shifts, masks) / _ONES
+
+
+def _places(bits: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns by how many bits each channel is to be shifted, and its mask then."""
+    return [(sum(bits[:channel]), 2**each - 1) for channel, each in enumerate(bits)]
+
+
+def _field(words: tf.Tensor, shift: int | Sequence[int], mask: int | Sequence[int]) -> tf.Tensor:
+    shifted = tf.bitwise.right_shift(words, tf.constant(shift, tf.uint32))
+    field = tf.bitwise.bitwise_and(shifted, tf.constant(mask, tf.uint32))
+    # Through int32, for which a CPU has an instruction.
+    return tf.cast(tf.cast(field, tf.int32), tf.float32)
