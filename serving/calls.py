@@ -22,7 +22,7 @@ class Calls:
     def __init__(self, models: Models, limit: Limit, metrics: Any = None):
         """`metrics` is a `serving.metrics.Metrics`, or None to count nothing."""
         self.models = models
-        self._limit = limit
+        self.limit = limit
         self._metrics = metrics
 
     def predict(self, request: protocol.PredictRequest, seconds: float | None):
@@ -103,7 +103,7 @@ class Calls:
     def _infer(self, function: Callable, request: Any, named: Any, seconds: float | None) -> Any:
         """Calls a function of a servable and the request; `named` has the model_spec."""
         _check_spec(named)
-        with self.models.use(named.model_spec) as servable, self._limit.enter(seconds):
+        with self.models.use(named.model_spec) as servable, self.limit.enter(seconds):
             return function(servable, request)
 
 

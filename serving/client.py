@@ -13,6 +13,7 @@ read, or that the server refuses, is named on standard error and makes the exit 
 import argparse
 import collections
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -27,6 +28,9 @@ from serving.transport import ServerError
 IMAGE_INPUT = "image_bytes"
 IMAGE_OUTPUTS = ("probabilities", "class_index", "class_name")
 ERROR_OUTPUT = "error"
+
+# How the embedded server and TensorFlow Serving refuse what is too much, beside UNAVAILABLE.
+_BUSY = re.compile("try again later|queue .*is full")
 
 
 class Client:
@@ -218,6 +222,11 @@ class Client:
     def _explain(self, error: ServerError) -> str:
         """Says what a refusal means and what to do about it."""
         code, details = error.code, str(error)
+        if code is grpc.StatusCode.UNAVAILABLE and _BUSY.search(details):
+            return (
+                f"{self.address} has too much to do ({details}): send fewer requests at a time"
+                " (--concurrency), or try again more often (--retries)"
+            )
         if code is grpc.StatusCode.UNAVAILABLE:
             return (
                 f"no server answers at {self.address} ({details}); start one with: python -m"

@@ -85,6 +85,10 @@ def _declared() -> dict[str, type[Message]]:
 
 _DECLARED = _declared()
 
+# Each is a thread of the server; queues of 1,000 would else ask for more than a machine has use
+# for.
+MOST_REQUESTS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
@@ -97,14 +101,17 @@ class Batching:
         max_enqueued_batches: that wait for a thread; when they are full, UNAVAILABLE.
         num_batch_threads: batches that run at the same time.
         allowed_batch_sizes: that a batch is filled up to; empty for any.
+        requests: that are let in; more of them are UNAVAILABLE. A file does not say: as many as its
+            queue and threads hold.
     """
 
     max_batch_size: int = 4096
     max_execution_batch_size: int = 32
     batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 4
+    max_enqueued_batches: int = 128  # so many has the largest request
     num_batch_threads: int = 2
     allowed_batch_sizes: tuple[int, ...] = ()
+    requests: int = 128
 
 
 def read_models(path: str) -> ModelServerConfig:
@@ -128,7 +135,13 @@ def read_batching(path: str) -> Batching:
     if found.enable_large_batch_splitting.value and found.HasField("max_execution_batch_size"):
         largest = found.max_execution_batch_size.value
     sizes = tuple(found.allowed_batch_sizes)
-    batching = Batching(**values, max_execution_batch_size=largest, allowed_batch_sizes=sizes)
+    held = largest * (values["num_batch_threads"] + values["max_enqueued_batches"])
+    batching = Batching(
+        **values,
+        max_execution_batch_size=largest,
+        allowed_batch_sizes=sizes,
+        requests=min(held, MOST_REQUESTS),
+    )
     for name, least in {"max_execution_batch_size": 1, "max_enqueued_batches": 1,
                         "num_batch_threads": 1, "batch_timeout_micros": 0}.items():  # fmt: skip
         if getattr(batching, name) < least:

@@ -8,6 +8,7 @@ let the calls in flight finish.
 """
 
 import argparse
+import gc
 import os
 import pathlib
 import threading
@@ -41,8 +42,6 @@ GRACE_S = 30.0
 _SPARE_THREADS = 8
 # Requests that may wait for one that runs, without batching.
 _WAITING = 16
-# Batches of 1,000 would else ask for more threads than a machine has use for.
-_MOST_THREADS = 1024
 
 
 def main() -> int:
@@ -127,14 +126,15 @@ def _batching(flags: argparse.Namespace) -> "Batching | None":
 
 
 def _limit(flags: argparse.Namespace, batching: "Batching | None") -> "Limit":
-    """Returns how many requests are let in: with batching, as many as its queues hold."""
+    """Returns how many requests are let in."""
     from serving.limit import Limit
 
     if batching is None:
-        return Limit(flags.grpc_max_threads + _WAITING, flags.grpc_max_threads)
-    batches = batching.num_batch_threads + batching.max_enqueued_batches
-    most = min(batches * batching.max_execution_batch_size, _MOST_THREADS)
-    return Limit(most, most)
+        running = flags.grpc_max_threads
+        return Limit(running + _WAITING, in_a_flood=running, at_a_time=running)
+    # Half a batch is enough to be busy: the next half comes while it runs.
+    half = max(1, batching.max_execution_batch_size // 2)
+    return Limit(batching.requests, in_a_flood=half)
 
 
 def _listen(
@@ -210,6 +210,9 @@ def _load(
                 raise
         return servable
 
+    # What the packages brought, some 300,000 objects, stays for good: to look through all of it
+    # for garbage would stop every answer for 150 ms, again and again.
+    gc.freeze()
     models = Models(load)
     try:
         models.configure(listed, labels_may_wait=flags.allow_version_labels_for_unavailable_models)

@@ -1,9 +1,9 @@
 """The gRPC services: bytes in, messages or error codes out."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -12,26 +12,34 @@ from grpc_health.v1 import health
 from serving import protocol
 from serving.calls import GRPC, Calls
 from serving.errors import RequestError, invalid
+from serving.limit import Limit
 
 
 class _Method(NamedTuple):
-    """How one method of a service is answered: the request's type, and the method of `Calls`."""
+    """How one method of a service is answered.
+
+    Attributes:
+        request: the type of its message.
+        call: the method of `Calls`.
+        limited: whether it is one of those of which only so many are let in.
+    """
 
     request: type[Message]
     call: str
+    limited: bool
 
 
 SERVICES = {
     "tensorflow.serving.PredictionService": {
-        "Predict": _Method(protocol.PredictRequest, "predict"),
-        "Classify": _Method(protocol.ClassificationRequest, "classify"),
-        "Regress": _Method(protocol.RegressionRequest, "regress"),
-        "MultiInference": _Method(protocol.MultiInferenceRequest, "multi_inference"),
-        "GetModelMetadata": _Method(protocol.GetModelMetadataRequest, "metadata"),
+        "Predict": _Method(protocol.PredictRequest, "predict", True),
+        "Classify": _Method(protocol.ClassificationRequest, "classify", True),
+        "Regress": _Method(protocol.RegressionRequest, "regress", True),
+        "MultiInference": _Method(protocol.MultiInferenceRequest, "multi_inference", True),
+        "GetModelMetadata": _Method(protocol.GetModelMetadataRequest, "metadata", False),
     },
     "tensorflow.serving.ModelService": {
-        "GetModelStatus": _Method(protocol.GetModelStatusRequest, "status"),
-        "HandleReloadConfigRequest": _Method(protocol.ReloadConfigRequest, "reload"),
+        "GetModelStatus": _Method(protocol.GetModelStatusRequest, "status", False),
+        "HandleReloadConfigRequest": _Method(protocol.ReloadConfigRequest, "reload", False),
     },
 }
 
@@ -51,14 +59,59 @@ def add(calls: Calls, server: grpc.Server, max_bytes: int) -> None:
     """
     for service, methods in SERVICES.items():
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _handler(calls, method, max_bytes),
-                response_serializer=lambda response: response.SerializeToString(),
-            )
+            f"/{service}/{name}": _Handlers(calls, method, max_bytes)
             for name, method in methods.items()
         }
-        generic = grpc.method_handlers_generic_handler(service, handlers)
-        server.add_generic_rpc_handlers((generic,))
+        server.add_generic_rpc_handlers((_Service(handlers, calls.limit),))
+
+
+class _Handlers:
+    """How a method is answered, and refused.
+
+    A flood of calls must not cost those that were let in their time: of one that is refused no
+    message is read, as if it were a stream, and no other thread is called upon.
+    """
+
+    def __init__(self, calls: Calls, method: _Method, max_bytes: int):
+        self.limited = method.limited
+        self.answer = grpc.unary_unary_rpc_method_handler(
+            _handler(calls, method, max_bytes),
+            response_serializer=lambda response: response.SerializeToString(),
+        )
+
+        def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
+            def raise_refusal(_: float | None) -> None:
+                raise calls.limit.refusal()
+
+            try:
+                calls.answer(method.call, None, GRPC, None, raise_refusal)
+            except RequestError as error:
+                context.abort(error.code, error.message)
+
+        refuse.experimental_thread_pool = _Here()
+        self.refuse = grpc.stream_unary_rpc_method_handler(refuse)
+
+
+class _Here(futures.ThreadPoolExecutor):
+    """Calls functions at once, on the thread that takes calls from the network."""
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> None:
+        """Calls a function, which must not take long."""
+        function(*args, **kwargs)
+
+
+class _Service(grpc.GenericRpcHandler):
+    """Chooses between the handlers of a method, before anything of a request is read."""
+
+    def __init__(self, handlers: dict[str, _Handlers], limit: Limit):
+        self._handlers, self._limit = handlers, limit
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Returns a handler, or None for a method of another service."""
+        found = self._handlers.get(handler_call_details.method)
+        if found and found.limited and self._limit.full:
+            return found.refuse
+        return found and found.answer
 
 
 def _handler(calls: Calls, method: _Method, max_bytes: int) -> Callable:

@@ -32,7 +32,7 @@ def test_the_files_beside_the_server_are_read():
 
 def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
     found = config.read_batching(written(tmp_path, ""))
-    assert found == config.Batching(1000, 1000, 0, 10, cli.cores(), ())
+    assert found == config.Batching(1000, 1000, 0, 10, cli.cores(), (), config.MOST_REQUESTS)
     found = config.read_batching(
         written(
             tmp_path,
@@ -42,7 +42,7 @@ def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
             " enable_large_batch_splitting { value: true }",
         )
     )
-    assert found == config.Batching(8, 8, 500, 3, 2, (4, 8))
+    assert found == config.Batching(8, 8, 500, 3, 2, (4, 8), requests=8 * (3 + 2))
     split = (
         "max_batch_size { value: 64 } max_execution_batch_size { value: 8 } allowed_batch_sizes: 8"
     )

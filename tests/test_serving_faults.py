@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import random
 import re
 import signal
@@ -182,6 +183,7 @@ def flood(channel, seconds, under_way, request, timeout=5):
     """Keeps so many calls under way; returns (seconds each took, its code)."""
     stub = protocol.PredictionServiceStub(channel)
     free, found, lock = threading.Semaphore(under_way), [], threading.Lock()
+    gc.freeze()  # or looking through all of TensorFlow for garbage counts as the server's time
     end = time.monotonic() + seconds
 
     def ended(start, future):
@@ -196,6 +198,7 @@ def flood(channel, seconds, under_way, request, timeout=5):
         future.add_done_callback(lambda done, start=start: ended(start, done))
     for _ in range(under_way):
         free.acquire()
+    gc.unfreeze()
     return found
 
 
@@ -217,8 +220,8 @@ def test_a_flood_is_refused_quickly_and_leaves_nothing(base, tmp_path):
         assert codes & REFUSALS
         assert codes <= REFUSALS | {grpc.StatusCode.OK}
         accepted = [seconds for seconds, code in found if code is grpc.StatusCode.OK]
-        # At most 16 wait for 2 that run.
-        assert np.percentile(accepted, 50) < 25 * np.percentile(few, 99)
+        # While others are refused nobody waits for the 2 that run, but those that came in first.
+        assert np.percentile(accepted, 50) < 10 * np.percentile(few, 99)
         health = protocol.HealthStub(channel).Check(protocol.HealthCheckRequest(), timeout=5)
         assert health.status == 1
         assert memory_mb(server) < 1.1 * before + 40
