@@ -200,11 +200,13 @@ def _load(
     from serving.servable import Servable  # imports TensorFlow, which takes seconds
     from serving.warm_up import warm_up
 
+    beside_others = threading.Event()
+
     def load(path: pathlib.Path, version: int) -> Servable:
         servable = Servable(path, version, batching)
         if flags.enable_model_warmup:
             try:
-                warm_up(servable)
+                warm_up(servable, gently=beside_others.is_set())
             except RequestError:
                 servable.close()
                 raise
@@ -218,6 +220,7 @@ def _load(
         models.configure(listed, labels_may_wait=flags.allow_version_labels_for_unavailable_models)
     except RequestError as error:
         raise cli.UserError(error.message) from None
+    beside_others.set()
     return models
 
 

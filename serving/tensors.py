@@ -113,8 +113,23 @@ def to_proto(value: object) -> TensorProto:
     else:
         layout = _LAYOUTS[proto.dtype]
         units = np.ascontiguousarray(array).ravel().view(layout.unit)
-        getattr(proto, layout.field).extend(units.tolist())
+        if units.dtype.kind == "f" and units.size:
+            proto.MergeFromString(_packed(layout.field, units))
+        else:
+            getattr(proto, layout.field).extend(units.tolist())
     return proto
+
+
+def _packed(field: str, units: np.ndarray) -> bytes:
+    """Returns a message with nothing but these floats, which are on the wire as in memory.
+
+    To make a Python number of each would hold up all other answers, 0.1 s for a million. A repeated
+    field lies there as one of bytes does, but for the number in front, below 16 for each of these
+    (https://protobuf.dev/programming-guides/encoding).
+    """
+    number = TensorProto.DESCRIPTOR.fields_by_name[field].number
+    content = TensorProto(tensor_content=units.tobytes()).SerializeToString()
+    return bytes([number << 3 | 2]) + content[1:]
 
 
 def from_proto(proto: TensorProto) -> np.ndarray:

@@ -159,8 +159,8 @@ class Model:
             with self._lock:
                 loaded.users -= 1
                 is_last = loaded.retired and not loaded.users
-            if is_last:
-                self._close(loaded)
+            if is_last:  # whose answer does not wait for that, some 0.15 s
+                threading.Thread(target=self._close, args=(loaded,)).start()
 
     def statuses(self) -> list[ModelVersionStatus]:
         """Returns the state of each version that has been tried, the lowest first."""

@@ -1,14 +1,15 @@
 """Replays the requests that an export brings along, so that no client waits for the first one."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 import tensorflow as tf
+from google.protobuf.message import Message
 
 from serving import inference
 from serving.errors import RequestError
-from serving.protocol import PredictionLog
+from serving.protocol import ModelSpec, MultiInferenceRequest, PredictionLog
 from serving.servable import Servable
 
 FILE = "assets.extra/tf_serving_warmup_requests"
@@ -22,8 +23,14 @@ _ANSWERS: dict[str, Callable] = {
 }
 
 
-def warm_up(servable: Servable) -> int:
+def warm_up(servable: Servable, *, gently: bool = False) -> int:
     """Runs the requests of a version's file; without one, each signature with an empty batch.
+
+    Args:
+        servable: the version.
+        gently: whether of each signature only the smallest request is run, beside others that
+            clients wait for: it builds all but what depends on the number of images, and a batch
+            of 32 would keep them waiting for as long as it takes.
 
     Returns:
         How many requests there were.
@@ -36,7 +43,7 @@ def warm_up(servable: Servable) -> int:
         servable.run_empty()
         return 0
     try:
-        return _replay(servable, path)
+        return _replay(servable, path, gently)
     except Exception as error:  # not TFRecord, not a PredictionLog, or what a request raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise RequestError(
@@ -44,15 +51,37 @@ def warm_up(servable: Servable) -> int:
         ) from error
 
 
-def _replay(servable: Servable, path: pathlib.Path) -> int:
-    count = 0
-    for record in tf.data.TFRecordDataset(str(path)):
+def _replay(servable: Servable, path: pathlib.Path, gently: bool) -> int:
+    requests, count = _read(path), 0
+    for kind, request in _smallest(requests) if gently else requests:
+        _ANSWERS[kind](servable, request)
+        count += 1
+    return count
+
+
+def _smallest(requests: Iterable[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
+    found: dict[tuple[str, str], Message] = {}
+    for kind, request in requests:
+        key = kind, str(_specs(request))
+        if key not in found or request.ByteSize() < found[key].ByteSize():
+            found[key] = request
+    return [(kind, request) for (kind, _), request in found.items()]
+
+
+def _specs(request: Message) -> list[ModelSpec]:
+    """Returns what a request asks for: of one that asks for several signatures, all."""
+    if isinstance(request, MultiInferenceRequest):
+        return [task.model_spec for task in request.tasks]
+    return [request.model_spec]
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[str, Message]]:
+    """Yields the requests of a file and what they ask for; raises ValueError."""
+    for count, record in enumerate(tf.data.TFRecordDataset(str(path))):
         if count == MOST_RECORDS:
             raise ValueError(f"it has more than {MOST_RECORDS:,} records")
         log = PredictionLog.FromString(record.numpy())
         kind = log.WhichOneof("log_type")
         if kind not in _ANSWERS:
             raise ValueError(f"record {count} is a {kind}")
-        _ANSWERS[kind](servable, getattr(log, kind).request)
-        count += 1
-    return count
+        yield kind, getattr(log, kind).request

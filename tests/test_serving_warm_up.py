@@ -7,7 +7,8 @@ from test_serving_conformance import example
 from test_serving_servable import png, publish
 from test_serving_server import fail, predict, spec
 
-from serving import protocol
+from serving import protocol, tensors
+from serving import warm_up as module
 from serving.config import Batching
 from serving.errors import RequestError
 from serving.servable import Servable
@@ -51,6 +52,25 @@ def test_every_kind_is_replayed(version, joined):
     write(version, [log.SerializeToString() for log in logs()])
     assert warm_up(servable) == 4
     assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
+
+
+def test_beside_others_the_smallest_of_each_is_replayed(version, monkeypatch):
+    servable, run = Servable(version, 1), []
+    for kind, answer in list(module._ANSWERS.items()):
+
+        def noted(servable, request, kind=kind, answer=answer):
+            run.append((kind, request.ByteSize()))
+            return answer(servable, request)
+
+        monkeypatch.setitem(module._ANSWERS, kind, noted)
+    larger = logs()
+    larger[0].predict_log.request.inputs["image_bytes"].CopyFrom(tensors.to_proto([IMAGE] * 8))
+    write(version, [log.SerializeToString() for log in (*larger, *logs(), *larger)])
+    assert warm_up(servable) == 12
+    everything, run[:] = run[:], []
+    assert warm_up(servable, gently=True) == 4
+    smallest = {kind: min(size for each, size in everything if each == kind) for kind, _ in run}
+    assert dict(run) == smallest
 
 
 def failing():
