@@ -6,6 +6,8 @@
     server, 32      one image a request, 32 requests under way; server and client on this machine
     inside, 1       one image at a time: the median of the time it takes
     server, 1       one request at a time
+    swap, 8         8 requests under way for --swap_seconds, in which a new version is loaded and takes
+                    the place of the old one
     client start    the whole command `python -m serving.client` with one image, as a shell sees it
 
 All of each round, one after the other; a ratio is the median of the rounds' ratios.
@@ -18,6 +20,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,13 +28,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from serving.versions import version_folders
 from tfpipe import cli, storage, terminal
 from tfpipe.errors import UserError
 from tfpipe.options import option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "model"
-MANY = 32
+MANY, SOME = 32, 8
 _MOST_IMAGES = 64
 
 # The least throughput of the server, and the most milliseconds that it adds to one call.
@@ -46,6 +50,7 @@ class Options:
     images: str = option("folder of image files")
     rounds: int = option("measurements of each kind", 3)
     seconds: float = option("how long each takes", 10.0)
+    swap_seconds: float = option("how long, for a swap; 0 for none", 40.0)
     flags: str = option("further flags of the server, separated by blanks", "")
     json: str = option("file for the figures; empty for none", "")
     child: int = option("used by the command itself: images in a batch", 0)
@@ -79,9 +84,30 @@ def _round(options: Options) -> dict[str, float]:
         found |= {"server_per_s": many["images_per_s"], "p99_ms": many["latency_ms"]["p99"]}
         found["server_ms"] = _loaded(options, address, 1, work)["latency_ms"]["p50"]
         found["start_s"] = _start(options, address)
+    if options.swap_seconds:
+        found |= _swap(options)
     found["ratio"] = found["server_per_s"] / found["inside_per_s"]
     found["added_ms"] = found["server_ms"] - found["inside_ms"]
     return found
+
+
+def _swap(options: Options) -> dict[str, float]:
+    """Measures the load before and while a copy of the version is loaded as the next one."""
+    version, path = max(version_folders(pathlib.Path(options.export)).items())
+    with tempfile.TemporaryDirectory() as work:
+        base, copy = pathlib.Path(work, NAME), pathlib.Path(work, "copy")
+        shutil.copytree(path, base / str(version))
+        shutil.copytree(path, copy)
+        with _server(dataclasses.replace(options, export=str(base))) as address:
+            before = _loaded(options, address, SOME, work)["latency_ms"]
+            copy.rename(base / str(version + 1))
+            longer = dataclasses.replace(options, seconds=options.swap_seconds)
+            during = _loaded(longer, address, SOME, work, warm_up=0)["latency_ms"]
+    return {
+        "before_p99_ms": before["p99"],
+        "swap_p99_ms": during["p99"],
+        "swap_max_ms": during["max"],
+    }
 
 
 def _inside(options: Options, batch: int) -> dict[str, float]:
@@ -95,7 +121,6 @@ def measure_inside(options: Options) -> None:
     import numpy as np
 
     from serving.servable import Servable
-    from serving.versions import version_folders
     from serving.warm_up import warm_up
 
     version, path = max(version_folders(pathlib.Path(options.export)).items())
@@ -131,13 +156,13 @@ def _server(options: Options) -> Iterator[str]:
             raise UserError(f"the server says: {line.strip()}")
 
 
-def _loaded(options: Options, address: str, under_way: int, work: str) -> dict:
+def _loaded(options: Options, address: str, under_way: int, work: str, warm_up: float = 3) -> dict:
     path = os.path.join(work, "load.json")
     _run(
         [
             *(sys.executable, "-m", "serving.loadtest", options.images, f"--server={address}"),
             *(f"--model_name={NAME}", f"--concurrency={under_way}", f"--json={path}"),
-            *(f"--seconds={options.seconds:g}", "--warm_up=3", "--timeout=60"),
+            *(f"--seconds={options.seconds:g}", f"--warm_up={warm_up:g}", "--timeout=60"),
         ]
     )
     with open(path, encoding="utf-8") as file:
@@ -180,6 +205,10 @@ def _show(figures: dict[str, float], options: Options) -> None:
         ],
         ["client start", f"{figures['start_s']:.2f} s", "", f"<= {TARGET_START_S:g} s"],
     ]
+    if options.swap_seconds:
+        slowest = f"p99 {figures['swap_p99_ms']:.0f} ms, slowest {figures['swap_max_ms']:.0f} ms"
+        before = f"before, p99 {figures['before_p99_ms']:.0f} ms"
+        rows.append(["swap, 8", slowest, before, "slowest <= 2 p99"])
     columns = ["", "median", "beside", "target"]
     terminal.show_table(f"Serving: medians of {options.rounds} rounds", columns, rows)
 
