@@ -6,8 +6,8 @@
     server, 32      one image a request, 32 requests under way; server and client on this machine
     inside, 1       one image at a time: the median of the time it takes
     server, 1       one request at a time
-    swap, 8         8 requests under way for --swap_seconds, in which a new version is loaded and takes
-                    the place of the old one
+    swap, 8         8 requests under way for --swap_seconds, in which a new version is loaded and
+                    takes the place of the old one
     client start    the whole command `python -m serving.client` with one image, as a shell sees it
 
 All of each round, one after the other; a ratio is the median of the rounds' ratios.
