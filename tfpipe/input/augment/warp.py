@@ -44,7 +44,7 @@ def warp(
 
     Returns:
         float32 [N, side, side, 3] in 0..255; what tf.image.resize gives where the matrix is the
-        identity.
+        identity, to an eighth of a level.
     """
     if sizes is None:
         shape = tf.shape(images)
