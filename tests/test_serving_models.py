@@ -163,7 +163,11 @@ def test_a_version_in_use_is_unloaded_after_its_last_call(base):
         assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
         with pytest.raises(RequestError, match=r"Specific\(demo, 3\)"), model.use(3):
             pass
-    assert {each.version: each.state for each in model.statuses()} == {2: 30, 3: 50}
+    deadline = time.monotonic() + 30  # it is closed on another thread
+    while states[3] != 50 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        states = {each.version: each.state for each in model.statuses()}
+    assert states == {2: 30, 3: 50}
     with pytest.raises(RequestError):
         servable.run("", {"image_bytes": np.array([IMAGE], object)})
 
