@@ -23,9 +23,9 @@ setup: .venv/.installed  ## Create .venv and install the locked packages (GPU: m
 
 lock:  ## Resolve the lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra beam --extra web --extra screen --extra dev pyproject.toml --output-file requirements.lock
+		--extra beam --extra dev --extra docs --extra parquet --extra report --extra screen --extra web pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra beam --extra web --extra screen --extra dev --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
+		--extra beam --extra dev --extra docs --extra parquet --extra report --extra screen --extra web --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
 
 demo: setup  ## The whole path on toy images, in a few minutes
 	@$(BIN)/python tools/demo.py
