@@ -100,6 +100,11 @@ def test_backbones_and_their_layers_exist(name):
         assert start in ("head", "all") or any(start in blocks(text) for text in texts)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name[0] == "r"])
+def test_seed_recipes_start_as_keras_does(name):
+    assert read(name).head_init == "glorot_uniform"
+
+
 def test_every_seed_recipe_is_there():
     assert {name[:2] for name in NAMES if name[0] == "r"} == {"r1", "r2", "r3", "r4", "r5"}
 

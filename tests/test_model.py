@@ -51,6 +51,22 @@ def test_seed_models_have_their_published_parameters(seed):
     assert parameters(built.model.trainable_variables) == trained
 
 
+def test_the_last_layer_starts_at_even_odds_or_as_keras_draws_it():
+    """Glorot and Bengio 2010: uniform within the root of 6 / (inputs + outputs)."""
+
+    def weights(**changes):
+        tf.keras.utils.set_random_seed(3)
+        branch = Branch("small_cnn", 32, "none")
+        options = {"pooling": "avg", "head": "", "output": "softmax", **changes}
+        return classifier.build([branch], 5, **options).head.get_layer("logits").kernel.numpy()
+
+    assert not weights().any()
+    drawn = weights(head_init="glorot_uniform")
+    bound = (6 / sum(drawn.shape)) ** 0.5
+    assert 0.9 * bound < np.abs(drawn).max() <= bound
+    np.testing.assert_array_equal(drawn, weights(head_init="glorot_uniform"))
+
+
 @pytest.mark.parametrize("pooling", classifier.POOLINGS)
 def test_poolings_are_numpys(pooling):
     maps = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)

@@ -52,6 +52,13 @@ class TrainConfig:
         " norm, which subtracts each feature's mean and divides by its standard deviation",
         "dropout(0.5)",
     )
+    head_init: str = option(
+        "first weights of the last layer: zeros begin at even odds, which a head on frozen layers"
+        " is best trained from; glorot_uniform draws them as Keras does, and at a low learning rate"
+        " fine-tuning gets on faster from there",
+        "zeros",
+        ("zeros", "glorot_uniform"),
+    )
     output: str = option(
         "the last layer: one sigmoid, P(second class), or a softmax over all; auto is a sigmoid for"
         " two classes",

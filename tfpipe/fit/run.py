@@ -203,6 +203,7 @@ class Run:
             pooling=self.config.pooling,
             head=self.config.head,
             output=self.resolved.output,
+            head_init=self.config.head_init,
         )
 
     def _kept(self, name: str) -> str:

@@ -132,7 +132,12 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
         for branch in resolve.branches(config)
     ]
     return classifier.build(
-        branches, classes, pooling=config.pooling, head=config.head, output=config.output
+        branches,
+        classes,
+        pooling=config.pooling,
+        head=config.head,
+        output=config.output,
+        head_init=config.head_init,
     )
 
 

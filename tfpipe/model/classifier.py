@@ -141,7 +141,13 @@ class Prepare(tf.keras.layers.Layer):
 
 
 def build(
-    branches: list[Branch], classes: int, *, pooling: str, head: str, output: str
+    branches: list[Branch],
+    classes: int,
+    *,
+    pooling: str,
+    head: str,
+    output: str,
+    head_init: str = "zeros",
 ) -> Classifier:
     """Builds the classifier under the current Keras mixed-precision policy.
 
@@ -151,6 +157,7 @@ def build(
         pooling: a name in `POOLINGS`, from a feature map to a vector.
         head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
         output: "sigmoid" (two classes only), "softmax", or "auto".
+        head_init: Keras' name of what draws the last layer's first weights.
 
     Raises:
         UserError: an unknown name, weights that do not fit, or a sigmoid for several classes.
@@ -170,9 +177,10 @@ def build(
         x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
     units = 1 if output == SIGMOID else classes
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
-    # They start at even odds: random weights on thousands of features are noise to be unlearnt.
+    # From zeros they start at even odds: random weights on thousands of features are noise to be
+    # unlearnt, but let the gradient into the layers before them from the first step on.
     logits = tf.keras.layers.Dense(
-        units, kernel_initializer="zeros", dtype="float32", name="logits"
+        units, kernel_initializer=head_init, dtype="float32", name="logits"
     )(x)
     head_model = tf.keras.Model(vector, logits, name="head")
 
