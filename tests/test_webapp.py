@@ -450,6 +450,13 @@ def test_a_server_that_is_busy_is_another_matter(ask, state):
     assert "too much to do" in answer.json()["error"]
 
 
+def test_a_server_that_went_away_is_noticed_at_once(ask, state):
+    assert ask.get("/healthz").status_code == 200
+    state.error = ServerError(grpc.StatusCode.UNAVAILABLE, "connection refused")
+    assert classify(ask, png(0)).status_code == 503
+    assert ask.get("/healthz").status_code == 503
+
+
 def test_a_version_with_other_classes_is_noticed(ask, state):
     assert ask.get("/healthz").json()["classes"] == ["night", "day"]
     state.version = 2

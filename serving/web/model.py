@@ -100,6 +100,8 @@ class Model:
                 {IMAGE_INPUT: [picture]}, signature=EXPLAIN if explains else ""
             )
         except ServerError as error:
+            with self._lock:
+                self._known_until = 0.0  # what was known may be over
             raise self._problem(error) from None
         latency_ms = (time.perf_counter() - start) * 1000
         if count := _classes(outputs):
