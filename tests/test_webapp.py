@@ -2,15 +2,19 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,6 +43,23 @@ def png(grey):
     file = io.BytesIO()
     Image.new("L", (4, 4), grey).save(file, "PNG")
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def running_page(address, log, *flags):
+    """Runs the page; yields its process, with the attribute `url`, once it is ready."""
+    command = [sys.executable, "-m", "serving.webapp", f"--server={address}", "--model_name=demo"]
+    with open(log, "w") as stderr:
+        process = subprocess.Popen([*command, "--port=0", *flags], stderr=stderr, cwd=ROOT)
+    try:
+        while not (ready := re.search(r"^the page for demo is at (\S+)$", log.read_text(), re.M)):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        process.url = ready[1]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 class FakeClient:
@@ -560,3 +581,14 @@ def test_the_client_of_a_page_is_that_of_the_flags(monkeypatch):
     client = webapp.client.connect(webapp.parse(), retries=2)
     assert isinstance(client, Client)
     assert (client.address, client.model, client.timeout) == ("http://127.0.0.1:1", "m", 3)
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_only_a_trusted_proxy_says_who_the_client_is(tmp_path, trusted):
+    flags = ["--rate=1", "--max_images=1", f"--trusted_proxy={trusted}"]
+    with running_page("127.0.0.1:1", tmp_path / "page", *flags) as process:
+        statuses = [
+            httpx.post(f"{process.url}/api/classify", headers={"X-Forwarded-For": client})
+            .status_code for client in ("10.0.0.1", "10.0.0.2", "10.0.0.1")
+        ]  # fmt: skip
+    assert statuses == ([415, 415, 429] if trusted else [415, 429, 429])

@@ -1,6 +1,5 @@
 """The web page in a real browser, with a real server behind it."""
 
-import contextlib
 import http.client
 import io
 import json
@@ -8,8 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,7 +14,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from test_serving_servable import Brightness, day_probability, png
-from test_serving_server import ROOT, running_server
+from test_serving_server import running_server
+from test_webapp import running_page
 
 from serving import protocol
 from serving.web.samples import DRAWN
@@ -62,23 +60,6 @@ def base(tmp_path_factory):
     signatures = {name: getattr(module, method) for name, method in names.items()}
     tf.saved_model.save(module, str(base / "1"), signatures=signatures)
     return base
-
-
-@contextlib.contextmanager
-def running_page(address, log, *flags):
-    """Runs the page; yields its process, with the attribute `url`, once it is ready."""
-    command = [sys.executable, "-m", "serving.webapp", f"--server={address}", "--model_name=demo"]
-    with open(log, "w") as stderr:
-        process = subprocess.Popen([*command, "--port=0", *flags], stderr=stderr, cwd=ROOT)
-    try:
-        while not (ready := re.search(r"^the page for demo is at (\S+)$", log.read_text(), re.M)):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        process.url = ready[1]
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,6 @@ function showAnswer(card, answer) {
   const bars = answer.bars.map(([name, probability]) => {
     const bar = element("bar").content.firstElementChild.cloneNode(true);
     bar.querySelector(".name").textContent = name;
-    bar.querySelector(".name").title = name;
     bar.querySelector("rect").setAttribute("width", `${(100 * probability).toFixed(2)}%`);
     bar.querySelector(".percent").textContent = percent(probability);
     return bar;
