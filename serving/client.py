@@ -166,7 +166,7 @@ class Client:
         except ServerError as error:
             refused = error.code is grpc.StatusCode.INVALID_ARGUMENT
             if refused or error.code is grpc.StatusCode.FAILED_PRECONDITION:
-                self._check_signature()
+                self.check_signature()
             if not refused:
                 raise
             if len(images) == 1:
@@ -203,7 +203,7 @@ class Client:
             found.append(Classification(label, index, probabilities[index], (*probabilities,)))
         return found
 
-    def _check_signature(self) -> None:
+    def check_signature(self) -> None:
         """Raises ServerError if the signature does not map images to classes."""
         fitting = [
             name

@@ -24,7 +24,7 @@ from PIL import Image
 from serving import cli, protocol, webapp
 from serving.client import Client
 from serving.transport import Metadata, ServerError
-from serving.web import app, heat, limits
+from serving.web import app, errors, heat, limits
 from serving.web.errors import WebError
 from serving.web.guard import HEADERS
 from serving.web.limits import Gate, Limits, Rate
@@ -80,6 +80,10 @@ class FakeClient:
         explain.outputs["heat_map"].name = "x"
         return Metadata(self.state.version, {"explain": explain} if self.state.explains else {})
 
+    def check_signature(self):
+        if not self.state.classifies:
+            raise ServerError(grpc.StatusCode.FAILED_PRECONDITION, "it has no such signature")
+
     def fail(self):
         if self.state.error:
             raise self.state.error
@@ -113,7 +117,7 @@ class State:
     """What the fake server does next."""
 
     def __init__(self):
-        self.version, self.explains, self.error = 1, True, None
+        self.version, self.explains, self.classifies, self.error = 1, True, True, None
         self.entered, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
@@ -462,6 +466,16 @@ def test_a_server_that_refuses_is_explained(ask, state, code):
     assert ask.get("/").status_code == 200
 
 
+def test_every_reason_of_an_export_has_words_for_people():
+    from tfpipe.input import upload
+
+    names = "EMPTY NO_IMAGE TOO_LARGE TOO_MANY_SCANS UNKNOWN_BMP DAMAGED".split()
+    sentences = {str(errors.unreadable(getattr(upload, name))) for name in names}
+    assert len(sentences) == len(names)
+    assert not [each for each in sentences if each.startswith("The model cannot read")]
+    assert "new words" in str(errors.unreadable("new words"))
+
+
 def test_a_server_that_is_busy_is_another_matter(ask, state):
     words = "128 requests are being answered already; try again later"
     assert classify(ask, png(0)).status_code == 200
@@ -469,6 +483,13 @@ def test_a_server_that_is_busy_is_another_matter(ask, state):
     answer = classify(ask, png(0))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert "too much to do" in answer.json()["error"]
+
+
+def test_a_model_of_another_kind_is_no_damaged_picture(ask, state):
+    state.classifies = False
+    for answer in (classify(ask, png(0)), ask.get("/healthz")):
+        assert answer.status_code == 502
+        assert "does not classify pictures" in answer.json()["error"]
 
 
 def test_a_server_that_went_away_is_noticed_at_once(ask, state):

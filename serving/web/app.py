@@ -243,4 +243,6 @@ def _status(results: list[Result]) -> tuple[int, dict[str, str]]:
 
 
 def _headers(problem: WebError) -> dict[str, str]:
+    if problem.status == 408:
+        return {"Connection": "close"}  # who sends as slowly as that is not listened to on and on
     return {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}

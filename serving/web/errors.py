@@ -55,15 +55,28 @@ def of_server(error: ServerError, model: str, timeout_s: float) -> WebError:
         return WebError(504, sentence, retry_after=_DOWN_S)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return unreadable()
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return no_classifier(model)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return WebError(413, "This picture is too large for the model server: send a smaller one.")
     return WebError(502, f"The model server's answer is of no use to this page ({code.name}).")
 
 
-# What an export answers of a file that it cannot read, in the words of a page.
+def no_classifier(model: str) -> WebError:
+    """Returns the problem of a model that answers something else than classes of pictures."""
+    sentence = f"The model “{model}” does not classify pictures, or not as this page asks it to."
+    return WebError(502, sentence)
+
+
+# What an export answers of a file that it cannot read (`tfpipe.input.upload`), by its first words,
+# and what a page says.
 _REASONS = {
     "damaged": "This picture is damaged and cannot be read: try another copy of it.",
     "the file is empty": "This file is empty.",
+    "not a": "This is not a picture: choose a JPEG, PNG, GIF or BMP file.",
+    "more than": "This picture has too many pixels: make it smaller.",
+    "a JPEG with": "This JPEG is made in an unusual way: open it and save it anew.",
+    "a BMP file": "This BMP file is of an unusual kind: save the picture as JPEG or PNG.",
 }
 
 
@@ -71,7 +84,9 @@ def unreadable(reason: str = "damaged") -> WebError:
     """Returns the problem of a picture that the model cannot read.
 
     Args:
-        reason: the model's own word for it.
+        reason: the model's own words for it.
     """
-    sentence = _REASONS.get(reason, f"The model cannot read this picture: {reason}.")
-    return WebError(422, sentence)
+    for start, sentence in _REASONS.items():
+        if reason.startswith(start):
+            return WebError(422, sentence)
+    return WebError(422, f"The model cannot read this picture: {reason}.")

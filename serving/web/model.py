@@ -108,7 +108,7 @@ class Model:
             if served.classes and count != len(served.classes):  # another version answered
                 served = self._known(anew=True)[1]
             return _answer(outputs, served, latency_ms)
-        raise WebError(502, f"The model “{self.name}” does not classify pictures.")
+        raise errors.no_classifier(self.name)
 
     def _known(self, *, anew: bool = False) -> tuple[Client, Served]:
         """Returns what is served, and a client that knows no other version."""
@@ -128,6 +128,7 @@ class Model:
         if isinstance(self._served, Served) and self._served.version == version:
             return self._served
         self._client = self._connect()  # calls in flight end with the client they began with
+        self._client.check_signature()
         try:
             classes = self._client.labels
         except ServerError as error:

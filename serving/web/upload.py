@@ -71,40 +71,26 @@ async def read(request: Request, limits: Limits) -> Form:
     """Reads the form in a request's body into memory, and no file of it to a disk.
 
     Raises:
-        WebError: it is no form, or too large, or does not arrive in time. Then the rest of it is
-            read and thrown away, as a browser shows no answer before it has sent all.
+        WebError: it is no form, or too large, or does not arrive in time. What is left of the body
+            then is thrown away by the server (uvicorn).
         ClientDisconnect: who sent it went away.
     """
-    stream = request.stream()
-    refusal = None
-
-    async def arrive() -> Form:
-        nonlocal refusal
-        try:
-            return await _parse(request, stream, limits)
-        except WebError as problem:
-            refusal = problem
-            async for _ in stream:
-                pass
-            raise
-
     try:
-        return await asyncio.wait_for(arrive(), limits.receive_s)
+        return await asyncio.wait_for(_parse(request, limits), limits.receive_s)
     except asyncio.TimeoutError:
         late = f"The pictures did not arrive within {limits.receive_s:g} seconds: try smaller ones."
-        raise refusal or WebError(408, late) from None
+        raise WebError(408, late) from None
 
 
-async def _parse(request: Request, stream: AsyncIterator[bytes], limits: Limits) -> Form:
+async def _parse(request: Request, limits: Limits) -> Form:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise WebError(415, f"Send the pictures as {FORM}, in fields named “{IMAGE}”.")
     most = limits.request_bytes + limits.images * _AROUND_BYTES
     if _length(request) > most:
         raise WebError(413, too_large(limits.request_bytes))
-    bounded = _bounded(stream, most, limits.request_bytes)
     parser = MultiPartParser(
         request.headers,
-        bounded,
+        _bounded(request.stream(), most, limits.request_bytes),
         max_files=limits.images,
         max_fields=_FIELDS,
         max_part_size=_FIELD_BYTES,
@@ -116,8 +102,6 @@ async def _parse(request: Request, stream: AsyncIterator[bytes], limits: Limits)
         if error.message.startswith("Too many files"):
             raise WebError(413, f"Send at most {limits.images} pictures at a time.") from None
         raise WebError(400, f"The form cannot be read: {error.message}") from None
-    finally:
-        await bounded.aclose()
     try:
         return await _contents(form, limits)
     finally:
