@@ -21,7 +21,7 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -76,11 +76,7 @@ class Site:
 
     async def submit(self, request: Request) -> Response:
         """Answers a form with the page and what the model says of its pictures."""
-        try:
-            results = await self._results(request, heat_map=True)
-        except WebError as problem:
-            return self._page([], problem)
-        return self._page(results)
+        return self._page(await self._results(request, heat_map=True))
 
     async def classify(self, request: Request) -> Response:
         """Answers a form with JSON."""
@@ -116,9 +112,8 @@ class Site:
         if isinstance(error, ClientDisconnect):
             return Response(status_code=_CLOSED)
         if isinstance(error, HTTPException):
-            sentence = {404: "There is nothing here.", 405: "This is not done here."}
-            error = WebError(error.status_code, sentence.get(error.status_code, error.detail))
-        elif not isinstance(error, WebError):
+            return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+        if not isinstance(error, WebError):
             error = WebError(500, "Something went wrong on our side. It has been written down.")
         if request.url.path in (_API, _HEALTH):
             return JSONResponse({"error": str(error)}, error.status, _headers(error))
