@@ -7,6 +7,8 @@ from serving import cli
 from serving.images import IMAGE_MAGIC
 from serving.web.upload import Picture
 
+# Drawn by tools/make_toy_images.py, as the demo's images are, of another seed (7). The last one
+# lies on its side and says so in its EXIF data, as a phone's photos do.
 DRAWN = pathlib.Path(__file__).parent / "samples"
 MOST = 12
 
