@@ -46,7 +46,7 @@ ENTRY_POINTS = [
 # tfpipe.
 PROCESS_SETTINGS = ("tfpipe.allocator", "tfpipe.onednn", "tfpipe.signals.Signals")
 TOPS = ("serving", "tools", "tests")
-SERVING_ENTRY_POINTS = ["server", "client", "loadtest"]
+SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))
 

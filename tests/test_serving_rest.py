@@ -227,6 +227,7 @@ def test_the_client_speaks_rest_too(server):
             np.testing.assert_array_equal(one[key], value)
         assert rest.classify_images(images) == plain.classify_images(images)
         assert rest.signatures.keys() == plain.signatures.keys()
+        assert rest.metadata().version == plain.metadata().version == 7
         halves = rest.predict(
             {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature="add"
         )
