@@ -116,9 +116,21 @@ class Client:
             raise self._unreadable() from None
 
     @functools.cached_property
+    def metadata(self) -> transport.Metadata:
+        """The version that answers, which a later one may replace, and its signatures; asked once.
+
+        Raises:
+            ServerError: there is no answer, or it cannot be read.
+        """
+        try:
+            return self._call(lambda: self._way.metadata(self.timeout))
+        except (ValueError, KeyError, TypeError):
+            raise self._unreadable() from None
+
+    @property
     def signatures(self) -> dict[str, protocol.SignatureDef]:
         """The model's signatures, asked for once."""
-        return self._call(lambda: self._way.signatures(self.timeout))
+        return self.metadata.signatures
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:

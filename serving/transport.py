@@ -67,6 +67,13 @@ class Model(NamedTuple):
             spec.version.value = self.version
 
 
+class Metadata(NamedTuple):
+    """The number of a version that answers, and its signatures by name."""
+
+    version: int
+    signatures: dict[str, protocol.SignatureDef]
+
+
 class Tls(NamedTuple):
     """Files of PEM text: authorities that the server's certificate is checked by, empty for the
     system's; and the client's own certificate and key, empty for none.
@@ -140,14 +147,14 @@ class Grpc:
         response = self._call(self._service.Predict, request, timeout)
         return {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
 
-    def signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
-        """Returns the model's signatures; raises ServerError."""
+    def metadata(self, timeout: float) -> Metadata:
+        """Returns what answers; raises ServerError."""
         request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._model.fill(request.model_spec)
         response = self._call(self._service.GetModelMetadata, request, timeout)
         found = protocol.SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
-        return dict(found.signature_def)
+        return Metadata(response.model_spec.version.value, dict(found.signature_def))
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float) -> Any:
         try:
@@ -192,24 +199,21 @@ class Rest:
         values = {alias: _as_json(tensors.as_array(value)) for alias, value in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": values})
         answer = json.loads(self._call("POST", ":predict", body.encode(), timeout))["outputs"]
-        infos = self._signatures(timeout)[signature].outputs
+        infos = self.metadata(timeout).signatures[signature].outputs
         if len(infos) == 1:
             answer = {next(iter(infos)): answer}
         wanted = outputs or infos
         return {alias: _from_json(answer[alias], infos[alias].dtype) for alias in wanted}
 
-    def signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
-        """Returns the model's signatures; raises ServerError."""
-        return self._signatures(timeout)
-
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
+    def metadata(self, timeout: float) -> Metadata:
+        """Returns what answers, asked for once; raises ServerError."""
         answer = json.loads(self._call("GET", "/metadata", b"", timeout))
         found = protocol.SignatureDefMap()
         json_format.ParseDict(
             answer["metadata"]["signature_def"], found, ignore_unknown_fields=True
         )
-        return dict(found.signature_def)
+        return Metadata(int(answer["model_spec"]["version"]), dict(found.signature_def))
 
     def _call(self, method: str, suffix: str, body: bytes, timeout: float) -> bytes:
         kind = http.client.HTTPSConnection if self._context else http.client.HTTPConnection
