@@ -58,6 +58,7 @@ def test_client_gives_plain_values(address):
         expected = [day_probability(png(10)), day_probability(png(240))]
         np.testing.assert_allclose(outputs["probability"], expected, atol=1e-6)
         assert set(client.signatures) >= {"serving_default", "add", "slow"}
+        assert client.metadata.version == 1
         with pytest.raises(ServerError) as caught:
             client.predict({"image_bytes": [b"?"]})
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT

@@ -99,8 +99,8 @@ def divide(names: Sequence[str], heat_maps: dict[str, str]) -> list[Chunk]:
 
 
 def predict_chunk(job: Job, chunk: Chunk) -> None:
-    """Classifies the files of one chunk; the task of a worker."""
-    predict(job, [chunk])
+    """Classifies the files of one chunk; the task of a worker, which loads the model once."""
+    predict(dataclasses.replace(job, classifier=_held(job.classifier, job.work)), [chunk])
 
 
 def predict(
@@ -116,13 +116,13 @@ def predict(
     Raises:
         UserError: the classifier does not answer, or nothing can be written.
     """
-    classifier = _held(job.classifier)
+    concurrency = job.classifier.concurrency
     found: list[_Batch] = []
     for batch in in_threads(
-        functools.partial(_classify, job, classifier),
-        ((batch,) for batch in _batches(job, classifier, chunks)),
-        threads=classifier.concurrency,
-        ahead=classifier.concurrency + 1,
+        functools.partial(_classify, job),
+        ((batch,) for batch in _batches(job, chunks)),
+        threads=concurrency,
+        ahead=concurrency + 1,
     ):
         advance(len(batch.files))
         found.append(batch)
@@ -165,13 +165,15 @@ class _Batch:
 
 
 @functools.lru_cache(maxsize=1)
-def _held(classifier: Classifier) -> Classifier:
-    """Returns the one of equal classifiers that this process has loaded already, if it has."""
+def _held(classifier: Classifier, work: str) -> Classifier:
+    """Returns the one of equal classifiers that this process has loaded for a work folder."""
+    del work  # of another prediction, for which the model may have changed
     return classifier
 
 
-def _batches(job: Job, classifier: Classifier, chunks: Sequence[Chunk]) -> Iterator[_Batch]:
+def _batches(job: Job, chunks: Sequence[Chunk]) -> Iterator[_Batch]:
     """Reads files and groups them."""
+    classifier = job.classifier
     shown = {chunk.names[place] for chunk in chunks for place, _ in chunk.heat_maps}
 
     def prepare(name: str, encoded: bytes) -> _File:
@@ -193,10 +195,10 @@ def _batches(job: Job, classifier: Classifier, chunks: Sequence[Chunk]) -> Itera
         yield _Batch(chunk, start, batch, is_last=True)
 
 
-def _classify(job: Job, classifier: Classifier, batch: _Batch) -> _Batch:
+def _classify(job: Job, batch: _Batch) -> _Batch:
     """Classifies a batch, draws its heat maps, and lets go of its images."""
     images = [None if isinstance(file, Rejected) else file.prepared for file in batch.files]
-    outcome = classifier.classify(images)
+    outcome = job.classifier.classify(images)
     shown = []
     for number, name in batch.chunk.heat_maps:
         place = number - batch.start
@@ -204,7 +206,7 @@ def _classify(job: Job, classifier: Classifier, batch: _Batch) -> _Batch:
             shown.append((batch.files[place].encoded, name))
     for at in range(0, len(shown), _HEAT_MAPS):
         files, names = zip(*shown[at : at + _HEAT_MAPS], strict=True)
-        for file, heat, name in zip(files, classifier.heat_maps(files), names, strict=True):
+        for file, heat, name in zip(files, job.classifier.heat_maps(files), names, strict=True):
             path = remote.to_path(job.heat_maps) / name
             storage.write_whole(path, overlay.png(file, heat))
     files = [file if isinstance(file, Rejected) else _File(None, b"") for file in batch.files]

@@ -6,6 +6,8 @@ OUT.summary.json    what was predicted by what
 """
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Sequence
 
 from tfpipe import remote, storage
@@ -54,7 +56,13 @@ def write(
     if rejects:
         reject_lists.save(folder / rejects_path(out).name, rejects)
     with storage.whole_file(folder / out.name) as file:
-        form.write(table, file)
+        if remote.is_remote(out):  # what opens URLs lacks much that a file has
+            with tempfile.TemporaryFile() as here:
+                form.write(table, here)
+                here.seek(0)
+                shutil.copyfileobj(here, file)
+        else:
+            form.write(table, file)
     try:
         if not remote.is_remote(out):
             storage.sync_file(folder / out.name)

@@ -109,6 +109,7 @@ class ServerClassifier(Classifier[bytes]):
         """Returns the same with the number of the version that answers now."""
         with self._explained():
             version = self._client.metadata.version
+        self._client.close()
         return dataclasses.replace(
             self, flags=(*(dict(self.flags) | {"model_version": version}).items(),)
         )
