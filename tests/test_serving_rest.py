@@ -220,6 +220,7 @@ def test_the_client_speaks_rest_too(server):
         Client(f"http://127.0.0.1:{server.rest_port}", "demo") as rest,
         Client(server.address, "demo") as plain,
     ):
+        assert rest.metadata() == plain.metadata()
         one, other = (client.predict({"image_bytes": images}) for client in (rest, plain))
         assert one.keys() == other.keys()
         for key, value in other.items():
