@@ -19,11 +19,12 @@ from conftest import TINY, draw
 from tfpipe import ensemble, evaluate, export, options, predict, train
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import combine, finish, inference, metrics, trained
+from tfpipe.fit import combine, finish, inference, trained
 from tfpipe.fit import run as runs
 from tfpipe.ingest import manifest as manifests
 from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
+from tfpipe.measure import metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
 

@@ -29,6 +29,7 @@ LAYERS = [
     {"model"},
     {"screens"},
     {"dataset"},
+    {"measure"},
     {"fit"},
     {"publish"},
 ]

@@ -11,9 +11,9 @@ import tensorflow as tf
 from conftest import ROOT
 
 from serving.client import Client
-from tfpipe.fit import metrics
 from tfpipe.ingest import example
 from tfpipe.ingest import manifest as manifests
+from tfpipe.measure import metrics
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(1800)]
 

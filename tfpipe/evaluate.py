@@ -61,10 +61,11 @@ def main(options: Options) -> None:
 
 def _on_records(run, options: Options) -> tuple[str, dict[str, object]]:
     """Runs the classifier; returns what it was measured on, and what metrics.json has of it."""
-    from tfpipe.fit import finish, inference, metrics, trained
+    from tfpipe.fit import finish, inference, trained
     from tfpipe.ingest import manifest as manifests
     from tfpipe.ingest.part import Part
     from tfpipe.input import pipeline
+    from tfpipe.measure.summary import summary
 
     manifest = manifests.load(options.records or run.records)
     manifest.check()
@@ -75,10 +76,9 @@ def _on_records(run, options: Options) -> tuple[str, dict[str, object]]:
         part, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
     )
     found = inference.predict(predictor, batches, part.images, f"evaluating {part.name}")
-    measured = metrics.summary(found["probabilities"], found["label"], run.classes)
-    measured |= finish.stages(
-        predictor.calibration, found["logits"], found["label"], predictor.output
-    )
+    before = finish.steps(predictor.calibration, found["logits"], predictor.output)
+    del before["log_loss"]
+    measured = summary(found["probabilities"], found["label"], run.classes, before=before)
     return f"{part.name} of {manifest.folder}", {
         "records": str(manifest.folder),
         "records_fingerprint": manifest.fingerprint,
@@ -92,7 +92,8 @@ def _out_of_fold(run, options: Options) -> tuple[str, dict[str, object]]:
     """Does as `_on_records` with the predictions that are there."""
     import numpy as np
 
-    from tfpipe.fit import combine, finish, metrics
+    from tfpipe.fit import combine, finish
+    from tfpipe.measure.summary import summary
 
     if options.tta:
         raise UserError(
@@ -100,8 +101,8 @@ def _out_of_fold(run, options: Options) -> tuple[str, dict[str, object]]:
             " views: give --split or --records too"
         )
     found = finish.read_predictions(run.predictions_file)
-    measured = metrics.summary(found["probabilities"], found["label"], run.classes)
-    raw = np.exp(combine.log_probabilities(found["logits"]))
+    before = {"log_loss_raw": np.exp(combine.log_probabilities(found["logits"]))}
+    measured = summary(found["probabilities"], found["label"], run.classes, before=before)
     terminal.say(
         f"{run.folder}: each image as classified by the runs that have not seen it; --split or"
         " --records classifies by all of them together"
@@ -110,7 +111,6 @@ def _out_of_fold(run, options: Options) -> tuple[str, dict[str, object]]:
         "records": run.records,
         "split": "out-of-fold",
         **measured,
-        "log_loss_raw": metrics.log_loss(raw, found["label"]),
     }
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import tfpipe
 from tfpipe import options, storage, terminal
 from tfpipe.errors import UserError
-from tfpipe.fit import calibrate, combine, finish, metrics, trained
+from tfpipe.fit import calibrate, combine, finish, trained
 from tfpipe.fit.run import Run
 from tfpipe.fit.trained import Ensemble, Trained
+from tfpipe.measure import metrics
 from tfpipe.model import ensemble
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
