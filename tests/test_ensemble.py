@@ -619,6 +619,15 @@ class TestMistakes:
         with pytest.raises(UserError, match=r"b/predictions\.csv is damaged"):
             make(folder, out="new")
 
+    @pytest.mark.parametrize("label", ["-1", "2"])
+    def test_a_label_that_is_no_class(self, folder, label):
+        path = folder / "b" / "predictions.csv"
+        header, first, *rest = path.read_text().splitlines()
+        name, _, numbers = first.split(",", 2)
+        path.write_text("\n".join([header, f"{name},{label},{numbers}", *rest]))
+        with pytest.raises(UserError, match=r"b/predictions\.csv is damaged: .* run tfpipe\.train"):
+            make(folder, out="new")
+
     def test_other_classes(self, folder):
         for path in (folder / "b" / "config.json", folder / "b" / "predictions.csv"):
             path.write_text(path.read_text().replace("dog", "fox"))
