@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tfpipe.errors import one_line
 from tfpipe.ingest.example import Fields
-from tfpipe.ingest.plots import COLORS
+from tfpipe.page.figure import COLORS
 
 # In pixels. A cell is a square for the thumbnail, then two lines of text.
 _THUMB, _GAP, _MARGIN = 168, 10, 14
