@@ -115,6 +115,17 @@ def measure(
     return enter
 
 
+def measured(answers: Answers) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Returns every measure of answers, None if it is undefined, and then by its name why."""
+    values, reasons = {}, {}
+    for name in names():
+        value = measures[name].value(answers)
+        values[name] = None if np.isnan(value) else value
+        if values[name] is None:
+            reasons[name] = f"needs {measures[name].needs if len(answers) else 'an image'}"
+    return values, reasons
+
+
 def mean_of(values: np.ndarray) -> Statistic:
     """Returns the statistic that is the mean of values [n]."""
     return lambda weights: weights @ values / weights.sum(axis=1)
@@ -170,7 +181,8 @@ def _calibration_error(answers: Answers) -> Statistic:
     """The expected calibration error (Naeini et al. 2015; Guo et al. 2017), in 0..1.
 
     The mean distance of score and share in the bars of `curves.reliability`, weighted by the number
-    of images. Of few images it is above 0 also for perfect probabilities.
+    of images. Of few images it is above 0 also for perfect probabilities, and that of a sample of
+    them is higher still, so that its interval lies rather too high.
     """
     scores, right = curves.scored(answers.probabilities, answers.labels)
     table = np.zeros((len(answers), BINS))

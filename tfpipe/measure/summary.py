@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfpipe.measure import bootstrap, metrics
-from tfpipe.measure.measures import Answers, Statistic, mean_of, measures, names
+from tfpipe.measure.measures import Answers, Statistic, mean_of, measured, measures, names
 
 
 def summary(
@@ -52,17 +52,6 @@ def summary(
         "confusion": metrics.confusion(answers.probabilities, answers.labels).tolist(),
         "reasons": reasons | missing | without,
     }
-
-
-def measured(answers: Answers) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Returns every measure of answers, None if it is undefined, and then by its name why."""
-    values, reasons = {}, {}
-    for name in names():
-        value = measures[name].value(answers)
-        values[name] = None if np.isnan(value) else value
-        if values[name] is None:
-            reasons[name] = f"needs {measures[name].needs if len(answers) else 'an image'}"
-    return values, reasons
 
 
 def _intervals(
