@@ -21,6 +21,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 INK, GREY, _GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
 
 WIDTH, HEIGHT, _DPI = 5.6, 3.2, 160  # inches, inches, dots per inch
+_LEGEND_LETTERS = 72  # in a row of a key
 
 # Everything that a user's matplotlibrc could change goes back to matplotlib's own value first.
 _STYLE = {
@@ -83,7 +84,9 @@ def legend(figure: "Figure", names: Sequence[str]) -> None:
         Patch(color=COLORS[number % len(COLORS)], label=escaped(name))
         for number, name in enumerate(names)
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(names), 4))
+    longest = max(len(key.get_label()) for key in keys)
+    columns = max(1, min(len(names), 4, _LEGEND_LETTERS // (longest + 6)))
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns)
 
 
 def escaped(name: str, most: int = 28) -> str:

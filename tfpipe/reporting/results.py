@@ -41,12 +41,8 @@ def roc(found: Predictions, classes: Sequence[str]) -> bytes:
         _draw_curves(axes, points, chosen)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         if areas and min(areas) > _CORNER:
-            corner = axes.inset_axes([0.4, 0.14, 0.54, 0.54])
+            corner = _corner(axes, (0.0, 0.1), (0.9, 1.0))
             _draw_curves(corner, points, chosen)
-            corner.set(xlim=(-0.004, 0.1), ylim=(0.9, 1.004))
-            corner.set_title("the corner, ten times as large", size=8, weight="normal")
-            corner.tick_params(labelsize=8)
-            axes.indicate_inset_zoom(corner, edgecolor=GREY)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
         axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
         legend(figure, _labels(classes, chosen))
@@ -63,8 +59,13 @@ def precision_recall(found: Predictions, classes: Sequence[str]) -> bytes:
         }
         _draw_curves(axes, points, chosen, "steps-pre")
         least = min((p.min() for _, p in points.values() if len(p)), default=0.0)
+        areas = [-np.trapz(p, r) for r, p in points.values() if len(p)]
+        if areas and min(areas) > _CORNER:
+            corner = _corner(axes, (0.9, 1.0), (0.9, 1.0), x=0.2)
+            _draw_curves(corner, points, chosen, "steps-pre")
+            least = 0.0
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.015, 1.015), box_aspect=1)
-        axes.set_ylim(max(0.0, least - 0.05) - 0.01, 1.01)
+        axes.set_ylim(max(0.0, least - 0.05) - 0.015, 1.015)
         legend(figure, _labels(classes, chosen))
     return done.getvalue()
 
@@ -88,7 +89,9 @@ def reliability(found: Predictions, classes: Sequence[str]) -> bytes:
             low, high = zip(*(_interval(each.accuracy, each.count) for each in full), strict=True)
             errors = np.maximum(0, [np.subtract(y, low), np.subtract(high, y)])
             shown = name.split(" ")[0] == "as"
-            axes.errorbar(x, y, errors, fmt="o-" if shown else "s--", color=color, markersize=5,
+            axes.errorbar(x, y, errors, fmt="o-" if shown else "s--", color=color,
+                          markersize=5 if shown else 8,
+                          markerfacecolor=color if shown else "none",
                           linewidth=1.4, elinewidth=0.9, capsize=2, alpha=1 if shown else 0.75,
                           label=name)  # fmt: skip
             edges = [each.low for each in bins] + [1]
@@ -139,13 +142,15 @@ def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
 def histogram(found: Predictions, classes: Sequence[str]) -> bytes:
     """Draws how the scores of the images are spread; arguments as of `roc`."""
     edges, counts = curves.histogram(found.probabilities, found.labels)
-    names = [*classes] if len(classes) == 2 else ["wrong", "right"]
+    names = [*classes]
+    if len(classes) > 2:
+        names, counts = ["right", "wrong"], counts[::-1]
     with drawing(f"How many images have which {_score_name(classes)}") as (figure, axes, done):
         for row, color in zip(counts, COLORS[:2], strict=True):
             axes.stairs(row, edges, color=color, fill=True, alpha=0.18)
             axes.stairs(row, edges, color=color, linewidth=1.4)
         axes.set(xlabel=_score_name(classes), ylabel="images", xlim=(0, 1))
-        axes.set_yscale("symlog", linthresh=5, linscale=0.5)
+        axes.set_yscale("symlog", linthresh=1, linscale=0.4)
         axes.set_ylim(0, 1.3 * max(counts.max(), 1))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.minorticks_off()
@@ -155,6 +160,7 @@ def histogram(found: Predictions, classes: Sequence[str]) -> bytes:
 
 PLOTS: dict[str, tuple[Callable[[Predictions, Sequence[str]], bytes], str]] = {
     "confusion": (confusion, "Matrix: how many images of each class are taken for which."),
+    "histogram": (histogram, "Histogram of the predicted probabilities, by class."),
     "roc": (roc, "Curves: true positive rate by false positive rate."),
     "precision_recall": (precision_recall, "Curves: precision by recall."),
     "reliability": (
@@ -162,7 +168,6 @@ PLOTS: dict[str, tuple[Callable[[Predictions, Sequence[str]], bytes], str]] = {
         "Lines: how often what is predicted is so, by the predicted probability, with 95 %"
         " intervals; below, how many images there are of each probability.",
     ),
-    "histogram": (histogram, "Histogram of the predicted probabilities, by class."),
 }
 
 
@@ -197,6 +202,22 @@ def _hardest(found: Predictions, classes: Sequence[str]) -> tuple[list[int], lis
             areas[index] = area.value(Answers(pair, positives.astype(np.int64)))
     ranked = sorted(areas, key=lambda index: (areas[index], index))
     return ranked[:MAX_CURVES], ranked[MAX_CURVES : MAX_CURVES + MAX_BACKGROUND]
+
+
+def _corner(
+    axes: "Axes", across: tuple[float, float], up: tuple[float, float], x: float = 0.42
+) -> "Axes":
+    """Returns axes within others that show a tenth of them ten times as large."""
+    corner = axes.inset_axes([x, 0.14, 0.52, 0.52], facecolor="white")
+    corner.set(xlim=(across[0] - 0.003, across[1] + 0.003), ylim=(up[0] - 0.003, up[1] + 0.003))
+    corner.tick_params(labelsize=8)
+    corner.locator_params(nbins=5)
+    corner.set_title("the corner, enlarged", size=8.5, weight="normal", loc="right",
+                     backgroundcolor="white", pad=3)  # fmt: skip
+    frame = axes.indicate_inset_zoom(corner, edgecolor=GREY)
+    for line in (frame[1] if isinstance(frame, tuple) else frame.connectors) or ():
+        line.set_visible(False)
+    return corner
 
 
 def _labels(classes: Sequence[str], chosen: Sequence[int]) -> list[str]:
