@@ -7,6 +7,7 @@ from typing import Any
 import tfpipe
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
+from tfpipe.fit import trained
 from tfpipe.fit.run import Run
 from tfpipe.ingest import report as data_report
 from tfpipe.ingest.manifest import Manifest
@@ -16,9 +17,6 @@ from tfpipe.reporting import comparison, curves, data, images, pictures, publish
 from tfpipe.reporting.chapter import Chapter, Choice
 from tfpipe.reporting.comparison import Pair
 from tfpipe.reporting.data import Data
-
-ALONE, SEVERAL = "report.html", "comparison.html"
-PLOTS = "plots"  # folder in the run's
 
 MAX_RUNS = 8
 MAX_DIFFERING = 8  # images that two runs disagree on, as pictures
@@ -115,7 +113,7 @@ def render(told: list[Chapter], sets: list[Data], compared: Comparison | None) -
 def _file(out: str, subjects: list[subject.Subject]) -> pathlib.Path:
     """Returns where the page goes; raises UserError if that cannot be."""
     if not out:
-        return subjects[0].folder / (ALONE if len(subjects) == 1 else SEVERAL)
+        return subjects[0].folder / (trained.REPORT if len(subjects) == 1 else trained.COMPARISON)
     path = pathlib.Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--out={out}: give a file in a folder that exists")
@@ -203,7 +201,7 @@ def _save_plots(told: list[Chapter], sets: list[Data], compared: Comparison | No
         common |= {name: png for name, (png, _) in compared.plots.items()}
     for each in told:
         own: dict[str, Any] = {name: png for name, (png, _) in each.plots.items()}
-        folder = each.subject.folder / PLOTS
+        folder = each.subject.folder / trained.PLOTS
         try:
             folder.mkdir(exist_ok=True)
             for name, png in (own | (common if each is told[0] else {})).items():

@@ -147,7 +147,7 @@ def overlay(picture: PIL.Image.Image, heat: np.ndarray) -> PIL.Image.Image:
     ).clip(0, 1)
     grey = np.asarray(picture.convert("L"), np.float32)[..., np.newaxis].repeat(3, axis=2)
     colors = 255 * colormaps["inferno"](0.25 + 0.7 * strength)[..., :3]
-    share = 0.15 + 0.6 * strength[..., np.newaxis]
+    share = 0.12 + 0.68 * strength[..., np.newaxis]
     mixed = (1 - share) * grey + share * colors
     return PIL.Image.fromarray(mixed.round().astype(np.uint8))
 
