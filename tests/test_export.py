@@ -21,6 +21,8 @@ from tfpipe.errors import UserError
 from tfpipe.fit import trained
 from tfpipe.ingest import example, tfrecord
 from tfpipe.input import upload
+from tfpipe.measure.measures import measures
+from tfpipe.measure.summary import summary
 from tfpipe.model import classifier, signatures
 from tfpipe.model.classifier import Branch
 from tfpipe.model.ensemble import Combination, EnsemblePredictor
@@ -210,6 +212,7 @@ def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     assert said["input"]["side_in_pixels"] == 32
     assert said["training"]["weights_sha256"] == run.identity()["weights_sha256"]
     text = (folder / card.TEXT).read_text()
+    assert all(f"| {measures[name].title} | " in text for name in measures)
     assert f"| log loss | {said['measures']['log_loss']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert all(limit in text for limit in card.LIMITS)
 
@@ -291,14 +294,30 @@ def test_what_fails_leaves_nothing(run_dir, tmp_path, changes, said):
 
 
 def test_requirements_are_compared_as_they_are_written():
-    measures = {"log_loss": 0.5, "accuracy": 0.75, "n": 4, "classes": ["a"]}
+    measured = {"log_loss": 0.5, "accuracy": 0.75, "n": 4, "classes": ["a"]}
     requirement.check(
-        requirement.parse(" log_loss <= 0.5, accuracy>=.75,accuracy < 7.6e-1"), measures
+        requirement.parse(" log_loss <= 0.5, accuracy>=.75,accuracy < 7.6e-1"), measured
     )
     for text in ("log_loss<0.5", "accuracy>0.75"):
         with pytest.raises(UserError, match="is required"):
-            requirement.check(requirement.parse(text), measures)
+            requirement.check(requirement.parse(text), measured)
     assert requirement.parse("") == ()
+
+
+@pytest.mark.parametrize("name", measures)
+def test_every_measure_may_be_required(run_dir, name):
+    measured = card.measures(trained.load(run_dir))
+    requirement.check(requirement.parse(f"{name}>=0,{name}<=100"), measured)
+    with pytest.raises(UserError, match=f"{name} is .*, and {name}<0 is required"):
+        requirement.check(requirement.parse(f"{name}<0"), measured)
+
+
+def test_what_is_undefined_cannot_be_required():
+    measured = summary(np.array([[0.9, 0.1]] * 3), np.zeros(3, int), CLASSES)
+    with pytest.raises(
+        UserError, match=r"roc_auc>0\.5 is required, and roc_auc is undefined: it n"
+    ):
+        requirement.check(requirement.parse("roc_auc>0.5"), measured)
 
 
 class TestGate:

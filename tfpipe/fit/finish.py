@@ -184,11 +184,18 @@ def read_predictions(path: str | os.PathLike) -> dict[str, np.ndarray]:
             header, *rows = csv.reader(file)
         values = np.array([row[2:] for row in rows], np.float32)
         classes = sum(name.startswith("probability_") for name in header)
-        return {
+        labels = np.array([row[1] for row in rows], np.int64)
+        found = {
             "name": np.array([row[0] for row in rows]),
-            "label": np.array([row[1] for row in rows], np.int64),
+            "label": labels,
             "probabilities": values[:, :classes],
             "logits": values[:, classes:],
         }
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read ({error}): run tfpipe.train there again") from None
+    if not (np.isfinite(values).all() and (labels >= 0).all() and (labels < classes).all()):
+        raise UserError(
+            f"{path} is damaged: it has a number that is none, or a label that is no class: run"
+            " tfpipe.train there again"
+        )
+    return found

@@ -38,7 +38,7 @@ class Attribute:
     """What images are told apart by.
 
     Attributes:
-        title: in tables, with its unit.
+        title: in tables, with its unit if it has one.
         of: from images to numbers or words [n].
         digits: of its numbers behind the point.
     """
@@ -50,10 +50,10 @@ class Attribute:
 
 attributes: Registry[Attribute] = Registry("attribute of images")
 attributes.add(
-    "size", Attribute("shorter side, pixels", lambda each: np.minimum(each.height, each.width))
+    "size", Attribute("shorter side, px", lambda each: np.minimum(each.height, each.width))
 )
 attributes.add("aspect", Attribute("width : height", lambda each: each.width / each.height, 2))
-attributes.add("brightness", Attribute("mean luma, 0 to 255", lambda each: each.brightness, 1))
+attributes.add("brightness", Attribute("mean luma", lambda each: each.brightness, 1))
 # The records know of an image's source only its path in there.
 attributes.add(
     "source",
