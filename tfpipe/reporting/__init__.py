@@ -1,5 +1,6 @@
-"""The page about a trained classifier: one module for each of its parts, and `page` for all.
+"""The page about trained classifiers: a module for each of its parts.
 
-Each part takes a `subject.Subject` and gives what its piece of the template shows; plots are PNG
-files in memory until `page` embeds them and writes them beside the run.
+A `subject` is what one folder holds, a `chapter` all that is told of it; `page` puts the chapters,
+their `comparison` and the `data` into one file. Plots are PNG files in memory until then. To add a
+plot, enter it in `PLOTS` of `results` or `curves`; a group of pictures, in `GROUPS` of `pictures`.
 """

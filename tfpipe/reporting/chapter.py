@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tfpipe import terminal
-from tfpipe.errors import UserError
+from tfpipe.errors import UserError, one_line
 from tfpipe.fit.log import Epoch
 from tfpipe.ingest.example import Fields
 from tfpipe.ingest.manifest import Manifest
@@ -56,7 +56,9 @@ class Chapter:
         subject: what it is about.
         histories: the epochs of each run.
         plots: PNG files by name, each with its text for who does not see it.
-        structures: the models, by the names of their runs.
+        structures: the different models, by the name of the first run that has each.
+        alike: how many runs have it, by the same name.
+        drawn: the plot of it, by the same name.
         found: the answers, or why there are none.
         result: from `measured.of`.
         groups: cards of images, by the title of the group, with what they are.
@@ -69,6 +71,8 @@ class Chapter:
     histories: dict[str, list[Epoch]]
     plots: dict[str, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
     structures: dict[str, Structure] = dataclasses.field(default_factory=dict)
+    alike: dict[str, int] = dataclasses.field(default_factory=dict)
+    drawn: dict[str, str] = dataclasses.field(default_factory=dict)
     found: Predictions | str = ""
     result: dict[str, Any] | None = None
     groups: list[tuple[str, str, list[Card]]] = dataclasses.field(default_factory=list)
@@ -101,8 +105,10 @@ class Chapter:
 
     @property
     def parameters(self) -> int | None:
-        """How many the models have; None if they could not be built."""
-        return sum(each.parameters for each in self.structures.values()) or None
+        """How many the models of all runs have; None if one could not be built."""
+        if sum(self.alike.values()) < len(self.subject.runs):
+            return None
+        return sum(each.parameters * self.alike[name] for name, each in self.structures.items())
 
 
 def write(subject: Subject, manifest: Manifest | str, choice: Choice) -> Chapter:
@@ -139,21 +145,22 @@ def write(subject: Subject, manifest: Manifest | str, choice: Choice) -> Chapter
 
 def _draw_structures(chapter: Chapter) -> None:
     """Draws each model that differs from the others."""
-    drawn: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
     for name, run in chapter.subject.runs.items():
         key = repr((run.resolved.branches, run.config.stages, run.config.head, run.config.pooling))
-        if key in drawn or len(drawn) == MAX_STRUCTURES:
-            continue
+        alike.setdefault(key, []).append(name)
+    for number, names in enumerate(list(alike.values())[:MAX_STRUCTURES]):
+        name = names[0]
         try:
-            found = structure.build(run)[1]
+            found = structure.build(chapter.subject.runs[name])[1]
         except UserError as error:
             terminal.warn(str(error))
             chapter.problems.append(f"The model of {name} is not drawn: {error}.")
             continue
-        file = "structure" if not drawn else f"structure-{len(drawn) + 1}"
-        drawn[key] = file
-        chapter.structures[name] = found
+        chapter.structures[name], chapter.alike[name] = found, len(names)
+        file = f"structure-{number + 1}" if number else "structure"
         chapter.plots[file] = structure.draw(found), structure.alt(found)
+        chapter.drawn[name] = file
 
 
 def _look(chapter: Chapter, found: Predictions, manifest: Manifest, choice: Choice) -> None:
@@ -210,8 +217,9 @@ def _show_layers(
                 chapter.plots[f"filters{suffix}"] = drawn, alt
         if layers.FEATURE_MAPS in choice.show and number is not None:
             pixels = images.decoded(records[number], size)
-            alt = f"Feature maps of {tower.name} for {records[number].filename}."
-            chapter.plots[f"feature_maps{suffix}"] = layers.feature_maps(tower, pixels), alt
+            name = one_line(records[number].filename)
+            alt = f"What blocks of {tower.name} make of {name}."
+            chapter.plots[f"feature_maps{suffix}"] = layers.feature_maps(tower, pixels, name), alt
 
 
 def embedded(chapter: Chapter) -> dict[str, template.Image]:

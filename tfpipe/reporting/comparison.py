@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +70,7 @@ def _pair(
     compared = compare.compare(first, second)
     right = first.right, second.right
     counts = tuple(
-        int((right[0] == a).__and__(right[1] == b).sum())
+        int(((right[0] == a) & (right[1] == b)).sum())
         for a, b in ((True, True), (True, False), (False, True), (False, False))
     )
     differ = np.flatnonzero(right[0] != right[1])
@@ -112,9 +111,3 @@ def _scatter(
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         legend(figure, list(classes))
     return done.getvalue()
-
-
-def figures(pair: Pair) -> dict[str, Any]:
-    """Returns the agreement of a pair by what it is called in the page."""
-    names = ("both right", "only the best", "only the other", "both wrong")
-    return dict(zip(names, pair.agreement or (), strict=False))

@@ -47,36 +47,37 @@ def filters(tower: Tower) -> bytes | None:
     return _tiles(title, [("", scaled)], columns=16)
 
 
-def feature_maps(tower: Tower, image: np.ndarray) -> bytes:
+def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
     """Draws what some blocks of a backbone make of an image: the maps that vary most.
 
     Args:
         tower: of the backbone.
         image: uint8 [S, S, 3], RGB.
+        name: of the image.
 
     Returns:
         A PNG file.
     """
     ends = {
-        name: layers[-1]
-        for name, layers in blocks(tower.backbone).items()
+        block: layers[-1]
+        for block, layers in blocks(tower.backbone).items()
         if not isinstance(layers[-1].output, list) and layers[-1].output.shape.rank == 4
     }
     names = list(ends)
     places = np.linspace(0, len(names) - 1, min(DEPTHS, len(names))).round().astype(int)
     chosen = [names[place] for place in dict.fromkeys(places.tolist())]
-    model = tf.keras.Model(tower.backbone.inputs, [ends[name].output for name in chosen])
+    model = tf.keras.Model(tower.backbone.inputs, [ends[block].output for block in chosen])
     prepared = tower.prepare(tf.cast(image[np.newaxis], tf.float32))
     rows = []
-    for name, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):
+    for block, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):
         maps = np.moveaxis(found.numpy()[0], 2, 0).astype(np.float32)
         order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:MAX_MAPS]
         chosen_maps = maps[order]
         low = chosen_maps.min(axis=(1, 2), keepdims=True)
         high = chosen_maps.max(axis=(1, 2), keepdims=True)
         scaled = (chosen_maps - low) / np.maximum(high - low, 1e-12)
-        rows.append((f"{name}, {maps.shape[1]} x {maps.shape[2]} x {maps.shape[0]}", scaled))
-    return _tiles(f"{tower.name}: feature maps", rows, columns=MAX_MAPS // 2)
+        rows.append((f"{block}, {maps.shape[1]} x {maps.shape[2]} x {maps.shape[0]}", scaled))
+    return _tiles(f"{tower.name}: feature maps of {name}", rows, columns=MAX_MAPS // 2)
 
 
 def _tiles(title: str, rows: list[tuple[str, np.ndarray]], columns: int) -> bytes:

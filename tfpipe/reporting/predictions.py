@@ -50,11 +50,6 @@ class Predictions:
         """The log loss of each image in nats, float64 [n]."""
         return metrics.losses(self.probabilities, self.labels)
 
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of the most probable class of each image, [n]."""
-        return self.probabilities.max(axis=1)
-
 
 def find(subject: Subject, manifest: Manifest | None) -> Predictions:
     """Returns the answers that the subject is judged by.

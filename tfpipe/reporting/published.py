@@ -45,14 +45,13 @@ def recipes() -> tuple[Recipe, ...]:
 
 def of(config: TrainConfig) -> Recipe | None:
     """Returns the recipe that a run follows, however long and from which weights; None if none."""
+    if config.folds or config.fold >= 0:
+        return None
     names = {name for each in recipes() for name in each.options} - set(_FREE)
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     for each in recipes():
-        if all(
-            getattr(config, name) == each.options.get(name, defaults[name])
-            and not (config.folds or config.fold >= 0)
-            for name in names
-        ):
+        expected = {name: each.options.get(name, defaults[name]) for name in names}
+        if all(getattr(config, name) == value for name, value in expected.items()):
             return each
     return None
 

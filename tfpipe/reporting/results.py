@@ -21,6 +21,7 @@ MAX_NAMED = 24  # classes whose names are beside a confusion matrix
 MAX_NUMBERED = 12  # classes up to which its cells have numbers
 _CORNER = 0.97  # area under a ROC curve from which on its corner is drawn larger too
 
+_LETTERS = 26  # of all names side by side below a confusion matrix
 _SIDE = 4.1  # inches, the height of what is square
 
 
@@ -125,7 +126,8 @@ def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
         if count <= MAX_NAMED:
             names = [escaped(name, 18 if count < 8 else 12) for name in classes]
             axes.set_yticks(range(count), names)
-            axes.set_xticks(range(count), names, rotation=0 if count < 5 else 90)
+            level = count * max(map(len, names)) <= _LETTERS
+            axes.set_xticks(range(count), names, rotation=0 if level else 90)
         axes.tick_params(length=0)
         if count <= MAX_NUMBERED:
             for (row, column), number in np.ndenumerate(table):
