@@ -234,7 +234,9 @@ class TestBroken:
         assert {"training", "model", "data"} <= ids(text)
         assert "result" not in ids(text)
         assert "No epoch has ended yet" in text
-        assert "no epoch has ended yet: run tfpipe.train there again" in capsys.readouterr().err
+        assert (
+            "it has no trained weights yet: run tfpipe.train there again" in capsys.readouterr().err
+        )
         assert_self_contained(text)
 
     def test_records_that_are_gone(self, copy, capsys):
@@ -429,6 +431,15 @@ def test_batches_are_what_evaluation_sees(records):
     np.testing.assert_array_equal(np.concatenate(found), expected)
     first = next(part.records())
     np.testing.assert_array_equal(images.decoded(first, 24), expected[0])
+
+
+def test_an_image_that_cannot_be_decoded_is_told(records):
+    fields = next(Part(manifest.load(records), ("val",)).records())
+    broken = fields._replace(encoded=b"\xff\xd8 no more", filename="a\n.jpg")
+    with pytest.raises(UserError, match=r"a\\n\.jpg cannot be decoded"):
+        images.thumbnail(broken, 20)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(images.batches([fields, broken], 20))
 
 
 def test_the_structure_counts_what_the_stages_train(other):

@@ -126,6 +126,8 @@ def write(subject: Subject, manifest: Manifest | str, choice: Choice) -> Chapter
     chapter.plots |= training.plots(chapter.histories)
     _draw_structures(chapter)
     records = manifest if isinstance(manifest, Manifest) else None
+    if records is None:
+        chapter.problems.append(f"There are no pictures, and nothing of the data: {manifest}.")
     chapter.found = predictions.usable(subject, records)
     if isinstance(chapter.found, str):
         chapter.problems.append(f"There is no result: {chapter.found}.")
@@ -133,7 +135,6 @@ def write(subject: Subject, manifest: Manifest | str, choice: Choice) -> Chapter
     chapter.result = measured.of(chapter.found, subject.classes, subject.folder)
     chapter.plots |= results.plots(chapter.found, subject.classes)
     if records is None:
-        chapter.problems.append(f"There are no pictures: {manifest}.")
         return chapter
     try:
         _look(chapter, chapter.found, records, choice)

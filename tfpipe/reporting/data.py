@@ -7,7 +7,7 @@ import numpy as np
 
 from tfpipe import terminal
 from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import contact_sheet, duplicates, manifest, plots, rejects, report
+from tfpipe.ingest import duplicates, manifest, plots, rejects, report
 from tfpipe.ingest.example import Fields
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
@@ -106,7 +106,7 @@ def _plots(described: Manifest) -> tuple[dict[str, bytes], int]:
     total = min(MAX_SAMPLE, part.images)
     with terminal.progress("looking at the images", total) as advance:
         for fields in images.sample(part, MAX_SAMPLE):
-            small = contact_sheet.thumbnail(fields, _COLOR_SIDE)
+            small = images.thumbnail(fields, _COLOR_SIDE)
             colors.append(np.asarray(small, np.float64).mean(axis=(0, 1)))
             sizes.append((fields.width or small.width, fields.height or small.height))
             labels.append(fields.text or described.classes[fields.label or 0])

@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
+import PIL.Image
 import tensorflow as tf
 
 from tfpipe.errors import UserError, one_line
 from tfpipe.fit import resolve
 from tfpipe.fit.run import Run
 from tfpipe.fit.trained import Trained
+from tfpipe.ingest import contact_sheet
 from tfpipe.ingest.example import Fields
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
@@ -86,7 +88,7 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
         uint8 [BATCH_SIZE, S, S, 3], and how many of them are images; the last ones may be filling.
 
     Raises:
-        UserError: a record cannot be read.
+        UserError: a record cannot be read, or its image not be decoded.
     """
     failures: list[UserError] = []
 
@@ -107,10 +109,25 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
         tf.data.AUTOTUNE,
         deterministic=True,
     )
-    for batch in pipeline.padded_batches(dataset, BATCH_SIZE):
-        yield batch["image"], int(tf.reduce_sum(batch["weight"]))
+    try:
+        for batch in pipeline.padded_batches(dataset, BATCH_SIZE):
+            yield batch["image"], int(tf.reduce_sum(batch["weight"]))
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(f"an image cannot be decoded ({one_line(error.message)[:200]})") from None
     if failures:
         raise failures[0]
+
+
+def thumbnail(fields: Fields, side: int) -> PIL.Image.Image:
+    """Returns the image of a record in RGB, its longer side at most `side` pixels.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        return contact_sheet.thumbnail(fields, side)
+    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"{one_line(fields.filename)} cannot be decoded ({error})") from None
 
 
 def decoded(fields: Fields, size: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import PIL.Image
 import tensorflow as tf
 
 from tfpipe import terminal
-from tfpipe.ingest import contact_sheet
 from tfpipe.ingest.example import Fields
 from tfpipe.model import heat_map
 from tfpipe.model.ensemble import EnsemblePredictor
@@ -130,7 +129,7 @@ def heat_maps(
 
 def thumbnail(fields: Fields, alt: str, side: int = SIDE) -> template.Image:
     """Returns a small picture of a record, for a page."""
-    return _jpeg(contact_sheet.thumbnail(fields, side), alt)
+    return _jpeg(images.thumbnail(fields, side), alt)
 
 
 def overlay(picture: PIL.Image.Image, heat: np.ndarray) -> PIL.Image.Image:
@@ -165,7 +164,7 @@ def _card(
     top = np.argsort(-probabilities, kind="stable")[:2].tolist()
     shown = top if label in top else [*top, label]
     guess, name = classes[top[0]], str(found.names[index])
-    small = contact_sheet.thumbnail(fields, side)
+    small = images.thumbnail(fields, side)
     alt = f"{name}, labelled {classes[label]}, predicted {guess}"
     mapped = None
     if heat is not None:

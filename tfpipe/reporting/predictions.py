@@ -71,7 +71,9 @@ def find(subject: Subject, manifest: Manifest | None) -> Predictions:
     if not isinstance(trained, Run):
         raise UserError(f"{trained.predictions_file} is missing: run the command that made it")
     if not trained.best_weights.is_file():
-        raise UserError("no epoch has ended yet: run tfpipe.train there again, which goes on")
+        raise UserError(
+            "it has no trained weights yet: run tfpipe.train there again, which goes on with it"
+        )
     if manifest is None:
         raise UserError(f"{trained.predictions_file} is missing, and so are the records: give them")
     part = trained.validation(manifest)
