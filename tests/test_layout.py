@@ -24,6 +24,7 @@ LAYERS = [
         "options",
     },
     {"cli", "config"},
+    {"page"},
     {"ingest"},
     {"input"},
     {"model"},
@@ -31,6 +32,7 @@ LAYERS = [
     {"dataset"},
     {"measure"},
     {"fit"},
+    {"reporting"},
     {"publish"},
     {"predictions"},
 ]
@@ -43,6 +45,7 @@ ENTRY_POINTS = [
     "evaluate",
     "predict",
     "export",
+    "report",
 ]
 # How a process is set up for TensorFlow and ended, wherever it runs: all that serving takes of
 # tfpipe.
