@@ -157,7 +157,7 @@ def as_text(card: dict[str, Any]) -> str:
         interval = (
             measured["reasons"].get(f"intervals.{key}", "")
             if bounds is None
-            else (f"{bounds[0]:.4f} to {bounds[1]:.4f}")
+            else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
         )
         rows.append((registered[key].title, _figure(measured, key), interval))
     rows += [(f"{name} found", _figure(measured, "recall", name), "") for name in classes]
