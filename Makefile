@@ -6,7 +6,7 @@ LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-large conformance demo web clean
+.PHONY: help setup lock lint format test test-large conformance demo web docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -36,6 +36,10 @@ PORT ?= 8080
 web: setup  ## A model in the browser: make web EXPORT=export/mine SAMPLES=photos
 	@$(BIN)/python -m tools.web --export="$(EXPORT)" --host="$(HOST)" --port="$(PORT)" --samples="$(SAMPLES)"
 
+docs: setup  ## The documentation as a site, which needs no network: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "the documentation is site/index.html"
+
 lint: setup  ## Check format, rules, import direction and links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -58,5 +62,5 @@ TARGET ?= 127.0.0.1:8500
 conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port
 	@TARGET=$(TARGET) $(BIN)/python -m pytest tests/test_serving_conformance.py
 
-clean:  ## Remove what the demo and the tests wrote
-	rm -rf runs/demo records/demo records/demo-images export/demo .pytest_cache .ruff_cache
+clean:  ## Remove what the demo, the tests and the documentation wrote
+	rm -rf runs/demo records/demo records/demo-images export/demo site .pytest_cache .ruff_cache

@@ -162,7 +162,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f"{PARTIAL_PREFIX}{name}-{uuid.uuid4().hex}")
     try:
-        make_folder(folder)
+        make_folder(folder or ".")
         if remote.is_remote(path):
             with remote.gfile(partial) as files, files.GFile(partial, "wb") as file:
                 yield file

@@ -1,0 +1,150 @@
+"""The tutorial's commands run, and print what it shows."""
+
+import pathlib
+import re
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from tfpipe.errors import UserError
+from tools import make_toy_images, run_tutorial
+from tools.run_tutorial import Options, Step
+
+PAGE = """
+```sh
+exit 1
+```
+
+```console
+$ echo "one  17.5 images/s" && echo two && echo three
+one 3 images/s
+...
+three
+$ cat \\
+    train.zip
+images
+```
+
+Text.
+
+```console
+$ python -c "import time; print('serving at 127.0.0.1:8500', flush=True); time.sleep(600)" &
+serving at 127.0.0.1:8500
+$ echo 127.0.0.1:8500 --port=8501
+127.0.0.1:8500 --port=...
+```
+"""
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Returns a function from a page to the options of a run of its commands."""
+    for name in ("train", "test", "weights"):
+        (tmp_path / name).write_text("images\n")
+
+    def make(page, **changes):
+        (tmp_path / "page.md").write_text(page)
+        paths = {name: str(tmp_path / name) for name in ("train", "test", "weights")}
+        base = {**paths, "tutorial": str(tmp_path / "page.md"), "out": str(tmp_path / "out")}
+        return Options(**{**base, **changes})
+
+    return make
+
+
+def test_steps_are_commands_with_what_they_print():
+    found = run_tutorial.steps(PAGE)
+    assert found[1] == Step("cat train.zip", ("images",))
+    assert found[3] == Step("echo 127.0.0.1:8500 --port=8501", ("127.0.0.1:8500 --port=...",))
+    assert [step.stays for step in found] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "missing"),
+    [
+        (("a 1.5", "b"), "x\na 2\nb\n", ""),
+        (("b", "a"), "a\nb\n", "a"),
+        (("a", "a"), "a\n", "a"),
+        (("a  ─── 1,287", ""), " a ─ 3 \n\n", ""),
+        (("...", "loss 1e-07 ... x"), "loss 2 and 3 x\n", ""),
+        (("val ... loss 0.5",), "val loss 0.5\n", "val ... loss 0.5"),
+        (("all.",), "allx\n", "all."),
+    ],
+)
+def test_what_is_missing_is_found(shown, printed, missing):
+    assert run_tutorial.missing(shown, printed) == missing
+
+
+def test_commands_run_in_order_beside_what_stays(options, tmp_path):
+    run_tutorial.main(options(PAGE))
+    logs = sorted((tmp_path / "out" / "output").iterdir())
+    said = [path.read_text() for path in logs]
+    assert said[1] == "images\n"
+    port = re.search(r":(\d+)", said[2])[1]  # a free one, the same for each command
+    assert port != "8500"
+    assert said[3].split()[0] == f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("```console\n$ false\n```\n", "'false' ended with status 1: it printed nothing"),
+        ("```console\n$ echo a\nb\n```\n", "it shows 'b', which was not printed"),
+        ("```console\n$ echo a &\nb\n```\n", "has not printed what is shown: a"),
+    ],
+)
+def test_what_is_not_as_shown_is_one_line(options, page, message):
+    with pytest.raises(UserError, match=message) as error:
+        run_tutorial.main(options(page))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_there_and_a_file_that_is_not_are_refused(options, tmp_path):
+    with pytest.raises(UserError, match="File exists: name a new folder"):
+        run_tutorial.main(options(PAGE, out=str(tmp_path)))
+    with pytest.raises(UserError, match=r"for train\.zip, does not exist"):
+        run_tutorial.main(options(PAGE, train="nothing"))
+
+
+def test_every_place_that_is_to_be_filled_in_names_a_command():
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    comments = re.findall(r"<!--(.*?)-->", text, re.DOTALL)
+    assert all(re.fullmatch(r" run me: (python|make|head) [^\n]+ ", each) for each in comments)
+
+
+@pytest.mark.large
+@pytest.mark.timeout(1800)
+def test_the_tutorial_is_true(shared, tmp_path):
+    data = shared / "data" / "dogs-vs-cats"
+    weights = shared / "weights" / "mobilenet_1_0_224_tf_no_top.h5"
+    run_tutorial.main(
+        Options(
+            train=str(data / "train.zip"),
+            test=str(data / "test1.zip"),
+            weights=str(weights),
+            out=str(tmp_path / "out"),
+        )
+    )
+
+
+@pytest.mark.large
+@pytest.mark.timeout(1800)
+def test_the_tutorial_runs_on_toy_images(tmp_path):
+    """Without the real data: the commands end well, and print what they print of other images."""
+    import tensorflow as tf
+
+    images = tmp_path / "images"
+    make_toy_images.main(make_toy_images.Options(out=str(images), count=120))
+    for name in ("train", "test1"):
+        shutil.make_archive(str(tmp_path / name), "zip", images, name)
+    model = tf.keras.applications.MobileNet(weights=None, include_top=False)
+    model.save_weights(str(tmp_path / "mobilenet.h5"))
+    options = Options(
+        train=str(tmp_path / "train.zip"),
+        test=str(tmp_path / "test1.zip"),
+        weights=str(tmp_path / "mobilenet.h5"),
+        out=str(tmp_path / "out"),
+        compare=False,
+    )
+    run_tutorial.main(options)
+    assert pathlib.Path(options.out, "export", "pets", "1", "saved_model.pb").exists()
