@@ -6,7 +6,7 @@ LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-large conformance demo docs clean
+.PHONY: help setup lock lint format test test-large conformance demo web docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -29,6 +29,12 @@ lock:  ## Resolve the lock files anew from pyproject.toml
 
 demo: setup  ## The whole path on toy images, in a few minutes
 	@$(BIN)/python tools/demo.py
+
+EXPORT ?= export/demo
+HOST ?= 127.0.0.1
+PORT ?= 8080
+web: setup  ## A model in the browser: make web EXPORT=export/mine SAMPLES=photos
+	@$(BIN)/python -m tools.web --export="$(EXPORT)" --host="$(HOST)" --port="$(PORT)" --samples="$(SAMPLES)"
 
 docs: setup  ## The documentation as a site, which needs no network: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

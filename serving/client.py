@@ -30,7 +30,7 @@ IMAGE_OUTPUTS = ("probabilities", "class_index", "class_name")
 ERROR_OUTPUT = "error"
 
 # How the embedded server and TensorFlow Serving refuse what is too much, beside UNAVAILABLE.
-_BUSY = re.compile("try again later|queue .*is full")
+BUSY = re.compile("try again later|queue .*is full")
 
 
 class Client:
@@ -115,10 +115,21 @@ class Client:
         except (ValueError, KeyError, TypeError):
             raise self._unreadable() from None
 
+    def metadata(self) -> transport.Metadata:
+        """Asks which version of the model is served now, and for its signatures.
+
+        Raises:
+            ServerError: there is no answer, or it is a refusal.
+        """
+        try:
+            return self._call(lambda: self._way.metadata(self.timeout))
+        except (ValueError, KeyError, TypeError):
+            raise self._unreadable() from None
+
     @functools.cached_property
     def signatures(self) -> dict[str, protocol.SignatureDef]:
         """The model's signatures, asked for once."""
-        return self._call(lambda: self._way.signatures(self.timeout))
+        return self.metadata().signatures
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -155,7 +166,7 @@ class Client:
         except ServerError as error:
             refused = error.code is grpc.StatusCode.INVALID_ARGUMENT
             if refused or error.code is grpc.StatusCode.FAILED_PRECONDITION:
-                self._check_signature()
+                self.check_signature()
             if not refused:
                 raise
             if len(images) == 1:
@@ -192,7 +203,7 @@ class Client:
             found.append(Classification(label, index, probabilities[index], (*probabilities,)))
         return found
 
-    def _check_signature(self) -> None:
+    def check_signature(self) -> None:
         """Raises ServerError if the signature does not map images to classes."""
         fitting = [
             name
@@ -222,7 +233,7 @@ class Client:
     def _explain(self, error: ServerError) -> str:
         """Says what a refusal means and what to do about it."""
         code, details = error.code, str(error)
-        if code is grpc.StatusCode.UNAVAILABLE and _BUSY.search(details):
+        if code is grpc.StatusCode.UNAVAILABLE and BUSY.search(details):
             return (
                 f"{self.address} has too much to do ({details}): send fewer requests at a time"
                 " (--concurrency), or try again more often (--retries)"
@@ -251,19 +262,7 @@ def main() -> int:
     found = find(flags.images)
     try:
         with (
-            Client(
-                flags.server,
-                flags.model_name,
-                signature=flags.signature,
-                version=flags.version,
-                label=flags.version_label,
-                timeout=flags.timeout,
-                retries=flags.retries,
-                tls=flags.tls,
-                ca_file=flags.ca_file,
-                cert_file=flags.cert_file,
-                key_file=flags.key_file,
-            ) as client,
+            connect(flags) as client,
             cli.progress(found.count) as advance,
         ):
             for batch, classified in _classified(client, flags, batches(found, flags.batch_size)):
@@ -302,11 +301,34 @@ def _classified(
                 answer.cancel()
 
 
-def parse() -> argparse.Namespace:
-    """Reads the command line; raises UserError for wrong flags."""
-    parser = cli.Parser("python -m serving.client", __doc__)
+def connect(flags: argparse.Namespace, *, retries: int | None = None) -> Client:
+    """Returns the client that `connection_flags` ask for.
+
+    Args:
+        flags: what they were read to.
+        retries: in place of --retries, which not every command has.
+
+    Raises:
+        UserError: one of the files cannot be read, or the address is of no known form.
+    """
+    return Client(
+        flags.server,
+        flags.model_name,
+        signature=flags.signature,
+        version=flags.version,
+        label=flags.version_label,
+        timeout=flags.timeout,
+        retries=flags.retries if retries is None else retries,
+        tls=flags.tls,
+        ca_file=flags.ca_file,
+        cert_file=flags.cert_file,
+        key_file=flags.key_file,
+    )
+
+
+def connection_flags(parser: cli.Parser) -> None:
+    """Adds the flags that say which model of which server is asked, and how it is reached."""
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="files, folders, TFRecord files, or -")
     add(
         "--server",
         metavar="HOST:PORT",
@@ -329,18 +351,30 @@ def parse() -> argparse.Namespace:
     )
     add("--version_label", metavar="LABEL", default="", help="its label, in place of the number")
     add(
-        "--threshold",
-        metavar="P",
-        type=cli.number(float, 0, 1),
-        default=None,
-        help="of two classes, the probability of the second from which it is the label",
-    )
-    add(
         "--timeout",
         metavar="S",
         type=cli.number(float, 0.001),
         default=10.0,
         help="seconds to wait for each answer",
+    )
+    add("--tls", action="store_true", help="speak gRPC over TLS; the files below say so too")
+    add("--ca_file", metavar="PEM", default="", help="what the server's certificate is checked by")
+    add("--cert_file", metavar="PEM", default="", help="the client's own certificate")
+    add("--key_file", metavar="PEM", default="", help="its key")
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line; raises UserError for wrong flags."""
+    parser = cli.Parser("python -m serving.client", __doc__)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="files, folders, TFRecord files, or -")
+    connection_flags(parser)
+    add(
+        "--threshold",
+        metavar="P",
+        type=cli.number(float, 0, 1),
+        default=None,
+        help="of two classes, the probability of the second from which it is the label",
     )
     add(
         "--retries",
@@ -363,10 +397,6 @@ def parse() -> argparse.Namespace:
         default=2,
         help="requests at the same time",
     )
-    add("--tls", action="store_true", help="speak gRPC over TLS; the files below say so too")
-    add("--ca_file", metavar="PEM", default="", help="what the server's certificate is checked by")
-    add("--cert_file", metavar="PEM", default="", help="the client's own certificate")
-    add("--key_file", metavar="PEM", default="", help="its key")
     add("--output", choices=sorted(PRINTERS), default="table", help="how to print the answers")
     return parser.parse_args()
 

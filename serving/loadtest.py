@@ -153,7 +153,7 @@ def main() -> int:
         flags.server, options=[("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     ) as channel:
         try:
-            way.signatures(flags.timeout)  # is it there at all?
+            way.metadata(flags.timeout)  # is it there at all?
         except transport.ServerError as error:
             raise cli.UserError(f"{flags.server} does not answer: {error}") from None
         finally:

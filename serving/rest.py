@@ -218,12 +218,6 @@ class RestServer:
         return _as_json(response).encode()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound; raises OSError if the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
-
-
 async def _show_metrics(metrics: Metrics, request: Request) -> Response:
     return Response(metrics.text(), media_type=CONTENT_TYPE)
 

@@ -16,7 +16,7 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING
 
-from serving import cli
+from serving import cli, sockets
 from serving.flags import parse
 from tfpipe import allocator, onednn
 from tfpipe.signals import Signals
@@ -172,14 +172,14 @@ def _listen_rest(flags: argparse.Namespace):
     if not flags.rest_api_port:
         return None
     try:
-        from serving import rest
+        import serving.rest  # noqa: F401
     except ModuleNotFoundError as error:
         raise cli.UserError(
             f"--rest_api_port needs the package {error.name}: pip install 'tfpipe[web]'"
         ) from None
     port = max(flags.rest_api_port, 0)
     try:
-        return rest.listen(flags.host, port)
+        return sockets.listen(flags.host, port)
     except OSError:
         raise _in_use("--rest_api_port", flags.host, port) from None
 

@@ -21,6 +21,8 @@ MAX_ANSWER_BYTES = 64 << 20
 
 # How long to wait before the first repetition, and at most, in seconds.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+# How long gRPC at most waits before it tries to connect again.
+_RECONNECT_MS = 2000
 
 # The gRPC status that an HTTP status stands for; others are UNKNOWN.
 _CODES = {
@@ -67,6 +69,13 @@ class Model(NamedTuple):
             spec.version.value = self.version
 
 
+class Metadata(NamedTuple):
+    """What a server says of a model: the number of its version, and the signatures of that."""
+
+    version: int
+    signatures: dict[str, protocol.SignatureDef]
+
+
 class Tls(NamedTuple):
     """Files of PEM text: authorities that the server's certificate is checked by, empty for the
     system's; and the client's own certificate and key, empty for none.
@@ -108,6 +117,8 @@ class Grpc:
             "grpc.max_receive_message_length": MAX_ANSWER_BYTES,
             "grpc.max_send_message_length": -1,
             "grpc.enable_http_proxy": 0,  # the address is the server's; a proxy rarely speaks gRPC
+            # Who asks for days finds a server again soon after it is back, not two minutes later.
+            "grpc.max_reconnect_backoff_ms": _RECONNECT_MS,
         }
         arguments = {"options": list(options.items())}
         if tls is None:
@@ -140,14 +151,14 @@ class Grpc:
         response = self._call(self._service.Predict, request, timeout)
         return {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
 
-    def signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
-        """Returns the model's signatures; raises ServerError."""
+    def metadata(self, timeout: float) -> Metadata:
+        """Returns what is served; raises ServerError."""
         request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._model.fill(request.model_spec)
         response = self._call(self._service.GetModelMetadata, request, timeout)
         found = protocol.SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
-        return dict(found.signature_def)
+        return Metadata(response.model_spec.version.value, dict(found.signature_def))
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float) -> Any:
         try:
@@ -198,18 +209,21 @@ class Rest:
         wanted = outputs or infos
         return {alias: _from_json(answer[alias], infos[alias].dtype) for alias in wanted}
 
-    def signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
-        """Returns the model's signatures; raises ServerError."""
-        return self._signatures(timeout)
+    def metadata(self, timeout: float) -> Metadata:
+        """Returns what is served; raises ServerError, or ValueError or KeyError."""
+        answer = json.loads(self._call("GET", "/metadata", b"", timeout))
+        found = protocol.SignatureDefMap()
+        try:
+            json_format.ParseDict(
+                answer["metadata"]["signature_def"], found, ignore_unknown_fields=True
+            )
+        except json_format.ParseError as error:
+            raise ValueError(str(error)) from None
+        return Metadata(int(answer["model_spec"]["version"]), dict(found.signature_def))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
-        answer = json.loads(self._call("GET", "/metadata", b"", timeout))
-        found = protocol.SignatureDefMap()
-        json_format.ParseDict(
-            answer["metadata"]["signature_def"], found, ignore_unknown_fields=True
-        )
-        return dict(found.signature_def)
+        return self.metadata(timeout).signatures
 
     def _call(self, method: str, suffix: str, body: bytes, timeout: float) -> bytes:
         kind = http.client.HTTPSConnection if self._context else http.client.HTTPConnection

@@ -152,7 +152,8 @@ class TestPredict:
         bounds = runs.load(str(run_dir)).calibration()
         assert all(bounds.low <= float(row[1]) <= bounds.high for row in rows[1:])
         assert all(float(row[1]) > 0.5 for row in rows[1:])  # dogs all of them
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.csv", "test1"]
+        left = ["submission.csv", "submission.csv.summary.json", "test1"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == left
 
     def test_gives_the_evaluations_probabilities(self, run_dir, image_folder, evaluated, tmp_path):
         for path in list(image_folder.iterdir())[:9]:

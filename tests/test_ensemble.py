@@ -15,19 +15,24 @@ import scipy.special
 import sklearn.linear_model
 import tensorflow as tf
 from conftest import TINY, draw
+from json_schema import violations
 
 from tfpipe import ensemble, evaluate, export, options, predict, train
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import combine, finish, inference, metrics, trained
+from tfpipe.fit import combine, finish, inference, trained
 from tfpipe.fit import run as runs
 from tfpipe.ingest import manifest as manifests
 from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
+from tfpipe.measure import metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
 
 METHODS = sorted(combine.methods)
+METRICS_SCHEMA = json.loads(
+    pathlib.Path(metrics.__file__).with_name("metrics.schema.json").read_text(encoding="utf-8")
+)
 
 
 def members_of(count, classes, *, members=3, seed=0):
@@ -464,6 +469,52 @@ class TestCrossValidated:
         with pytest.raises(UserError, match="--tta=none: the out-of-fold predictions"):
             evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), tta="none"))
 
+    def test_its_images_are_looked_up_in_the_records(self, folder, records, capsys):
+        evaluate.main(evaluate.Options(run_dir=str(folder / "cv")))
+        found = json.loads((folder / "cv" / "metrics.json").read_text())
+        assert list(violations(found, METRICS_SCHEMA)) == []
+        opened = {
+            fields.filename: fields for fields in Part(manifests.load(records), ("all",)).records()
+        }
+        there = [opened[row["name"]] for row in read(folder / "cv" / "predictions.csv")]
+        sides = [min(fields.height, fields.width) for fields in there]
+        parts = [part for part in found["slices"] if part["by"] == "size"]
+        assert (parts[0]["from"], parts[-1]["to"]) == (min(sides), max(sides))
+        assert sum(part["n"] for part in parts) == found["n"] == len(there)
+
+    def test_without_the_records_there_are_no_slices(self, folder, records, capsys):
+        copy = folder / "without"
+        shutil.copytree(folder / "cv", copy)
+        for path in copy.glob("fold-*/config.json"):
+            path.write_text(path.read_text().replace(str(records), "gone"))
+        evaluate.main(evaluate.Options(run_dir=str(copy)))
+        found = json.loads((copy / "metrics.json").read_text())
+        assert list(violations(found, METRICS_SCHEMA)) == []
+        assert found["slices"] is None
+        assert "gone/manifest.json does not exist" in found["reasons"]["slices"]
+        assert "no slices: gone/manifest.json" in capsys.readouterr().err
+
+    def test_it_is_compared_with_what_was_not_trained_on_the_images(self, folder):
+        out = make(folder, runs="c,cv", out="compared")
+        evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), against=str(out)))
+        found = json.loads((folder / "cv" / "metrics.json").read_text())
+        assert list(violations(found, METRICS_SCHEMA)) == []
+        rows = {row["name"]: row for row in read(out / "predictions.csv")}
+        given = [
+            float(row[f"probability_{['cat', 'dog'][int(row['label'])]}"]) for row in rows.values()
+        ]
+        measured = found["against"]["measures"]["log_loss"]
+        assert measured["against"] == pytest.approx(-np.mean(np.log(given)), rel=1e-5)
+        for first, second in (("cv", "c"), ("c", "cv")):
+            asked = {"run_dir": str(folder / first), "against": str(folder / second)}
+            with pytest.raises(UserError, match=r"only .*cv is a cross-validation"):
+                evaluate.main(evaluate.Options(**asked))
+        evaluate.main(evaluate.Options(**asked, split="train"))
+        path = out / "predictions.csv"
+        path.write_text(path.read_text().replace("cat.1", "hat.1"))
+        with pytest.raises(UserError, match="have predictions of other images"):
+            evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), against=str(out)))
+
     def test_it_is_a_member(self, folder, tmp_path):
         out = make(folder, runs="c,cv", method="geometric")
         own = {row["name"]: odds(row) for row in read(folder / "c" / "predictions.csv")}
@@ -566,6 +617,15 @@ class TestMistakes:
         lines = path.read_text().splitlines()
         path.write_text("\n".join([lines[0], lines[1].rsplit(",", 1)[0] + ",nan", *lines[2:]]))
         with pytest.raises(UserError, match=r"b/predictions\.csv is damaged"):
+            make(folder, out="new")
+
+    @pytest.mark.parametrize("label", ["-1", "2"])
+    def test_a_label_that_is_no_class(self, folder, label):
+        path = folder / "b" / "predictions.csv"
+        header, first, *rest = path.read_text().splitlines()
+        name, _, numbers = first.split(",", 2)
+        path.write_text("\n".join([header, f"{name},{label},{numbers}", *rest]))
+        with pytest.raises(UserError, match=r"b/predictions\.csv is damaged: .* run tfpipe\.train"):
             make(folder, out="new")
 
     def test_other_classes(self, folder):

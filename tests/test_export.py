@@ -18,9 +18,11 @@ from serving import protocol
 from tfpipe import export, train
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import metrics, trained
+from tfpipe.fit import trained
 from tfpipe.ingest import example, tfrecord
 from tfpipe.input import upload
+from tfpipe.measure.measures import measures
+from tfpipe.measure.summary import summary
 from tfpipe.model import classifier, signatures
 from tfpipe.model.classifier import Branch
 from tfpipe.model.ensemble import Combination, EnsemblePredictor
@@ -210,23 +212,9 @@ def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     assert said["input"]["side_in_pixels"] == 32
     assert said["training"]["weights_sha256"] == run.identity()["weights_sha256"]
     text = (folder / card.TEXT).read_text()
+    assert all(f"| {measures[name].title} | " in text for name in measures)
     assert f"| log loss | {said['measures']['log_loss']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert all(limit in text for limit in card.LIMITS)
-
-
-def test_intervals_are_those_of_the_normal_distribution_for_many_images():
-    draws = np.random.default_rng(0)
-    labels = draws.integers(0, 2, 2000)
-    right = draws.uniform(size=2000) < 0.9
-    sure = np.where(right, 0.8, 0.2)
-    probabilities = np.where(np.arange(2) == labels[:, None], sure[:, None], 1 - sure[:, None])
-    share = right.mean()
-    half = 1.96 * np.sqrt(share * (1 - share) / 2000)
-    found = metrics.intervals(probabilities, labels)
-    np.testing.assert_allclose(found["accuracy"], [share - half, share + half], atol=2e-3)
-    # Of two values, so that the loss is linear in the share.
-    loss = [-np.log(0.2) + bound * np.log(0.2 / 0.8) for bound in (share + half, share - half)]
-    np.testing.assert_allclose(found["log_loss"], loss, atol=3e-3)
 
 
 def exported(run_dir, folder, **changes):
@@ -283,7 +271,10 @@ def test_versions_may_be_numbers_or_the_time(run_dir, tmp_path):
         ({"version": "v2"}, "--version=v2: give a number"),
         ({"version": str(2**63)}, "--version=9223372036854775808: give a number"),
         ({"require": "log_loss=3"}, "--require: 'log_loss=3' is no requirement"),
-        ({"require": "luck>0.5"}, "--require: 'luck' is not measured; known: accuracy, log_loss"),
+        (
+            {"require": "luck>0.5"},
+            "--require: 'luck' is not measured; known: accuracy, average_prec",
+        ),
         ({"require": "log_loss<1e-9"}, r"not exported: log_loss is \S+, and log_loss<1e-09 is"),
         (
             {"require": "accuracy>2,log_loss<-1"},
@@ -303,14 +294,30 @@ def test_what_fails_leaves_nothing(run_dir, tmp_path, changes, said):
 
 
 def test_requirements_are_compared_as_they_are_written():
-    measures = {"log_loss": 0.5, "accuracy": 0.75, "n": 4, "classes": ["a"]}
+    measured = {"log_loss": 0.5, "accuracy": 0.75, "n": 4, "classes": ["a"]}
     requirement.check(
-        requirement.parse(" log_loss <= 0.5, accuracy>=.75,accuracy < 7.6e-1"), measures
+        requirement.parse(" log_loss <= 0.5, accuracy>=.75,accuracy < 7.6e-1"), measured
     )
     for text in ("log_loss<0.5", "accuracy>0.75"):
         with pytest.raises(UserError, match="is required"):
-            requirement.check(requirement.parse(text), measures)
+            requirement.check(requirement.parse(text), measured)
     assert requirement.parse("") == ()
+
+
+@pytest.mark.parametrize("name", measures)
+def test_every_measure_may_be_required(run_dir, name):
+    measured = card.measures(trained.load(run_dir))
+    requirement.check(requirement.parse(f"{name}>=0,{name}<=100"), measured)
+    with pytest.raises(UserError, match=f"{name} is .*, and {name}<0 is required"):
+        requirement.check(requirement.parse(f"{name}<0"), measured)
+
+
+def test_what_is_undefined_cannot_be_required():
+    measured = summary(np.array([[0.9, 0.1]] * 3), np.zeros(3, int), CLASSES)
+    with pytest.raises(
+        UserError, match=r"roc_auc>0\.5 is required, and roc_auc is undefined: it n"
+    ):
+        requirement.check(requirement.parse("roc_auc>0.5"), measured)
 
 
 class TestGate:

@@ -1,14 +1,11 @@
-"""The policy of precision and XLA, the measures, the optimizers."""
-
-import math
+"""The policy of precision and XLA, and the optimizers."""
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import tensorflow as tf
 
 from tfpipe.errors import UserError
-from tfpipe.fit import metrics, optimizers, runtime
+from tfpipe.fit import optimizers, runtime
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 PLAIN = frozenset({"avx2", "avx512f"})
@@ -55,34 +52,6 @@ def test_this_machine_gets_a_choice():
         "mixed_bfloat16",
         "mixed_float16",
     )
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_measures_agree_with_scikit_learn(classes):
-    rng = np.random.default_rng(classes)
-    probabilities = rng.dirichlet(np.ones(classes), 300).astype(np.float32)
-    labels = rng.integers(0, classes, 300)
-    found = metrics.summary(probabilities, labels, tuple("abcd"[:classes]))
-    chosen = probabilities.argmax(1)
-    double = probabilities.astype(np.float64)
-    reference = sklearn.metrics.log_loss(labels, double / double.sum(1, keepdims=True))
-    assert found["log_loss"] == pytest.approx(reference, rel=1e-5)
-    assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(labels, chosen))
-    assert found["confusion"] == sklearn.metrics.confusion_matrix(labels, chosen).tolist()
-    recall = sklearn.metrics.recall_score(labels, chosen, average=None)
-    assert list(found["recall"].values()) == pytest.approx(recall.tolist())
-    assert found["n"] == 300
-
-
-def test_a_certain_mistake_costs_a_finite_loss():
-    probabilities = np.array([[1.0, 0.0]], np.float32)
-    assert metrics.log_loss(probabilities, np.array([1])) == pytest.approx(-math.log(1e-7))
-    assert metrics.log_loss(probabilities, np.array([0])) == pytest.approx(0, abs=1e-6)
-
-
-def test_a_class_without_images_has_no_recall():
-    found = metrics.summary(np.array([[0.9, 0.1]]), np.array([0]), ("a", "b"))
-    assert found["recall"] == {"a": 1.0, "b": None}
 
 
 @pytest.mark.parametrize("name", optimizers.optimizers)

@@ -16,9 +16,8 @@ from tfpipe.errors import UserError
 from tfpipe.ingest import example, sources, tfrecord
 from tfpipe.ingest import manifest as manifests
 from tfpipe.ingest.part import Part
-from tfpipe.input import cache, decoder, pipeline, preprocess
+from tfpipe.input import cache, decoder, files, pipeline, preprocess
 from tfpipe.input.augment import Augment
-from tfpipe.input.files import file_batches
 from tfpipe.input.samples import Reading
 
 
@@ -425,37 +424,32 @@ def test_an_impossible_batch_size_is_explained(manifest, size):
 
 def test_files_give_the_same_pictures_as_records(manifest, image_folder):
     source = sources.open_source(str(image_folder))
-    rejects = []
-    files = file_batches(source, source.names(), image_size=16, batch_size=8, rejects=rejects)
-    by_name = {}
-    for dataset in (
-        files,
-        pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=8),
-    ):
-        for batch in dataset:
-            for name, image, weight in zip(
-                *(batch[key].numpy() for key in ("name", "image", "weight")), strict=True
-            ):
-                if weight:
-                    by_name.setdefault(name, []).append(image)
-    assert not rejects
-    assert len(by_name) == manifest.count()
-    for name, (file, record) in by_name.items():
-        np.testing.assert_array_equal(file, record, err_msg=str(name))
+    decode = files.decoder(16)
+    found = dict(
+        files.read_files(
+            source, source.names(), lambda name, encoded: (name.encode(), decode(encoded)), ahead=8
+        )
+    )
+    assert len(found) == manifest.count()
+    for batch in pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=8):
+        columns = (batch[key].numpy() for key in ("name", "image", "weight"))
+        for name, image, weight in zip(*columns, strict=True):
+            if weight:
+                np.testing.assert_array_equal(found.pop(name), image, err_msg=str(name))
+    assert not found
 
 
-def test_a_file_that_cannot_be_read_is_listed(tmp_path):
+def test_a_file_that_cannot_be_read_is_in_its_place(tmp_path):
     draw("cat", 0).save(tmp_path / "1.jpg")
     whole = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "2.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "3.jpg").write_bytes(whole)
     source = sources.open_source(str(tmp_path))
-    rejects = []
-    (batch,) = file_batches(source, source.names(), image_size=16, batch_size=4, rejects=rejects)
-    assert [name for name, _, _ in rejects] == ["2.jpg"]
-    assert batch["name"].numpy().tolist() == [b"1.jpg", b"2.jpg", b"", b""]
-    assert batch["weight"].numpy().tolist() == [1, 1, 0, 0]
-    black = ~batch["image"].numpy().any(axis=(1, 2, 3))
-    assert black.tolist() == [False, True, True, True]
+    found = files.read_files(source, source.names(), lambda name, encoded: encoded, ahead=1)
+    first, second, third = found
+    assert (first, third) == (whole, whole)
+    assert isinstance(second, sources.Rejected)
+    assert second.reason == "damaged"
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,17 @@ LAYERS = [
         "options",
     },
     {"cli", "config"},
+    {"page"},
     {"ingest"},
     {"input"},
     {"model"},
     {"screens"},
     {"dataset"},
+    {"measure"},
     {"fit"},
+    {"reporting"},
     {"publish"},
+    {"predictions"},
 ]
 ENTRY_POINTS = [
     "build_records",
@@ -41,12 +45,16 @@ ENTRY_POINTS = [
     "evaluate",
     "predict",
     "export",
+    "report",
 ]
 # How a process is set up for TensorFlow and ended, wherever it runs: all that serving takes of
 # tfpipe.
 PROCESS_SETTINGS = ("tfpipe.allocator", "tfpipe.onednn", "tfpipe.signals.Signals")
 TOPS = ("serving", "tools", "tests")
-SERVING_ENTRY_POINTS = ["server", "client", "loadtest"]
+# What is published is tried by the server, with its client; predictions are made by any server,
+# with the same client, and by an exported model, loaded as the server loads it.
+USERS_OF_SERVING = ("publish", "predictions")
+SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))
 
@@ -76,8 +84,7 @@ def test_imports_run_one_way(path):
     for module in imported_modules(path):
         root = module.split(".")[0]
         if top == "tfpipe":
-            # What is published is tried by the server, with its client.
-            closed = ("tools", "tests") if relative.parts[1] == "publish" else TOPS
+            closed = ("tools", "tests") if relative.parts[1] in USERS_OF_SERVING else TOPS
             assert root not in closed, f"{relative} imports {module}"
         if top == "serving" and module not in PROCESS_SETTINGS:
             assert root not in ("tfpipe", "tools", "tests"), f"{relative} imports {module}"

@@ -11,9 +11,9 @@ import tensorflow as tf
 from conftest import ROOT
 
 from serving.client import Client
-from tfpipe.fit import metrics
 from tfpipe.ingest import example
 from tfpipe.ingest import manifest as manifests
+from tfpipe.measure import metrics
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(1800)]
 
@@ -53,11 +53,19 @@ def test_originals(originals):
     _, found = originals
     assert found["accuracy"] >= 0.97
     assert found["log_loss"] <= 0.09
+    assert found["roc_auc"] >= 0.99
+    low, high = found["intervals"]["log_loss"]
+    assert low < found["log_loss"] < high
+    sizes = [part for part in found["slices"] if part["by"] == "size"]
+    assert len(sizes) == 4
+    assert sum(part["n"] for part in sizes) == found["n"]
 
 
 def test_two_hundred_pixels(shared, tmp_path):
     found = trained(shared, "data/dogs-vs-cats-200px/train.zip", tmp_path)
     assert found["log_loss"] <= 0.06
+    sizes = [part for part in found["slices"] if part["by"] == "size"]
+    assert [(part["from"], part["to"], part["n"]) for part in sizes] == [(200, 200, found["n"])]
 
 
 def test_the_served_model_has_the_evaluations_figures(originals):

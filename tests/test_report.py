@@ -17,6 +17,7 @@ from tfpipe.ingest import plots, report, statistics
 from tfpipe.ingest.duplicates import Member
 from tfpipe.ingest.manifest import Manifest, Shard
 from tfpipe.ingest.rejects import Reject
+from tfpipe.page import template
 
 IMAGES = [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
 LABELS = ["cat", "dog", "dog"] * 20
@@ -190,11 +191,11 @@ def test_only_the_first_of_many_are_listed():
     ],
 )
 def test_sizes_are_for_people(size, shown):
-    assert report._size(size) == shown
+    assert template.size(size) == shown
 
 
 def test_colours():
-    assert report._hex([255, 127.6, 0]) == "#ff8000"
+    assert template.color([255, 127.6, 0]) == "#ff8000"
 
 
 def test_saved_twice_the_bytes_are_the_same(tmp_path):

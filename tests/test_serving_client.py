@@ -2,8 +2,11 @@ import csv
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from concurrent import futures
 
 import grpc
 import numpy as np
@@ -281,6 +284,38 @@ def test_only_unavailable_servers_are_asked_again(monkeypatch):
     with pytest.raises(ServerError):
         transport.repeated(refusing, 4)
     assert refusing.calls == 1
+
+
+def test_a_client_knows_which_version_is_served_now(address):
+    with Client(address, "demo") as client:
+        found = client.metadata()
+        assert found.version == 1
+        assert found.signatures.keys() == client.signatures.keys()
+
+
+@pytest.mark.large  # gRPC's waits grow for a minute
+def test_a_server_that_was_away_for_long_is_found_soon():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with Client(address, "demo", retries=0) as client:
+
+        def code():
+            with pytest.raises(ServerError) as caught:
+                client.metadata()
+            return caught.value.code
+
+        end = time.monotonic() + 45
+        while time.monotonic() < end:
+            assert code() is grpc.StatusCode.UNAVAILABLE
+            time.sleep(0.5)
+        server = grpc.server(futures.ThreadPoolExecutor(1))
+        server.add_insecure_port(address)
+        server.start()  # without any method
+        end = time.monotonic() + 4
+        while code() is grpc.StatusCode.UNAVAILABLE:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        server.stop(None)
 
 
 def test_neither_tensorflow_nor_a_second_is_needed_to_start():

@@ -1,5 +1,10 @@
+import importlib.metadata
+import json
+import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,9 +14,10 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf import wrappers_pb2 as wrappers
 
-from serving import client
+from serving import client, webapp
 from serving.protocol import ModelServerConfig
 
+httpx = pytest.importorskip("httpx")
 yaml = pytest.importorskip("yaml")
 
 FOLDER = pathlib.Path(__file__).parent.parent / "serving"
@@ -76,14 +82,14 @@ def parse(file, into):
     return text_format.Parse((FOLDER / file).read_text(encoding="utf-8"), into)
 
 
-def compose(**environment):
-    """Reads compose.yaml with ${NAME:-default} filled in as Docker Compose does."""
+def compose(service="serving", **environment):
+    """Reads a service of compose.yaml with ${NAME:-default} filled in as Docker Compose does."""
     text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
     filled = re.sub(
         r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1]) or match[2], text
     )
     assert "$" not in filled
-    return yaml.safe_load(filled)["services"]["serving"]
+    return yaml.safe_load(filled)["services"][service]
 
 
 def flags_of(service):
@@ -127,13 +133,19 @@ def test_every_file_in_the_container_is_mounted_read_only():
     assert mounts["/models"] == "../export"
 
 
-def test_the_container_has_no_privileges_and_listens_only_here():
-    service = compose()
+@pytest.mark.parametrize("name", ["serving", "web"])
+def test_a_container_has_no_privileges(name):
+    service = compose(name)
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["user"].split(":")[0] not in ("0", "root")
     assert "privileged" not in service
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_the_server_listens_only_here():
+    service = compose()
     flags = flags_of(service)
     ports = [f"127.0.0.1:{flags[name]}:{flags[name]}" for name in ("port", "rest_api_port")]
     assert service["ports"] == ports == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
@@ -153,6 +165,77 @@ def test_prometheus_scrapes_what_is_served():
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
     assert services["prometheus"]["profiles"] == ["monitoring"]
     assert all(port.startswith("127.0.0.1:") for port in services["prometheus"]["ports"])
+
+
+DOCKERFILE = (FOLDER / "Dockerfile.web").read_text(encoding="utf-8")
+WEB_PACKAGES = re.search(r"\^\(([^)]+)\)==", DOCKERFILE)[1].split("|")
+
+
+def test_the_page_asks_the_server_of_compose(monkeypatch):
+    service = compose("web", MODEL_NAME="pets")
+    entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.M)[1])
+    assert entry[:3] == ["python", "-m", "serving.webapp"]
+    monkeypatch.setattr(sys, "argv", ["webapp", *entry[3:], *service["command"]])
+    flags = webapp.parse()
+    host, port = flags.server.split(":")
+    assert host in service["depends_on"]
+    assert flags_of(compose())["port"] == port
+    assert flags.model_name == flags_of(compose(MODEL_NAME="pets"))["model_name"] == "pets"
+    assert service["ports"] == [f"127.0.0.1:{flags.port}:{flags.port}"]
+    assert f":{flags.port}/healthz" in service["healthcheck"]["test"][-1]
+    assert service["profiles"] == ["web"]  # not built for those who want a server only
+
+
+def test_the_packages_of_the_page_are_those_of_the_lock_file(tmp_path):
+    command = re.search(r"^RUN (sed .*?) requirements.lock > web.lock", DOCKERFILE, re.M)[1]
+    lock = FOLDER.parent / "requirements.lock"
+    found = subprocess.run([*shlex.split(command), lock], capture_output=True, text=True).stdout
+    names = {line.split("==")[0] for line in found.splitlines() if line[0].isalpha()}
+    assert names == set(WEB_PACKAGES)
+    assert set(found.splitlines()) <= set(lock.read_text().splitlines())
+    assert not found.rstrip().endswith("\\")
+
+
+def test_the_image_holds_all_that_the_page_imports(tmp_path):
+    """Starts the page from what the Dockerfile copies and installs, and nothing else."""
+    packages, application = tmp_path / "packages", tmp_path / "app"
+    packages.mkdir()
+    for name in WEB_PACKAGES:
+        for file in importlib.metadata.files(name):
+            top = file.parts[0]
+            there = packages / top
+            if name == "tensorflow" and top == "tensorflow":
+                if file.name.endswith("_pb2.py"):
+                    (packages / file).parent.mkdir(parents=True, exist_ok=True)
+                    (packages / file).symlink_to(file.locate())
+            elif top not in ("..", "__pycache__") and not there.is_symlink():
+                there.symlink_to(importlib.metadata.distribution(name).locate_file(top))
+    ignored = (FOLDER / "Dockerfile.web.dockerignore").read_text().split()
+    for sources, target in re.findall(r"^COPY (?!--)(.+) (\S+)$", DOCKERFILE, re.M):
+        for source in sources.split():
+            assert f"!{source}" in ignored
+            if not target.startswith("/app/"):
+                continue
+            here, there = FOLDER.parent / source, application / target.removeprefix("/app/")
+            if here.is_dir():
+                shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                there.mkdir(parents=True, exist_ok=True)
+                shutil.copy(here, there)
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-m", "serving.webapp", "--server=127.0.0.1:1", "--port=0"],
+        cwd=application, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{application}:{packages}", "PYTHONNOUSERSITE": "1"},
+    )  # fmt: skip
+    try:
+        url = re.fullmatch(r"the page for default is at (\S+)\n", process.stderr.readline())[1]
+        assert "What is in the picture?" in httpx.get(url).text
+        assert httpx.get(f"{url}/healthz").status_code == 503
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def manifests():

@@ -220,6 +220,7 @@ def test_the_client_speaks_rest_too(server):
         Client(f"http://127.0.0.1:{server.rest_port}", "demo") as rest,
         Client(server.address, "demo") as plain,
     ):
+        assert rest.metadata() == plain.metadata()
         one, other = (client.predict({"image_bytes": images}) for client in (rest, plain))
         assert one.keys() == other.keys()
         for key, value in other.items():
@@ -227,6 +228,7 @@ def test_the_client_speaks_rest_too(server):
             np.testing.assert_array_equal(one[key], value)
         assert rest.classify_images(images) == plain.classify_images(images)
         assert rest.signatures.keys() == plain.signatures.keys()
+        assert rest.metadata().version == plain.metadata().version == 7
         halves = rest.predict(
             {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature="add"
         )

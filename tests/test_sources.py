@@ -22,7 +22,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tfpipe.errors import UserError
-from tfpipe.ingest import label_list, sources
+from tfpipe.ingest import catalog, label_list, sources
 from tfpipe.ingest.sources import source as limits
 from tfpipe.ingest.sources import tar as tars
 
@@ -553,7 +553,6 @@ def test_list_of_other_columns_and_a_byte_order_mark(tmp_path):
     ("name", "data", "words"),
     [
         ("x.csv", b"", ["line 1", "empty", "path,label"]),
-        ("x.csv", b"path,name\na,b\n", ["line 1", "0 columns", "'label'"]),
         ("x.csv", b"path,label,label\n", ["line 1", "2 columns"]),
         ("x.csv", b"path,label\na.jpg,cat\nb.jpg\n", ["line 3", "1 cells"]),
         ("x.csv", b"path,label\na.jpg,cat\nb,1.jpg,dog\n", ["line 3", "3 cells", "quote"]),
@@ -567,7 +566,6 @@ def test_list_of_other_columns_and_a_byte_order_mark(tmp_path):
         ("x.csv", b"path,label\n" + b"c" * 200_000 + b",d\n", ["line 2", "not CSV"]),
         ("x.jsonl", b'{"path": "a.jpg", "label": "cat"}\n{"path"\n', ["line 2", "not JSON"]),
         ("x.jsonl", b"[1]\n", ["line 1", "not a JSON object"]),
-        ("x.jsonl", b'{"path": "a.jpg"}\n', ["line 1", "no label"]),
         ("x.jsonl", b'{"label": "cat"}\n', ["line 1", "no path"]),
         ("x.jsonl", b'{"path": "a.jpg", "label": 1}\n', ["line 1", "int", "string"]),
         ("x.jsonl", b'{"path": "\\ud800", "label": "x"}\n', ["line 1", "path"]),
@@ -583,6 +581,28 @@ def test_bad_list_is_one_line(tmp_path, name, data, words):
     for word in [str(path), *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x.csv", b"path,name\na.jpg,b\n", ["line 1", "0 columns", "'label'"]),
+        ("x.jsonl", b'{"path": "a.jpg"}\n', ["line 1", "no label"]),
+        ("x.jsonl", b'{"path": "a.jpg", "label": null}\n', ["line 1", "NoneType"]),
+    ],
+)
+def test_a_list_without_labels_will_do_where_none_are_needed(tmp_path, name, data, words):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / name).write_bytes(data)
+    source = sources.open_source(str(tmp_path / name))
+    assert source.names() == ["a.jpg"]
+    with pytest.raises(UserError) as caught:
+        _ = source.labels
+    for word in [str(tmp_path / name), *words]:
+        assert word in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        catalog.read([source], "auto", "group")
+    assert words[-1] in str(caught.value)
 
 
 def test_long_list_is_refused(tmp_path, monkeypatch):

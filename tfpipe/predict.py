@@ -1,134 +1,286 @@
-"""Predicts the classes of unlabelled images and writes a CSV, as Kaggle takes it.
+"""Predicts the classes of unlabelled images and writes a CSV as Kaggle takes it, JSONL or Parquet.
 
     python -m tfpipe.predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
+    python -m tfpipe.predict --export_dir=export/NAME --source=photos --out=photos.jsonl
+    python -m tfpipe.predict --server=HOST:8500 --model_name=NAME --source=photos --out=all.parquet
 
 For two classes the CSV has `id,label`, where label is P(second class); for more it has `id` and a
 column of probabilities for each class, all calibrated and clipped as the run is. The id is the
-file's name without its ending; ids that are numbers are sorted as numbers, before all others. An
-image that cannot be read gets the share of each class in the training records, is named in
-OUT.rejects.csv, and makes the exit status 3.
+file's name without its ending; ids that are numbers are sorted as numbers, before all others. JSONL
+and Parquet, and a CSV with --columns=all, have a row for each image in the same order with
+id, name, label (the class, by --threshold), probability_CLASS for each class, error, and with
+--explain heat_map, the path of a PNG that shows where in the image the class is seen.
+
+An image that cannot be read gets the share of each class in the training records and no label, is
+named in OUT.rejects.csv, and makes the exit status 3. A file that neither is an image nor has the
+name of one, as a read-me, is listed there too, and no more. OUT.summary.json says what was
+predicted by what, how many images are of each class, and from which threshold.
+
+What is done is kept beside OUT until all is done: a prediction that was killed goes on where it was
+when the same command is given again, to the same bytes. --runner=beam spreads the work over many
+machines.
 """
 
-import csv
 import dataclasses
-import pathlib
+from collections.abc import Callable
 
-from tfpipe import cli, storage, terminal
+import tfpipe
+from tfpipe import cli, remote, terminal
 from tfpipe.errors import UserError
+from tfpipe.measure import threshold as thresholds
 from tfpipe.options import option
+from tfpipe.predictions import formats, order, output, server
 
 # The exit status when everything was written but some image could not be read.
 REJECTS = 3
 
+KAGGLE, ALL = "kaggle", "all"
+
+# More classes are counted in the summary only.
+_MOST_CLASSES = 5
+
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of this command."""
+class _Options:
+    """The options of this command, but for those of a server."""
 
-    run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
-    source: str = option("images: a folder, a zip or tar archive, or a CSV or JSONL list")
-    out: str = option("CSV file to write")
+    source: str = option(
+        "images: a folder, a zip or tar archive, a list (.csv with a column path, or .jsonl), or"
+        " TFRecords; or a URL of one"
+    )
+    out: str = option("the file to write: .csv, .jsonl or .parquet")
+    run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble", "")
+    export_dir: str = option(
+        "in place of a run, a folder as given to tfpipe.export, whose highest version is taken, or"
+        " one version",
+        "",
+    )
+    format: str = option("auto goes by the ending of --out", "auto", ("auto", *formats.formats))
+    columns: str = option("of a CSV; the other formats have all", KAGGLE, (KAGGLE, ALL))
     clip: str = option(
         "bounds that probabilities are clipped to, LOW,HIGH: they limit what one confident mistake"
-        " costs in log loss; 0,1 for none, empty for the run's own",
+        " costs in log loss; 0,1 for none, empty for the model's own, within which an export and a"
+        " server stay in any case",
         "",
     )
     tta: str = option("test-time views, or none; empty for those of the run", "")
+    threshold: str = option(
+        "of two classes, the probability of the second from which an image is labelled with it: a"
+        " number, f1 (the best F1 score on the run's validation images) or cost:FP,FN (the lowest"
+        " cost on them, if a false second and a missed second cost that much); empty for the more"
+        " probable class",
+        "",
+    )
+    explain: str = option("a new folder for heat maps; empty for none", "")
+    explain_limit: int = option(
+        "how many images get a heat map, the first ones of the output; 0 for all", 100
+    )
+    runner: str = option(
+        "what runs the work: local (this process), or beam (Apache Beam, also on many machines)",
+        "local",
+        ("local", "beam"),
+    )
+    beam_args: str = option(
+        "flags of Beam in one string, as in --beam_args='--runner=FlinkRunner --parallelism=64';"
+        " empty for --workers processes here",
+        "",
+    )
+    workers: int = option("these processes; 0 for one on each CPU core", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(server.Options, _Options):
+    """The options of this command."""
 
 
 def main(options: Options) -> int:
     """Runs the command; see the module's docstring."""
     bounds = _bounds(options.clip)
-    out = pathlib.Path(options.out)
-    if not out.parent.is_dir() or out.is_dir():
+    rule = thresholds.parse(options.threshold) if options.threshold else None
+    _check(options, rule)
+    out = remote.to_path(options.out)
+    form = formats.choose(options.format, out.name)
+    for_kaggle = form == "csv" and options.columns == KAGGLE
+    run_chunks = _runner(options)
+
+    from tfpipe.ingest import sources
+    from tfpipe.ingest.labels import is_image_name
+    from tfpipe.ingest.work import open_work
+    from tfpipe.predictions.prediction import Prediction
+
+    classifier = _classifier(options, bounds)
+    _ = classifier.identity  # is it there at all?
+    threshold = rule and _threshold(rule, classifier)
+    source = sources.open_source(options.source)
+    prediction = Prediction(source, classifier, options.explain, options.explain_limit)
+    if for_kaggle:
+        order.check_unique(filter(is_image_name, prediction.names))
+    with open_work(out, prediction.key(), "prediction") as work:
+        answers = prediction.run(work, run_chunks)
+        if for_kaggle:
+            order.check_unique(answers.names)
+        if threshold:
+            answers = dataclasses.replace(answers, threshold=threshold.value)
+        table = answers.kaggle() if for_kaggle else answers.all()
+        rejects = [(answers.names[place], *why) for place, why in answers.rejects.items()]
+        rejects += answers.passed_over
+        summary = _summary(options, classifier, answers, threshold)
+        output.write(work, out, formats.formats[form], table, rejects, summary)
+    _tell(answers, threshold, out)
+    return _judge(prediction, answers, out)
+
+
+def _check(options: Options, rule: thresholds.Rule | None) -> None:
+    """Checks what flags alone can tell."""
+    models = {name: getattr(options, name) for name in ("run_dir", "export_dir", "server")}
+    given = [name for name, value in models.items() if value]
+    if len(given) != 1:
+        found = " and ".join(f"--{name}={models[name]}" for name in given) or "none of them"
+        raise UserError(
+            f"--run_dir, --export_dir or --server says what classifies; there is {found}: give one",
+            status=2,
+        )
+    server.check(options)
+    if not options.run_dir and options.tta:
+        raise UserError(
+            f"--tta={options.tta} is for --run_dir: an exported model has its views inside",
+            status=2,
+        )
+    if rule and rule.method != thresholds.GIVEN and (not options.run_dir or options.tta):
+        raise UserError(
+            f"--threshold={options.threshold} is chosen by the validation images of a run, as its"
+            " own views classify them: give --run_dir without --tta, or the number",
+            status=2,
+        )
+    for name in ("explain_limit", "workers"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name}={getattr(options, name)}: give 0 or more", status=2)
+    out = remote.to_path(options.out)
+    if not remote.is_remote(out) and (not out.parent.is_dir() or out.is_dir()):
         raise UserError(f"--out={out}: give a file in a folder that exists")
 
-    import numpy as np
 
-    from tfpipe.fit import inference, trained
-    from tfpipe.ingest import sources
-    from tfpipe.input import files
+def _runner(options: Options) -> Callable:
+    """Returns what classifies chunks, as `prediction.Runner` says."""
+    if options.runner == "local":
+        if options.beam_args:
+            raise UserError("--beam_args is for --runner=beam only: give both, or none", status=2)
 
-    run = trained.load(options.run_dir)
-    source = sources.open_source(options.source)
-    names = source.names()
-    ids = _ids(names)
-    predictor = run.restore(tta=options.tta)
-    calibration = dataclasses.replace(predictor.calibration, **bounds)
-    predictor = dataclasses.replace(predictor, calibration=calibration)
-    rejects = list(source.skipped)
-    batches = files.file_batches(
-        source,
-        names,
-        image_size=predictor.image_size,
-        batch_size=inference.BATCH_SIZE,
-        rejects=rejects,
-    )
-    found = inference.predict(predictor, batches, len(names), "predicting")
-    unreadable = {name for name, _, _ in rejects}
-    shares = np.asarray([run.class_shares], np.float32)
-    prior = np.asarray(calibration.clip(shares))[0]
-    answers = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
-    rows = []
-    for identity, name in ids:
-        row = prior if name in unreadable else answers[name.encode("utf-8", "surrogateescape")]
-        rows.append([identity, *(f"{p:.7g}" for p in _columns(row).tolist())])
-    with storage.atomic_file(out) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label"] if len(prior) == 2 else ["id", *run.classes])
-        writer.writerows(rows)
-    terminal.say(f"wrote {len(rows):,} predictions to {out}")
-    return _report(rejects, source, out)
+        def run_here(job, chunks, advance) -> None:
+            from tfpipe.predictions import chunk
+
+            chunk.predict(job, chunks, advance)
+
+        return run_here
+    from tfpipe.ingest import beam  # here, because Beam takes seconds to start
+
+    flags = beam.parse(options.beam_args, options.workers)
+
+    def run_there(job, chunks, advance) -> None:
+        from tfpipe.predictions import chunk
+
+        for done, _ in beam.Runner(job, flags).run(chunk.predict_chunk, chunks):
+            advance(len(done.names))
+
+    return run_there
 
 
-def _columns(probabilities):
-    """Returns what is written of one image's probabilities [C]."""
-    return probabilities[1:] if len(probabilities) == 2 else probabilities
+def _classifier(options: Options, bounds: tuple[float, float] | None):
+    if options.server:
+        return server.connect(options, bounds)
+    if options.export_dir:
+        from tfpipe.predictions import export
+
+        return export.ExportClassifier(bounds, export.find(options.export_dir))
+    from tfpipe.predictions.run import RunClassifier
+
+    return RunClassifier(bounds, options.run_dir, options.tta)
 
 
-def _report(rejects: list[tuple[str, str, str]], source, out: pathlib.Path) -> int:
-    from tfpipe.ingest.rejects import save
+def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
+    """Chooses the threshold by a run's validation images, clipped as the predictions will be."""
+    if len(classifier.classes) != 2:
+        raise UserError(
+            f"--threshold is for two classes, and the model has {len(classifier.classes)}: without"
+            " it the most probable class is the label",
+            status=2,
+        )
+    if rule.method == thresholds.GIVEN:
+        return thresholds.choose(rule, None, None)
 
-    path = out.with_name(out.name + ".rejects.csv")
-    path.unlink(missing_ok=True)
-    if not rejects:
-        return 0
-    save(path, rejects)
-    name, reason, detail = min(rejects)
-    terminal.error(
-        f"{len(rejects)} of the files could not be read and got the classes' shares in the training"
-        f" records; the first is {source.locate(name)} ({reason}: {detail}); see {path}"
-    )
-    return REJECTS
+    from tfpipe.fit import finish
+    from tfpipe.predictions.classifier import clipped
+
+    found = finish.read_predictions(classifier.run.predictions_file)
+    probabilities = clipped(found["probabilities"], classifier.bounds)
+    return thresholds.choose(rule, probabilities[:, 1], found["label"])
 
 
-def _bounds(text: str) -> dict[str, float]:
-    """Returns the fields of a `Calibration` that --clip sets."""
+def _summary(
+    options: Options, classifier, answers, threshold: thresholds.Threshold | None
+) -> dict[str, object]:
+    """Returns what OUT.summary.json has; it depends on nothing but the answers and the flags."""
+    return {
+        "tfpipe_version": tfpipe.__version__,
+        "source": options.source,
+        "run_dir": options.run_dir or None,
+        "export_dir": options.export_dir or None,
+        "server": options.server or None,
+        "classifier": classifier.identity,
+        "clip": classifier.bounds,
+        "classes": classifier.classes,
+        "threshold": threshold and dataclasses.asdict(threshold),
+        "images": len(answers.names),
+        "unreadable": len(answers.rejects),
+        "passed_over": len(answers.passed_over),
+        "labels": answers.count(),
+    }
+
+
+def _tell(answers, threshold: thresholds.Threshold | None, out: remote.Path) -> None:
+    said = f"wrote {len(answers.names):,} predictions to {out}"
+    if len(answers.classes) <= _MOST_CLASSES:
+        said += f": {', '.join(f'{n:,} {name}' for name, n in answers.count().items())}"
+    if threshold:
+        said += f" (threshold {threshold})"
+    terminal.say(said)
+
+
+def _judge(prediction, answers, out: remote.Path) -> int:
+    """Tells of files that could not be read, or were not tried; returns the exit status."""
+    from tfpipe.ingest.labels import is_image_name
+    from tfpipe.ingest.sources import COPY
+
+    path, locate = output.rejects_path(out), prediction.source.locate
+    if answers.rejects:
+        first = min(answers.rejects)
+        reason, detail = answers.rejects[first]
+        terminal.error(
+            f"{len(answers.rejects):,} of the files could not be read and got"
+            f" {prediction.classifier.prior_text}; the first is {locate(answers.names[first])}"
+            f" ({reason}: {detail}); see {path}"
+        )
+    if answers.passed_over:
+        name, reason, detail = answers.passed_over[0]
+        terminal.say(
+            f"{len(answers.passed_over):,} other files were passed over, the first {locate(name)}"
+            f" ({reason}: {detail}); see {path}"
+        )
+    missed = any(is_image_name(name) and why != COPY for name, why, _ in answers.passed_over)
+    return REJECTS if answers.rejects or missed else 0
+
+
+def _bounds(text: str) -> tuple[float, float] | None:
+    """Returns what --clip says."""
     if not text:
-        return {}
+        return None
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low, high = 1.0, 0.0
     if not 0 <= low < high <= 1:
         raise UserError(f"--clip={text}: give two numbers LOW,HIGH with 0 <= LOW < HIGH <= 1")
-    return {"low": low, "high": high}
-
-
-def _ids(names: list[str]) -> list[tuple[str, str]]:
-    """Returns (id, name) in the order of the CSV; raises UserError where two names share an id."""
-    by_id: dict[str, str] = {}
-    for name in names:
-        identity = pathlib.PurePosixPath(name).stem
-        if identity in by_id:
-            raise UserError(
-                f"--source: {by_id[identity]!r} and {name!r} have the same id {identity!r}: give"
-                " each image a name of its own"
-            )
-        by_id[identity] = name
-    numbers = sorted((i for i in by_id if i.isdecimal()), key=lambda i: (int(i), i))
-    others = sorted(i for i in by_id if not i.isdecimal())
-    return [(identity, by_id[identity]) for identity in numbers + others]
+    return low, high
 
 
 if __name__ == "__main__":

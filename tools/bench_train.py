@@ -11,9 +11,9 @@ the same optimizer, batches and number of epochs, and neither stops early:
                 augmented; Adam, 1e-4, batches of 32, --stage_epochs for each
 
     seed        Keras' ImageDataGenerator and `model.fit`; see tools/bench_train_seeds.py
-    tfpipe      `python -m tfpipe.train` with --feature_views in r3-staged, a head that starts as
-                Keras' does, and else its defaults: so BatchNorm stays frozen, which the seeds
-                trained, and the end is the calibration
+    tfpipe      `python -m tfpipe.train` with a head that starts as Keras' does and, in r3-staged,
+                --feature_views and BatchNorm trained as the seeds did; and else its defaults: so
+                the end is the calibration
 
 Each is a process of its own, and all times begin with its start; each round runs all of them, one
 after the other, with a seed of its own. The time to the same loss is that of the end of the first
@@ -343,7 +343,7 @@ def flags(name: str, side: str, options: Options) -> list[str]:
         }
         if recipe.augment:
             views = min(options.feature_views, epochs)
-            own |= {"augment": R3_AUGMENT, "feature_views": views}
+            own |= {"augment": R3_AUGMENT, "feature_views": views, "batch_norm": "trained"}
         switches = []
     return [*(f"--{flag}={value}" for flag, value in (common | own).items()), *switches]
 

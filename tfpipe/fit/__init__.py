@@ -1,1 +1,1 @@
-"""Training: precision and XLA policy, loop, checkpoints, metrics."""
+"""Training: precision and XLA policy, loop, checkpoints."""

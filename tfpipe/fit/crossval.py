@@ -17,9 +17,10 @@ import numpy as np
 from tfpipe import options, storage, terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
-from tfpipe.fit import calibrate, finish, metrics
+from tfpipe.fit import calibrate, finish
 from tfpipe.fit import run as run_folders
 from tfpipe.ingest.manifest import Manifest
+from tfpipe.measure import metrics
 from tfpipe.model.calibration import Calibration
 
 FOLDS = "folds.json"

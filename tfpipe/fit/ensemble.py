@@ -8,9 +8,10 @@ import numpy as np
 import tfpipe
 from tfpipe import options, storage, terminal
 from tfpipe.errors import UserError
-from tfpipe.fit import calibrate, combine, finish, metrics, trained
+from tfpipe.fit import calibrate, combine, finish, trained
 from tfpipe.fit.run import Run
 from tfpipe.fit.trained import Ensemble, Trained
+from tfpipe.measure import compare, metrics
 from tfpipe.model import ensemble
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
@@ -132,9 +133,9 @@ def _matched(members: tuple[Trained, ...]) -> tuple[np.ndarray, np.ndarray, np.n
     for member, part in zip(members, parts, strict=True):
         logits = part["logits"]
         allowed = (1, 2) if len(member.classes) == 2 else (len(member.classes),)
-        if logits.shape[1] not in allowed or not np.isfinite(logits).all():
+        if logits.shape[1] not in allowed:
             raise UserError(f"{member.predictions_file} is damaged: run tfpipe.train there again")
-        order = _order(members[0].folder, first["name"], member.folder, part["name"])
+        order = compare.order(members[0].folder, first["name"], member.folder, part["name"])
         if (part["label"][order] != first["label"]).any():
             name = first["name"][part["label"][order] != first["label"]][0]
             raise UserError(
@@ -148,31 +149,6 @@ def _matched(members: tuple[Trained, ...]) -> tuple[np.ndarray, np.ndarray, np.n
             f" least {calibrate.LEAST} that were not trained on"
         )
     return first["name"], first["label"], np.stack(answers)
-
-
-def _order(
-    folder: pathlib.Path, names: np.ndarray, other: pathlib.Path, others: np.ndarray
-) -> np.ndarray:
-    """Returns where each of `names` is among `others`; raises UserError if these are not the same.
-
-    Names that are there twice, as of two sources with one name, are told apart by their order only
-    if all are in the same order.
-    """
-    if np.array_equal(names, others):
-        return np.arange(len(names))
-    own, its = set(names.tolist()), set(others.tolist())
-    if own != its:
-        raise UserError(
-            f"{folder} and {other} have predictions of other images: {len(own - its):,} names are"
-            f" only in the first, {len(its - own):,} only in the second: combine runs that are"
-            " validated on the same records"
-        )
-    if len(own) < max(len(names), len(others)):
-        raise UserError(
-            f"{folder} and {other} have predictions of several images with one name, in another"
-            " order: give each image a name of its own"
-        )
-    return np.argsort(others)[np.argsort(np.argsort(names))]
 
 
 def _compared(folders: list[str], answers: np.ndarray, labels: np.ndarray) -> dict[str, dict]:

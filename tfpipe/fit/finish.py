@@ -9,12 +9,13 @@ import tensorflow as tf
 from tfpipe import options, storage, terminal
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError, one_line
-from tfpipe.fit import calibrate, inference, metrics
+from tfpipe.fit import calibrate, inference
 from tfpipe.fit.frozen import Frozen
 from tfpipe.fit.run import Run
 from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest.part import Part
 from tfpipe.input import pipeline
+from tfpipe.measure import metrics
 from tfpipe.model import views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import Classifier
@@ -102,8 +103,9 @@ def calibrate_on(run: Run, found: dict[str, np.ndarray], output: str) -> None:
     """
     logits, labels = found["logits"], found["label"]
     calibration = calibrate.fit(logits, labels, output, run.config.calibration)
-    losses = stages(calibration, logits, labels, output)
-    probabilities = calibration.apply(logits, output).numpy()
+    found_by = steps(calibration, logits, output)
+    losses = {name: metrics.log_loss(values, labels) for name, values in found_by.items()}
+    probabilities = found_by["log_loss"]
     write_predictions(run.predictions_file, run.classes, found | {"probabilities": probabilities})
     storage.write_json(
         run.calibration_file,
@@ -121,26 +123,23 @@ def calibrate_on(run: Run, found: dict[str, np.ndarray], output: str) -> None:
     )
 
 
-def stages(
-    calibration: Calibration, logits: np.ndarray, labels: np.ndarray, output: str
-) -> dict[str, float]:
-    """Returns the log loss in nats before, amid and after calibration, as metrics.json has it.
+def steps(calibration: Calibration, logits: np.ndarray, output: str) -> dict[str, np.ndarray]:
+    """Returns the probabilities float32 [n, C] before, amid and after calibration.
 
     Args:
-        calibration: whose steps are measured.
+        calibration: whose steps they are.
         logits: float32 [n, 1 or C].
-        labels: int [n].
         output: of the classifier.
+
+    Returns:
+        By the names that `metrics.json` has for their log loss.
     """
-    steps = {
+    known = {
         "log_loss_raw": Calibration(),
         "log_loss_calibrated": calibration.unclipped,
         "log_loss": calibration,
     }
-    return {
-        name: metrics.log_loss(step.apply(logits, output).numpy(), labels)
-        for name, step in steps.items()
-    }
+    return {name: step.apply(logits, output).numpy() for name, step in known.items()}
 
 
 def write_predictions(
@@ -185,11 +184,18 @@ def read_predictions(path: str | os.PathLike) -> dict[str, np.ndarray]:
             header, *rows = csv.reader(file)
         values = np.array([row[2:] for row in rows], np.float32)
         classes = sum(name.startswith("probability_") for name in header)
-        return {
+        labels = np.array([row[1] for row in rows], np.int64)
+        found = {
             "name": np.array([row[0] for row in rows]),
-            "label": np.array([row[1] for row in rows], np.int64),
+            "label": labels,
             "probabilities": values[:, :classes],
             "logits": values[:, classes:],
         }
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read ({error}): run tfpipe.train there again") from None
+    if not (np.isfinite(values).all() and (labels >= 0).all() and (labels < classes).all()):
+        raise UserError(
+            f"{path} is damaged: it has a number that is none, or a label that is no class: run"
+            " tfpipe.train there again"
+        )
+    return found

@@ -1,6 +1,6 @@
 """Logits and probabilities of a trained classifier for many images."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -33,15 +33,32 @@ def predict(
         batches except "image" and "weight", without the samples of weight 0.
     """
     run = with_constant_weights(predictor.logits)
+    found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
+    found["probabilities"] = predictor.calibration.apply(found["logits"], predictor.output).numpy()
+    return found
+
+
+def gather(
+    batches: Iterable[dict[str, tf.Tensor]],
+    total: int,
+    description: str,
+    more: Mapping[str, Callable[[dict[str, tf.Tensor]], tf.Tensor]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns all that batches hold but the images, without the samples of weight 0.
+
+    Args:
+        batches: as for `predict`.
+        total: see there.
+        description: see there.
+        more: by name what else is computed of each batch.
+    """
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:
             real = batch["weight"].numpy() > 0
             values = {k: v for k, v in batch.items() if k not in ("image", "weight")}
-            values["logits"] = run(batch["image"])
+            values |= {key: function(batch) for key, function in (more or {}).items()}
             for key, value in values.items():
                 columns.setdefault(key, []).append(value.numpy()[real])
             advance(int(real.sum()))
-    found = {key: np.concatenate(parts) for key, parts in columns.items()}
-    found["probabilities"] = predictor.calibration.apply(found["logits"], predictor.output).numpy()
-    return found
+    return {key: np.concatenate(parts) for key, parts in columns.items()}

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe import storage, terminal
+from tfpipe.errors import UserError, one_line
 
+LOG = "log.csv"
 TENSORBOARD = "tensorboard"  # folder in the run's
 
 
@@ -43,12 +45,32 @@ class Epoch:
         )
 
 
+def read(folder: pathlib.Path) -> list[Epoch]:
+    """Reads the `log.csv` of a run's folder: no epochs without one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / LOG
+    if not path.exists():
+        return []
+    kinds = {field.name: field.type for field in dataclasses.fields(Epoch)}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                Epoch(**{name: kinds[name](value) for name, value in row.items()})
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): train anew") from None
+
+
 class Log:
     """The run's `log.csv` and its twin for TensorBoard."""
 
     def __init__(self, folder: pathlib.Path, epochs: int):
         """Opens the logs; lines beyond the first `epochs`, which will be run again, are dropped."""
-        self._path = folder / "log.csv"
+        self._path = folder / LOG
         self._rows: list[dict[str, object]] = []
         if self._path.exists():
             with open(self._path, newline="", encoding="utf-8") as file:

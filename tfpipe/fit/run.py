@@ -15,6 +15,8 @@ The files are:
       calibration.json   how logits become probabilities, and the weights that this is for
       predictions.csv    logits and probabilities of the validation split
       metrics.json       written by tfpipe.evaluate
+      report.html        written by tfpipe.report, or comparison.html
+      plots/             its plots
 
 Commands after the training need nothing but this folder and the records.
 """

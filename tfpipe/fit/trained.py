@@ -8,6 +8,7 @@ ensemble has
     calibration.json   fitted to the combination
     predictions.csv    its predictions of the images that no member was trained on
     metrics.json       written by tfpipe.evaluate
+    report.html        written by tfpipe.report, or comparison.html, and their plots/
 """
 
 import dataclasses
@@ -32,7 +33,11 @@ from tfpipe.model.predictor import Predictor
 
 ENSEMBLE = "ensemble.json"
 METRICS = "metrics.json"
-FILES = (ENSEMBLE, crossval.CALIBRATION, crossval.PREDICTIONS, METRICS)
+REPORT, COMPARISON, PLOTS = "report.html", "comparison.html", "plots"
+FILES = (
+    *(ENSEMBLE, crossval.CALIBRATION, crossval.PREDICTIONS, METRICS),
+    *(REPORT, COMPARISON, PLOTS),
+)
 
 _AGAIN = "run tfpipe.ensemble again with --overwrite"
 

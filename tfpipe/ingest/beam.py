@@ -21,11 +21,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from tfpipe import errors, remote
 from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest.tasks import Job
+from tfpipe.ingest.sources import Source
 
 # These hand flags that Beam itself does not know to the server that runs the job.
 _OPEN_RUNNERS = ("FlinkRunner", "PortableRunner", "SparkRunner")
@@ -40,8 +40,20 @@ _QUOTED = re.compile(
 )
 
 
+class Job(Protocol):
+    """What all tasks share: `tasks.Job`, or another that can be pickled.
+
+    Attributes:
+        sources: of the files that the tasks read.
+        work: the folder where they write.
+    """
+
+    sources: tuple[Source, ...]
+    work: str
+
+
 class Runner:
-    """Runs tasks of one build as Beam pipelines."""
+    """Runs tasks of one job as Beam pipelines."""
 
     def __init__(self, job: Job, flags: list[str]):
         """Makes a runner of what `parse` returned."""
@@ -51,7 +63,7 @@ class Runner:
         """Runs `function(job, item)` on some worker for each of the items.
 
         Args:
-            function: one of `tasks`.
+            function: one of `tasks`, or another of a job and an item.
             items: what it is called with. They travel in the description of the pipeline.
 
         Yields:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tfpipe.errors import one_line
 from tfpipe.ingest.example import Fields
-from tfpipe.ingest.plots import COLORS
+from tfpipe.page.figure import COLORS
 
 # In pixels. A cell is a square for the thumbnail, then two lines of text.
 _THUMB, _GAP, _MARGIN = 168, 10, 14
@@ -34,7 +34,7 @@ def picture(record: Fields) -> Picture:
         OSError, ValueError, Image.DecompressionBombError: its image cannot be decoded.
     """
     color = COLORS[(record.label or 0) % len(COLORS)]
-    return Picture(record.text, color, record.filename, _thumbnail(record))
+    return Picture(record.text, color, record.filename, thumbnail(record))
 
 
 def draw(pictures: Sequence[Picture], title: str) -> Image.Image:
@@ -62,14 +62,19 @@ def draw(pictures: Sequence[Picture], title: str) -> Image.Image:
     return sheet
 
 
-def _thumbnail(record: Fields) -> Image.Image:
+def thumbnail(record: Fields, side: int = _THUMB) -> Image.Image:
+    """Returns the image of a record in RGB, its longer side at most `side` pixels.
+
+    Raises:
+        OSError, ValueError, Image.DecompressionBombError: it cannot be decoded.
+    """
     if record.format == "raw":
         small = Image.frombytes("RGB", (record.width, record.height), record.encoded)
     else:
         with Image.open(io.BytesIO(record.encoded), formats=("JPEG", "PNG")) as image:
-            image.draft("RGB", (2 * _THUMB, 2 * _THUMB))  # decodes a large JPEG at a fraction
+            image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction
             small = image.convert("RGB")
-    small.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
 
 

@@ -25,6 +25,9 @@ if PIL.features.check("avif"):
 # 256 MiB of RGB, where Pillow begins to warn. The header tells, so nothing is allocated before.
 MAX_PIXELS = 89_478_485
 
+# The reason for a file whose first bytes are no image's.
+NOT_AN_IMAGE = "not an image"
+
 # Stored as it is; TensorFlow repeats the one channel when asked for three.
 GREY = "grey"
 
@@ -193,7 +196,7 @@ def _loaded(data: bytes) -> PIL.Image.Image:
 
 def _unidentified(data: bytes) -> Rejected:
     if not data:
-        return Rejected("not an image", "the file is empty")
+        return Rejected(NOT_AN_IMAGE, "the file is empty")
     kind = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "WebP"
@@ -201,7 +204,7 @@ def _unidentified(data: bytes) -> Rejected:
         return Rejected("damaged", f"begins like a {kind} file, but its header is unreadable")
     if data[4:8] == b"ftyp" or data[4:8] == b"jP  ":
         return Rejected("unsupported", "AVIF, HEIC and JPEG 2000 are not read; convert it to JPEG")
-    return Rejected("not an image", f"begins with {data[:8]!r}")
+    return Rejected(NOT_AN_IMAGE, f"begins with {data[:8]!r}")
 
 
 def _kind(picture: PIL.Image.Image) -> str:

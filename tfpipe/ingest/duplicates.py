@@ -6,6 +6,7 @@ colours count as copies, as the hash is of grey values.
 
 import collections
 import csv
+import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfpipe import remote, storage
-from tfpipe.errors import one_line
+from tfpipe.errors import UserError, one_line
 
 DUPLICATES = "duplicates.csv"
 
@@ -152,6 +153,23 @@ def save(path: remote.Path, members: Iterable[Member]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Member._fields)
         writer.writerows([one_line(cell) for cell in member] for member in members)
+
+
+def load(folder: remote.Path) -> list[Member]:
+    """Reads `duplicates.csv`; escapes stay. Raises UserError if it is missing or damaged."""
+    path = folder / DUPLICATES
+    try:
+        with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Member(**row | {"cluster": int(row["cluster"]), "distance": int(row["distance"])})
+            for row in rows
+        ]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({one_line(error)}): build the data set again with"
+            " --overwrite"
+        ) from None
 
 
 def _groups(firsts: Sequence[int]) -> list[list[int]]:

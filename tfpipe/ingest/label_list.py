@@ -9,6 +9,7 @@ the splits, as all photographs by ann. Others are allowed and ignored.
 """
 
 import csv
+import functools
 import io
 import json
 import pathlib
@@ -48,18 +49,21 @@ class _Bad(Exception):  # noqa: N818 (always turned into a UserError)
     """What is wrong with the line at hand."""
 
 
-def read(path: str, group_column: str = "") -> list[Row]:
+def read(path: str, group_column: str = "", *, labelled: bool = True) -> list[Row]:
     """Reads a list, JSONL if its name ends so and CSV if not.
 
     Args:
         path: of the list.
         group_column: the column, or key, of the groups; a list may lack it, and "" is none.
+        labelled: whether each file must have a label; else it is "" where there is none.
 
     Raises:
         UserError: it is unreadable, too large or not UTF-8, a line has another form, or a path is
             there twice with two labels or groups.
     """
-    parse = _jsonl if path.lower().endswith(".jsonl") else _csv
+    needed = ("path", "label") if labelled else ("path",)
+    is_jsonl = path.lower().endswith(".jsonl")
+    parse = _jsonl if is_jsonl else functools.partial(_csv, needed=needed)
     rows: list[Row] = []
     first: dict[str, Row] = {}
     line = 0
@@ -72,7 +76,8 @@ def read(path: str, group_column: str = "") -> list[Row]:
         # -sig: spreadsheets put a byte order mark in front.
         with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8-sig", newline="") as file:
             for line, name, label, group in parse(file, group_column):
-                row = Row(line, _checked_path(name), _checked_label(label), _checked_group(group))
+                label = _checked_label(label) if labelled or label else ""
+                row = Row(line, _checked_path(name), label, _checked_group(group))
                 there = first.setdefault(row.path, row)
                 for value, other in ((row.label, there.label), (row.group, there.group)):
                     if value != other:
@@ -101,7 +106,9 @@ class _At(Exception):  # noqa: N818 (always turned into a UserError)
         self.line = line
 
 
-def _csv(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object, object]]:
+def _csv(
+    file: TextIO, group_column: str, needed: tuple[str, ...]
+) -> Iterator[tuple[int, object, object, object]]:
     reader = csv.reader(file, strict=True)
     header: list[str] = []
     try:
@@ -111,7 +118,7 @@ def _csv(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object,
             if not header:
                 header = [cell.strip() for cell in cells]
                 for name in ("path", "label"):
-                    if header.count(name) != 1:
+                    if header.count(name) != 1 and (name in needed or name in header):
                         raise _At(
                             reader.line_num,
                             f"{header.count(name)} columns are called {name!r}: {_CSV_FORM}",
@@ -133,7 +140,7 @@ def _csv(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object,
                 yield (
                     reader.line_num,
                     cells[header.index("path")],
-                    cells[header.index("label")],
+                    cells[header.index("label")] if "label" in header else "",
                     cells[header.index(group_column)] if grouped else "",
                 )
     except csv.Error as error:

@@ -1,33 +1,23 @@
 """Plots of a data set as PNG files: image sizes, aspects, brightness, and the classes' balance.
 
-The same data give the same bytes, in any order. matplotlib is imported inside the functions: it
-takes a second, and only the optional packages `screen` bring it.
+The same data give the same bytes, in any order. `tfpipe.page.figure` has their style.
 """
 
-import contextlib
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfpipe.errors import one_line
+from tfpipe.page.figure import COLORS, GREY, WIDTH, drawing, escaped, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which also colour-blind people can tell apart; one for each class.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_INK, _GREY, _GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
-
 MAX_POINTS = 20_000  # different sizes drawn; a sample of them beyond
 _MIN_AREA, _MAX_AREA = 6, 1500  # of a mark, in square points: for one image, and for the most
 MAX_BARS = 40  # classes drawn one by one; the mean of the others is one bar
-
-_WIDTH, _HEIGHT, _DPI = 5.6, 3.2, 160  # inches, inches, dots per inch
 
 _STEPS = 16  # bins of the aspect histogram for a factor of two
 _OCTAVES = 3  # factors of two that it shows at most; what is beyond is in its outer bins
@@ -35,29 +25,6 @@ _ASPECTS = ((2, 3), (3, 4), (4, 3), (3, 2))  # marked besides 1:1, 2:1, 4:1
 _NARROW_ASPECTS = ((9, 16), (16, 9))  # marked where nothing is beyond 2:1
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G and B as they are stored
 _LUMA_BINS = 32
-
-# Everything that a user's matplotlibrc could change goes back to matplotlib's own value first.
-_STYLE = {
-    "axes.edgecolor": _GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelsize": 9,
-    "axes.labelcolor": _GREY,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "text.color": _INK,
-    "xtick.color": _GREY,
-    "xtick.labelsize": 9,
-    "ytick.color": _GREY,
-    "ytick.labelsize": 9,
-}
 
 
 def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -> bytes:
@@ -78,8 +45,8 @@ def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -
         keys, counts = keys[drawn], counts[drawn]
     order = np.argsort(-counts, kind="stable")  # the large below the small
     counts, (x, y, of) = counts[order], np.unravel_index(keys[order], shape)
-    with _figure(title, _WIDTH) as (figure, axes, done):
-        colors = np.array([*COLORS])[of] if names else _GREY
+    with drawing(title, WIDTH) as (figure, axes, done):
+        colors = np.array([*COLORS])[of] if names else GREY
         power = min(0.7, math.log(_MAX_AREA / _MIN_AREA) / math.log(counts[0] + 1))
         axes.scatter(x, y, _MIN_AREA * counts**power, c=colors, alpha=0.45, linewidths=0)
         least, most = min(x.min(), y.min()), max(x.max(), y.max())
@@ -91,9 +58,9 @@ def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -
         axes.set_xticks(ticks, texts)
         axes.set_yticks(ticks, texts)
         axes.minorticks_off()
-        axes.plot(limits, limits, color=_GREY, linewidth=0.8, linestyle=":")
+        axes.plot(limits, limits, color=GREY, linewidth=0.8, linestyle=":")
         axes.set(xlabel="width, pixels", ylabel="height, pixels")
-        _legend(figure, names)
+        legend(figure, names)
     return done.getvalue()
 
 
@@ -103,7 +70,7 @@ def aspect(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str])
     octaves = int(np.clip(np.ceil(np.abs(ratios).max()), 1, _OCTAVES))
     half = octaves * _STEPS
     edges = (np.arange(-half, half + 2) - 0.5) / _STEPS  # 1:1 is in the middle of a bin
-    with _figure("Aspects: width to height") as (figure, axes, done):
+    with drawing("Aspects: width to height") as (figure, axes, done):
         _histogram(figure, axes, ratios.clip(-octaves, octaves), edges, labels)
         ticks = {o: f"{2 ** max(o, 0)}:{2 ** max(-o, 0)}" for o in range(-octaves, octaves + 1)}
         marked = (_NARROW_ASPECTS + _ASPECTS, _ASPECTS, ())[octaves - 1]
@@ -121,7 +88,7 @@ def brightness(colors: Sequence[tuple[float, float, float]], labels: Sequence[st
         labels: their classes, as of `size`.
     """
     luma = np.asarray(colors, np.float64) @ _LUMA
-    with _figure("Brightness: the mean of each image") as (figure, axes, done):
+    with drawing("Brightness: the mean of each image") as (figure, axes, done):
         _histogram(figure, axes, luma, np.linspace(0, 256, _LUMA_BINS + 1), labels)
         axes.set(xlabel="luma, 0 black to 255 white", xticks=range(0, 257, 32))
     return done.getvalue()
@@ -138,17 +105,17 @@ def classes(splits: Mapping[str, Mapping[str, int]]) -> bytes:
         for name, count in counts.items():
             totals[name] = totals.get(name, 0) + count
     ranked = sorted(totals, key=lambda name: (-totals[name], name))
-    bars = [(_escaped(name), [name]) for name in ranked[:MAX_BARS]]
+    bars = [(escaped(name), [name]) for name in ranked[:MAX_BARS]]
     if others := ranked[MAX_BARS:]:
         bars.append((f"mean of {len(others):,} others", others))
-    with _figure("Records by class", height=1.1 + 0.22 * len(bars)) as (figure, axes, done):
+    with drawing("Records by class", height=1.1 + 0.22 * len(bars)) as (figure, axes, done):
         rows, left = np.arange(len(bars)), np.zeros(len(bars))
         for index, counts in enumerate(splits.values()):
             lengths = [np.mean([counts.get(n, 0) for n in members]) for _, members in bars]
             axes.barh(rows, lengths, 0.72, left, color=COLORS[index % len(COLORS)])
             left += lengths
         axes.bar_label(
-            axes.containers[-1], [f"{total:,.0f}" for total in left], padding=4, color=_GREY, size=9
+            axes.containers[-1], [f"{total:,.0f}" for total in left], padding=4, color=GREY, size=9
         )
         axes.set_yticks(rows, [text for text, _ in bars])
         axes.margins(x=0.1, y=0.5 / len(bars))
@@ -157,24 +124,8 @@ def classes(splits: Mapping[str, Mapping[str, int]]) -> bytes:
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _legend(figure, list(splits))
+        legend(figure, list(splits))
     return done.getvalue()
-
-
-@contextlib.contextmanager
-def _figure(title: str, height: float = _HEIGHT) -> Iterator[tuple["Figure", "Axes", io.BytesIO]]:
-    """Yields a figure, its axes, and a buffer that has the PNG when the block ends."""
-    from matplotlib import style
-    from matplotlib.figure import Figure  # not pyplot, which wants a screen and keeps figures
-
-    done = io.BytesIO()
-    with style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
-        figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
-        axes = figure.add_subplot(title=title)
-        yield figure, axes, done
-        figure.savefig(done, format="png", metadata={"Software": None})  # no version
 
 
 def _classes_of(labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -200,31 +151,10 @@ def _histogram(
     axes.set(ylabel="share of the class" if len(names) > 1 else "share of the images")
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    _legend(figure, names)
-
-
-def _legend(figure: "Figure", names: Sequence[str]) -> None:
-    """Puts a row of colours below the plot; a single one needs no key."""
-    if len(names) < 2:
-        return
-    from matplotlib.patches import Patch
-
-    keys = [
-        Patch(color=COLORS[number % len(COLORS)], label=_escaped(name))
-        for number, name in enumerate(names)
-    ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(names), 4))
+    legend(figure, names)
 
 
 def _powers_of_two(least: float, most: float) -> list[int]:
     """Returns at most eight ticks, as 64, 128, 256."""
     first, last = math.ceil(math.log2(least)), math.floor(math.log2(most))
     return [2 ** max(power, 0) for power in range(first, last + 1, 1 + (last - first) // 8)]
-
-
-def _escaped(name: str, most: int = 28) -> str:
-    """Returns a name on one line, not too long, in which `$` does not start a formula."""
-    text = one_line(name)
-    if len(text) > most:
-        text = f"{text[: most // 2]}...{text[-most // 2 :]}"
-    return text.replace("$", r"\$")

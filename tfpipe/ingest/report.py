@@ -4,34 +4,32 @@ The page holds its plots and its style, so that it opens from a disk and travels
 is no time in it and nothing of the machine: the same data set gives the same bytes.
 """
 
-import base64
 import collections
-import importlib.util
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfpipe import remote, storage, terminal
-from tfpipe.errors import one_line
 from tfpipe.ingest import plots
 from tfpipe.ingest.duplicates import Member
 from tfpipe.ingest.found import Found
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.rejects import Reject
+from tfpipe.page import template
 
 REPORT = "report.html"
 
+TEMPLATES = pathlib.Path(__file__).parent
 _TEMPLATE = "report.html.j2"
 
 # Not the folder's own name, by which two equal data sets would differ.
 _FOLDER = "records/NAME"
-_NEEDS = ("jinja2", "matplotlib")
 
 MAX_REJECTS, MAX_CONFLICTS = 50, 20  # listed on the page; the CSV files have all
 
 # What a person who does not see a plot is told of it.
-_ALTS = {
+ALTS = {
     "classes": "Bars: the number of images of each class, by split, as in the table of classes.",
     "size": "Scatter plot of the images' widths and heights; the table of statistics sums it up.",
     "aspect": "Histogram of the images' width to height, by class.",
@@ -57,13 +55,12 @@ def save(
         rejected: the files that are in `rejects.csv`.
         members: of the clusters of duplicates, as from `duplicates.members`.
     """
-    for module in _NEEDS:
-        if importlib.util.find_spec(module) is None:
-            terminal.warn(
-                f"no {REPORT} is written, as it needs {module}, which is not installed: run"
-                " pip install 'tfpipe[screen]' and build again with --overwrite to have one"
-            )
-            return
+    if (module := template.missing()) is not None:
+        terminal.warn(
+            f"no {REPORT} is written, as it needs {module}, which is not installed: run"
+            " pip install 'tfpipe[screen]' and build again with --overwrite to have one"
+        )
+        return
     widths, heights = [each.file_width for each in found], [each.file_height for each in found]
     drawn = {
         "classes": plots.classes(described.splits),
@@ -90,36 +87,50 @@ def render(
         drawn: PNG files by the name of their function in `plots`.
         members: of the clusters of duplicates, as from `duplicates.members`.
     """
-    import jinja2  # here, because it belongs to the optional packages
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        # Names come from anywhere: one that is not printable would break the page, or the file.
-        finalize=lambda value: one_line(value) if type(value) is str else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "size": _size, "hex": _hex}
-    conflicts = _conflicts(members)
-    images = {
-        name: ("data:image/png;base64," + base64.b64encode(png).decode("ascii"), _ALTS[name])
-        for name, png in drawn.items()
-    }
-    return environment.get_template(_TEMPLATE).render(
+    pages = template.environment(TEMPLATES)
+    return pages.get_template(_TEMPLATE).render(
         title=", ".join(pathlib.PurePath(path).name for path in described.arguments["source"]),
-        data=described,
-        counts=[_counts(described, name) for name in described.classes],
         bytes=sum(shard.bytes for shard in described.shards),
-        rejected=sorted(rejected)[:MAX_REJECTS],
-        rejected_count=len(rejected),
-        conflicts=conflicts[:MAX_CONFLICTS],
-        conflict_count=len(conflicts),
-        plots=images,
         build_command=_command(described.arguments),
         train_command=["python -m tfpipe.train", f"--records={_FOLDER}", "--run_dir=runs/NAME"],
+        **sections(described, rejected, drawn, members),
     )
+
+
+def sections(
+    described: Manifest,
+    rejected: Sequence[Reject],
+    drawn: Mapping[str, bytes],
+    members: Sequence[Member] = (),
+    *,
+    heading: str = "h2",
+    prefix: str = "",
+    linked: bool = True,
+) -> dict[str, Any]:
+    """Returns the values of the template `data.html.j2`.
+
+    Args:
+        described: as of `render`, with the three after it.
+        rejected: see there.
+        drawn: see there.
+        members: see there.
+        heading: the tag of its headings.
+        prefix: of the sections' names within the page.
+        linked: whether the page lies beside the files of the data set.
+    """
+    conflicts = _conflicts(members)
+    return {
+        "data": described,
+        "counts": [_counts(described, name) for name in described.classes],
+        "rejected": sorted(rejected)[:MAX_REJECTS],
+        "rejected_count": len(rejected),
+        "conflicts": conflicts[:MAX_CONFLICTS],
+        "conflict_count": len(conflicts),
+        "plots": {name: template.image(png, ALTS[name]) for name, png in drawn.items()},
+        "heading": heading,
+        "prefix": prefix,
+        "linked": linked,
+    }
 
 
 def _counts(described: Manifest, name: str) -> dict[str, Any]:
@@ -151,22 +162,3 @@ def _command(arguments: Mapping[str, Any]) -> list[str]:
         elif value not in ("", None):
             flags.append(f"--{key}={value}")
     return ["python -m tfpipe.build_records", *map(shlex.quote, flags), f"--out={_FOLDER}"]
-
-
-def _number(value: float, digits: int = 0) -> str:
-    """Returns 1234.5 as "1,234", or with more digits."""
-    return f"{value:,.{digits}f}"
-
-
-def _size(value: float) -> str:
-    """Returns 12345678 bytes as "12.3 MB"; a kB is 1,000 bytes."""
-    power = 0
-    while value >= 999.5 and power < 4:
-        value, power = value / 1000, power + 1
-    digits = 1 if power and value < 99.95 else 0
-    return f"{value:,.{digits}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _hex(color: Sequence[float]) -> str:
-    """Returns [255, 127.6, 0] as "#ff8000"."""
-    return "#" + "".join(f"{round(channel):02x}" for channel in color)

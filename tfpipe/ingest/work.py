@@ -1,5 +1,7 @@
 """The folder where a data set is made: a build that was ended goes on in it.
 
+Other commands that write what takes long keep their work in such a folder too.
+
 It lies beside the data set, on the same file system, so that publishing is one rename:
 
     records/.partial-NAME-1f2e3d4c5b6a/
@@ -22,40 +24,42 @@ from collections.abc import Iterator
 
 from tfpipe import remote, storage, terminal
 from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest import manifest, tasks
+from tfpipe.ingest import manifest
 from tfpipe.ingest.manifest import MANIFEST
 
 _KEY_DIGITS = 12
+_LOCK = "lock"
 
 
 @contextlib.contextmanager
-def open_work(out: remote.Path, key: str) -> Iterator[remote.Path]:
+def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remote.Path]:
     """Yields the work folder of a build, which stays if the same build can go on later.
 
     Args:
         out: where the data set will be.
         key: hex digest of all that decides what is built; another build never goes on here.
+        what: what a build is called in messages.
 
     Raises:
         UserError: another build is running there, or nothing can be written.
     """
     work = _work_folder(out, key)
     try:
-        remove_leftovers(out, keep=work)
+        remove_leftovers(out, keep=work, what=what)
         resumed = bool(storage.names_in(work))
         storage.make_folder(work / "result")
-        lock = contextlib.nullcontext() if remote.is_remote(out) else _lock(work, out)
+        lock = contextlib.nullcontext() if remote.is_remote(out) else _lock(work, out, what)
     except OSError as error:
         raise ResumableError(f"cannot write to {out.parent}: {error.strerror or error}") from None
     with lock:
         trusted = remote.is_remote(out) or _is_trusted(work)
         if resumed and not trusted:
             terminal.say(f"beginning anew in {work}, as the machine went down since")
-            for name in (tasks.SCAN, tasks.PARTS, "result"):
+            for name in {*storage.names_in(work)} - {_LOCK}:
                 storage.remove_tree(work / name)
             storage.make_folder(work / "result")
         elif resumed:
-            terminal.say(f"going on in {work}, which an earlier build left")
+            terminal.say(f"going on in {work}, which an earlier {what} left")
             for name in storage.names_in(work / "result"):
                 if name.startswith(storage.PARTIAL_PREFIX):  # it was killed while it wrote that
                     storage.remove(work / "result" / name)
@@ -69,16 +73,16 @@ def open_work(out: remote.Path, key: str) -> Iterator[remote.Path]:
             raise
 
 
-def _lock(work: pathlib.Path, out: pathlib.Path) -> contextlib.ExitStack:
+def _lock(work: pathlib.Path, out: pathlib.Path, what: str) -> contextlib.ExitStack:
     """Returns what holds the lock until it is closed."""
-    lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"--out={out}: another build writes there now: wait for it, or name another folder"
+                f"--out={out}: another {what} writes there now: wait for it, or give another --out"
             ) from None
         return stack.pop_all()
 
@@ -93,7 +97,7 @@ def _is_trusted(work: pathlib.Path) -> bool:
         now = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:  # not on Linux
         now = ""
-    lock = work / "lock"
+    lock = work / _LOCK
     before = lock.read_text()
     lock.write_text(now)
     return before == now
@@ -152,12 +156,15 @@ def finish(out: remote.Path, key: str) -> bool:
     return complete
 
 
-def remove_leftovers(out: remote.Path, keep: remote.Path | None = None) -> None:
+def remove_leftovers(
+    out: remote.Path, keep: remote.Path | None = None, what: str = "build"
+) -> None:
     """Removes what other builds of the same data set left.
 
     Args:
         out: where the data set is, or will be.
         keep: the work folder that stays.
+        what: what a build is called in messages.
 
     Raises:
         UserError: one of them is running.
@@ -168,10 +175,10 @@ def remove_leftovers(out: remote.Path, keep: remote.Path | None = None) -> None:
         if path == keep or not pattern.fullmatch(name):
             continue
         if remote.is_remote(path):
-            terminal.say(f"{path} is left of an earlier build: remove it, unless that still runs")
+            terminal.say(f"{path} is left of an earlier {what}: remove it, unless that still runs")
             continue
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _lock(path, out):
-            terminal.say(f"removing {path}, which an earlier build left")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), _lock(path, out, what):
+            terminal.say(f"removing {path}, which an earlier {what} left")
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -118,6 +118,7 @@ def eval_batches(
     image_size: int,
     batch_size: int,
     copies: bool = False,
+    described: bool = False,
     worker: int = 0,
     workers: int = 1,
 ) -> tf.data.Dataset:
@@ -131,6 +132,7 @@ def eval_batches(
         image_size: the side of the images in pixels.
         batch_size: records in a batch.
         copies: whether transformed copies are returned too; nothing is to be measured by them.
+        described: whether batches tell of the images themselves too.
         worker: which of the workers this process is, from 0; it gets every W-th record.
         workers: how many share the records, W.
 
@@ -138,12 +140,15 @@ def eval_batches(
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
         "number" int64 [B], which tells the record (`draws.number`), "fold" int64 [B] and "copy"
         int64 [B] as the records have them, "weight" float32 [B], 1 for a record and 0 for filling.
+        If `described`, "height" and "width" int64 [B], of the records' images in pixels, and
+        "brightness" float32 [B], the mean luma of the resized ones in 0..255.
     """
 
     def decode(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
-        return {
-            "image": preprocess.decode_record(fields, image_size),
+        image = preprocess.decode_record(fields, image_size)
+        found = {
+            "image": image,
             "label": fields["image/class/label"],
             "name": fields["image/filename"],
             "number": draws.number(fields["image/key/sha256"]),
@@ -151,6 +156,10 @@ def eval_batches(
             "copy": fields["image/copy"],
             "weight": tf.constant(1.0),
         }
+        if described:
+            found["height"], found["width"] = fields["image/height"], fields["image/width"]
+            found["brightness"] = preprocess.brightness(image)
+        return found
 
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.shard(workers, worker)

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 CHANNELS = 3
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G and B as they are stored
+
 # A JPEG file's inverse transform can give the picture at these fractions of its size, which
 # averages over the pixels that fall together and takes less time than the whole.
 JPEG_FACTORS = (8, 4, 2, 1)
@@ -123,6 +125,11 @@ def record_canvas(
     flat = tf.reshape(image, [-1, CHANNELS])
     flat = tf.pad(flat, [[0, pixels - tf.shape(flat)[0]], [0, 0]])
     return tf.ensure_shape(flat, [pixels, CHANNELS]), shape
+
+
+def brightness(image: tf.Tensor) -> tf.Tensor:
+    """Returns the mean luma of uint8 [H, W, 3], float32, in 0..255."""
+    return tf.tensordot(tf.reduce_mean(tf.cast(image, tf.float32), [0, 1]), tf.constant(LUMA), 1)
 
 
 def _decode_jpeg(encoded: tf.Tensor, size: int) -> tf.Tensor:

@@ -3,9 +3,11 @@
     weights read from variables:  Conv2D, then BatchNorm, then ReLU
     constants:                    Conv2D of scaled weights with a bias and ReLU in one
 
-TensorFlow folds only what is constant, and oneDNN arranges constant weights once and for all.
+TensorFlow folds only what is constant, and oneDNN arranges constant weights once and for all. What
+TensorFlow does not fold, `tfpipe.model.fold` does.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfpipe.errors import UserError
+from tfpipe.model.fold import folded
 
 # A graph is a protobuf message, which ends at 2 GB; what does not fit stays in variables.
 _MOST_BYTES = 10**9
@@ -69,7 +72,11 @@ def _constant(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Returns a traced function with constants in place of its variables, if they fit."""
     if _bytes(traced) > _MOST_BYTES:
         return traced
-    flat = convert_variables_to_constants_v2(traced)  # of the tensors themselves, to a list
+    constant = convert_variables_to_constants_v2(traced)
+    graph = folded(constant.graph.as_graph_def())
+    load = functools.partial(tf.graph_util.import_graph_def, graph, name="")
+    ends = ([each.name for each in tensors] for tensors in (constant.inputs, constant.outputs))
+    flat = tf.compat.v1.wrap_function(load, []).prune(*ends)  # of the tensors, to a list
     return lambda values: tf.nest.pack_sequence_as(
         traced.structured_outputs, flat(*tf.nest.flatten(values))
     )

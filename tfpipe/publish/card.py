@@ -10,11 +10,14 @@ from typing import Any
 import tfpipe
 from tfpipe import options, storage
 from tfpipe.errors import UserError
-from tfpipe.fit import finish, metrics
+from tfpipe.fit import finish
 from tfpipe.fit.run import Run
 from tfpipe.fit.trained import Trained
 from tfpipe.ingest import manifest as manifests
 from tfpipe.input import upload
+from tfpipe.measure.measures import measures as registered
+from tfpipe.measure.measures import names
+from tfpipe.measure.summary import summary
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 
@@ -35,14 +38,13 @@ def measures(run: Trained) -> dict[str, Any]:
     """Returns the measures of a run's predictions of images that it was not trained on.
 
     Returns:
-        What `metrics.summary` does, and "intervals": by measure the 95 % bootstrap interval.
+        What `summary` does, by its names.
 
     Raises:
         UserError: there are no predictions, or they are damaged.
     """
     found = finish.read_predictions(run.predictions_file)
-    summary = metrics.summary(found["probabilities"], found["label"], run.classes)
-    return summary | {"intervals": metrics.intervals(found["probabilities"], found["label"])}
+    return summary(found["probabilities"], found["label"], run.classes)
 
 
 def describe(
@@ -131,6 +133,14 @@ def write(folder: pathlib.Path, card: dict[str, Any]) -> None:
     (folder / TEXT).write_text(as_text(card), encoding="utf-8")
 
 
+def _figure(measured: dict[str, Any], *path: str) -> str:
+    """Returns a measure as text, or why it is undefined."""
+    value = measured
+    for key in path:
+        value = value[key]
+    return measured["reasons"][".".join(path)] if value is None else f"{value:.4f}"
+
+
 def as_text(card: dict[str, Any]) -> str:
     """Returns the card as Markdown."""
     measured, classes = card["measures"], card["classes"]
@@ -142,11 +152,15 @@ def as_text(card: dict[str, Any]) -> str:
             " client (`--threshold`)"
         )
     rows = [("images", f"{measured['n']:,}", "")]
-    for key, title in (("log_loss", "log loss"), ("accuracy", "accuracy")):
-        low, high = measured["intervals"][key]
-        rows.append((title, f"{measured[key]:.4f}", f"{low:.4f} to {high:.4f}"))
-    for name, value in measured["recall"].items():
-        rows.append((f"{name} found", "no images" if value is None else f"{value:.4f}", ""))
+    for key in names():
+        bounds = measured["intervals"][key]
+        interval = (
+            measured["reasons"].get(f"intervals.{key}", "")
+            if bounds is None
+            else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+        )
+        rows.append((registered[key].title, _figure(measured, key), interval))
+    rows += [(f"{name} found", _figure(measured, "recall", name), "") for name in classes]
     lines = [
         f"# {card['name']}, version {card['version']}",
         "",

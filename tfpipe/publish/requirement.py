@@ -48,14 +48,19 @@ def check(requirements: tuple[Requirement, ...], measures: Mapping[str, object])
 
     Args:
         requirements: from `parse`.
-        measures: of the model, by name, as `metrics.summary` gives them.
+        measures: of the model, by name, as `measure.summary` gives them.
 
     Raises:
         UserError: one is not reached, or there is no such measure.
     """
+    undefined = measures.get("reasons", {})
     numbers = {name: value for name, value in measures.items() if isinstance(value, float)}
     missed = []
     for each in requirements:
+        if (reason := undefined.get(each.measure)) is not None:
+            raise UserError(
+                f"not exported: {each} is required, and {each.measure} is undefined: it {reason}"
+            )
         if each.measure not in numbers:
             raise UserError(
                 f"--require: {each.measure!r} is not measured; known: {', '.join(sorted(numbers))}",

@@ -2,10 +2,11 @@
 
 import collections
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
 
-from tfpipe import storage, terminal
+from tfpipe import remote, storage, terminal
 from tfpipe.errors import UserError, one_line
 from tfpipe.screens import sheet
 from tfpipe.screens.screen import DROP, Images, Screen, Suspect
@@ -58,6 +59,26 @@ def save(path: pathlib.Path, images: Images, suspects: Sequence[Suspect], action
             label = images.classes[images.labels[index]]
             cells = (images.paths[index], label, f"{score:.4g}", reason, fate)
             writer.writerow([one_line(cell) for cell in cells])
+
+
+def load(folder: remote.Path, name: str) -> list[dict[str, str]]:
+    """Reads a screen's list, a row with the `COLUMNS` for each suspect; escapes stay.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / f"screen-{name}.csv"
+    try:
+        with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if any(set(row) != set(COLUMNS) for row in rows):
+            raise ValueError(f"the columns are not {', '.join(COLUMNS)}")
+        return rows
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({one_line(error)}): build the data set again with"
+            " --overwrite"
+        ) from None
 
 
 def _check_no_class_is_lost(images: Images, listed: dict[str, list[Suspect]]) -> None:

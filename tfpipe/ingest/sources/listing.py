@@ -11,7 +11,7 @@ from tfpipe.ingest.sources.source import Source
 
 
 class Listing(Source):
-    """Files that a CSV or JSONL file names, each with its label; see `label_list`.
+    """Files that a CSV or JSONL file names, perhaps each with its label; see `label_list`.
 
     Paths are relative to the list's folder, or absolute, or URLs. As a person wrote them, they may
     lead anywhere, and links are followed. A file that is missing is skipped.
@@ -38,8 +38,9 @@ class Listing(Source):
         return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
 
     @property
-    def labels(self) -> dict[str, str]:  # noqa: D102
-        return {row.path: row.label for row in self._rows}
+    def labels(self) -> dict[str, str]:
+        """The label of every file; raises UserError if one has none."""
+        return {row.path: row.label for row in label_list.read(self.path)}
 
     def groups(self, column: str) -> dict[str, str]:  # noqa: D102
         return {row.path: row.group for row in label_list.read(self.path, column) if row.group}
@@ -51,7 +52,7 @@ class Listing(Source):
 
     @functools.cached_property
     def _rows(self) -> list[label_list.Row]:
-        return label_list.read(self.path)
+        return label_list.read(self.path, labelled=False)  # as a prediction needs none
 
     @functools.cached_property
     def _listing(self):

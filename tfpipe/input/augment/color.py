@@ -15,8 +15,7 @@ from tfpipe.input.augment.operation import (
     require_fraction,
     symmetric,
 )
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+from tfpipe.input.preprocess import LUMA
 
 _MAX_SIGMA = 5.0  # pixels; the cost grows with it
 
@@ -43,7 +42,7 @@ def _contrast(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
 def _saturation(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`saturation(0.2)`: moves from or to grey (ITU-R BT.601 luma) by up to that fraction."""
     require_fraction(fraction, "saturation")
-    luma = tf.reduce_sum(images * tf.constant(_LUMA), -1, keepdims=True)
+    luma = tf.reduce_sum(images * tf.constant(LUMA), -1, keepdims=True)
     return images + (images - luma) * per_image(symmetric(u) * fraction)
 
 

@@ -1,0 +1,243 @@
+"""The routes: a page and a form for people, JSON for scripts.
+
+GET  /               the page
+POST /               its form, without JavaScript: the page with the answers
+POST /api/classify   the same form, answered as JSON; with ?heat_map=true also where the class is
+GET  /healthz        whether there is a model to ask, and which
+GET  /samples/N      a picture to try
+GET  /static/...     style and script
+"""
+
+import asyncio
+import base64
+import dataclasses
+import mimetypes
+import pathlib
+from collections.abc import Collection
+from concurrent import futures
+from typing import Any
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from serving.web import heat, upload
+from serving.web.errors import WebError
+from serving.web.guard import Guard
+from serving.web.limits import Gate, Limits, Rate
+from serving.web.model import Answer, Model
+from serving.web.samples import Samples
+from serving.web.upload import Picture
+
+FOLDER = pathlib.Path(__file__).parent
+MOST_SHOWN = 5  # classes of a picture on the page; JSON has all
+
+_API = "/api/classify"
+_HEALTH = "/healthz"
+_CLOSED = 499  # who asked went away; nobody reads this
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A picture, and what the model says of it or why it says nothing."""
+
+    picture: Picture
+    found: Answer | WebError
+
+
+class Site:
+    """Answers the requests of a page about one model."""
+
+    def __init__(self, model: Model, samples: Samples, limits: Limits):
+        self._model, self._samples, self._limits = model, samples, limits
+        self._gate, self._rate = Gate(limits.requests), Rate(limits.rate)
+        self._pool = futures.ThreadPoolExecutor(limits.concurrency, thread_name_prefix="ask")
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(FOLDER / "templates"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["percent"] = percent
+        self._template = environment.get_template("page.html.j2")
+
+    def close(self) -> None:
+        """Ends the threads; what they are at is finished."""
+        self._pool.shutdown()
+
+    async def show(self, request: Request) -> Response:
+        """Answers with the page."""
+        return self._page([])
+
+    async def submit(self, request: Request) -> Response:
+        """Answers a form with the page and what the model says of its pictures."""
+        return self._page(await self._results(request, heat_map=True))
+
+    async def classify(self, request: Request) -> Response:
+        """Answers a form with JSON."""
+        wanted = request.query_params.get("heat_map", "false").lower() in ("true", "1")
+        results = await self._results(request, heat_map=wanted)
+        rows = [_as_json(each) for each in results]
+        status, headers = _status(results)
+        return JSONResponse({"model": self._model.name, "results": rows}, status, headers)
+
+    async def health(self, request: Request) -> Response:
+        """Answers whether the model can be asked."""
+        loop = asyncio.get_running_loop()
+        served = await loop.run_in_executor(None, self._model.served)
+        return JSONResponse(
+            {
+                "status": "ok",
+                "model": self._model.name,
+                "version": served.version,
+                "classes": served.classes,
+                "heat_maps": served.explains,
+            }
+        )
+
+    async def sample(self, request: Request) -> Response:
+        """Answers with one of the pictures to try."""
+        if (picture := self._samples.read(request.path_params["key"])) is None:
+            raise HTTPException(404)
+        kind = mimetypes.guess_type(picture.name)[0]
+        return Response(picture.data, media_type=kind, headers={"Cache-Control": "max-age=300"})
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answers with what went wrong, as JSON or as a page."""
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=_CLOSED)
+        if isinstance(error, HTTPException):
+            return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+        if not isinstance(error, WebError):
+            error = WebError(500, "Something went wrong on our side. It has been written down.")
+        if request.url.path in (_API, _HEALTH):
+            return JSONResponse({"error": str(error)}, error.status, _headers(error))
+        return self._page([], error)
+
+    async def _results(self, request: Request, *, heat_map: bool) -> list[Result]:
+        client = request.client.host if request.client else ""
+        self._rate.take(client, 1)
+        with self._gate.enter():
+            form = await upload.read(request, self._limits)
+            pictures = form.pictures
+            if form.sample and not pictures:
+                sample = self._samples.read(form.sample)
+                pictures = [sample] if sample else []
+            if not pictures:
+                raise WebError(400, "Choose a picture first.")
+            self._rate.take(client, len(pictures) - 1)
+            loop = asyncio.get_running_loop()
+            asked = asyncio.gather(
+                *(
+                    loop.run_in_executor(self._pool, self._ask, picture, heat_map)
+                    for picture in pictures
+                )
+            )
+            try:
+                results = await asyncio.wait_for(asked, self._limits.answer_s)
+            except asyncio.TimeoutError:
+                raise WebError(504, "The answers took too long: send fewer pictures.") from None
+        for each in results:
+            if isinstance(each.found, WebError) and each.found.of_the_service:
+                raise each.found
+        return results
+
+    def _ask(self, picture: Picture, heat_map: bool) -> Result:
+        try:
+            picture.check()
+            return Result(picture, self._model.classify(picture.data, heat_map=heat_map))
+        except WebError as problem:
+            return Result(picture, problem)
+
+    def _page(self, results: list[Result], problem: WebError | None = None) -> Response:
+        text = self._template.render(
+            model=self._model.name,
+            limits=self._limits,
+            samples=self._samples.names,
+            cards=[_as_card(each) for each in results],
+            problem=problem,
+            most_shown=MOST_SHOWN,
+            too_large=upload.too_large(self._limits.request_bytes),
+        )
+        status, headers = _status(results)
+        if problem:
+            status, headers = problem.status, _headers(problem)
+        return HTMLResponse(text, status, headers)
+
+
+def build(site: Site, hosts: Collection[str] = ()) -> ASGIApp:
+    """Returns the application.
+
+    Args:
+        site: what answers.
+        hosts: names under which the page may be asked for, beside those of this machine.
+    """
+    handlers: dict[Any, Any] = dict.fromkeys(
+        (WebError, HTTPException, ClientDisconnect, Exception), site.refuse
+    )
+    routes = [
+        Route("/", site.show, methods=["GET"]),
+        Route("/", site.submit, methods=["POST"]),
+        Route(_API, site.classify, methods=["POST"]),
+        Route(_HEALTH, site.health, methods=["GET"]),
+        Route("/samples/{key}", site.sample, methods=["GET"]),
+        Mount("/static", StaticFiles(directory=FOLDER / "static")),
+    ]
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts)
+
+
+def percent(probability: float) -> str:
+    """Returns a probability for people: never all or nothing where it is not.
+
+    Args:
+        probability: in 0..1.
+    """
+    if 0 < probability < 0.001:
+        return "< 0.1 %"
+    if 0.999 < probability < 1:
+        return "> 99.9 %"
+    return f"{100 * probability:.1f} %"
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    found = result.found
+    if isinstance(found, WebError):
+        return {"file": result.picture.name, "error": str(found)}
+    row = {"file": result.picture.name, **dataclasses.asdict(found)}
+    row["latency_ms"] = round(found.latency_ms, 3)
+    if found.heat_map is None:
+        del row["heat_map"]
+    else:
+        row["heat_map"] = heat.data_url(found.heat_map)
+    return row
+
+
+def _as_card(result: Result) -> dict[str, Any]:
+    """Returns what the template shows of a picture, which is in the page itself."""
+    card = _as_json(result)
+    if isinstance(result.found, WebError):
+        return card
+    # A browser looks at the bytes of an image, not at the type that it is said to have.
+    card["picture"] = "data:image/jpeg;base64," + base64.b64encode(result.picture.data).decode()
+    ranked = sorted(card["probabilities"].items(), key=lambda item: -item[1])
+    card["bars"], card["others"] = ranked[:MOST_SHOWN], len(ranked[MOST_SHOWN:])
+    return card
+
+
+def _status(results: list[Result]) -> tuple[int, dict[str, str]]:
+    """Returns 200 if there is an answer for one picture, else what is wrong with the first."""
+    problems = [each.found for each in results if isinstance(each.found, WebError)]
+    if problems and len(problems) == len(results):
+        return problems[0].status, _headers(problems[0])
+    return 200, {}
+
+
+def _headers(problem: WebError) -> dict[str, str]:
+    if problem.status == 408:
+        return {"Connection": "close"}  # who sends as slowly as that is not listened to on and on
+    return {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}

@@ -1,0 +1,249 @@
+"""Measures, their intervals and curves, against scikit-learn and formulas."""
+
+import json
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from tfpipe.measure import bootstrap, curves, metrics
+from tfpipe.measure.measures import Answers, measures, names
+from tfpipe.measure.summary import summary
+
+
+def drawn(classes, n=300, digits=None, seed=0):
+    """Probabilities and labels that know something of each other; rounded, many are equal."""
+    rng = np.random.default_rng([classes, seed])
+    labels = rng.integers(0, classes, n)
+    scores = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    if digits is not None:
+        probabilities = np.round(probabilities, digits)
+    return probabilities, labels
+
+
+def calibration_error(labels, p):
+    """The definition, bar by bar."""
+    score, right = (p[:, 1], labels == 1) if p.shape[1] == 2 else (p.max(1), p.argmax(1) == labels)
+    error = 0.0
+    for tenth in range(10):
+        tenths = np.floor(np.round(10 * score, 9))
+        inside = (tenths == tenth) | ((tenth == 9) & (tenths == 10))
+        if inside.any():
+            error += inside.mean() * abs(score[inside].mean() - right[inside].mean())
+    return error
+
+
+# What each measure is by other code; `of` is P(second class) of two classes.
+def one_vs_rest(function):
+    def reference(labels, p):
+        if p.shape[1] == 2:
+            return function(labels, p[:, 1])
+        return np.mean([function(labels == c, p[:, c]) for c in range(p.shape[1])])
+
+    return reference
+
+
+REFERENCES = {
+    "log_loss": lambda y, p: -np.log(p[np.arange(len(y)), y]).mean(),
+    "accuracy": lambda y, p: sklearn.metrics.accuracy_score(y, p.argmax(1)),
+    "balanced_accuracy": lambda y, p: sklearn.metrics.balanced_accuracy_score(y, p.argmax(1)),
+    "f1_macro": lambda y, p: sklearn.metrics.f1_score(y, p.argmax(1), average="macro"),
+    "brier": lambda y, p: (
+        sklearn.metrics.brier_score_loss(y, p[:, 1])
+        if p.shape[1] == 2
+        else np.mean(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1))
+    ),
+    "calibration_error": calibration_error,
+    "roc_auc": one_vs_rest(sklearn.metrics.roc_auc_score),
+    "average_precision": one_vs_rest(sklearn.metrics.average_precision_score),
+}
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("name", measures)
+def test_every_measure_agrees_with_a_reference(name, classes, digits):
+    probabilities, labels = drawn(classes, digits=digits)
+    if name == "log_loss":
+        probabilities = probabilities.clip(1e-6, 1 - 1e-6)
+    expected = REFERENCES[name](labels, probabilities)
+    found = measures[name].value(Answers(probabilities, labels))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", measures)
+def test_a_weight_is_that_many_images(name, classes):
+    answers = Answers(*drawn(classes, n=60, digits=1))
+    weights = np.random.default_rng(1).integers(0, 4, (5, 60))
+    found = measures[name].of(answers)(weights.astype(np.float64))
+    again = [measures[name].value(answers[np.repeat(np.arange(60), row)]) for row in weights]
+    np.testing.assert_allclose(found, again, rtol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", measures)
+def test_the_better_answers_measure_better(name, classes):
+    probabilities, labels = drawn(classes)
+    perfect = np.eye(classes)[labels]
+    guesses = np.random.default_rng(5).dirichlet(np.ones(classes), 300)
+    best, own, worst = (
+        measures[name].value(Answers(p, labels)) for p in (perfect, probabilities, guesses)
+    )
+    assert (best > own > worst) if measures[name].higher_is_better else (best < own < worst)
+    assert best == pytest.approx(1.0 if measures[name].higher_is_better else 0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_summary_agrees_with_scikit_learn(classes):
+    probabilities, labels = drawn(classes)
+    chosen = probabilities.argmax(1)
+    found = summary(probabilities.astype(np.float32), labels, tuple("abcd"[:classes]), rounds=50)
+    reference = sklearn.metrics.precision_recall_fscore_support(labels, chosen)
+    for key, values in zip(("precision", "recall", "f1", "support"), reference, strict=True):
+        assert list(found[key].values()) == pytest.approx(values.tolist())
+    assert found["confusion"] == sklearn.metrics.confusion_matrix(labels, chosen).tolist()
+    assert (found["n"], found["reasons"]) == (300, {})
+    assert set(found["intervals"]) == set(measures) <= set(found)
+    for name in measures:
+        low, high = found["intervals"][name]
+        assert low < high
+
+
+def test_a_certain_mistake_costs_a_finite_loss():
+    probabilities = np.array([[1.0, 0.0]], np.float32)
+    assert metrics.log_loss(probabilities, np.array([1])) == pytest.approx(-math.log(1e-7))
+    assert metrics.log_loss(probabilities, np.array([0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_before_calibration_the_loss_has_an_interval_too():
+    probabilities, labels = drawn(2)
+    raw = np.array([[0.5, 0.5]] * 300)
+    found = summary(probabilities, labels, ("a", "b"), rounds=20, before={"log_loss_raw": raw})
+    assert found["log_loss_raw"] == pytest.approx(math.log(2))
+    np.testing.assert_allclose(found["intervals"]["log_loss_raw"], math.log(2))
+
+
+def test_intervals_are_those_of_the_normal_distribution_for_many_images():
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 2, 2000)
+    right = draws.uniform(size=2000) < 0.9
+    sure = np.where(right, 0.8, 0.2)
+    probabilities = np.where(np.arange(2) == labels[:, None], sure[:, None], 1 - sure[:, None])
+    share = right.mean()
+    half = 1.96 * np.sqrt(share * (1 - share) / 2000)
+    found = summary(probabilities, labels, ("a", "b"))["intervals"]
+    np.testing.assert_allclose(found["accuracy"], [share - half, share + half], atol=2e-3)
+    # Of two values, so that the loss is linear in the share.
+    loss = [-np.log(0.2) + bound * np.log(0.2 / 0.8) for bound in (share + half, share - half)]
+    np.testing.assert_allclose(found["log_loss"], loss, atol=3e-3)
+
+
+def test_the_interval_of_an_auc_is_that_of_hanley_and_mcneil():
+    """Their standard error (1982, equation 1), for scores of which the exact Q1 and Q2 are used."""
+    probabilities, labels = drawn(2, n=600)
+    positive, negative = probabilities[labels == 1, 1], probabilities[labels == 0, 1]
+    above = positive[:, None] > negative
+    auc, m, n = above.mean(), len(positive), len(negative)
+    q1, q2 = (above.mean(axis=0) ** 2).mean(), (above.mean(axis=1) ** 2).mean()
+    variance = auc * (1 - auc) + (m - 1) * (q2 - auc**2) + (n - 1) * (q1 - auc**2)
+    error = math.sqrt(variance / (m * n))
+    low, high = summary(probabilities, labels, ("a", "b"))["intervals"]["roc_auc"]
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "classes", "missing"),
+    [
+        (np.empty((0, 2)), [], "ab", {"log_loss", "roc_auc", "recall.a", "intervals.accuracy"}),
+        (np.array([[0.9, 0.1]]), [0], "ab", {"roc_auc", "average_precision", "recall.b", "f1.b"}),
+        (np.array([[0.9, 0.1]] * 20), [0] * 20, "ab", {"roc_auc", "intervals.roc_auc"}),
+        (np.array([[0.2, 0.8]] * 20), [1] * 20, "ab", {"roc_auc", "recall.a", "precision.a"}),
+        (np.array([[0.2, 0.5, 0.3]] * 20), [0, 1] * 10, "abc", {"recall.c", "precision.a"}),
+        # One image of a class, which is not in a third of the samples that are drawn.
+        (np.array([[0.6, 0.4]] * 20), [1] + [0] * 19, "ab", {"precision.b"}),
+    ],
+)
+def test_what_is_undefined_is_null_with_a_reason(probabilities, labels, classes, missing):
+    found = summary(probabilities, np.array(labels, int), tuple(classes))
+    json.dumps(found, allow_nan=False)
+    assert missing <= set(found["reasons"])
+    nulls = {name for name, value in found.items() if value is None}
+    for key in ("intervals", "recall", "precision", "f1"):
+        nulls |= {f"{key}.{name}" for name, value in found[key].items() if value is None}
+    assert nulls == set(found["reasons"])
+    assert all(reason and reason == reason.strip() for reason in found["reasons"].values())
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(
+    n=st.integers(0, 25),
+    classes=st.integers(2, 5),
+    digits=st.integers(0, 3),
+    least=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+def test_no_answers_break_a_summary(n, classes, digits, least, seed):
+    probabilities, labels = drawn(classes, n, digits, seed)
+    found = summary(
+        probabilities, np.minimum(labels, least - 1), tuple("abcde"[:classes]), rounds=9
+    )
+    json.dumps(found, allow_nan=False)
+    for name in measures:
+        interval = found["intervals"][name]
+        assert interval is None or interval[0] <= interval[1]
+
+
+def test_resampling_draws_each_image_as_often_as_the_others():
+    drawn_weights = np.concatenate(list(bootstrap.weights(50, 2000)))
+    assert drawn_weights.shape == (2000, 50)
+    assert (drawn_weights.sum(axis=1) == 50).all()
+    np.testing.assert_allclose(drawn_weights.mean(axis=0), 1, atol=5 / math.sqrt(2000))
+    np.testing.assert_allclose(drawn_weights.var(), 1 - 1 / 50, rtol=0.02)
+
+
+def test_curves_are_those_of_scikit_learn_and_their_area_is_the_measure():
+    probabilities, labels = drawn(2, digits=2)
+    answers, scores, positives = Answers(probabilities, labels), probabilities[:, 1], labels == 1
+    false, true = curves.roc(scores, positives)
+    assert sklearn.metrics.auc(false, true) == pytest.approx(measures["roc_auc"].value(answers))
+    precision, recall = curves.precision_recall(scores, positives)
+    area = -(np.diff(recall) * precision[:-1]).sum()
+    assert area == pytest.approx(measures["average_precision"].value(answers))
+    assert (precision[-1], recall[-1], recall[0]) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_reliability_adds_up_to_the_calibration_error(classes):
+    probabilities, labels = drawn(classes)
+    bars = curves.reliability(probabilities, labels)
+    assert [bar.count for bar in bars] == curves.histogram(probabilities, labels, 10)[1].sum(
+        axis=0
+    ).tolist()
+    error = sum(bar.count * abs(bar.confidence - bar.accuracy) for bar in bars if bar.count) / 300
+    assert error == pytest.approx(calibration_error(labels, probabilities))
+    assert [(bar.low, bar.high) for bar in bars][::9] == [(0, 0.1), (0.9, 1)]
+
+
+def test_the_histogram_parts_the_classes():
+    probabilities = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
+    edges, counts = curves.histogram(probabilities, np.array([0, 1, 1, 0]), 2)
+    assert edges.tolist() == [0, 0.5, 1]
+    assert counts.tolist() == [[1, 1], [0, 2]]
+
+
+def test_curves_of_one_class_are_empty():
+    for positives in (np.zeros(3, bool), np.ones(3, bool)):
+        assert [len(values) for values in curves.roc(np.arange(3), positives)] == [0, 0]
+    assert len(curves.precision_recall(np.arange(3), np.zeros(3, bool))[0]) == 0
+    empty = curves.reliability(np.empty((0, 2)), np.empty(0, int))
+    assert {(bar.count, bar.confidence, bar.accuracy) for bar in empty} == {(0, None, None)}
+
+
+def test_the_log_loss_comes_first():
+    assert names()[0] == "log_loss"
+    assert sorted(names()) == list(measures)

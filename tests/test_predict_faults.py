@@ -1,0 +1,326 @@
+"""What a prediction survives: kills, full disks, servers that go, two at once, other commands."""
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from tfpipe import predict
+from tfpipe.errors import ResumableError, UserError
+from tfpipe.predictions import chunk, output
+from tfpipe.predictions.run import RunClassifier
+
+IMAGES = 700  # two chunks and a part
+
+
+@pytest.fixture(scope="module")
+def many(image_folder, tmp_path_factory):
+    """Images under many names, a damaged one among them."""
+    folder = tmp_path_factory.mktemp("many")
+    originals = sorted(image_folder.iterdir())
+    for number in range(IMAGES):
+        os.link(originals[number % len(originals)], folder / f"{number}.jpg")
+    (folder / "400.jpg").unlink()
+    (folder / "400.jpg").write_bytes(originals[0].read_bytes()[:700])
+    return folder
+
+
+def run(out, source, **flags):
+    return predict.main(predict.Options(source=str(source), out=str(out), **flags))
+
+
+def start(many, out, *flags, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfpipe.predict", f"--source={many}", f"--out={out}", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=240)
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    return process.returncode, stderr.splitlines()
+
+
+def work_folder(folder, name):
+    found = [path for path in folder.iterdir() if path.name.startswith(f".partial-{name}-")]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def chunks_done(folder, name):
+    work = work_folder(folder, name)
+    return sorted(path.name for path in work.glob("chunks/0*")) if work else []
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_a_killed_prediction_goes_on_to_the_same_bytes(run_dir, many, tmp_path, chunks):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    flags = {"run_dir": str(run_dir), "explain": str(tmp_path / "maps"), "explain_limit": 50}
+    run(tmp_path / "whole/o.jsonl", many, **flags)
+    (tmp_path / "maps").rename(tmp_path / "whole/maps")
+
+    folder = tmp_path / "killed"
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    process = start(many, folder / "o.jsonl", *arguments)
+    wait_for(
+        lambda: work_folder(folder, "o.jsonl") and len(chunks_done(folder, "o.jsonl")) >= chunks,
+        process,
+    )
+    process.kill()
+    finish(process)
+    assert not (folder / "o.jsonl").exists()
+    assert len(chunks_done(folder, "o.jsonl")) < 3, "it was killed too late to test anything"
+    status, said = finish(start(many, folder / "o.jsonl", *arguments))
+    assert status == predict.REJECTS
+    assert "going on in" in said[0]
+    (tmp_path / "maps").rename(folder / "maps")
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert len(contents(folder)) == 3 + 50
+
+
+@pytest.fixture
+def small(monkeypatch, image_folder):
+    """Chunks of 16 of 80 images; a list of how many images were classified in each batch."""
+    monkeypatch.setattr(chunk, "SIZE", 16)
+    classified = []
+    classify = RunClassifier.classify
+    monkeypatch.setattr(
+        RunClassifier,
+        "classify",
+        lambda self, images: classified.append(len(images)) or classify(self, images),
+    )
+    return classified
+
+
+def stop_before(monkeypatch, function, error):
+    """Has a function of `output` raise an error once."""
+    original = getattr(output, function)
+
+    def fail(*_, **__):
+        monkeypatch.setattr(output, function, original)
+        raise error
+
+    monkeypatch.setattr(output, function, fail)
+
+
+def test_what_is_done_is_not_done_again(run_dir, image_folder, small, tmp_path, monkeypatch):
+    stop_before(monkeypatch, "write", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    assert small == [16] * 5
+    # Another form, other labels: the answers are the same.
+    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), threshold="0.1", columns="all")
+    assert small == [16] * 5
+    assert sorted(os.listdir(tmp_path)) == ["o.csv", "o.csv.summary.json"]
+
+
+@pytest.mark.parametrize("change", ["clip", "tta", "source", "model"])
+def test_another_prediction_begins_anew_and_says_so(
+    run_dir, image_folder, export_dir, small, tmp_path, monkeypatch, capsys, change
+):
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in image_folder.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    out = tmp_path / "out" / "o.csv"
+    out.parent.mkdir()
+    stop_before(monkeypatch, "write", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(out, source, run_dir=str(run_dir))
+    left = work_folder(out.parent, "o.csv")
+    capsys.readouterr()
+    flags = {"run_dir": str(run_dir)}
+    if change == "source":
+        (source / "cat.0.jpg").write_bytes((source / "dog.0.jpg").read_bytes())
+    elif change == "model":
+        flags = {"export_dir": str(export_dir)}
+    else:
+        flags[change] = {"clip": "0.1,0.9", "tta": "none"}[change]
+    run(out, source, **flags)
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"removing {left}, which an earlier prediction left"
+    )
+    assert len(small) == (5 if change == "model" else 10)
+    assert sorted(os.listdir(out.parent)) == ["o.csv", "o.csv.summary.json"]
+
+
+def test_a_damaged_chunk_is_done_again(run_dir, image_folder, small, tmp_path, monkeypatch):
+    run(tmp_path / "whole.csv", image_folder, run_dir=str(run_dir))
+    stop_before(monkeypatch, "write", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    first, second, third, *_ = sorted(work_folder(tmp_path, "o.csv").glob("chunks/*"))
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_bytes(b"")
+    third.unlink()
+    del small[:]
+    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    assert small == [16] * 3
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_other_runner_goes_on(run_dir, image_folder, small, tmp_path, monkeypatch):
+    stop_before(monkeypatch, "write", ResumableError("no room"))
+    with pytest.raises(ResumableError, match="no room"):
+        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    beam = "--runner=DirectRunner --direct_running_mode=in_memory"
+    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), runner="beam", beam_args=beam)
+    assert small == [16] * 5
+
+
+def test_two_at_once_are_one_line(run_dir, image_folder, small, tmp_path, monkeypatch):
+    stop_before(monkeypatch, "write", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    with open(work_folder(tmp_path, "o.csv") / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another prediction writes there now: wait for it"):
+            run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    assert run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir)) == 0
+
+
+@pytest.mark.parametrize("most", [1_000, 10_000])
+def test_a_full_disk_then_room_again(run_dir, many, tmp_path, most):
+    """While chunks are written, while the output is."""
+
+    def limit():  # a stand-in for a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "full").mkdir()
+    run(tmp_path / "whole/o.csv", many, run_dir=str(run_dir), columns="all")
+    flags = [f"--run_dir={run_dir}", "--columns=all"]
+    status, said = finish(start(many, tmp_path / "full/o.csv", *flags, preexec_fn=limit))
+    assert status == 1
+    assert said[-1].startswith("error: cannot write ")
+    assert "the same command goes on from there" in said[-2]
+    assert [name[:15] for name in os.listdir(tmp_path / "full")] == [".partial-o.csv-"]
+    status, said = finish(start(many, tmp_path / "full/o.csv", *flags))
+    assert status == predict.REJECTS
+    assert "going on in" in said[0]
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("out", ["/proc/o.csv", "/dev/null/o.csv"])
+def test_nowhere_to_write_is_one_line(run_dir, image_folder, out):
+    with pytest.raises(UserError, match=r"^(cannot write to /proc|--out=)") as caught:
+        run(out, image_folder, run_dir=str(run_dir))
+    assert "\n" not in str(caught.value)
+
+
+def test_heat_maps_go_nowhere(run_dir, image_folder, tmp_path):
+    with pytest.raises(UserError, match=r"^--explain=/proc/maps cannot be written to"):
+        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), explain="/proc/maps")
+    assert not os.listdir(tmp_path)
+
+
+def serve(export_dir, port=0):
+    """Starts the embedded server; returns it with its address."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "serving.server", f"--port={port}", "--model_name=tiny"),
+            f"--model_base_path={export_dir}",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stderr.readline()
+    assert " at " in line, line
+    return process, line.split(" at ")[-1].split()[0]
+
+
+def test_a_server_that_goes_and_comes_back(export_dir, image_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chunk, "SIZE", 16)
+    server, address = serve(export_dir)
+    flags = {"server": address, "model_name": "tiny", "concurrency": 1, "retries": 1}
+    save = chunk._save
+    done = []
+
+    def save_and_kill(*arguments):
+        save(*arguments)
+        done.append(1)
+        if len(done) == 2:
+            server.kill()
+            server.wait()
+
+    monkeypatch.setattr(chunk, "_save", save_and_kill)
+    try:
+        with pytest.raises(ResumableError, match=f"^--server={address}: no server answers") as end:
+            run(tmp_path / "o.jsonl", image_folder, **flags)
+        assert "\n" not in str(end.value)
+        assert "the same command goes on from there" in capsys.readouterr().err
+        assert len(chunks_done(tmp_path, "o.jsonl")) >= 2
+        del done[:]
+        server.stderr.close()
+        server, _ = serve(export_dir, address.rpartition(":")[2])
+        monkeypatch.setattr(chunk, "_save", lambda *arguments: save(*arguments) or done.append(1))
+        assert run(tmp_path / "o.jsonl", image_folder, **flags) == 0
+        assert len(done) <= 3
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+    run(tmp_path / "whole.jsonl", image_folder, export_dir=str(export_dir))
+    rows, expected = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("o.jsonl", "whole.jsonl")
+    )
+    assert [row["name"] for row in rows] == [row["name"] for row in expected]
+    np.testing.assert_allclose(
+        [row["probability_dog"] for row in rows],
+        [row["probability_dog"] for row in expected],
+        atol=1e-5,
+    )
+
+
+def test_a_server_that_is_not_there_is_one_line(image_folder, tmp_path):
+    with pytest.raises(UserError, match=r"^--server=127\.0\.0\.1:1: no server answers"):
+        run(tmp_path / "o.csv", image_folder, server="127.0.0.1:1", retries=0)
+    assert not os.listdir(tmp_path)
+
+
+def test_ctrl_c_says_that_it_can_go_on(run_dir, many, tmp_path):
+    def heed():  # which a shell has what it runs in the background ignore
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = start(many, tmp_path / "o.csv", f"--run_dir={run_dir}", preexec_fn=heed)
+    wait_for(lambda: chunks_done(tmp_path, "o.csv"), process)
+    process.send_signal(signal.SIGINT)
+    status, said = finish(process)
+    assert status == 130
+    assert "the same command goes on from there" in said[-2]
+    assert said[-1] == "error: interrupted"

@@ -1,0 +1,615 @@
+"""The web page and its JSON endpoint, with a client that needs no server."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from serving import cli, protocol, webapp
+from serving.client import Client
+from serving.transport import Metadata, ServerError
+from serving.web import app, errors, heat, limits
+from serving.web.errors import WebError
+from serving.web.guard import HEADERS
+from serving.web.limits import Gate, Limits, Rate
+from serving.web.model import Model
+from serving.web.samples import DRAWN, MOST, Samples
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it asks for a newer httpx
+    from starlette.testclient import TestClient
+
+ROOT = pathlib.Path(__file__).parent.parent
+BASE = "http://127.0.0.1"
+
+
+def png(grey):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def running_page(address, log, *flags):
+    """Runs the page; yields its process, with the attribute `url`, once it is ready."""
+    command = [sys.executable, "-m", "serving.webapp", f"--server={address}", "--model_name=demo"]
+    with open(log, "w") as stderr:
+        process = subprocess.Popen([*command, "--port=0", *flags], stderr=stderr, cwd=ROOT)
+    try:
+        while not (ready := re.search(r"^the page for demo is at (\S+)$", log.read_text(), re.M)):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        process.url = ready[1]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class FakeClient:
+    """Finds a picture as bright as its first pixel; two classes in version 1, three in 2."""
+
+    timeout, model = 5.0, "demo"
+
+    def __init__(self, state):
+        self.state = state
+
+    @property
+    def labels(self):
+        return ("night", "dusk", "day")[:: 2 if self.state.version == 1 else 1]
+
+    def metadata(self):
+        self.fail()
+        explain = protocol.SignatureDef()
+        explain.outputs["heat_map"].name = "x"
+        return Metadata(self.state.version, {"explain": explain} if self.state.explains else {})
+
+    def check_signature(self):
+        if not self.state.classifies:
+            raise ServerError(grpc.StatusCode.FAILED_PRECONDITION, "it has no such signature")
+
+    def fail(self):
+        if self.state.error:
+            raise self.state.error
+
+    def predict(self, inputs, outputs=(), *, signature=""):
+        self.fail()
+        self.state.entered.set()
+        self.state.go_on.wait(5)
+        (data,) = inputs["image_bytes"]
+        day = Image.open(io.BytesIO(data)).getpixel((0, 0)) / 255 if len(data) > 20 else None
+        values = [1 - day, day] if day is not None else [np.nan, np.nan]
+        names = ["night", "day"]
+        if self.state.version == 2:
+            values, names = [values[0], 0.0, values[1]], ["night", "dusk", "day"]
+        index = -1 if day is None else int(np.argmax(values))
+        found = {
+            "probabilities": np.array([values], np.float32),
+            "class_index": np.array([index]),
+            "class_name": np.array([b"" if index < 0 else names[index].encode()], object),
+            "error": np.array([b"damaged" if index < 0 else b""], object),
+        }
+        if signature == "explain":
+            found["heat_map"] = np.tile(np.linspace(0, 1, 224, dtype=np.float32), (1, 224, 1))
+        return found
+
+    def close(self):
+        pass
+
+
+class State:
+    """What the fake server does next."""
+
+    def __init__(self):
+        self.version, self.explains, self.classifies, self.error = 1, True, True, None
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+
+@pytest.fixture
+def state():
+    return State()
+
+
+@pytest.fixture
+def site(state):
+    """Returns a function from changed limits to an application."""
+    sites = []
+
+    def make(**changed):
+        samples = Samples(DRAWN, max_bytes=1 << 20)
+        sites.append(app.Site(Model(lambda: FakeClient(state)), samples, Limits(**changed)))
+        return app.build(sites[-1], ["cats.example"])
+
+    yield make
+    for each in sites:
+        each.close()
+
+
+@pytest.fixture
+def ask(site):
+    return TestClient(site(), base_url=BASE, raise_server_exceptions=False)
+
+
+def form(*pictures):
+    return [("image", (f"{place}.png", data)) for place, data in enumerate(pictures)]
+
+
+def classify(client, *pictures, **more):
+    return client.post("/api/classify", files=form(*pictures), **more)
+
+
+def test_an_answer_has_label_and_probability_of_every_class(ask):
+    answer = classify(ask, png(204))
+    assert answer.status_code == 200
+    (found,) = answer.json()["results"]
+    assert found.pop("latency_ms") >= 0
+    assert found.pop("probabilities") == pytest.approx({"night": 0.2, "day": 0.8})
+    assert found.pop("confidence") == pytest.approx(0.8)
+    assert found == {"file": "0.png", "label": "day", "version": 1}
+
+
+def test_several_pictures_are_answered_in_order_and_a_bad_one_costs_only_itself(ask):
+    answer = classify(ask, png(255), b"\xff\xd8\xff", png(0), b"words")
+    assert answer.status_code == 200
+    found = answer.json()["results"]
+    assert [each.get("label") for each in found] == ["day", None, "night", None]
+    assert "damaged" in found[1]["error"]
+    assert "not a picture" in found[3]["error"]
+
+
+@pytest.mark.parametrize("explains", [True, False])
+def test_the_heat_map_comes_if_asked_for_and_there(ask, state, explains):
+    state.explains = explains
+    (found,) = classify(ask, png(9), params={"heat_map": "true"}).json()["results"]
+    assert ("heat_map" in found) is explains
+    if explains:
+        start, data = found["heat_map"].split(",")
+        assert start == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.mode == "RGBA"
+            assert max(image.size) <= 64
+    (found,) = classify(ask, png(9)).json()["results"]
+    assert "heat_map" not in found
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_a_heat_map_keeps_its_shape_and_gets_brighter_with_heat(rows, columns):
+    ramp = np.tile(np.linspace(0, 1, columns, dtype=np.float32), (rows, 1))
+    pixels = np.asarray(Image.open(io.BytesIO(heat.picture(ramp))).convert("RGBA"), int)
+    step = -(-max(rows, columns) // 64)
+    assert pixels.shape[:2] == (-(-rows // step), -(-columns // step))
+    # Rec. 601 luma of the colours, which must order the heats.
+    luma = pixels[0, :, :3] @ [299, 587, 114]
+    assert (np.diff(luma) >= -1000).all()
+
+
+REFUSED = {
+    "empty": (b"", 422, "empty"),
+    "text": (b"some words", 415, "not a picture"),
+    "webp": (b"RIFF\0\0\0\0WEBPVP8 ", 415, "WebP"),
+    "avif": (b"\0\0\0\x1cftypavif", 415, "AVIF"),
+    "heic": (b"\0\0\0\x18ftypheic", 415, "HEIC"),
+    "video": (b"\0\0\0\x18ftypisom", 415, "video"),
+    "tiff": (b"II*\0rest", 415, "TIFF"),
+    "pdf": (b"%PDF-1.7", 415, "PDF"),
+    "zip": (b"PK\3\4", 415, "ZIP"),
+    "svg": (b"<svg xmlns", 415, "SVG"),
+    "damaged": (b"\xff\xd8\xff\xe0", 422, "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_picture_is_refused_in_words(ask, kind):
+    data, status, word = REFUSED[kind]
+    answer = classify(ask, data)
+    assert answer.status_code == status
+    assert word in answer.json()["results"][0]["error"]
+    page = ask.post("/", files=form(data))
+    assert page.status_code == status
+    assert word in page.text
+
+
+def body_of(*parts):
+    lines = [
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="p.png"\r\n\r\n'
+        + part
+        + b"\r\n"
+        for part in parts
+    ]
+    return b"".join([*lines, b"--x--\r\n"])
+
+
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_is_refused_while_it_is_read(site, chunked):
+    ask = TestClient(site(request_bytes=1000, images=1), base_url=BASE)
+
+    for size, status in ((1000, 200), (1001, 413), (50_000, 413)):
+        body = body_of(png(0).ljust(size, b"\0"))
+        content = (body[start : start + 500] for start in range(0, len(body), 500))
+        answer = ask.post("/api/classify", content=content if chunked else body, headers=MULTIPART)
+        assert ("content-length" in answer.request.headers) is not chunked
+        assert answer.status_code == status, answer.text
+        assert status == 200 or "too large" in answer.json()["error"]
+
+
+def test_no_picture_touches_a_disk(site, monkeypatch):
+    def rollover(_):
+        raise AssertionError("a file was written")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rollover)
+    ask = TestClient(site(request_bytes=8 << 20), base_url=BASE)
+    data = png(0) + bytes((8 << 20) - len(png(0)))
+    assert classify(ask, data).status_code == 200
+
+
+def test_forms_that_are_none(ask, site):
+    assert ask.post("/api/classify", data={"a": "b"}).status_code == 415
+    assert ask.post("/api/classify", content=b"{}").status_code == 415
+    answer = ask.post("/api/classify", content=b"nothing", headers=MULTIPART)
+    assert answer.status_code == 400
+    answer = ask.post("/api/classify", content=body_of(), headers=MULTIPART)
+    assert (answer.status_code, answer.json()) == (400, {"error": "Choose a picture first."})
+    few = TestClient(site(images=2), base_url=BASE)
+    assert classify(few, png(1), png(2)).status_code == 200
+    answer = classify(few, png(1), png(2), png(3))
+    assert answer.status_code == 413
+    assert "at most 2" in answer.json()["error"]
+
+
+def post(application, receive, path="/api/classify"):
+    """Runs a request whose body comes from `receive`; returns its status and body."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "root_path": "",
+        "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "scheme": "http",
+        "server": ("127.0.0.1", 80), "http_version": "1.1",
+    }  # fmt: skip
+
+    async def run():
+        await application(scope, receive, send)
+        return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
+
+    return run()
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(site):
+    async def receive():
+        await asyncio.sleep(30)
+
+    status, body = asyncio.run(post(site(receive_s=0.05), receive))
+    assert status == 408
+    assert b"did not arrive" in body
+
+
+def test_a_client_that_goes_away_is_let_go(site):
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    assert asyncio.run(post(site(), receive))[0] == 499
+
+
+def test_more_requests_than_fit_are_refused_at_once(site):
+    async def slow():
+        await asyncio.sleep(0.3)
+        return {"type": "http.request", "body": body_of(png(0)), "more_body": False}
+
+    async def crowd():
+        application = site(requests=2)
+        return await asyncio.gather(*(post(application, slow) for _ in range(4)))
+
+    statuses = [status for status, _ in asyncio.run(crowd())]
+    assert statuses == [200, 200, 503, 503]
+
+
+def test_answers_have_a_time_limit(site, state):
+    state.go_on.clear()
+    ask = TestClient(site(answer_s=0.05, concurrency=1), base_url=BASE)
+    answer = classify(ask, png(0))
+    state.go_on.set()
+    assert answer.status_code == 504
+
+
+def test_each_client_has_a_share_which_comes_back(site, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
+    application = site(rate=6, images=6)
+    one = TestClient(application, base_url=BASE, client=("10.0.0.1", 1))
+    other = TestClient(application, base_url=BASE, client=("10.0.0.2", 1))
+    assert classify(one, *[png(0)] * 5).status_code == 200
+    refused = classify(one, png(0), png(1))
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "10"  # one was used by asking; one more takes 10 s
+    assert "6 a minute" in refused.json()["error"]
+    assert classify(other, png(0)).status_code == 200
+    now[0] += 10
+    assert classify(one, png(0)).status_code == 200
+    assert classify(one, png(0)).status_code == 429
+
+
+@given(
+    st.integers(1, 50),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 60)), max_size=50),
+)
+def test_no_client_gets_more_than_its_share(per_minute, steps):
+    now, granted = 0.0, 0
+    rate = Rate(per_minute)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits.time, "monotonic", lambda: now)
+        for seconds, count in steps:
+            now += seconds
+            try:
+                rate.take("a", count)
+                granted += count
+            except WebError:
+                continue
+            assert granted <= per_minute * (1 + now / 60) + 1e-6
+
+
+def test_clients_of_one_network_share_and_few_are_remembered(monkeypatch):
+    monkeypatch.setattr(limits, "_MOST_CLIENTS", 3)
+    rate = Rate(1)
+    rate.take("2001:db8::1", 1)
+    with pytest.raises(WebError):
+        rate.take("2001:db8::2", 1)
+    for host in ("2001:db8:0:1::1", "10.0.0.1", "10.0.0.2"):
+        rate.take(host, 1)
+    rate.take("2001:db8::1", 1)  # forgotten
+    assert len(rate._left) == 3
+    Rate(0).take("10.0.0.1", 10**9)
+
+
+def test_a_gate_opens_again_after_a_failure():
+    gate = Gate(1)
+    with pytest.raises(KeyError), gate.enter():
+        with pytest.raises(WebError), gate.enter():
+            pass
+        raise KeyError
+    with gate.enter():
+        pass
+
+
+HOSTS = {
+    "127.0.0.1:8080": 200, "[::1]:8080": 200, "192.168.1.5": 200, "LOCALHOST": 200,
+    "cats.example:80": 200, "evil.example": 400, "127.0.0.1.evil.example": 400, "": 400,
+    "evil@127.0.0.1": 400, "[::1": 400, "localhost:8080@evil.example": 400,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_only_known_hosts_are_answered(ask, host):
+    answer = ask.get("/", headers={"Host": host})
+    assert answer.status_code == HOSTS[host], answer.text
+    assert answer.status_code == 200 or "--allowed_hosts" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://127.0.0.1"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[::1"}, 403),
+    ],
+)
+def test_other_sites_cannot_send_pictures(ask, headers, status):
+    assert classify(ask, png(0), headers=headers).status_code == status
+    assert ask.get("/", headers=headers).status_code == 200
+
+
+def test_every_answer_has_the_security_headers(ask, state):
+    answers = [
+        ask.get("/"), ask.get("/nothing"), ask.get("/static/page.css"), ask.get("/samples/0"),
+        ask.delete("/"), ask.get("/healthz"), classify(ask, b"words"),
+        ask.get("/", headers={"Host": "evil"}),
+    ]  # fmt: skip
+    state.error = RuntimeError("a bug")
+    answers.append(classify(ask, png(0)))
+    assert [each.status_code for each in answers] == [200, 404, 200, 200, 405, 200, 415, 400, 500]
+    for each in answers:
+        assert HEADERS.items() <= {k.title(): v for k, v in each.headers.items()}.items()
+        assert "a bug" not in each.text
+    policy = HEADERS["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answers[0].headers["cache-control"] == "no-store"
+
+
+ERRORS = {
+    "UNAVAILABLE": (503, "does not answer"),
+    "NOT_FOUND": (503, "no model “demo”"),
+    "DEADLINE_EXCEEDED": (504, "within 5 seconds"),
+    "RESOURCE_EXHAUSTED": (413, "too large"),
+    "INTERNAL": (502, "of no use"),
+    "UNAUTHENTICATED": (502, "of no use"),
+}
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_a_server_that_refuses_is_explained(ask, state, code):
+    status, words = ERRORS[code]
+    state.error = ServerError(grpc.StatusCode[code], "details for engineers")
+    for answer in (classify(ask, png(0)), ask.get("/healthz"), ask.post("/", files=form(png(0)))):
+        assert answer.status_code == status
+        assert words in answer.text
+        assert "engineers" not in answer.text
+        assert ("retry-after" in answer.headers) is (status in (503, 504))
+    assert ask.get("/").status_code == 200
+
+
+def test_every_reason_of_an_export_has_words_for_people():
+    from tfpipe.input import upload
+
+    names = "EMPTY NO_IMAGE TOO_LARGE TOO_MANY_SCANS UNKNOWN_BMP DAMAGED".split()
+    sentences = {str(errors.unreadable(getattr(upload, name))) for name in names}
+    assert len(sentences) == len(names)
+    assert not [each for each in sentences if each.startswith("The model cannot read")]
+    assert "new words" in str(errors.unreadable("new words"))
+
+
+def test_a_server_that_is_busy_is_another_matter(ask, state):
+    words = "128 requests are being answered already; try again later"
+    assert classify(ask, png(0)).status_code == 200
+    state.error = ServerError(grpc.StatusCode.UNAVAILABLE, words)
+    answer = classify(ask, png(0))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "too much to do" in answer.json()["error"]
+
+
+def test_a_model_of_another_kind_is_no_damaged_picture(ask, state):
+    state.classifies = False
+    for answer in (classify(ask, png(0)), ask.get("/healthz")):
+        assert answer.status_code == 502
+        assert "does not classify pictures" in answer.json()["error"]
+
+
+def test_a_server_that_went_away_is_noticed_at_once(ask, state):
+    assert ask.get("/healthz").status_code == 200
+    state.error = ServerError(grpc.StatusCode.UNAVAILABLE, "connection refused")
+    assert classify(ask, png(0)).status_code == 503
+    assert ask.get("/healthz").status_code == 503
+
+
+def test_a_version_with_other_classes_is_noticed(ask, state):
+    assert ask.get("/healthz").json()["classes"] == ["night", "day"]
+    state.version = 2
+    (found,) = classify(ask, png(255)).json()["results"]
+    assert (found["version"], list(found["probabilities"])) == (2, ["night", "dusk", "day"])
+    assert ask.get("/healthz").json()["version"] == 2
+
+
+def test_health(ask, state):
+    assert ask.get("/healthz").json() == {
+        "status": "ok", "model": "demo", "version": 1, "classes": ["night", "day"],
+        "heat_maps": True,
+    }  # fmt: skip
+
+
+def test_the_page_escapes_what_a_file_is_called(ask):
+    answer = ask.post("/", files=[("image", ("<b>.png", png(255)))])
+    assert answer.status_code == 200
+    assert "<b>.png" not in answer.text
+    assert "&lt;b&gt;.png" in answer.text
+    assert "100.0 %" in answer.text
+
+
+def test_a_sample_is_asked_about_by_its_button(ask, state):
+    keys = range(len(list(DRAWN.iterdir())))
+    for key in keys:
+        picture = ask.get(f"/samples/{key}")
+        assert picture.headers["content-type"] == "image/jpeg"
+        Image.open(io.BytesIO(picture.content)).verify()
+    for key in (len(keys), "x", "-1", "²", "99999"):
+        assert ask.get(f"/samples/{key}").status_code == 404
+    fields = {"sample": (None, "7777")}
+    assert ask.post("/", files=fields).status_code == 400
+
+
+def test_samples_are_spread_over_a_folder(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number:03}.png").write_bytes(png(number))
+    (tmp_path / "000.jpg").write_bytes(b"no picture")
+    (tmp_path / "000.txt").write_bytes(png(0))
+    (tmp_path / "001.bmp").write_bytes(b"BM".ljust(2000))  # too large
+    samples = Samples(tmp_path, max_bytes=1000)
+    assert samples.names == [f"{100 * place // MOST:03}.png" for place in range(MOST)]
+    (tmp_path / samples.names[0]).unlink()
+    assert samples.read("0") is None
+    assert samples.read("1").data == png(8)
+    for bad in (tmp_path / "none", tmp_path / "000.txt"):
+        with pytest.raises(cli.UserError, match="--samples="):
+            Samples(bad, max_bytes=1000)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(cli.UserError, match="has no JPEG"):
+        Samples(tmp_path / "empty", max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0, "0.0 %"), (1e-9, "< 0.1 %"), (0.001, "0.1 %"), (0.9994, "> 99.9 %"), (1, "100.0 %")],
+)
+def test_a_percentage_is_never_all_or_nothing_where_it_is_not(probability, text):
+    assert app.percent(probability) == text
+
+
+def test_the_page_starts_without_tensorflow_and_soon():
+    code = (
+        "import sys, time\n"
+        "from serving import webapp, sockets\n"
+        "from serving.web import app, model, samples, limits\n"
+        "import uvicorn\n"
+        "assert not {'tensorflow', 'tensorflow.python'} & set(sys.modules)\n"
+        "print(time.process_time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--rate=5", "--max_images=9"], "--rate=5"),
+        (["--samples=/nowhere"], "--samples=/nowhere: No such"),
+        (["--server=ftp://x"], "--server=ftp://x"),
+        (["--port=99999"], "65535"),
+        (["--max_request_mb=0"], "at least 1"),
+        (["--host=203.0.113.1"], "cannot listen at 203.0.113.1:8080"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["webapp", *flags])
+    monkeypatch.setattr(cli, "quiet", lambda verbosity: None)
+    with pytest.raises(cli.UserError, match=words) as caught:
+        webapp.main()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_client_of_a_page_is_that_of_the_flags(monkeypatch):
+    flags = ["--server=http://127.0.0.1:1", "--model_name=m", "--timeout=3", "--version=4"]
+    monkeypatch.setattr(sys, "argv", ["webapp", *flags])
+    client = webapp.client.connect(webapp.parse(), retries=2)
+    assert isinstance(client, Client)
+    assert (client.address, client.model, client.timeout) == ("http://127.0.0.1:1", "m", 3)
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_only_a_trusted_proxy_says_who_the_client_is(tmp_path, trusted):
+    flags = ["--rate=1", "--max_images=1", f"--trusted_proxy={trusted}"]
+    with running_page("127.0.0.1:1", tmp_path / "page", *flags) as process:
+        statuses = [
+            httpx.post(f"{process.url}/api/classify", headers={"X-Forwarded-For": client})
+            .status_code for client in ("10.0.0.1", "10.0.0.2", "10.0.0.1")
+        ]  # fmt: skip
+    assert statuses == ([415, 415, 429] if trusted else [415, 429, 429])

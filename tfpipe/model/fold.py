@@ -1,0 +1,89 @@
+"""Folds BatchNorm into the convolution before it, where all its numbers are constants.
+
+    Conv2D(x, w), then BatchNorm:    scale / sqrt(variance + epsilon) * (conv - mean) + offset
+    folded:                          Conv2D(x, w * factor) + (offset - mean * factor)
+
+    with factor = scale / sqrt(variance + epsilon), one number for each channel
+
+TensorFlow does so itself for an ordinary convolution, but not for a depthwise one, whose BatchNorm
+then passes over all of its output once more. A convolution with a bias and an activation behind it
+runs as one operation.
+"""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+
+
+def folded(graph: GraphDef) -> GraphDef:
+    """Returns a graph that computes the same but for rounding.
+
+    Args:
+        graph: of float32, in which what is constant is a Const, perhaps behind an Identity.
+
+    Returns:
+        It, with each BatchNorm in inference that follows a convolution folded into that, if nothing
+        else needs the convolution's result. The names of results stay.
+    """
+    nodes = {node.name: node for node in graph.node}
+    inputs = collections.Counter(name for node in graph.node for name in node.input)
+    users = collections.Counter()
+    for name, count in inputs.items():
+        users[_node_name(name)] += count
+    changed: dict[str, list[NodeDef]] = {}
+    for norm in graph.node:
+        if norm.op not in _NORMS or norm.attr["is_training"].b:
+            continue
+        convolution = nodes.get(_node_name(norm.input[0]))
+        if convolution is None or convolution.op not in _CONVOLUTIONS:
+            continue
+        plain = norm.attr["data_format"].s == convolution.attr["data_format"].s == b"NHWC"
+        alone = users[convolution.name] == 1 and users[norm.name] == inputs[norm.name]
+        found = [_constant(nodes, name) for name in (convolution.input[1], *norm.input[1:])]
+        if not plain or not alone or any(value is None for value in found):
+            continue
+        kernel, scale, offset, mean, variance = found
+        factor = scale / np.sqrt(variance + norm.attr["epsilon"].f)
+        shape = (1, 1, *kernel.shape[2:]) if convolution.op != "Conv2D" else factor.shape
+        weights = _const(f"{norm.name}/weights", kernel * factor.reshape(shape))
+        bias = _const(f"{norm.name}/bias", offset - mean * factor)
+        scaled = NodeDef()
+        scaled.CopyFrom(convolution)
+        scaled.name, scaled.input[1] = f"{norm.name}/convolution", weights.name
+        added = NodeDef(name=norm.name, op="BiasAdd", input=[scaled.name, bias.name])
+        added.attr["T"].type = tf.float32.as_datatype_enum
+        changed[norm.name] = [weights, bias, scaled, added]
+        changed[convolution.name] = []
+    result = GraphDef(library=graph.library, versions=graph.versions)
+    for node in graph.node:
+        result.node.extend(changed.get(node.name, [node]))
+    return result
+
+
+def _constant(nodes: dict[str, NodeDef], name: str) -> np.ndarray | None:
+    """Returns the value of an input in float64; None if it is not constant, or not float32."""
+    node = nodes[_node_name(name)]
+    while node.op == "Identity":
+        node = nodes[_node_name(node.input[0])]
+    if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
+        return None
+    return tf.make_ndarray(node.attr["value"].tensor).astype(np.float64)
+
+
+def _const(name: str, value: np.ndarray) -> NodeDef:
+    value = value.astype(np.float32)
+    node = NodeDef(name=name, op="Const")
+    node.attr["dtype"].type = tf.float32.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return node
+
+
+def _node_name(name: str) -> str:
+    """Returns the node that an input is a result of, or waits for."""
+    return name.removeprefix("^").split(":")[0]

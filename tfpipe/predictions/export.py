@@ -1,0 +1,132 @@
+"""An exported model as the classifier, in this process."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from serving.errors import RequestError
+from serving.servable import Servable
+from serving.versions import version_folders
+from tfpipe import storage
+from tfpipe.errors import UserError
+from tfpipe.ingest import verify
+from tfpipe.predictions.classifier import Outcome, clipped
+from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+from tfpipe.publish import card
+
+_GRAPH = "saved_model.pb"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportClassifier(LocalClassifier):
+    """A SavedModel of tfpipe.export; its outputs are probabilities.
+
+    It is loaded as the embedded server loads it.
+
+    Attributes:
+        folder: of the version.
+    """
+
+    folder: str
+
+    @functools.cached_property
+    def image_size(self) -> int:  # noqa: D102
+        try:
+            shape = self._servable.signatures["predict_images"].inputs["images"].tensor_shape
+        except KeyError:
+            raise UserError(
+                f"--export_dir: {self.folder} has no signature predict_images: name what"
+                " tfpipe.export wrote, or serve the model and give --server"
+            ) from None
+        return shape.dim[1].size
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:  # noqa: D102
+        path = pathlib.Path(self.folder) / "assets" / "labels.txt"
+        try:
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--export_dir: {path} does not tell the classes ({error}): name what tfpipe.export"
+                " wrote, or serve the model and give --server"
+            ) from None
+
+    @property
+    def prior(self) -> np.ndarray:  # noqa: D102
+        shares = self._shares or dict.fromkeys(self.classes, 1 / len(self.classes))
+        rows = np.asarray([[shares[name] for name in self.classes]], np.float32)
+        return clipped(rows, self.bounds)[0]
+
+    @property
+    def prior_text(self) -> str:  # noqa: D102
+        return SHARES_TEXT if self._shares else "equal shares of the classes"
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:  # noqa: D102
+        folder = pathlib.Path(self.folder)
+        paths = [folder / _GRAPH, *sorted((folder / "variables").glob("*"))]
+        try:
+            return {path.name: verify.sha256(path) for path in paths}
+        except OSError as error:
+            raise UserError(
+                f"--export_dir: {error.filename}: {error.strerror}: make it readable"
+            ) from None
+
+    def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
+        found = self._run("predict_images", {"images": self.batch(images)}, "probabilities")
+        return Outcome(found[: len(images)])
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        return clipped(outputs, self.bounds)
+
+    def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
+        return self._run("explain", {"image_bytes": np.array(files, object)}, "heat_map")
+
+    @functools.cached_property
+    def _shares(self) -> dict[str, float]:
+        """The share of each class in the training records, if the model's card has them."""
+        try:
+            data = storage.read_whole(pathlib.Path(self.folder) / card.JSON)
+            shares = json.loads(data or b"")["data"]["class_shares"]
+            return {name: float(shares[name]) for name in self.classes}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @functools.cached_property
+    def _servable(self) -> Servable:
+        try:
+            return Servable(pathlib.Path(self.folder), 0)
+        except RequestError as error:
+            raise UserError(f"--export_dir: {error.message}: export it again") from None
+
+    def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
+        try:
+            return self._servable.run(signature, inputs, [output])[output]
+        except RequestError as error:
+            raise UserError(f"--export_dir: {self.folder}: {error.message}") from None
+
+
+def find(export_dir: str) -> str:
+    """Returns the folder of a version.
+
+    Args:
+        export_dir: that folder, or one of versions, of which the highest is taken.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = pathlib.Path(export_dir)
+    if (folder / _GRAPH).is_file():
+        return export_dir
+    versions = version_folders(folder)
+    if not versions:
+        raise UserError(
+            f"--export_dir={export_dir} holds neither {_GRAPH} nor a version of a model: name a"
+            " folder as tfpipe.export was given it, or one version in it"
+        )
+    return str(versions[max(versions)])

@@ -1,0 +1,51 @@
+"""What run and export share: images are decoded here, and classified in whole batches."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfpipe.fit import inference
+from tfpipe.input import files
+from tfpipe.input.preprocess import CHANNELS
+from tfpipe.predictions.classifier import Classifier
+
+SHARES_TEXT = "the classes' shares in the training records"
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalClassifier(Classifier[np.ndarray]):
+    """A classifier in this process; an image is a uint8 [S, S, 3] for it."""
+
+    @property
+    @abc.abstractmethod
+    def image_size(self) -> int:
+        """The side of the images in pixels, S."""
+
+    @property
+    def batch_size(self) -> int:  # noqa: D102
+        return inference.BATCH_SIZE
+
+    def prepare(self, encoded: bytes) -> np.ndarray:  # noqa: D102
+        return self._decode(encoded)
+
+    def size(self, prepared: np.ndarray) -> int:  # noqa: D102
+        return prepared.nbytes
+
+    def batch(self, images: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Returns uint8 [batch_size, S, S, 3], black where there is no image.
+
+        It is always whole, as another shape would be compiled anew.
+        """
+        side = self.image_size
+        batch = np.zeros((self.batch_size, side, side, CHANNELS), np.uint8)
+        for place, image in enumerate(images):
+            if image is not None:
+                batch[place] = image
+        return batch
+
+    @functools.cached_property
+    def _decode(self) -> Callable[[bytes], np.ndarray]:
+        return files.decoder(self.image_size)

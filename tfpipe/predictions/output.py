@@ -1,0 +1,78 @@
+"""The files that a prediction leaves, each of which appears whole.
+
+OUT                 the predictions
+OUT.rejects.csv     the files that could not be read, if there are any
+OUT.summary.json    what was predicted by what
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from tfpipe import remote, storage
+from tfpipe.errors import ResumableError
+from tfpipe.ingest import rejects as reject_lists
+from tfpipe.predictions.formats import Format
+from tfpipe.predictions.table import Table
+
+_RESULT = "result"  # the folder in the work folder where they are written
+
+
+def rejects_path(out: remote.Path) -> remote.Path:
+    """Returns where the files that could not be read are listed."""
+    return out.parent / f"{out.name}.rejects.csv"
+
+
+def summary_path(out: remote.Path) -> remote.Path:
+    """Returns where the summary is."""
+    return out.parent / f"{out.name}.summary.json"
+
+
+def write(
+    work: remote.Path,
+    out: remote.Path,
+    form: Format,
+    table: Table,
+    rejects: Sequence[tuple[str, str, str]],
+    summary: dict[str, object],
+) -> None:
+    """Writes the files, the predictions last, and removes the work folder.
+
+    Args:
+        work: the work folder, on the same file system as `out`.
+        out: the file of the predictions.
+        form: their format.
+        table: the predictions.
+        rejects: (name, reason, detail) of what could not be read.
+        summary: what is told of the prediction.
+
+    Raises:
+        UserError: something cannot be written.
+    """
+    folder = work / _RESULT
+    made = [summary_path(out), *([rejects_path(out)] if rejects else []), out]
+    storage.write_json(folder / summary_path(out).name, summary)
+    if rejects:
+        reject_lists.save(folder / rejects_path(out).name, rejects)
+    with storage.whole_file(folder / out.name) as file:
+        if remote.is_remote(out):  # what opens URLs lacks much that a file has
+            with tempfile.TemporaryFile() as here:
+                form.write(table, here)
+                here.seek(0)
+                shutil.copyfileobj(here, file)
+        else:
+            form.write(table, file)
+    try:
+        if not remote.is_remote(out):
+            storage.sync_file(folder / out.name)
+        if not rejects:
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(rejects_path(out))
+        for path in made:
+            storage.rename(folder / path.name, path)
+        if not remote.is_remote(out):
+            storage.sync_folder(out.parent)
+    except OSError as error:
+        raise ResumableError(f"cannot write {out}: {error.strerror or error}") from None
+    storage.remove_tree(work)

@@ -1,0 +1,94 @@
+"""A run, a cross-validation or an ensemble as the classifier."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe import options
+from tfpipe.fit import trained
+from tfpipe.model import signatures
+from tfpipe.model.calibration import Calibration
+from tfpipe.model.classifier import SIGMOID, SOFTMAX
+from tfpipe.model.constants import with_constant_weights
+from tfpipe.model.ensemble import EnsemblePredictor
+from tfpipe.model.predictor import Predictor
+from tfpipe.predictions.classifier import Outcome
+from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class RunClassifier(LocalClassifier):
+    """What `tfpipe.fit.trained` opens; its outputs are logits.
+
+    Attributes:
+        folder: of the run, as a user gave it.
+        tta: test-time views, "none" for none; empty for those of the run.
+    """
+
+    folder: str
+    tta: str = ""
+
+    @property
+    def image_size(self) -> int:  # noqa: D102
+        return self._predictor.image_size
+
+    @functools.cached_property
+    def run(self) -> trained.Trained:
+        """What is in the folder."""
+        return trained.load(self.folder)
+
+    @property
+    def classes(self) -> tuple[str, ...]:  # noqa: D102
+        return self.run.classes
+
+    @property
+    def prior(self) -> np.ndarray:  # noqa: D102
+        shares = np.asarray([self.run.class_shares], np.float32)
+        return np.asarray(self._calibration.clip(shares))[0]
+
+    @property
+    def prior_text(self) -> str:  # noqa: D102
+        return SHARES_TEXT
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:  # noqa: D102
+        calibration = options.to_json(self._calibration)
+        return {**self.run.identity(), "views": self.tta, "calibration": calibration}
+
+    def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
+        logits = self._logits(tf.constant(self.batch(images)))
+        return Outcome(logits.numpy()[: len(images)])
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        output = SIGMOID if outputs.shape[1] == 1 else SOFTMAX
+        return self._calibration.apply(outputs, output).numpy()
+
+    def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
+        return self._explain(tf.constant(list(files)))["heat_map"].numpy()
+
+    @functools.cached_property
+    def _calibration(self) -> Calibration:
+        calibration = self.run.calibration()
+        if self.bounds is None:
+            return calibration
+        low, high = self.bounds
+        return dataclasses.replace(calibration, low=low, high=high)
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor | EnsemblePredictor:
+        predictor = self.run.uncalibrated(tta=self.tta)
+        return dataclasses.replace(predictor, calibration=self._calibration)
+
+    @functools.cached_property
+    def _logits(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return with_constant_weights(self._predictor.logits)
+
+    @functools.cached_property
+    def _explain(self) -> Callable:
+        """The signature of the same name, as an export has it."""
+        context = signatures.Context(self._predictor, self.classes)
+        return signatures.signatures["explain"](context)

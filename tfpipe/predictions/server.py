@@ -1,0 +1,187 @@
+"""A model that a server serves as the classifier: the embedded server or TensorFlow Serving."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from serving.cli import UserError as ServingError
+from serving.client import Client
+from serving.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
+from serving.transport import ServerError
+from tfpipe.errors import ResumableError, UserError
+from tfpipe.options import option
+from tfpipe.predictions.classifier import Classifier, Outcome, clipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of a server, as serving.client has them."""
+
+    server: str = option(
+        "the model is asked of the server at this address, HOST:PORT for gRPC or http://HOST:PORT"
+        " for REST",
+        "",
+    )
+    model_name: str = option("the model to ask the --server for", "default")
+    model_version: int = option("its version; 0 for the highest, which is then kept to", 0)
+    batch_size: int = option("the most images to send to the --server at a time", 32)
+    concurrency: int = option("requests to the --server at the same time", 2)
+    timeout: float = option("seconds to wait for each of its answers", 30.0)
+    retries: int = option("how often to ask again while the --server is unavailable", 4)
+    tls: bool = option("speak gRPC over TLS; the files below say so too", False)
+    ca_file: str = option("PEM certificates that the --server's is checked by", "")
+    cert_file: str = option("the client's own PEM certificate", "")
+    key_file: str = option("its PEM key", "")
+
+
+def check(options: Options) -> None:
+    """Raises UserError if a number is out of range, or flags lack the server."""
+    for name, least in {
+        "model_version": 0,
+        "batch_size": 1,
+        "concurrency": 1,
+        "timeout": 0.001,
+        "retries": 0,
+    }.items():
+        value = getattr(options, name)
+        if not value >= least:
+            raise UserError(f"--{name}={value} is too small; {least} is the least", status=2)
+    for field in dataclasses.fields(Options):
+        if not options.server and getattr(options, field.name) != field.default:
+            raise UserError(
+                f"--{field.name} is for a model that is served: give --server too", status=2
+            )
+
+
+def connect(options: Options, bounds: tuple[float, float] | None) -> "ServerClassifier":
+    """Returns the classifier that the flags name, with the version that answers now.
+
+    So another version that the server loads meanwhile does not mix its answers with the first's.
+
+    Raises:
+        UserError: there is no answer.
+    """
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    found = ServerClassifier(bounds=bounds, flags=tuple(fields.items()))
+    return found if options.model_version else found.pinned()
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerClassifier(Classifier[bytes]):
+    """A model of a server; its outputs are probabilities.
+
+    Attributes:
+        flags: the fields of `Options`, as (name, value).
+    """
+
+    flags: tuple[tuple[str, Any], ...]
+
+    batch_bytes = MAX_BATCH_BYTES
+    ahead = 4  # whole files, which may be large
+
+    @property
+    def batch_size(self) -> int:  # noqa: D102
+        return self._options.batch_size
+
+    @property
+    def concurrency(self) -> int:  # noqa: D102
+        return self._options.concurrency
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:  # noqa: D102
+        with self._explained():
+            return self._client.labels
+
+    @property
+    def prior(self) -> np.ndarray:  # noqa: D102
+        shares = np.full((1, len(self.classes)), 1 / len(self.classes), np.float32)
+        return clipped(shares, self.bounds)[0]
+
+    @property
+    def prior_text(self) -> str:  # noqa: D102
+        return "equal shares of the classes, as a server does not tell theirs"
+
+    def pinned(self) -> "ServerClassifier":
+        """Returns the same with the number of the version that answers now."""
+        with self._explained():
+            version = self._client.metadata().version
+        self._client.close()
+        return dataclasses.replace(
+            self, flags=(*(dict(self.flags) | {"model_version": version}).items(),)
+        )
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:  # noqa: D102
+        # Not the address: the same model may answer elsewhere when the prediction goes on.
+        options = self._options
+        return {
+            "model": options.model_name,
+            "version": options.model_version,
+            "classes": self.classes,
+        }
+
+    def prepare(self, encoded: bytes) -> bytes:  # noqa: D102
+        return encoded
+
+    def size(self, prepared: bytes) -> int:  # noqa: D102
+        return len(prepared)
+
+    def classify(self, images: Sequence[bytes | None]) -> Outcome:  # noqa: D102
+        outputs = np.full((len(images), len(self.classes)), np.nan, np.float32)
+        refused: dict[int, str] = {}
+        sent: dict[int, bytes] = {}
+        for place, image in enumerate(images):
+            if image is None:
+                continue
+            if len(image) > MAX_IMAGE_BYTES:
+                refused[place] = f"more than {MAX_IMAGE_BYTES >> 20} MiB, which is not sent"
+            else:
+                sent[place] = image
+        with self._explained():
+            answers = self._client.classify_images([*sent.values()])
+        for place, answer in zip(sent, answers, strict=True):
+            if isinstance(answer, ServerError):
+                refused[place] = str(answer)
+            else:
+                outputs[place] = answer.probabilities
+        return Outcome(outputs, refused)
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        return clipped(outputs, self.bounds)
+
+    def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
+        inputs = {"image_bytes": list(files)}
+        with self._explained():
+            return self._client.predict(inputs, ["heat_map"], signature="explain")["heat_map"]
+
+    @functools.cached_property
+    def _options(self) -> Options:
+        return Options(**dict(self.flags))
+
+    @functools.cached_property
+    def _client(self) -> Client:
+        options = self._options
+        with self._explained():
+            return Client(
+                options.server,
+                options.model_name,
+                version=options.model_version,
+                timeout=options.timeout,
+                retries=options.retries,
+                tls=options.tls,
+                ca_file=options.ca_file,
+                cert_file=options.cert_file,
+                key_file=options.key_file,
+            )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns errors of the client into those of this program."""
+        try:
+            yield
+        except ServingError as error:
+            raise ResumableError(f"--server={self._options.server}: {error}") from None

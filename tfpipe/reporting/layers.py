@@ -1,0 +1,111 @@
+"""What the layers of a backbone see: its first filters, and the feature maps of an image."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.model.classifier import Tower, as_list
+from tfpipe.model.describe import blocks
+from tfpipe.model.ensemble import EnsemblePredictor
+from tfpipe.model.predictor import Predictor
+from tfpipe.page.figure import canvas, escaped
+
+FILTERS, FEATURE_MAPS = "filters", "feature_maps"
+SHOWN = (FEATURE_MAPS, FILTERS)
+
+MAX_FILTERS = 64
+MAX_MAPS = 16  # of a block: those that vary most over the image
+DEPTHS = 4  # blocks of a backbone, from its beginning to its end
+_TILE = 48  # pixels of a small image at least
+
+
+def towers(predictor: Predictor | EnsemblePredictor) -> tuple[tuple[Tower, ...], int]:
+    """Returns the towers of the first classifier, and the side of its images in pixels."""
+    while isinstance(predictor, EnsemblePredictor):
+        predictor = predictor.members[0]
+    return predictor.classifier.towers, predictor.image_size
+
+
+def filters(tower: Tower) -> bytes | None:
+    """Draws the kernels of a backbone's first convolution as colours, each stretched to 0..1.
+
+    Returns:
+        A PNG file, or None if no convolution sees three channels.
+    """
+    for layer in tower.backbone.layers:
+        kernel = layer.get_weights()[0] if isinstance(layer, tf.keras.layers.Conv2D) else None
+        if kernel is not None and kernel.ndim == 4 and kernel.shape[2] == 3:
+            break
+    else:
+        return None
+    kernels = np.moveaxis(kernel, 3, 0)[:MAX_FILTERS]
+    low = kernels.min(axis=(1, 2, 3), keepdims=True)
+    high = kernels.max(axis=(1, 2, 3), keepdims=True)
+    scaled = (kernels - low) / np.maximum(high - low, 1e-12)
+    count, side = kernel.shape[3], kernel.shape[0]
+    which = f"{len(kernels)} of {count}" if len(kernels) < count else f"{count}"
+    title = f"{tower.name}: {which} filters of {layer.name}, {side} x {kernel.shape[1]}"
+    return _tiles(title, [("", scaled)], columns=16)
+
+
+def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
+    """Draws what some blocks of a backbone make of an image: the maps that vary most.
+
+    Args:
+        tower: of the backbone.
+        image: uint8 [S, S, 3], RGB.
+        name: of the image.
+
+    Returns:
+        A PNG file.
+    """
+    ends = {
+        block: layers[-1]
+        for block, layers in blocks(tower.backbone).items()
+        if not isinstance(layers[-1].output, list) and layers[-1].output.shape.rank == 4
+    }
+    names = list(ends)
+    places = np.linspace(0, len(names) - 1, min(DEPTHS, len(names))).round().astype(int)
+    chosen = [names[place] for place in dict.fromkeys(places.tolist())]
+    model = tf.keras.Model(tower.backbone.inputs, [ends[block].output for block in chosen])
+    prepared = tower.prepare(tf.cast(image[np.newaxis], tf.float32))
+    rows = []
+    for block, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):
+        maps = np.moveaxis(found.numpy()[0], 2, 0).astype(np.float32)
+        order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:MAX_MAPS]
+        chosen_maps = maps[order]
+        low = chosen_maps.min(axis=(1, 2), keepdims=True)
+        high = chosen_maps.max(axis=(1, 2), keepdims=True)
+        scaled = (chosen_maps - low) / np.maximum(high - low, 1e-12)
+        rows.append((f"{block}, {maps.shape[1]} x {maps.shape[2]} x {maps.shape[0]}", scaled))
+    return _tiles(f"{tower.name}: feature maps of {name}", rows, columns=MAX_MAPS // 2)
+
+
+def _tiles(title: str, rows: list[tuple[str, np.ndarray]], columns: int) -> bytes:
+    """Draws groups of small images, [n, h, w] or [n, h, w, 3] in 0..1, each below its name."""
+    heights = [-(-len(tiles) // columns) for _, tiles in rows]
+    inch = 9.4 / columns
+    with canvas(inch * sum(heights) + 0.32 * len(rows) + 0.45, 9.9) as (figure, done):
+        figure.suptitle(escaped(title, 80), x=0.012, ha="left", size=10.5, weight="bold")
+        grid = figure.subplots(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for axes, (name, tiles) in zip(grid, rows, strict=True):
+            axes.set_title(escaped(name, 60), size=9, weight="normal")
+            axes.imshow(_mosaic(tiles, columns), interpolation="nearest")
+            axes.axis("off")
+    return done.getvalue()
+
+
+def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Returns one image of many, in rows with white between them: float [H, W, 3] in 0..1."""
+    from matplotlib import colormaps
+
+    colors = tiles if tiles.ndim == 4 else colormaps["viridis"](tiles)[..., :3]
+    # So that the gap is a sixteenth of a tile, however few pixels that has.
+    factor = max(1, -(-_TILE // colors.shape[1]))
+    colors = colors.repeat(factor, axis=1).repeat(factor, axis=2)
+    gap = max(1, colors.shape[1] // 16)
+    colors = np.pad(colors, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
+    missing = -len(colors) % columns
+    colors = np.pad(colors, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=1)
+    _, height, width, _ = colors.shape
+    table = colors.reshape(-1, columns, height, width, 3).swapaxes(1, 2)
+    return table.reshape(-1, columns * width, 3)

@@ -1,0 +1,246 @@
+"""How good answers are, drawn: ROC, precision and recall, reliability, confusion, histogram."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from tfpipe.measure import curves, metrics
+from tfpipe.measure.measures import Answers, measures
+from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
+from tfpipe.reporting.predictions import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_CURVES = 6  # of classes; of more the hardest ones
+MAX_BACKGROUND = 60  # curves of the other classes, in grey
+MAX_NAMED = 24  # classes whose names are beside a confusion matrix
+MAX_NUMBERED = 12  # classes up to which its cells have numbers
+_CORNER = 0.97  # area under a ROC curve from which on its corner is drawn larger too
+
+_LETTERS = 26  # of all names side by side below a confusion matrix
+_SIDE = 4.1  # inches, the height of what is square
+
+
+def roc(found: Predictions, classes: Sequence[str]) -> bytes:
+    """Draws the true positive rate by the false positive rate; of many classes one by one.
+
+    Args:
+        found: the answers.
+        classes: names in the order of their labels.
+
+    Returns:
+        A PNG file.
+    """
+    chosen, others = _hardest(found, classes)
+    with drawing("ROC", _SIDE) as (figure, axes, done):
+        points = {index: curves.roc(*_one(found, index)) for index in [*chosen, *others]}
+        areas = [sklearn.metrics.auc(*each) for each in points.values() if len(each[0])]
+        _draw_curves(axes, points, chosen)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        if areas and min(areas) > _CORNER:
+            corner = _corner(axes, (0.0, 0.1), (0.9, 1.0))
+            _draw_curves(corner, points, chosen)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
+        axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
+        legend(figure, _labels(classes, chosen))
+    return done.getvalue()
+
+
+def precision_recall(found: Predictions, classes: Sequence[str]) -> bytes:
+    """Draws the precision by the recall; arguments as of `roc`."""
+    chosen, others = _hardest(found, classes)
+    with drawing("Precision and recall", _SIDE) as (figure, axes, done):
+        points = {
+            index: curves.precision_recall(*_one(found, index))[::-1]
+            for index in [*chosen, *others]
+        }
+        _draw_curves(axes, points, chosen, "steps-pre")
+        least = min((p.min() for _, p in points.values() if len(p)), default=0.0)
+        areas = [-np.trapz(p, r) for r, p in points.values() if len(p)]
+        if areas and min(areas) > _CORNER:
+            corner = _corner(axes, (0.9, 1.0), (0.9, 1.0), x=0.2)
+            _draw_curves(corner, points, chosen, "steps-pre")
+            least = 0.0
+        axes.set(xlabel="recall", ylabel="precision", xlim=(-0.015, 1.015), box_aspect=1)
+        axes.set_ylim(max(0.0, least - 0.05) - 0.015, 1.015)
+        legend(figure, _labels(classes, chosen))
+    return done.getvalue()
+
+
+def reliability(found: Predictions, classes: Sequence[str]) -> bytes:
+    """Draws how often what is predicted is so, before and after calibration; arguments as `roc`."""
+    rows = {"before calibration": found.raw, "as it answers": found.probabilities}
+    if np.array_equal(found.raw, found.probabilities):
+        rows = {"as it answers": found.probabilities}
+    score = _score_name(classes)
+    with canvas(_SIDE) as (figure, done):
+        grid = figure.add_gridspec(2, 1, height_ratios=[4, 1])
+        axes = figure.add_subplot(grid[0], title="Reliability")
+        counts = figure.add_subplot(grid[1], sharex=axes)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        for number, (name, probabilities) in enumerate(rows.items()):
+            color = COLORS[1 - number] if len(rows) == 2 else COLORS[0]
+            bins = curves.reliability(probabilities, found.labels)
+            full = [each for each in bins if each.count]
+            x, y = [each.confidence for each in full], [each.accuracy for each in full]
+            low, high = zip(*(_interval(each.accuracy, each.count) for each in full), strict=True)
+            errors = np.maximum(0, [np.subtract(y, low), np.subtract(high, y)])
+            shown = name.split(" ")[0] == "as"
+            axes.errorbar(x, y, errors, fmt="o-" if shown else "s--", color=color,
+                          markersize=5 if shown else 8,
+                          markerfacecolor=color if shown else "none",
+                          linewidth=1.4, elinewidth=0.9, capsize=2, alpha=1 if shown else 0.75,
+                          label=name)  # fmt: skip
+            edges = [each.low for each in bins] + [1]
+            counts.stairs([each.count for each in bins], edges, color=color, linewidth=1.4,
+                          linestyle="-" if shown else "--")  # fmt: skip
+        axes.set(ylabel="share that is so", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.tick_params(labelbottom=False)
+        counts.set(xlabel=score, ylabel="images", yscale="log")
+        counts.set_ylim(0.7, None)
+        counts.yaxis.set_major_formatter("{x:,.0f}")
+        counts.minorticks_off()
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return done.getvalue()
+
+
+def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
+    """Draws how many images of each class are taken for which; arguments as of `roc`."""
+    table = metrics.confusion(found.probabilities, found.labels)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    count = len(classes)
+    side = min(max(2.9, 0.42 * count + 1.6), 5.6)
+    with drawing("Confusion", side) as (_, axes, done):
+        from matplotlib.colors import LinearSegmentedColormap
+
+        # White to blue; what is on the diagonal is not what one looks for in many classes.
+        colors = LinearSegmentedColormap.from_list("counts", ["#ffffff", COLORS[0]])
+        axes.imshow(share**0.5, cmap=colors, vmin=0, vmax=1)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        if count <= MAX_NAMED:
+            names = [escaped(name, 18 if count < 8 else 12) for name in classes]
+            axes.set_yticks(range(count), names)
+            level = count * max(map(len, names)) <= _LETTERS
+            axes.set_xticks(range(count), names, rotation=0 if level else 90)
+        axes.tick_params(length=0)
+        if count <= MAX_NUMBERED:
+            for (row, column), number in np.ndenumerate(table):
+                dark = share[row, column] ** 0.5 > 0.55
+                text = (
+                    f"{number:,}" if count > 5 else f"{number:,}\n{100 * share[row, column]:.1f} %"
+                )
+                axes.text(column, row, text, ha="center", va="center",
+                          size=10 if count <= 5 else 8, color="white" if dark else INK)  # fmt: skip
+        axes.set(xlabel="taken for", ylabel="is")
+    return done.getvalue()
+
+
+def histogram(found: Predictions, classes: Sequence[str]) -> bytes:
+    """Draws how the scores of the images are spread; arguments as of `roc`."""
+    edges, counts = curves.histogram(found.probabilities, found.labels)
+    names = [*classes]
+    if len(classes) > 2:
+        names, counts = ["right", "wrong"], counts[::-1]
+    with drawing(f"How many images have which {_score_name(classes)}") as (figure, axes, done):
+        for row, color in zip(counts, COLORS[:2], strict=True):
+            axes.stairs(row, edges, color=color, fill=True, alpha=0.18)
+            axes.stairs(row, edges, color=color, linewidth=1.4)
+        axes.set(xlabel=_score_name(classes), ylabel="images", xlim=(0, 1))
+        axes.set_yscale("symlog", linthresh=1, linscale=0.4)
+        axes.set_ylim(0, 1.3 * max(counts.max(), 1))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.minorticks_off()
+        legend(figure, names)
+    return done.getvalue()
+
+
+PLOTS: dict[str, tuple[Callable[[Predictions, Sequence[str]], bytes], str]] = {
+    "confusion": (confusion, "Matrix: how many images of each class are taken for which."),
+    "histogram": (histogram, "Histogram of the predicted probabilities, by class."),
+    "roc": (roc, "Curves: true positive rate by false positive rate."),
+    "precision_recall": (precision_recall, "Curves: precision by recall."),
+    "reliability": (
+        reliability,
+        "Lines: how often what is predicted is so, by the predicted probability, with 95 %"
+        " intervals; below, how many images there are of each probability.",
+    ),
+}
+
+
+def plots(found: Predictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
+    """Returns PNG files by name, each with its text for who does not see it."""
+    return {name: (draw(found, classes), alt) for name, (draw, alt) in PLOTS.items()}
+
+
+def _score_name(classes: Sequence[str]) -> str:
+    """Names what `curves.scored` gives."""
+    return f"P({escaped(classes[1], 18)})" if len(classes) == 2 else "P(predicted class)"
+
+
+def _one(found: Predictions, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scores of a class, and which images are of it."""
+    return found.probabilities[:, index], found.labels == index
+
+
+def _hardest(found: Predictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Returns the classes that get a colour and a name, and those whose curves are grey.
+
+    Of two it is the second, whose curve is the other's mirrored.
+    """
+    if len(classes) == 2:
+        return [1], []
+    area = measures["roc_auc"]
+    areas = {}
+    for index in range(len(classes)):
+        scores, positives = _one(found, index)
+        if positives.any() and not positives.all():
+            pair = np.stack([1 - scores, scores], axis=1)
+            areas[index] = area.value(Answers(pair, positives.astype(np.int64)))
+    ranked = sorted(areas, key=lambda index: (areas[index], index))
+    return ranked[:MAX_CURVES], ranked[MAX_CURVES : MAX_CURVES + MAX_BACKGROUND]
+
+
+def _corner(
+    axes: "Axes", across: tuple[float, float], up: tuple[float, float], x: float = 0.42
+) -> "Axes":
+    """Returns axes within others that show a tenth of them ten times as large."""
+    corner = axes.inset_axes([x, 0.14, 0.52, 0.52], facecolor="white")
+    corner.set(xlim=(across[0] - 0.003, across[1] + 0.003), ylim=(up[0] - 0.003, up[1] + 0.003))
+    corner.tick_params(labelsize=8)
+    corner.locator_params(nbins=5)
+    corner.set_title("the corner, enlarged", size=8.5, weight="normal", loc="right",
+                     backgroundcolor="white", pad=3)  # fmt: skip
+    frame = axes.indicate_inset_zoom(corner, edgecolor=GREY)
+    for line in (frame[1] if isinstance(frame, tuple) else frame.connectors) or ():
+        line.set_visible(False)
+    return corner
+
+
+def _labels(classes: Sequence[str], chosen: Sequence[int]) -> list[str]:
+    return [classes[index] for index in chosen]
+
+
+def _draw_curves(
+    axes: "Axes",
+    points: dict[int, tuple[np.ndarray, np.ndarray]],
+    chosen: Sequence[int],
+    style: str = "default",
+) -> None:
+    for index, (x, y) in points.items():
+        if index in chosen:
+            color, width, order = COLORS[chosen.index(index)], 1.7, 3
+        else:
+            color, width, order = "#b9bec7", 0.8, 2
+        axes.plot(x, y, color=color, linewidth=width, zorder=order, drawstyle=style)
+
+
+def _interval(share: float, count: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share of so many samples, Wilson's."""
+    found = scipy.stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return found.low, found.high
