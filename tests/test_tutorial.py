@@ -6,10 +6,13 @@ import shutil
 
 import pytest
 from conftest import ROOT
+from test_layout import SERVING_ENTRY_POINTS
 
 from tfpipe.errors import UserError
 from tools import make_toy_images, run_tutorial
 from tools.run_tutorial import Options, Step
+
+PATH = ROOT / "docs" / "tutorial.md"
 
 PAGE = """
 ```sh
@@ -106,10 +109,13 @@ def test_a_folder_that_is_there_and_a_file_that_is_not_are_refused(options, tmp_
         run_tutorial.main(options(PAGE, train="nothing"))
 
 
-def test_every_place_that_is_to_be_filled_in_names_a_command():
-    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    comments = re.findall(r"<!--(.*?)-->", text, re.DOTALL)
-    assert all(re.fullmatch(r" run me: (python|make|head) [^\n]+ ", each) for each in comments)
+def test_every_command_of_the_project_is_followed():
+    """Of those that lie between the images and an answer."""
+    text = "\n".join(step.command for step in run_tutorial.steps(PATH.read_text(encoding="utf-8")))
+    for name in "build_records verify_records train evaluate report predict export".split():
+        assert f"-m tfpipe.{name} " in text
+    for name in SERVING_ENTRY_POINTS:
+        assert f"-m serving.{name} " in text
 
 
 @pytest.mark.large

@@ -28,7 +28,7 @@ from tfpipe.options import option
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_NUMBER = re.compile(r"\d[\d.,]*(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<=\s)[-+])?\d[\d.,]*(?:e[-+]?\d+)?")
 _PORT = re.compile(r"(?<=port=)\d+|(?<=127\.0\.0\.1:)\d+")
 _READY_S = 180
 
