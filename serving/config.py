@@ -96,20 +96,23 @@ class Batching:
 
     Attributes:
         max_batch_size: images in a request, at most.
-        max_execution_batch_size: images in a batch; a larger request is split into several.
+        max_execution_batch_size: images in a batch; a larger request is split into several. From
+            16 on a CPU gains nothing, and while half of 32 clients are answered, the other half's
+            images are computed.
         batch_timeout_micros: how long a request waits for others to join while nothing runs.
         max_enqueued_batches: that wait for a thread; when they are full, UNAVAILABLE.
-        num_batch_threads: batches that run at the same time.
+        num_batch_threads: batches that run at the same time. Each keeps two cores busy; more of
+            them only take each other's caches.
         allowed_batch_sizes: that a batch is filled up to; empty for any.
         requests: that are let in; more of them are UNAVAILABLE. A file does not say: as many as its
             queue and threads hold.
     """
 
     max_batch_size: int = 4096
-    max_execution_batch_size: int = 32
+    max_execution_batch_size: int = 16
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 128  # so many has the largest request
-    num_batch_threads: int = 2
+    num_batch_threads: int = dataclasses.field(default_factory=lambda: max(1, cli.cores() // 2))
     allowed_batch_sizes: tuple[int, ...] = ()
     requests: int = 128
 

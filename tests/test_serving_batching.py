@@ -59,7 +59,7 @@ def test_requests_are_joined_and_each_gets_its_own_rows(counting):
     for value, answer in zip(values, found, strict=True):
         np.testing.assert_array_equal(answer["y"], np.array(value, np.float32) + 100)
     assert max(answer["rows"].max() for answer in found) > 2
-    assert max(answer["rows"].max() for answer in found) <= 32
+    assert max(answer["rows"].max() for answer in found) <= 16
 
 
 def test_allowed_sizes_are_filled_up(counting):
