@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfpipe.fit.precision import under
 from tfpipe.model.fold import folded
 
 layers = tf.keras.layers
@@ -88,6 +89,29 @@ def test_another_norm_is_left_alone(name):
     expected = expected if isinstance(expected, list) else [expected]
     for one, other in zip(answer(after, constant, images), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_in_bfloat16_it_is_as_near_to_float32_as_before(name):
+    _, _, exact = frozen(FOLDED[name])
+    with under("mixed_bfloat16"):
+        constant, images, before = frozen(FOLDED[name])
+    after = folded(constant.graph.as_graph_def())
+    assert not any("BatchNorm" in kind for kind in kinds(after))
+    found = answer(after, constant, images)[0]
+    assert found.dtype == before.dtype == tf.bfloat16
+
+    def error(values):
+        return np.sqrt(np.mean((tf.cast(values, tf.float32) - exact) ** 2))
+
+    assert 0 < error(found) < 1.2 * error(before)
+
+
+def test_float16_is_left_alone():
+    with under("mixed_float16"):
+        constant, _, _ = frozen(FOLDED["conv"])
+    before = constant.graph.as_graph_def()
+    assert kinds(folded(before)) == kinds(before)
 
 
 def test_other_types_are_left_alone():

@@ -1,6 +1,5 @@
 """Images that were never made into records."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -9,7 +8,7 @@ import tensorflow as tf
 
 from tfpipe.ingest import scan
 from tfpipe.ingest.sources import Rejected, Source
-from tfpipe.input import preprocess
+from tfpipe.input import preprocess, tuning
 from tfpipe.input.threads import in_threads
 
 T = TypeVar("T")
@@ -42,8 +41,7 @@ def read_files(
             return rejected
         return prepare(name, encoded)
 
-    threads = len(os.sched_getaffinity(0))
-    return in_threads(read, ((name,) for name in names), threads=threads, ahead=ahead)
+    return in_threads(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
 
 
 def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:

@@ -19,7 +19,7 @@ from tfpipe import terminal
 from tfpipe.errors import UserError
 from tfpipe.ingest import example
 from tfpipe.ingest.part import Part
-from tfpipe.input import cache, draws, preprocess, service
+from tfpipe.input import cache, draws, preprocess, service, tuning
 from tfpipe.input.augment import Augment
 from tfpipe.input.samples import DEVICE, Reading, Records, Rows, of_part
 from tfpipe.input.threads import in_threads
@@ -102,7 +102,7 @@ def train_batches(
         return result | {"image": _without_copy(pictures.image)}
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(reading.options())
+    dataset = dataset.prefetch(tuning.AHEAD).with_options(reading.options())
     yield from in_threads(
         finish,
         dataset.as_numpy_iterator(),
@@ -163,7 +163,7 @@ def eval_batches(
 
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.shard(workers, worker)
-    dataset = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(decode, tuning.cores(), deterministic=True)
     return padded_batches(dataset, batch_size)
 
 
@@ -198,7 +198,7 @@ def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset
 
         return {key: fill(values) for key, values in batch.items()}
 
-    return dataset.batch(batch_size).map(pad).prefetch(tf.data.AUTOTUNE)
+    return tuning.untuned(dataset.batch(batch_size).map(pad).prefetch(tuning.AHEAD))
 
 
 def _without_copy(array: np.ndarray) -> tf.Tensor:
@@ -252,7 +252,7 @@ def _from_service(
     with service.guard(reading.service):
         for epoch, wanted in records.items():
             samples = source.samples(tf.constant([reading.seed, epoch], tf.int64))
-            made = samples.map(batch, tf.data.AUTOTUNE).batch(size)
+            made = samples.map(batch, tf.data.AUTOTUNE).batch(size)  # of the workers' cores
             made = service.distribute(made, reading.service, job=f"{run}-{epoch}", batch_size=size)
             seen = 0
             for found in made.take(math.ceil(wanted / size)):

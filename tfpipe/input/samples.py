@@ -5,7 +5,6 @@ dataset of TensorFlow's; and, outside of it, the samples that some of that stand
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import cv2
@@ -17,7 +16,7 @@ from tfpipe.errors import UserError, one_line
 from tfpipe.ingest import example
 from tfpipe.ingest.example import Fields
 from tfpipe.ingest.part import Part
-from tfpipe.input import cache, decoder, draws, preprocess
+from tfpipe.input import cache, decoder, draws, preprocess, tuning
 from tfpipe.input.cache import Pictures, Samples
 
 # Shards read at once; their records alternate, which mixes neighbours on the disk.
@@ -146,7 +145,7 @@ class Reading:
     @property
     def cores(self) -> int:
         """How many threads decode."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or tuning.cores()
 
     @property
     def batches_ahead(self) -> int:
@@ -164,7 +163,7 @@ class Reading:
         options = tf.data.Options()
         options.deterministic = self.in_order
         options.threading.private_threadpool_size = self.cores
-        options.autotune.ram_budget = self.ram_bytes
+        options.autotune.enabled = False  # see tuning.py
         return options
 
 
@@ -183,7 +182,7 @@ class Records:
             tf.data.TFRecordDataset,
             cycle_length=READERS,
             block_length=_BLOCK,
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=READERS,
         )
         seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
         records = of_part(records, self._part)
@@ -202,7 +201,8 @@ class Rows:
 
     def __init__(self, part: Part, reading: Reading):
         cache.check(reading.cache, part, int(np.prod(reading.shape)))
-        records = of_part(tf.data.TFRecordDataset(part.paths), part).as_numpy_iterator()
+        records = of_part(tf.data.TFRecordDataset(part.paths), part)
+        records = tuning.untuned(records).as_numpy_iterator()
         with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
             self._kept = cache.load(reading.cache, records, part.count, reading.decode, advance)
 

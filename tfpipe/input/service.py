@@ -20,7 +20,7 @@ from tensorflow.data.experimental import service
 
 from tfpipe import terminal
 from tfpipe.errors import UserError, one_line
-from tfpipe.input import endpoint
+from tfpipe.input import endpoint, tuning
 
 FLAG = "--data_service"
 
@@ -113,7 +113,7 @@ def distribute(
         ) from None
     if consumer is None:
         batches = batches.rebatch(batch_size)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return tuning.untuned(batches.prefetch(tuning.AHEAD))
 
 
 @contextlib.contextmanager

@@ -39,7 +39,10 @@ def with_constant_weights(function: Callable[[Any], Any]) -> Callable[[Any], Any
         key = tuple((each.dtype, *each.shape) for each in tf.nest.flatten(values))
         if key not in made:
             specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, values)
-            made[key] = _constant(compiled.get_concrete_function(specs))
+            # In a function of its own: called eagerly, a pruned one writes its arguments into an
+            # error, all their numbers, that it then drops.
+            constant = _constant(compiled.get_concrete_function(specs))
+            made[key] = tf.function(constant, autograph=False)
         return made[key](values)
 
     return compiled if tf.distribute.has_strategy() else call

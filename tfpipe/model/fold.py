@@ -6,8 +6,8 @@
     with factor = scale / sqrt(variance + epsilon), one number for each channel
 
 TensorFlow does so itself for an ordinary convolution, but not for a depthwise one, whose BatchNorm
-then passes over all of its output once more. A convolution with a bias and an activation behind it
-runs as one operation.
+then passes over all of its output once more; and in bfloat16 for none. A convolution with a bias
+and an activation behind it runs as one operation.
 """
 
 import collections
@@ -20,12 +20,19 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 
+# What it is done for: in float16 a weight that is multiplied by a small factor would lose digits.
+_TYPES = (tf.float32, tf.bfloat16)
+
+# What a constant may lie behind: under mixed precision a convolution casts its weights.
+_PASSES = ("Identity", "Cast")
+
 
 def folded(graph: GraphDef) -> GraphDef:
     """Returns a graph that computes the same but for rounding.
 
     Args:
-        graph: of float32, in which what is constant is a Const, perhaps behind an Identity.
+        graph: of float32 or with mixed bfloat16, in which what is constant is a Const of float32,
+            perhaps behind an Identity or a Cast.
 
     Returns:
         It, with each BatchNorm in inference that follows a convolution folded into that, if nothing
@@ -46,18 +53,19 @@ def folded(graph: GraphDef) -> GraphDef:
         plain = norm.attr["data_format"].s == convolution.attr["data_format"].s == b"NHWC"
         alone = users[convolution.name] == 1 and users[norm.name] == inputs[norm.name]
         found = [_constant(nodes, name) for name in (convolution.input[1], *norm.input[1:])]
-        if not plain or not alone or any(value is None for value in found):
+        dtype = tf.dtypes.as_dtype(convolution.attr["T"].type)
+        if not plain or not alone or dtype not in _TYPES or any(each is None for each in found):
             continue
         kernel, scale, offset, mean, variance = found
         factor = scale / np.sqrt(variance + norm.attr["epsilon"].f)
         shape = (1, 1, *kernel.shape[2:]) if convolution.op != "Conv2D" else factor.shape
-        weights = _const(f"{norm.name}/weights", kernel * factor.reshape(shape))
-        bias = _const(f"{norm.name}/bias", offset - mean * factor)
+        weights = _const(f"{norm.name}/weights", kernel * factor.reshape(shape), dtype)
+        bias = _const(f"{norm.name}/bias", offset - mean * factor, dtype)
         scaled = NodeDef()
         scaled.CopyFrom(convolution)
         scaled.name, scaled.input[1] = f"{norm.name}/convolution", weights.name
         added = NodeDef(name=norm.name, op="BiasAdd", input=[scaled.name, bias.name])
-        added.attr["T"].type = tf.float32.as_datatype_enum
+        added.attr["T"].type = dtype.as_datatype_enum
         changed[norm.name] = [weights, bias, scaled, added]
         changed[convolution.name] = []
     result = GraphDef(library=graph.library, versions=graph.versions)
@@ -69,18 +77,17 @@ def folded(graph: GraphDef) -> GraphDef:
 def _constant(nodes: dict[str, NodeDef], name: str) -> np.ndarray | None:
     """Returns the value of an input in float64; None if it is not constant, or not float32."""
     node = nodes[_node_name(name)]
-    while node.op == "Identity":
+    while node.op in _PASSES:
         node = nodes[_node_name(node.input[0])]
     if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
         return None
     return tf.make_ndarray(node.attr["value"].tensor).astype(np.float64)
 
 
-def _const(name: str, value: np.ndarray) -> NodeDef:
-    value = value.astype(np.float32)
+def _const(name: str, value: np.ndarray, dtype: tf.DType) -> NodeDef:
     node = NodeDef(name=name, op="Const")
-    node.attr["dtype"].type = tf.float32.as_datatype_enum
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    node.attr["dtype"].type = dtype.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.astype(dtype.as_numpy_dtype)))
     return node
 
 

@@ -16,7 +16,7 @@ from tfpipe.ingest.example import Fields
 from tfpipe.ingest.manifest import Manifest
 from tfpipe.ingest.part import Part
 from tfpipe.ingest.splits import ALL
-from tfpipe.input import pipeline, preprocess
+from tfpipe.input import pipeline, preprocess, tuning
 
 BATCH_SIZE = 32
 
@@ -106,7 +106,7 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
             "image": preprocess.decode_record(fields, size),
             "weight": tf.constant(1, tf.int64),
         },
-        tf.data.AUTOTUNE,
+        tuning.cores(),
         deterministic=True,
     )
     try:

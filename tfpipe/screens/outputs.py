@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError
-from tfpipe.input import preprocess
+from tfpipe.input import preprocess, tuning
 from tfpipe.screens.screen import Images
 
 BATCH_SIZE = 64
@@ -79,9 +79,9 @@ def _batches(images: Images, size: int) -> Iterator[tf.Tensor]:
         read, output_signature=tf.TensorSpec([], tf.string)
     ).map(
         lambda encoded: preprocess.decode_image(encoded, size),
-        tf.data.AUTOTUNE,
+        tuning.cores(),
         deterministic=True,
     )
-    yield from dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+    yield from tuning.untuned(dataset.batch(BATCH_SIZE).prefetch(tuning.AHEAD))
     if failures:
         raise failures[0]
