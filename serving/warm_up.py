@@ -77,7 +77,9 @@ def _specs(request: Message) -> list[ModelSpec]:
 
 def _read(path: pathlib.Path) -> Iterator[tuple[str, Message]]:
     """Yields the requests of a file and what they ask for; raises ValueError."""
-    for count, record in enumerate(tf.data.TFRecordDataset(str(path))):
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread can hold up the end; see tfpipe/input/tuning.py
+    for count, record in enumerate(tf.data.TFRecordDataset(str(path)).with_options(options)):
         if count == MOST_RECORDS:
             raise ValueError(f"it has more than {MOST_RECORDS:,} records")
         log = PredictionLog.FromString(record.numpy())

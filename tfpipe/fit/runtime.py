@@ -25,9 +25,11 @@ _GPU_FP16 = (7, 0)
 
 
 # What is measured where a CPU has them, the one of full precision first; and how much less time
-# another must take to be worth its rounding.
+# another must take to be worth its rounding; and how many steps of each are timed, enough to tell
+# apart what differs by more than the margin.
 CANDIDATES = ("float32", "mixed_bfloat16")
 MARGIN = 0.1
+ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def measured(chosen: Runtime, step_of: Callable[[str], trial.Step]) -> Runtime:
     Returns:
         The choice, whose explanation has the times.
     """
-    times = trial.medians({policy: step_of(policy) for policy in CANDIDATES})
+    times = trial.medians({policy: step_of(policy) for policy in CANDIDATES}, rounds=ROUNDS)
     tf.keras.backend.clear_session()
     shown = ", ".join(f"{policy} {1000 * time:.1f} ms" for policy, time in times.items())
     why = f"{chosen.why}; a step takes {shown}"

@@ -1,5 +1,6 @@
 """Steps on random images, to be timed: what a kind of training costs on this device."""
 
+import functools
 import itertools
 import statistics
 import time
@@ -10,46 +11,52 @@ import tensorflow as tf
 from tfpipe.fit import optimizers
 from tfpipe.fit.precision import under
 from tfpipe.model.classifier import Classifier
+from tfpipe.model.constants import with_constant_weights
 from tfpipe.registry import Registry
 
 Step = Callable[[], None]
 
-# From a classifier and the number of images in a batch to a function that runs one step.
-stages: Registry[Callable[[Classifier, int], Callable[[], object]]] = Registry("stage")
+# From a classifier, the number of images in a batch, and whether XLA compiles it, to a compiled
+# function that runs one step.
+stages: Registry[Callable[[Classifier, int, bool], Callable[[], tf.Tensor]]] = Registry("stage")
 
 # Random weights shall stay small, however many steps are run.
 _RATE = 1e-6
 
 
 @stages.register("features")
-def _features(classifier: Classifier, batch_size: int) -> Callable[[], object]:
-    """`features`: images through frozen backbones, forward only."""
+def _features(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.Tensor]:
+    """`features`: images through frozen backbones, forward only, with constant weights."""
     images = _random_images(classifier, batch_size)
-    return lambda: classifier.features(images, training=False)
+    forward = functools.partial(classifier.features, training=False)
+    if xla:
+        return functools.partial(tf.function(forward, jit_compile=True), images)
+    return functools.partial(with_constant_weights(forward), images)
 
 
 @stages.register("head")
-def _head(classifier: Classifier, batch_size: int) -> Callable[[], object]:
+def _head(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.Tensor]:
     """`head`: an update of the head on features that are there already."""
     features = tf.random.uniform([batch_size, *classifier.head.input_shape[1:]])
-    return _training(classifier, classifier.head, features)
+    return _training(classifier, classifier.head, features, xla)
 
 
 @stages.register("all")
-def _all(classifier: Classifier, batch_size: int) -> Callable[[], object]:
+def _all(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.Tensor]:
     """`all`: an update of everything: forward, backward, Adam."""
-    return _training(classifier, classifier.model, _random_images(classifier, batch_size))
+    return _training(classifier, classifier.model, _random_images(classifier, batch_size), xla)
 
 
 def _training(
-    classifier: Classifier, model: tf.keras.Model, inputs: tf.Tensor
-) -> Callable[[], object]:
+    classifier: Classifier, model: tf.keras.Model, inputs: tf.Tensor, xla: bool
+) -> Callable[[], tf.Tensor]:
     batch_size = len(inputs)
     labels = tf.one_hot(tf.range(batch_size) % 2, max(model.output_shape[-1], 2))
     variables = model.trainable_variables
     optimizer = optimizers.build("adam", _RATE)
     optimizer.build(variables)
 
+    @tf.function(jit_compile=xla or None)
     def update() -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
@@ -82,7 +89,7 @@ def make(
         mixed_float16 needs in a training, is left out.
     """
     with under(policy):
-        run = tf.function(stages[stage](build(), batch_size), jit_compile=xla or None)
+        run = stages[stage](build(), batch_size, xla)
 
     def step() -> None:
         run().numpy()

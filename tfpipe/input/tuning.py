@@ -4,7 +4,7 @@ The tuner of tf.data is a thread that looks at a pipeline after 10, 20, 40 ms an
 between. TensorFlow 2.15 wakes it before it says that the iterator is done with
 (`CancellationManager::StartCancel` calls first and sets `is_cancelled_` then), so every other time
 it goes back to sleep, and whoever lets the iterator go waits until it looks again: a pass over the
-records that takes 5.2 s took 10.4 (`tests/test_tuning.py`).
+records that takes 5.2 s takes 10.4 (docs/benchmarks.md).
 """
 
 import os

@@ -1,0 +1,63 @@
+"""No pipeline runs TensorFlow's tuner, which would hold up whoever is done with it."""
+
+import pytest
+import tensorflow as tf
+
+from tfpipe import evaluate, train
+from tfpipe.ingest import manifest as manifests
+from tfpipe.ingest.part import Part
+from tfpipe.input import tuning
+from tfpipe.reporting import images
+from tfpipe.screens import outputs
+from tfpipe.screens.screen import Images
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Whether the tuner runs, for each dataset that has been iterated over."""
+    begin, found = tf.data.Dataset.__iter__, []
+
+    def record(dataset):
+        found.append(dataset.options().autotune.enabled is not False)
+        return begin(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", record)
+    return found
+
+
+def test_it_is_noticed(tuned):
+    dataset = tf.data.Dataset.range(3)
+    assert list(dataset.as_numpy_iterator()) == [0, 1, 2]
+    assert list(tuning.untuned(dataset).as_numpy_iterator()) == [0, 1, 2]
+    assert tuned == [True, False]
+
+
+@pytest.mark.parametrize("cache", ["none", "encoded", "decoded"])
+def test_training_and_evaluating(cache, tiny_config, tuned):
+    config = tiny_config(cache=cache, epochs=1)
+    train.main(config)
+    evaluate.main(evaluate.Options(run_dir=config.run_dir))
+    assert len(tuned) >= 3  # of the epoch, the validation, the evaluation
+    assert not any(tuned)
+
+
+def test_frozen_features(tiny_config, tuned):
+    train.main(tiny_config(stages="head", epochs=1, feature_views=2))
+    assert len(tuned) >= 3  # of two views and the validation
+    assert not any(tuned)
+
+
+def test_a_report(records, tuned):
+    part = Part(manifests.load(records), ("val",))
+    assert sum(count for _, count in images.batches(part.records(), 32)) == part.count
+    assert tuned == [False]
+
+
+def test_a_screen(records, tmp_path, tuned):
+    found = list(Part(manifests.load(records), ("val",)).records())
+    every = Images(
+        found, [""] * len(found), [0] * len(found), ("a",), lambda i: found[i].encoded, tmp_path
+    )
+    values = outputs.compute(every, lambda x: x[:, 0, 0], 32, screen="test", key=())
+    assert values.shape == (len(found), 3)
+    assert tuned == [False]
