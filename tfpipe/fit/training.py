@@ -110,7 +110,9 @@ def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runt
             chosen, precision=precision, why="measured when the run began", measure=False
         )
     if chosen.measure and cluster.is_chief:
-        frozen = all(stage.start == split.HEAD for stage in stages.parse(config))
+        # Where a part is frozen in every stage, most of the time goes into what it makes of the
+        # images.
+        frozen = all(stage.start != split.ALL for stage in stages.parse(config))
         chosen = runtime.measured(
             chosen,
             lambda policy: trial.make(

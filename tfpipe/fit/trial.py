@@ -27,6 +27,11 @@ _RATE = 1e-6
 @stages.register("features")
 def _features(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.Tensor]:
     """`features`: images through frozen backbones, forward only, with constant weights."""
+    for layer in classifier.features.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization) and layer.center:
+            # As of one that was trained: a bias of zeros would be left out, and what follows the
+            # convolution not be joined to it.
+            layer.beta.assign(tf.random.uniform(layer.beta.shape, -1, 1))
     images = _random_images(classifier, batch_size)
     forward = functools.partial(classifier.features, training=False)
     if xla:
