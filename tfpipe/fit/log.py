@@ -1,13 +1,13 @@
 """What a training says of its epochs: `log.csv`, TensorBoard, and lines and a table for people."""
 
-import contextlib
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.summary_pb2 import SummaryMetadata
+from tensorflow.core.protobuf import config_pb2
 
 from tfpipe import storage, terminal
 from tfpipe.errors import UserError, one_line
@@ -103,16 +103,20 @@ class Log:
             tf.summary.image(f"augmented/{stage}", shown, max_outputs=len(shown))
         self._board.flush()
 
-    @contextlib.contextmanager
-    def graph(self, stage: str) -> Iterator[None]:
-        """Shows the graph of what runs in the block, a stage's first step, in TensorBoard."""
-        tf.summary.trace_on(graph=True)
-        try:
-            yield
-            with self._board.as_default(step=0):
-                tf.summary.trace_export(stage)
-        finally:
-            tf.summary.trace_off()
+    def graph(self, stage: str, graph: tf.Graph) -> None:
+        """Shows the graph of a stage's step in TensorBoard.
+
+        TensorFlow's own trace of what runs holds every function of the process three times, with
+        the constant weights of frozen layers, and cannot be read back when that is more than 2 GB.
+        """
+        run = config_pb2.RunMetadata()
+        function = run.function_graphs.add()
+        function.pre_optimization_graph.CopyFrom(graph.as_graph_def())
+        metadata = SummaryMetadata(
+            plugin_data={"plugin_name": "graph_run_metadata_graph", "content": b"1"}
+        )
+        with self._board.as_default(step=0):
+            tf.summary.write(stage, run.SerializeToString(), metadata=metadata)
         self._board.flush()
 
     def show(self) -> None:

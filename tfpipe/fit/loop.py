@@ -205,8 +205,8 @@ class Loop:
             watched = self._profile.watch(batches, inputs.steps - before)
             losses = steps.train(watched)
             if progress.epoch == progress.first_epoch and not before:
-                with self._log.graph(stage.name):
-                    losses = itertools.chain([next(losses)], losses)
+                losses = itertools.chain([next(losses)], losses)
+                self._log.graph(stage.name, steps.graph)
             for loss in losses:
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"

@@ -14,8 +14,8 @@ from tfpipe.errors import UserError
 from tfpipe.fit import trial
 
 # CPU features under which oneDNN has fast bfloat16 kernels, as Linux names them. Without them
-# bfloat16 is emulated and many times slower than float32. With them it depends on the model:
-# depthwise convolutions gain nothing.
+# bfloat16 is emulated and many times slower than float32. With them it depends on the model, and on
+# whether its BatchNorm is folded.
 _CPU_BF16 = ("amx_bf16", "avx512_bf16")
 
 # Compute capability from which a GPU multiplies that type in tensor cores (NVIDIA's CUDA
@@ -24,8 +24,8 @@ _GPU_BF16 = (8, 0)
 _GPU_FP16 = (7, 0)
 
 
-# What is measured where a CPU has them, the one of full precision first; and how much less time
-# another must take to be worth its rounding; and how many steps of each are timed, enough to tell
+# What is measured where a CPU has them, the one of full precision first; how much less time another
+# must take to be worth its rounding; and how many steps of each are timed, enough to tell
 # apart what differs by more than the margin.
 CANDIDATES = ("float32", "mixed_bfloat16")
 MARGIN = 0.1

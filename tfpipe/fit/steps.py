@@ -43,6 +43,7 @@ class Steps:
 
     Attributes:
         best: the weights of the stage's best epoch; the averages, if weights are averaged.
+        graph: of a step of training, once there was one.
         state: what goes into a checkpoint.
     """
 
@@ -79,6 +80,7 @@ class Steps:
             totals=self._totals,
             **({"average": self._average} if self._average else {}),
         )
+        self.graph: tf.Graph | None = None
         self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=READ_EVERY)
         # XLA compiles no exchange between devices: with several, what comes before it.
         several = self._strategy.num_replicas_in_sync > 1
@@ -88,7 +90,7 @@ class Steps:
             self._evaluate = tf.function(self._evaluate, jit_compile=True)
         # Two functions: the older optimizers make their variables in the first call of one.
         self._train_step = {
-            due: self._on_replicas(functools.partial(self._train_one, due=due), **compiled)
+            due: self._on_replicas(functools.partial(self._train_one, due=due), self._show, **compiled)
             for due in (False, True)
         }
         self._validate_step = self._on_replicas(self._validate_one, **compiled)
@@ -174,9 +176,23 @@ class Steps:
         if bad >= 0:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
-    def _on_replicas(self, step: Callable[[Batch], None], **compiled: bool) -> Callable:
+    def _show(self) -> None:
+        """Keeps the graph into which a step is being traced."""
+        self.graph = tf.compat.v1.get_default_graph()
+
+    def _on_replicas(
+        self,
+        step: Callable[[Batch], None],
+        traced: Callable[[], None] = lambda: None,
+        **compiled: bool,
+    ) -> Callable:
         strategy = self._strategy
-        function = tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
+
+        @tf.function(**compiled)
+        def function(batch: Batch) -> None:
+            traced()
+            strategy.run(step, args=(batch,))
+
         return parameter_server.dispatched(strategy, function)
 
     def _for_replicas(self, batch: Batch) -> Batch:
