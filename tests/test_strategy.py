@@ -356,7 +356,8 @@ def test_a_worker_that_was_killed_comes_back(options, tmp_path):
     chief = workers.end()["worker", 0]
     assert "a worker was lost" in chief
     assert "resuming" in chief
-    check_same_run(tmp_path / "one", tmp_path / "two")
+    # Two workers' sums round otherwise than one's, and twelve epochs enlarge that.
+    check_same_run(tmp_path / "one", tmp_path / "two", within=1e-4)
 
 
 PARAMETER_SERVERS = {"chief": 1, "worker": 2, "ps": 1}

@@ -55,15 +55,15 @@ def test_the_best_weights_have_the_best_logged_loss(run_dir):
     assert metrics["n"] == sum(map(sum, metrics["confusion"]))
 
 
-def check_same_run(one, other):
+def check_same_run(one, other, *, within=1e-5):
     """Checks that two runs have the same epochs and the same weights."""
     volatile = ("seconds", "images_per_s", "input_wait", "stage")
     for a, b in zip(log_of(one), log_of(other), strict=True):
         assert a["stage"] == b["stage"]
         for key in set(a) - set(volatile):
-            assert float(a[key]) == pytest.approx(float(b[key]), abs=1e-5), key
+            assert float(a[key]) == pytest.approx(float(b[key]), abs=within), key
     for a, b in zip(weights_of(one), weights_of(other), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, atol=within)
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):

@@ -90,7 +90,9 @@ class Steps:
             self._evaluate = tf.function(self._evaluate, jit_compile=True)
         # Two functions: the older optimizers make their variables in the first call of one.
         self._train_step = {
-            due: self._on_replicas(functools.partial(self._train_one, due=due), self._show, **compiled)
+            due: self._on_replicas(
+                functools.partial(self._train_one, due=due), self._show, **compiled
+            )
             for due in (False, True)
         }
         self._validate_step = self._on_replicas(self._validate_one, **compiled)
