@@ -72,7 +72,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
             parameter_server.check(stage.config)
     finish.check(config, len(manifest.classes))
     runtime.compile_quietly()
-    chosen = _choose_runtime(config, len(manifest.classes), cluster)
+    chosen = _choose_runtime(config, len(manifest.classes), learned.count, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
     else:
@@ -101,18 +101,29 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     return chosen.precision
 
 
-def _choose_runtime(config: TrainConfig, classes: int, cluster: Cluster) -> Runtime:
-    """Returns precision and compiler, which the chief measures, if need be, for all workers."""
+def _choose_runtime(config: TrainConfig, classes: int, count: int, cluster: Cluster) -> Runtime:
+    """Returns precision and compiler, which the chief measures, if need be, for all workers.
+
+    Args:
+        config: the options.
+        classes: how many there are.
+        count: of the records to train on.
+        cluster: of the workers.
+    """
     chosen = runtime.choose(config.precision, config.xla)
     if chosen.measure and (pathlib.Path(config.run_dir) / run.LAST).exists():
         precision = run.load(config.run_dir).resolved.precision
         chosen = dataclasses.replace(
             chosen, precision=precision, why="measured when the run began", measure=False
         )
+    planned = stages.parse(config)
+    if chosen.measure and count * stages.passes(planned) < runtime.MEASURED_FROM:
+        why = f"{chosen.why}, and for so few images it is not measured"
+        chosen = dataclasses.replace(chosen, why=why, measure=False)
     if chosen.measure and cluster.is_chief:
         # Where a part is frozen in every stage, most of the time goes into what it makes of the
         # images.
-        frozen = all(stage.start != split.ALL for stage in stages.parse(config))
+        frozen = all(stage.start != split.ALL for stage in planned)
         chosen = runtime.measured(
             chosen,
             lambda policy: trial.make(
