@@ -90,9 +90,7 @@ class Steps:
             self._evaluate = tf.function(self._evaluate, jit_compile=True)
         # Two functions: the older optimizers make their variables in the first call of one.
         self._train_step = {
-            due: self._on_replicas(
-                functools.partial(self._train_one, due=due), self._show, **compiled
-            )
+            due: self._on_replicas(functools.partial(self._train_one, due=due), **compiled)
             for due in (False, True)
         }
         self._validate_step = self._on_replicas(self._validate_one, **compiled)
@@ -178,23 +176,9 @@ class Steps:
         if bad >= 0:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
-    def _show(self) -> None:
-        """Keeps the graph into which a step is being traced."""
-        self.graph = tf.compat.v1.get_default_graph()
-
-    def _on_replicas(
-        self,
-        step: Callable[[Batch], None],
-        traced: Callable[[], None] = lambda: None,
-        **compiled: bool,
-    ) -> Callable:
+    def _on_replicas(self, step: Callable[[Batch], None], **compiled: bool) -> Callable:
         strategy = self._strategy
-
-        @tf.function(**compiled)
-        def function(batch: Batch) -> None:
-            traced()
-            strategy.run(step, args=(batch,))
-
+        function = tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
         return parameter_server.dispatched(strategy, function)
 
     def _for_replicas(self, batch: Batch) -> Batch:
@@ -203,6 +187,7 @@ class Steps:
         return share_out(self._strategy, {k: v for k, v in batch.items() if k in used})
 
     def _train_one(self, batch: Batch, *, due: bool) -> None:
+        self.graph = tf.compat.v1.get_default_graph()  # the one into which this is being traced
         gradients, sums = self._differentiate(batch)
         self._update.add(gradients, due=due)
         if self._average and due:

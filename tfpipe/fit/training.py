@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from tfpipe import terminal
 from tfpipe.config import TrainConfig
@@ -22,6 +23,7 @@ from tfpipe.fit import (
 )
 from tfpipe.fit.precision import under
 from tfpipe.fit.runtime import Runtime
+from tfpipe.fit.stages import Stage
 from tfpipe.fit.strategy import Cluster
 from tfpipe.ingest import manifest as manifests
 from tfpipe.ingest import salvage
@@ -72,7 +74,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
             parameter_server.check(stage.config)
     finish.check(config, len(manifest.classes))
     runtime.compile_quietly()
-    chosen = _choose_runtime(config, len(manifest.classes), learned.count, cluster)
+    images = learned.count * stages.passes(planned)
+    chosen = _choose_runtime(config, planned, len(manifest.classes), images, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
     else:
@@ -101,13 +104,16 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     return chosen.precision
 
 
-def _choose_runtime(config: TrainConfig, classes: int, count: int, cluster: Cluster) -> Runtime:
+def _choose_runtime(
+    config: TrainConfig, planned: Sequence[Stage], classes: int, images: int, cluster: Cluster
+) -> Runtime:
     """Returns precision and compiler, which the chief measures, if need be, for all workers.
 
     Args:
         config: the options.
+        planned: the stages that they name.
         classes: how many there are.
-        count: of the records to train on.
+        images: that the training takes through a backbone, each as often as it does.
         cluster: of the workers.
     """
     chosen = runtime.choose(config.precision, config.xla)
@@ -116,8 +122,7 @@ def _choose_runtime(config: TrainConfig, classes: int, count: int, cluster: Clus
         chosen = dataclasses.replace(
             chosen, precision=precision, why="measured when the run began", measure=False
         )
-    planned = stages.parse(config)
-    if chosen.measure and count * stages.passes(planned) < runtime.MEASURED_FROM:
+    if chosen.measure and images < runtime.MEASURED_FROM:
         why = f"{chosen.why}, and for so few images it is not measured"
         chosen = dataclasses.replace(chosen, why=why, measure=False)
     if chosen.measure and cluster.is_chief:

@@ -102,7 +102,7 @@ def train_batches(
         return result | {"image": _without_copy(pictures.image)}
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
-    dataset = dataset.prefetch(tuning.AHEAD).with_options(reading.options())
+    dataset = tuning.untuned(dataset.prefetch(tuning.AHEAD)).with_options(reading.options())
     yield from in_threads(
         finish,
         dataset.as_numpy_iterator(),

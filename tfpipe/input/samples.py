@@ -163,7 +163,6 @@ class Reading:
         options = tf.data.Options()
         options.deterministic = self.in_order
         options.threading.private_threadpool_size = self.cores
-        options.autotune.enabled = False  # see tuning.py
         return options
 
 
