@@ -420,6 +420,7 @@ def test_a_phone_is_wide_enough(open_page, site, scripted):
     if not scripted:
         page.get_by_role("button", name="Ask the model").click()
     labels(page, 3)
+    page.wait_for_load_state()  # without a script the answers are there before their style is
     session = page.context.new_cdp_session(page)
     metrics = session.send("Page.getLayoutMetrics")["cssContentSize"]
     assert metrics["width"] <= 320
