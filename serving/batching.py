@@ -71,12 +71,13 @@ def _optimized(call: tf.Operation) -> ConcreteFunction:
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in call.inputs]
     kinds = [tensor.dtype for tensor in call.outputs]
 
-    @tf.function(experimental_attributes={"_noinline": True})
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def inner(*args: tf.Tensor) -> list[tf.Tensor]:
         return getattr(tf.raw_ops, call.type)(args=args, Tout=kinds, f=call.get_attr("f"))
 
     within = inner.get_concrete_function(*specs)
-    outer = tf.function(lambda *args: within(*args)).get_concrete_function(*specs)
+    outer = tf.function(lambda *args: within(*args), autograph=False)
+    outer = outer.get_concrete_function(*specs)
     outer.add_to_graph(call.graph)
     return outer
 

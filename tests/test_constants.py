@@ -56,11 +56,11 @@ def nodes_of(function):
     """Returns the kinds of operations that TensorFlow runs for a function of the images."""
     graphs = []
     with pytest.MonkeyPatch.context() as patch:
-        convert = constants.convert_variables_to_constants_v2
-        keep = lambda traced: graphs.append(convert(traced)) or graphs[-1]  # noqa: E731
-        patch.setattr(constants, "convert_variables_to_constants_v2", keep)
+        fold = constants.folded
+        keep = lambda graph: graphs.append(fold(graph)) or graphs[-1]  # noqa: E731
+        patch.setattr(constants, "folded", keep)
         function(pictures())
-    return {node.op for graph in graphs for node in graph.graph.as_graph_def().node}
+    return {node.op for graph in graphs for node in graph.node}
 
 
 def test_no_variable_is_read(model):

@@ -17,8 +17,7 @@ probabilities of other classes takes from the right one.
 import dataclasses
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy  # its parts load when they are first used
 
 from tfpipe.errors import UserError
 from tfpipe.model.calibration import NONE, PLATT, TEMPERATURE, Calibration

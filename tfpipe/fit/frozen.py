@@ -23,11 +23,15 @@ from tfpipe.fit.run import Run
 from tfpipe.fit.strategy import Cluster, joined, share_out
 from tfpipe.ingest import salvage
 from tfpipe.ingest.part import Part
-from tfpipe.input import draws, pipeline
+from tfpipe.input import draws, pipeline, tuning
 from tfpipe.input.augment import Augment
+from tfpipe.input.preprocess import CHANNELS
 from tfpipe.model.classifier import Classifier, as_list
 from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.split import Split, between
+
+# Decoded images that may wait: while the layers are being compiled, the host is ahead of them.
+_AHEAD_BYTES = 128 << 20
 
 # What the records say of themselves, beside the boundary's tensors.
 _FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
@@ -78,7 +82,7 @@ class Frozen:
 
         self._from_images = with_constant_weights(lambda images: self._run(split.boundary, images))
         self._augment = Augment(config.augment)
-        self._augment_batch = tf.function(self._augment, jit_compile=True)
+        self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = Frozen(run, config, classifier, earlier, cluster)
@@ -150,8 +154,13 @@ class Frozen:
     def _image_batches(
         self, whole: Part, view: int | None
     ) -> Iterator[tuple[list[tf.Tensor], dict]]:
+        size = self._config.batch_size
         batches = pipeline.eval_batches(
-            whole, image_size=self._side, batch_size=self._config.batch_size, copies=True
+            whole,
+            image_size=self._side,
+            batch_size=size,
+            copies=True,
+            ahead=max(tuning.AHEAD, _AHEAD_BYTES // (size * self._side**2 * CHANNELS)),
         )
         for batch in batches:
             images = batch["image"]

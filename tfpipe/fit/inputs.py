@@ -81,7 +81,7 @@ class Inputs:
         self._reading = reading(config, self._side, worker=cluster.worker, workers=cluster.workers)
         self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
         # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
-        self._augment_batch = tf.function(self._augment, jit_compile=True)
+        self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(train, config.batch_size)
         self.images, self.validation_images = train.count, val.images
         frozen = Frozen(run, config, classifier, split, cluster, earlier)

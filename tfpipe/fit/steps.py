@@ -84,16 +84,19 @@ class Steps:
         self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=READ_EVERY)
         # XLA compiles no exchange between devices: with several, what comes before it.
         several = self._strategy.num_replicas_in_sync > 1
-        compiled = {"jit_compile": True} if run.resolved.xla and not several else {}
-        if run.resolved.xla and several:
-            self._differentiate = tf.function(self._differentiate, jit_compile=True)
-            self._evaluate = tf.function(self._evaluate, jit_compile=True)
+        xla = run.resolved.xla or None
+        if xla and several:
+            self._differentiate = tf.function(
+                self._differentiate, autograph=False, jit_compile=True
+            )
+            self._evaluate = tf.function(self._evaluate, autograph=False, jit_compile=True)
+        compiled = None if several else xla
         # Two functions: the older optimizers make their variables in the first call of one.
         self._train_step = {
-            due: self._on_replicas(functools.partial(self._train_one, due=due), **compiled)
+            due: self._on_replicas(functools.partial(self._train_one, due=due), compiled)
             for due in (False, True)
         }
-        self._validate_step = self._on_replicas(self._validate_one, **compiled)
+        self._validate_step = self._on_replicas(self._validate_one, compiled)
 
     @property
     def learning_rate(self) -> float:
@@ -176,9 +179,13 @@ class Steps:
         if bad >= 0:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
-    def _on_replicas(self, step: Callable[[Batch], None], **compiled: bool) -> Callable:
+    def _on_replicas(self, step: Callable[[Batch], None], compiled: bool | None) -> Callable:
         strategy = self._strategy
-        function = tf.function(lambda batch: strategy.run(step, args=(batch,)), **compiled)
+        function = tf.function(
+            lambda batch: strategy.run(step, args=(batch,)),
+            autograph=False,
+            jit_compile=compiled,
+        )
         return parameter_server.dispatched(strategy, function)
 
     def _for_replicas(self, batch: Batch) -> Batch:

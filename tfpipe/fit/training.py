@@ -90,7 +90,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     with under(chosen.precision), cluster.strategy.scope():
         built = opened.build(first_weights=True)
         for stage in planned:
-            split.split(built, stage.start)
+            split.check(built, stage.start)
     terminal.say(_describe(opened, built, learned, held_out, cluster))
     locked = opened.locked() if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:

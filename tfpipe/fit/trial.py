@@ -35,7 +35,7 @@ def _features(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[]
     images = _random_images(classifier, batch_size)
     forward = functools.partial(classifier.features, training=False)
     if xla:
-        return functools.partial(tf.function(forward, jit_compile=True), images)
+        return functools.partial(tf.function(forward, autograph=False, jit_compile=True), images)
     return functools.partial(with_constant_weights(forward), images)
 
 
@@ -61,7 +61,7 @@ def _training(
     optimizer = optimizers.build("adam", _RATE)
     optimizer.build(variables)
 
-    @tf.function(jit_compile=xla or None)
+    @tf.function(autograph=False, jit_compile=xla or None)
     def update() -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)

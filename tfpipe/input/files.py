@@ -54,7 +54,7 @@ def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:
         A function from a file to uint8 [S, S, 3], safe to use from several threads.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):  # also where a GPU could resize
             return preprocess.decode_image(encoded, image_size)

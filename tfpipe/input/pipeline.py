@@ -79,6 +79,7 @@ def train_batches(
     crops = augment is not None and augment.crops_on_host
     source = (Records if reading.cache == cache.NONE else Rows)(part, reading)
 
+    @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # In this graph alone: the order is not to depend on the process' own seed, and beside 0
         # Dataset.shuffle takes no tensor as another.
@@ -121,6 +122,7 @@ def eval_batches(
     described: bool = False,
     worker: int = 0,
     workers: int = 1,
+    ahead: int = tuning.AHEAD,
 ) -> tf.data.Dataset:
     """Returns every image of a part once, in the shards' order.
 
@@ -135,6 +137,7 @@ def eval_batches(
         described: whether batches tell of the images themselves too.
         worker: which of the workers this process is, from 0; it gets every W-th record.
         workers: how many share the records, W.
+        ahead: how many batches are made before they are asked for.
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3], "label" int64 [B], "name" string [B],
@@ -144,6 +147,7 @@ def eval_batches(
         "brightness" float32 [B], the mean luma of the resized ones in 0..255.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def decode(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
         image = preprocess.decode_record(fields, image_size)
@@ -164,7 +168,7 @@ def eval_batches(
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.shard(workers, worker)
     dataset = dataset.map(decode, tuning.cores(), deterministic=True)
-    return padded_batches(dataset, batch_size)
+    return padded_batches(dataset, batch_size, ahead)
 
 
 def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,9 +187,12 @@ def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return (rows if count == size else rows[indices % count]), weight
 
 
-def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+def padded_batches(
+    dataset: tf.data.Dataset, batch_size: int, ahead: int = tuning.AHEAD
+) -> tf.data.Dataset:
     """Batches samples, filling the last batch up with zeros (so of weight 0), and prefetches."""
 
+    @tf.autograph.experimental.do_not_convert
     def pad(batch: Batch) -> Batch:
         def fill(values: tf.Tensor) -> tf.Tensor:
             missing = batch_size - tf.shape(values)[0]
@@ -198,7 +205,7 @@ def padded_batches(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset
 
         return {key: fill(values) for key, values in batch.items()}
 
-    return tuning.untuned(dataset.batch(batch_size).map(pad).prefetch(tuning.AHEAD))
+    return tuning.untuned(dataset.batch(batch_size).map(pad).prefetch(ahead))
 
 
 def _without_copy(array: np.ndarray) -> tf.Tensor:
@@ -229,6 +236,7 @@ def _from_service(
     size = reading.batch_size
     run = uuid.uuid4().hex  # a job's name is used once
 
+    @tf.autograph.experimental.do_not_convert
     def batch(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
         found = {"label": fields["image/class/label"]}

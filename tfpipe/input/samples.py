@@ -236,6 +236,7 @@ def of_part(records: tf.data.Dataset, part: Part, *, copies: bool = True) -> tf.
     if part.fold is None and not without_copies:
         return records
 
+    @tf.autograph.experimental.do_not_convert
     def stays(record: tf.Tensor) -> tf.Tensor:
         fields = example.parse(record, ("image/fold", "image/copy"))
         fold, copy = fields["image/fold"], fields["image/copy"]

@@ -51,15 +51,16 @@ def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
         uint8 [N, S, S, 3], RGB in 0..255, black where an image cannot be read; and string [N], why
         it cannot, one of this module's constants, or "".
     """
+
+    @tf.autograph.experimental.do_not_convert
+    def judged(index: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return index, *_judged(file, size)
+
     count = tf.size(encoded)
     # One more that is always read, so that there is a batch; it stands for all that are not.
     files = tf.concat([encoded, [""]], 0)
     dataset = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), files))
-    dataset = dataset.map(
-        lambda index, file: (index, *_judged(file, size)),
-        num_parallel_calls=_PARALLEL,
-        deterministic=True,
-    )
+    dataset = dataset.map(judged, num_parallel_calls=_PARALLEL, deterministic=True)
     dataset = dataset.ignore_errors().batch(tf.cast(count + 1, tf.int64))
     # Optimizing a data set takes longer than decoding an image, and it would be done at each call.
     options = tf.data.Options()

@@ -140,6 +140,7 @@ class Prepare(tf.keras.layers.Layer):
         return self.backbone.normalise(images)
 
 
+@tf.autograph.experimental.do_not_convert
 def build(
     branches: list[Branch],
     classes: int,

@@ -7,12 +7,11 @@ TensorFlow folds only what is constant, and oneDNN arranges constant weights onc
 TensorFlow does not fold, `tfpipe.model.fold` does.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework import convert_to_constants
 
 from tfpipe.errors import UserError
 from tfpipe.model.fold import folded
@@ -32,17 +31,14 @@ def with_constant_weights(function: Callable[[Any], Any]) -> Callable[[Any], Any
         A function of the same. In the scope of a tf.distribute strategy it goes on reading the
         variables, which are on several devices.
     """
-    compiled = tf.function(function)
+    compiled = tf.function(function, autograph=False)
     made: dict[tuple, Callable[[Any], Any]] = {}
 
     def call(values: Any) -> Any:
         key = tuple((each.dtype, *each.shape) for each in tf.nest.flatten(values))
         if key not in made:
             specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, values)
-            # In a function of its own: called eagerly, a pruned one writes its arguments into an
-            # error, all their numbers, that it then drops.
-            constant = _constant(compiled.get_concrete_function(specs))
-            made[key] = tf.function(constant, autograph=False)
+            made[key] = _constant(compiled.get_concrete_function(specs))
         return made[key](values)
 
     return compiled if tf.distribute.has_strategy() else call
@@ -58,7 +54,7 @@ def frozen(function: Callable[[Any], Any], specs: Any) -> Callable[[Any], Any]:
     Raises:
         UserError: the weights do not fit into a graph.
     """
-    traced = tf.function(function).get_concrete_function(specs)
+    traced = tf.function(function, autograph=False).get_concrete_function(specs)
     if (size := _bytes(traced)) > _MOST_BYTES:
         raise UserError(
             f"--optimize=freeze: the weights take {size / 1e9:.1f} GB, and a graph holds at most"
@@ -75,11 +71,19 @@ def _constant(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Returns a traced function with constants in place of its variables, if they fit."""
     if _bytes(traced) > _MOST_BYTES:
         return traced
-    constant = convert_variables_to_constants_v2(traced)
-    graph = folded(constant.graph.as_graph_def())
-    load = functools.partial(tf.graph_util.import_graph_def, graph, name="")
-    ends = ([each.name for each in tensors] for tensors in (constant.inputs, constant.outputs))
-    flat = tf.compat.v1.wrap_function(load, []).prune(*ends)  # of the tensors, to a list
-    return lambda values: tf.nest.pack_sequence_as(
-        traced.structured_outputs, flat(*tf.nest.flatten(values))
+    # All of TensorFlow's convert_variables_to_constants_v2 but its end, which copies the graph
+    # into a function node by node, in Python, and takes longer than the rest.
+    converter = convert_to_constants._FunctionConverterDataInEager(
+        traced, lower_control_flow=True, aggressive_inlining=False
     )
+    graph, _ = convert_to_constants._replace_variables_by_constants(converter)
+    graph = folded(graph)
+    own = traced.inputs[: len(traced.inputs) - len(traced.captured_inputs)]
+    inputs, outputs = ([each.name for each in ends] for ends in (own, traced.outputs))
+
+    def call(values: Any) -> Any:
+        given = dict(zip(inputs, tf.nest.flatten(values), strict=True))
+        flat = tf.graph_util.import_graph_def(graph, given, outputs, name="")
+        return tf.nest.pack_sequence_as(traced.structured_outputs, flat)
+
+    return tf.function(call, autograph=False)

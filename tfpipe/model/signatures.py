@@ -53,7 +53,7 @@ class Context:
         spec = tf.TensorSpec([None, *self.image_shape], tf.uint8)
         classify = self.predictor.classify
         # Traced once, so that the constants are there once, whatever asks for them.
-        classify = frozen(classify, spec) if self.freeze else tf.function(classify)
+        classify = frozen(classify, spec) if self.freeze else tf.function(classify, autograph=False)
         object.__setattr__(self, "classify", classify)
 
     @property
@@ -108,8 +108,9 @@ signatures: Registry[Callable[[Context], Callable | None]] = Registry("signature
 
 def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
     """Makes a signature of a function of image files."""
+    spec = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[spec], autograph=False)
     def signature(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(image_bytes)
 
@@ -128,7 +129,7 @@ def _predict_images(context: Context) -> Callable:
     """Decoded images, already of the model's size: "images" uint8 [N, S, S, 3], RGB."""
     spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, name="images")
 
-    @tf.function(input_signature=[spec])
+    @tf.function(input_signature=[spec], autograph=False)
     def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return context.answer(images)
 
@@ -166,8 +167,9 @@ def _explain(context: Context) -> Callable:
 
 def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
     """Makes a signature of a function of serialized tf.Examples."""
+    spec = tf.TensorSpec([None], tf.string, name="inputs")
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    @tf.function(input_signature=[spec], autograph=False)
     def signature(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(inputs)
 

@@ -52,6 +52,7 @@ class Split:
         return as_list(self.frozen(tf.cast(images, tf.float32), training=False))
 
 
+@tf.autograph.experimental.do_not_convert
 def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Split:
     """Splits a classifier, and makes exactly the layers behind the boundary trainable.
 
@@ -99,6 +100,11 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
         trained_backbone,
         any_frozen,
     )
+
+
+def check(classifier: Classifier, start: str) -> None:
+    """Raises UserError if a classifier cannot be split there; see `split`."""
+    _firsts(classifier, start)
 
 
 def between(classifier: Classifier, early: Split, late: Split) -> tf.keras.Model:

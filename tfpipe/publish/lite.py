@@ -37,7 +37,7 @@ def write(
     """
     size = predictor.image_size
     images = upload.decode_batch(tf.constant(list(samples.files)), size)
-    function = tf.function(predictor.classify)
+    function = tf.function(predictor.classify, autograph=False)
     spec = tf.TensorSpec([1, *images.shape[1:]], tf.uint8, name="images")
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function(spec)], function

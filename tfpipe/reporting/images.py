@@ -99,16 +99,15 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
         except UserError as error:  # which would come out of TensorFlow as its own
             failures.append(error)
 
+    @tf.autograph.experimental.do_not_convert
+    def decode(fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        weight = tf.constant(1, tf.int64)
+        return {"image": preprocess.decode_record(fields, size), "weight": weight}
+
     text, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
     signature = dict(zip(_KEYS, (text, text, number, number), strict=True))
-    dataset = tf.data.Dataset.from_generator(read, output_signature=signature).map(
-        lambda fields: {
-            "image": preprocess.decode_record(fields, size),
-            "weight": tf.constant(1, tf.int64),
-        },
-        tuning.cores(),
-        deterministic=True,
-    )
+    dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
+    dataset = dataset.map(decode, tuning.cores(), deterministic=True)
     try:
         for batch in pipeline.padded_batches(dataset, BATCH_SIZE):
             yield batch["image"], int(tf.reduce_sum(batch["weight"]))

@@ -115,7 +115,9 @@ def heat_maps(
 ) -> dict[int, np.ndarray]:
     """Returns what speaks for the predicted class in each image: float32 [S, S] in 0..1."""
     numbers = list(records)
-    compute = tf.function(lambda batch, classes: heat_map.heat_maps(predictor, batch, classes))
+    compute = tf.function(
+        lambda batch, classes: heat_map.heat_maps(predictor, batch, classes), autograph=False
+    )
     heats: list[np.ndarray] = []
     with terminal.progress("heat maps", len(numbers)) as advance:
         shown = (records[number] for number in numbers)

@@ -50,6 +50,7 @@ def compute(
     rows: list[np.ndarray] = []
     step = tf.function(
         lambda batch: model(tf.cast(batch, tf.float32)),
+        autograph=False,
         input_signature=[tf.TensorSpec([None, size, size, preprocess.CHANNELS], tf.uint8)],
     )
     with terminal.progress(f"screen {screen}", len(images.found)) as advance:
@@ -75,13 +76,13 @@ def _batches(images: Images, size: int) -> Iterator[tf.Tensor]:
                 failures.append(error)
                 return
 
+    @tf.autograph.experimental.do_not_convert
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return preprocess.decode_image(encoded, size)
+
     dataset = tf.data.Dataset.from_generator(
         read, output_signature=tf.TensorSpec([], tf.string)
-    ).map(
-        lambda encoded: preprocess.decode_image(encoded, size),
-        tuning.cores(),
-        deterministic=True,
-    )
+    ).map(decode, tuning.cores(), deterministic=True)
     yield from tuning.untuned(dataset.batch(BATCH_SIZE).prefetch(tuning.AHEAD))
     if failures:
         raise failures[0]
