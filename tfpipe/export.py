@@ -38,9 +38,10 @@ class Options:
         "what its measures on validation images must be, as log_loss<0.06,accuracy>0.98", ""
     )
     optimize: str = option(
-        "freeze writes weights as constants, so that a server can fold BatchNorm into convolutions",
-        NONE,
-        choices=(NONE, FREEZE),
+        "freeze has the weights as constants, with BatchNorm folded into convolutions; none as"
+        " variables, for weights beyond 1 GB",
+        FREEZE,
+        choices=(FREEZE, NONE),
     )
     serving_batch_sizes: str = option("batches that a server warms up with, in images", "1,8,32")
     check_images: int = option(
