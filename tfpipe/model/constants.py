@@ -77,9 +77,10 @@ def _constant(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
         traced, lower_control_flow=True, aggressive_inlining=False
     )
     graph, _ = convert_to_constants._replace_variables_by_constants(converter)
-    graph = folded(graph)
     own = traced.inputs[: len(traced.inputs) - len(traced.captured_inputs)]
     inputs, outputs = ([each.name for each in ends] for ends in (own, traced.outputs))
+    needed = [each.op.name for each in traced.outputs]  # not the weights that were folded
+    graph = tf.compat.v1.graph_util.extract_sub_graph(folded(graph), needed)
 
     def call(values: Any) -> Any:
         given = dict(zip(inputs, tf.nest.flatten(values), strict=True))

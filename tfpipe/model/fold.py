@@ -36,7 +36,7 @@ def folded(graph: GraphDef) -> GraphDef:
 
     Returns:
         It, with each BatchNorm in inference that follows a convolution folded into that, if nothing
-        else needs the convolution's result. The names of results stay.
+        else needs the convolution's result. The names of results stay; nothing waits for constants.
     """
     nodes = {node.name: node for node in graph.node}
     inputs = collections.Counter(name for node in graph.node for name in node.input)
@@ -71,17 +71,30 @@ def folded(graph: GraphDef) -> GraphDef:
     result = GraphDef(library=graph.library, versions=graph.versions)
     for node in graph.node:
         result.node.extend(changed.get(node.name, [node]))
+    for node in result.node:
+        # Who waits for a weight to be read would keep it beside what became of it.
+        node.input[:] = [
+            name
+            for name in node.input
+            if not (name.startswith("^") and _source(nodes, name).op == "Const")
+        ]
     return result
 
 
 def _constant(nodes: dict[str, NodeDef], name: str) -> np.ndarray | None:
     """Returns the value of an input in float64; None if it is not constant, or not float32."""
-    node = nodes[_node_name(name)]
-    while node.op in _PASSES:
-        node = nodes[_node_name(node.input[0])]
+    node = _source(nodes, name)
     if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
         return None
     return tf.make_ndarray(node.attr["value"].tensor).astype(np.float64)
+
+
+def _source(nodes: dict[str, NodeDef], name: str) -> NodeDef:
+    """Returns where an input comes from, before what only passes it on."""
+    node = nodes[_node_name(name)]
+    while node.op in _PASSES:
+        node = nodes[_node_name(node.input[0])]
+    return node
 
 
 def _const(name: str, value: np.ndarray, dtype: tf.DType) -> NodeDef:

@@ -52,9 +52,16 @@ class Context:
     def __post_init__(self):
         spec = tf.TensorSpec([None, *self.image_shape], tf.uint8)
         classify = self.predictor.classify
-        # Traced once, so that the constants are there once, whatever asks for them.
+        # Each is traced once, whatever asks for it: else the file had all constants many times, and
+        # whoever loads it as many graphs to optimize.
         classify = frozen(classify, spec) if self.freeze else tf.function(classify, autograph=False)
+        decode = tf.function(
+            lambda encoded: upload.decode(encoded, self.predictor.image_size),
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
         object.__setattr__(self, "classify", classify)
+        object.__setattr__(self, "_decode", decode)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -91,7 +98,7 @@ class Context:
 
     def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the images, uint8 [N, S, S, 3], and errors, string [N], of files string [N]."""
-        return upload.decode(encoded, self.predictor.image_size)
+        return self._decode(encoded)
 
     def answer_files(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         """Classifies image files, string [N]."""
