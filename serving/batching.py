@@ -1,5 +1,7 @@
 """Joins the requests of many clients into batches, by the kernel that TensorFlow Serving uses."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 from tensorflow.types.experimental import ConcreteFunction
 
@@ -10,9 +12,20 @@ from serving.protocol import SignatureDef
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
-def batched(
-    graph: tf.Graph, definition: SignatureDef, batching: Batching
-) -> dict[str, tf.Tensor] | None:
+class Batched(NamedTuple):
+    """What to feed and fetch in place of a signature's own tensors.
+
+    Attributes:
+        alone: bool, to be fed beside the inputs: whether the request is run as it is, past the
+            kernel, which takes two changes of threads.
+        outputs: by name.
+    """
+
+    alone: tf.Tensor
+    outputs: dict[str, tf.Tensor]
+
+
+def batched(graph: tf.Graph, definition: SignatureDef, batching: Batching) -> Batched | None:
     """Adds operations to a graph that compute the outputs of a signature in batches.
 
     Args:
@@ -21,9 +34,8 @@ def batched(
         batching: the parameters.
 
     Returns:
-        By output the tensor that is to be fetched in place of the signature's own; None if the
-        signature cannot be batched: the first dimension of an input or output is not free, or it is
-        not one call of a function, as SavedModels of TensorFlow 1 are not.
+        None if the signature cannot be batched: the first dimension of an input or output is not
+        free, or it is not one call of a function, as SavedModels of TensorFlow 1 are not.
     """
     infos = [*definition.inputs.values(), *definition.outputs.values()]
     if not definition.inputs or not all(map(_is_free, infos)):
@@ -43,22 +55,31 @@ def batched(
     sizes = list(batching.allowed_batch_sizes)
     if is_split and not sizes:  # the kernel finds the largest batch there, and fills none up
         sizes = list(range(1, largest + 1))
+    captured = list(call.inputs[len(inputs) :])
+    kinds = [tensor.dtype for tensor in call.outputs]
     with graph.as_default():
+        function = _optimized(call)
+        alone = tf.compat.v1.placeholder(tf.bool, [])
+        ways = [tf.raw_ops.Switch(data=tensor, pred=alone) for tensor in call.inputs[: len(inputs)]]
         # What tf.nondifferentiable_batch_function makes of a Python function.
-        found = tf.raw_ops.BatchFunction(
-            in_tensors=list(call.inputs[: len(inputs)]),
-            captured_tensors=list(call.inputs[len(inputs) :]),
-            f=_optimized(call),
+        joined = tf.raw_ops.BatchFunction(
+            in_tensors=[way.output_false for way in ways],
+            captured_tensors=captured,
+            f=function,
             num_batch_threads=batching.num_batch_threads,
             max_batch_size=batching.max_batch_size,
             batch_timeout_micros=batching.batch_timeout_micros,
-            Tout=[tensor.dtype for tensor in call.outputs],
+            Tout=kinds,
             max_enqueued_batches=batching.max_enqueued_batches,
             allowed_batch_sizes=sizes,
             shared_name=f"batch_{call.name}",
             enable_large_batch_splitting=is_split,
         )
-    return {alias: found[tensor.value_index] for alias, tensor in outputs.items()}
+        direct = tf.raw_ops.StatefulPartitionedCall(
+            args=[way.output_true for way in ways] + captured, Tout=kinds, f=function
+        )
+        found = [tf.raw_ops.Merge(inputs=pair).output for pair in zip(joined, direct, strict=True)]
+    return Batched(alone, {alias: found[each.value_index] for alias, each in outputs.items()})
 
 
 def _optimized(call: tf.Operation) -> ConcreteFunction:

@@ -99,7 +99,8 @@ class Batching:
         max_execution_batch_size: images in a batch; a larger request is split into several. From
             16 on a CPU gains nothing, and while half of 32 clients are answered, the other half's
             images are computed.
-        batch_timeout_micros: how long a request waits for others to join while nothing runs.
+        batch_timeout_micros: how long a request waits for others to join; one that is alone, and
+            not too large for a batch, waits for nobody.
         max_enqueued_batches: that wait for a thread; when they are full, UNAVAILABLE.
         num_batch_threads: batches that run at the same time. Each keeps two cores busy; more of
             them only take each other's caches.

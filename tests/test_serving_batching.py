@@ -1,6 +1,7 @@
 """Requests of many clients are joined by TensorFlow's kernel, and parted again."""
 
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -60,6 +61,18 @@ def test_requests_are_joined_and_each_gets_its_own_rows(counting):
         np.testing.assert_array_equal(answer["y"], np.array(value, np.float32) + 100)
     assert max(answer["rows"].max() for answer in found) > 2
     assert max(answer["rows"].max() for answer in found) <= 16
+
+
+def test_a_request_that_is_alone_waits_for_nobody(counting):
+    waits = Batching(num_batch_threads=1, batch_timeout_micros=10_000_000)
+    servable = Servable(counting, 1, waits)
+    start = time.monotonic()
+    for values in ([1.0], [2.0, 3.0], []):
+        answer = servable.run("", {"x": np.array(values, np.float32)})
+        np.testing.assert_array_equal(answer["y"], np.array(values, np.float32) + 100)
+        assert answer["rows"].tolist() == [len(values)] * len(values)
+    assert time.monotonic() - start < 5  # of 20 that the kernel would have waited
+    servable.close()
 
 
 def test_allowed_sizes_are_filled_up(counting):
