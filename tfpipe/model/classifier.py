@@ -132,6 +132,8 @@ class Prepare(tf.keras.layers.Layer):
         super().__init__(dtype="float32", trainable=False, **kwargs)
         self.backbone = backbone
         self.size = size
+        # Keras has AutoGraph rewrite the source of every layer that is not its own.
+        self.call = tf.autograph.experimental.do_not_convert(self.call)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Maps float [N, S, S, 3], RGB in 0..255, to float32 [N, size, size, 3]."""
@@ -140,7 +142,6 @@ class Prepare(tf.keras.layers.Layer):
         return self.backbone.normalise(images)
 
 
-@tf.autograph.experimental.do_not_convert
 def build(
     branches: list[Branch],
     classes: int,

@@ -52,7 +52,6 @@ class Split:
         return as_list(self.frozen(tf.cast(images, tf.float32), training=False))
 
 
-@tf.autograph.experimental.do_not_convert
 def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Split:
     """Splits a classifier, and makes exactly the layers behind the boundary trainable.
 
