@@ -16,8 +16,9 @@ import json, sys
 from tfpipe import evaluate, export, report, train
 from tfpipe.config import TrainConfig
 
+HEAD = {"stages": "head", "feature_views": 2, "pooling": "avg_max"}
 records, folder, tiny = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-for name, changes in {"head": {"stages": "head", "feature_views": 2}, "all": {}}.items():
+for name, changes in {"head": HEAD, "all": {}}.items():
     run = f"{folder}/{name}"
     train.main(TrainConfig(records=records, run_dir=run, **tiny | changes))
 evaluate.main(evaluate.Options(run_dir=run))

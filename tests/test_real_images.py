@@ -104,5 +104,6 @@ def test_a_submission_for_kaggle(originals, shared, tmp_path):
     assert [int(identity) for identity, _ in rows[1:]] == list(range(1, 401))
     found = json.loads((folder / "run" / "calibration.json").read_text())["calibration"]
     labels = [float(label) for _, label in rows[1:]]
-    rounded = 1e-6  # the file has seven digits
-    assert found["low"] - rounded <= min(labels) <= max(labels) <= found["high"] + rounded
+    # As the file has them: of a float32 seven digits.
+    low, high = (float(f"{np.float32(found[side]):.7g}") for side in ("low", "high"))
+    assert low <= min(labels) <= max(labels) <= high

@@ -16,7 +16,15 @@ from tfpipe.model import backbones as registry
 from tfpipe.registry import Registry
 
 
-class AverageAndMax(tf.keras.layers.Layer):
+class AsWritten(tf.keras.layers.Layer):
+    """A layer of our own, traced as it is written; else Keras has AutoGraph rewrite its source."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.call = tf.autograph.experimental.do_not_convert(self.call)
+
+
+class AverageAndMax(AsWritten):
     """The average and the maximum of a feature map [N, h, w, C] side by side, [N, 2 C]."""
 
     def call(self, maps: tf.Tensor) -> tf.Tensor:
@@ -125,15 +133,13 @@ def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.math.log_sigmoid(-logits), tf.math.log_sigmoid(logits)], axis=-1)
 
 
-class Prepare(tf.keras.layers.Layer):
+class Prepare(AsWritten):
     """Resizes to one backbone's input side and normalises as it expects, in float32."""
 
     def __init__(self, backbone: registry.Backbone, size: int, **kwargs):
         super().__init__(dtype="float32", trainable=False, **kwargs)
         self.backbone = backbone
         self.size = size
-        # Keras has AutoGraph rewrite the source of every layer that is not its own.
-        self.call = tf.autograph.experimental.do_not_convert(self.call)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Maps float [N, S, S, 3], RGB in 0..255, to float32 [N, size, size, 3]."""
