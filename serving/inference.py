@@ -27,7 +27,7 @@ def predict(servable: Servable, request: protocol.PredictRequest) -> protocol.Pr
     response = protocol.PredictResponse()
     _name(response.model_spec, servable, request.model_spec)
     for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(tensors.to_proto(array))
+        tensors.write(response.outputs[alias], array)
     return response
 
 

@@ -185,7 +185,7 @@ def _requests(flags: argparse.Namespace) -> list[protocol.PredictRequest]:
         request.model_spec.name = flags.model_name
         request.model_spec.signature_name = flags.signature
         batch = [images[(first + i) % len(images)] for i in range(flags.batch_size)]
-        request.inputs["image_bytes"].CopyFrom(tensors.to_proto(batch))
+        tensors.write(request.inputs["image_bytes"], batch)
         found.append(request)
     return found
 

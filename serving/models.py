@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import grpc
@@ -86,9 +86,8 @@ class Models:
         while not stop.wait(interval_s):
             self.refresh()
 
-    @contextlib.contextmanager
-    def use(self, spec: ModelSpec) -> "Iterator[Servable]":
-        """Yields the version that a request asks for; it is not unloaded meanwhile.
+    def use(self, spec: ModelSpec) -> "contextlib.AbstractContextManager[Servable]":
+        """Returns a context of the version that a request asks for; it is not unloaded meanwhile.
 
         Raises:
             RequestError: it names no model, or one, a version or a label that is not served.
@@ -104,8 +103,7 @@ class Models:
                 raise invalid(f"Unrecognized servable version label: {label}")
         if model is None:
             raise not_found(request_name(spec.name, version))
-        with model.use(version) as servable:
-            yield servable
+        return model.use(version)
 
     def statuses(self, name: str, version: int | None) -> list[ModelVersionStatus]:
         """Returns the states of one version, or of all that have been tried.

@@ -9,7 +9,9 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 
 from serving import batching, tensors
 from serving.config import Batching
@@ -55,15 +57,20 @@ class Servable:
         self._session = None
         self._running, self._lock = 0, threading.Lock()
         try:
-            self.signatures = _read_signatures(path)
+            meta_graph = _read(path)
+            self.signatures = dict(meta_graph.signature_def)
+            served = {
+                key: definition
+                for key, definition in self.signatures.items()
+                if not key.startswith("__")  # what TensorFlow keeps for itself
+            }
             graph = tf.Graph()
-            self._session = tf.compat.v1.Session(graph=graph, config=_config())
+            config = batching.config(optimize=not _are_calls(served, meta_graph.graph_def))
+            self._session = tf.compat.v1.Session(graph=graph, config=config)
             with graph.as_default():
                 tf.compat.v1.saved_model.load(self._session, [SERVE], str(path))
             self._functions = {
-                key: self._function(definition)
-                for key, definition in self.signatures.items()
-                if not key.startswith("__")  # what TensorFlow keeps for itself
+                key: self._function(definition) for key, definition in served.items()
             }
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
@@ -188,24 +195,23 @@ class Servable:
         return self._session._make_callable_from_options(options)
 
 
-def _config() -> tf.compat.v1.ConfigProto:
-    config = tf.compat.v1.ConfigProto()
-    # Graphs are optimized when they run first; a second pass over them takes as long again.
-    rewrite = config.graph_options.rewrite_options
-    rewrite.meta_optimizer_iterations = rewrite.ONE
-    return config
-
-
-def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
-    """Reads the signatures of the graph tagged `serve`."""
+def _read(path: pathlib.Path) -> MetaGraphDef:
+    """Reads the graph tagged `serve`."""
     try:
         saved_model = SavedModel.FromString((path / "saved_model.pb").read_bytes())
     except DecodeError:
         raise ValueError("saved_model.pb is damaged") from None
     for graph in saved_model.meta_graphs:
         if SERVE in graph.meta_info_def.tags:
-            return dict(graph.signature_def)
+            return graph
     raise ValueError("saved_model.pb holds no graph that is tagged `serve`")
+
+
+def _are_calls(signatures: Mapping[str, SignatureDef], graph: GraphDef) -> bool:
+    """Whether each signature is nothing but a call of a function, as TensorFlow 2 writes it."""
+    ops = {node.name: node.op for node in graph.node}
+    outputs = [info.name for each in signatures.values() for info in each.outputs.values()]
+    return all(ops.get(name.partition(":")[0]) in batching.CALLS for name in outputs)
 
 
 def _read_inputs(

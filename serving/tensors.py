@@ -1,11 +1,15 @@
 """NumPy arrays to and from TensorProto, without TensorFlow."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.protocol import TensorProto, types_pb2
+
+# Of so many numbers each may become a Python object.
+_FEW = 1000
 
 # The largest array that one number may fill.
 MAX_FILLED_BYTES = 64 << 20
@@ -72,14 +76,14 @@ def data_type(array: np.ndarray) -> int:
     Raises:
         ValueError: a TensorProto cannot hold values of this dtype.
     """
-    if array.dtype.name == "bfloat16":  # of the ml_dtypes package, which TensorFlow uses
-        return types_pb2.DT_BFLOAT16
     if array.dtype.kind in "OSU":
         return types_pb2.DT_STRING
-    try:
-        return _DATA_TYPES[array.dtype]
-    except KeyError:
-        raise ValueError(f"no tensor can hold values of dtype {array.dtype}") from None
+    found = _DATA_TYPES.get(array.dtype)
+    if found is None and array.dtype.name == "bfloat16":  # of ml_dtypes, which TensorFlow uses
+        return types_pb2.DT_BFLOAT16
+    if found is None:
+        raise ValueError(f"no tensor can hold values of dtype {array.dtype}")
+    return found
 
 
 def numpy_type(data_type: int) -> np.dtype:
@@ -92,32 +96,36 @@ def numpy_type(data_type: int) -> np.dtype:
 
 
 def to_proto(value: object) -> TensorProto:
+    """Returns a new tensor with what `write` writes."""
+    proto = TensorProto()
+    write(proto, value)
+    return proto
+
+
+def write(proto: TensorProto, value: object) -> None:
     """Writes an array, or what NumPy makes one of, as TensorFlow Serving writes its answers.
 
     Args:
+        proto: an empty tensor. One of its typed fields is filled (`float_val`, `string_val`, ...),
+            never `tensor_content`.
         value: numbers, booleans, bytes or text (sent as UTF-8) of any shape.
-
-    Returns:
-        A tensor with one of the typed fields filled (`float_val`, `string_val`, ...), never
-        `tensor_content`.
 
     Raises:
         ValueError: a TensorProto cannot hold these values.
     """
     array = as_array(value)
-    proto = TensorProto(dtype=data_type(array))
+    proto.dtype = data_type(array)
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if proto.dtype == types_pb2.DT_STRING:
-        proto.string_val.extend(_as_bytes(item) for item in array.ravel().tolist())
+        proto.string_val.extend(map(_as_bytes, array.ravel().tolist()))
+        return
+    layout = _LAYOUTS[proto.dtype]
+    units = array.ravel().view(layout.unit)
+    if units.dtype.kind == "f" and units.size > _FEW:
+        proto.MergeFromString(_packed(layout.field, units))
     else:
-        layout = _LAYOUTS[proto.dtype]
-        units = np.ascontiguousarray(array).ravel().view(layout.unit)
-        if units.dtype.kind == "f" and units.size:
-            proto.MergeFromString(_packed(layout.field, units))
-        else:
-            getattr(proto, layout.field).extend(units.tolist())
-    return proto
+        getattr(proto, layout.field).extend(units.tolist())
 
 
 def _packed(field: str, units: np.ndarray) -> bytes:
@@ -144,23 +152,22 @@ def from_proto(proto: TensorProto) -> np.ndarray:
             fit the number of values. One number fills any shape of at most `MAX_FILLED_BYTES`,
             as `tf.make_tensor_proto(0.0, shape=[2, 3])` sends it.
     """
-    if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError("a tensor that is sent needs a known shape")
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.dtype == types_pb2.DT_STRING:
-        values = np.empty(len(proto.string_val), dtype=object)
-        values[:] = list(proto.string_val)
-    elif proto.dtype in _LAYOUTS:
-        values = _numbers(proto, _LAYOUTS[proto.dtype])
+    layout = _LAYOUTS.get(proto.dtype)
+    if layout:
+        values = _numbers(proto, layout)
+    elif proto.dtype == types_pb2.DT_STRING:
+        values = _read(proto.string_val, object)
     else:
         raise ValueError(f"data type {proto.dtype} is not supported")
     size = math.prod(shape)
-    numeric = proto.dtype in _LAYOUTS
-    if values.size == 1 and numeric and 1 < size <= MAX_FILLED_BYTES // values.itemsize:
+    if values.size == size:
+        return values.reshape(shape)
+    if layout and values.size == 1 and 1 < size <= MAX_FILLED_BYTES // values.itemsize:
         return np.full(shape, values[0], dtype=values.dtype)
-    if values.size != size:
-        raise ValueError(f"{values.size} values for shape {list(shape)}")
-    return values.reshape(shape)
+    raise ValueError(f"{values.size} values for shape {shape}")
 
 
 def _numbers(proto: TensorProto, layout: _Layout) -> np.ndarray:
@@ -169,11 +176,15 @@ def _numbers(proto: TensorProto, layout: _Layout) -> np.ndarray:
     else:
         # These fields hold 32 bits for each value, of which the type may use fewer.
         wide = np.int32 if layout.field in ("int_val", "half_val") else layout.unit
-        units = np.array(getattr(proto, layout.field), dtype=wide)
-        values = units.astype(layout.unit).view(layout.dtype)
+        units = _read(getattr(proto, layout.field), wide)
+        values = units.astype(layout.unit, copy=False).view(layout.dtype)
     if proto.dtype == types_pb2.DT_BFLOAT16:  # the upper half of a float32
         return (values.astype("<u4") << 16).view("<f4")
     return values
+
+
+def _read(field: Sequence, dtype: object) -> np.ndarray:
+    return np.fromiter(field, dtype, len(field))  # in half the time of np.array
 
 
 def _as_bytes(item: object) -> bytes:

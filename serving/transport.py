@@ -147,7 +147,7 @@ class Grpc:
         self._model.fill(request.model_spec)
         request.model_spec.signature_name = signature
         for alias, value in inputs.items():
-            request.inputs[alias].CopyFrom(tensors.to_proto(value))
+            tensors.write(request.inputs[alias], value)
         response = self._call(self._service.Predict, request, timeout)
         return {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
 

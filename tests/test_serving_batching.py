@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 from test_serving_servable import day_probability, png, publish
 
+from serving.batching import batched, config
 from serving.config import Batching
 from serving.errors import RequestError
-from serving.servable import Servable
+from serving.servable import SERVE, Servable
 
+IMAGES = np.ones([2, 8, 8, 3], np.float32)
 FILES = [png(grey) for grey in range(0, 250, 10)]
 
 
@@ -128,6 +130,55 @@ def test_a_failed_batch_says_why(tmp_path):
         servable.run("", {"image_bytes": np.array([FILES[0][:30]], object)})
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.message.isprintable()
+
+
+class Convolving(tf.Module):
+    """A convolution with its bias and activation, which TensorFlow runs as one where it may."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, "x")])
+    def serve(self, x):
+        sums = tf.nn.conv2d(x, tf.ones([3, 3, 3, 4]), 1, "SAME")
+        return {"y": tf.nn.relu(tf.nn.bias_add(sums, tf.ones(4)))}
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "joined"])
+def test_what_runs_is_optimized(tmp_path, alone):
+    module = Convolving()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    with tf.Graph().as_default() as graph:
+        session = tf.compat.v1.Session(graph=graph, config=config(optimize=False))
+        loaded = tf.compat.v1.saved_model.load(session, [SERVE], str(tmp_path))
+        definition = loaded.signature_def["serving_default"]
+        found = batched(graph, definition, Batching(batch_timeout_micros=0))
+        assert _fused(session, found.outputs, {found.alone: alone, _input(definition): IMAGES})
+        # By itself the signature is optimized too, though the graph around it is not.
+        outputs = {"y": definition.outputs["y"].name}
+        assert _fused(session, outputs, {_input(definition): IMAGES})
+
+
+def test_a_graph_without_functions_is_optimized(tmp_path):
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3])
+        y = Convolving.serve.python_function(None, x)["y"]
+        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": y})
+    servable = Servable(tmp_path / "1", 1, Batching())
+    definition = servable.signatures["serving_default"]
+    feeds = {_input(definition): IMAGES}
+    assert _fused(servable._session, {"y": definition.outputs["y"].name}, feeds)
+    assert servable.run("", {"x": IMAGES})["y"].shape == (2, 8, 8, 4)
+
+
+def _input(definition):
+    return definition.inputs["x"].name
+
+
+def _fused(session, outputs, feeds):
+    options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+    metadata = tf.compat.v1.RunMetadata()
+    session.run(outputs, feeds, options, metadata)
+    stats = metadata.step_stats.dev_stats
+    labels = [node.timeline_label for each in stats for node in each.node_stats]
+    return any("FusedConv2D" in label for label in labels)
 
 
 def test_a_closed_servable_is_gone(counting):

@@ -2,15 +2,17 @@
 
     python tools/bench_serving.py --export=export/NAME --images=FOLDER [--rounds=3] [--json=FILE]
 
-    inside, 32      the SavedModel called with 32 images at a time, in a process of its own
+    inside, 32      the SavedModel as tf.saved_model.load gives it, called with 32 images at a time
     server, 32      one image a request, 32 requests under way; server and client on this machine
-    inside, 1       one image at a time: the median of the time it takes
-    server, 1       one request at a time
+    inside, 1       one image at a time: the median of the time from bytes to arrays
+    server, 1       the same through serving.client, one request at a time
+    servable, 1     as inside, by what the server itself calls, in place of tf.saved_model.load
     swap, 8         8 requests under way for --swap_seconds, in which a new version is loaded and
                     takes the place of the old one
     client start    the whole command `python -m serving.client` with one image, as a shell sees it
 
-All of each round, one after the other; a ratio is the median of the rounds' ratios.
+All of each round, one after the other, those at one image in turn, a second each; a ratio or a
+difference is the median of what stood side by side.
 """
 
 import contextlib
@@ -26,8 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from serving.client import IMAGE_INPUT, Client
 from serving.versions import version_folders
 from tfpipe import cli, storage, terminal
 from tfpipe.errors import UserError
@@ -53,7 +56,7 @@ class Options:
     swap_seconds: float = option("how long, for a swap; 0 for none", 40.0)
     flags: str = option("further flags of the server, separated by blanks", "")
     json: str = option("file for the figures; empty for none", "")
-    child: int = option("used by the command itself: images in a batch", 0)
+    child: str = option("used by the command itself: a key of CALLS", "")
 
 
 def main(options: Options) -> None:
@@ -75,20 +78,39 @@ def main(options: Options) -> None:
 
 
 def _round(options: Options) -> dict[str, float]:
-    found = {
-        "inside_per_s": _inside(options, MANY)["images_per_s"],
-        "inside_ms": _inside(options, 1)["median_ms"],
-    }
-    with _server(options) as address, tempfile.TemporaryDirectory() as work:
+    with (
+        _inside(options, "tensorflow") as inside,
+        _inside(options, "servable") as servable,
+        _server(options) as address,
+        tempfile.TemporaryDirectory() as work,
+    ):
+        found = {"inside_per_s": inside(MANY, options.seconds)["images_per_s"]}
         many = _loaded(options, address, MANY, work)
         found |= {"server_per_s": many["images_per_s"], "p99_ms": many["latency_ms"]["p99"]}
-        found["server_ms"] = _loaded(options, address, 1, work)["latency_ms"]["p50"]
+        with Client(address, NAME) as client:
+            found |= _at_one(options, inside, servable, _client_call(client))
         found["start_s"] = _start(options, address)
     if options.swap_seconds:
         found |= _swap(options)
     found["ratio"] = found["server_per_s"] / found["inside_per_s"]
-    found["added_ms"] = found["server_ms"] - found["inside_ms"]
     return found
+
+
+def _at_one(options: Options, inside: Callable, servable: Callable, call: Callable) -> dict:
+    rows = []
+    for _ in range(max(2, round(options.seconds))):
+        server = _timed(call, _images(options), 1, 1)["median_ms"]
+        rows.append((inside(1, 1)["median_ms"], server, servable(1, 1)["median_ms"]))
+    rows = rows[1:]  # the first of each is cold
+    return {
+        **dict(zip(("inside_ms", "server_ms", "servable_ms"), _medians(rows), strict=True)),
+        "added_ms": statistics.median(server - inside for inside, server, _ in rows),
+        "added_to_servable_ms": statistics.median(server - own for _, server, own in rows),
+    }
+
+
+def _medians(rows: list[tuple[float, ...]]) -> list[float]:
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 def _swap(options: Options) -> dict[str, float]:
@@ -110,34 +132,83 @@ def _swap(options: Options) -> dict[str, float]:
     }
 
 
-def _inside(options: Options, batch: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tools.bench_serving", f"--child={batch}"]
-    command += [f"--{name}={getattr(options, name)}" for name in ("export", "images", "seconds")]
-    return json.loads(_run(command))
+@contextlib.contextmanager
+def _inside(options: Options, kind: str) -> Iterator[Callable[[int, float], dict[str, float]]]:
+    """Yields a function of images in a batch and seconds to what a process of its own measures."""
+    command = [sys.executable, "-m", "tools.bench_serving", f"--child={kind}"]
+    command += [f"--{name}={getattr(options, name)}" for name in ("export", "images")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, text=True, bufsize=1, **pipes) as process:
+
+        def measure(batch: int, seconds: float) -> dict[str, float]:
+            print(json.dumps([batch, seconds]), file=process.stdin)
+            line = process.stdout.readline()
+            if not line:
+                raise UserError(f"--export={options.export}: its model cannot be called here")
+            return json.loads(line)
+
+        measure(MANY, 1)  # what is built at the first call
+        yield measure
+        process.stdin.close()
 
 
 def measure_inside(options: Options) -> None:
-    """Prints the rate and the median time of calls in this process, as JSON."""
+    """Reads batch sizes and seconds, a pair a line, and prints what is measured, as JSON."""
+    _, path = max(version_folders(pathlib.Path(options.export)).items())
+    call, images = CALLS[options.child](path), _images(options)
+    for line in sys.stdin:
+        print(json.dumps(_timed(call, images, *json.loads(line))), flush=True)
+
+
+def _tensorflow_call(path: pathlib.Path) -> Callable[[list[bytes]], object]:
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    signature = model.signatures["serving_default"]
+
+    def call(images: list[bytes], model: object = model) -> dict:  # which must outlive this
+        outputs = signature(**{IMAGE_INPUT: tf.constant(images)})
+        return {alias: output.numpy() for alias, output in outputs.items()}
+
+    return call
+
+
+def _servable_call(path: pathlib.Path) -> Callable[[list[bytes]], object]:
     import numpy as np
 
     from serving.servable import Servable
-    from serving.warm_up import warm_up
 
-    version, path = max(version_folders(pathlib.Path(options.export)).items())
-    servable = Servable(path, version)
-    warm_up(servable)
-    files = sorted(pathlib.Path(options.images).glob("*"))[:_MOST_IMAGES]
-    images = itertools.cycle([file.read_bytes() for file in files])
+    servable = Servable(path, 1)
+    return lambda images: servable.run("", {IMAGE_INPUT: np.array(images, object)})
+
+
+def _client_call(client: Client) -> Callable[[list[bytes]], object]:
+    return lambda images: client.predict({IMAGE_INPUT: images})
+
+
+# What measures inside, by the name of its kind.
+CALLS = {"tensorflow": _tensorflow_call, "servable": _servable_call}
+
+
+def _timed(call: Callable, images: Iterator[bytes], batch: int, seconds: float) -> dict[str, float]:
+    """Returns the rate and the median time of calls, one after the other."""
     times = []
-    end = time.monotonic() + options.seconds
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        batch = np.empty(options.child, object)
-        batch[:] = list(itertools.islice(images, options.child))
+        given = list(itertools.islice(images, batch))
         start = time.monotonic()
-        servable.run("", {"image_bytes": batch})
+        call(given)
         times.append(time.monotonic() - start)
-    rate = options.child * len(times) / sum(times)
-    print(json.dumps({"images_per_s": rate, "median_ms": 1000 * statistics.median(times)}))
+    return {
+        "images_per_s": batch * len(times) / sum(times),
+        "median_ms": 1000 * statistics.median(times),
+    }
+
+
+def _images(options: Options) -> Iterator[bytes]:
+    """Yields whole files, the first ones of the folder, again and again."""
+    files = sorted(pathlib.Path(options.images).glob("*"))[:_MOST_IMAGES]
+    return itertools.cycle([file.read_bytes() for file in files])
 
 
 @contextlib.contextmanager
@@ -202,6 +273,12 @@ def _show(figures: dict[str, float], options: Options) -> None:
             f"{figures['server_ms']:.1f} ms",
             f"{figures['added_ms']:+.1f} ms",
             f"<= {TARGET_MS} ms",
+        ],
+        [
+            "servable, 1",
+            f"{figures['servable_ms']:.1f} ms",
+            f"server {figures['added_to_servable_ms']:+.1f} ms",
+            "",
         ],
         ["client start", f"{figures['start_s']:.2f} s", "", f"<= {TARGET_START_S:g} s"],
     ]
