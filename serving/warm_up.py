@@ -1,6 +1,7 @@
 """Replays the requests that an export brings along, so that no client waits for the first one."""
 
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import grpc
@@ -30,7 +31,8 @@ def warm_up(servable: Servable, *, gently: bool = False) -> int:
         servable: the version.
         gently: whether of each signature only the smallest request is run, beside others that
             clients wait for: it builds all but what depends on the number of images, and a batch
-            of 32 would keep them waiting for as long as it takes.
+            of 32 would keep them waiting for as long as it takes. Each is followed by a pause as
+            long as it took, in which all processors are the clients'.
 
     Returns:
         How many requests there were.
@@ -54,7 +56,10 @@ def warm_up(servable: Servable, *, gently: bool = False) -> int:
 def _replay(servable: Servable, path: pathlib.Path, gently: bool) -> int:
     requests, count = _read(path), 0
     for kind, request in _smallest(requests) if gently else requests:
+        started = time.monotonic()
         _ANSWERS[kind](servable, request)
+        if gently:
+            time.sleep(time.monotonic() - started)
         count += 1
     return count
 
