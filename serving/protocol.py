@@ -38,7 +38,6 @@ with _hollow("tensorflow"):
     from tensorflow.core.framework import types_pb2
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow_serving.apis.classification_pb2 import (
         ClassificationRequest,
         ClassificationResponse,
@@ -126,7 +125,6 @@ __all__ = [
     "RegressionResult",
     "ReloadConfigRequest",
     "ReloadConfigResponse",
-    "SavedModel",
     "ServableVersionPolicy",
     "SignatureDef",
     "SignatureDefMap",

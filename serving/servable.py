@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
@@ -204,8 +205,10 @@ def _read(path: pathlib.Path) -> tuple[SavedModelLoader, MetaGraphDef]:
     """Reads the graph tagged `serve`, and what will load it."""
     try:
         loader = SavedModelLoader(str(path))
-    except OSError:
-        raise ValueError("saved_model.pb is damaged") from None
+    except OSError as error:  # or the file is not there, which it says itself
+        if isinstance(error.__cause__, DecodeError):
+            raise ValueError("saved_model.pb is damaged") from None
+        raise
     try:
         return loader, loader.get_meta_graph_def_from_tags([SERVE])
     except RuntimeError:

@@ -79,12 +79,11 @@ def data_type(array: np.ndarray) -> int:
     """
     if array.dtype.kind in "OSU":
         return types_pb2.DT_STRING
-    found = _DATA_TYPES.get(array.dtype)
-    if found is None and array.dtype.name == "bfloat16":  # of ml_dtypes, which TensorFlow uses
+    if array.dtype in _DATA_TYPES:
+        return _DATA_TYPES[array.dtype]
+    if array.dtype.name == "bfloat16":  # of the ml_dtypes package, which TensorFlow uses
         return types_pb2.DT_BFLOAT16
-    if found is None:
-        raise ValueError(f"no tensor can hold values of dtype {array.dtype}")
-    return found
+    raise ValueError(f"no tensor can hold values of dtype {array.dtype}")
 
 
 def numpy_type(data_type: int) -> np.dtype:
@@ -115,11 +114,12 @@ def write(proto: TensorProto, value: object) -> None:
         ValueError: a TensorProto cannot hold these values.
     """
     array = as_array(value)
-    proto.MergeFromString(_header(data_type(array), array.shape))
-    if proto.dtype == types_pb2.DT_STRING:
+    kind = data_type(array)
+    proto.MergeFromString(_header(kind, array.shape))
+    if kind == types_pb2.DT_STRING:
         proto.string_val.extend(map(_as_bytes, array.ravel().tolist()))
         return
-    layout = _LAYOUTS[proto.dtype]
+    layout = _LAYOUTS[kind]
     units = array.ravel().view(layout.unit)
     if units.dtype.kind == "f" and units.size > _FEW:
         proto.MergeFromString(_packed(layout.field, units))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, draw_logits
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from test_upload import FILES
 
 from serving import protocol
@@ -77,7 +78,7 @@ def records_of(files):
 
 def test_every_registered_signature_is_there(loaded, export_dir):
     assert set(loaded) == set(signatures.signatures) == SIGNATURES
-    saved = protocol.SavedModel.FromString((export_dir / "1/saved_model.pb").read_bytes())
+    saved = SavedModel.FromString((export_dir / "1/saved_model.pb").read_bytes())
     for name, definition in saved.meta_graphs[0].signature_def.items():
         if not name.startswith("__"):
             method = name if name in ("classify", "regress") else "predict"

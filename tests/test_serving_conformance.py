@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from test_serving_servable import day_probability, png, publish
 from test_serving_server import call, predict, running_server, spec, status
 
@@ -67,7 +68,7 @@ def test_metadata_are_the_signatures_of_the_file(channel, base):
     signatures = protocol.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert response.model_spec == spec(number=7)
-    saved = protocol.SavedModel.FromString((base / "7" / "saved_model.pb").read_bytes())
+    saved = SavedModel.FromString((base / "7" / "saved_model.pb").read_bytes())
     assert dict(signatures.signature_def) == dict(saved.meta_graphs[0].signature_def)
     assert signatures.signature_def["add"].inputs["b"].dtype == tf.int32
 

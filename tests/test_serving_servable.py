@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from serving import protocol, tensors
 from serving.config import Batching
@@ -132,7 +133,7 @@ def test_an_empty_batch_has_an_empty_answer(trained, joined):
 
 def test_default_inputs_need_not_be_sent(version):
     file = version / "saved_model.pb"
-    saved = protocol.SavedModel.FromString(file.read_bytes())
+    saved = SavedModel.FromString(file.read_bytes())
     signature = saved.meta_graphs[0].signature_def["add"]
     signature.defaults["b"].CopyFrom(tensors.to_proto(np.array([5], np.int32)))
     file.write_bytes(saved.SerializeToString())
@@ -153,6 +154,13 @@ def test_damage_is_told_in_one_line(version):
     with pytest.raises(RequestError) as caught:
         Servable(version, 1)
     assert caught.value.message.startswith(f"cannot load {version}: ")
+    assert caught.value.message.isprintable()
+
+
+def test_a_file_that_is_not_there_is_not_called_damaged(version):
+    (version / "saved_model.pb").unlink()
+    with pytest.raises(RequestError, match="SavedModel file does not exist") as caught:
+        Servable(version, 1)
     assert caught.value.message.isprintable()
 
 

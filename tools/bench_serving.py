@@ -97,20 +97,19 @@ def _round(options: Options) -> dict[str, float]:
 
 
 def _at_one(options: Options, inside: Callable, servable: Callable, call: Callable) -> dict:
-    rows = []
+    rows, images = [], _images(options)
     for _ in range(max(2, round(options.seconds))):
-        server = _timed(call, _images(options), 1, 1)["median_ms"]
+        server = _timed(call, images, 1, 1)["median_ms"]
         rows.append((inside(1, 1)["median_ms"], server, servable(1, 1)["median_ms"]))
     rows = rows[1:]  # the first of each is cold
+    inside_ms, server_ms, servable_ms = map(statistics.median, zip(*rows, strict=True))
     return {
-        **dict(zip(("inside_ms", "server_ms", "servable_ms"), _medians(rows), strict=True)),
+        "inside_ms": inside_ms,
+        "server_ms": server_ms,
+        "servable_ms": servable_ms,
         "added_ms": statistics.median(server - inside for inside, server, _ in rows),
         "added_to_servable_ms": statistics.median(server - own for _, server, own in rows),
     }
-
-
-def _medians(rows: list[tuple[float, ...]]) -> list[float]:
-    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 def _swap(options: Options) -> dict[str, float]:
@@ -149,7 +148,6 @@ def _inside(options: Options, kind: str) -> Iterator[Callable[[int, float], dict
 
         measure(MANY, 1)  # what is built at the first call
         yield measure
-        process.stdin.close()
 
 
 def measure_inside(options: Options) -> None:
@@ -164,10 +162,10 @@ def _tensorflow_call(path: pathlib.Path) -> Callable[[list[bytes]], object]:
     import tensorflow as tf
 
     model = tf.saved_model.load(str(path))
-    signature = model.signatures["serving_default"]
 
-    def call(images: list[bytes], model: object = model) -> dict:  # which must outlive this
-        outputs = signature(**{IMAGE_INPUT: tf.constant(images)})
+    def call(images: list[bytes]) -> dict:
+        # Its signatures do not keep the model itself alive, nor with it the variables.
+        outputs = model.signatures["serving_default"](**{IMAGE_INPUT: tf.constant(images)})
         return {alias: output.numpy() for alias, output in outputs.items()}
 
     return call
