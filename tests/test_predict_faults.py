@@ -104,7 +104,8 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(run_dir, many, tmp_path, 
     assert len(chunks_done(folder, "o.jsonl")) < 3, "it was killed too late to test anything"
     status, said = finish(start(many, folder / "o.jsonl", *arguments))
     assert status == predict.REJECTS
-    assert "going on in" in said[0]
+    assert "going on in" in said[0] or not chunks  # it may have done nothing yet
+    assert "beginning anew" not in said[0]
     (tmp_path / "maps").rename(folder / "maps")
     assert contents(folder) == contents(tmp_path / "whole")
     assert len(contents(folder)) == 3 + 50

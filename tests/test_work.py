@@ -207,6 +207,19 @@ def test_what_may_not_have_reached_the_disk_is_done_again(out):
         assert (folder / "scan").exists()
 
 
+@pytest.mark.parametrize("lock", [True, False])
+def test_one_that_was_killed_before_it_did_anything_is_begun(out, capfd, lock):
+    """It may not have told yet since when the machine has been running."""
+    left = partial(out, KEY, lock)
+    with work.open_work(out, KEY) as folder:
+        assert folder == left
+        (folder / "scan").mkdir()
+    assert capfd.readouterr().err == ""
+    with work.open_work(out, KEY) as folder:  # now it is known
+        assert (folder / "scan").exists()
+    assert "going on in" in capfd.readouterr().err
+
+
 def test_a_file_that_was_half_written_is_not_published(out):
     """A kill inside `storage.atomic_file` leaves one in the result."""
     with work.open_work(out, KEY) as folder:

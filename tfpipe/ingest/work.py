@@ -46,8 +46,10 @@ def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remot
     work = _work_folder(out, key)
     try:
         remove_leftovers(out, keep=work, what=what)
-        resumed = bool(storage.names_in(work))
         storage.make_folder(work / "result")
+        names = {*storage.names_in(work)} - {_LOCK, "result"}
+        # Of one that was killed before it did anything there is nothing to go on from.
+        resumed = bool(names or storage.names_in(work / "result"))
         lock = contextlib.nullcontext() if remote.is_remote(out) else _lock(work, out, what)
     except OSError as error:
         raise ResumableError(f"cannot write to {out.parent}: {error.strerror or error}") from None
