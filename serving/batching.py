@@ -7,9 +7,7 @@ from tensorflow.types.experimental import ConcreteFunction
 
 from serving.config import Batching
 from serving.protocol import SignatureDef
-
-# What a function of TensorFlow 2 is in a loaded graph.
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+from serving.saved_model import CALLS
 
 
 class Batched(NamedTuple):

@@ -9,14 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.protobuf import config_pb2
-from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-from tensorflow.python.framework import function
-from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
-from serving import batching, tensors
+from serving import batching, saved_model, tensors
 from serving.config import Batching
 from serving.errors import RequestError, from_runtime, invalid
 from serving.protocol import (
@@ -25,8 +20,6 @@ from serving.protocol import (
     TensorProto,
     types_pb2,
 )
-
-SERVE = "serve"  # the tag of the graph that is served
 
 # What the runtime of TensorFlow calls the types that NumPy calls otherwise.
 _RUNTIME_NAMES = {"float32": "float", "float64": "double"}
@@ -59,7 +52,7 @@ class Servable:
         self._session = None
         self._running, self._lock = 0, threading.Lock()
         try:
-            loader, meta_graph = _read(path)
+            loader, meta_graph = saved_model.read(path)
             # Copies, as a part of a message keeps all of it in memory, the weights too.
             self.signatures = {
                 key: copy.deepcopy(each) for key, each in meta_graph.signature_def.items()
@@ -69,15 +62,25 @@ class Servable:
                 for key, definition in self.signatures.items()
                 if not key.startswith("__")  # what TensorFlow keeps for itself
             }
+            computations = {
+                key: saved_model.computation(definition, meta_graph.graph_def) or key
+                for key, definition in served.items()
+            }
             graph = tf.Graph()
-            config = batching.config(optimize=not _are_calls(served, meta_graph.graph_def))
+            config = batching.config(
+                optimize=not saved_model.are_calls(served, meta_graph.graph_def)
+            )
+            # One that is warmed up beside others would hold a thread of all versions for a second
+            # at a time, behind which their requests miss the next batch.
+            config.use_per_session_threads = True
             self._session = tf.compat.v1.Session(graph=graph, config=config)
             with graph.as_default():
-                _import_functions(meta_graph.graph_def, graph)
-                loader.load(self._session, [SERVE])
-            self._functions = {
-                key: self._function(definition) for key, definition in served.items()
-            }
+                saved_model.import_functions(meta_graph.graph_def, graph)
+                loader.load(self._session, [saved_model.SERVE])
+            # What two names compute is built once, and requests for both are joined.
+            built = {computation: key for key, computation in computations.items()}
+            built = {computation: self._function(served[key]) for computation, key in built.items()}
+            self._functions = {key: built[computations[key]] for key in served}
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
             raise RequestError(
@@ -120,8 +123,8 @@ class Servable:
         wanted = _check_outputs(definition, list(output_filter))
         _check_types(definition, feeds)
         try:
-            outputs = self._functions[key](*(feeds[alias][1] for alias in definition.inputs))
-            found = dict(zip(definition.outputs, outputs, strict=True))
+            outputs = self._functions[key](*(feeds[alias][1] for alias in sorted(feeds)))
+            found = dict(zip(sorted(definition.outputs), outputs, strict=True))
             return {alias: tensors.as_array(found[alias]) for alias in wanted}
         except Exception as error:
             raise from_runtime(error) from error
@@ -149,26 +152,26 @@ class Servable:
         for key, definition in self.signatures.items():
             if key not in self._functions:
                 continue
-            inputs = {
-                alias: np.zeros(
-                    _empty_shape(info.tensor_shape), tf.as_dtype(info.dtype).as_numpy_dtype
-                )
-                for alias, info in definition.inputs.items()
-            }
+            inputs = [
+                np.zeros(_empty_shape(info.tensor_shape), tf.as_dtype(info.dtype).as_numpy_dtype)
+                for _, info in sorted(definition.inputs.items())
+            ]
             try:
-                self._functions[key](*inputs.values())
+                self._functions[key](*inputs)
             except tf.errors.OpError:  # a model may refuse an empty batch; it is built by now
                 continue
 
     def _function(self, definition: SignatureDef) -> Callable[..., Sequence[np.ndarray]]:
-        """Returns a function from a signature's inputs to its outputs, in their orders."""
+        """Returns a function from a signature's inputs to its outputs, by name in order."""
         graph = self._session.graph
-        outputs = [graph.get_tensor_by_name(info.name) for info in definition.outputs.values()]
-        inputs = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
+        inputs, outputs = (
+            [graph.get_tensor_by_name(infos[alias].name) for alias in sorted(infos)]
+            for infos in (definition.inputs, definition.outputs)
+        )
         found = self._joined and batching.batched(graph, definition, self._joined)
         if not found:
             return self._callable(inputs, outputs)
-        outputs = [found.outputs[alias] for alias in definition.outputs]
+        outputs = [found.outputs[alias] for alias in sorted(definition.outputs)]
         call = self._callable([found.alone, *inputs], outputs)
         most = 0 if self._joined.allowed_batch_sizes else self._joined.max_execution_batch_size
 
@@ -199,38 +202,6 @@ class Servable:
         options.feed.extend(tensor.name for tensor in inputs)
         options.fetch.extend(tensor.name for tensor in outputs)
         return self._session._make_callable_from_options(options)
-
-
-def _read(path: pathlib.Path) -> tuple[SavedModelLoader, MetaGraphDef]:
-    """Reads the graph tagged `serve`, and what will load it."""
-    try:
-        loader = SavedModelLoader(str(path))
-    except OSError as error:  # or the file is not there, which it says itself
-        if isinstance(error.__cause__, DecodeError):
-            raise ValueError("saved_model.pb is damaged") from None
-        raise
-    try:
-        return loader, loader.get_meta_graph_def_from_tags([SERVE])
-    except RuntimeError:
-        raise ValueError("saved_model.pb holds no graph that is tagged `serve`") from None
-
-
-def _import_functions(graph_def: GraphDef, graph: tf.Graph) -> None:
-    """Moves the functions of a graph that will be imported to where it will be, one by one.
-
-    They hold the weights. TensorFlow imports a graph in one step that holds Python's lock, and for
-    as long, 50 ms for a MobileNet, no other version answers.
-    """
-    for each in function.from_library(graph_def.library):
-        each.add_to_graph(graph)
-    graph_def.ClearField("library")
-
-
-def _are_calls(signatures: Mapping[str, SignatureDef], graph: GraphDef) -> bool:
-    """Whether each signature is nothing but a call of a function, as TensorFlow 2 writes it."""
-    ops = {node.name: node.op for node in graph.node}
-    outputs = [info.name for each in signatures.values() for info in each.outputs.values()]
-    return all(ops.get(name.partition(":")[0]) in batching.CALLS for name in outputs)
 
 
 def _read_inputs(

@@ -13,7 +13,8 @@ from test_serving_servable import day_probability, png, publish
 from serving.batching import batched, config
 from serving.config import Batching
 from serving.errors import RequestError
-from serving.servable import SERVE, Servable
+from serving.saved_model import SERVE
+from serving.servable import Servable
 
 IMAGES = np.ones([2, 8, 8, 3], np.float32)
 FILES = [png(grey) for grey in range(0, 250, 10)]
@@ -179,6 +180,70 @@ def _fused(session, outputs, feeds):
     stats = metadata.step_stats.dev_stats
     labels = [node.timeline_label for each in stats for node in each.node_stats]
     return any("FusedConv2D" in label for label in labels)
+
+
+class Named(tf.Module):
+    """Functions that differ in one thing, or in none."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = tf.Variable([1.0, 10.0]), tf.Variable([2.0, 20.0])
+        x, y = (tf.TensorSpec([None], tf.float32, name) for name in "xy")
+        self.plus_one = tf.function(lambda x: self._sums(x, self.one), [x])
+        self.plus_two = tf.function(lambda x: self._sums(x, self.two), [x])
+        self.minus = tf.function(lambda x: {"a": x - self.one[0], "b": x - self.one[1]}, [x])
+        self.other_input = tf.function(lambda y: self._sums(y, self.one), [y])
+        self.other_output = tf.function(lambda x: {"c": self._sums(x, self.one)["a"]}, [x])
+
+    def _sums(self, x, variable):
+        a, b = x + variable[0], x + variable[1]
+        return {"a": a, "b": b, "rows": tf.fill(tf.shape(x), tf.size(x))}
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    path, module = tmp_path_factory.mktemp("named") / "1", Named()
+    names = ("plus_one", "plus_two", "minus", "other_input", "other_output")
+    signatures = {name: getattr(module, name) for name in names}
+    tf.saved_model.save(module, str(path), {**signatures, "serving_default": module.plus_one})
+    return path
+
+
+@pytest.mark.parametrize("joined", [None, Batching()], ids=["alone", "joined"])
+def test_what_two_names_compute_is_built_once(named, joined):
+    servable = Servable(named, 1, joined)
+    functions = servable._functions
+    assert functions["serving_default"] is functions["plus_one"]
+    assert len(set(functions.values())) == len(functions) - 1
+    expected = {
+        "serving_default": {"a": 3.0, "b": 12.0},
+        "plus_one": {"a": 3.0, "b": 12.0},
+        "plus_two": {"a": 4.0, "b": 22.0},
+        "minus": {"a": 1.0, "b": -8.0},
+        "other_input": {"a": 3.0, "b": 12.0},
+        "other_output": {"c": 3.0},
+    }
+    assert expected.keys() == functions.keys()
+    for key, outputs in expected.items():
+        name = "y" if key == "other_input" else "x"
+        found = servable.run(key, {name: np.array([2.0], np.float32)}, outputs)
+        assert {alias: float(array[0]) for alias, array in found.items()} == outputs
+    servable.close()
+
+
+def test_requests_for_two_names_are_joined(named):
+    waits = Batching(num_batch_threads=1, batch_timeout_micros=200_000)
+    servable = Servable(named, 1, waits)
+    start = threading.Barrier(8)
+
+    def ask(key):
+        start.wait()
+        return servable.run(key, {"x": np.ones(1, np.float32)})["rows"][0]
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(ask, ["serving_default", "plus_one"] * 4))
+    assert max(rows) > 4  # there are four of each
+    servable.close()
 
 
 def test_a_closed_servable_is_gone(counting):
