@@ -50,6 +50,7 @@ class Servable:
         self.version, self.path = version, path
         self._joined = joined
         self._session = None
+        self._functions: dict[str, Callable[..., Sequence[np.ndarray]]] = {}
         self._running, self._lock = 0, threading.Lock()
         try:
             loader, meta_graph = saved_model.read(path)
@@ -77,10 +78,11 @@ class Servable:
             with graph.as_default():
                 saved_model.import_functions(meta_graph.graph_def, graph)
                 loader.load(self._session, [saved_model.SERVE])
-            # What two names compute is built once, and requests for both are joined.
-            built = {computation: key for key, computation in computations.items()}
-            built = {computation: self._function(served[key]) for computation, key in built.items()}
-            self._functions = {key: built[computations[key]] for key in served}
+            built = {}
+            for key, computation in computations.items():  # which two names may share
+                if computation not in built:
+                    built[computation] = self._function(served[key])
+                self._functions[key] = built[computation]
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
             raise RequestError(

@@ -281,7 +281,10 @@ def test_other_sources_give_the_same(kind, run_dir, records, image_folder, tmp_p
     assert run(tmp_path / "b.jsonl", source, run_dir=str(run_dir)) == 0
     whole = {row["name"]: row for row in read_jsonl(tmp_path / "a.jsonl")}
     found = {row["name"]: row for row in read_jsonl(tmp_path / "b.jsonl")}
-    assert found == {name: whole[name] for name in found}
+    for name, row in found.items():  # sums may differ in the last digit: it is in another batch
+        assert row.keys() == whole[name].keys()
+        for key, value in row.items():
+            assert value == pytest.approx(whole[name][key], rel=1e-5)
     assert (len(found) == 80) == (kind != "shard")
     assert found
 

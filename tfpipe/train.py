@@ -50,6 +50,7 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     import tensorflow as tf
 
     from tfpipe.fit import crossval, training
+    from tfpipe.fit.run import begun
     from tfpipe.ingest import manifest as manifests
 
     runs = crossval.configs(config, manifests.load(config.records))
@@ -57,7 +58,10 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf.keras.backend.clear_session()  # the models of the folds before
-        # What was measured in the first fold is for all: they share the features.
+        # What was measured in the first fold is for all: they share the features. And one that has
+        # begun goes on in it, also on a machine that would choose another.
+        if config.precision == "auto" and (before := begun(run.run_dir)):
+            precision = before.config.precision
         precision = training.train(dataclasses.replace(run, precision=precision), cluster)
     if cluster.is_chief:
         crossval.join(config, runs)

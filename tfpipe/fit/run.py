@@ -301,9 +301,14 @@ def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) ->
     run = Run(
         pathlib.Path(config.run_dir), config, resolve.resolve(config, manifest, precision, xla)
     )
-    if run.last.exists():
-        _check_same(load(config.run_dir), run)
+    if before := begun(config.run_dir):
+        _check_same(before, run)
     return run
+
+
+def begun(run_dir: str) -> Run | None:
+    """Opens a run that training would go on with; None if none has begun there."""
+    return load(run_dir) if (pathlib.Path(run_dir) / LAST).exists() else None
 
 
 def load(run_dir: str) -> Run:

@@ -117,8 +117,8 @@ def _choose_runtime(
         cluster: of the workers.
     """
     chosen = runtime.choose(config.precision, config.xla)
-    if chosen.measure and (pathlib.Path(config.run_dir) / run.LAST).exists():
-        precision = run.load(config.run_dir).resolved.precision
+    if chosen.measure and (before := run.begun(config.run_dir)):
+        precision = before.resolved.precision
         chosen = dataclasses.replace(
             chosen, precision=precision, why="measured when the run began", measure=False
         )
