@@ -282,9 +282,9 @@ def test_other_sources_give_the_same(kind, run_dir, records, image_folder, tmp_p
     whole = {row["name"]: row for row in read_jsonl(tmp_path / "a.jsonl")}
     found = {row["name"]: row for row in read_jsonl(tmp_path / "b.jsonl")}
     for name, row in found.items():  # sums may differ in the last digit: it is in another batch
-        assert row.keys() == whole[name].keys()
-        for key, value in row.items():
-            assert value == pytest.approx(whole[name][key], rel=1e-5)
+        tf.nest.assert_same_structure(row, whole[name])
+        for value, other in zip(tf.nest.flatten(row), tf.nest.flatten(whole[name]), strict=True):
+            assert value == pytest.approx(other, rel=1e-5)
     assert (len(found) == 80) == (kind != "shard")
     assert found
 
