@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import pathlib
-from collections.abc import Mapping
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -90,10 +89,3 @@ def computation(definition: SignatureDef, graph_def: GraphDef) -> str | None:
         found.update(len(written).to_bytes(8))
         found.update(written)
     return found.hexdigest()
-
-
-def are_calls(signatures: Mapping[str, SignatureDef], graph_def: GraphDef) -> bool:
-    """Whether each signature is nothing but a call of a function, as TensorFlow 2 writes it."""
-    ops = {node.name: node.op for node in graph_def.node}
-    outputs = [info.name for each in signatures.values() for info in each.outputs.values()]
-    return all(ops.get(name.partition(":")[0]) in CALLS for name in outputs)

@@ -64,13 +64,12 @@ class Servable:
                 if not key.startswith("__")  # what TensorFlow keeps for itself
             }
             computations = {
-                key: saved_model.computation(definition, meta_graph.graph_def) or key
+                key: saved_model.computation(definition, meta_graph.graph_def)
                 for key, definition in served.items()
             }
             graph = tf.Graph()
-            config = batching.config(
-                optimize=not saved_model.are_calls(served, meta_graph.graph_def)
-            )
+            # A graph of nothing but calls, as TensorFlow 2 writes it, has nothing to optimize.
+            config = batching.config(optimize=None in computations.values())
             # One that is warmed up beside others would hold a thread of all versions for a second
             # at a time, behind which their requests miss the next batch.
             config.use_per_session_threads = True
@@ -80,9 +79,10 @@ class Servable:
                 loader.load(self._session, [saved_model.SERVE])
             built = {}
             for key, computation in computations.items():  # which two names may share
-                if computation not in built:
-                    built[computation] = self._function(served[key])
-                self._functions[key] = built[computation]
+                known = computation or key
+                if known not in built:
+                    built[known] = self._function(served[key])
+                self._functions[key] = built[known]
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
             raise RequestError(
@@ -125,7 +125,7 @@ class Servable:
         wanted = _check_outputs(definition, list(output_filter))
         _check_types(definition, feeds)
         try:
-            outputs = self._functions[key](*(feeds[alias][1] for alias in sorted(feeds)))
+            outputs = self._functions[key](*(array for _, array in feeds.values()))
             found = dict(zip(sorted(definition.outputs), outputs, strict=True))
             return {alias: tensors.as_array(found[alias]) for alias in wanted}
         except Exception as error:
@@ -209,7 +209,7 @@ class Servable:
 def _read_inputs(
     definition: SignatureDef, inputs: Mapping[str, TensorProto | np.ndarray]
 ) -> dict[str, tuple[int, np.ndarray]]:
-    """Returns the data type and the array of each input, with TensorFlow Serving's checks."""
+    """Returns type and array of each input, by name in order, with TensorFlow Serving's checks."""
     sent, known, defaults = set(inputs), set(definition.inputs), set(definition.defaults)
     if len(sent) > len(known) or (len(sent) < len(known) and not defaults):
         raise invalid(
