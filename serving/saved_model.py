@@ -86,6 +86,6 @@ def computation(definition: SignatureDef, graph_def: GraphDef) -> str | None:
     found = hashlib.sha256()
     for part in (signature, call, body):
         written = part.SerializeToString(deterministic=True)
-        found.update(len(written).to_bytes(8))
+        found.update(len(written).to_bytes(8, "big"))
         found.update(written)
     return found.hexdigest()

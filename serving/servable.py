@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
-from serving import batching, saved_model, tensors
+from serving import background, batching, saved_model, tensors
+from serving.batching import Way
 from serving.config import Batching
 from serving.errors import RequestError, from_runtime, invalid
 from serving.protocol import (
@@ -20,6 +22,7 @@ from serving.protocol import (
     TensorProto,
     types_pb2,
 )
+from serving.session import Session
 
 # What the runtime of TensorFlow calls the types that NumPy calls otherwise.
 _RUNTIME_NAMES = {"float32": "float", "float64": "double"}
@@ -36,13 +39,21 @@ class Servable:
         signatures: every SignatureDef in `saved_model.pb`, by name.
     """
 
-    def __init__(self, path: pathlib.Path, version: int, joined: Batching | None = None):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        version: int,
+        joined: Batching | None = None,
+        *,
+        gently: bool = False,
+    ):
         """Loads the SavedModel in the folder `path`.
 
         Args:
             path: the folder.
             version: its number.
             joined: how requests are joined into batches; None runs each alone.
+            gently: whether it is loaded in the background, beside others that clients wait for.
 
         Raises:
             RequestError: it cannot be loaded; the message says why.
@@ -67,28 +78,38 @@ class Servable:
                 key: saved_model.computation(definition, meta_graph.graph_def)
                 for key, definition in served.items()
             }
-            graph = tf.Graph()
             # A graph of nothing but calls, as TensorFlow 2 writes it, has nothing to optimize.
             config = batching.config(optimize=None in computations.values())
-            # One that is warmed up beside others would hold a thread of all versions for a second
-            # at a time, behind which their requests miss the next batch.
-            config.use_per_session_threads = True
-            self._session = tf.compat.v1.Session(graph=graph, config=config)
-            with graph.as_default():
-                saved_model.import_functions(meta_graph.graph_def, graph)
-                loader.load(self._session, [saved_model.SERVE])
-            built = {}
-            for key, computation in computations.items():  # which two names may share
-                known = computation or key
-                if known not in built:
-                    built[known] = self._function(served[key])
-                self._functions[key] = built[known]
+            # Not in the background: the first session of a process starts threads for all.
+            self._session = Session(graph=tf.Graph(), config=config)
+            if gently:
+                background.run(self._load, loader, meta_graph, computations)
+            else:
+                self._load(loader, meta_graph, computations)
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
             raise RequestError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"cannot load {path}: {from_runtime(error).message}",
             ) from error
+
+    def _load(
+        self,
+        loader: SavedModelLoader,
+        meta_graph: MetaGraphDef,
+        computations: Mapping[str, str | None],
+    ) -> None:
+        """Puts a graph into the session, restores its variables, builds its functions."""
+        graph = self._session.graph
+        with graph.as_default():
+            saved_model.import_functions(meta_graph.graph_def, graph)
+            loader.load(self._session, [saved_model.SERVE])
+        built = {}
+        for key, computation in computations.items():  # which two names may share
+            known = computation or key
+            if known not in built:
+                built[known] = self._function(self.signatures[key])
+            self._functions[key] = built[known]
 
     def close(self) -> None:
         """Frees the memory; nothing can be run after that."""
@@ -154,12 +175,8 @@ class Servable:
         for key, definition in self.signatures.items():
             if key not in self._functions:
                 continue
-            inputs = [
-                np.zeros(_empty_shape(info.tensor_shape), tf.as_dtype(info.dtype).as_numpy_dtype)
-                for _, info in sorted(definition.inputs.items())
-            ]
             try:
-                self._functions[key](*inputs)
+                self._functions[key](*_empty(definition))
             except tf.errors.OpError:  # a model may refuse an empty batch; it is built by now
                 continue
 
@@ -172,9 +189,11 @@ class Servable:
         )
         found = self._joined and batching.batched(graph, definition, self._joined)
         if not found:
-            return self._callable(inputs, outputs)
+            return self._session.function(inputs, outputs)
         outputs = [found.outputs[alias] for alias in sorted(definition.outputs)]
-        call = self._callable([found.alone, *inputs], outputs)
+        call = self._session.function([found.way, *inputs], outputs)
+        with contextlib.suppress(tf.errors.OpError):  # as it does; else the warm-up will tell
+            call(Way.BUILT, *_empty(definition))
         most = 0 if self._joined.allowed_batch_sizes else self._joined.max_execution_batch_size
 
         def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
@@ -182,7 +201,7 @@ class Servable:
             with self._entered() as first:
                 # The kernel answers an empty request itself, with other shapes than the model's.
                 alone = not others and (not size or (first and size <= most))
-                return call(np.array(alone), *arrays)
+                return call(Way.ALONE if alone else Way.JOINED, *arrays)
 
         return run
 
@@ -197,13 +216,6 @@ class Servable:
         finally:
             with self._lock:
                 self._running -= 1
-
-    def _callable(self, inputs: Sequence, outputs: Sequence) -> Callable[..., Sequence[np.ndarray]]:
-        """Does as Session.make_callable, whose functions take 0.13 ms longer for each call."""
-        options = config_pb2.CallableOptions()
-        options.feed.extend(tensor.name for tensor in inputs)
-        options.fetch.extend(tensor.name for tensor in outputs)
-        return self._session._make_callable_from_options(options)
 
 
 def _read_inputs(
@@ -281,7 +293,11 @@ def _type_name(data_type: int) -> str:
     return _RUNTIME_NAMES.get(name, name)
 
 
-def _empty_shape(shape) -> list[int]:
-    """A shape that fits, with an unknown first dimension 0 and other unknown ones 1."""
-    sizes = [dim.size for dim in shape.dim]
-    return [size if size >= 0 else int(place > 0) for place, size in enumerate(sizes)]
+def _empty(definition: SignatureDef) -> list[np.ndarray]:
+    """Returns inputs that fit, by name in order: an unknown first dimension is 0, others are 1."""
+    found = []
+    for _, info in sorted(definition.inputs.items()):
+        sizes = [dim.size for dim in info.tensor_shape.dim]
+        shape = [size if size >= 0 else int(place > 0) for place, size in enumerate(sizes)]
+        found.append(np.zeros(shape, tf.as_dtype(info.dtype).as_numpy_dtype))
+    return found

@@ -203,10 +203,11 @@ def _load(
     beside_others = threading.Event()
 
     def load(path: pathlib.Path, version: int) -> Servable:
-        servable = Servable(path, version, batching)
+        gently = beside_others.is_set()
+        servable = Servable(path, version, batching, gently=gently)
         if flags.enable_model_warmup:
             try:
-                warm_up(servable, gently=beside_others.is_set())
+                warm_up(servable, gently=gently)
             except RequestError:
                 servable.close()
                 raise

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from serving import cli
+from serving import background, cli
 from serving.errors import RequestError, not_found
 from serving.protocol import ModelVersionStatus, ServableVersionPolicy
 
@@ -222,7 +222,7 @@ class Model:
             self._close(loaded)
 
     def _close(self, loaded: _Loaded) -> None:
-        loaded.servable.close()
+        background.run(loaded.servable.close)
         version = loaded.servable.version
         if self._statuses[version].state == ModelVersionStatus.UNLOADING:  # not loaded again
             self._set_status(version, ModelVersionStatus.END)

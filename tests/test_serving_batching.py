@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from test_serving_servable import day_probability, png, publish
 
-from serving.batching import batched, config
+from serving.batching import Way, batched, config
 from serving.config import Batching
 from serving.errors import RequestError
 from serving.saved_model import SERVE
@@ -136,22 +136,33 @@ def test_a_failed_batch_says_why(tmp_path):
 class Convolving(tf.Module):
     """A convolution with its bias and activation, which TensorFlow runs as one where it may."""
 
+    def __init__(self):
+        super().__init__()
+        self.runs = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, "x")])
+    def counted(self, x):
+        """Does so with a side effect."""
+        self.runs.assign_add(1.0)
+        return self.serve(x)
+
     @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32, "x")])
     def serve(self, x):
         sums = tf.nn.conv2d(x, tf.ones([3, 3, 3, 4]), 1, "SAME")
         return {"y": tf.nn.relu(tf.nn.bias_add(sums, tf.ones(4)))}
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["alone", "joined"])
-def test_what_runs_is_optimized(tmp_path, alone):
+@pytest.mark.parametrize("way", [Way.ALONE, Way.JOINED], ids=["alone", "joined"])
+@pytest.mark.parametrize("name", ["serve", "counted"])
+def test_what_runs_is_optimized(tmp_path, name, way):
     module = Convolving()
-    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    tf.saved_model.save(module, str(tmp_path), signatures=getattr(module, name))
     with tf.Graph().as_default() as graph:
         session = tf.compat.v1.Session(graph=graph, config=config(optimize=False))
         loaded = tf.compat.v1.saved_model.load(session, [SERVE], str(tmp_path))
         definition = loaded.signature_def["serving_default"]
         found = batched(graph, definition, Batching(batch_timeout_micros=0))
-        assert _fused(session, found.outputs, {found.alone: alone, _input(definition): IMAGES})
+        assert _fused(session, found.outputs, {found.way: way, _input(definition): IMAGES})
         # By itself the signature is optimized too, though the graph around it is not.
         outputs = {"y": definition.outputs["y"].name}
         assert _fused(session, outputs, {_input(definition): IMAGES})

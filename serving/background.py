@@ -1,0 +1,48 @@
+"""Work that nobody waits for, such as a version that is loaded beside others: it gives way."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from typing import ParamSpec, TypeVar
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+# As nice(1) has it: a tenth of a processor's time where others want it too. The lowest, 19, is
+# a hundredth, with which a load under load would not end, and would hold Python's lock for long.
+NICENESS = 10
+
+_here = threading.local()
+
+
+def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Calls a function in a thread of low priority, and waits for it.
+
+    A thread of Linux cannot have its priority raised again without privileges, and every thread
+    that it starts has the same: so each call has its own, and what it calls should start none that
+    stay. Where a thread has no priority of its own, or a sandbox forbids it, it runs like others.
+
+    Returns:
+        What the function does; an exception passes through, too.
+    """
+    found: futures.Future[R] = futures.Future()
+
+    def work() -> None:
+        _here.is_background = True
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            found.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return found.result()
+
+
+def is_here() -> bool:
+    """Returns whether the caller runs in the background."""
+    return getattr(_here, "is_background", False)
