@@ -115,7 +115,8 @@ def _optimized(call: tf.Operation, inputs: int) -> ConcreteFunction:
     """Returns the function of a call, wrapped so that it is optimized for the devices it runs on.
 
     Behind the inputs, of which there are `inputs`, it takes whether they are to be run; it fails if
-    not. What a call with dead inputs would do for less is built when it runs first.
+    not. (Switched off it would not be built as a whole: TensorFlow inlines no call with side
+    effects that may have dead inputs.)
 
     The batching kernel runs its function as it is. A call within that, which stays one, is
     optimized when it runs first: without it, no convolution is fused with its bias and activation,
