@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 
-# As nice(1) has it: a tenth of a processor's time where others want it too. The lowest, 19, is
-# a hundredth, with which a load under load would not end, and would hold Python's lock for long.
+# As nice(1) has it: a tenth of a processor's time where others want it too. With less, Python's
+# lock is held for so long that others feel it (docs/benchmarks.md).
 NICENESS = 10
 
 _here = threading.local()
@@ -32,8 +32,9 @@ def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     def work() -> None:
         _here.is_background = True
         if sys.platform == "linux":
+            thread = os.PRIO_PROCESS, threading.get_native_id()
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+                os.setpriority(*thread, max(os.getpriority(*thread), NICENESS))
         try:
             found.set_result(function(*args, **kwargs))
         except BaseException as error:
