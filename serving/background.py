@@ -10,11 +10,9 @@ from typing import ParamSpec, TypeVar
 
 P, R = ParamSpec("P"), TypeVar("R")
 
-# As nice(1) has it: a tenth of a processor's time where others want it too. With less, Python's
-# lock is held for so long that others feel it (docs/benchmarks.md).
-NICENESS = 10
-
-_here = threading.local()
+# As nice(1) has it: a thirtieth of a processor's time where others want it too. The lowest, 19, is
+# a seventieth, with which a load under load takes longer and disturbs others no less.
+NICENESS = 15
 
 
 def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -22,7 +20,8 @@ def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
     A thread of Linux cannot have its priority raised again without privileges, and every thread
     that it starts has the same: so each call has its own, and what it calls should start none that
-    stay. Where a thread has no priority of its own, or a sandbox forbids it, it runs like others.
+    stay. Nor should it hold Python's lock for long, as all others would wait with it. Where a
+    thread has no priority of its own, or a sandbox forbids it, it runs like others.
 
     Returns:
         What the function does; an exception passes through, too.
@@ -30,7 +29,6 @@ def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     found: futures.Future[R] = futures.Future()
 
     def work() -> None:
-        _here.is_background = True
         if sys.platform == "linux":
             thread = os.PRIO_PROCESS, threading.get_native_id()
             with contextlib.suppress(OSError):
@@ -42,8 +40,3 @@ def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
     threading.Thread(target=work, daemon=True).start()
     return found.result()
-
-
-def is_here() -> bool:
-    """Returns whether the caller runs in the background."""
-    return getattr(_here, "is_background", False)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
-from serving import background, batching, saved_model, tensors
+from serving import batching, saved_model, tensors
 from serving.batching import Way
 from serving.config import Batching
 from serving.errors import RequestError, from_runtime, invalid
@@ -53,7 +53,8 @@ class Servable:
             path: the folder.
             version: its number.
             joined: how requests are joined into batches; None runs each alone.
-            gently: whether it is loaded in the background, beside others that clients wait for.
+            gently: whether TensorFlow does its part in the background, beside other versions that
+                clients wait for.
 
         Raises:
             RequestError: it cannot be loaded; the message says why.
@@ -80,12 +81,10 @@ class Servable:
             }
             # A graph of nothing but calls, as TensorFlow 2 writes it, has nothing to optimize.
             config = batching.config(optimize=None in computations.values())
-            # Not in the background: the first session of a process starts threads for all.
             self._session = Session(graph=tf.Graph(), config=config)
-            if gently:
-                background.run(self._load, loader, meta_graph, computations)
-            else:
-                self._load(loader, meta_graph, computations)
+            self._session.in_background = gently
+            self._load(loader, meta_graph, computations)
+            self._session.in_background = False
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
             raise RequestError(
