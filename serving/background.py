@@ -29,14 +29,18 @@ def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     found: futures.Future[R] = futures.Future()
 
     def work() -> None:
-        if sys.platform == "linux":
-            thread = os.PRIO_PROCESS, threading.get_native_id()
-            with contextlib.suppress(OSError):
-                os.setpriority(*thread, max(os.getpriority(*thread), NICENESS))
         try:
+            _give_way()
             found.set_result(function(*args, **kwargs))
         except BaseException as error:
             found.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
     return found.result()
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":
+        thread = os.PRIO_PROCESS, threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(*thread, max(os.getpriority(*thread), NICENESS))

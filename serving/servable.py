@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from serving import batching, saved_model, tensors
 from serving.batching import Way
@@ -79,11 +77,20 @@ class Servable:
                 key: saved_model.computation(definition, meta_graph.graph_def)
                 for key, definition in served.items()
             }
+            graph = tf.Graph()
             # A graph of nothing but calls, as TensorFlow 2 writes it, has nothing to optimize.
             config = batching.config(optimize=None in computations.values())
-            self._session = Session(graph=tf.Graph(), config=config)
+            self._session = Session(graph=graph, config=config)
             self._session.in_background = gently
-            self._load(loader, meta_graph, computations)
+            with graph.as_default():
+                saved_model.import_functions(meta_graph.graph_def, graph)
+                loader.load(self._session, [saved_model.SERVE])
+            built = {}
+            for key, computation in computations.items():  # which two names may share
+                known = computation or key
+                if known not in built:
+                    built[known] = self._function(served[key])
+                self._functions[key] = built[known]
             self._session.in_background = False
         except Exception as error:  # a damaged file can make the loader raise nearly anything
             self.close()
@@ -91,24 +98,6 @@ class Servable:
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"cannot load {path}: {from_runtime(error).message}",
             ) from error
-
-    def _load(
-        self,
-        loader: SavedModelLoader,
-        meta_graph: MetaGraphDef,
-        computations: Mapping[str, str | None],
-    ) -> None:
-        """Puts a graph into the session, restores its variables, builds its functions."""
-        graph = self._session.graph
-        with graph.as_default():
-            saved_model.import_functions(meta_graph.graph_def, graph)
-            loader.load(self._session, [saved_model.SERVE])
-        built = {}
-        for key, computation in computations.items():  # which two names may share
-            known = computation or key
-            if known not in built:
-                built[known] = self._function(self.signatures[key])
-            self._functions[key] = built[known]
 
     def close(self) -> None:
         """Frees the memory; nothing can be run after that."""
