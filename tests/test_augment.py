@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.input.augment import Augment, Kind, operations
@@ -118,11 +119,11 @@ def test_a_picture_depends_on_its_own_numbers_alone(name):
 
 
 def test_float32_whatever_the_policy():
-    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         found = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
     finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
+        tf_keras.mixed_precision.set_global_policy("float32")
     expected = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.float32

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.conftest import ROOT
 from tfpipe.errors import UserError
@@ -15,7 +16,7 @@ from tfpipe.fit import average
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import tensorflow_addons as tfa
+    from tfpipe.fit.addons import tfa
 
 STEPS, PER_EPOCH = 40, 10
 
@@ -41,7 +42,7 @@ def train(text, mode="eager", steps=STEPS, per_epoch=PER_EPOCH):
     """Trains by SGD; returns the average, the variables, and the weights before and after steps."""
     variables = new_variables()
     averaged = average.build(text, variables, per_epoch)
-    optimizer = tf.keras.optimizers.SGD(0.1)
+    optimizer = tf_keras.optimizers.SGD(0.1)
     optimizer.build(variables)
 
     @MODES[mode]
@@ -59,7 +60,7 @@ def train(text, mode="eager", steps=STEPS, per_epoch=PER_EPOCH):
 def addons(make, steps=STEPS):
     """Trains with the same gradients under an optimizer of tensorflow-addons."""
     variables = new_variables()
-    optimizer = make(tf.keras.optimizers.legacy.SGD(0.1))
+    optimizer = make(tf_keras.optimizers.legacy.SGD(0.1))
     for index in range(steps):
         optimizer.apply_gradients(zip(gradients(index), variables, strict=True))
     optimizer.assign_average_vars(variables)
@@ -169,8 +170,8 @@ def test_an_update_that_was_skipped_is_taken_once():
 
 
 def test_the_state_is_one_copy_of_each_variable_and_counts():
-    model = tf.keras.Sequential(
-        [tf.keras.layers.Dense(4, input_shape=(3,)), tf.keras.layers.BatchNormalization()]
+    model = tf_keras.Sequential(
+        [tf_keras.layers.Dense(4, input_shape=(3,)), tf_keras.layers.BatchNormalization()]
     )
     integer = tf.Variable([1, 2], dtype=tf.int64)
     averaged = average.build("ema(0.9)", [*model.variables, integer], 1)
@@ -181,12 +182,12 @@ def test_the_state_is_one_copy_of_each_variable_and_counts():
 
 
 def test_in_mixed_precision_averages_are_float32():
-    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        layer = tf.keras.layers.Dense(2)
+        layer = tf_keras.layers.Dense(2)
         layer.build([None, 3])
     finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
+        tf_keras.mixed_precision.set_global_policy("float32")
     averaged = average.build("ema(0.9)", layer.variables, 1)
     first = layer.kernel.numpy()
     layer.kernel.assign_add(tf.ones([3, 2]))
@@ -213,6 +214,7 @@ def test_a_copy_is_exact_and_of_the_last_time():
 REPLICAS = """
     import numpy as np
     import tensorflow as tf
+    import tf_keras
     from tfpipe.fit import average
 
     cpu = tf.config.list_physical_devices("CPU")[0]

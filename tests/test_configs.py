@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-import tensorflow as tf
+import tf_keras
 from absl import flags
 
 from tfpipe import build_records, options, spec, train
@@ -57,7 +57,7 @@ def stages_of(config):
 
 @functools.cache
 def blocks(backbone):
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     return set(describe.blocks(backbones.build(backbones.get(backbone), 96, "none")))
 
 
@@ -129,7 +129,7 @@ def test_models_have_their_published_parameters(name, capsys, tmp_path, monkeypa
 @pytest.mark.large
 @pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(QUICK)))
 def test_large_models_have_their_published_parameters(name, capsys):
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     check_parameters(name, capsys)
 
 
@@ -154,7 +154,7 @@ def shortened(config):
 @pytest.mark.large
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_train(name, records, image_folder, tmp_path):
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     config = read(name)
     run_dir = tmp_path / "run"
     runs = [run_dir]

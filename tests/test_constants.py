@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.model import classifier, constants, split
 from tfpipe.model.constants import with_constant_weights
@@ -18,14 +19,14 @@ def pictures(count=3, seed=0):
 
 @pytest.fixture(scope="module", params=["mobilenet", "mobilenet@conv_pw_12_relu+conv_dw_13_relu"])
 def model(request):
-    tf.keras.utils.set_random_seed(3)
+    tf_keras.utils.set_random_seed(3)
     branches = [
         classifier.Branch(request.param, SIDE, "none"),
         classifier.Branch("small_cnn", SIDE, "none"),
     ]
     built = classifier.build(branches, 2, pooling="avg", head="norm|dense(8)", output="auto")
     for layer in built.model.submodules:
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
             layer.momentum = 0.0
     built.model(pictures(16), training=True)  # else, with random weights, all ends near 0
     return built

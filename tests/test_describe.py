@@ -1,7 +1,7 @@
 """`tfpipe.train --describe`: the model as a table, its blocks, and what it reads."""
 
 import pytest
-import tensorflow as tf
+import tf_keras
 
 from tfpipe import train
 from tfpipe.errors import UserError
@@ -54,5 +54,5 @@ def test_a_merge_ends_its_block():
     grouped = describe.blocks(backbones.get("inceptionv3").build(75))
     for name, members in grouped.items():
         assert members[-1].name == name
-        assert isinstance(members[-1], tf.keras.layers.Concatenate)
+        assert isinstance(members[-1], tf_keras.layers.Concatenate)
     assert "mixed9_1" in [layer.name for layer in grouped["mixed10"]]

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from conftest import ROOT, TINY, draw_logits
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from test_upload import FILES
@@ -122,7 +123,7 @@ def test_features_are_what_the_head_sees(loaded, predictor):
 
 
 def tiny_classifier(pooling="avg", output="auto", classes=2, head=""):
-    tf.keras.utils.set_random_seed(4)
+    tf_keras.utils.set_random_seed(4)
     branches = [Branch("small_cnn", 32, "none")]
     return draw_logits(
         classifier.build(branches, classes, pooling=pooling, head=head, output=output)

@@ -3,18 +3,19 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfpipe.fit.precision import under
 from tfpipe.model.fold import folded
 
-layers = tf.keras.layers
+layers = tf_keras.layers
 CHANNELS = 4
 
 
 def norm(**options):
     """A BatchNorm with numbers of its own."""
-    draw = tf.keras.initializers.RandomUniform
+    draw = tf_keras.initializers.RandomUniform
     return layers.BatchNormalization(
         beta_initializer=draw(-1, 1, seed=1),
         gamma_initializer=draw(-2, 2, seed=2),
@@ -26,8 +27,8 @@ def norm(**options):
 
 def frozen(build, dtype="float32"):
     """Returns the constant graph of a Keras model, and its answer, for some images."""
-    image = tf.keras.Input([9, 9, CHANNELS], dtype=dtype)
-    model = tf.keras.Model(image, build(image))
+    image = tf_keras.Input([9, 9, CHANNELS], dtype=dtype)
+    model = tf_keras.Model(image, build(image))
     images = np.random.default_rng(0).normal(size=(2, 9, 9, CHANNELS)).astype(dtype)
     spec = tf.TensorSpec(images.shape, dtype)
     run = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.conftest import draw_logits
 from tfpipe.errors import UserError
@@ -55,7 +56,7 @@ def test_the_last_layer_starts_at_even_odds_or_as_keras_draws_it():
     """Glorot and Bengio 2010: uniform within the root of 6 / (inputs + outputs)."""
 
     def weights(**changes):
-        tf.keras.utils.set_random_seed(3)
+        tf_keras.utils.set_random_seed(3)
         branch = Branch("small_cnn", 32, "none")
         options = {"pooling": "avg", "head": "", "output": "softmax", **changes}
         return classifier.build([branch], 5, **options).head.get_layer("logits").kernel.numpy()
@@ -83,7 +84,7 @@ def test_poolings_are_numpys(pooling):
 
 
 def test_a_new_classifier_gives_even_odds():
-    tf.keras.utils.set_random_seed(5)  # with some, all four units are dead
+    tf_keras.utils.set_random_seed(5)  # with some, all four units are dead
     built = classifier.build(
         [Branch("small_cnn", 32, "none")], 5, pooling="avg", head="dense(4)", output="auto"
     )
@@ -110,8 +111,8 @@ def test_norm_takes_the_mean_and_divides_by_the_deviation():
 def test_every_keras_application_is_registered():
     applications = {
         name.lower()
-        for name in dir(tf.keras.applications)
-        if name[0].isupper() and callable(getattr(tf.keras.applications, name))
+        for name in dir(tf_keras.applications)
+        if name[0].isupper() and callable(getattr(tf_keras.applications, name))
     }
     assert len(applications) > 70
     assert set(backbones.backbones) == applications | {"small_cnn"}
@@ -138,7 +139,7 @@ def test_backbones_classify(name):
 @pytest.mark.large
 @pytest.mark.parametrize("name", sorted(set(backbones.backbones) - set(SOME)))
 def test_all_other_backbones_classify(name):
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     check_backbone(name, 96)
 
 
@@ -181,7 +182,7 @@ def test_one_image_feeds_backbones_of_several_sizes():
     images = np.random.default_rng(0).uniform(0, 255, (2, 48, 48, 3)).astype(np.float32)
     assert built.features(images).shape == (2, 64 + 1024)
     # The second branch alone, fed the resized image, gives the second part of the features.
-    small = tf.keras.applications.mobilenet.preprocess_input(tf.image.resize(images, [32, 32]))
+    small = tf_keras.applications.mobilenet.preprocess_input(tf.image.resize(images, [32, 32]))
     mobilenet = built.features.get_layer("mobilenet_1.00_32")
     expected = tf.reduce_mean(mobilenet(small, training=False), [1, 2])
     np.testing.assert_allclose(built.features(images, training=False)[:, 64:], expected, atol=1e-5)
@@ -225,7 +226,7 @@ class TestOutput:
 
 class TestWeights:
     def test_a_file_is_loaded(self, tmp_path):
-        tf.keras.utils.set_random_seed(1)
+        tf_keras.utils.set_random_seed(1)
         original = backbones.get("small_cnn").build(32)
         original.save_weights(tmp_path / "w.h5")
         loaded = backbones.build(backbones.get("small_cnn"), 32, str(tmp_path / "w.h5"))
@@ -272,13 +273,13 @@ def refuse_weights(name, path, size=32):
 
 def stack(*filters, top=()):
     """The convolutions of the small CNN, with other numbers of filters, and dense layers."""
-    layers = tf.keras.layers
+    layers = tf_keras.layers
     x = image = layers.Input([32, 32, 3])
     for index, number in enumerate(filters, start=1):
         x = layers.MaxPooling2D()(layers.Conv2D(number, 3, name=f"conv{index}")(x))
     for name, units in top:
         x = layers.Dense(units, name=name)(x)
-    return tf.keras.Model(image, x)
+    return tf_keras.Model(image, x)
 
 
 class TestWeightsOfAnotherModel:
@@ -316,7 +317,7 @@ class TestWeightsOfAnotherModel:
         )
 
     def test_the_same_model_of_another_width(self, tmp_path):
-        half = tf.keras.applications.MobileNet(
+        half = tf_keras.applications.MobileNet(
             alpha=0.5, weights=None, include_top=False, input_shape=(32, 32, 3)
         )
         half.save_weights(tmp_path / "half.h5")
@@ -395,7 +396,7 @@ def test_a_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_pat
 @pytest.mark.large
 @pytest.mark.parametrize("name", [n for n in backbones.backbones if backbones.get(n).imagenet])
 def test_every_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_path):
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     check_download(name, monkeypatch, tmp_path)
 
 
@@ -458,7 +459,7 @@ class TestCuts:
         assert built.output_shape == [(None, 8, 8, 32), (None, 32, 32, 32)]
         assert len(built.weights) == 4
         for name, found in zip(["pool2", "conv1"], built(IMAGES), strict=True):
-            expected = tf.keras.Model(whole.input, whole.get_layer(name).output)(IMAGES)
+            expected = tf_keras.Model(whole.input, whole.get_layer(name).output)(IMAGES)
             np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(cut.normalise(IMAGES), IMAGES / 255)
 
@@ -486,9 +487,9 @@ class TestCuts:
 
     def test_a_name_that_keras_counts_is_not_one_to_end_at(self, monkeypatch):
         """The same merge may be add_1 in one model of a process, and add_2 in the next."""
-        image = tf.keras.Input([32, 32, 3])
-        x = tf.keras.layers.Conv2D(4, 1, name="first")(image)
-        model = tf.keras.Model(image, tf.keras.layers.Add()([x, x]))
+        image = tf_keras.Input([32, 32, 3])
+        x = tf_keras.layers.Conv2D(4, 1, name="first")(image)
+        model = tf_keras.Model(image, tf_keras.layers.Add()([x, x]))
         mine = backbones.Backbone("mine", 32, lambda size: model, backbones.scale_to_unit)
         monkeypatch.setitem(backbones.backbones._entries, "mine", lambda: mine)
         counted = model.layers[-1].name

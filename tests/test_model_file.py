@@ -7,13 +7,14 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tfpipe import train
 from tfpipe.errors import UserError
 from tfpipe.fit import resolve, run
 from tfpipe.model import backbones, model_file
 
-layers = tf.keras.layers
+layers = tf_keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
 
 
@@ -24,7 +25,7 @@ def make_model(side=32):
     for name, filters in (("first", 3), ("second", 5), ("third", 7)):
         x = layers.Conv2D(filters, 3, strides=2, activation="relu", name=name)(x)
         x = x * 2.0 + 1.0
-    return tf.keras.Model(image, layers.GlobalAveragePooling2D(name="mean")(x), name="mine")
+    return tf_keras.Model(image, layers.GlobalAveragePooling2D(name="mean")(x), name="mine")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_cut_at_any_layer_with_the_weights_of_the_file(saved, layer):
     backbone = backbones.get(f"{path}@{layer}")
     assert (backbone.name, backbone.input_size) == (f"my_net-{layer}", 32)
     built = backbones.build(backbone, 32, "imagenet")  # --weights is for the other backbones
-    expected = tf.keras.Model(model.input, model.get_layer(layer).output)(IMAGES)
+    expected = tf_keras.Model(model.input, model.get_layer(layer).output)(IMAGES)
     np.testing.assert_array_equal(built(backbone.normalise(IMAGES)), expected)
     assert len(built.weights) == 2 * (1 + ["first", "second", "third"].index(layer))
 
@@ -62,16 +63,16 @@ def test_a_model_of_any_size_takes_the_size_given(tmp_path):
     assert backbone.input_size == 0
     built = backbones.build(backbone, 32, "none")
     assert built.output_shape == (None, 7, 7, 5)
-    expected = tf.keras.Model(model.input, model.get_layer("second").output)(IMAGES)
+    expected = tf_keras.Model(model.input, model.get_layer("second").output)(IMAGES)
     np.testing.assert_array_equal(built(IMAGES), expected)
     with pytest.raises(UserError, match=r"--image_size=3 does not fit .*: give a larger one"):
         backbones.build(backbone, 3, "none")
 
 
 def test_a_model_used_as_a_layer_can_be_the_cut(tmp_path, saved):
-    inner = tf.keras.Sequential([layers.Conv2D(4, 3, input_shape=[15, 15, 3])], name="inner")
+    inner = tf_keras.Sequential([layers.Conv2D(4, 3, input_shape=[15, 15, 3])], name="inner")
     image = layers.Input([32, 32, 3])
-    outer = tf.keras.Model(image, inner(layers.Conv2D(3, 3, strides=2)(image)))
+    outer = tf_keras.Model(image, inner(layers.Conv2D(3, 3, strides=2)(image)))
     outer.save(tmp_path / "outer.keras")
     backbone = backbones.get(f"{tmp_path}/outer.keras@inner")
     np.testing.assert_array_equal(backbone.build(32)(IMAGES), outer(IMAGES))
@@ -108,7 +109,7 @@ def test_several_layers_are_several_feature_maps(tmp_path, side):
     built = backbones.build(backbone, 32, "none")
     assert built.output_shape == [(None, 7, 7, 5), (None, 15, 15, 3)]
     for name, found in zip(["second", "first"], built(IMAGES), strict=True):
-        expected = tf.keras.Model(model.input, model.get_layer(name).output)(IMAGES)
+        expected = tf_keras.Model(model.input, model.get_layer(name).output)(IMAGES)
         np.testing.assert_array_equal(found, expected)
     assert len(built.weights) == 4
     assert "each of them once" in refuse(f"{tmp_path}/net.keras@first+first")
@@ -126,13 +127,13 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     assert "cannot be loaded" in refuse(f"{tmp_path}/empty.keras@x")
-    tf.keras.Sequential([layers.Dense(2, input_shape=[3])]).save(tmp_path / "vector.keras")
+    tf_keras.Sequential([layers.Dense(2, input_shape=[3])]).save(tmp_path / "vector.keras")
     assert "not square RGB images" in refuse(f"{tmp_path}/vector.keras@dense")
 
 
 def test_a_lambda_layer_is_refused(tmp_path):
     image = layers.Input([8, 8, 3])
-    model = tf.keras.Model(image, layers.Lambda(lambda x: x, name="mine")(image))
+    model = tf_keras.Model(image, layers.Lambda(lambda x: x, name="mine")(image))
     model.save(tmp_path / "code.keras")
     assert "refused: it uses a layer of the class Lambda" in refuse(f"{tmp_path}/code.keras@mine")
 
@@ -155,7 +156,7 @@ def test_no_code_of_a_file_runs(saved, tmp_path, monkeypatch, old, new, word):
         return text.replace(old, new)
 
     path = forge(saved[0], tmp_path / "forged.keras", change)
-    monkeypatch.setattr(tf.keras.models, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(tf_keras.models, "load_model", lambda *_, **__: pytest.fail("loaded"))
     message = refuse(f"{path}@third")
     assert "is refused" in message
     assert word in message
@@ -163,7 +164,7 @@ def test_no_code_of_a_file_runs(saved, tmp_path, monkeypatch, old, new, word):
 
 def test_models_of_keras_applications_are_not_refused(tmp_path):
     """Their preprocessing and activations are operators in the graph."""
-    model = tf.keras.applications.MobileNetV3Small(
+    model = tf_keras.applications.MobileNetV3Small(
         include_top=False, weights=None, input_shape=(64, 64, 3)
     )
     model.save(tmp_path / "app.keras")
@@ -177,9 +178,9 @@ def test_the_real_squeezenet_is_cut(shared):
     backbone = backbones.get(f"{path}@fire9_concat")
     assert backbone.input_size == 227
     built = backbone.build(227)
-    whole = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    whole = tf_keras.models.load_model(path, compile=False, safe_mode=True)
     images = tf.image.resize(IMAGES, [227, 227])
-    expected = tf.keras.Model(whole.input, whole.get_layer("fire9_concat").output)(images)
+    expected = tf_keras.Model(whole.input, whole.get_layer("fire9_concat").output)(images)
     np.testing.assert_allclose(built(images), expected, rtol=1e-5, atol=1e-4)
     # 1,248,424 parameters less the 513,000 of the last convolution.
     assert built.count_params() == 735_424
@@ -215,12 +216,12 @@ class TestRun:
         path = pathlib.Path(config.backbones.split(",")[1].split("@")[0])
         train.main(config)
         opened = run.load(config.run_dir)
-        original = tf.keras.models.load_model(path)
+        original = tf_keras.models.load_model(path)
         changed = make_model()
         path.unlink()
 
         restored = opened.restore().classifier
-        feature_map = tf.keras.Model(original.input, original.get_layer("second").output)(IMAGES)
+        feature_map = tf_keras.Model(original.input, original.get_layer("second").output)(IMAGES)
         np.testing.assert_allclose(
             restored.features(IMAGES)[:, 64:], tf.reduce_mean(feature_map, [1, 2]), rtol=1e-5
         )

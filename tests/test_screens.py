@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -75,14 +76,14 @@ def reds_and_blues(tmp_path):
 
 def save_red_and_blue_classifier(path, side=16, outputs=1000):
     """Saves a model that gives a red picture class 281, a blue one class 151, after class 7."""
-    image = tf.keras.Input([side, side, 3])
-    pooled = tf.keras.layers.GlobalAveragePooling2D()(image)
+    image = tf_keras.Input([side, side, 3])
+    pooled = tf_keras.layers.GlobalAveragePooling2D()(image)
     weights = np.zeros([3, outputs], np.float32)
     if outputs == 1000:
         weights[:, 7], weights[0, 281], weights[2, 151] = 0.05, 0.04, 0.04
         weights[2, 281] = weights[0, 151] = -0.1
-    dense = tf.keras.layers.Dense(outputs, activation="softmax", use_bias=False)
-    model = tf.keras.Model(image, dense(pooled))
+    dense = tf_keras.layers.Dense(outputs, activation="softmax", use_bias=False)
+    model = tf_keras.Model(image, dense(pooled))
     dense.set_weights([weights])
     model.save(path)
     return str(path)
@@ -104,8 +105,8 @@ def small_features(monkeypatch):
 
 
 def _identity(side):
-    image = tf.keras.Input([side, side, 3])
-    return tf.keras.Model(image, tf.keras.layers.MaxPooling2D(1)(image))
+    image = tf_keras.Input([side, side, 3])
+    return tf_keras.Model(image, tf_keras.layers.MaxPooling2D(1)(image))
 
 
 OPTIONS = {
@@ -364,8 +365,8 @@ def test_a_classifier_of_other_classes_or_inputs_is_refused(tmp_path):
 
 
 def test_a_lambda_layer_is_refused(tmp_path):
-    model = tf.keras.Sequential(
-        [tf.keras.Input([8, 8, 3]), tf.keras.layers.Lambda(lambda x: tf.zeros([1, 1000]))]
+    model = tf_keras.Sequential(
+        [tf_keras.Input([8, 8, 3]), tf_keras.layers.Lambda(lambda x: tf.zeros([1, 1000]))]
     )
     model.save(tmp_path / "lambda.keras")
     assert "ambda" in refuse(tmp_path / "lambda.keras")
@@ -385,7 +386,7 @@ def test_a_module_that_is_not_from_keras_is_never_imported(tmp_path, monkeypatch
             forged.writestr(name, data)
     assert "'foreign_module.F', which is not from Keras" in refuse(path)
     with pytest.raises(SystemExit):
-        tf.keras.models.load_model(path, safe_mode=True)
+        tf_keras.models.load_model(path, safe_mode=True)
 
 
 def test_imagenet_on_real_images(shared, tmp_path):

@@ -116,8 +116,9 @@ from serving import client, protocol
 assert not [name for name in sys.modules if name.startswith("tensorflow.python")]
 assert "tensorflow" not in sys.modules
 import tensorflow as tf
+import tf_keras
 assert int(tf.constant(1) + 1) == 2
-assert tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape == (1, 2)
+assert tf_keras.layers.Dense(2)(tf.ones([1, 3])).shape == (1, 2)
 assert type(tf.make_tensor_proto(1)) is protocol.TensorProto
 """
 

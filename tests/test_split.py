@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from tests.conftest import draw_logits
 from tfpipe.errors import UserError
@@ -48,7 +49,7 @@ def test_exactly_the_layers_behind_the_boundary_are_trained(merged, start):
     assert {v.ref() for v in parts.backbone} == trained - in_head
     for tower in merged.towers:
         for layer in tower.backbone.layers:
-            if isinstance(layer, tf.keras.layers.BatchNormalization):
+            if isinstance(layer, tf_keras.layers.BatchNormalization):
                 assert not layer.trainable
             elif start == "all":
                 assert all(v.ref() in trained for v in layer.trainable_variables)

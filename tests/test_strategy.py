@@ -12,6 +12,7 @@ import types
 
 import pytest
 import tensorflow as tf
+import tf_keras
 from conftest import ROOT, TINY
 from test_train import check_same_run, log_of
 
@@ -133,7 +134,7 @@ def test_a_worker_gives_up_when_others_are_lost_again_and_again(monkeypatch):
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """A small backbone without dropout, whose masks differ from device to device."""
-    layers = tf.keras.layers
+    layers = tf_keras.layers
     image = layers.Input([32, 32, 3])
     x = layers.Rescaling(1 / 127.5, -1)(image)
     for number in (1, 2):
@@ -142,7 +143,7 @@ def backbone(tmp_path_factory):
         x = layers.ReLU(name=f"relu{number}")(x)
         x = layers.MaxPooling2D(4, name=f"pool{number}")(x)
     path = tmp_path_factory.mktemp("backbone") / "plain.keras"
-    tf.keras.Model(image, x).save(path)
+    tf_keras.Model(image, x).save(path)
     return f"{path}@pool2"
 
 
@@ -163,6 +164,7 @@ STAGES = "head:epochs=2,lr=1e-2;all:from=all,backbone_lr=1e-3,accumulate_steps=3
 MIRRORED = """
 import json, sys
 import tensorflow as tf
+import tf_keras
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
@@ -201,6 +203,7 @@ def test_mirrored_devices_train_as_one_does(options, tmp_path):
 UPDATES = """
 import numpy as np
 import tensorflow as tf
+import tf_keras
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)

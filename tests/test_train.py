@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from conftest import TINY
 
 from tfpipe import evaluate, train
@@ -182,7 +183,7 @@ def test_trains_in_every_precision_compiled_or_not(tiny_config, tmp_path, precis
     train.main(tiny_config(precision=precision, xla=xla, epochs=1))
     assert np.isfinite(float(log_of(tmp_path / "run")[0]["loss"]))
     assert runs.load(str(tmp_path / "run")).resolved.precision == precision
-    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert tf_keras.mixed_precision.global_policy().name == "float32"
     assert all(w.dtype == np.float32 for w in weights_of(tmp_path / "run"))
 
 

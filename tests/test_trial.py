@@ -1,7 +1,7 @@
 """Steps that are timed, and the precision that follows from their times."""
 
 import pytest
-import tensorflow as tf
+import tf_keras
 
 from tfpipe.fit import runtime, trial
 from tfpipe.fit.precision import under
@@ -72,12 +72,12 @@ def test_the_faster_one_is_taken_and_its_times_are_said(bfloat16, expected, monk
 
 @pytest.mark.parametrize("stage", trial.stages)
 def test_a_real_measurement(stage):
-    before = tf.keras.mixed_precision.global_policy().name
+    before = tf_keras.mixed_precision.global_policy().name
     built = []
 
     def step_of(policy):
         def record():
-            built.append(tf.keras.mixed_precision.global_policy().name)
+            built.append(tf_keras.mixed_precision.global_policy().name)
             return build()
 
         return trial.make(record, stage, 2, policy=policy, xla=False)
@@ -86,7 +86,7 @@ def test_a_real_measurement(stage):
     assert built == list(runtime.CANDIDATES)
     assert final.precision in runtime.CANDIDATES
     assert not final.measure
-    assert tf.keras.mixed_precision.global_policy().name == before
+    assert tf_keras.mixed_precision.global_policy().name == before
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -128,4 +128,4 @@ def test_rounds_end_when_the_time_is_over():
 def test_an_error_leaves_the_policy_as_it_was():
     with pytest.raises(ZeroDivisionError), under("mixed_bfloat16"):
         raise ZeroDivisionError
-    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert tf_keras.mixed_precision.global_policy().name == "float32"

@@ -137,13 +137,13 @@ def test_the_tutorial_is_true(shared, tmp_path):
 @pytest.mark.timeout(1800)
 def test_the_tutorial_runs_on_toy_images(tmp_path):
     """Without the real data: the commands end well, and print what they print of other images."""
-    import tensorflow as tf
+    import tf_keras
 
     images = tmp_path / "images"
     make_toy_images.main(make_toy_images.Options(out=str(images), count=120))
     for name in ("train", "test1"):
         shutil.make_archive(str(tmp_path / name), "zip", images, name)
-    model = tf.keras.applications.MobileNet(weights=None, include_top=False)
+    model = tf_keras.applications.MobileNet(weights=None, include_top=False)
     model.save_weights(str(tmp_path / "mobilenet.h5"))
     options = Options(
         train=str(tmp_path / "train.zip"),

@@ -47,7 +47,7 @@ def main(config: TrainConfig) -> None:
 
 def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     """Trains a run for each fold of the records, and joins their held-out predictions."""
-    import tensorflow as tf
+    import tf_keras
 
     from tfpipe.fit import crossval, training
     from tfpipe.fit.run import begun
@@ -57,7 +57,7 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     precision = config.precision
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
-        tf.keras.backend.clear_session()  # the models of the folds before
+        tf_keras.backend.clear_session()  # the models of the folds before
         # What was measured in the first fold is for all: they share the features. And one that has
         # begun goes on in it, also on a machine that would choose another.
         if config.precision == "auto" and (before := begun(run.run_dir)):

@@ -32,7 +32,7 @@ class Options:
     """The flags of this command."""
 
     rounds: int = option("measurements of each kind", 3)
-    models: str = option("of tf.keras.applications, joined by commas", "MobileNet")
+    models: str = option("of tf_keras.applications, joined by commas", "MobileNet")
     batch: int = option("images in a step", 32)
     json: str = option("file for the figures; empty for none", "")
     child: str = option("used by the command itself: MODEL,TASK,SETTING", "")
@@ -86,14 +86,15 @@ def measure(name: str, task: str, setting: str, batch: int) -> None:
     if setting in ("oneDNN", "both"):
         onednn.use()
     import tensorflow as tf
+    import tf_keras
 
     from tfpipe.model.constants import with_constant_weights
 
-    backbone = getattr(tf.keras.applications, name)(
+    backbone = getattr(tf_keras.applications, name)(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
-    model = tf.keras.Sequential([backbone, tf.keras.layers.Dense(1)])
-    optimizer = tf.keras.optimizers.SGD(0.01)
+    model = tf_keras.Sequential([backbone, tf_keras.layers.Dense(1)])
+    optimizer = tf_keras.optimizers.SGD(0.01)
     optimizer.build(model.trainable_variables)
 
     @tf.function

@@ -163,8 +163,9 @@ def _transformed(cv2: Any, image: np.ndarray, rng: random.Random) -> np.ndarray:
 def _keras_dataset(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
     """Keras' `image_dataset_from_directory`: batches of float32."""
     tf = importlib.import_module("tensorflow")
+    tf_keras = importlib.import_module("tf_keras")
     side = (arguments.size, arguments.size)
-    dataset = tf.keras.utils.image_dataset_from_directory(
+    dataset = tf_keras.utils.image_dataset_from_directory(
         str(arguments.folder), image_size=side, batch_size=arguments.batch_size
     )
     return lambda: (len(images) for images, _ in dataset), {"tensorflow": tf.__version__}
@@ -173,7 +174,8 @@ def _keras_dataset(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
 def _keras_generator(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
     """Keras' `ImageDataGenerator`, with the augmentation of seed recipe R3."""
     tf = importlib.import_module("tensorflow")
-    generator = tf.keras.preprocessing.image.ImageDataGenerator(
+    tf_keras = importlib.import_module("tf_keras")
+    generator = tf_keras.preprocessing.image.ImageDataGenerator(
         shear_range=0.2, zoom_range=0.2, horizontal_flip=True
     )
     batches = generator.flow_from_directory(
@@ -239,11 +241,12 @@ def _augment_tfa(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
 def _augment_keras(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
     """Keras' random layers on a batch in memory."""
     tf = importlib.import_module("tensorflow")
-    layers = tf.keras.Sequential(
+    tf_keras = importlib.import_module("tf_keras")
+    layers = tf_keras.Sequential(
         [
-            tf.keras.layers.RandomFlip("horizontal"),
-            tf.keras.layers.RandomRotation(0.05),
-            tf.keras.layers.RandomZoom(0.2),
+            tf_keras.layers.RandomFlip("horizontal"),
+            tf_keras.layers.RandomRotation(0.05),
+            tf_keras.layers.RandomZoom(0.2),
         ]
     )
     augment = tf.function(lambda images: layers(images, training=True))

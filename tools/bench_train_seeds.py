@@ -35,28 +35,28 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=1, help="threads of Keras' generators")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    import tensorflow as tf
+    import tf_keras
 
-    tf.keras.utils.set_random_seed(arguments.seed)
+    tf_keras.utils.set_random_seed(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        Training(tf, arguments, pathlib.Path(folder)).run()
+        Training(tf_keras, arguments, pathlib.Path(folder)).run()
 
 
 class Training:
     """One training, with a folder for its temporary files."""
 
-    def __init__(self, tf: Any, arguments: argparse.Namespace, folder: pathlib.Path):
+    def __init__(self, tf_keras: Any, arguments: argparse.Namespace, folder: pathlib.Path):
         """Builds the backbone."""
-        self._keras = tf.keras
+        self._keras = tf_keras
         self._arguments = arguments
         self._features, self._best = folder / "features.h5", folder / "best.weights.h5"
         side, weights = arguments.image_size, arguments.weights
-        self._base = tf.keras.applications.MobileNet(
+        self._base = tf_keras.applications.MobileNet(
             input_shape=(side, side, 3),
             include_top=False,
             weights=None if weights == NO_WEIGHTS else weights,
         )
-        self._pooled = tf.keras.layers.GlobalAveragePooling2D()(self._base.output)
+        self._pooled = tf_keras.layers.GlobalAveragePooling2D()(self._base.output)
 
     def run(self) -> None:
         """Trains, and prints a line for each epoch."""

@@ -3,18 +3,18 @@
 import math
 from collections.abc import Callable
 
-import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.registry import Registry
 
-Optimizer = tf.keras.optimizers.Optimizer | tf.keras.optimizers.legacy.Optimizer
-Rate = float | tf.keras.optimizers.schedules.LearningRateSchedule
+Optimizer = tf_keras.optimizers.Optimizer | tf_keras.optimizers.legacy.Optimizer
+Rate = float | tf_keras.optimizers.schedules.LearningRateSchedule
 
 # From a learning rate, and `weight_decay` where that is not 0, to the optimizer.
 optimizers: Registry[Callable[..., Optimizer]] = Registry("optimizer")
 
-_keras = tf.keras.optimizers
+_keras = tf_keras.optimizers
 optimizers.add("sgd", _keras.SGD)
 optimizers.add("momentum", lambda rate, **decay: _keras.SGD(rate, momentum=0.9, **decay))
 optimizers.add(

@@ -3,15 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 
-import tensorflow as tf
+import tf_keras
 
 
 @contextlib.contextmanager
 def under(policy: str) -> Iterator[None]:
     """Sets Keras' global policy while the block runs."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(policy)
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(policy)
     try:
         yield
     finally:
-        tf.keras.mixed_precision.set_global_policy(before)
+        tf_keras.mixed_precision.set_global_policy(before)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.fit import trial
@@ -150,7 +151,7 @@ def measured(chosen: Runtime, step_of: Callable[[str], trial.Step]) -> Runtime:
         The choice, whose explanation has the times.
     """
     times = trial.medians({policy: step_of(policy) for policy in CANDIDATES}, rounds=ROUNDS)
-    tf.keras.backend.clear_session()
+    tf_keras.backend.clear_session()
     shown = ", ".join(f"{policy} {1000 * time:.1f} ms" for policy, time in times.items())
     why = f"{chosen.why}; a step takes {shown}"
     return dataclasses.replace(chosen, precision=faster(times), why=why, measure=False)
@@ -172,8 +173,8 @@ def seed_everything(seed: int) -> None:
     Dropout then draws from generators that can be saved (`random_state`), so that a resumed run
     goes on as if it had not been interrupted. Call this before a model is built.
     """
-    tf.keras.backend.experimental.enable_tf_random_generator()
-    tf.keras.utils.set_random_seed(seed)
+    tf_keras.backend.experimental.enable_tf_random_generator()
+    tf_keras.utils.set_random_seed(seed)
 
 
 def compile_quietly() -> None:
@@ -189,7 +190,7 @@ def compile_quietly() -> None:
         os.close(kept)
 
 
-def random_state(model: tf.keras.Model, seed: int, stage: int) -> list[tf.random.Generator]:
+def random_state(model: tf_keras.Model, seed: int, stage: int) -> list[tf.random.Generator]:
     """Seeds the generators of a model's random layers, and returns them for a checkpoint.
 
     Keras leaves them out of its own. Each stage begins anew, whatever ran in this process before.
@@ -198,7 +199,7 @@ def random_state(model: tf.keras.Model, seed: int, stage: int) -> list[tf.random
     for layer in model.submodules:
         random = getattr(layer, "_random_generator", None)
         # Random initialisers have one too, but it is spent once the weights are there.
-        if isinstance(layer, tf.keras.layers.Layer) and random is not None:
+        if isinstance(layer, tf_keras.layers.Layer) and random is not None:
             generators.append(random._generator)
     for index, generator in enumerate(generators):
         state = np.random.SeedSequence([seed, stage, index]).generate_state(3, np.uint64)

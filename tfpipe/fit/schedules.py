@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe import spec
 from tfpipe.config import TrainConfig
@@ -58,7 +59,7 @@ def _inverse_time(epochs: int, decay: float) -> Factor:
     return lambda time: 1 / (1 + decay * time)
 
 
-class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate after a number of updates, as every optimizer takes it."""
 
     def __init__(self, learning_rate: float, factor: Factor, warmup: float, per_epoch: int):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.fit import optimizers
 from tfpipe.fit.precision import under
@@ -28,7 +29,7 @@ _RATE = 1e-6
 def _features(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.Tensor]:
     """`features`: images through frozen backbones, forward only, with constant weights."""
     for layer in classifier.features.submodules:
-        if isinstance(layer, tf.keras.layers.BatchNormalization) and layer.center:
+        if isinstance(layer, tf_keras.layers.BatchNormalization) and layer.center:
             # As of one that was trained: a bias of zeros would be left out, and what follows the
             # convolution not be joined to it.
             layer.beta.assign(tf.random.uniform(layer.beta.shape, -1, 1))
@@ -53,7 +54,7 @@ def _all(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[], tf.
 
 
 def _training(
-    classifier: Classifier, model: tf.keras.Model, inputs: tf.Tensor, xla: bool
+    classifier: Classifier, model: tf_keras.Model, inputs: tf.Tensor, xla: bool
 ) -> Callable[[], tf.Tensor]:
     batch_size = len(inputs)
     labels = tf.one_hot(tf.range(batch_size) % 2, max(model.output_shape[-1], 2))

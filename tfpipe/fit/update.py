@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.config import TrainConfig
 from tfpipe.errors import UserError
@@ -50,7 +51,7 @@ class Update:
         optimizer = optimizers.build(config.optimizer, rate, config.weight_decay)
         self._scales = float16
         if float16:
-            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+            optimizer = tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
         if hasattr(optimizer, "build"):
             optimizer.build(variables)
         self.optimizer = optimizer

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.model import cut, model_file
@@ -73,9 +74,9 @@ class Backbone:
 
     name: str
     input_size: int
-    build: Callable[[int], tf.keras.Model]
+    build: Callable[[int], tf_keras.Model]
     normalise: Callable[[tf.Tensor], tf.Tensor]
-    imagenet: Callable[[int], tf.keras.Model] | None = None
+    imagenet: Callable[[int], tf_keras.Model] | None = None
     layers: tuple[str, ...] = ()
     whole: "Backbone | None" = None
     path: str = ""
@@ -125,7 +126,7 @@ def _cut(whole: Backbone, layers: tuple[str, ...]) -> Backbone:
     )
 
 
-def _end(whole: Backbone, model: tf.keras.Model, layers: tuple[str, ...]) -> tf.keras.Model:
+def _end(whole: Backbone, model: tf_keras.Model, layers: tuple[str, ...]) -> tf_keras.Model:
     """Ends `whole`'s model at layers, which must have the same names in every process."""
     return cut.end(
         model,
@@ -143,7 +144,7 @@ def _from_file(text: str) -> Backbone:
     model = model_file.cut_at(path, layers)
     name = cut.name(path, layers)
 
-    def build_at(size: int) -> tf.keras.Model:
+    def build_at(size: int) -> tf_keras.Model:
         return model_file.resize(model, size, path=path, name=name)
 
     return Backbone(
@@ -156,7 +157,7 @@ def plain_name(name: str) -> str:
     return name.strip().lower().replace("_", "").replace("-", "")
 
 
-def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
+def build(backbone: Backbone, size: int, weights: str) -> tf_keras.Model:
     """Builds a backbone and fills it with weights.
 
     Args:
@@ -192,7 +193,7 @@ def build(backbone: Backbone, size: int, weights: str) -> tf.keras.Model:
     return model
 
 
-def _imagenet(backbone: Backbone, size: int) -> tf.keras.Model:
+def _imagenet(backbone: Backbone, size: int) -> tf_keras.Model:
     if backbone.imagenet is None:
         raise UserError(
             f"{backbone.name} has no ImageNet weights: pass --weights=none, or a file of your own"
@@ -207,7 +208,7 @@ def _imagenet(backbone: Backbone, size: int) -> tf.keras.Model:
 
 
 def _register_keras_applications() -> None:
-    applications = tf.keras.applications
+    applications = tf_keras.applications
     for name in dir(applications):
         constructor = getattr(applications, name)
         if callable(constructor) and name[0].isupper():
@@ -218,7 +219,7 @@ def _register_application(name: str, constructor: Callable) -> None:
     # Each family's preprocessing lies in the module that defines the model.
     normalise = sys.modules[constructor.__module__].preprocess_input
 
-    def build_with(weights: str | None) -> Callable[[int], tf.keras.Model]:
+    def build_with(weights: str | None) -> Callable[[int], tf_keras.Model]:
         return lambda size: constructor(
             include_top=False, weights=weights, input_shape=(size, size, 3)
         )
@@ -247,11 +248,11 @@ def _small_cnn() -> Backbone:
     return Backbone("small_cnn", 150, _build_small_cnn, scale_to_unit)
 
 
-def _build_small_cnn(size: int) -> tf.keras.Model:
-    layers = tf.keras.layers
+def _build_small_cnn(size: int) -> tf_keras.Model:
+    layers = tf_keras.layers
     image = layers.Input([size, size, 3])
     x = image
     for index, filters in enumerate((32, 32, 64), start=1):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{index}")(x)
         x = layers.MaxPooling2D(name=f"pool{index}")(x)
-    return tf.keras.Model(image, layers.Dropout(0.25, name="dropout")(x), name="small_cnn")
+    return tf_keras.Model(image, layers.Dropout(0.25, name="dropout")(x), name="small_cnn")

@@ -9,6 +9,7 @@ S is the largest input side among the backbones; the others shrink the image on 
 import dataclasses
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe import spec
 from tfpipe.errors import UserError
@@ -16,7 +17,7 @@ from tfpipe.model import backbones as registry
 from tfpipe.registry import Registry
 
 
-class AsWritten(tf.keras.layers.Layer):
+class AsWritten(tf_keras.layers.Layer):
     """A layer of our own, traced as it is written; else Keras has AutoGraph rewrite its source."""
 
     def __init__(self, **kwargs):
@@ -33,10 +34,10 @@ class AverageAndMax(AsWritten):
 
 
 POOLINGS = {
-    "avg": tf.keras.layers.GlobalAveragePooling2D,
-    "max": tf.keras.layers.GlobalMaxPooling2D,
+    "avg": tf_keras.layers.GlobalAveragePooling2D,
+    "max": tf_keras.layers.GlobalMaxPooling2D,
     "avg_max": AverageAndMax,
-    "flatten": tf.keras.layers.Flatten,
+    "flatten": tf_keras.layers.Flatten,
 }
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
 
@@ -65,9 +66,9 @@ class Tower:
     """
 
     name: str
-    prepare: tf.keras.layers.Layer
-    backbone: tf.keras.Model
-    poolings: tuple[tf.keras.layers.Layer, ...]
+    prepare: tf_keras.layers.Layer
+    backbone: tf_keras.Model
+    poolings: tuple[tf_keras.layers.Layer, ...]
 
     def pool(self, maps: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the vector [N, .] of each feature map [N, h, w, C]."""
@@ -87,10 +88,10 @@ class Classifier:
         image_size: S.
     """
 
-    model: tf.keras.Model
-    features: tf.keras.Model
+    model: tf_keras.Model
+    features: tf_keras.Model
     towers: tuple[Tower, ...]
-    head: tf.keras.Model
+    head: tf_keras.Model
     output: str
     image_size: int
 
@@ -172,14 +173,14 @@ def build(
     """
     output = choose_output(output, classes)
     side = max(branch.size for branch in branches)
-    image = tf.keras.Input([side, side, 3], dtype="float32", name="image")
+    image = tf_keras.Input([side, side, 3], dtype="float32", name="image")
     towers = [_tower(branch, pooling) for branch in branches]
     pooled = []
     for tower in towers:
         pooled += tower.pool(as_list(tower.backbone(tower.prepare(image))))
-    features = tf.keras.Model(image, join(pooled), name="features")
+    features = tf_keras.Model(image, join(pooled), name="features")
 
-    vector = tf.keras.Input(features.output_shape[1:], name="features")
+    vector = tf_keras.Input(features.output_shape[1:], name="features")
     x = vector
     for index, call in enumerate(spec.parse(head, flag="head")):
         x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
@@ -187,12 +188,12 @@ def build(
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
     # From zeros they start at even odds: random weights on thousands of features are noise to be
     # unlearnt, but let the gradient into the layers before them from the first step on.
-    logits = tf.keras.layers.Dense(
+    logits = tf_keras.layers.Dense(
         units, kernel_initializer=head_init, dtype="float32", name="logits"
     )(x)
-    head_model = tf.keras.Model(vector, logits, name="head")
+    head_model = tf_keras.Model(vector, logits, name="head")
 
-    model = tf.keras.Model(image, head_model(features(image)), name="classifier")
+    model = tf_keras.Model(image, head_model(features(image)), name="classifier")
     return Classifier(model, features, tuple(towers), head_model, output, side)
 
 
@@ -204,7 +205,7 @@ def _tower(branch: Branch, pooling: str) -> Tower:
     return Tower(backbone.name, prepare, model, tuple(poolings))
 
 
-def _outputs(backbone: registry.Backbone, model: tf.keras.Model) -> list[str]:
+def _outputs(backbone: registry.Backbone, model: tf_keras.Model) -> list[str]:
     """Names the feature maps of a backbone."""
     if len(model.outputs) == 1:
         return [backbone.name]
@@ -213,7 +214,7 @@ def _outputs(backbone: registry.Backbone, model: tf.keras.Model) -> list[str]:
 
 def join(vectors: list[tf.Tensor]) -> tf.Tensor:
     """Returns vectors [N, .] as one."""
-    return vectors[0] if len(vectors) == 1 else tf.keras.layers.Concatenate(name="join")(vectors)
+    return vectors[0] if len(vectors) == 1 else tf_keras.layers.Concatenate(name="join")(vectors)
 
 
 def as_list(value: tf.Tensor | list[tf.Tensor]) -> list[tf.Tensor]:
@@ -225,29 +226,29 @@ head_layers: Registry = Registry("head layer")
 
 
 @head_layers.register("dropout")
-def _dropout(rate: float = 0.5, *, name: str) -> tf.keras.layers.Layer:
+def _dropout(rate: float = 0.5, *, name: str) -> tf_keras.layers.Layer:
     """`dropout(0.5)`: drops that share of the values in training."""
     if not 0 <= rate < 1:
         raise UserError(f"--head: dropout({rate:g}) is not in [0, 1)")
-    return tf.keras.layers.Dropout(rate, name=name)
+    return tf_keras.layers.Dropout(rate, name=name)
 
 
 @head_layers.register("dense")
-def _dense(units: float = 64.0, *, name: str) -> tf.keras.layers.Layer:
+def _dense(units: float = 64.0, *, name: str) -> tf_keras.layers.Layer:
     """`dense(64)`: a fully connected layer of that many ReLU units."""
     if units < 1 or units != int(units):
         raise UserError(f"--head: dense({units:g}) needs a whole number of units, at least 1")
-    return tf.keras.layers.Dense(int(units), activation="relu", name=name)
+    return tf_keras.layers.Dense(int(units), activation="relu", name=name)
 
 
 @head_layers.register("norm")
-def _norm(*, name: str) -> tf.keras.layers.Layer:
+def _norm(*, name: str) -> tf_keras.layers.Layer:
     """`norm`: each value less its mean, by its standard deviation, of a batch and then of many.
 
     A BatchNorm without weights. Features of different size then count alike, for --weight_decay
     and for one learning rate.
     """
-    return tf.keras.layers.BatchNormalization(center=False, scale=False, name=name)
+    return tf_keras.layers.BatchNormalization(center=False, scale=False, name=name)
 
 
 def choose_output(output: str, classes: int) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 
@@ -35,13 +36,13 @@ def name(stem: str, layers: Sequence[str]) -> str:
 
 
 def end(
-    model: tf.keras.Model,
+    model: tf_keras.Model,
     layers: Sequence[str],
     *,
     name: str,
     where: str,
     among: Sequence[str] | None = None,
-) -> tf.keras.Model:
+) -> tf_keras.Model:
     """Returns a model that ends at layers of another and shares them.
 
     Args:
@@ -77,7 +78,7 @@ def end(
                     " width, channels]: cut it at an earlier layer"
                 )
         ends = outputs[0] if len(outputs) == 1 else outputs
-        return tf.keras.Model(model.inputs, ends, name=name)
+        return tf_keras.Model(model.inputs, ends, name=name)
     except (ValueError, RuntimeError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -85,7 +86,7 @@ def end(
         ) from None
 
 
-def named_by_keras(layer: tf.keras.layers.Layer) -> bool:
+def named_by_keras(layer: tf_keras.layers.Layer) -> bool:
     """Tells whether a layer has the name of its class, as conv2d_3.
 
     Keras counts such layers up as long as the process runs: the same layer has another name in the

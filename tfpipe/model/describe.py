@@ -2,7 +2,7 @@
 
 import re
 
-import tensorflow as tf
+import tf_keras
 
 from tfpipe import terminal
 from tfpipe.model import cut
@@ -22,9 +22,9 @@ def show(classifier: Classifier, trained: dict[str, int]) -> None:
     """
     rows = []
     for layer in classifier.features.layers:
-        if isinstance(layer, tf.keras.layers.InputLayer | Prepare):
+        if isinstance(layer, tf_keras.layers.InputLayer | Prepare):
             continue
-        if not isinstance(layer, tf.keras.Model):
+        if not isinstance(layer, tf_keras.Model):
             rows.append(_row(layer.name, [layer], layer.output_shape))
         else:
             side = layer.input_shape[1]
@@ -45,15 +45,15 @@ def show(classifier: Classifier, trained: dict[str, int]) -> None:
     )
 
 
-def blocks(model: tf.keras.Model) -> dict[str, list[tf.keras.layers.Layer]]:
+def blocks(model: tf_keras.Model) -> dict[str, list[tf_keras.layers.Layer]]:
     """Groups a model's layers, but for its input, by the blocks that their names tell of.
 
     Layers that Keras named (conv2d_3) belong to the block before them, or to the one that a merge
     of the block's own name ends, as InceptionV3's `mixed0`. What follows that end is of another
     block whatever its name, as `mixed9_1` of `mixed10`.
     """
-    grouped: dict[str, list[tf.keras.layers.Layer]] = {}
-    unnamed: list[tf.keras.layers.Layer] = []
+    grouped: dict[str, list[tf_keras.layers.Layer]] = {}
+    unnamed: list[tf_keras.layers.Layer] = []
     ended = set()
     last = None
     for layer in _own(model):
@@ -61,7 +61,7 @@ def blocks(model: tf.keras.Model) -> dict[str, list[tf.keras.layers.Layer]]:
         if name in ended or cut.named_by_keras(layer):
             unnamed.append(layer)
             continue
-        is_end = isinstance(layer, tf.keras.layers.Concatenate | tf.keras.layers.Add)
+        is_end = isinstance(layer, tf_keras.layers.Concatenate | tf_keras.layers.Add)
         if is_end and layer.name == name:
             ended.add(name)
         owner = name if last is None or (is_end and name not in grouped) else last
@@ -80,11 +80,11 @@ def _block(name: str) -> str:
     return match[1] if match else re.split("[_/]", name)[0]
 
 
-def _own(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
-    return [each for each in model.layers if not isinstance(each, tf.keras.layers.InputLayer)]
+def _own(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
+    return [each for each in model.layers if not isinstance(each, tf_keras.layers.InputLayer)]
 
 
-def _row(name: str, layers: list[tf.keras.layers.Layer], output: tuple) -> list[object]:
+def _row(name: str, layers: list[tf_keras.layers.Layer], output: tuple) -> list[object]:
     shapes = output if isinstance(output, list) else [output]
     count = sum(layer.count_params() for layer in layers)
     sides = ", ".join(" x ".join(map(str, shape[1:])) for shape in shapes)

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.model import cut
@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[str, str]:
     return stem + SUFFIX, layer
 
 
-def load(path: str, *, where: str, how: str) -> tf.keras.Model:
+def load(path: str, *, where: str, how: str) -> tf_keras.Model:
     """Loads a model without running any code of the file.
 
     Args:
@@ -61,20 +61,20 @@ def load(path: str, *, where: str, how: str) -> tf.keras.Model:
         raise UserError(f"{where} {what}; {how}")
     _check_config(path, where, how)
     try:
-        return tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        return tf_keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the damaged part ran into
         raise UserError(
             f"{where} cannot be loaded ({_first_line(error)}); {how}, without code of its own"
         ) from None
 
 
-def takes_square_rgb(model: tf.keras.Model) -> bool:
+def takes_square_rgb(model: tf_keras.Model) -> bool:
     """Tells whether the only input is [N, S, S, 3], S a number or None."""
     shape = model.input_shape
     return isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
 
 
-def cut_at(path: str, layers: Sequence[str]) -> tf.keras.Model:
+def cut_at(path: str, layers: Sequence[str]) -> tf_keras.Model:
     """Loads a model and ends it at layers.
 
     Returns:
@@ -91,7 +91,7 @@ def cut_at(path: str, layers: Sequence[str]) -> tf.keras.Model:
     return cut.end(model, layers, name=model.name, where=where)
 
 
-def resize(model: tf.keras.Model, size: int, *, path: str, name: str) -> tf.keras.Model:
+def resize(model: tf_keras.Model, size: int, *, path: str, name: str) -> tf_keras.Model:
     """Returns a copy of a cut model, weights and all, for images of one size.
 
     Args:
@@ -110,13 +110,13 @@ def resize(model: tf.keras.Model, size: int, *, path: str, name: str) -> tf.kera
             " or 0 for that"
         )
     try:
-        copy = tf.keras.models.clone_model(model, tf.keras.Input([size, size, 3]))
+        copy = tf_keras.models.clone_model(model, tf_keras.Input([size, size, 3]))
     except ValueError as error:
         raise UserError(
             f"--image_size={size} does not fit {path} ({_first_line(error)}): give a larger one"
         ) from None
     copy.set_weights(model.get_weights())
-    return tf.keras.Model(copy.inputs, copy.output, name=name)
+    return tf_keras.Model(copy.inputs, copy.output, name=name)
 
 
 def _check_config(path: str, where: str, how: str) -> None:
@@ -139,7 +139,7 @@ def _check_config(path: str, where: str, how: str) -> None:
 def _refused(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
         module, name = config.get("module"), str(config.get("class_name"))
-        if module is not None and str(module).split(".")[0] != "keras":
+        if module is not None and str(module).split(".")[0] not in ("keras", "tf_keras"):
             yield repr(f"{module}.{name}") + ", which is not from Keras"
         if name in _CODE_LAYERS:
             yield f"a layer of the class {name}, which runs code"

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 from tfpipe.model.classifier import Classifier, Tower, as_list, join
@@ -34,8 +35,8 @@ class Split:
 
     start: str
     firsts: tuple[int, ...]
-    frozen: tf.keras.Model
-    trained: tf.keras.Model
+    frozen: tf_keras.Model
+    trained: tf_keras.Model
     backbone: list[tf.Variable]
     any_frozen: bool
 
@@ -78,24 +79,24 @@ def split(classifier: Classifier, start: str, *, batch_norm: bool = False) -> Sp
         for index, layer in enumerate(layers):
             layer.trainable = index >= first
         for layer in _nested(tower.backbone):
-            if isinstance(layer, tf.keras.layers.BatchNormalization) and not batch_norm:
+            if isinstance(layer, tf_keras.layers.BatchNormalization) and not batch_norm:
                 layer.trainable = False
         any_frozen |= any(layer.weights for layer in layers[:first])
         trained_backbone += tower.backbone.trainable_variables
         prepared = tower.prepare(classifier.model.inputs[0])
         tensors = _through(tower, 0, first)([prepared])
-        boundary = [tf.keras.Input(each.shape[1:], dtype=each.dtype) for each in tensors]
+        boundary = [tf_keras.Input(each.shape[1:], dtype=each.dtype) for each in tensors]
         crossing += tensors
         inputs += boundary
         vectors += _through(tower, first, len(layers))(boundary)
     for layer in _nested(classifier.head):
-        if isinstance(layer, tf.keras.layers.BatchNormalization) and trained_backbone:
+        if isinstance(layer, tf_keras.layers.BatchNormalization) and trained_backbone:
             layer.trainable = batch_norm
     return Split(
         start,
         tuple(firsts),
-        tf.keras.Model(classifier.model.inputs, crossing, name="frozen"),
-        tf.keras.Model(inputs, classifier.head(join(vectors)), name="trained"),
+        tf_keras.Model(classifier.model.inputs, crossing, name="frozen"),
+        tf_keras.Model(inputs, classifier.head(join(vectors)), name="trained"),
         trained_backbone,
         any_frozen,
     )
@@ -106,7 +107,7 @@ def check(classifier: Classifier, start: str) -> None:
     _firsts(classifier, start)
 
 
-def between(classifier: Classifier, early: Split, late: Split) -> tf.keras.Model:
+def between(classifier: Classifier, early: Split, late: Split) -> tf_keras.Model:
     """Returns the way from the boundary of one split to that of another, as in inference.
 
     Args:
@@ -119,10 +120,10 @@ def between(classifier: Classifier, early: Split, late: Split) -> tf.keras.Model
     for tower, first, last in zip(classifier.towers, early.firsts, late.firsts, strict=True):
         count = len(_crossing(tower.backbone, first))
         shapes = itertools.islice(boundary, count)
-        own = [tf.keras.Input(each.shape[1:], dtype=each.dtype) for each in shapes]
+        own = [tf_keras.Input(each.shape[1:], dtype=each.dtype) for each in shapes]
         inputs += own
         crossing += _through(tower, first, last)(own)
-    return tf.keras.Model(inputs, crossing, name="between")
+    return tf_keras.Model(inputs, crossing, name="between")
 
 
 def _through(tower: Tower, first: int, last: int) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
@@ -134,7 +135,7 @@ def _through(tower: Tower, first: int, last: int) -> Callable[[list[tf.Tensor]],
     end = len(backbone.layers)
     if first == last:
         return list
-    model = tf.keras.Model(_crossing(backbone, first), _crossing(backbone, last))
+    model = tf_keras.Model(_crossing(backbone, first), _crossing(backbone, last))
 
     def run(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         found = as_list(model(tensors))
@@ -143,7 +144,7 @@ def _through(tower: Tower, first: int, last: int) -> Callable[[list[tf.Tensor]],
     return run
 
 
-def _crossing(backbone: tf.keras.Model, first: int) -> list[tf.Tensor]:
+def _crossing(backbone: tf_keras.Model, first: int) -> list[tf.Tensor]:
     """Returns the tensors that layers from the index `first` on take from those before it.
 
     These are the backbone's inputs for the first layer, and its outputs behind the last one.
@@ -188,7 +189,7 @@ def _firsts(classifier: Classifier, start: str) -> list[int]:
     return firsts
 
 
-def _find(backbone: tf.keras.Model, place: str) -> int | None:
+def _find(backbone: tf_keras.Model, place: str) -> int | None:
     """Returns the index of a layer, or of a block's first layer; None if there is none."""
     names = [layer.name for layer in backbone.layers]
     if place in names:
@@ -205,6 +206,6 @@ def _unknown(place: str, towers: list[Tower]) -> str:
     )
 
 
-def _nested(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+def _nested(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
     """Returns all layers, also those within layers."""
-    return [each for each in model.submodules if isinstance(each, tf.keras.layers.Layer)]
+    return [each for each in model.submodules if isinstance(each, tf_keras.layers.Layer)]

@@ -6,7 +6,7 @@ import re
 import zipfile
 
 import h5py
-import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError
 
@@ -24,7 +24,7 @@ _RENAMED = {
 _DAMAGED = ("Incomplete or corrupted file", "Unable to open file", "Unable to synchronously open")
 
 
-def load(model: tf.keras.Model, path: str, *, name: str) -> None:
+def load(model: tf_keras.Model, path: str, *, name: str) -> None:
     """Fills a model with the weights of a file; Keras matches layers by their order.
 
     Args:
@@ -81,7 +81,7 @@ def not_downloaded(error: Exception, name: str) -> UserError | None:
     )
 
 
-def _reason(path: str, model: tf.keras.Model, name: str) -> str | None:
+def _reason(path: str, model: tf_keras.Model, name: str) -> str | None:
     """Says why a file that Keras did not load does not fit, or None if that is not known."""
     if zipfile.is_zipfile(path):
         return "it is a whole model, as --backbones=PATH.keras@LAYER takes"
@@ -114,7 +114,7 @@ def _show(layer: Layer) -> str:
     return f"{name!r} (weights {', '.join(map(str, shapes))})"
 
 
-def _of_model(model: tf.keras.Model) -> list[Layer]:
+def _of_model(model: tf_keras.Model) -> list[Layer]:
     # The order in which Keras stores them.
     return [
         (

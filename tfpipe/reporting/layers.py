@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.model.classifier import Tower, as_list
 from tfpipe.model.describe import blocks
@@ -32,7 +33,7 @@ def filters(tower: Tower) -> bytes | None:
         A PNG file, or None if no convolution sees three channels.
     """
     for layer in tower.backbone.layers:
-        kernel = layer.get_weights()[0] if isinstance(layer, tf.keras.layers.Conv2D) else None
+        kernel = layer.get_weights()[0] if isinstance(layer, tf_keras.layers.Conv2D) else None
         if kernel is not None and kernel.ndim == 4 and kernel.shape[2] == 3:
             break
     else:
@@ -66,7 +67,7 @@ def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
     names = list(ends)
     places = np.linspace(0, len(names) - 1, min(DEPTHS, len(names))).round().astype(int)
     chosen = [names[place] for place in dict.fromkeys(places.tolist())]
-    model = tf.keras.Model(tower.backbone.inputs, [ends[block].output for block in chosen])
+    model = tf_keras.Model(tower.backbone.inputs, [ends[block].output for block in chosen])
     prepared = tower.prepare(tf.cast(image[np.newaxis], tf.float32))
     rows = []
     for block, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.fit.precision import under
 from tfpipe.fit.run import Run
@@ -78,7 +79,7 @@ def of(run: Run, built: Classifier) -> Structure:
         for variable in parts.trained.trainable_variables:
             first_stage.setdefault(id(variable), stage.index)
 
-    def block(name: str, layers: Sequence[tf.keras.layers.Layer], output: Any = None) -> Block:
+    def block(name: str, layers: Sequence[tf_keras.layers.Layer], output: Any = None) -> Block:
         shape = layers[-1].output_shape if output is None else output
         weights = [weight for layer in layers for weight in layer.weights]
         trained = [weight for weight in weights if id(weight) in first_stage]
@@ -93,9 +94,9 @@ def of(run: Run, built: Classifier) -> Structure:
     towers = {}
     head = []
     for layer in built.features.layers:
-        if isinstance(layer, tf.keras.layers.InputLayer | Prepare):
+        if isinstance(layer, tf_keras.layers.InputLayer | Prepare):
             continue
-        if isinstance(layer, tf.keras.Model):
+        if isinstance(layer, tf_keras.Model):
             side = layer.input_shape[1]
             members = describe.blocks(layer)
             title = f"{layer.name}, {side} x {side}"
@@ -105,7 +106,7 @@ def of(run: Run, built: Classifier) -> Structure:
     head += [
         block(layer.name, [layer])
         for layer in built.head.layers
-        if not isinstance(layer, tf.keras.layers.InputLayer)
+        if not isinstance(layer, tf_keras.layers.InputLayer)
     ]
     return Structure(towers, head, stages, built.model.count_params())
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.errors import UserError, one_line
 from tfpipe.model import backbones, model_file
@@ -60,8 +61,8 @@ def application(name: str, weights: str | None) -> ImageNetModel:
     except UserError as error:
         raise UserError(f"--screen_model={name}: {error}") from None
     constructors = {  # a lower-case name is a module
-        each.lower(): getattr(tf.keras.applications, each)
-        for each in dir(tf.keras.applications)
+        each.lower(): getattr(tf_keras.applications, each)
+        for each in dir(tf_keras.applications)
         if each[0].isupper()
     }
     if backbone.name not in constructors:
