@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from serving import cli, sockets
 from serving.flags import parse
-from tfpipe import allocator, onednn
-from tfpipe.signals import Signals
+from tfpipe.core import allocator, onednn
+from tfpipe.core.signals import Signals
 
 # What needs gRPC or TensorFlow is imported where it is used: --help and wrong flags answer at once,
 # and both read how much to log when they are imported.

@@ -13,7 +13,7 @@ import pathlib
 import threading
 
 from serving import cli, client
-from tfpipe.signals import Signals
+from tfpipe.core.signals import Signals
 
 # Connections at a time; each request is bounded by Limits.
 _CONNECTIONS = 256

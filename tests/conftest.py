@@ -25,7 +25,7 @@ def shared():
 @pytest.fixture(autouse=True)
 def _not_quiet():
     """What --quiet of one test has hushed speaks again in the next."""
-    from tfpipe import terminal
+    from tfpipe.core import terminal
 
     terminal.be_quiet(False)
 
@@ -97,7 +97,7 @@ TINY = {
 @pytest.fixture
 def tiny_config(records, tmp_path):
     """Returns a function from changed options to the configuration of a run of seconds."""
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     def make(**changes):
         base = {"records": str(records), "run_dir": str(tmp_path / "run")}
@@ -110,7 +110,7 @@ def tiny_config(records, tmp_path):
 def run_dir(records, tmp_path_factory):
     """A finished run on `records`, with test-time views and calibration."""
     from tfpipe import train
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))

@@ -6,8 +6,8 @@ import scipy.ndimage
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.errors import UserError
-from tfpipe.input.augment import Augment, Kind, operations
+from tfpipe.augment import Augment, Kind, operations
+from tfpipe.core.errors import UserError
 
 COUNT, SIDE = 6, 17
 

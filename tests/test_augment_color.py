@@ -9,8 +9,8 @@ import scipy.stats
 import tensorflow as tf
 from test_augment import COUNT, EXAMPLES, SIDE, apply, pictures
 
-from tfpipe.input.augment import Kind, operations
-from tfpipe.input.augment.noise import normal
+from tfpipe.augment import Kind, operations
+from tfpipe.augment.noise import normal
 
 U = np.array([[0.0], [0.25], [0.5], [0.75], [0.999], [0.1]], np.float32)
 

@@ -8,8 +8,8 @@ import scipy.ndimage
 import tensorflow as tf
 from test_augment import COUNT, EXAMPLES, SIDE, apply, one_hot, pictures, uniform
 
-from tfpipe.input.augment import Augment, Kind, operations
-from tfpipe.input.augment.warp import warp
+from tfpipe.augment import Augment, Kind, operations
+from tfpipe.augment.warp import warp
 
 # What the words of the warp round off, in levels of red, green and blue.
 ROUNDED = np.array([1 / 16, 1 / 16, 1 / 8])

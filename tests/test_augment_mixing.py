@@ -6,7 +6,7 @@ import scipy.stats
 import tensorflow as tf
 from test_augment import COUNT, SIDE, one_hot, pictures, uniform
 
-from tfpipe.input.augment import Augment, mixing
+from tfpipe.augment import Augment, mixing
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4, 1.0, 3.0, 100.0])

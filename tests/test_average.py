@@ -11,12 +11,12 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import ROOT
-from tfpipe.errors import UserError
-from tfpipe.fit import average
+from tfpipe.core.errors import UserError
+from tfpipe.training import average
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from tfpipe.fit.addons import tfa
+    from tfpipe.training.addons import tfa
 
 STEPS, PER_EPOCH = 40, 10
 
@@ -215,7 +215,7 @@ REPLICAS = """
     import numpy as np
     import tensorflow as tf
     import tf_keras
-    from tfpipe.fit import average
+    from tfpipe.training import average
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)

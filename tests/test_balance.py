@@ -9,7 +9,7 @@ import scipy.ndimage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfpipe.ingest import balance
+from tfpipe.building import balance
 
 TRANSFORMS = (balance.crop, balance.rotate, balance.shear, balance.flip_lr, balance.flip_ud)
 

@@ -13,9 +13,10 @@ import PIL.Image
 import pytest
 
 from tfpipe import build_records
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest import beam, manifest, shards, tasks
-from tfpipe.ingest.store import Store
+from tfpipe.building import beam, shards, tasks
+from tfpipe.core.errors import ResumableError, UserError
+from tfpipe.images.store import Store
+from tfpipe.records import manifest
 
 if importlib.util.find_spec("apache_beam") is None:
     pytest.skip("needs apache-beam, which is not installed", allow_module_level=True)

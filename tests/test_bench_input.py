@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import draw
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest as manifests
+from tfpipe.core.errors import UserError
+from tfpipe.records import manifest as manifests
 from tools import bench_input as bench
 from tools import bench_input_peers as peers
 from tools import bench_input_pipeline as own

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import bench_precision as bench
 
 CELLS = ["float32", "float32 XLA", "mixed_bfloat16", "mixed_bfloat16 XLA"]

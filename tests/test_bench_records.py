@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from tests.conftest import draw
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import bench_records as bench
 
 

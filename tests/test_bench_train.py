@@ -7,12 +7,12 @@ import pytest
 from absl import flags as absl_flags
 
 from tests.conftest import draw
-from tfpipe import options as flag_options
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import stages
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
+from tfpipe.core import options as flag_options
+from tfpipe.core.errors import UserError
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
+from tfpipe.training import stages
+from tfpipe.training.config import TrainConfig
 from tools import bench_train as bench
 from tools import bench_train_seeds as seeds
 

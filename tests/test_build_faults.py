@@ -25,7 +25,8 @@ import PIL.Image
 import processes
 import pytest
 
-from tfpipe.ingest import example, manifest, tfrecord, verify, workers
+from tfpipe.building import workers
+from tfpipe.records import example, manifest, tfrecord, verify
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -19,8 +19,9 @@ import pytest
 import tensorflow as tf
 
 from tfpipe import build_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import example, manifest, shards
+from tfpipe.building import shards
+from tfpipe.core.errors import UserError
+from tfpipe.records import example, manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -15,13 +15,14 @@ import scipy.special
 import tensorflow as tf
 from conftest import TINY
 
-from tfpipe import options, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import calibrate, finish
-from tfpipe.fit import run as runs
+from tfpipe import train
+from tfpipe.core import options
+from tfpipe.core.errors import UserError
 from tfpipe.model import classifier
 from tfpipe.model.calibration import Calibration
+from tfpipe.runs import calibrate, finish
+from tfpipe.training import run as runs
+from tfpipe.training.config import TrainConfig
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
 

@@ -9,11 +9,12 @@ import pytest
 import tf_keras
 from absl import flags
 
-from tfpipe import build_records, options, spec, train
-from tfpipe.config import TrainConfig
-from tfpipe.fit import optimizers
-from tfpipe.input.augment import Augment
+from tfpipe import build_records, train
+from tfpipe.augment import Augment
+from tfpipe.core import options, spec
 from tfpipe.model import backbones, classifier, describe
+from tfpipe.training import optimizers
+from tfpipe.training.config import TrainConfig
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.flags"))

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tfpipe import build_records, train
-from tfpipe.errors import UserError
-from tfpipe.fit import crossval, runtime
-from tfpipe.fit import run as runs
-from tfpipe.ingest import example, tfrecord
-from tfpipe.ingest import manifest as manifests
+from tfpipe.core.errors import UserError
+from tfpipe.records import example, tfrecord
+from tfpipe.records import manifest as manifests
+from tfpipe.runs import crossval
+from tfpipe.training import run as runs
+from tfpipe.training import runtime
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ CHANGES |= {"precision": "auto"}
 def validated(folded, tmp_path_factory):
     from conftest import TINY
 
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     folder = tmp_path_factory.mktemp("runs") / "folded"
     config = TrainConfig(records=str(folded), run_dir=str(folder), folds=3, **{**TINY, **CHANGES})

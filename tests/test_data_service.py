@@ -16,12 +16,12 @@ import tensorflow as tf
 from tensorflow.python.data.experimental.ops import testing
 
 from tfpipe import build_records, data_service, train
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest
-from tfpipe.ingest.part import Part
+from tfpipe.augment import Augment
+from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline, service
-from tfpipe.input.augment import Augment
 from tfpipe.input.samples import Reading
+from tfpipe.records import manifest
+from tfpipe.records.part import Part
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARDS, RECORDS, BATCH = 24, 40, 8

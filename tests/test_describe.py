@@ -4,7 +4,7 @@ import pytest
 import tf_keras
 
 from tfpipe import train
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, describe
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tfpipe.ingest import duplicates
+from tfpipe.images import duplicates
 
 # The 8 x 8 lowest frequencies in a hash of 16 x 16 bits, from the bit of the lowest on.
 LOW = [255 - (16 * row + column) for row in range(8) for column in range(8)]
@@ -182,7 +182,7 @@ def test_copies_among_real_images_are_found(shared):
 
     from PIL import Image
 
-    from tfpipe.ingest import perceptual
+    from tfpipe.images import perceptual
 
     with zipfile.ZipFile(shared / "data/dogs-vs-cats/train.zip") as archive:
         names = [f"train/{kind}.{i}.jpg" for kind in ("cat", "dog") for i in range(200)]

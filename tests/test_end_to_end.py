@@ -13,12 +13,13 @@ from conftest import ROOT, draw
 
 from serving.client import Client
 from tfpipe import evaluate, export, predict
-from tfpipe.errors import UserError
-from tfpipe.fit import inference
-from tfpipe.fit import run as runs
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
-from tfpipe.input import pipeline, upload
+from tfpipe.core.errors import UserError
+from tfpipe.images import upload
+from tfpipe.input import pipeline
+from tfpipe.model import inference
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
+from tfpipe.training import run as runs
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,19 @@ import tensorflow as tf
 from conftest import TINY, draw
 from json_schema import violations
 
-from tfpipe import ensemble, evaluate, export, options, predict, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import combine, finish, inference, trained
-from tfpipe.fit import run as runs
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
+from tfpipe import ensemble, evaluate, export, predict, train
+from tfpipe.core import options
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation import metrics
 from tfpipe.input import pipeline
-from tfpipe.measure import metrics
+from tfpipe.model import inference
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
+from tfpipe.runs import combine, finish, trained
+from tfpipe.training import run as runs
+from tfpipe.training.config import TrainConfig
 
 METHODS = sorted(combine.methods)
 METRICS_SCHEMA = json.loads(

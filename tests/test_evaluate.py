@@ -10,13 +10,14 @@ from conftest import TINY, draw
 from json_schema import ANNOTATIONS, CHECKED, violations, words
 from PIL import Image
 
-from tfpipe import build_records, evaluate, measure, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import finish
-from tfpipe.ingest import manifest as manifests
-from tfpipe.measure.measures import measures
-from tfpipe.measure.slices import attributes
+from tfpipe import build_records, evaluate, train
+from tfpipe import evaluation as measure
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation.measures import measures
+from tfpipe.evaluation.slices import attributes
+from tfpipe.records import manifest as manifests
+from tfpipe.runs import finish
+from tfpipe.training.config import TrainConfig
 
 PATH = pathlib.Path(measure.__file__).with_name("metrics.schema.json")
 SCHEMA = json.loads(PATH.read_text(encoding="utf-8"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import exclude
+from tfpipe.building import exclude
+from tfpipe.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -18,13 +18,10 @@ from test_upload import FILES
 
 from serving import protocol
 from tfpipe import export, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import trained
-from tfpipe.ingest import example, tfrecord
-from tfpipe.input import upload
-from tfpipe.measure.measures import measures
-from tfpipe.measure.summary import summary
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation.measures import measures
+from tfpipe.evaluation.summary import summary
+from tfpipe.images import upload
 from tfpipe.model import classifier, signatures
 from tfpipe.model.classifier import Branch
 from tfpipe.model.ensemble import Combination, EnsemblePredictor
@@ -32,6 +29,9 @@ from tfpipe.model.heat_map import heat_maps
 from tfpipe.model.predictor import Predictor
 from tfpipe.model.views import parse
 from tfpipe.publish import card, gate, graph, requirement, samples, warm_up
+from tfpipe.records import example, tfrecord
+from tfpipe.runs import trained
+from tfpipe.training.config import TrainConfig
 
 SIGNATURES = {
     "serving_default",

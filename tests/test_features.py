@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpipe import storage
-from tfpipe.errors import UserError
-from tfpipe.fit import features
-from tfpipe.fit.features import Cache, Column
+from tfpipe.core import storage
+from tfpipe.core.errors import UserError
+from tfpipe.training import features
+from tfpipe.training.features import Cache, Column
 
 COLUMNS = [Column("boundary0", (2, 3), "float32"), Column("label", (), "int64")]
 ROWS = 10

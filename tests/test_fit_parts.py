@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpipe.errors import UserError
-from tfpipe.fit import optimizers, runtime
+from tfpipe.core.errors import UserError
+from tfpipe.training import optimizers, runtime
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 PLAIN = frozenset({"avx2", "avx512f"})

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from tfpipe import train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import losses, optimizers, schedules
-from tfpipe.fit import run as runs
-from tfpipe.fit.update import Update
+from tfpipe.core.errors import UserError
 from tfpipe.model.classifier import Classifier
+from tfpipe.training import losses, optimizers, schedules
+from tfpipe.training import run as runs
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.update import Update
 
 SHARES = {"ant": 0.5, "bee": 0.3, "cat": 0.2}
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfpipe.fit.precision import under
 from tfpipe.model.fold import folded
+from tfpipe.training.precision import under
 
 layers = tf_keras.layers
 CHANNELS = 4

@@ -8,11 +8,11 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfpipe import options, spec, storage
-from tfpipe.errors import UserError, one_line
-from tfpipe.options import option
-from tfpipe.registry import Registry
-from tfpipe.spec import Call
+from tfpipe.core import options, spec, storage
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.options import option
+from tfpipe.core.registry import Registry
+from tfpipe.core.spec import Call
 
 
 class TestRegistry:

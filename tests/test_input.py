@@ -11,14 +11,15 @@ import tensorflow as tf
 from conftest import draw
 from PIL import Image
 
-from tfpipe import build_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import example, sources, tfrecord
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
-from tfpipe.input import cache, decoder, files, pipeline, preprocess
-from tfpipe.input.augment import Augment
+from tfpipe import build_records, sources
+from tfpipe.augment import Augment
+from tfpipe.core.errors import UserError
+from tfpipe.images import decoder, preprocess
+from tfpipe.input import cache, files, pipeline
 from tfpipe.input.samples import Reading
+from tfpipe.records import example, tfrecord
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
 
 
 def encode(picture, kind, **options):

@@ -11,11 +11,13 @@ import sys
 import pytest
 from PIL import Image, ImageChops, ImageFont, ImageOps
 
-from tfpipe import cli
-from tfpipe.errors import UserError
-from tfpipe.ingest import contact_sheet, manifest, plots
-from tfpipe.ingest.contact_sheet import Picture
-from tfpipe.ingest.example import Fields
+from tfpipe.core import cli
+from tfpipe.core.errors import UserError
+from tfpipe.page import contact_sheet
+from tfpipe.page.contact_sheet import Picture
+from tfpipe.records import manifest
+from tfpipe.records.example import Fields
+from tfpipe.reporting import dataset_plots as plots
 from tools import inspect_records
 from tools.inspect_records import Options
 

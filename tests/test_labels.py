@@ -2,8 +2,9 @@
 
 import pytest
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import label_list, labels, sources
+from tfpipe import sources
+from tfpipe.core.errors import UserError
+from tfpipe.sources import label_list, labels
 
 
 @pytest.mark.parametrize(

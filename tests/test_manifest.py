@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest
+from tfpipe.core.errors import UserError
+from tfpipe.records import manifest
 
 
 @pytest.fixture

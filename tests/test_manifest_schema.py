@@ -5,7 +5,7 @@ import pathlib
 
 from json_schema import ANNOTATIONS, CHECKED, violations, words
 
-from tfpipe.ingest import manifest
+from tfpipe.records import manifest
 
 PATH = pathlib.Path(manifest.__file__).with_name("manifest.schema.json")
 SCHEMA = json.loads(PATH.read_text(encoding="utf-8"))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from tfpipe.measure import bootstrap, curves, metrics
-from tfpipe.measure.measures import Answers, measures, names
-from tfpipe.measure.summary import summary
+from tfpipe.evaluation import bootstrap, curves, metrics
+from tfpipe.evaluation.measures import Answers, measures, names
+from tfpipe.evaluation.summary import summary
 
 
 def drawn(classes, n=300, digits=None, seed=0):

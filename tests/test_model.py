@@ -9,10 +9,10 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import draw_logits
-from tfpipe.errors import UserError
-from tfpipe.fit import resolve
+from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier
 from tfpipe.model.classifier import Branch
+from tfpipe.training import resolve
 
 
 def build(names, classes=2, size=0, weights="none", **changes):

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tf_keras
 
 from tfpipe import train
-from tfpipe.errors import UserError
-from tfpipe.fit import resolve, run
+from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, model_file
+from tfpipe.training import resolve, run
 
 layers = tf_keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)

@@ -11,8 +11,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfpipe.input import preprocess, upload
-from tfpipe.input.orientation import orientation, upright
+from tfpipe.images import preprocess, upload
+from tfpipe.images.orientation import orientation, upright
 
 SIDE = 32
 

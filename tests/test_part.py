@@ -10,12 +10,12 @@ import pytest
 from conftest import draw
 
 from tfpipe import build_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import example, tfrecord
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
+from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
+from tfpipe.records import example, tfrecord
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
 
 FOLDS = 3
 SPLITS = [("train",), ("val",), ("train", "val"), ("all",)]

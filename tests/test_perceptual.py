@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from tfpipe.ingest import perceptual
+from tfpipe.images import perceptual
 
 imagehash = pytest.importorskip("imagehash")
 

@@ -17,15 +17,16 @@ from conftest import ROOT, draw
 from sklearn import metrics
 
 from tfpipe import predict
-from tfpipe.errors import UserError
-from tfpipe.fit import finish, inference
-from tfpipe.fit import run as runs
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest import scan
-from tfpipe.ingest.part import Part
+from tfpipe.core.errors import UserError
+from tfpipe.images import scan
 from tfpipe.input import files, pipeline
+from tfpipe.model import inference
 from tfpipe.predictions import chunk, formats, order, overlay
 from tfpipe.predictions.table import Answers
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
+from tfpipe.runs import finish
+from tfpipe.training import run as runs
 
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
 TWO = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from tfpipe import predict
-from tfpipe.errors import ResumableError, UserError
+from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.predictions import chunk, output
 from tfpipe.predictions.run import RunClassifier
 

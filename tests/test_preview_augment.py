@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import preview_augment
 from tools.preview_augment import Cell, Options
 

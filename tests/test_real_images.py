@@ -11,9 +11,9 @@ import tensorflow as tf
 from conftest import ROOT
 
 from serving.client import Client
-from tfpipe.ingest import example
-from tfpipe.ingest import manifest as manifests
-from tfpipe.measure import metrics
+from tfpipe.evaluation import metrics
+from tfpipe.records import example
+from tfpipe.records import manifest as manifests
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(1800)]
 

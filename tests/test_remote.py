@@ -14,13 +14,14 @@ import zipfile
 import pytest
 import tensorflow as tf
 
-from tfpipe import build_records, remote, storage, verify_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest, rejects, sources, verify
-from tfpipe.ingest.part import Part
-from tfpipe.ingest.sources import source as bounds
+from tfpipe import build_records, sources, verify_records
+from tfpipe.core import remote, storage
+from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
+from tfpipe.records import manifest, rejects, verify
+from tfpipe.records.part import Part
+from tfpipe.sources import source as bounds
 
 ROOT = pathlib.Path(__file__).parents[1]
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 from test_statistics import found
 
-from tfpipe.ingest import plots, report, statistics
-from tfpipe.ingest.duplicates import Member
-from tfpipe.ingest.manifest import Manifest, Shard
-from tfpipe.ingest.rejects import Reject
+from tfpipe.building import statistics
+from tfpipe.images.duplicates import Member
 from tfpipe.page import template
+from tfpipe.records.manifest import Manifest, Shard
+from tfpipe.records.rejects import Reject
+from tfpipe.reporting import dataset_plots as plots
+from tfpipe.reporting import dataset_report as report
 
 IMAGES = [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
 LABELS = ["cat", "dog", "dog"] * 20

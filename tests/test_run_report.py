@@ -16,13 +16,12 @@ from test_configs import CONFIGS, read
 from test_report import Page
 
 from tfpipe import build_records, ensemble, report, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import finish, log, trained
-from tfpipe.ingest import duplicates, manifest
-from tfpipe.ingest.duplicates import Member
-from tfpipe.ingest.part import Part
+from tfpipe.core.errors import UserError
+from tfpipe.images import duplicates
+from tfpipe.images.duplicates import Member
 from tfpipe.input.pipeline import eval_batches
+from tfpipe.records import manifest
+from tfpipe.records.part import Part
 from tfpipe.reporting import (
     comparison,
     curves,
@@ -37,6 +36,9 @@ from tfpipe.reporting import (
     subject,
 )
 from tfpipe.reporting.predictions import Predictions
+from tfpipe.runs import finish, trained
+from tfpipe.training import log
+from tfpipe.training.config import TrainConfig
 
 HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -455,8 +457,8 @@ def test_the_structure_counts_what_the_stages_train(other):
 
 
 def test_a_frozen_backbone_is_told(tiny_config):
-    from tfpipe.fit import run as runs
-    from tfpipe.ingest import manifest as manifests
+    from tfpipe.records import manifest as manifests
+    from tfpipe.training import run as runs
 
     config = tiny_config(backbones="vgg16", stages="head", pooling="avg", head="")
     started = runs.start(config, manifests.load(config.records), "float32", False)

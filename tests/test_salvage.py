@@ -14,9 +14,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfpipe import build_records, storage
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest import damaged, example, manifest, resync, salvage, tfrecord
+from tfpipe import build_records
+from tfpipe.core import storage
+from tfpipe.core.errors import ResumableError, UserError
+from tfpipe.records import damaged, example, manifest, resync, salvage, tfrecord
 
 SHARD = "train-00001-of-00003.tfrecord"
 SPLITS = ("train", "val")

@@ -19,10 +19,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from tfpipe.ingest import decode as images
-from tfpipe.ingest import intact, scan
-from tfpipe.ingest import store as stores
-from tfpipe.ingest.found import Item
+from tfpipe.images import decode as images
+from tfpipe.images import intact, scan
+from tfpipe.images import store as stores
+from tfpipe.images.found import Item
 
 IMAGES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/images.tar"
 

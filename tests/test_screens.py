@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tfpipe import screens
-from tfpipe.errors import UserError
-from tfpipe.ingest.found import Found, Item
+from tfpipe.core.errors import UserError
+from tfpipe.images.found import Found, Item
 from tfpipe.model import backbones
 from tfpipe.screens import imagenet, imagenet_model, label_issues, sheet, size, suspects
 

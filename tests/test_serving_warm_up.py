@@ -13,7 +13,7 @@ from serving.config import Batching
 from serving.errors import RequestError
 from serving.servable import Servable
 from serving.warm_up import FILE, MOST_RECORDS, warm_up
-from tfpipe.ingest import tfrecord
+from tfpipe.records import tfrecord
 
 IMAGE = png(140)
 

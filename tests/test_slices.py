@@ -5,10 +5,10 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from tfpipe.errors import UserError
-from tfpipe.measure import bootstrap, compare
-from tfpipe.measure.measures import Answers, measures
-from tfpipe.measure.slices import MOST, Images, attributes, slices
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation import bootstrap, compare
+from tfpipe.evaluation.measures import Answers, measures
+from tfpipe.evaluation.slices import MOST, Images, attributes, slices
 
 ROUNDS = 200
 

@@ -21,10 +21,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import catalog, label_list, sources
-from tfpipe.ingest.sources import source as limits
-from tfpipe.ingest.sources import tar as tars
+from tfpipe import sources
+from tfpipe.building import catalog
+from tfpipe.core.errors import UserError
+from tfpipe.sources import label_list
+from tfpipe.sources import source as limits
+from tfpipe.sources import tar as tars
 
 ARCHIVES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/archives.tar"
 

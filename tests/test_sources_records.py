@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import example, manifest, sources, tfrecord
-from tfpipe.ingest.sources import records as module
+from tfpipe import sources
+from tfpipe.core.errors import UserError
+from tfpipe.records import example, manifest, tfrecord
+from tfpipe.sources import records as module
 
 
 def foreign(**features):

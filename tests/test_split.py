@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import draw_logits
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model import classifier as classifiers
 from tfpipe.model.split import between, split
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import splits, stratify
+from tfpipe.building import splits, stratify
+from tfpipe.core.errors import UserError
 
 
 def sha(value) -> str:

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import stages
+from tfpipe.core.errors import UserError
+from tfpipe.training import stages
+from tfpipe.training.config import TrainConfig
 
 
 def parse(text, **changes):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mstats
 
-from tfpipe.ingest import statistics
-from tfpipe.ingest.found import Found, Item
-from tfpipe.ingest.statistics import DIGITS, QUANTILES, describe
+from tfpipe.building import statistics
+from tfpipe.building.statistics import DIGITS, QUANTILES, describe
+from tfpipe.images.found import Found, Item
 
 
 def found(width, height, size=1000, color=(10.0, 20.0, 30.0)):

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpipe import build_records, verify_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest, scan
-from tfpipe.ingest.decode import Picture
-from tfpipe.ingest.part import Part
-from tfpipe.ingest.store import Store, parse
-from tfpipe.input import pipeline, preprocess
+from tfpipe.core.errors import UserError
+from tfpipe.images import preprocess, scan
+from tfpipe.images.decode import Picture
+from tfpipe.images.store import Store, parse
+from tfpipe.input import pipeline
+from tfpipe.records import manifest
+from tfpipe.records.part import Part
 
 
 def smooth(height, width):

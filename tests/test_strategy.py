@@ -17,9 +17,9 @@ from conftest import ROOT, TINY
 from test_train import check_same_run, log_of
 
 from tfpipe import build_records, train
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.fit import parameter_server, strategy, update
+from tfpipe.core.errors import UserError
+from tfpipe.training import parameter_server, strategy, update
+from tfpipe.training.config import TrainConfig
 
 TWO = ["localhost:1234", "localhost:1235"]
 
@@ -169,7 +169,7 @@ import tf_keras
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
 from tfpipe import train
-from tfpipe.config import TrainConfig
+from tfpipe.training.config import TrainConfig
 for options in json.loads(sys.argv[1]):
     train.main(TrainConfig(**options))
 """
@@ -207,10 +207,10 @@ import tf_keras
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from tfpipe.config import TrainConfig
-from tfpipe.fit import optimizers
-from tfpipe.fit.strategy import share_out
-from tfpipe.fit.update import Update
+from tfpipe.training.config import TrainConfig
+from tfpipe.training import optimizers
+from tfpipe.training.strategy import share_out
+from tfpipe.training.update import Update
 
 def trained(strategy, name, float16):
     config = TrainConfig(records="", run_dir="", optimizer=name, learning_rate=0.1, clip_norm=0.5,

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tfpipe.ingest import example, tfrecord
+from tfpipe.records import example, tfrecord
 
 RECORDS = [b"", b"a", bytes(range(256)) * 300, b"\0" * 70_000, b"last"]
 
@@ -185,7 +185,7 @@ def test_a_damaged_example_is_read_or_refused(data):
 def test_records_are_made_without_tensorflow_which_may_follow():
     code = (
         "import sys\n"
-        "from tfpipe.ingest import example, tfrecord\n"
+        "from tfpipe.records import example, tfrecord\n"
         "assert 'tensorflow' not in sys.modules\n"
         "import tensorflow\n"
         "assert tensorflow.train.Example is example.Example\n"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from tfpipe.errors import UserError
-from tfpipe.measure import threshold
-from tfpipe.measure.threshold import COST, F1, GIVEN, Rule, choose, parse
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation import threshold
+from tfpipe.evaluation.threshold import COST, F1, GIVEN, Rule, choose, parse
 
 
 def cuts(probabilities):

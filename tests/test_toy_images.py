@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import make_toy_images as toy
 
 

@@ -12,11 +12,11 @@ import tf_keras
 from conftest import TINY
 
 from tfpipe import evaluate, train
-from tfpipe.errors import UserError
-from tfpipe.fit import resolve, runtime
-from tfpipe.fit import run as runs
-from tfpipe.fit.profile import Profile
-from tfpipe.ingest import manifest as manifests
+from tfpipe.core.errors import UserError
+from tfpipe.records import manifest as manifests
+from tfpipe.training import resolve, runtime
+from tfpipe.training import run as runs
+from tfpipe.training.profile import Profile
 
 
 def log_of(folder):
@@ -131,7 +131,7 @@ def test_a_profile_tells_the_bottleneck(tmp_path, slow, bottleneck):
 
 
 def test_a_finished_run_is_left_as_it_is(run_dir, records):
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     before = {
         p: p.read_bytes() for p in run_dir.rglob("*") if p.is_file() and "events" not in p.name
@@ -201,7 +201,7 @@ def test_a_softmax_learns_too(tiny_config, tmp_path):
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, message):
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     with pytest.raises(UserError, match=message):
         train.main(TrainConfig(records=str(records), run_dir=str(run_dir), **{**TINY, **changes}))
@@ -236,7 +236,7 @@ def test_wrong_options_are_explained(tiny_config, changes, message):
 
 def test_one_value_for_all_backbones_or_one_for_each(records):
     manifest = manifests.load(records)
-    from tfpipe.config import TrainConfig
+    from tfpipe.training.config import TrainConfig
 
     def branches(**changes):
         config = TrainConfig(

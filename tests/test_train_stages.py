@@ -16,10 +16,11 @@ from tensorflow.core.protobuf import config_pb2
 from test_train import check_same_run, log_of, weights_of
 
 from tfpipe import train
-from tfpipe.errors import UserError
-from tfpipe.fit import finish, frozen, steps
-from tfpipe.fit import progress as progresses
-from tfpipe.fit import run as runs
+from tfpipe.core.errors import UserError
+from tfpipe.runs import finish
+from tfpipe.training import frozen, steps
+from tfpipe.training import progress as progresses
+from tfpipe.training import run as runs
 
 STAGES = "head:epochs=2,lr=1e-2;top:from=conv3,epochs=2,lr=1e-3;all:from=all,epochs=2,lr=1e-3"
 CACHED = {"augment": "", "pooling": "avg", "head": "dense(16)|dropout(0.5)"}
@@ -52,7 +53,7 @@ def test_a_stage_trains_only_what_is_behind_its_boundary(tiny_config, tmp_path):
     train.main(tiny_config(stages="top:from=conv3", **CACHED | {"augment": "flip_lr"}))
     run = runs.load(str(tmp_path / "run"))
     trained = run.restore().classifier.towers[0].backbone
-    from tfpipe.fit import runtime
+    from tfpipe.training import runtime
 
     runtime.seed_everything(run.config.seed)
     fresh = run.build(first_weights=True).towers[0].backbone
@@ -340,7 +341,7 @@ def test_a_backbones_own_learning_rate(tiny_config, tmp_path):
     train.main(config)
     run = runs.load(config.run_dir)
     trained = run.restore_classifier()
-    from tfpipe.fit import runtime
+    from tfpipe.training import runtime
 
     runtime.seed_everything(run.config.seed)
     fresh = run.build(first_weights=True)

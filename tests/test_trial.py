@@ -3,9 +3,9 @@
 import pytest
 import tf_keras
 
-from tfpipe.fit import runtime, trial
-from tfpipe.fit.precision import under
 from tfpipe.model import classifier
+from tfpipe.training import runtime, trial
+from tfpipe.training.precision import under
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from tfpipe import evaluate, train
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
 from tfpipe.input import tuning
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
 from tfpipe.reporting import images
 from tfpipe.screens import outputs
 from tfpipe.screens.screen import Images

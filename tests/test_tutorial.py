@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_layout import SERVING_ENTRY_POINTS
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import make_toy_images, run_tutorial
 from tools.run_tutorial import Options, Step
 

@@ -14,9 +14,8 @@ from conftest import SHARED, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfpipe.ingest import decode, intact
-from tfpipe.ingest.sources import Rejected
-from tfpipe.input import gif, preprocess, upload
+from tfpipe.core.errors import Rejected
+from tfpipe.images import decode, gif, intact, preprocess, upload
 
 SIDE = 32
 READ = ("JPEG", "PNG", "GIF", "BMP")

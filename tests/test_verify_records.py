@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from tfpipe import verify_records
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest, verify
+from tfpipe.core.errors import UserError
+from tfpipe.records import manifest, verify
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARD = "train-00001-of-00003.tfrecord"

@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model import views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor

@@ -11,7 +11,7 @@ from processes import Family
 from test_serving_servable import publish
 from test_serving_server import ROOT
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tools import demo, web
 
 httpx = pytest.importorskip("httpx")

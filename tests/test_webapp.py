@@ -467,7 +467,7 @@ def test_a_server_that_refuses_is_explained(ask, state, code):
 
 
 def test_every_reason_of_an_export_has_words_for_people():
-    from tfpipe.input import upload
+    from tfpipe.images import upload
 
     names = "EMPTY NO_IMAGE TOO_LARGE TOO_MANY_SCANS UNKNOWN_BMP DAMAGED".split()
     sentences = {str(errors.unreadable(getattr(upload, name))) for name in names}

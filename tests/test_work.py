@@ -11,8 +11,8 @@ import time
 import processes
 import pytest
 
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest import work
+from tfpipe.building import work
+from tfpipe.core.errors import ResumableError, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
@@ -130,7 +130,7 @@ def test_two_builds_at_once(out, capfd):
 
 def test_a_lock_of_a_process_that_was_killed_is_none(out):
     script = (
-        "import pathlib, sys, time\nfrom tfpipe.ingest import work\n"
+        "import pathlib, sys, time\nfrom tfpipe.building import work\n"
         f"with work.open_work(pathlib.Path(sys.argv[1]), {KEY!r}):\n"
         "    print(flush=True)\n    time.sleep(99)"
     )

@@ -11,12 +11,13 @@ import PIL.Image
 import processes
 import pytest
 
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest import sources, workers
-from tfpipe.ingest.found import Found, Item
-from tfpipe.ingest.store import Store, parse
-from tfpipe.ingest.survey import survey
-from tfpipe.ingest.tasks import Job
+from tfpipe import sources
+from tfpipe.building import workers
+from tfpipe.building.survey import survey
+from tfpipe.building.tasks import Job
+from tfpipe.core.errors import ResumableError, UserError
+from tfpipe.images.found import Found, Item
+from tfpipe.images.store import Store, parse
 
 GIB = 2**30
 

@@ -17,14 +17,17 @@ import os
 import pathlib
 
 import tfpipe
-from tfpipe import cli, remote, screens, storage, terminal
-from tfpipe.dataset import Build, Options, arguments, choose_runner, digest
-from tfpipe.errors import UserError
-from tfpipe.ingest import catalog, exclude, labels, manifest, rejects, sources, splits
-from tfpipe.ingest import store as stores
-from tfpipe.ingest.selection import CHOSEN
-from tfpipe.ingest.tasks import Job
-from tfpipe.ingest.work import finish, open_work, publish, remove_leftovers
+from tfpipe import screens, sources
+from tfpipe.building import catalog, exclude, splits
+from tfpipe.building.builder import Build, Options, arguments, choose_runner, digest
+from tfpipe.building.selection import CHOSEN
+from tfpipe.building.tasks import Job
+from tfpipe.building.work import finish, open_work, publish, remove_leftovers
+from tfpipe.core import cli, remote, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.images import store as stores
+from tfpipe.records import manifest, rejects
+from tfpipe.sources import labels
 
 TOO_MANY_REJECTS = 3  # exit status
 

@@ -22,10 +22,10 @@ import os
 import socket
 from typing import NoReturn
 
-from tfpipe import cli, terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.options import option
-from tfpipe.signals import Signals
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.options import option
+from tfpipe.core.signals import Signals
 
 # How often the dispatcher looks for workers that died.
 WATCH_S = 1.0

@@ -21,10 +21,10 @@ import dataclasses
 import math
 import pathlib
 
-from tfpipe import cli
-from tfpipe.config import TrainConfig
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main(options: Options) -> None:
     if not 0 < options.l2 < math.inf:
         raise UserError(f"--l2={options.l2}: give a number above 0")
 
-    from tfpipe.fit import ensemble
+    from tfpipe.runs import ensemble
 
     ensemble.make(
         [folder.strip() for folder in options.runs.split(",")],

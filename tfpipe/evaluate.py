@@ -28,14 +28,14 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 if TYPE_CHECKING:
-    from tfpipe.fit.evaluation import Evaluation
-    from tfpipe.fit.trained import Trained
-    from tfpipe.ingest.part import Part
+    from tfpipe.records.part import Part
+    from tfpipe.runs.evaluation import Evaluation
+    from tfpipe.runs.trained import Trained
 
 # Raised when a field is renamed or changes its meaning.
 SCHEMA_VERSION = 1
@@ -63,8 +63,8 @@ def main(options: Options) -> None:
         raise UserError(f"--rounds={options.rounds}: give {least} to {most:,}", status=2)
 
     import tfpipe
-    from tfpipe.fit import finish, trained
-    from tfpipe.measure import compare, tables
+    from tfpipe.evaluation import compare, tables
+    from tfpipe.runs import finish, trained
 
     run = trained.load(options.run_dir)
     _check_predictions(options.predictions, run)
@@ -100,7 +100,7 @@ def main(options: Options) -> None:
 
 def _part(options: Options, run: "Trained") -> "Part | None":
     """Returns the records to measure on, or None for out-of-fold predictions."""
-    from tfpipe.fit import evaluation
+    from tfpipe.runs import evaluation
 
     if not run.out_of_fold or options.records or options.split:
         return evaluation.part_of(run, options.records, options.split)
@@ -117,7 +117,7 @@ def _part(options: Options, run: "Trained") -> "Part | None":
 
 
 def _evaluated(run: "Trained", part: "Part | None", options: Options) -> "Evaluation":
-    from tfpipe.fit import evaluation
+    from tfpipe.runs import evaluation
 
     return (
         evaluation.out_of_fold(run) if part is None else evaluation.on_part(run, part, options.tta)
@@ -149,7 +149,7 @@ def _check_against(options: Options, run: "Trained", other: "Trained", part: "Pa
 
 def _validated_on(run: "Trained", part: "Part") -> bool:
     """Returns whether a run was validated on records of just this part."""
-    from tfpipe.ingest import manifest as manifests
+    from tfpipe.records import manifest as manifests
 
     try:
         own = manifests.load(run.records)

@@ -13,9 +13,9 @@ import dataclasses
 import pathlib
 import time
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 AUTO, TIMESTAMP = "auto", "timestamp"
 NONE, FREEZE = "none", "freeze"
@@ -73,9 +73,9 @@ def main(options: Options) -> None:
     folder = pathlib.Path(options.export_dir)
     version = _version(folder, options.version)
 
-    from tfpipe.fit import trained
     from tfpipe.model import signatures
     from tfpipe.publish import card, graph
+    from tfpipe.runs import trained
 
     run = trained.load(options.run_dir)
     predictor = run.restore()

@@ -25,10 +25,10 @@ import dataclasses
 from collections.abc import Callable
 
 import tfpipe
-from tfpipe import cli, remote, terminal
-from tfpipe.errors import UserError
-from tfpipe.measure import threshold as thresholds
-from tfpipe.options import option
+from tfpipe.core import cli, remote, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.evaluation import threshold as thresholds
 from tfpipe.predictions import formats, order, output, server
 
 # The exit status when everything was written but some image could not be read.
@@ -103,10 +103,10 @@ def main(options: Options) -> int:
     for_kaggle = form == "csv" and options.columns == KAGGLE
     run_chunks = _runner(options)
 
-    from tfpipe.ingest import sources
-    from tfpipe.ingest.labels import is_image_name
-    from tfpipe.ingest.work import open_work
+    from tfpipe import sources
+    from tfpipe.building.work import open_work
     from tfpipe.predictions.prediction import Prediction
+    from tfpipe.sources.labels import is_image_name
 
     classifier = _classifier(options, bounds)
     _ = classifier.identity  # is it there at all?
@@ -172,7 +172,7 @@ def _runner(options: Options) -> Callable:
             chunk.predict(job, chunks, advance)
 
         return run_here
-    from tfpipe.ingest import beam  # here, because Beam takes seconds to start
+    from tfpipe.building import beam  # here, because Beam takes seconds to start
 
     flags = beam.parse(options.beam_args, options.workers)
 
@@ -208,8 +208,8 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
     if rule.method == thresholds.GIVEN:
         return thresholds.choose(rule, None, None)
 
-    from tfpipe.fit import finish
     from tfpipe.predictions.classifier import clipped
+    from tfpipe.runs import finish
 
     found = finish.read_predictions(classifier.run.predictions_file)
     probabilities = clipped(found["probabilities"], classifier.bounds)
@@ -248,8 +248,8 @@ def _tell(answers, threshold: thresholds.Threshold | None, out: remote.Path) -> 
 
 def _judge(prediction, answers, out: remote.Path) -> int:
     """Tells of files that could not be read, or were not tried; returns the exit status."""
-    from tfpipe.ingest.labels import is_image_name
-    from tfpipe.ingest.sources import COPY
+    from tfpipe.sources import COPY
+    from tfpipe.sources.labels import is_image_name
 
     path, locate = output.rejects_path(out), prediction.source.locate
     if answers.rejects:

@@ -13,9 +13,9 @@ them. Nothing is trained, and nothing else is written.
 
 import dataclasses
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 _SHOWN = ("feature_maps", "filters")  # tfpipe.reporting.layers, which needs TensorFlow
 _MOST_PICTURES, _MOST_NEIGHBOURS = 48, 100_000

@@ -16,16 +16,17 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-from tfpipe import cli, options, terminal
-from tfpipe.config import TrainConfig
+from tfpipe.core import cli, options, terminal
+from tfpipe.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tfpipe.fit.strategy import Cluster
+    from tfpipe.training.strategy import Cluster
 
 
 def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.fit import parameter_server, strategy, training
+    from tfpipe.runs import trainer as training
+    from tfpipe.training import parameter_server, strategy
 
     if config.describe:
         show_model(config)
@@ -49,9 +50,10 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     """Trains a run for each fold of the records, and joins their held-out predictions."""
     import tf_keras
 
-    from tfpipe.fit import crossval, training
-    from tfpipe.fit.run import begun
-    from tfpipe.ingest import manifest as manifests
+    from tfpipe.records import manifest as manifests
+    from tfpipe.runs import crossval
+    from tfpipe.runs import trainer as training
+    from tfpipe.training.run import begun
 
     runs = crossval.configs(config, manifests.load(config.records))
     precision = config.precision
@@ -69,10 +71,11 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
 
 def show_model(config: TrainConfig) -> None:
     """Prints the model that these options make; of the records only the classes are read."""
-    from tfpipe.fit import stages, training
-    from tfpipe.ingest import manifest as manifests
     from tfpipe.model import describe as description
     from tfpipe.model import split
+    from tfpipe.records import manifest as manifests
+    from tfpipe.runs import trainer as training
+    from tfpipe.training import stages
 
     if pathlib.Path(config.records).exists():
         classes = len(manifests.load(config.records).classes)

@@ -12,10 +12,10 @@ Exit status: 0 all is well, 1 something is damaged, 2 wrong flags.
 
 import dataclasses
 
-from tfpipe import cli, terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import manifest, verify
-from tfpipe.options import option
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.records import manifest, verify
 
 
 @dataclasses.dataclass(frozen=True)

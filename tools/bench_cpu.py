@@ -1,4 +1,4 @@
-"""Measures what `tfpipe.allocator` and `tfpipe.onednn` gain on a CPU, interleaved.
+"""Measures what `tfpipe.core.allocator` and `tfpipe.core.onednn` gain on a CPU, interleaved.
 
     python tools/bench_cpu.py [--rounds=3] [--models=MobileNet,ResNet50] [--json=FILE]
 
@@ -18,9 +18,9 @@ import subprocess
 import sys
 import time
 
-from tfpipe import allocator, cli, onednn, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import allocator, cli, onednn, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 TASKS = ("inference", "constants", "training")
 SETTINGS = ("default", "allocator", "oneDNN", "both")

@@ -22,7 +22,7 @@ class. What is measured:
 
 Each is a process of its own, which warms up for an epoch and then measures whole epochs (see
 `timed` in bench_input_peers.py); each round runs all of them, one after the other. What is
-tfpipe's runs as `tfpipe.train` does, with `tfpipe.allocator`; peers run as their users run them.
+tfpipe's runs as `tfpipe.train` does, with `tfpipe.core.allocator`; peers run as users run them.
 A ratio is the median of the rounds' ratios. A peer that is not installed is listed as such;
 --peers_python names a Python that has it.
 """
@@ -41,10 +41,11 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import catalog, sources
-from tfpipe.options import option
+from tfpipe import sources
+from tfpipe.building import catalog
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

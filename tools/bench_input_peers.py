@@ -4,7 +4,7 @@
 
 `tools/bench_input.py` calls it, if need be with another Python that has the peers; so it imports
 nothing of tfpipe, and a peer only when it is measured. Each peer is used as its documentation
-shows, with its defaults and without `tfpipe.allocator`. The last line of the output is JSON.
+shows, with its defaults and without `tfpipe.core.allocator`. The last line of the output is JSON.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def _opencv_generator(arguments: argparse.Namespace) -> tuple[Epoch, dict]:
 
 
 def _transformed(cv2: Any, image: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Crops, rotates, shears or flips by `cv2.warpAffine`; see `tfpipe.ingest.balance`."""
+    """Crops, rotates, shears or flips by `cv2.warpAffine`; see `tfpipe.building.balance`."""
     height, width = image.shape[:2]
     kind = rng.choice(("crop", "rotate", "shear", "flip"))
     angle = rng.uniform(-20.0, 20.0)

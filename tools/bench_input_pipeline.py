@@ -13,8 +13,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from tfpipe import cli
-from tfpipe.options import option
+from tfpipe.core import cli
+from tfpipe.core.options import option
 from tools import bench_input_peers as peers
 
 R3_AUGMENT = "shear(0.2)|zoom(0.8,1.2)|flip_lr"
@@ -55,10 +55,10 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
     """Returns epochs of the pipeline, which flow into one another as they do in training."""
     import tensorflow as tf
 
-    from tfpipe.ingest import manifest as manifests
-    from tfpipe.ingest.part import Part
+    from tfpipe.augment import Augment
     from tfpipe.input import pipeline
-    from tfpipe.input.augment import Augment
+    from tfpipe.records import manifest as manifests
+    from tfpipe.records.part import Part
 
     manifest = manifests.load(options.folder)
     chain = Augment(R3_AUGMENT) if augment else None
@@ -101,7 +101,7 @@ def _augment_alone(options: Options) -> peers.Epoch:
     """Returns epochs of one batch in memory, augmented under XLA (augment-xla) or without."""
     import tensorflow as tf
 
-    from tfpipe.input.augment import Augment
+    from tfpipe.augment import Augment
 
     chain = Augment(R3_AUGMENT)
     images = tf.constant(peers.noise(options.batch_size, options.size))

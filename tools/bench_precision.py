@@ -26,9 +26,9 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -103,7 +103,7 @@ def _stages(options: Options) -> list[str]:
 
 def _device() -> tuple[str, list[str]]:
     """Returns the device's name, and its cells: a precision, and whether with XLA."""
-    from tfpipe.fit import runtime
+    from tfpipe.training import runtime
 
     chosen = runtime.choose(BASE, "auto")
     precisions = PRECISIONS if chosen.device == "CPU" else GPU_PRECISIONS
@@ -118,8 +118,8 @@ def measure(options: Options) -> Iterator[dict]:
         mean seconds of its steps. The first cell begins as soon as the process has started.
     """
     backbone, stage, *cells = options.child.split(",")
-    from tfpipe.fit import trial
     from tfpipe.model import backbones, classifier
+    from tfpipe.training import trial
 
     side = options.image_size or backbones.get(backbone).input_size
     branch = classifier.Branch(backbone, side, backbones.NO_WEIGHTS)

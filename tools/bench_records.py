@@ -40,11 +40,12 @@ import numpy as np
 import PIL
 import simplejpeg
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import catalog, sources
-from tfpipe.ingest.found import Item
-from tfpipe.options import option
+from tfpipe import sources
+from tfpipe.building import catalog
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.images.found import Item
 
 LIMITS = ("read", "decode")
 STARTUP_IMAGES = 16

@@ -32,9 +32,9 @@ from collections.abc import Callable, Iterator
 
 from serving.client import IMAGE_INPUT, Client
 from serving.versions import version_folders
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "model"

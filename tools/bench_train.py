@@ -39,12 +39,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tfpipe
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import catalog, sources
-from tfpipe.ingest import manifest as manifests
-from tfpipe.ingest.part import Part
-from tfpipe.options import option
+from tfpipe import sources
+from tfpipe.building import catalog
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.records import manifest as manifests
+from tfpipe.records.part import Part
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

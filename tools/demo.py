@@ -12,9 +12,9 @@ import shlex
 import subprocess
 import sys
 
-from tfpipe import cli, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 IMAGES = pathlib.Path("records/demo-images")
 RECORDS = pathlib.Path("records/demo")

@@ -18,12 +18,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import contact_sheet, example, manifest, plots, tfrecord, verify
-from tfpipe.ingest.contact_sheet import Picture
-from tfpipe.ingest.manifest import Manifest, Shard
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.page import contact_sheet
+from tfpipe.page.contact_sheet import Picture
+from tfpipe.records import example, manifest, tfrecord, verify
+from tfpipe.records.manifest import Manifest, Shard
+from tfpipe.reporting import dataset_plots as plots
 
 MAX_COUNT = 400  # makes a sheet of 4,300 x 3,900 pixels
 

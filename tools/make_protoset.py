@@ -13,8 +13,8 @@ import dataclasses
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-from tfpipe import cli, storage, terminal
-from tfpipe.options import option
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.options import option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from tfpipe import cli, options, storage, terminal
-from tfpipe.errors import UserError
+from tfpipe.core import cli, options, storage, terminal
+from tfpipe.core.errors import UserError
 
 MARKER = "toy.json"
 CLASSES = ("cat", "dog")

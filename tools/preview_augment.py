@@ -16,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tfpipe import cli, storage, terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import decode, labels, sources
-from tfpipe.options import option
+from tfpipe import sources
+from tfpipe.core import cli, storage, terminal
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.options import option
+from tfpipe.images import decode
+from tfpipe.sources import labels
 
 MAX_COUNT, MAX_DRAWS = 32, 24
 MIN_SIZE, MAX_SIZE = 16, 1024
@@ -57,7 +59,7 @@ def main(options: Options) -> None:
     """Writes the grid."""
     _check(options)
     # Below, because TensorFlow takes seconds, which `--help` and wrong flags need not wait for.
-    from tfpipe.input.augment import Augment
+    from tfpipe.augment import Augment
 
     chain = Augment(options.augment)
     names, images = _choose(options)

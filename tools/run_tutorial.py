@@ -21,9 +21,9 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tfpipe import cli, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import threading
 
-from tfpipe import cli, terminal
-from tfpipe.errors import UserError
-from tfpipe.options import option
-from tfpipe.signals import Signals
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.core.signals import Signals
 from tools import demo
 
 _LOOK_S = 0.2

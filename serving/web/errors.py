@@ -68,7 +68,7 @@ def no_classifier(model: str) -> WebError:
     return WebError(502, sentence)
 
 
-# What an export answers of a file that it cannot read (`tfpipe.input.upload`), by its first words,
+# What an export answers of a file that it cannot read (`tfpipe.images.upload`), by its first words,
 # and what a page says.
 _REASONS = {
     "damaged": "This picture is damaged and cannot be read: try another copy of it.",

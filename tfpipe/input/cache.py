@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfpipe.errors import UserError
-from tfpipe.ingest import example
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.part import Part
+from tfpipe.core.errors import UserError
 from tfpipe.input import draws
+from tfpipe.records import example
+from tfpipe.records.example import Fields
+from tfpipe.records.part import Part
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
 

@@ -4,7 +4,7 @@ import socket
 
 import grpc
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 
 SCHEME = "grpc://"
 

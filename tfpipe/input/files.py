@@ -6,10 +6,11 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.ingest import scan
-from tfpipe.ingest.sources import Rejected, Source
-from tfpipe.input import preprocess, tuning
+from tfpipe.core.errors import Rejected
+from tfpipe.images import preprocess, scan
+from tfpipe.input import tuning
 from tfpipe.input.threads import in_threads
+from tfpipe.sources import Source
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def read_files(
         source: where the files are.
         names: which of them.
         prepare: called with the name and the JPEG or PNG file that a record of the image would
-            hold (`tfpipe.ingest.scan`), on any thread.
+            hold (`tfpipe.images.scan`), on any thread.
         ahead: how many files may be read before they are asked for.
 
     Yields:

@@ -15,14 +15,15 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import terminal
-from tfpipe.errors import UserError
-from tfpipe.ingest import example
-from tfpipe.ingest.part import Part
-from tfpipe.input import cache, draws, preprocess, service, tuning
-from tfpipe.input.augment import Augment
+from tfpipe.augment import Augment
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
+from tfpipe.images import preprocess
+from tfpipe.input import cache, draws, service, tuning
 from tfpipe.input.samples import DEVICE, Reading, Records, Rows, of_part
 from tfpipe.input.threads import in_threads
+from tfpipe.records import example
+from tfpipe.records.part import Part
 
 Batch = dict[str, tf.Tensor]
 

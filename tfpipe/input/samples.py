@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import example
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.part import Part
-from tfpipe.input import cache, decoder, draws, preprocess, tuning
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.images import decoder, preprocess
+from tfpipe.input import cache, draws, tuning
 from tfpipe.input.cache import Pictures, Samples
+from tfpipe.records import example
+from tfpipe.records.example import Fields
+from tfpipe.records.part import Part
 
 # Shards read at once; their records alternate, which mixes neighbours on the disk.
 READERS = 4

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.data.experimental import service
 
-from tfpipe import terminal
-from tfpipe.errors import UserError, one_line
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.input import endpoint, tuning
 
 FLAG = "--data_service"

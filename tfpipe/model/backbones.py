@@ -24,10 +24,10 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 from tfpipe.model import cut, model_file
 from tfpipe.model import weights as weight_files
-from tfpipe.registry import Registry
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 

@@ -13,7 +13,7 @@ METHODS = (NONE, TEMPERATURE, PLATT)
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What is done with logits; `tfpipe.fit.calibrate` finds it, every trained model keeps it.
+    """What is done with logits; `tfpipe.runs.calibrate` finds it, every trained model keeps it.
 
     Attributes:
         method: "none"; "temperature", logits times `scale`, which is 1 / T (Guo et al. 2017, "On

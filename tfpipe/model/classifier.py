@@ -11,10 +11,10 @@ import dataclasses
 import tensorflow as tf
 import tf_keras
 
-from tfpipe import spec
-from tfpipe.errors import UserError
+from tfpipe.core import spec
+from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 from tfpipe.model import backbones as registry
-from tfpipe.registry import Registry
 
 
 class AsWritten(tf_keras.layers.Layer):

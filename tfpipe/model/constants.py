@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model.fold import folded
 
 # A graph is a protobuf message, which ends at 2 GB; what does not fit stays in variables.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 
 AT, AND = "@", "+"
 

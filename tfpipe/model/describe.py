@@ -4,7 +4,7 @@ import re
 
 import tf_keras
 
-from tfpipe import terminal
+from tfpipe.core import terminal
 from tfpipe.model import cut
 from tfpipe.model.classifier import Classifier, Prepare
 

@@ -1,6 +1,6 @@
 """Several trained classifiers that answer as one: their logits are combined within the graph.
 
-`tfpipe.fit.combine` has the same methods in NumPy, and fits those that have parameters; to add one,
+`tfpipe.runs.combine` has the same methods in NumPy, and fits those with parameters; to add one,
 write it in both.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfpipe.core.registry import Registry
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, log_probabilities
 from tfpipe.model.predictor import Predictor
-from tfpipe.registry import Registry
 
 MEAN, GEOMETRIC, VOTE, BLEND, STACK = "mean", "geometric", "vote", "blend", "stack"
 
@@ -22,7 +22,7 @@ LEAST_SHARE = 1e-7
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """How the members' answers become one; `tfpipe.fit.combine` has the formulas.
+    """How the members' answers become one; `tfpipe.runs.combine` has the formulas.
 
     Attributes:
         method: a name of `combiners`.

@@ -14,7 +14,7 @@ from typing import Any
 
 import tf_keras
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model import cut
 
 SUFFIX = ".keras"

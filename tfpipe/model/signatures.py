@@ -19,12 +19,12 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.saved_model import fingerprinting_utils
 
-from tfpipe.input import preprocess, upload
+from tfpipe.core.registry import Registry
+from tfpipe.images import preprocess, upload
 from tfpipe.model import heat_map
 from tfpipe.model.constants import frozen
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
-from tfpipe.registry import Registry
 
 IMAGE = "image/encoded"  # the key of the image in a tf.Example
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.model.classifier import Classifier, Tower, as_list, join
 from tfpipe.model.describe import blocks
 

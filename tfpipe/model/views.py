@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import spec
-from tfpipe.errors import UserError
-from tfpipe.registry import Registry
+from tfpipe.core import spec
+from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 
 View = Callable[[tf.Tensor], tf.Tensor]
 NONE = "none"

@@ -8,7 +8,7 @@ import zipfile
 import h5py
 import tf_keras
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 
 # A layer that has weights: its name and their shapes.
 Layer = tuple[str, list[tuple[int, ...]]]

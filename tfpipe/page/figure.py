@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfpipe.errors import one_line
+from tfpipe.core.errors import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

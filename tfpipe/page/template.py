@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tfpipe.errors import one_line
+from tfpipe.core.errors import one_line
 
 if TYPE_CHECKING:
     import jinja2

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpipe import remote, storage
-from tfpipe.ingest.sources import Rejected, Source
+from tfpipe.core import remote, storage
+from tfpipe.core.errors import Rejected
 from tfpipe.input.files import read_files
 from tfpipe.input.threads import in_threads
 from tfpipe.predictions import overlay
 from tfpipe.predictions.classifier import Classifier
+from tfpipe.sources import Source
 
 # A whole number of batches, some seconds of work without an accelerator.
 SIZE = 256

@@ -12,12 +12,12 @@ import numpy as np
 from serving.errors import RequestError
 from serving.servable import Servable
 from serving.versions import version_folders
-from tfpipe import storage
-from tfpipe.errors import UserError
-from tfpipe.ingest import verify
+from tfpipe.core import storage
+from tfpipe.core.errors import UserError
 from tfpipe.predictions.classifier import Outcome, clipped
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
 from tfpipe.publish import card
+from tfpipe.records import verify
 
 _GRAPH = "saved_model.pb"
 

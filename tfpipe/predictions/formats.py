@@ -15,9 +15,9 @@ import pathlib
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 from tfpipe.predictions.table import Cell, Table
-from tfpipe.registry import Registry
 
 AUTO = "auto"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfpipe.fit import inference
+from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import files
-from tfpipe.input.preprocess import CHANNELS
+from tfpipe.model import inference
 from tfpipe.predictions.classifier import Classifier
 
 SHARES_TEXT = "the classes' shares in the training records"

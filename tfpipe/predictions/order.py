@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Iterable
 
-from tfpipe.errors import ResumableError
+from tfpipe.core.errors import ResumableError
 
 
 def identity(name: str) -> str:

@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from tfpipe import remote, storage
-from tfpipe.errors import ResumableError
-from tfpipe.ingest import rejects as reject_lists
+from tfpipe.core import remote, storage
+from tfpipe.core.errors import ResumableError
 from tfpipe.predictions.formats import Format
 from tfpipe.predictions.table import Table
+from tfpipe.records import rejects as reject_lists
 
 _RESULT = "result"  # the folder in the work folder where they are written
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import tfpipe
-from tfpipe import remote, storage, terminal
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.ingest.decode import NOT_AN_IMAGE
-from tfpipe.ingest.labels import is_image_name
-from tfpipe.ingest.sources import Source
+from tfpipe.core import remote, storage, terminal
+from tfpipe.core.errors import ResumableError, UserError
+from tfpipe.images.decode import NOT_AN_IMAGE
 from tfpipe.predictions import chunk as chunks
 from tfpipe.predictions import order
 from tfpipe.predictions.chunk import Chunk, Job
 from tfpipe.predictions.classifier import Classifier
 from tfpipe.predictions.table import Answers, heat_map_names
+from tfpipe.sources import Source
+from tfpipe.sources.labels import is_image_name
 
 # Classifies the chunks of a job, and calls a function with the number of further files done.
 Runner = Callable[[Job, Sequence[Chunk], Callable[[int], object]], object]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import options
-from tfpipe.fit import trained
+from tfpipe.core import options
 from tfpipe.model import signatures
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
@@ -18,11 +17,12 @@ from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.predictions.classifier import Outcome
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+from tfpipe.runs import trained
 
 
 @dataclasses.dataclass(frozen=True)
 class RunClassifier(LocalClassifier):
-    """What `tfpipe.fit.trained` opens; its outputs are logits.
+    """What `tfpipe.runs.trained` opens; its outputs are logits.
 
     Attributes:
         folder: of the run, as a user gave it.

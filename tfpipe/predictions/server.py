@@ -12,8 +12,8 @@ from serving.cli import UserError as ServingError
 from serving.client import Client
 from serving.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
 from serving.transport import ServerError
-from tfpipe.errors import ResumableError, UserError
-from tfpipe.options import option
+from tfpipe.core.errors import ResumableError, UserError
+from tfpipe.core.options import option
 from tfpipe.predictions.classifier import Classifier, Outcome, clipped
 
 

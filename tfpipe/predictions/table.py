@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tfpipe.errors import one_line
+from tfpipe.core.errors import one_line
 from tfpipe.predictions import order
 
 # Column names; a class's probability is in PROBABILITY followed by its name.

@@ -8,18 +8,18 @@ import pathlib
 from typing import Any
 
 import tfpipe
-from tfpipe import options, storage
-from tfpipe.errors import UserError
-from tfpipe.fit import finish
-from tfpipe.fit.run import Run
-from tfpipe.fit.trained import Trained
-from tfpipe.ingest import manifest as manifests
-from tfpipe.input import upload
-from tfpipe.measure.measures import measures as registered
-from tfpipe.measure.measures import names
-from tfpipe.measure.summary import summary
+from tfpipe.core import options, storage
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation.measures import measures as registered
+from tfpipe.evaluation.measures import names
+from tfpipe.evaluation.summary import summary
+from tfpipe.images import upload
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
+from tfpipe.records import manifest as manifests
+from tfpipe.runs import finish
+from tfpipe.runs.trained import Trained
+from tfpipe.training.run import Run
 
 JSON, TEXT = "model_card.json", "model_card.md"
 SCHEMA_VERSION = 1

@@ -14,7 +14,7 @@ import numpy as np
 
 from serving.cli import UserError as ServingError
 from serving.client import Client
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.publish.samples import Samples
 
 # The largest difference of a probability. Batches of other sizes are added up in another order.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.framework import op_def_registry
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 
 # Operations that run Python, which a server has not, or that read and write files of its machine.
 FORBIDDEN = {

@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.errors import UserError, one_line
-from tfpipe.input import upload
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.images import upload
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.publish.samples import Samples

@@ -5,14 +5,14 @@ import itertools
 
 import numpy as np
 
-from tfpipe import terminal
-from tfpipe.errors import UserError
-from tfpipe.fit import inference
-from tfpipe.fit.trained import Trained, check_classes
-from tfpipe.ingest import manifest as manifests
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
+from tfpipe.model import inference
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
+from tfpipe.records import manifest as manifests
+from tfpipe.runs.trained import Trained, check_classes
 
 
 @dataclasses.dataclass(frozen=True)

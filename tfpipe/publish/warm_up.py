@@ -19,11 +19,11 @@ from serving.protocol import (
     TensorProto,
 )
 from serving.warm_up import FILE, MOST_RECORDS
-from tfpipe.errors import UserError
-from tfpipe.ingest import tfrecord
-from tfpipe.ingest.example import Example
+from tfpipe.core.errors import UserError
 from tfpipe.model.signatures import IMAGE, METHODS
 from tfpipe.publish.samples import Samples
+from tfpipe.records import tfrecord
+from tfpipe.records.example import Example
 
 _GREY = 128
 

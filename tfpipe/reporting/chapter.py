@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any
 
-from tfpipe import terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.fit.log import Epoch
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.page import template
+from tfpipe.records.example import Fields
+from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
     images,
     layers,
@@ -26,6 +25,7 @@ from tfpipe.reporting.pictures import Card
 from tfpipe.reporting.predictions import Predictions
 from tfpipe.reporting.structure import Structure
 from tfpipe.reporting.subject import Subject
+from tfpipe.training.log import Epoch
 
 MAX_STRUCTURES = 6  # models that are drawn of an ensemble
 MAX_SUSPECTS = 16  # labels that may be wrong, as pictures

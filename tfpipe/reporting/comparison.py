@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfpipe.errors import UserError
-from tfpipe.measure import compare
-from tfpipe.measure.measures import Answers
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation import compare
+from tfpipe.evaluation.measures import Answers
 from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
 from tfpipe.reporting.predictions import Predictions
 

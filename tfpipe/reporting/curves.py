@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfpipe.fit.log import Epoch
 from tfpipe.page.figure import COLORS, GREY, INK, drawing, escaped
+from tfpipe.training.log import Epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

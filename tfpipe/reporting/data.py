@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from tfpipe import terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.ingest import duplicates, manifest, plots, rejects, report
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.manifest import Manifest
-from tfpipe.ingest.part import Part
-from tfpipe.ingest.splits import ALL
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.images import duplicates
 from tfpipe.page import template
+from tfpipe.records import manifest, rejects
+from tfpipe.records.example import Fields
+from tfpipe.records.manifest import ALL_SPLITS, Manifest
+from tfpipe.records.part import Part
+from tfpipe.reporting import dataset_plots as plots
+from tfpipe.reporting import dataset_report as report
 from tfpipe.reporting import images, pictures
 from tfpipe.screens import suspects
 
@@ -101,7 +103,7 @@ def load(folder: str) -> Manifest | str:
 
 def _plots(described: Manifest) -> tuple[dict[str, bytes], int]:
     """Draws what images are like that are stored, and returns how many these are."""
-    part = Part(described, (ALL,))
+    part = Part(described, (ALL_SPLITS,))
     sizes, labels, colors = [], [], []
     total = min(MAX_SAMPLE, part.images)
     with terminal.progress("looking at the images", total) as advance:
@@ -136,7 +138,7 @@ def _records(described: Manifest, paths: set[str]) -> dict[str, Fields]:
     """Returns records by where their files were: a source and the name in there."""
     sources = [one_line(source.rstrip("/")) for source in described.arguments.get("source", [])]
     found: dict[str, Fields] = {}
-    for fields in images.sample(Part(described, (ALL,)), MAX_SEARCHED):
+    for fields in images.sample(Part(described, (ALL_SPLITS,)), MAX_SEARCHED):
         name = one_line(fields.filename)
         for path in (name, *(f"{source}/{name}" for source in sources)):
             if path in paths:

@@ -7,16 +7,16 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from tfpipe.errors import UserError, one_line
-from tfpipe.fit import resolve
-from tfpipe.fit.run import Run
-from tfpipe.fit.trained import Trained
-from tfpipe.ingest import contact_sheet
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.manifest import Manifest
-from tfpipe.ingest.part import Part
-from tfpipe.ingest.splits import ALL
-from tfpipe.input import pipeline, preprocess, tuning
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.images import preprocess
+from tfpipe.input import pipeline, tuning
+from tfpipe.page import contact_sheet
+from tfpipe.records.example import Fields
+from tfpipe.records.manifest import ALL_SPLITS, Manifest
+from tfpipe.records.part import Part
+from tfpipe.runs.trained import Trained
+from tfpipe.training import resolve
+from tfpipe.training.run import Run
 
 BATCH_SIZE = 32
 
@@ -38,7 +38,7 @@ def learned(trained: Trained, manifest: Manifest) -> Part:
     if isinstance(trained, Run):
         return resolve.parts(trained.config, manifest)[0]
     if trained.out_of_fold:
-        return Part(manifest, (ALL,))
+        return Part(manifest, (ALL_SPLITS,))
     return learned(trained.members[0], manifest)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tfpipe import storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.fit import trained
-from tfpipe.measure.measures import measures, names
-from tfpipe.measure.slices import attributes
-from tfpipe.measure.summary import summary
+from tfpipe.core import storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.evaluation.measures import measures, names
+from tfpipe.evaluation.slices import attributes
+from tfpipe.evaluation.summary import summary
 from tfpipe.reporting.predictions import Predictions
+from tfpipe.runs import trained
 
 MAX_CLASSES = 40  # rows; of more classes those of the lowest F1
 MAX_MISTAKES = 12

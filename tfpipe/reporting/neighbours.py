@@ -7,14 +7,14 @@ import numpy as np
 import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
 
-from tfpipe import terminal
-from tfpipe.errors import one_line
-from tfpipe.ingest.example import Fields
-from tfpipe.ingest.part import Part
+from tfpipe.core import terminal
+from tfpipe.core.errors import one_line
 from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.page import template
+from tfpipe.records.example import Fields
+from tfpipe.records.part import Part
 from tfpipe.reporting import images, pictures
 
 COUNT = 6  # of each image

@@ -5,18 +5,18 @@ import pathlib
 from typing import Any
 
 import tfpipe
-from tfpipe import storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.fit import trained
-from tfpipe.fit.run import Run
-from tfpipe.ingest import report as data_report
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.core import storage, terminal
+from tfpipe.core.errors import UserError
 from tfpipe.page import template
+from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import chapter as chapters
 from tfpipe.reporting import comparison, curves, data, images, pictures, published, results, subject
+from tfpipe.reporting import dataset_report as data_report
 from tfpipe.reporting.chapter import Chapter, Choice
 from tfpipe.reporting.comparison import Pair
 from tfpipe.reporting.data import Data
+from tfpipe.runs import trained
+from tfpipe.training.run import Run
 
 MAX_RUNS = 8
 MAX_DIFFERING = 8  # images that two runs disagree on, as pictures

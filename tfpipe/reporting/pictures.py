@@ -8,12 +8,12 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from tfpipe import terminal
-from tfpipe.ingest.example import Fields
+from tfpipe.core import terminal
 from tfpipe.model import heat_map
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.page import template
+from tfpipe.records.example import Fields
 from tfpipe.reporting import images
 from tfpipe.reporting.predictions import Predictions
 

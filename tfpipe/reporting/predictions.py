@@ -4,16 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from tfpipe import terminal
-from tfpipe.errors import UserError, one_line
-from tfpipe.fit import finish, inference
-from tfpipe.fit.run import Run
-from tfpipe.ingest.manifest import Manifest
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.evaluation import metrics
 from tfpipe.input import pipeline
-from tfpipe.measure import metrics
+from tfpipe.model import inference
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
+from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.subject import Subject
+from tfpipe.runs import finish
+from tfpipe.training.run import Run
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself; more are for the command to do
 

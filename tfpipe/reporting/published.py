@@ -6,8 +6,8 @@ import json
 import pathlib
 from typing import Any
 
-from tfpipe.config import TrainConfig
 from tfpipe.reporting.subject import Subject
+from tfpipe.training.config import TrainConfig
 
 FILE = pathlib.Path(__file__).parent / "published.json"
 CLASSES = ("cat", "dog")

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from tfpipe.measure import curves, metrics
-from tfpipe.measure.measures import Answers, measures
+from tfpipe.evaluation import curves, metrics
+from tfpipe.evaluation.measures import Answers, measures
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
 from tfpipe.reporting.predictions import Predictions
 

@@ -7,11 +7,11 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.fit.precision import under
-from tfpipe.fit.run import Run
 from tfpipe.model import describe, split
 from tfpipe.model.classifier import Classifier, Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
+from tfpipe.training.precision import under
+from tfpipe.training.run import Run
 
 FROZEN = -1  # in place of the number of a stage
 MAX_ROWS = 26  # of a drawn tower; more blocks are drawn some at a time

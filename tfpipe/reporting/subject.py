@@ -3,11 +3,11 @@
 import dataclasses
 import pathlib
 
-from tfpipe.errors import UserError
-from tfpipe.fit import crossval, trained
-from tfpipe.fit import run as runs
-from tfpipe.fit.run import Run
-from tfpipe.fit.trained import Ensemble, Trained
+from tfpipe.core.errors import UserError
+from tfpipe.runs import crossval, trained
+from tfpipe.runs.trained import Ensemble, Trained
+from tfpipe.training import run as runs
+from tfpipe.training.run import Run
 
 _FOLD = "fold-*"  # folders of a cross-validation's runs
 

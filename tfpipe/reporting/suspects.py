@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfpipe import terminal
+from tfpipe.core import terminal
 from tfpipe.reporting.predictions import Predictions
 
 _NEEDS = "cleanlab, which is not installed: pip install 'tfpipe[screen]'"

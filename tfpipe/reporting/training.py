@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tfpipe.config import TrainConfig
-from tfpipe.fit import log
-from tfpipe.fit.log import Epoch
 from tfpipe.reporting import curves
 from tfpipe.reporting.subject import Subject
+from tfpipe.training import log
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.log import Epoch
 
 
 def histories(subject: Subject) -> dict[str, list[Epoch]]:

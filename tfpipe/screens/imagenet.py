@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
 
 CLASSES = 1000  # of ILSVRC 2012

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.errors import UserError, one_line
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.model import backbones, model_file
 from tfpipe.screens.imagenet import CLASSES
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfpipe import terminal
-from tfpipe.errors import UserError
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
 from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
 
 FOLDS = 5

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfpipe import storage, terminal
-from tfpipe.errors import UserError
-from tfpipe.input import preprocess, tuning
+from tfpipe.core import storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.images import preprocess
+from tfpipe.input import tuning
 from tfpipe.screens.screen import Images
 
 BATCH_SIZE = 64

@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-from tfpipe.errors import UserError
-from tfpipe.ingest.found import Found
-from tfpipe.options import option
-from tfpipe.registry import Registry
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.core.registry import Registry
+from tfpipe.images.found import Found
 
 REPORT, DROP = "report", "drop"
 

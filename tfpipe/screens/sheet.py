@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import PIL.Image
 
-from tfpipe import storage
-from tfpipe.errors import one_line
+from tfpipe.core import storage
+from tfpipe.core.errors import one_line
 from tfpipe.screens.screen import DROP, Images, Screen, Suspect
 
 MAX_THUMBNAILS = 500  # some 4 MB, which a phone still shows

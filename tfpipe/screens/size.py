@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tfpipe.errors import UserError
+from tfpipe.core.errors import UserError
 from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
 
 # An interquartile range below this share of the quartile counts as this share: where three

@@ -6,8 +6,8 @@ import io
 import pathlib
 from collections.abc import Sequence
 
-from tfpipe import remote, storage, terminal
-from tfpipe.errors import UserError, one_line
+from tfpipe.core import remote, storage, terminal
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.screens import sheet
 from tfpipe.screens.screen import DROP, Images, Screen, Suspect
 

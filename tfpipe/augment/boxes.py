@@ -1,0 +1,36 @@
+"""Squares within images, and the operation that blanks one."""
+
+import tensorflow as tf
+
+from tfpipe.augment.operation import Kind, operation, require_fraction
+
+# What most backbones normalise to about 0, as the authors of cutout fill with.
+_GREY = 127.5
+
+
+def inside(images: tf.Tensor, centre: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
+    """Tells which pixels have their centre in a square, of which parts may lie outside the image.
+
+    Args:
+        images: [N, S, S, 3], for their shape.
+        centre: float32 [N, 2], x and y as fractions of the side.
+        fraction: float32 [N], the square's side as a fraction of the image's.
+
+    Returns:
+        bool [N, S, S, 1].
+    """
+    side = tf.shape(images)[1]
+    position = (tf.range(tf.cast(side, tf.float32)) + 0.5) / tf.cast(side, tf.float32)
+    near = tf.abs(position - centre[:, :, tf.newaxis]) < fraction[:, tf.newaxis, tf.newaxis] / 2
+    columns, rows = near[:, 0, tf.newaxis, :, tf.newaxis], near[:, 1, :, tf.newaxis, tf.newaxis]
+    return tf.logical_and(rows, columns)
+
+
+@operation("cutout", draws=2, kind=Kind.OVERLAY)
+def _cutout(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
+    """`cutout(0.2)`: greys a square of that fraction of the side, its centre anywhere.
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
+    """
+    require_fraction(fraction, "cutout")
+    return tf.where(inside(images, u, tf.fill(tf.shape(u)[:1], fraction)), _GREY, images)

@@ -1,0 +1,117 @@
+"""A chain of augmentations: parsed once, applied to batches."""
+
+import tensorflow as tf
+
+from tfpipe.augment import geometry
+from tfpipe.augment.operation import Kind
+from tfpipe.augment.policies import Step, flatten
+from tfpipe.augment.warp import warp
+from tfpipe.core import spec
+
+
+class Augment:
+    """What is done to a batch on the device.
+
+    Attributes:
+        draws: how many uniform numbers it takes for each image.
+        mixes: whether labels change, as pictures are mixed.
+        crops_on_host: whether the chain begins with a crop that the host does.
+    """
+
+    def __init__(self, text: str, *, crop_on_host: bool = False):
+        """Parses a spec.
+
+        Args:
+            text: the spec; blank for doing nothing.
+            crop_on_host: whether the input pipeline cuts images to `window` before it resizes
+                them, which saves decoding; then a crop that the chain begins with is left out.
+
+        Raises:
+            UserError: an unknown operation, or wrong numbers.
+        """
+        chain = spec.parse(text, flag="augment")
+        steps, self.draws = flatten(chain)
+        self._is_empty = not chain
+        self._first_crop = steps[0] if chain and chain[0].name == "crop" else None
+        self.crops_on_host = crop_on_host and self._first_crop is not None
+        if self.crops_on_host:
+            steps = steps[1:]
+        self._steps: dict[Kind, list[Step]] = {
+            kind: [step for step in steps if step.operation.kind == kind] for kind in Kind
+        }
+        self.mixes = bool(self._steps[Kind.MIXING])
+
+    def __bool__(self) -> bool:
+        return not self._is_empty
+
+    def window(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns which part of an image, or of each of several, the host shall keep.
+
+        Args:
+            u: float32 [..., draws] in [0, 1), the numbers that the image has in a batch too.
+
+        Returns:
+            float32 [..., 4]: top, left, height and width as fractions; [4], all of any image,
+            unless `crops_on_host`.
+        """
+        if not self.crops_on_host:
+            return tf.constant([0.0, 0.0, 1.0, 1.0])
+        return geometry.crop_window(u[..., :2], *self._first_crop.call.args)
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        u: tf.Tensor,
+        *,
+        side: int | None = None,
+        sizes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Augments a batch; compile it with `tf.function(..., jit_compile=True)`.
+
+        Args:
+            images: uint8 [N, H, W, 3], RGB, or with `sizes` [N, P, 3]; of less than 2**31 pixels.
+            labels: float32 [N, C], probabilities.
+            u: float32 [N, draws] in [0, 1).
+            side: of the result in pixels; H if None.
+            sizes: int32 [N, 2], height and width of pictures whose pixels `images` has row by row,
+                with others after them. They are resized to `side`, whatever their proportions, in
+                the same interpolation as all geometry.
+
+        Returns:
+            images, float32 [N, side, side, 3] in 0..255, and labels, float32 [N, C].
+        """
+        images, labels = self._sampled(images, u, side, sizes), tf.cast(labels, tf.float32)
+        for step in self._steps[Kind.COLOR] + self._steps[Kind.OVERLAY]:
+            changed = step.operation.function(images, step.numbers(u), *step.call.args)
+            images = step.choose(u, changed, images)
+        if self._steps[Kind.COLOR] or self._steps[Kind.OVERLAY]:
+            images = tf.clip_by_value(images, 0.0, 255.0)
+        if self.mixes:
+            partners = tf.roll(images, -1, 0), tf.roll(labels, -1, 0)
+        for step in self._steps[Kind.MIXING]:
+            inputs = (images, labels, *partners, step.numbers(u), *step.call.args)
+            mixed_images, mixed_labels = step.operation.function(*inputs)
+            images = step.choose(u, mixed_images, images)
+            labels = step.choose(u, mixed_labels, labels)
+        return images, labels
+
+    def _sampled(
+        self, images: tf.Tensor, u: tf.Tensor, side: int | None, sizes: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Does all that is geometry; returns float32 [N, side, side, 3]."""
+        side = side or images.shape[1]
+        matrix = nothing = geometry.identity(tf.shape(images)[0])
+        for step in self._steps[Kind.GEOMETRY]:
+            own = step.operation.function(step.numbers(u), side, *step.call.args)
+            # What comes first in the chain acts first on the image, so its map from output to
+            # input comes last.
+            matrix = tf.matmul(matrix, step.choose(u, own, nothing))
+        if not self._steps[Kind.GEOMETRY] and sizes is None and images.shape[1:3] == [side, side]:
+            return tf.cast(images, tf.float32)
+        windows = None
+        if self._first_crop and not self.crops_on_host:
+            # What is beyond the window is not seen, as it is not where the host has cropped.
+            windows = geometry.crop_window(u[:, :2], *self._first_crop.call.args)
+        return warp(images, matrix, side, sizes, windows)

@@ -1,0 +1,144 @@
+"""Policies: which of several chains each sample goes through, by numbers of its own."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfpipe.augment.operation import Kind, Operation, operation, operations, require
+from tfpipe.core import spec
+
+_MAGNITUDES = 30  # of the published RandAugment
+_MAX_ROUNDS = 10
+
+Chain = tuple[spec.Call, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One number of a sample chooses at most one of several chains, which share the next ones.
+
+    Attributes:
+        branches: (low, high, chain): goes through the chain if low <= number < high.
+        extreme: whether their operations are done at full strength, with a random sign.
+    """
+
+    branches: tuple[tuple[float, float, Chain], ...]
+    extreme: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One operation of a chain, and which samples it is for.
+
+    Attributes:
+        call: as in the spec.
+        operation: what it names.
+        first: the first of its columns in u.
+        gates: (column, low, high): for samples with low <= u[:, column] < high for all of them.
+        extreme: as in `Choice`.
+    """
+
+    call: spec.Call
+    operation: Operation
+    first: int
+    gates: tuple[tuple[int, float, float], ...] = ()
+    extreme: bool = False
+
+    def numbers(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns this operation's own columns of u."""
+        own = u[:, self.first : self.first + self.operation.draws]
+        return tf.where(own < 0.5, 0.0, 1.0) if self.extreme else own
+
+    def choose(self, u: tf.Tensor, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+        """Returns `new` [N, ...] for the samples that this operation is for, else `old`."""
+        if not self.gates:
+            return new
+        chosen = [(u[:, c] >= low) & (u[:, c] < high) for c, low, high in self.gates]
+        chosen = tf.reduce_all(tf.stack(chosen), 0)
+        return tf.where(tf.reshape(chosen, [-1] + [1] * (new.shape.rank - 1)), new, old)
+
+
+def flatten(
+    chain: Chain, first: int = 0, gates: tuple = (), extreme: bool = False
+) -> tuple[list[Step], int]:
+    """Returns the operations of a chain, policies resolved, and the column after their last one.
+
+    Args:
+        chain: as parsed.
+        first: the first free column of u.
+        gates: of the chain itself.
+        extreme: whether it is done at full strength.
+
+    Raises:
+        UserError: an operation is unknown, or its numbers are wrong.
+    """
+    steps = []
+    for call in chain:
+        entry = operations[call.name]
+        entry.check(call)
+        if entry.kind != Kind.POLICY:
+            steps.append(Step(call, entry, first, gates, extreme))
+            first += entry.draws
+            continue
+        for choice in entry.function(*call.args):
+            free = first + 1
+            for low, high, branch in choice.branches:
+                within = (*gates, (first, low, high))
+                found, end = flatten(branch, first + 1, within, extreme or choice.extreme)
+                steps += found
+                free = max(free, end)
+            first = free
+    return steps, first
+
+
+@operation("one_of", draws=1, kind=Kind.POLICY)
+def _one_of(chain: Any) -> list[Choice]:
+    """`one_of(crop(0.9)|flip_lr|blur)`: exactly one of them for each image, with equal chances.
+
+    The one is done as it says by itself: `flip_lr` mirrors every other picture, `flip_lr(1)` each.
+    """
+    _require_chain(chain, "one_of")
+    return [_equal_chances([(call,) for call in chain])]
+
+
+@operation("maybe", draws=1, kind=Kind.POLICY)
+def _maybe(chance: Any, chain: Any) -> list[Choice]:
+    """`maybe(0.5,rotate(20)|blur)`: all of them with that probability, else none."""
+    require(
+        isinstance(chance, float) and 0 <= chance <= 1, "maybe", "the first is a number in [0, 1]"
+    )
+    _require_chain(chain, "maybe")
+    return [Choice(((0.0, chance, chain),))]
+
+
+@operation("randaugment", draws=1, kind=Kind.POLICY)
+def _randaugment(rounds: Any, magnitude: Any) -> list[Choice]:
+    """`randaugment(2,9)`: so many operations one after the other, of that magnitude out of 30.
+
+    Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space,
+    2019. Each is drawn, with equal chances, from doing nothing and those of its operations that
+    are registered here with a strength; its sign is random.
+    """
+    call = f"randaugment({rounds},{magnitude})"
+    require(rounds in range(1, _MAX_ROUNDS + 1), call, f"rounds are 1 to {_MAX_ROUNDS}")
+    require(
+        isinstance(magnitude, float) and 0 <= magnitude <= _MAGNITUDES,
+        call,
+        f"the magnitude is in [0, {_MAGNITUDES}]",
+    )
+    calls = [
+        (spec.Call(name, operations[name].strength(magnitude / _MAGNITUDES)),)
+        for name in operations
+        if operations[name].strength
+    ]
+    return [dataclasses.replace(_equal_chances([(), *calls]), extreme=True)] * int(rounds)
+
+
+def _equal_chances(chains: list[Chain]) -> Choice:
+    count = len(chains)
+    return Choice(tuple((i / count, (i + 1) / count, chain) for i, chain in enumerate(chains)))
+
+
+def _require_chain(chain: Any, name: str) -> None:
+    require(isinstance(chain, tuple), name, "it takes operations, joined by |")

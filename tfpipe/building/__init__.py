@@ -1,0 +1,1 @@
+"""From sources to a records folder: scan, select, split, shard, publish."""

@@ -1,0 +1,1 @@
+"""What every package builds on: options, errors, the terminal, files that appear whole."""

@@ -1,0 +1,100 @@
+"""Runs a command: flags in, exit status out, and no traceback for a user's mistake."""
+
+import inspect
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from tfpipe.core import allocator, onednn, options, terminal
+from tfpipe.core.errors import UserError
+
+_COMMON_FLAGS = """\
+  --flagfile=PATH
+      read flags from a file, one a line; give it first, as the later of two values wins
+  --verbosity=-1
+      TensorFlow's own log: -1 none of it, 0 warnings, 1 all"""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> None:
+    """Parses the command line into the dataclass `cls`, calls `main` with it, and exits.
+
+    Understands `--flagfile=PATH` (later values win), `--verbosity` and `--help` besides the flags
+    of `cls`. The exit status is 0, or what `main` returns, or 1 for a UserError, 2 for wrong
+    flags, 130 when interrupted. The command's module docstring is its help text.
+
+    Args:
+        main: what the command does.
+        cls: its options.
+        tuned: whether to do as `tfpipe.core.allocator` and `tfpipe.core.onednn` say.
+    """
+    values = flags.FlagValues()
+    options.define_flags(cls, values)
+    flags.DEFINE_integer(
+        "verbosity",
+        -1,
+        "TensorFlow's own log: -1 none of it, 0 warnings, 1 all",
+        flag_values=values,
+    )
+    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+        print(_help(main, cls))
+        sys.exit(0)
+    try:
+        parsed = _parse(values, sys.argv, cls)
+        terminal.quiet_tensorflow(values["verbosity"].value)
+        if tuned:
+            allocator.keep_freed_memory()
+            onednn.use()
+        sys.exit(main(parsed))
+    except UserError as error:
+        terminal.error(str(error))
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        terminal.error("interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our standard output went away, as `head` does. Python would complain again
+        # when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _parse(values: flags.FlagValues, argv: list[str], cls: type) -> Any:
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        where = _where(argv, error)
+        raise UserError(f"{where}{error} (--help lists the flags)", status=2) from None
+    if rest:
+        raise UserError(
+            f"unexpected argument {rest[0]!r}: every argument is a flag, --name=value"
+            " (--help lists them)",
+            status=2,
+        )
+    return options.from_flags(cls, values)
+
+
+def _where(argv: list[str], error: flags.Error) -> str:
+    """Names the flagfile and line that an unknown flag came from; absl does not."""
+    name = getattr(error, "flagname", None)
+    if name is None or any(arg.lstrip("-").split("=")[0] == name for arg in argv[1:]):
+        return ""
+    for arg in argv[1:]:
+        if not arg.lstrip("-").startswith("flagfile="):
+            continue
+        path = pathlib.Path(arg.split("=", 1)[1]).expanduser()
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            if line.strip().lstrip("-").split("=")[0] == name:
+                return f"{path}, line {number}: "
+    return ""
+
+
+def _help(main: Callable, cls: type) -> str:
+    doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
+    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{_COMMON_FLAGS}"

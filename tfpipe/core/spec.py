@@ -1,0 +1,123 @@
+"""Spec strings such as "rotate(20)|maybe(0.5,blur)": parsed literally, never evaluated.
+
+Grammar: a chain is calls joined by `|`; a call is a name with, in parentheses, numbers, words or
+chains; `name` alone is `name()`.
+"""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
+
+MAX_LENGTH = 2000  # characters; keeps the parser's recursion bounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a chain; an argument is a number or, for a nested chain, a tuple of calls."""
+
+    name: str
+    args: tuple["float | tuple[Call, ...]", ...] = ()
+
+    def __str__(self) -> str:
+        if not self.args:
+            return self.name
+        args = (f"{a:g}" if isinstance(a, float) else "|".join(map(str, a)) for a in self.args)
+        return f"{self.name}({','.join(args)})"
+
+
+def parse(text: str, *, flag: str) -> tuple[Call, ...]:
+    """Parses a spec string into its chain of calls.
+
+    Args:
+        text: the spec; blank means an empty chain.
+        flag: the flag it came from, for the message.
+
+    Raises:
+        UserError: the text does not follow the grammar.
+    """
+    return _read(text, flag, _chain, "calls joined by '|', as in 'name(1,2)|name'")
+
+
+def parse_list(text: str, *, flag: str) -> tuple[tuple[Call, ...], ...]:
+    """Parses chains separated by commas; blank means none. Arguments and errors are `parse`'s."""
+    return _read(text, flag, _chains, "calls separated by commas, as in 'name(1,2),name'")
+
+
+def _read(text: str, flag: str, reader: Callable[[ast.expr], tuple], allowed: str) -> tuple:
+    if not text.strip():
+        return ()
+    try:
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f"longer than {MAX_LENGTH} characters")
+        return reader(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"--{flag}={text!r} is not a spec ({reason}); write {allowed}") from None
+
+
+def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return tuple(_chain(part) for part in parts)
+
+
+def parse_one(text: str, registry: Registry, *, flag: str) -> Call:
+    """Parses a spec string that is one call of a registry's; raises UserError for another form."""
+    chain = parse(text, flag=flag)
+    if len(chain) != 1:
+        raise UserError(
+            f"--{flag}={text!r} is not one {registry.kind}; known: {', '.join(registry)}"
+        )
+    return chain[0]
+
+
+def make(text: str, registry: Registry, *first: Any, flag: str) -> Any:
+    """Calls the entry of a registry that a spec names, with the numbers in the spec.
+
+    Args:
+        text: one call whose arguments are numbers.
+        registry: of functions, whose docstrings begin with their usage and a colon.
+        first: what each of them takes before the numbers.
+        flag: the flag it came from, for the message.
+
+    Raises:
+        UserError: the text is no such call, or names an unknown entry or takes wrong arguments.
+    """
+    call = parse_one(text, registry, flag=flag)
+    function = registry[call.name]
+    try:
+        inspect.signature(function).bind(*first, *call.args)
+        known = all(isinstance(argument, float) for argument in call.args)
+    except TypeError:
+        known = False
+    if not known:
+        usage = inspect.getdoc(function).split(": ")[0].replace("`", "")
+        raise UserError(f"--{flag}={text}: cannot take {call}; write {usage}")
+    return function(*first, *call.args)
+
+
+def _chain(node: ast.expr) -> tuple[Call, ...]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _chain(node.left) + _chain(node.right)
+    if isinstance(node, ast.Name):
+        return (Call(node.id),)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        return (Call(node.func.id, tuple(_argument(arg) for arg in node.args)),)
+    raise ValueError(f"cannot read {ast.unparse(node)!r}")
+
+
+def _argument(node: ast.expr) -> "float | tuple[Call, ...]":
+    sign = 1.0
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -1.0, node.operand
+    if isinstance(node, ast.Constant):
+        if type(node.value) not in (int, float):
+            raise ValueError(f"{node.value!r} is not a number")
+        return sign * float(node.value)
+    if sign < 0:
+        raise ValueError(f"cannot read {ast.unparse(node)!r}")
+    return _chain(node)

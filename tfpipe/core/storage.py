@@ -1,0 +1,272 @@
+"""Files and folders that appear whole or not at all, on this machine or at a URL."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO
+
+from tfpipe.core import remote
+from tfpipe.core.errors import ResumableError, UserError
+
+# Files and folders that hold a piece of work in progress start with this; nothing reads them.
+PARTIAL_PREFIX = ".partial-"
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Opens a file for writing that takes its name only when the block ends without an error.
+
+    Args:
+        path: where the file appears, replacing one that is there. Its folder must exist. What is
+            written to a URL is held in memory.
+        mode: "w" (UTF-8 text, newlines as written) or "wb".
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    if remote.is_remote(path):
+        buffer = io.BytesIO() if "b" in mode else io.StringIO()
+        yield buffer
+        data = buffer.getvalue()
+        write_whole(path, data.encode() if isinstance(data, str) else data)
+        return
+    path = pathlib.Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}-{os.getpid()}")
+    try:
+        with open(partial, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None or os.fspath(error.filename) == os.fspath(partial):
+            raise ResumableError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[pathlib.Path]:
+    """Yields an empty folder that takes the name `path` only when the block ends without an error.
+
+    The folder lies beside `path`, on the same file system, so that publishing it is one rename.
+
+    Args:
+        path: where the folder appears. Missing parents are made.
+        replace: whether a folder that is there already gives way; it is removed after the new one
+            is complete.
+
+    Raises:
+        UserError: `path` exists and `replace` is not set, or its parent cannot be written to.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not replace:
+        raise UserError(f"{path} exists already: name another folder, or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise ResumableError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    work = pathlib.Path(work)
+    try:
+        work.chmod(0o755)  # mkdtemp makes folders that only their owner may read
+        yield work
+        for file in work.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        if path.exists():
+            old = path.with_name(f"{PARTIAL_PREFIX}{path.name}-old-{os.getpid()}")
+            path.rename(old)
+            work.rename(path)
+            shutil.rmtree(old)
+        else:
+            work.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Makes a rename inside the folder `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: str | os.PathLike) -> None:
+    """Makes a file's contents survive a power cut."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; floats are written exactly."""
+    with atomic_file(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        what: what the file is, for the message, as in "a records manifest".
+        hint: what to do if it is missing or damaged.
+
+    Raises:
+        UserError: the file is missing, unreadable, or not JSON.
+    """
+    try:
+        data = read_whole(path)
+        if data is None:
+            raise UserError(f"{path} does not exist; expected {what}: {hint}")
+        return json.loads(data.decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not {what} ({error}): {hint}") from None
+
+
+def open_to_read(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file, local or remote; raises OSError."""
+    if remote.is_remote(path):
+        return remote.open_to_read(os.fspath(path))
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file for writing that takes its name only when the block ends without an error.
+
+    Unlike one of `atomic_file`, it may not outlast a power cut, and processes on many machines may
+    write it at once: one of them wins.
+
+    Args:
+        path: local or remote; missing folders are made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f"{PARTIAL_PREFIX}{name}-{uuid.uuid4().hex}")
+    try:
+        make_folder(folder or ".")
+        if remote.is_remote(path):
+            with remote.gfile(partial) as files, files.GFile(partial, "wb") as file:
+                yield file
+        else:
+            with open(partial, "wb") as file:
+                yield file
+        rename(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove(partial)
+        if isinstance(error, OSError):
+            raise ResumableError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> bytes | None:
+    """Reads a file, local or remote, or a part of it.
+
+    Args:
+        path: the file.
+        offset: where to begin, in bytes.
+        size: how much to read, in bytes; -1 for all.
+
+    Returns:
+        The contents, or None if there is no such file.
+    """
+    try:
+        with open_to_read(path) as file:
+            file.seek(offset)
+            return file.read(size)
+    except FileNotFoundError:
+        return None
+
+
+def names_in(path: str | os.PathLike) -> list[str]:
+    """Returns the names in a folder, local or remote; none if there is no such folder."""
+    try:
+        if remote.is_remote(path):
+            with remote.gfile(path) as files:
+                return [name.rstrip("/") for name in files.listdir(path)]
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Returns whether there is a file or a folder, local or remote."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            return files.exists(path)
+    return os.path.exists(path)
+
+
+def size(path: str | os.PathLike) -> int:
+    """Returns the bytes of a file, local or remote; raises OSError, also for what is no file."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            status = files.stat(path)
+            if not status.is_directory:
+                return status.length
+    else:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder, local or remote, and those above it, unless it is there; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def rename(path: str | os.PathLike, to: str | os.PathLike) -> None:
+    """Renames a file in its file system, replacing one that is there; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.rename(path, to, overwrite=True)
+    else:
+        os.replace(path, to)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Removes a file, local or remote; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            files.remove(path)
+    else:
+        os.unlink(path)
+
+
+def remove_tree(path: str | os.PathLike) -> None:
+    """Removes a folder, local or remote, and what is in it, as far as possible."""
+    if remote.is_remote(path):
+        with contextlib.suppress(OSError), remote.gfile(path) as files:
+            files.rmtree(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""What a person sees while a command runs: messages, progress bars, tables.
+
+Messages and progress go to standard error, results to standard output, so that a command's
+result can be piped.
+"""
+
+import contextlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tfpipe.core.errors import one_line
+
+_messages = Console(stderr=True, highlight=False, soft_wrap=True)
+_results = Console(highlight=False, soft_wrap=True)
+
+# Without a terminal a progress bar becomes one plain line in this many seconds.
+PLAIN_INTERVAL_S = 10.0
+
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Sets whether only warnings, errors and results are shown."""
+    global _quiet
+    _quiet = quiet
+
+
+def quiet_tensorflow(verbosity: int) -> None:
+    """Silences TensorFlow's start-up noise; call it before TensorFlow is imported.
+
+    Args:
+        verbosity: -1 shows nothing of TensorFlow's own log, 0 its warnings, 1 everything. What a
+            user has set in TF_CPP_MIN_LOG_LEVEL wins.
+    """
+    cpp_level = {-1: "3", 0: "1"}.get(verbosity, "0")
+    python_level = {-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", cpp_level)
+    # oneDNN's notice is printed at level 0 whatever its settings, so only the level hides it.
+    for name in ("tensorflow", "absl", "h5py"):
+        logging.getLogger(name).setLevel(python_level)
+    if verbosity < 1:
+        warnings.simplefilter("ignore")
+
+
+def say(message: str) -> None:
+    """Prints one line of information."""
+    if not _quiet:
+        _messages.print(one_line(message), markup=False)
+
+
+def warn(message: str) -> None:
+    """Prints one line that a user should not miss."""
+    _messages.print(f"warning: {one_line(message)}", style="yellow", markup=False)
+
+
+def error(message: str) -> None:
+    """Prints the one line that explains why the command ends."""
+    _messages.print(f"error: {one_line(message)}", style="red", markup=False)
+
+
+def result(text: str) -> None:
+    """Prints a line of the command's result to standard output."""
+    _results.print(one_line(text), markup=False)
+
+
+def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Prints a table to standard output; columns after the first are right-aligned."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(one_line(cell) for cell in row))
+    _results.print(table)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable]:
+    """Shows how far a long step has come.
+
+    Yields:
+        A function `advance(n=1, note="")` to call when n more units are done; the note is shown
+        behind the figures.
+
+    On a terminal this is a bar with the rate and the time left; elsewhere a plain line every
+    `PLAIN_INTERVAL_S` seconds.
+    """
+    if _messages.is_terminal and not _quiet:
+        with _bar(description, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain(description, total, unit)
+
+
+@contextlib.contextmanager
+def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=_messages, transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="", note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            done = bar.tasks[0].completed + n
+            rate = _rate(done, time.monotonic() - start)
+            bar.update(task, advance=n, rate=f"{rate} {unit}/s", note=note)
+
+        yield advance
+
+
+def _plain(description: str, total: int | None, unit: str) -> Callable:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_S and done != total:
+            last = now
+            of_total = f" of {total}" if total is not None else ""
+            rate = _rate(done, now - start)
+            say(f"{description}: {done}{of_total} {unit}, {rate}/s {note}".rstrip())
+
+    return advance
+
+
+def _rate(done: float, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -1,0 +1,188 @@
+"""Images as clients send them: of any kind and size, perhaps damaged, perhaps made to do harm.
+
+Each is judged alone: one that cannot be read costs only its sender an answer. What they become is
+what `tfpipe.images.decode` makes of the same files before they are records: upright, the first
+picture of an animation, on white where it is transparent. So an answer does not depend on the way
+an image took.
+
+A graph has no exceptions. What can be seen beforehand is refused with a reason; where a decoder
+fails, the rest goes on without that image (`ignore_errors`).
+"""
+
+import functools
+
+import tensorflow as tf
+
+from tfpipe.images import gif, orientation, preprocess
+from tfpipe.images.head import Head
+from tfpipe.images.preprocess import CHANNELS
+
+# The limits of a build: `decode.MAX_PIXELS` and `intact.MAX_SCANS`.
+MAX_PIXELS = 89_478_485
+MAX_SCANS = 100
+# Each scan of a JPEG passes over all its pixels. The largest picture may have the usual ten.
+MAX_SCANNED = 10 * MAX_PIXELS
+
+EMPTY = "the file is empty"
+NO_IMAGE = "not a JPEG, PNG, GIF or BMP file"
+TOO_LARGE = f"more than {MAX_PIXELS:,} pixels"
+TOO_MANY_SCANS = f"a JPEG with more than {MAX_SCANS} scans, or too many for its size"
+UNKNOWN_BMP = "a BMP file other than of 24 or 32 bits without compression: convert it"
+DAMAGED = "damaged"
+
+_PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
+_BMP_DEPTH_AT = 28  # bits of a pixel
+_PNG_DEPTH_AT = 24  # of its header: bits of a channel
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)  # APP14, "transform" 0
+_SCAN = b"\xff\xda"  # the marker that begins one
+
+# How many images of a batch are decoded at a time, if there are so many threads.
+_PARALLEL = 16
+
+
+def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes a batch of image files and resizes each to a square.
+
+    Args:
+        encoded: string [N], JPEG, PNG, GIF or BMP files of any sizes.
+        size: the side of the result in pixels, S.
+
+    Returns:
+        uint8 [N, S, S, 3], RGB in 0..255, black where an image cannot be read; and string [N], why
+        it cannot, one of this module's constants, or "".
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def judged(index: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return index, *_judged(file, size)
+
+    count = tf.size(encoded)
+    # One more that is always read, so that there is a batch; it stands for all that are not.
+    files = tf.concat([encoded, [""]], 0)
+    dataset = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), files))
+    dataset = dataset.map(judged, num_parallel_calls=_PARALLEL, deterministic=True)
+    dataset = dataset.ignore_errors().batch(tf.cast(count + 1, tf.int64))
+    # Optimizing a data set takes longer than decoding an image, and it would be done at each call.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    indices, images, errors = dataset.with_options(options).get_single_element()
+    last = tf.size(indices) - 1
+    errors = tf.concat([errors[:-1], [DAMAGED]], 0)
+    places = tf.tensor_scatter_nd_update(
+        tf.fill([count], last), indices[:-1, tf.newaxis], tf.range(last)
+    )
+    images = tf.ensure_shape(images, [None, size, size, CHANNELS])
+    return tf.gather(images, places), tf.gather(errors, places)
+
+
+def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """Does as `decode`, without the reasons."""
+    return decode(encoded, size)[0]
+
+
+def _judged(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the square of an image and "", or a black one and what is wrong with it.
+
+    Each branch is a function that is optimized when a model is loaded; so what they share is done
+    once, after them.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a decoder finds damage.
+    """
+    head = Head(encoded, 64)
+    starts = (_PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC)
+    known = [tf.io.is_jpeg(encoded), *map(head.starts_with, starts), tf.constant(True)]
+    kind = tf.argmax(tf.cast(tf.stack(known), tf.int32), output_type=tf.int32)  # the first
+    checks = [_check_jpeg, _check_png, _check_gif, _check_bmp, _check_other]
+    plain, error = tf.switch_case(
+        kind, [functools.partial(check, encoded, head) for check in checks]
+    )
+    decoders = [
+        lambda: preprocess.decode_pixels(plain, size),
+        lambda: _on_white(plain, head),
+        lambda: tf.io.decode_image(plain, channels=CHANNELS, expand_animations=False),
+        lambda: _decode_bmp(plain, head),
+        lambda: tf.zeros([1, 1, CHANNELS], tf.uint8),
+    ]
+    others = len(decoders) - 1
+    pixels = tf.switch_case(tf.where(error == "", kind, others), decoders)
+    image = preprocess.resize(tf.ensure_shape(pixels, [None, None, CHANNELS]), size)
+    # A square, which is small and stays one.
+    image = orientation.upright(image, orientation.orientation(encoded))
+    return tf.ensure_shape(image, [size, size, CHANNELS]), error
+
+
+def _check_jpeg(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a file for the decoder, string scalar, and what is wrong with it, or ""."""
+    shape = tf.io.extract_jpeg_shape(encoded)
+    pixels = _area(shape[0], shape[1])
+    # tf.strings.split makes ten times as many operations of it.
+    parts = tf.raw_ops.StringSplitV2(input=[encoded], sep=_SCAN).values
+    scans = tf.size(parts) - 1
+    many = (scans > MAX_SCANS) | (pixels * tf.cast(scans, tf.float32) > MAX_SCANNED)
+    plain = tf.where(shape[2] == 4, _as_adobe(encoded), encoded)
+    return plain, tf.where(many, TOO_MANY_SCANS, _size_error(pixels))
+
+
+def _check_png(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+    width, height = head.number(16, 4, big=True), head.number(20, 4, big=True)
+    return encoded, _size_error(_area(width, height))
+
+
+def _check_gif(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+    first, pixels = gif.first_picture(encoded)
+    return first, _size_error(pixels)
+
+
+def _check_bmp(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+    width, height = head.number(18, 4), head.number(22, 4)  # negative from the top down
+    depth = head.number(_BMP_DEPTH_AT, 2)
+    known = (head.number(14, 4) >= 40) & (head.number(30, 4) == 0)
+    known &= (depth == 24) | (depth == 32)
+    return encoded, tf.where(known, _size_error(_area(width, height)), UNKNOWN_BMP)
+
+
+def _check_other(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+    return encoded, tf.where(head.size == 0, EMPTY, NO_IMAGE)
+
+
+def _decode_bmp(encoded: tf.Tensor, head: Head) -> tf.Tensor:
+    return tf.cond(
+        head.number(_BMP_DEPTH_AT, 2) == 24,
+        lambda: tf.io.decode_bmp(encoded, channels=3),
+        lambda: tf.io.decode_bmp(encoded, channels=4)[..., :CHANNELS],
+    )
+
+
+def _area(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
+    return tf.abs(tf.cast(width, tf.float32)) * tf.abs(tf.cast(height, tf.float32))
+
+
+def _size_error(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.where(pixels > MAX_PIXELS, TOO_LARGE, "")
+
+
+def _as_adobe(encoded: tf.Tensor) -> tf.Tensor:
+    """Has a CMYK JPEG read with its inks inverted, as Adobe writes and all else reads them.
+
+    TensorFlow takes them so only where the file has Adobe's marker. A marker of its own wins, as it
+    follows.
+    """
+    return tf.strings.substr(encoded, 0, 2) + _ADOBE + tf.strings.substr(encoded, 2, 2**31 - 1)
+
+
+def _on_white(encoded: tf.Tensor, head: Head) -> tf.Tensor:
+    """Decodes a PNG, with white where it is transparent, to uint8 [H, W, 3]."""
+    image = tf.io.decode_png(encoded, channels=4)
+    # Without transparency TensorFlow gives so many bits, fewer than eight, to all the alpha.
+    depth = head.byte(_PNG_DEPTH_AT)
+    alpha = tf.cast(image[..., 3:], tf.int32)
+    least, most = tf.reduce_min(alpha), tf.reduce_max(alpha)
+    opaque = (least == 255) | (least == most) & (most == tf.bitwise.left_shift(1, depth) - 1)
+
+    def mixed() -> tf.Tensor:
+        color = tf.cast(image[..., :CHANNELS], tf.int32)
+        return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    return tf.cond(opaque, lambda: image[..., :CHANNELS], mixed)

@@ -1,1 +1,0 @@
-"""Images to records: sources, labels, checks, splits, shards, manifest."""

@@ -1,0 +1,1 @@
+"""Records on disk: examples, shards, the manifest, and checks of all three."""

@@ -1,0 +1,1 @@
+"""Trained runs: train one, load it, calibrate it, cross-validate, combine."""

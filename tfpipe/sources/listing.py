@@ -1,0 +1,88 @@
+"""Files that a list names, with their labels."""
+
+import functools
+import os
+import stat
+
+from tfpipe.core import remote, storage
+from tfpipe.sources import label_list
+from tfpipe.sources.file import read_file, stamps
+from tfpipe.sources.source import Source
+
+
+class Listing(Source):
+    """Files that a CSV or JSONL file names, perhaps each with its label; see `label_list`.
+
+    Paths are relative to the list's folder, or absolute, or URLs. As a person wrote them, they may
+    lead anywhere, and links are followed. A file that is missing is skipped.
+    """
+
+    kind = "a list (.csv or .jsonl)"
+
+    @classmethod
+    def fits(cls, path: str) -> bool:  # noqa: D102
+        return os.path.isfile(path) and path.lower().endswith(label_list.SUFFIXES)
+
+    def read(self, name: str) -> bytes:  # noqa: D102
+        return read_file(self.locate(name), follow=True)
+
+    def prepare(self) -> None:  # noqa: D102
+        if self._url:
+            storage.exists(self._url)  # which loads TensorFlow
+
+    def __reduce__(self):
+        return type(self), (self.path,), {"_url": self._url}
+
+    def locate(self, name: str) -> str:
+        """Returns where a file is: its path joined to that of the list's folder."""
+        return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of every file; raises UserError if one has none."""
+        return {row.path: row.label for row in label_list.read(self.path)}
+
+    def groups(self, column: str) -> dict[str, str]:  # noqa: D102
+        return {row.path: row.group for row in label_list.read(self.path, column) if row.group}
+
+    @functools.cached_property
+    def _url(self) -> str:
+        """The first URL that it names, or ""; copies in other processes need not read the list."""
+        return next(filter(remote.is_remote, (self.locate(row.path) for row in self._rows)), "")
+
+    @functools.cached_property
+    def _rows(self) -> list[label_list.Row]:
+        return label_list.read(self.path, labelled=False)  # as a prediction needs none
+
+    @functools.cached_property
+    def _listing(self):
+        members, skipped = {}, []
+        urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in self._rows))})
+        stamp_of = dict(zip(urls, stamps(urls), strict=True))
+        seen = set()
+        for row in self._rows:
+            if row.path in seen:
+                detail = f"line {row.line} of the list says again what an earlier one does"
+                skipped.append((row.path, "repeated name", detail))
+                continue
+            seen.add(row.path)
+            path = self.locate(row.path)
+            try:
+                if path in stamp_of:
+                    if isinstance(stamp_of[path], OSError):
+                        raise stamp_of[path]
+                    members[row.path] = (*stamp_of[path], row.label)
+                    continue
+                status = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                detail = f"line {row.line} of {self.path} names it, and there is no such file"
+                skipped.append((row.path, "missing", detail))
+                continue
+            except OSError as error:
+                skipped.append((row.path, "unreadable", error.strerror or str(error)))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                members[row.path] = (status.st_size, status.st_mtime_ns, row.label)
+            else:
+                skipped.append((row.path, "special file", "not a regular file"))
+        return members, skipped

@@ -1,0 +1,120 @@
+"""What a run makes of its options and records, so that later commands ask nothing twice."""
+
+import collections
+import pathlib
+
+from tfpipe.core.errors import UserError
+from tfpipe.model import backbones, classifier
+from tfpipe.records.manifest import Manifest
+from tfpipe.records.part import Part
+from tfpipe.training.config import Resolved, TrainConfig
+
+
+def branches(config: TrainConfig) -> tuple[dict, ...]:
+    """Resolves --backbones, --image_size and --weights.
+
+    Returns:
+        For each backbone its name, input side in pixels, and first weights: those of a model file
+        are the file's, so --weights is for the others.
+
+    Raises:
+        UserError: one of them is unknown, is named twice, or does not fit.
+    """
+    found = [backbones.get(text) for text in config.backbones.split(",")]
+    names = [backbone.name for backbone in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
+    files = {backbone.path for backbone in found if backbone.path}
+    if len({pathlib.Path(path).name for path in files}) < len(files):
+        raise UserError(
+            f"--backbones={config.backbones}: two model files have one name: rename one of them"
+        )
+    others = [backbone for backbone in found if not backbone.path]
+    weights = _per_backbone("weights", config.weights, others) if others else {}
+    sizes = _per_backbone("image_size", config.image_size, found)
+    return tuple(
+        {
+            "name": backbone.text,
+            "size": _size(sizes[backbone.name], backbone),
+            "weights": backbone.path or weights[backbone.name],
+        }
+        for backbone in found
+    )
+
+
+def parts(config: TrainConfig, manifest: Manifest) -> tuple[Part, Part]:
+    """Resolves --train_split, --val_split and --fold: what is trained on, and what is held out.
+
+    Raises:
+        UserError: the records have no such splits or folds.
+    """
+    if config.fold < 0:
+        return Part(manifest, (config.train_split,)), Part(manifest, (config.val_split,))
+    splits = (config.train_split, config.val_split)
+    return (
+        Part(manifest, splits, config.fold),
+        Part(manifest, splits, config.fold, held_out=True),
+    )
+
+
+def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
+    """Resolves the options of a run on some records.
+
+    Raises:
+        UserError: one of them is wrong, or does not fit the records.
+    """
+    output = classifier.choose_output(config.output, len(manifest.classes))
+    train, _ = parts(config, manifest)
+    return Resolved(
+        classes=manifest.classes,
+        class_shares=tuple(count / train.count for count in train.class_counts.values()),
+        branches=branches(config),
+        output=output,
+        records_fingerprint=manifest.fingerprint,
+        precision=precision,
+        xla=xla,
+    )
+
+
+def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
+    """Reads a flag that holds one value for all backbones, or `name=value` for each.
+
+    A backbone that is cut has the name of the whole one too, unless another one has it.
+    """
+    names = [backbone.name for backbone in found]
+    shorts = collections.Counter(backbone.short_name for backbone in found)
+    plain = {
+        backbones.plain_name(backbone.short_name): backbone.name
+        for backbone in found
+        if shorts[backbone.short_name] == 1
+    }
+    plain |= {backbones.plain_name(name): name for name in names}
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 1 and backbones.plain_name(text.split("=")[0]) not in plain:
+        return dict.fromkeys(names, text)
+    values = {}
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals or backbones.plain_name(name) not in plain:
+            raise UserError(
+                f"--{flag}: {part!r} is not name=value with a name of --backbones"
+                f" ({', '.join(names)})"
+            )
+        values[plain[backbones.plain_name(name)]] = value
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserError(f"--{flag}={text} says nothing of {missing[0]}: add {missing[0]}=VALUE")
+    return values
+
+
+def _size(text: str, backbone: backbones.Backbone) -> int:
+    if not text.isdigit():
+        raise UserError(
+            f"--image_size={text}: give a side in pixels, or 0 for {backbone.name}'s own"
+        )
+    size = int(text) or backbone.input_size
+    if not size:
+        raise UserError(
+            f"--image_size={text}: {backbone.path} takes images of any size: give a side in pixels"
+        )
+    return size

@@ -1,0 +1,133 @@
+"""The stages of a training: what each trains, and the options in which it differs.
+
+    --stages="head:epochs=5,lr=1e-3,patience=3; top2:from=block13,lr=1e-4; all:from=all,lr=1e-5"
+
+Each stage starts from the weights of the best epoch of the one before it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from tfpipe.core.errors import UserError
+from tfpipe.model.split import ALL, HEAD
+from tfpipe.training.config import TrainConfig
+
+FROM = "from"
+
+# Options that a stage can have for itself; elsewhere, the value of the flag holds for all stages.
+OWN = (
+    *("epochs", "patience", "optimizer", "learning_rate", "backbone_learning_rate"),
+    *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
+    *("batch_norm", "augment", "feature_views", "loss", "label_smoothing", "focal_gamma"),
+)
+_SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}
+
+_OUTSIDE_PARENTHESES = r"(?![^(]*\))"
+_HOW = (
+    "write NAME:KEY=VALUE,KEY=VALUE;NAME:... with the keys from (head, all, or a layer or block),"
+    f" lr, backbone_lr, {', '.join(OWN)}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        index: its number, from 0.
+        name: for people.
+        start: where the trained part begins: "head", "all", or what `split.split` takes.
+        config: the options, with the stage's own values in place of the flags'.
+    """
+
+    index: int
+    name: str
+    start: str
+    config: TrainConfig
+
+    @property
+    def label(self) -> str:
+        """The name of the stage's files."""
+        return f"{self.index + 1}-{self.name}"
+
+
+def parse(config: TrainConfig) -> tuple[Stage, ...]:
+    """Returns the stages that `--stages` names.
+
+    Raises:
+        UserError: it does not have the form, or an option does not have its values.
+    """
+    texts = [text.strip() for text in config.stages.split(";")]
+    stages = tuple(_stage(index, text, config) for index, text in enumerate(texts))
+    names = [stage.name for stage in stages]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"--stages: two stages are named {twice}: give each a name of its own")
+    return stages
+
+
+def passes(stages: Sequence[Stage]) -> int:
+    """Returns about how often a training takes the images through a backbone, or a part of it.
+
+    Args:
+        stages: of the training, as they are planned.
+    """
+    found = 0
+    for stage in stages:
+        config = stage.config
+        views = config.feature_views if config.augment else 1
+        kept = stage.start == HEAD and views
+        found += views if kept else config.epochs
+    return found
+
+
+def earliest(stages: Sequence[Stage]) -> str:
+    """Returns where the first of some stages, and those of them that see the same pictures, begin.
+
+    Args:
+        stages: the one that comes next, and those after it.
+
+    Returns:
+        A place as `split.split` takes it, at or before the first stage's in every backbone.
+    """
+    first = stages[0]
+
+    def pictures(stage: Stage) -> tuple[str, int]:
+        return stage.config.augment, stage.config.feature_views
+
+    alike = [each.start for each in stages if pictures(each) == pictures(first)]
+    places = [start for start in dict.fromkeys(alike) if start not in (HEAD, ALL)]
+    if first.start == ALL or not places:
+        return first.start
+    return "+".join(places)
+
+
+def _stage(index: int, text: str, config: TrainConfig) -> Stage:
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"--stages: {text!r} does not begin with a name of letters; {_HOW}")
+    values, start = {}, HEAD
+    for pair in re.split(f",{_OUTSIDE_PARENTHESES}", rest) if rest.strip() else []:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        key = _SHORT.get(key, key)
+        if key == FROM and value:
+            start = value
+        elif equals and key in OWN and key not in values:
+            values[key] = _value(key, value, f"--stages: {name}:{pair.strip()}")
+        else:
+            raise UserError(f"--stages: {name}: cannot take {pair.strip()!r}; {_HOW}")
+    return Stage(index, name, start, dataclasses.replace(config, **values))
+
+
+def _value(key: str, text: str, where: str) -> str | int | float | bool:
+    field = {field.name: field for field in dataclasses.fields(TrainConfig)}[key]
+    choices = field.metadata["choices"]
+    if choices and text not in choices:
+        raise UserError(f"{where} is not one of {', '.join(choices)}")
+    try:
+        return field.type(text)
+    except ValueError:
+        kind = {int: "a whole number", float: "a number"}[field.type]
+        raise UserError(f"{where} is not {kind}") from None

@@ -1,0 +1,161 @@
+"""From gradients to changed weights: scaled, accumulated over steps, clipped, applied."""
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tf_keras
+
+from tfpipe.core.errors import UserError
+from tfpipe.training import optimizers, schedules
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.strategy import summed
+
+
+class Update:
+    """Changes the variables with the gradients of one or several steps.
+
+    Made in the scope of a tf.distribute strategy, if there is one. Each replica accumulates its own
+    gradients; their sum over the replicas is clipped and applied.
+
+    Accumulated gradients are never kept from one epoch to the next, so they need no place in a
+    checkpoint: the last update of an epoch takes the steps that are left.
+
+    Attributes:
+        optimizer: the state that goes into a checkpoint; it counts the updates.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        variables: list[tf.Variable],
+        *,
+        backbone: Sequence[tf.Variable] = (),
+        steps: int,
+        float16: bool,
+    ):
+        """Prepares the state.
+
+        Args:
+            config: the options.
+            variables: what is trained.
+            backbone: those among them that have --backbone_learning_rate, if it is given.
+            steps: in an epoch, at least 1.
+            float16: whether the loss must be scaled up, lest small gradients vanish.
+        """
+        self._variables = variables
+        self._steps = steps
+        self._every = config.accumulate_steps
+        self._clip_norm = config.clip_norm
+        self._rate = rate = _rate(config, steps)
+        optimizer = optimizers.build(config.optimizer, rate, config.weight_decay)
+        self._scales = float16
+        if float16:
+            optimizer = tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
+        if hasattr(optimizer, "build"):
+            optimizer.build(variables)
+        self.optimizer = optimizer
+        # All optimizers change a weight in proportion to the rate, so a part of each change is what
+        # the same part of the rate would have made of it.
+        self._ratio = _ratio(config)
+        self._backbone = [] if self._ratio == 1 else list(backbone)
+        accumulated = variables if self._every > 1 else []
+        own = {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.SUM,
+        }
+        self._sums = [tf.Variable(tf.zeros(v.shape, v.dtype), **own) for v in accumulated]
+        self._steps_summed = tf.Variable(0.0, **own)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+        if isinstance(self._rate, schedules.Schedule):
+            return float(self._rate.rate(self.optimizer.iterations))
+        return self._rate
+
+    def due(self, step: int) -> bool:
+        """Returns whether the weights change with this step of an epoch, counted from 1."""
+        return step % self._every == 0 or step == self._steps
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """Returns the loss whose gradients `add` takes."""
+        return self.optimizer.get_scaled_loss(loss) if self._scales else loss
+
+    def add(self, gradients: list[tf.Tensor], *, due: bool) -> None:
+        """Takes one step's gradients; where due, applies their mean over the steps since the last.
+
+        Args:
+            gradients: of the scaled loss by each of the variables; with several replicas, of the
+                replica's part of the loss, whose sum over all is the loss.
+            due: what `due` says of the step.
+        """
+        if self._scales:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        if self._sums:
+            for total, gradient in zip(self._sums, gradients, strict=True):
+                total.assign_add(gradient)
+            self._steps_summed.assign_add(1)
+            gradients = [total / self._steps_summed for total in self._sums]
+        if not due:
+            return
+        gradients = summed(gradients)
+        if self._clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        before = [tf.identity(variable) for variable in self._backbone]
+        # Kept by Keras' new optimizers under the name that the older ones have for it.
+        self.optimizer.apply_gradients(
+            zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
+        )
+        for variable, value in zip(self._backbone, before, strict=True):
+            variable.assign(value + self._ratio * (variable - value))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what is accumulated; for an epoch's start, as one may have ended early."""
+        if self._sums:
+            for total in self._sums:
+                total.assign(tf.zeros(total.shape, total.dtype))
+            self._steps_summed.assign(0)
+
+
+def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
+    """Raises UserError if an option on the update of the weights is wrong.
+
+    Args:
+        config: the options.
+        steps: in an epoch.
+        replicas: devices that train together.
+    """
+    if config.optimizer == "lookahead" and replicas > 1:
+        # It makes variables in the first step, which TensorFlow cannot do there for several.
+        raise UserError(
+            f"--optimizer=lookahead cannot train on {replicas} devices: give radam, which it wraps,"
+            " or --strategy=one_device"
+        )
+    if config.accumulate_steps < 1:
+        raise UserError(f"--accumulate_steps={config.accumulate_steps} is not at least 1")
+    if not 0 <= config.clip_norm < math.inf:
+        raise UserError(f"--clip_norm={config.clip_norm:g} is not a number from 0 (off) on")
+    optimizers.build(config.optimizer, _rate(config, steps), config.weight_decay)
+    if not 0 <= config.backbone_learning_rate < math.inf:
+        raise UserError(
+            f"--backbone_learning_rate={config.backbone_learning_rate:g} is not a number from 0 (as"
+            " --learning_rate) on"
+        )
+    if _ratio(config) != 1 and config.optimizer == "lookahead":
+        raise UserError(
+            "--backbone_learning_rate: lookahead moves all weights at once: give 0, or another"
+            " --optimizer"
+        )
+
+
+def _ratio(config: TrainConfig) -> float:
+    """Returns the backbones' rate as a part of the head's."""
+    return (config.backbone_learning_rate or config.learning_rate) / config.learning_rate
+
+
+def _rate(config: TrainConfig, steps: int) -> schedules.Schedule | float:
+    optimizers.check_rate(config.learning_rate)
+    return schedules.build(config, math.ceil(steps / config.accumulate_steps))
