@@ -6,7 +6,7 @@ LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-large conformance demo web docs clean
+.PHONY: help setup lock lint format test test-slow test-large conformance demo web docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -55,8 +55,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 test: setup  ## Run the tests (some minutes on two cores)
 	@$(PYTEST)
 
-test-large: setup  ## Run the long tests too
-	@$(PYTEST) -m "large or not large"
+test-slow: setup  ## Run the tests that take more than some seconds each
+	@$(PYTEST) -m "slow and not large"
+
+test-large: setup  ## Run the tests that take minutes or much memory
+	@$(PYTEST) -m large
 
 TARGET ?= 127.0.0.1:8500
 conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port

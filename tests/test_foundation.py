@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfpipe.core import options, spec, storage
-from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.errors import UserError, as_flags, one_line
 from tfpipe.core.options import option
 from tfpipe.core.registry import Registry
 from tfpipe.core.spec import Call
@@ -170,6 +170,13 @@ class TestStorage:
             path.write_bytes(content)
         with pytest.raises(UserError, match=r"x\.json.*do this"):
             storage.read_json(path, what="a thing", hint="do this")
+
+
+def test_options_in_backticks_become_flags():
+    message = "`epochs=-1` is negative; see `records` and `python -m tfpipe.train`"
+    assert as_flags(message, ("epochs",)) == (
+        "--epochs=-1 is negative; see `records` and `python -m tfpipe.train`"
+    )
 
 
 def test_one_line_escapes_what_would_break_the_line():

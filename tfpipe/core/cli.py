@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from tfpipe.core import allocator, onednn, options, terminal
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import UserError, as_flags
 
 _COMMON_FLAGS = """\
   --flagfile=PATH
@@ -52,7 +52,7 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
             onednn.use()
         sys.exit(main(parsed))
     except UserError as error:
-        terminal.error(str(error))
+        terminal.error(as_flags(str(error), values))
         sys.exit(error.status)
     except KeyboardInterrupt:
         terminal.error("interrupted")

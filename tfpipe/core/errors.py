@@ -1,11 +1,16 @@
 """Errors that a user sees without a traceback, and files that are left out."""
 
+import re
+from collections.abc import Container
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its message is the whole of what is shown.
 
-    The message is one line: what is wrong, where (path or flag, with its value), what is
-    allowed, and what to do next.
+    The message is one line: what is wrong, where (path or option, with its value), what is
+    allowed, and what to do next. Library code writes an option in backticks, with its value where
+    that helps: "`image_size=0` is too small: give at least 32". The commands show it as a flag
+    (`as_flags`).
 
     Attributes:
         status: the exit status of the command, 1 unless given.
@@ -32,6 +37,20 @@ class Rejected(Exception):  # noqa: N818 (it is an outcome to be listed, not a f
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def as_flags(message: str, names: Container[str]) -> str:
+    """Return a message with every option in backticks spelled as a flag.
+
+    Args:
+        message: of an error, such as "`epochs=-1` is negative".
+        names: the options of the command; other words in backticks stay as they are.
+    """
+    return re.sub(
+        r"`([a-z_0-9]+)(=[^`]*)?`",
+        lambda m: f"--{m[1]}{m[2] or ''}" if m[1] in names else m[0],
+        message,
+    )
 
 
 def one_line(text: object) -> str:
