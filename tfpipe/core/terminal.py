@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tfpipe.core import native_log
 from tfpipe.core.errors import one_line
 
 _messages = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,16 +35,17 @@ def be_quiet(quiet: bool) -> None:
 
 
 def quiet_tensorflow(verbosity: int) -> None:
-    """Silences TensorFlow's start-up noise; call it before TensorFlow is imported.
+    """Hide TensorFlow's own log; call it in a command, before TensorFlow is imported.
 
     Args:
-        verbosity: -1 shows nothing of TensorFlow's own log, 0 its warnings, 1 everything. What a
-            user has set in TF_CPP_MIN_LOG_LEVEL wins.
+        verbosity: -1 shows only fatal errors, 0 warnings too, 1 everything. What a user has set in
+            TF_CPP_MIN_LOG_LEVEL wins.
     """
     cpp_level = {-1: "3", 0: "1"}.get(verbosity, "0")
     python_level = {-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", cpp_level)
-    # oneDNN's notice is printed at level 0 whatever its settings, so only the level hides it.
+    if verbosity < 1:
+        native_log.hide("IWE" if verbosity < 0 else "I")
     for name in ("tensorflow", "absl", "h5py"):
         logging.getLogger(name).setLevel(python_level)
     if verbosity < 1:
