@@ -1,31 +1,31 @@
-# `make` lists the targets. Everything runs inside .venv, which `make setup` fills from the lock file.
-PYTHON ?= $(shell for p in python3.11 python3.10 python3 python; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 12))' 2>/dev/null && echo "$$p" && break; done)
-BIN := .venv/bin
+# `make` lists the targets. Everything runs inside .venv, which `make setup` fills from the lock file:
+# with Python 3.10 to 3.13, the first found (3.12 before others), PYTHON=PATH, or one that uv fetches.
+PYTHON ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-slow test-large conformance demo web docs clean
+.PHONY: help setup lock lint format test test-slow test-large smoke conformance demo web docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-setup: .venv/.installed  ## Create .venv and install the locked packages (GPU: make setup LOCK=requirements-gpu.lock)
+setup: $(VENV)/.installed  ## Create .venv and install the locked packages (GPU: make setup LOCK=requirements-gpu.lock)
 
-.venv/.installed: $(LOCK) pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or 3.11 found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "installing the packages of $(LOCK) into .venv (some minutes the first time)"
-	@$(PYTHON) -m venv .venv
+$(VENV)/.installed: $(LOCK) pyproject.toml
+	@sh tools/make_venv.sh $(VENV) $(PYTHON)
+	@echo "installing the packages of $(LOCK) into $(VENV) (some minutes the first time)"
 	@$(BIN)/pip install --quiet --require-hashes --requirement $(LOCK)
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock:  ## Resolve the lock files anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra beam --extra dev --extra docs --extra parquet --extra report --extra screen --extra web pyproject.toml --output-file requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra beam --extra dev --extra docs --extra parquet --extra report --extra screen --extra web --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
+EXTRAS := --extra beam --extra dev --extra docs --extra parquet --extra report --extra screen --extra web
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate
+lock: setup  ## Resolve the lock files anew from pyproject.toml, for all four Pythons
+	$(COMPILE) $(EXTRAS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(EXTRAS) --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
 
 demo: setup  ## The whole path on toy images, in a few minutes
 	@$(BIN)/python tools/demo.py
@@ -60,6 +60,11 @@ test-slow: setup  ## Run the tests that take more than some seconds each
 
 test-large: setup  ## Run the tests that take minutes or much memory
 	@$(PYTEST) -m large
+
+SMOKE := tests/test_foundation.py tests/test_augment.py tests/test_end_to_end.py tests/test_model_file.py
+smoke:  ## Run a few tests on another Python: make smoke PYTHON=python3.13
+	@$(MAKE) --no-print-directory setup VENV=.venv-smoke
+	@.venv-smoke/bin/python -m pytest -m "not large" $(SMOKE)
 
 TARGET ?= 127.0.0.1:8500
 conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port

@@ -16,8 +16,9 @@ import sys
 _FILTER = r"""
 import re, sys
 severities, out = sys.argv[1].encode(), sys.stderr.buffer
-line = rb"([%s]\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [%s] )" % ((severities,) * 2)
-hidden = re.compile(line + rb"|WARNING: All log messages before absl::InitializeLog")
+absl = rb"[%s]\d{4} \d\d:\d\d:\d\d" % severities
+older = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [%s] " % severities
+hidden = re.compile(absl + b"|" + older + b"|WARNING: All log messages before absl::InitializeLog")
 for line in iter(sys.stdin.buffer.readline, b""):
     if not hidden.match(line):
         out.write(line)
