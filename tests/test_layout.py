@@ -101,6 +101,42 @@ def test_tensorflow_addons_is_imported_in_one_module():
     assert importers == ["tfpipe/training/addons.py"]
 
 
+# The one module that names private modules of other packages: its docstring says why.
+# tests/test_average.py and tests/test_fit_training.py run what it imports.
+PRIVATE_ALLOWED = {"tfpipe/training/addons.py"}
+PRIVATE_MODULES = ("tensorflow.python", "keras.src", "tf_keras.src")
+# Underscore names that are documented for users: of named tuples, and os._exit.
+DOCUMENTED = {"_replace", "_asdict", "_fields", "_make", "_exit"}
+
+
+def private_names(path):
+    """Returns the underscore names and private modules of others that a file uses."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own, used = set(DOCUMENTED), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            target = own if isinstance(node.ctx, ast.Store) else used
+            target.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            used.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+            used.update(a.value for a in node.args if isinstance(a, ast.Constant))
+    private = {name for name in used - own if str(name).startswith("_")}
+    private = {name for name in private if not name.startswith("__")}
+    private |= {m for m in imported_modules(path) if m.startswith(PRIVATE_MODULES)}
+    return private
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_public_interfaces_are_used(path):
+    if str(path.relative_to(ROOT)) not in PRIVATE_ALLOWED:
+        assert not private_names(path)
+
+
 def test_readers_of_the_top_level_find_what_the_readme_promises():
     for name in (
         "pyproject.toml Makefile README.md CHANGELOG.md LICENSE .ci/run requirements.lock"
