@@ -85,7 +85,7 @@ def test_the_values_are_known(name):
     config = read(name)
     Augment(config.augment)
     optimizers.build(config.optimizer, config.learning_rate)
-    for call in spec.parse(config.head, flag="head"):
+    for call in spec.parse(config.head, option="head"):
         classifier.head_layers[call.name](*call.args, name="layer")
 
 

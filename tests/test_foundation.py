@@ -34,14 +34,14 @@ class TestRegistry:
 
 class TestSpec:
     def test_reads_nested_chains(self):
-        assert spec.parse("one_of(crop(0.9), rotate(-20)|flip)|maybe(.5,blur)", flag="x") == (
+        assert spec.parse("one_of(crop(0.9), rotate(-20)|flip)|maybe(.5,blur)", option="x") == (
             Call("one_of", ((Call("crop", (0.9,)),), (Call("rotate", (-20.0,)), Call("flip")))),
             Call("maybe", (0.5, (Call("blur"),))),
         )
 
     @pytest.mark.parametrize("blank", ["", "  "])
     def test_blank_is_an_empty_chain(self, blank):
-        assert spec.parse(blank, flag="x") == ()
+        assert spec.parse(blank, option="x") == ()
 
     @pytest.mark.parametrize(
         "text",
@@ -63,13 +63,13 @@ class TestSpec:
         ],
     )
     def test_refuses_everything_else_in_one_line(self, text):
-        with pytest.raises(UserError, match="--augment="):
-            spec.parse(text, flag="augment")
+        with pytest.raises(UserError, match="`augment="):
+            spec.parse(text, option="augment")
 
     @given(st.text(max_size=60))
     def test_never_fails_otherwise(self, text):
         try:
-            spec.parse(text, flag="x")
+            spec.parse(text, option="x")
         except UserError:
             pass
 
@@ -79,7 +79,7 @@ class TestSpec:
 
     @given(st.lists(calls, min_size=1, max_size=5))
     def test_reads_what_it_prints(self, chain):
-        assert spec.parse("|".join(map(str, chain)), flag="x") == tuple(chain)
+        assert spec.parse("|".join(map(str, chain)), option="x") == tuple(chain)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs a command: flags in, exit status out, and no traceback for a user's mistake."""
+"""Run a command: flags in, exit status out, and no traceback for a user's mistake."""
 
 import inspect
 import os
@@ -22,11 +22,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> None:
-    """Parses the command line into the dataclass `cls`, calls `main` with it, and exits.
+    """Parse the command line into the dataclass `cls`, call `main` with it, and exit.
 
-    Understands `--flagfile=PATH` (later values win), `--verbosity` and `--help` besides the flags
-    of `cls`. The exit status is 0, or what `main` returns, or 1 for a UserError, 2 for wrong
-    flags, 130 when interrupted. The command's module docstring is its help text.
+    Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
+    and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
+    flags, 130 when interrupted. The help text is the docstring of `main`'s module.
 
     Args:
         main: what the command does.
@@ -58,8 +58,8 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
         terminal.error("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our standard output went away, as `head` does. Python would complain again
-        # when it flushes at exit.
+        # The reader of our standard output ended, as `head` does. Without this, Python complains
+        # again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -80,7 +80,7 @@ def _parse(values: flags.FlagValues, argv: list[str], cls: type) -> Any:
 
 
 def _where(argv: list[str], error: flags.Error) -> str:
-    """Names the flagfile and line that an unknown flag came from; absl does not."""
+    """Name the flagfile and line of an unknown flag; absl does not."""
     name = getattr(error, "flagname", None)
     if name is None or any(arg.lstrip("-").split("=")[0] == name for arg in argv[1:]):
         return ""

@@ -22,11 +22,11 @@ class UserError(Exception):
 
 
 class ResumableError(UserError):
-    """One that lies in the machine, as a full disk: once it is mended, the same command goes on."""
+    """A fault of the machine, such as a full disk: after the repair, run the same command again."""
 
 
-class Rejected(Exception):  # noqa: N818 (it is an outcome to be listed, not a failure)
-    """One file that cannot be used, while the others can.
+class Rejected(Exception):  # noqa: N818 (an outcome to list, not a failure)
+    """A file that cannot be used; the others can.
 
     Attributes:
         reason: one of a few short fixed phrases, to count by.
@@ -54,5 +54,5 @@ def as_flags(message: str, names: Container[str]) -> str:
 
 
 def one_line(text: object) -> str:
-    """Returns `text` with every unprintable character escaped, so that it fills one line."""
+    """Return `text` on one line: every unprintable character is escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -1,4 +1,4 @@
-"""A command's options: one frozen dataclass becomes its flags, its help text and its JSON."""
+"""A command's options: one frozen dataclass gives its flags, help text and JSON."""
 
 import dataclasses
 import textwrap
@@ -15,10 +15,10 @@ _REQUIRED = "<required>"
 
 
 def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
-    """Declares a dataclass field that is also a flag of the same name.
+    """Declare a dataclass field that is also a flag of the same name.
 
     Args:
-        help: what the flag does, its units and range; a sentence without a full stop.
+        help: what the flag does, its units and range; without a full stop.
         default: its value when not given; without one the flag is required.
         choices: the allowed values of a string flag; empty for any.
     """
@@ -29,10 +29,9 @@ def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ..
 
 
 def define_flags(cls: type, values: flags.FlagValues) -> None:
-    """Defines one flag in `values` for each field of the dataclass `cls`.
+    """Define one flag in `values` for each field of the dataclass `cls`.
 
-    The field's type chooses the flag's: str, int, float, bool, or tuple[str, ...] for a flag that
-    may be given several times.
+    The field's type is the flag's: str, int, float, bool, or tuple[str, ...] for a repeated flag.
     """
     for field in dataclasses.fields(cls):
         default = None if _is_required(field) else field.default
@@ -54,7 +53,7 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
 
 
 def from_flags(cls: type[T], values: flags.FlagValues) -> T:
-    """Builds the dataclass `cls` from parsed flags; raises UserError for a missing required one."""
+    """Build the dataclass `cls` from parsed flags; raise UserError if a required one is missing."""
     given = {}
     for field in dataclasses.fields(cls):
         value = values[field.name].value
@@ -65,7 +64,7 @@ def from_flags(cls: type[T], values: flags.FlagValues) -> T:
 
 
 def describe_flags(cls: type) -> str:
-    """Returns the flags of the dataclass `cls` as text for `--help`, one paragraph each."""
+    """Return the flags of the dataclass `cls` as text for `--help`, one paragraph each."""
     paragraphs = []
     for field in dataclasses.fields(cls):
         default = _REQUIRED if _is_required(field) else _spell(field.default)
@@ -84,12 +83,12 @@ def describe_flags(cls: type) -> str:
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """Returns the dataclass instance `value` as plain JSON types."""
+    """Return the dataclass instance `value` as plain JSON types."""
     return dataclasses.asdict(value)
 
 
 def from_json(cls: type[T], value: dict[str, Any], *, where: str) -> T:
-    """Builds the dataclass `cls` from what `to_json` wrote.
+    """Build the dataclass `cls` from the JSON of `to_json`.
 
     Raises:
         UserError: a key is unknown or missing; `where` names the file in the message.

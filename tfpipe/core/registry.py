@@ -22,7 +22,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Returns a decorator that enters its argument under `name`."""
+        """Return a decorator that registers its argument under `name`."""
 
         def enter(entry: T) -> T:
             self.add(name, entry)
@@ -31,7 +31,7 @@ class Registry(Generic[T]):
         return enter
 
     def add(self, name: str, entry: T) -> None:
-        """Enters `entry` under `name`; raises ValueError if the name is taken."""
+        """Register `entry` under `name`; raises ValueError if the name is taken."""
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = entry

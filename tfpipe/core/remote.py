@@ -1,7 +1,7 @@
 """Files at URLs, such as gs://bucket/folder: whatever `tf.io.gfile` opens.
 
-Errors are those of local files: OSError, FileNotFoundError. TensorFlow, which takes seconds to
-import, is so for the first URL only.
+Errors are those of local files: OSError, FileNotFoundError. TensorFlow takes seconds to import, so
+the first URL imports it, and local paths never do.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _BLOCK_BYTES = 2**20
 
 
 class Url(str):
-    """A URL that joins names as a `pathlib.Path` does; that itself would make "/" of its "//"."""
+    """A URL that joins names by `/`, as `pathlib.Path` does, but keeps its "//"."""
 
     __slots__ = ()
 
@@ -35,7 +35,7 @@ class Url(str):
 
     @property
     def parent(self) -> "Url":
-        """What precedes it."""
+        """What precedes the last slash."""
         return Url(self.rpartition("/")[0])
 
 
@@ -44,21 +44,21 @@ Path = pathlib.Path | Url
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Returns whether a path is a URL, as gs://bucket/folder, which `tf.io.gfile` opens."""
+    """Return whether a path is a URL such as gs://bucket/folder."""
     return "://" in os.fspath(path)
 
 
 def to_path(text: str | os.PathLike) -> Path:
-    """Returns a path, local or remote, to which names can be joined by `/`."""
+    """Return a local or remote path that joins names by `/`."""
     return Url(os.fspath(text).rstrip("/")) if is_remote(text) else pathlib.Path(text)
 
 
 @contextlib.contextmanager
 def gfile(url: str) -> Iterator[Any]:
-    """Yields `tf.io.gfile`, whose errors leave the block as OSError.
+    """Yield `tf.io.gfile`; its errors leave the block as OSError.
 
     Args:
-        url: what it is used for.
+        url: the file or folder, for error messages.
 
     Raises:
         UserError: TensorFlow has no file system of the URL's scheme.
@@ -79,7 +79,7 @@ def _check_scheme(url: str, tf: Any) -> None:
     if scheme in tf.io.gfile.get_registered_schemes():
         return
     with contextlib.suppress(ImportError):
-        importlib.import_module("tensorflow_io")  # which adds its own
+        importlib.import_module("tensorflow_io")  # registers more file systems
     there = sorted(filter(None, tf.io.gfile.get_registered_schemes()))
     if scheme not in there:
         raise UserError(
@@ -107,7 +107,7 @@ class _File(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = start + offset  # beyond the end it is allowed, though not to a GFile
+        self._position = start + offset  # may lie beyond the end; a GFile would refuse that
         return self._position
 
     def readinto(self, buffer: Any) -> int:
@@ -135,5 +135,5 @@ class _File(io.RawIOBase):
 
 
 def open_to_read(url: str) -> BinaryIO:
-    """Opens a file at a URL for reading; raises OSError."""
+    """Open a file at a URL for reading; raises OSError."""
     return io.BufferedReader(_File(url), _BLOCK_BYTES)

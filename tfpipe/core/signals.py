@@ -4,13 +4,13 @@ import queue
 import signal
 import time
 
-# How often the wait looks up. A signal that comes just before the main thread goes to sleep, or to
-# another thread, does not wake it.
+# How often `wait` wakes up. A signal just before the main thread sleeps, or to another thread, does
+# not wake it.
 _LOOK_S = 1.0
 
 
 class Signals:
-    """The signals that have come since this was made, which is done in the main thread."""
+    """The signals received since this object was made; make it in the main thread."""
 
     def __init__(self):
         # Not an Event: a handler runs anywhere in the main thread, also inside Event.wait while
@@ -20,7 +20,7 @@ class Signals:
             signal.signal(number, lambda received, _: self._received.put(received))
 
     def wait(self, seconds: float = float("inf")) -> bool:
-        """Waits for a signal, in the main thread; returns whether one came in time."""
+        """Wait for a signal, in the main thread; return whether one came in time."""
         end = time.monotonic() + seconds
         while True:
             try:

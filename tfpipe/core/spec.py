@@ -30,25 +30,25 @@ class Call:
         return f"{self.name}({','.join(args)})"
 
 
-def parse(text: str, *, flag: str) -> tuple[Call, ...]:
-    """Parses a spec string into its chain of calls.
+def parse(text: str, *, option: str) -> tuple[Call, ...]:
+    """Parse a spec string into its chain of calls.
 
     Args:
         text: the spec; blank means an empty chain.
-        flag: the flag it came from, for the message.
+        option: the option it came from, for the message.
 
     Raises:
         UserError: the text does not follow the grammar.
     """
-    return _read(text, flag, _chain, "calls joined by '|', as in 'name(1,2)|name'")
+    return _read(text, option, _chain, "calls joined by '|', as in 'name(1,2)|name'")
 
 
-def parse_list(text: str, *, flag: str) -> tuple[tuple[Call, ...], ...]:
-    """Parses chains separated by commas; blank means none. Arguments and errors are `parse`'s."""
-    return _read(text, flag, _chains, "calls separated by commas, as in 'name(1,2),name'")
+def parse_list(text: str, *, option: str) -> tuple[tuple[Call, ...], ...]:
+    """Parse chains separated by commas; blank means none. Arguments and errors as for `parse`."""
+    return _read(text, option, _chains, "calls separated by commas, as in 'name(1,2),name'")
 
 
-def _read(text: str, flag: str, reader: Callable[[ast.expr], tuple], allowed: str) -> tuple:
+def _read(text: str, option: str, reader: Callable[[ast.expr], tuple], allowed: str) -> tuple:
     if not text.strip():
         return ()
     try:
@@ -57,7 +57,7 @@ def _read(text: str, flag: str, reader: Callable[[ast.expr], tuple], allowed: st
         return reader(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
-        raise UserError(f"--{flag}={text!r} is not a spec ({reason}); write {allowed}") from None
+        raise UserError(f"`{option}={text}` is not a spec ({reason}); write {allowed}") from None
 
 
 def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
@@ -65,29 +65,29 @@ def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
     return tuple(_chain(part) for part in parts)
 
 
-def parse_one(text: str, registry: Registry, *, flag: str) -> Call:
-    """Parses a spec string that is one call of a registry's; raises UserError for another form."""
-    chain = parse(text, flag=flag)
+def parse_one(text: str, registry: Registry, *, option: str) -> Call:
+    """Parse a spec string that is one call of a registry; raise UserError for another form."""
+    chain = parse(text, option=option)
     if len(chain) != 1:
         raise UserError(
-            f"--{flag}={text!r} is not one {registry.kind}; known: {', '.join(registry)}"
+            f"`{option}={text}` is not one {registry.kind}; known: {', '.join(registry)}"
         )
     return chain[0]
 
 
-def make(text: str, registry: Registry, *first: Any, flag: str) -> Any:
-    """Calls the entry of a registry that a spec names, with the numbers in the spec.
+def make(text: str, registry: Registry, *first: Any, option: str) -> Any:
+    """Call the registry's entry that a spec names, with the numbers in the spec.
 
     Args:
         text: one call whose arguments are numbers.
         registry: of functions, whose docstrings begin with their usage and a colon.
-        first: what each of them takes before the numbers.
-        flag: the flag it came from, for the message.
+        first: arguments that each takes before the numbers.
+        option: the option it came from, for the message.
 
     Raises:
-        UserError: the text is no such call, or names an unknown entry or takes wrong arguments.
+        UserError: the text is not such a call, its name is unknown, or its arguments are wrong.
     """
-    call = parse_one(text, registry, flag=flag)
+    call = parse_one(text, registry, option=option)
     function = registry[call.name]
     try:
         inspect.signature(function).bind(*first, *call.args)
@@ -96,7 +96,7 @@ def make(text: str, registry: Registry, *first: Any, flag: str) -> Any:
         known = False
     if not known:
         usage = inspect.getdoc(function).split(": ")[0].replace("`", "")
-        raise UserError(f"--{flag}={text}: cannot take {call}; write {usage}")
+        raise UserError(f"`{option}={text}`: cannot take {call}; write {usage}")
     return function(*first, *call.args)
 
 

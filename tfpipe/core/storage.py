@@ -22,11 +22,11 @@ PARTIAL_PREFIX = ".partial-"
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Opens a file for writing that takes its name only when the block ends without an error.
+    """Open a file for writing; it gets its name only if the block ends without an error.
 
     Args:
-        path: where the file appears, replacing one that is there. Its folder must exist. What is
-            written to a URL is held in memory.
+        path: where the file appears, replacing an older one. Its folder must exist. For a URL the
+            contents are held in memory until the end.
         mode: "w" (UTF-8 text, newlines as written) or "wb".
 
     Raises:
@@ -58,14 +58,14 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[pathlib.Path]:
-    """Yields an empty folder that takes the name `path` only when the block ends without an error.
+    """Yield an empty folder; it gets the name `path` only if the block ends without an error.
 
-    The folder lies beside `path`, on the same file system, so that publishing it is one rename.
+    The folder lies beside `path`, on the same file system, so publishing it is one rename.
 
     Args:
         path: where the folder appears. Missing parents are made.
-        replace: whether a folder that is there already gives way; it is removed after the new one
-            is complete.
+        replace: whether to replace an existing folder; it is removed after the new one is
+            complete.
 
     Raises:
         UserError: `path` exists and `replace` is not set, or its parent cannot be written to.
@@ -98,7 +98,7 @@ def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator
 
 
 def sync_folder(path: str | os.PathLike) -> None:
-    """Makes a rename inside the folder `path` survive a power cut."""
+    """Make a rename inside the folder `path` survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,20 +107,20 @@ def sync_folder(path: str | os.PathLike) -> None:
 
 
 def sync_file(path: str | os.PathLike) -> None:
-    """Makes a file's contents survive a power cut."""
+    """Make a file's contents survive a power cut."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; floats are written exactly."""
+    """Write `value` as indented JSON, atomically; floats are written exactly."""
     with atomic_file(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
 def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
-    """Reads a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
@@ -140,7 +140,7 @@ def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
 
 
 def open_to_read(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file, local or remote; raises OSError."""
+    """Open a local or remote file for reading; raises OSError."""
     if remote.is_remote(path):
         return remote.open_to_read(os.fspath(path))
     return open(path, "rb")
@@ -148,10 +148,10 @@ def open_to_read(path: str | os.PathLike) -> BinaryIO:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Opens a file for writing that takes its name only when the block ends without an error.
+    """Open a file for writing; it gets its name only if the block ends without an error.
 
-    Unlike one of `atomic_file`, it may not outlast a power cut, and processes on many machines may
-    write it at once: one of them wins.
+    Unlike `atomic_file`, it may not survive a power cut, and several machines may write it at
+    once: one of them wins.
 
     Args:
         path: local or remote; missing folders are made.
@@ -179,13 +179,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file as `whole_file` does."""
+    """Write a file through `whole_file`."""
     with whole_file(path) as file:
         file.write(data)
 
 
 def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> bytes | None:
-    """Reads a file, local or remote, or a part of it.
+    """Read a local or remote file, or a part of it.
 
     Args:
         path: the file.
@@ -204,7 +204,7 @@ def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> byte
 
 
 def names_in(path: str | os.PathLike) -> list[str]:
-    """Returns the names in a folder, local or remote; none if there is no such folder."""
+    """Return the names in a local or remote folder; none if there is no such folder."""
     try:
         if remote.is_remote(path):
             with remote.gfile(path) as files:
@@ -215,7 +215,7 @@ def names_in(path: str | os.PathLike) -> list[str]:
 
 
 def exists(path: str | os.PathLike) -> bool:
-    """Returns whether there is a file or a folder, local or remote."""
+    """Return whether a local or remote file or folder exists."""
     if remote.is_remote(path):
         with remote.gfile(path) as files:
             return files.exists(path)
@@ -223,7 +223,7 @@ def exists(path: str | os.PathLike) -> bool:
 
 
 def size(path: str | os.PathLike) -> int:
-    """Returns the bytes of a file, local or remote; raises OSError, also for what is no file."""
+    """Return the size of a local or remote file in bytes; raises OSError if it is no file."""
     if remote.is_remote(path):
         with remote.gfile(path) as files:
             status = files.stat(path)
@@ -237,7 +237,7 @@ def size(path: str | os.PathLike) -> int:
 
 
 def make_folder(path: str | os.PathLike) -> None:
-    """Makes a folder, local or remote, and those above it, unless it is there; raises OSError."""
+    """Make a local or remote folder and its parents, unless it exists; raises OSError."""
     if remote.is_remote(path):
         with remote.gfile(path) as files:
             files.makedirs(path)
@@ -246,7 +246,7 @@ def make_folder(path: str | os.PathLike) -> None:
 
 
 def rename(path: str | os.PathLike, to: str | os.PathLike) -> None:
-    """Renames a file in its file system, replacing one that is there; raises OSError."""
+    """Rename a file within its file system, replacing an older one; raises OSError."""
     if remote.is_remote(path):
         with remote.gfile(path) as files:
             files.rename(path, to, overwrite=True)
@@ -255,7 +255,7 @@ def rename(path: str | os.PathLike, to: str | os.PathLike) -> None:
 
 
 def remove(path: str | os.PathLike) -> None:
-    """Removes a file, local or remote; raises OSError."""
+    """Remove a local or remote file; raises OSError."""
     if remote.is_remote(path):
         with remote.gfile(path) as files:
             files.remove(path)
@@ -264,7 +264,7 @@ def remove(path: str | os.PathLike) -> None:
 
 
 def remove_tree(path: str | os.PathLike) -> None:
-    """Removes a folder, local or remote, and what is in it, as far as possible."""
+    """Remove a local or remote folder and its contents, as far as possible."""
     if remote.is_remote(path):
         with contextlib.suppress(OSError), remote.gfile(path) as files:
             files.rmtree(path)

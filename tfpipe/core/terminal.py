@@ -22,14 +22,14 @@ from tfpipe.core.errors import one_line
 _messages = Console(stderr=True, highlight=False, soft_wrap=True)
 _results = Console(highlight=False, soft_wrap=True)
 
-# Without a terminal a progress bar becomes one plain line in this many seconds.
+# Without a terminal, print one plain line of progress at most this often.
 PLAIN_INTERVAL_S = 10.0
 
 _quiet = False
 
 
 def be_quiet(quiet: bool) -> None:
-    """Sets whether only warnings, errors and results are shown."""
+    """Set whether only warnings, errors and results are shown."""
     global _quiet
     _quiet = quiet
 
@@ -53,28 +53,28 @@ def quiet_tensorflow(verbosity: int) -> None:
 
 
 def say(message: str) -> None:
-    """Prints one line of information."""
+    """Print one line of information."""
     if not _quiet:
         _messages.print(one_line(message), markup=False)
 
 
 def warn(message: str) -> None:
-    """Prints one line that a user should not miss."""
+    """Print one line that a user should not miss."""
     _messages.print(f"warning: {one_line(message)}", style="yellow", markup=False)
 
 
 def error(message: str) -> None:
-    """Prints the one line that explains why the command ends."""
+    """Print the one line that explains why the command ends."""
     _messages.print(f"error: {one_line(message)}", style="red", markup=False)
 
 
 def result(text: str) -> None:
-    """Prints a line of the command's result to standard output."""
+    """Print a line of the command's result to standard output."""
     _results.print(one_line(text), markup=False)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Prints a table to standard output; columns after the first are right-aligned."""
+    """Print a table to standard output; columns after the first are right-aligned."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -85,11 +85,11 @@ def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable]:
-    """Shows how far a long step has come.
+    """Show the progress of a long step.
 
     Yields:
-        A function `advance(n=1, note="")` to call when n more units are done; the note is shown
-        behind the figures.
+        A function `advance(n=1, note="")` to call when n more units are done; the note follows the
+        figures.
 
     On a terminal this is a bar with the rate and the time left; elsewhere a plain line every
     `PLAIN_INTERVAL_S` seconds.

@@ -182,7 +182,7 @@ def build(
 
     vector = tf_keras.Input(features.output_shape[1:], name="features")
     x = vector
-    for index, call in enumerate(spec.parse(head, flag="head")):
+    for index, call in enumerate(spec.parse(head, option="head")):
         x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
     units = 1 if output == SIGMOID else classes
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.

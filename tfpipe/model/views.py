@@ -37,7 +37,7 @@ def parse(text: str) -> tuple[View, ...]:
     Raises:
         UserError: an unknown view, wrong numbers, or a view that is named twice.
     """
-    chains = () if text.strip() == NONE else spec.parse_list(text, flag="tta")
+    chains = () if text.strip() == NONE else spec.parse_list(text, option="tta")
     if len(set(chains)) < len(chains):
         raise UserError(f"--tta={text}: name each view once; the image itself is always among them")
     return (_identity, *(_composed([_view(call) for call in chain]) for chain in chains))

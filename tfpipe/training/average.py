@@ -217,7 +217,7 @@ def build(text: str, variables: Sequence[tf.Variable], per_epoch: int) -> Averag
         UserError: an unknown average or wrong arguments.
     """
     floating = [variable for variable in variables if variable.dtype.is_floating]
-    return spec.make(text, averages, floating, per_epoch, flag="average")
+    return spec.make(text, averages, floating, per_epoch, option="average")
 
 
 def check(text: str) -> None:

@@ -100,7 +100,7 @@ def build(config: TrainConfig, per_epoch: int) -> Schedule | float:
     Raises:
         UserError: an unknown schedule, wrong arguments, or a negative warm-up.
     """
-    factor = spec.make(config.schedule, schedules, config.epochs, flag="schedule")
+    factor = spec.make(config.schedule, schedules, config.epochs, option="schedule")
     if not 0 <= config.warmup_epochs < math.inf:
         raise UserError(f"--warmup_epochs={config.warmup_epochs:g} is not a number from 0 on")
     if _parse(config.schedule).name == "constant" and not config.warmup_epochs:
@@ -114,7 +114,7 @@ def follows_epochs(schedule: str) -> bool:
 
 
 def _parse(text: str) -> spec.Call:
-    return spec.parse_one(text, schedules, flag="schedule")
+    return spec.parse_one(text, schedules, option="schedule")
 
 
 def _positive(name: str, value: float) -> float:
