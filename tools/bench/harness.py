@@ -28,14 +28,10 @@ from typing import NamedTuple
 
 from tools.bench import report
 from tools.bench.report import Comparison, Figures, Round
-from tools.bench.worker import RESULT
+from tools.bench.worker import RESULT, Failed
 
 TIMEOUT_S = 3600.0  # of one process: what hangs is killed and reported
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-class Failed(Exception):  # noqa: N818 (the reason is part of the report)
-    """A measurement failed; the text is the reason in one line."""
 
 
 @dataclasses.dataclass(frozen=True)

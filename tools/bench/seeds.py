@@ -7,10 +7,30 @@ layers run again in every epoch.
 import pathlib
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 SPLITS = ("train", "val")
 HEAD = "head"
+
+
+class Recipe(NamedTuple):
+    """What both sides train; see the arguments of `train`."""
+
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    stages: tuple[str, ...] = (HEAD,)
+    augment: bool = False
+    bottleneck: bool = False
+    target: float | None = None  # least of the seed's time, divided by tfpipe's
+
+
+RECIPES = {
+    "r1-frozen": Recipe("Adam", 1e-3, 50, target=10.0),
+    "r2": Recipe("Adadelta", 1.0, 128, bottleneck=True),
+    # MobileNet has 13 blocks; R3 cut Xception, which has 14, at 13 and at 11.
+    "r3-staged": Recipe("Adam", 1e-4, 32, (HEAD, "conv_pw_12", "conv_pw_10"), True, target=2.0),
+}
 
 
 def train(

@@ -13,24 +13,18 @@ A relative --export is a folder of each checkout, so that each serves its own.
 """
 
 import contextlib
-import itertools
 import json
 import pathlib
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from tools.bench import harness, ours, report
+from tools.bench import harness, report, saved_model
 from tools.bench.harness import Case, Tree
 from tools.bench.report import Comparison, Figures, Round
-
-NAME = "model"
-MANY, SOME = 32, 8
 
 
 def main() -> int:
@@ -50,33 +44,41 @@ def main() -> int:
     given = {"images": str(images), "seconds": flags.seconds}
 
     def in_process(tree: Tree) -> Figures:
-        return harness.call(tree, "serving.in_process", export=tree.root / flags.export, **given)
+        return harness.call(
+            tree, "saved_model.in_process", export=tree.root / flags.export, **given
+        )
 
     def server(tree: Tree) -> Figures:
         with started(tree, tree.root / flags.export, flags.server_flags) as address:
-            found = load(tree, address, images, MANY, flags.seconds)
+            found = load(tree, address, images, saved_model.BATCH, flags.seconds)
         return {"images/s": found["images_per_s"], "p99 ms": found["latency_ms"]["p99"]}
 
     def one_image(tree: Tree) -> Figures:
         with started(tree, tree.root / flags.export, flags.server_flags) as address:
             export = tree.root / flags.export
-            return harness.call(tree, "serving.one_image", export=export, server=address, **given)
+            return harness.call(
+                tree, "saved_model.one_image", export=export, server=address, **given
+            )
 
     def start(tree: Tree) -> Figures:
         with started(tree, tree.root / flags.export, flags.server_flags) as address:
             command = ["serving.client", str(first), f"--server={address}"]
-            return {"s": harness.process(tree, "-m", *command, f"--model_name={NAME}").seconds}
+            return {
+                "s": harness.process(
+                    tree, "-m", *command, f"--model_name={saved_model.NAME}"
+                ).seconds
+            }
 
     def swap(tree: Tree) -> Figures:
-        version, path = newest(tree.root / flags.export)
+        version, path = saved_model.newest(tree.root / flags.export)
         with tempfile.TemporaryDirectory() as work:
-            base, copy = pathlib.Path(work, NAME), pathlib.Path(work, "copy")
+            base, copy = pathlib.Path(work, saved_model.NAME), pathlib.Path(work, "copy")
             shutil.copytree(path, base / str(version))
             shutil.copytree(path, copy)
             with started(tree, base, flags.server_flags) as address:
-                before = load(tree, address, images, SOME, flags.seconds)["latency_ms"]
+                before = load(tree, address, images, 8, flags.seconds)["latency_ms"]
                 copy.rename(base / str(version + 1))
-                during = load(tree, address, images, SOME, flags.swap_seconds, warm_up=0)
+                during = load(tree, address, images, 8, flags.swap_seconds, warm_up=0)
         during = during["latency_ms"]
         return {"p99 ms": during["p99"], "slowest ms": during["max"], "p99 before": before["p99"]}
 
@@ -96,18 +98,10 @@ def main() -> int:
         return harness.run(session, cases, ("in-process",), comparisons)
 
 
-def newest(export: pathlib.Path) -> tuple[int, pathlib.Path]:
-    """Return the number and the folder of the newest version."""
-    versions = [(int(path.name), path) for path in export.glob("*") if path.name.isdigit()]
-    if not versions:
-        raise harness.Failed(f"--export={export}: the folder has no version")
-    return max(versions)
-
-
 @contextlib.contextmanager
 def started(tree: Tree, export: pathlib.Path, flags: str) -> Iterator[str]:
     """Run the server; yield its address."""
-    command = [tree.python, "-m", "serving.server", "--port=0", f"--model_name={NAME}"]
+    command = [tree.python, "-m", "serving.server", "--port=0", f"--model_name={saved_model.NAME}"]
     command += [f"--model_base_path={export}", *flags.split()]
     where = {"cwd": tree.root, "env": harness.environment(tree)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **where) as process:
@@ -128,65 +122,18 @@ def load(
     """Return what `serving.loadtest` measures with so many requests under way."""
     with tempfile.TemporaryDirectory() as work:
         path = pathlib.Path(work, "load.json")
-        command = ["serving.loadtest", str(images), f"--server={address}", f"--model_name={NAME}"]
+        command = [
+            "serving.loadtest",
+            str(images),
+            f"--server={address}",
+            f"--model_name={saved_model.NAME}",
+        ]
         command += [f"--concurrency={under_way}", f"--seconds={seconds:g}", f"--json={path}"]
         harness.process(tree, "-m", *command, f"--warm_up={warm_up}", "--timeout=60")
         found = json.loads(path.read_text())
     if set(found["codes"]) != {"OK"}:
         raise harness.Failed(f"the server refused requests: {found['codes']}")
     return found
-
-
-def in_process(export: str, images: str, seconds: float) -> dict[str, float]:
-    """Return the rate of calls of the SavedModel with `MANY` images."""
-    call, files = _model(export), _cycle(images)
-    _times(call, files, MANY, 1.0)
-    times = _times(call, files, MANY, seconds)
-    return {"images/s": MANY * len(times) / sum(times)}
-
-
-def one_image(export: str, images: str, server: str, seconds: float) -> dict[str, float]:
-    """Return the median milliseconds of one image, by the server and in process, and their gap."""
-    from serving.client import Client
-
-    model, files, rows = _model(export), _cycle(images), []
-    with Client(server, NAME) as client:
-        for _ in range(max(2, round(seconds))):
-            calls = (lambda given: client.predict({"image_bytes": given}), model)
-            rows.append([1000 * statistics.median(_times(c, files, 1, 1.0)) for c in calls])
-    asked, inside = zip(*rows[1:], strict=True)  # the first is cold
-    more = statistics.median(a - b for a, b in zip(asked, inside, strict=True))
-    medians = {"ms": statistics.median(asked), "ms in process": statistics.median(inside)}
-    return medians | {"ms more": more}
-
-
-def _model(export: str) -> Callable[[list[bytes]], object]:
-    ours.tune()
-    import tensorflow as tf
-
-    model = tf.saved_model.load(str(newest(pathlib.Path(export))[1]))
-
-    def call(images: list[bytes]) -> dict:
-        # The signature alone does not keep the variables alive.
-        outputs = model.signatures["serving_default"](image_bytes=tf.constant(images))
-        return {name: output.numpy() for name, output in outputs.items()}
-
-    return call
-
-
-def _cycle(images: str) -> Iterator[bytes]:
-    files = sorted(pathlib.Path(images).glob("*"))[:64]
-    return itertools.cycle([file.read_bytes() for file in files])
-
-
-def _times(call: Callable, images: Iterator[bytes], batch: int, seconds: float) -> list[float]:
-    times, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        given = list(itertools.islice(images, batch))
-        start = time.monotonic()
-        call(given)
-        times.append(time.monotonic() - start)
-    return times
 
 
 if __name__ == "__main__":

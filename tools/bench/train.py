@@ -24,32 +24,11 @@ import pathlib
 import re
 import sys
 import tempfile
-from typing import NamedTuple
 
 from tools.bench import data, harness
 from tools.bench.harness import Case, Tree
 from tools.bench.report import Comparison, Figures, Round
-from tools.bench.seeds import HEAD
-
-
-class Recipe(NamedTuple):
-    """What both sides train; see the arguments of `seeds.train`."""
-
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    stages: tuple[str, ...] = (HEAD,)
-    augment: bool = False
-    bottleneck: bool = False
-    target: float | None = None  # least of the seed's time, divided by tfpipe's
-
-
-RECIPES = {
-    "r1-frozen": Recipe("Adam", 1e-3, 50, target=10.0),
-    "r2": Recipe("Adadelta", 1.0, 128, bottleneck=True),
-    # MobileNet has 13 blocks; R3 cut Xception, which has 14, at 13 and at 11.
-    "r3-staged": Recipe("Adam", 1e-4, 32, (HEAD, "conv_pw_12", "conv_pw_10"), True, target=2.0),
-}
+from tools.bench.seeds import HEAD, RECIPES, Recipe
 
 
 def main() -> int:

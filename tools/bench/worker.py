@@ -18,6 +18,10 @@ PACKAGES = (
 )
 
 
+class Failed(Exception):  # noqa: N818 (the reason is part of the report)
+    """A measurement failed; the text is the reason in one line."""
+
+
 def main(name: str, arguments: str) -> None:
     """Call `MODULE.FUNCTION` with JSON arguments; print its figures, or the `missing` package.
 
