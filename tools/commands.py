@@ -20,7 +20,7 @@ from unittest import mock
 from absl import flags as absl_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("tfpipe", "serving", "tools")
+FOLDERS = ("tfpipe", "serving", "tools", "tools/bench")
 
 # What absl understands on every command line, and what each command does itself.
 COMMON = ("flagfile", "help", "verbosity")
@@ -96,7 +96,7 @@ class _Reached(Exception):  # noqa: N818 (not an error: it ends the start of a c
 def modules() -> list[str]:
     """Returns the dotted names of all modules that can be run, sorted within each folder."""
     return [
-        f"{folder}.{path.stem}"
+        f"{folder.replace('/', '.')}.{path.stem}"
         for folder in FOLDERS
         for path in sorted((ROOT / folder).glob("*.py"))
         if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")

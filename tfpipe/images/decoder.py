@@ -2,7 +2,7 @@
 
 The same as `tfpipe.images.preprocess` by other means. TensorFlow's own operation takes 1.4 times as
 long for the same pixels of the same library, and its resize five times as long as OpenCV's
-(`tools/bench_input.py`). Both release Python's lock, so that threads decode at once.
+(`tools/bench/input.py`). Both release Python's lock, so that threads decode at once.
 """
 
 import io

@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside a limit, beside peers, and beside another checkout of this project."""

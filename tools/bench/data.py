@@ -1,0 +1,75 @@
+"""The images of a benchmark: as files in a folder for each class, and as records."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+
+from tools.bench import harness
+from tools.bench.harness import Finished, Session, Tree
+
+
+def prepare(session: Session, sources: Sequence[str], images: int = 0) -> pathlib.Path:
+    """Return a folder CLASS/IMAGE with the images of `sources` that tfpipe accepts.
+
+    Args:
+        session: whose folder it is in.
+        sources: as for `tfpipe.build_records`.
+        images: how many to keep, the classes in turn; 0 for all.
+    """
+    records, folder = session.work / "accepted", session.work / "images"
+    build(session.trees[0], sources, records, "--splits=train:1", "--duplicates=keep")
+    harness.call(session.trees[0], "data.extract", records=records, out=folder)
+    (folder / "train").rename(session.work / "train")
+    folder.rmdir()
+    (session.work / "train").rename(folder)
+    for path, _ in in_turn(folder)[images:] if images else ():
+        path.unlink()
+    return folder
+
+
+def build(
+    tree: Tree, sources: Sequence[str], out: pathlib.Path, *flags: str, workers: int = 0
+) -> Finished:
+    """Run `tfpipe.build_records` of a checkout."""
+    given = [f"--source={pathlib.Path(source).resolve()}" for source in sources]
+    given += [f"--workers={workers}"] if workers else []
+    command = ["-m", "tfpipe.build_records", "--noreport", "--quiet", f"--out={out}"]
+    return harness.process(tree, *command, *given, f"--max_rejects={2**31 - 1}", *flags)
+
+
+def extract(records: str, out: str) -> dict[str, int]:
+    """Write the images of records to OUT/SPLIT/CLASS/NUMBER.jpeg; return how many each split has.
+
+    It runs in a process of its own, because it needs TensorFlow.
+    """
+    import tensorflow as tf
+
+    counts: dict[str, int] = {}
+    for shard in sorted(pathlib.Path(records).glob("*.tfrecord*")):
+        split = shard.name.partition("-")[0]
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+            features = tf.train.Example.FromString(record).features.feature
+            encoded, kind, label = (
+                features[f"image/{name}"].bytes_list.value[0]
+                for name in ("encoded", "format", "class/text")
+            )
+            counts[split] = counts.get(split, 0) + 1
+            name = f"{counts[split]:08d}.{kind.decode()}"
+            path = pathlib.Path(out, split, label.decode(), name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded)
+    return counts
+
+
+def in_turn(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Return (path, class) of each image of a folder CLASS/IMAGE, the classes in turn."""
+    classes = [sorted(each.iterdir()) for each in sorted(folder.iterdir())]
+    ranked = sorted((rank, path) for paths in classes for rank, path in enumerate(paths))
+    return [(path, path.parent.name) for _, path in ranked]
+
+
+def write_list(rows: Sequence[tuple[pathlib.Path, str]], path: pathlib.Path) -> pathlib.Path:
+    """Write a list of images that `tfpipe.build_records` takes as a source; return its path."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return path

@@ -1,0 +1,112 @@
+"""Measures the input pipeline beside libjpeg-turbo, which only decodes, and beside its peers.
+
+    python -m tools.bench.input --source=train.zip [--peers_python=PYTHON] [--json=FILE]
+
+All read the same images: those that `tfpipe.build_records` accepts. The figure is images/s.
+
+    limit               libjpeg-turbo alone, from memory, a process on each core
+    STORE-host          batches of the pipeline, resized on the host
+    STORE-device        batches of the pipeline with resize_on=device: the host's part only
+    ...-augment         with recipe R3's augmentation on the device, compiled, and for -device the
+                        resize; each batch is waited for
+    memory              resident memory of original-host-augment after 2 and after 10 epochs
+    the others          peers, see tools/bench/peers.py
+
+The stores are original, resized (JPEG quality 95), resized75 and raw. Each case is a process of
+its own, which warms up for an epoch and then measures whole epochs. What is tfpipe's runs with the
+settings of `tfpipe.train`, a peer with its defaults.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
+
+from tools.bench import data, harness, peers, report
+from tools.bench.harness import Case, Tree
+from tools.bench.report import Comparison, Round
+
+# The flags of `tfpipe.build_records` for each store.
+STORES = {
+    "original": ("--store=original",),
+    "resized": ("--store=resized:{0}x{0}",),
+    "resized75": ("--store=resized:{0}x{0}", "--jpeg_quality=75"),
+    "raw": ("--store=raw:{0}",),
+}
+# The least images/s of a case, divided by those of another.
+TARGETS = {
+    ("original-host", "limit"): 0.58,
+    ("original-device", "limit"): 0.72,
+    ("original-device", "dali-decode"): 1.0,
+    ("resized-host", "limit"): 1.1,
+    ("resized75-host", "limit"): 1.1,
+    ("original-host-augment", "keras-generator"): 10.0,
+    ("original-device-augment", "keras-generator"): 10.0,
+    ("resized-host-augment", "keras-generator"): 10.0,
+    ("original-host-augment", "dali-augment"): 3.0,
+}
+MEMORY = "original-host-augment"
+
+
+def main() -> int:
+    """Print the tables; return the exit status."""
+    parser = harness.parser(__doc__)
+    add = parser.add_argument
+    add("--source", action="append", required=True, help="as for tfpipe.build_records")
+    add("--images", type=int, default=0, help="images to read, the classes in turn; 0 for all")
+    add("--size", type=int, default=299, help="side of the model's input in pixels")
+    add("--batch_size", type=int, default=32, help="images in a batch")
+    add("--workers", type=int, default=os.cpu_count(), help="processes or threads of each")
+    add("--seconds", type=float, default=4.0, help="how long to measure, after warming up")
+    flags = parser.parse_args()
+    with harness.session(flags) as session:
+        folder = data.prepare(session, flags.source, flags.images)
+        given = {name: getattr(flags, name) for name in ("size", "batch_size", "workers")}
+        given["seconds"] = flags.seconds
+
+        @functools.cache
+        def records(tree: Tree, store: str) -> str:
+            out = session.work / f"{store}-{tree.name}"
+            filled = [flag.format(flags.size) for flag in STORES[store]]
+            data.build(tree, [folder], out, *filled, "--splits=train:1", "--duplicates=keep")
+            return str(out)
+
+        def ours(function: str, name: str) -> Case:
+            store, resize_on, *augment = name.split("-")
+
+            def measure(tree: Tree) -> dict:
+                chosen = {"resize_on": resize_on, "augment": bool(augment)}
+                return harness.call(tree, function, folder=records(tree, store), **chosen, **given)
+
+            return Case("memory" if function == "ours.memory" else name, measure)
+
+        def peer(function: str) -> Case:
+            def measure(tree: Tree) -> dict:
+                return harness.call(tree, f"peers.{function}", folder=folder, **given)
+
+            return Case(function.replace("_", "-"), measure, ours=False)
+
+        cases = [peer("limit")]
+        cases += [
+            ours("ours.pipeline", f"{store}-{where}{augment}")
+            for store in STORES
+            for where in ("host", "device")
+            for augment in ("", "-augment")
+        ]
+        cases += [peer(function.__name__) for function in peers.INPUT]
+        cases += [ours("ours.memory", MEMORY)]
+        return harness.run(session, cases, ("limit", "keras-generator"), comparisons(TARGETS))
+
+
+def comparisons(targets: dict[tuple[str, str], float]) -> Sequence[Comparison]:
+    """Return the ratios of the targets, and the growth of the memory."""
+
+    def growth(one: Round) -> float:
+        return one["memory"]["MB after epoch 10"] / one["memory"]["MB after epoch 2"]
+
+    rates = [report.ratio("images/s", *pair, least=least) for pair, least in targets.items()]
+    return [*rates, Comparison("memory after epoch 10 / 2", growth, most=1.05)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

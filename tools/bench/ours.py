@@ -1,0 +1,101 @@
+"""The functions of tfpipe that benchmarks call within a process. All else they call as commands.
+
+Only this file names them.
+"""
+
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+
+from tools.bench import peers
+from tools.bench.worker import Epoch
+
+R3_AUGMENT = "shear(0.2)|zoom(0.8,1.2)|flip_lr"
+
+
+def tune(*, allocator: bool = True, onednn: bool = True) -> None:
+    """Set up the process as `tfpipe.train` does."""
+    import tfpipe.core.allocator
+    import tfpipe.core.onednn
+
+    if allocator:
+        tfpipe.core.allocator.keep_freed_memory()
+    if onednn:
+        tfpipe.core.onednn.use()
+
+
+def constant_weights(function: Callable) -> Callable:
+    """Return the function with its variables as constants, as frozen layers run."""
+    from tfpipe.model.constants import with_constant_weights
+
+    return with_constant_weights(function)
+
+
+def pipeline(
+    folder: str, size: int, batch_size: int, workers: int, resize_on: str, augment: bool, **_: float
+) -> Epoch:
+    """Batches of the input pipeline from records, augmented on the device if asked for.
+
+    Epochs flow into one another, as in training. Each augmented batch is waited for.
+    """
+    tune()
+    import tensorflow as tf
+
+    from tfpipe.augment import Augment
+    from tfpipe.input import pipeline
+    from tfpipe.records import manifest as manifests
+    from tfpipe.records.part import Part
+
+    manifest = manifests.load(folder)
+    chain = Augment(R3_AUGMENT) if augment else None
+    reading = pipeline.Reading(
+        image_size=size, batch_size=batch_size, resize_on=resize_on, threads=workers
+    )
+    train = Part(manifest, ("train",))
+    # More epochs than there is time for.
+    batches = iter(pipeline.train_batches(train, reading, augment=chain, epochs=10**6))
+    steps = pipeline.steps_per_epoch(train, batch_size)
+
+    @tf.function(jit_compile=True)
+    def on_device(batch: dict) -> tf.Tensor:
+        labels = tf.one_hot(batch["label"], len(manifest.classes))
+        sizes = batch.get("size")
+        return chain(batch["image"], labels, batch["draws"], side=size, sizes=sizes)[0]
+
+    def epoch() -> Iterator[int]:
+        for batch in itertools.islice(batches, steps):
+            if augment:
+                on_device(batch)[0, 0, 0, 0].numpy()
+            yield int((batch["weight"].numpy() > 0).sum())  # padding has weight 0
+
+    return epoch
+
+
+def memory(**arguments: object) -> dict[str, float]:
+    """Return the resident memory of `pipeline` after epochs 2 and 10; see proc(5)."""
+    epoch, resident = pipeline(**arguments), []
+    for _ in range(10):
+        for _ in epoch():
+            pass
+        status = pathlib.Path("/proc/self/status").read_text()
+        resident.append(int(re.search(r"VmRSS:\s*(\d+) kB", status)[1]) * 1024 / 10**6)
+    return {"MB after epoch 2": resident[1], "MB after epoch 10": resident[-1]}
+
+
+def augment(size: int, batch_size: int, compiled: bool, **_: float) -> Epoch:
+    """Recipe R3's augmentation of one batch in memory, with XLA or in a plain graph."""
+    tune()
+    import tensorflow as tf
+
+    from tfpipe.augment import Augment
+
+    chain = Augment(R3_AUGMENT)
+    labels = tf.zeros([batch_size, 2])
+    draws = tf.random.uniform([batch_size, chain.draws])
+
+    @tf.function(jit_compile=compiled)
+    def augmented(images: tf.Tensor) -> tf.Tensor:
+        return chain(images, labels, draws)[0]
+
+    return peers.one_batch(augmented, size, batch_size)

@@ -1,0 +1,134 @@
+"""Trains MobileNet as the seed recipes did: Keras' generators and `model.fit`.
+
+It imports nothing of tfpipe. Pillow reads the images from files, all is float32, and the frozen
+layers run again in every epoch.
+"""
+
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+SPLITS = ("train", "val")
+HEAD = "head"
+
+
+class Recipe(NamedTuple):
+    """What both sides train; see the arguments of `train`."""
+
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    stages: tuple[str, ...] = (HEAD,)
+    augment: bool = False
+    bottleneck: bool = False
+    target: float | None = None  # least of the seed's time, divided by tfpipe's
+
+
+RECIPES = {
+    "r1-frozen": Recipe("Adam", 1e-3, 50, target=10.0),
+    "r2": Recipe("Adadelta", 1.0, 128, bottleneck=True),
+    # MobileNet has 13 blocks; R3 cut Xception, which has 14, at 13 and at 11.
+    "r3-staged": Recipe("Adam", 1e-4, 32, (HEAD, "conv_pw_12", "conv_pw_10"), True, target=2.0),
+}
+
+
+def train(
+    folder: str, weights: str, image_size: int, stages: Sequence[str], optimizer: str,
+    learning_rate: float, batch_size: int, epochs: int, seed: int, workers: int,
+    augment: bool = False, bottleneck: bool = False,
+) -> dict:  # fmt: skip
+    """Train, and print `val_loss=VALUE` after each epoch of all stages.
+
+    Args:
+        folder: images as SPLIT/CLASS/IMAGE.
+        weights: a file for MobileNet without its top, or "none".
+        image_size: side of the input in pixels.
+        stages: the first layer that each stage trains, "head" for none of the backbone.
+        optimizer: its class in Keras.
+        learning_rate: of the optimizer.
+        batch_size: images in a step.
+        epochs: of each stage.
+        seed: of the weights, the order and the augmentation.
+        workers: threads of Keras' generators.
+        augment: whether to augment as R3 did.
+        bottleneck: whether to compute the features once and store them, as R2 did.
+    """
+    try:
+        import tf_keras as keras
+    except ModuleNotFoundError:  # before TensorFlow 2.16 Keras 2 is part of it
+        from tensorflow import keras
+
+    keras.utils.set_random_seed(seed)
+    base = keras.applications.MobileNet(
+        input_shape=(image_size, image_size, 3),
+        include_top=False,
+        weights=None if weights == "none" else weights,
+    )
+    pooled = keras.layers.GlobalAveragePooling2D()(base.output)
+
+    def images(split: str, *, shuffle: bool = True) -> Any:
+        changes = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True}
+        generator = keras.preprocessing.image.ImageDataGenerator(
+            preprocessing_function=keras.applications.mobilenet.preprocess_input,
+            **(changes if augment and split == "train" else {}),
+        )
+        return generator.flow_from_directory(
+            str(pathlib.Path(folder, split)),
+            target_size=(image_size, image_size),
+            batch_size=batch_size,
+            class_mode="binary",
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    def output(vector: Any) -> Any:
+        dropped = keras.layers.Dropout(0.5)(vector)
+        return keras.layers.Dense(1, activation="sigmoid")(dropped)
+
+    def fit(model: Any, best: pathlib.Path, *inputs: Any, **options: Any) -> None:
+        model.compile(
+            getattr(keras.optimizers, optimizer)(learning_rate),
+            loss="binary_crossentropy",
+            metrics=["accuracy"],
+        )
+        report = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda _, logs: print(f"val_loss={logs['val_loss']}", flush=True)
+        )
+        keep = keras.callbacks.ModelCheckpoint(
+            str(best), save_best_only=True, save_weights_only=True
+        )
+        model.fit(*inputs, epochs=epochs, callbacks=[keep, report], verbose=0, **options)
+
+    def from_files(best: pathlib.Path) -> None:
+        """Train each stage from the best epoch of the one before."""
+        batches = images("train")
+        model = keras.Model(base.input, output(pooled))
+        names = [layer.name for layer in base.layers]
+        for index, start in enumerate(stages):
+            if index:
+                model.load_weights(best)
+            first = len(names) if start == HEAD else names.index(start)
+            for number, layer in enumerate(base.layers):
+                layer.trainable = number >= first
+            fit(model, best, batches, validation_data=images("val"), workers=workers)
+
+    def from_features(best: pathlib.Path) -> None:
+        """Compute and store the features, and train a head on them."""
+        import h5py
+
+        extractor, path = keras.Model(base.input, pooled), best.with_name("features.h5")
+        with h5py.File(path, "w") as file:
+            for split in SPLITS:
+                batches = images(split, shuffle=False)
+                file[split] = extractor.predict(batches, workers=workers, verbose=0)
+                file[f"{split}_labels"] = batches.classes
+        with h5py.File(path) as file:
+            x, y, *val = (file[f"{split}{kind}"][:] for split in SPLITS for kind in ("", "_labels"))
+        vector = keras.Input(x.shape[1:])
+        model = keras.Model(vector, output(vector))
+        fit(model, best, x, y, validation_data=tuple(val), batch_size=batch_size)
+
+    with tempfile.TemporaryDirectory() as work:
+        (from_features if bottleneck else from_files)(pathlib.Path(work, "best.weights.h5"))
+    return {}
