@@ -26,7 +26,7 @@ def _files(folder: str) -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(folder).glob("*/*") if path.is_file())
 
 
-def _keras() -> Any:
+def load_keras() -> Any:
     try:
         import tf_keras
     except ModuleNotFoundError:  # before TensorFlow 2.16 Keras 2 is part of it
@@ -102,7 +102,7 @@ def _r1_transform(cv2: Any, image: np.ndarray, rng: random.Random) -> np.ndarray
 
 def keras_dataset(folder: str, size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' `image_dataset_from_directory`: batches of float32."""
-    dataset = _keras().utils.image_dataset_from_directory(
+    dataset = load_keras().utils.image_dataset_from_directory(
         folder, image_size=(size, size), batch_size=batch_size
     )
     return lambda: (len(images) for images, _ in dataset)
@@ -110,7 +110,7 @@ def keras_dataset(folder: str, size: int, batch_size: int, **_: object) -> Epoch
 
 def keras_generator(folder: str, size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' `ImageDataGenerator`, with the augmentation of seed recipe R3."""
-    generator = _keras().preprocessing.image.ImageDataGenerator(
+    generator = load_keras().preprocessing.image.ImageDataGenerator(
         shear_range=0.2, zoom_range=0.2, horizontal_flip=True
     )
     batches = generator.flow_from_directory(folder, target_size=(size, size), batch_size=batch_size)
@@ -269,9 +269,9 @@ def augment_keras(size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' random layers: flip, rotation, zoom."""
     import tensorflow as tf
 
-    layers = _keras().layers
+    layers = load_keras().layers
     changes = (layers.RandomFlip("horizontal"), layers.RandomRotation(0.05), layers.RandomZoom(0.2))
-    chain = _keras().Sequential(changes)
+    chain = load_keras().Sequential(changes)
     return one_batch(tf.function(lambda images: chain(images, training=True)), size, batch_size)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 
 from tools.bench import harness, ours, report
 from tools.bench.harness import Case
-from tools.bench.peers import _keras
+from tools.bench.peers import load_keras
 from tools.bench.worker import Epoch
 
 TASKS = ("inference", "constants", "training")
@@ -68,7 +68,7 @@ def step(backbone: str, size: int, batch_size: int, task: str, setting: str, **_
     )
     import tensorflow as tf
 
-    keras = _keras()
+    keras = load_keras()
     if setting == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     base = getattr(keras.applications, backbone)(
