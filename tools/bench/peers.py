@@ -27,6 +27,7 @@ def _files(folder: str) -> list[pathlib.Path]:
 
 
 def load_keras() -> Any:
+    """Return Keras 2: tf_keras, or that of an older TensorFlow."""
     try:
         import tf_keras
     except ModuleNotFoundError:  # before TensorFlow 2.16 Keras 2 is part of it
