@@ -1,7 +1,9 @@
-"""A small data set, a run and an export, each made once and shared by the tests that need it."""
+"""A small data set, a run and an export, each made once for all processes of a test session."""
 
+import fcntl
 import os
 import pathlib
+import shutil
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -59,27 +61,52 @@ def draw_logits(built):
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory):
-    """80 JPEGs named as Kaggle names them: cat.0.jpg ... dog.39.jpg."""
-    folder = tmp_path_factory.mktemp("images")
-    for number in range(40):
-        for kind in ("cat", "dog"):
-            draw(kind, number).save(folder / f"{kind}.{number}.jpg", quality=92)
-    return folder
+def make_once(tmp_path_factory):
+    """Returns a function that makes a folder once, whichever process needs it first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    shared.mkdir(exist_ok=True)
+
+    def make(name, function):
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                function(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def records(image_folder, tmp_path_factory):
-    """Records of `image_folder`: three shards of each split."""
-    from tfpipe import build_records
+def image_folder(make_once):
+    """80 JPEGs named as Kaggle names them: cat.0.jpg ... dog.39.jpg."""
 
-    out = tmp_path_factory.mktemp("records") / "toy"
-    build_records.main(
-        build_records.Options(
-            source=(str(image_folder),), out=str(out), shards=3, workers=1, report=False
+    def make(folder):
+        folder.mkdir()
+        for number in range(40):
+            for kind in ("cat", "dog"):
+                draw(kind, number).save(folder / f"{kind}.{number}.jpg", quality=92)
+
+    return make_once("images", make)
+
+
+@pytest.fixture(scope="session")
+def records(image_folder, make_once):
+    """Records of `image_folder`: three shards of each split."""
+
+    def make(folder):
+        from tfpipe import build_records
+
+        build_records.main(
+            build_records.Options(
+                source=(str(image_folder),), out=str(folder), shards=3, workers=1, report=False
+            )
         )
-    )
-    return out
+
+    return make_once("toy", make)
 
 
 TINY = {
@@ -111,21 +138,27 @@ def tiny_config(records, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def run_dir(records, tmp_path_factory):
-    """A finished run on `records`, with test-time views and calibration."""
-    from tfpipe import train
-    from tfpipe.training.config import TrainConfig
+def run_dir(records, make_once, tmp_path_factory):
+    """A finished run on `records`, with test-time views and calibration; each process has a copy."""
 
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
-    return folder
+    def make(folder):
+        from tfpipe import train
+        from tfpipe.training.config import TrainConfig
+
+        train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
+
+    made = make_once("tiny-run", make)
+    return shutil.copytree(made, tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def export_dir(run_dir, tmp_path_factory):
-    """The export of `run_dir`, with version 1."""
-    from tfpipe import export
+def export_dir(run_dir, make_once, tmp_path_factory):
+    """The export of `run_dir`, with version 1: this process's own copy."""
 
-    folder = tmp_path_factory.mktemp("export") / "tiny"
-    export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder)))
-    return folder
+    def make(folder):
+        from tfpipe import export
+
+        export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder)))
+
+    made = make_once("tiny-export", make)
+    return shutil.copytree(made, tmp_path_factory.mktemp("export") / "tiny")
