@@ -10,7 +10,7 @@ from tests.conftest import draw
 from tfpipe.core import options as flag_options
 from tfpipe.core.errors import UserError
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training import stages
 from tfpipe.training.config import TrainConfig
 from tools import bench_train as bench
@@ -104,7 +104,7 @@ def test_both_sides_get_the_same_images_and_labels(image_folder, tmp_path):
         assert len(names) == len(paths) == count
         assert all(originals[p.read_bytes()].startswith(f"{p.parent.name}.") for p in paths)
 
-        part = Part(manifests.load(tmp_path / "records-30"), (split,))
+        part = Subset(manifests.load(tmp_path / "records-30"), (split,))
         assert {originals[record.encoded] for record in part.records()} == names
     with pytest.raises(UserError, match="r1-frozen takes batches of 50, and 24 images"):
         made.check(["r1-frozen"])

@@ -20,7 +20,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
 from tfpipe.records import manifest, rejects, verify
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.sources import source as bounds
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -215,7 +215,7 @@ def test_records(ram, records, tmp_path, what):
         name = sorted(storage.names_in(url))[0]
         url, local = f"{url}/{name}", local / name
     here, there = sources.open_source(str(local)), sources.open_source(url)
-    assert isinstance(there, sources.RemoteRecords)
+    assert isinstance(there, sources.RemoteTFRecords)
     assert there.names() == here.names()
     assert there.labels == here.labels
     copy = pickle.loads(pickle.dumps(there))  # noqa: S301
@@ -398,7 +398,7 @@ def test_training_reads_urls(ram, records):
     there, here = (
         [
             batch["image"].numpy().tobytes()
-            for batch in pipeline.eval_batches(Part(m, ("val",)), **options)
+            for batch in pipeline.eval_batches(Subset(m, ("val",)), **options)
         ]
         for m in described
     )
@@ -407,7 +407,7 @@ def test_training_reads_urls(ram, records):
     there, here = (
         [
             batch["image"].numpy().tobytes()
-            for batch in pipeline.train_batches(Part(m, ("train",)), reading)
+            for batch in pipeline.train_batches(Subset(m, ("train",)), reading)
         ]
         for m in described
     )

@@ -178,7 +178,7 @@ def test_a_damaged_example_is_read_or_refused(data):
         fields = example.deserialize(bytes(record[: data.draw(st.integers(0, len(record)))]))
     except ValueError:
         return
-    for value, kind in zip(fields, example.Fields.__annotations__.values(), strict=True):
+    for value, kind in zip(fields, example.ImageExample.__annotations__.values(), strict=True):
         assert isinstance(value, kind)
 
 

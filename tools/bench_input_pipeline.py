@@ -58,7 +58,7 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
     from tfpipe.augment import Augment
     from tfpipe.input import pipeline
     from tfpipe.records import manifest as manifests
-    from tfpipe.records.part import Part
+    from tfpipe.records.subset import Subset
 
     manifest = manifests.load(options.folder)
     chain = Augment(R3_AUGMENT) if augment else None
@@ -69,7 +69,7 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
         threads=options.workers,
     )
     # More epochs than there is time for.
-    part = Part(manifest, ("train",))
+    part = Subset(manifest, ("train",))
     batches = iter(pipeline.train_batches(part, reading, augment=chain, epochs=10**6))
     steps = pipeline.steps_per_epoch(part, options.batch_size)
 

@@ -45,7 +45,7 @@ from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -195,7 +195,7 @@ class Bench:
         self.counts = {split: manifest.images(split) for split in SPLITS}
         self._tree = self._work / "tree"
         for split in SPLITS:
-            for number, record in enumerate(Part(manifest, (split,)).records()):
+            for number, record in enumerate(Subset(manifest, (split,)).records()):
                 path = self._tree / split / record.text / f"{number:08d}.{record.format}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(record.encoded)

@@ -37,7 +37,7 @@ with _hollow("tensorflow"):  # which takes seconds to import
     from tensorflow.core.example.example_pb2 import Example
 
 
-class Fields(NamedTuple):
+class ImageExample(NamedTuple):
     """What a record holds; a record that others wrote may lack all but `encoded`.
 
     Attributes:
@@ -117,7 +117,7 @@ def serialize(
     return example.SerializeToString(deterministic=True)
 
 
-def deserialize(record: bytes) -> Fields:
+def deserialize(record: bytes) -> ImageExample:
     """Returns what a record holds, also one that another program wrote.
 
     The index of a class may have the key `label` instead of `image/class/label`.
@@ -140,7 +140,7 @@ def deserialize(record: bytes) -> Fields:
     encoded = first("image/encoded", "bytes_list", None)
     if encoded is None:
         raise ValueError("no image/encoded of type bytes")
-    return Fields(
+    return ImageExample(
         encoded=encoded,
         format=text("image/format"),
         height=first("image/height", "int64_list", 0),
@@ -154,7 +154,7 @@ def deserialize(record: bytes) -> Fields:
     )
 
 
-def deserialize_image(record: bytes) -> Fields:
+def deserialize_image(record: bytes) -> ImageExample:
     """Does the same in half the time with a record that `serialize` wrote.
 
     Returns:
@@ -168,7 +168,7 @@ def deserialize_image(record: bytes) -> Fields:
     def number(key: str) -> int:
         return features[key].int64_list.value[0]
 
-    return Fields(
+    return ImageExample(
         encoded=features["image/encoded"].bytes_list.value[0],
         format=text("image/format"),
         height=number("image/height"),

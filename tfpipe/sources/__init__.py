@@ -13,10 +13,10 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources.folder import Folder
 from tfpipe.sources.listing import Listing
 from tfpipe.sources.member import ARCHIVE_SUFFIXES
-from tfpipe.sources.records import COPY, Records
 from tfpipe.sources.source import MAX_BYTES, MAX_RATIO, RATIO_FREE_BYTES, Rejected, Source
 from tfpipe.sources.tar import Tar
-from tfpipe.sources.url import RemoteFolder, RemoteListing, RemoteRecords, RemoteTar, RemoteZip
+from tfpipe.sources.tfrecords import COPY, TFRecords
+from tfpipe.sources.url import RemoteFolder, RemoteListing, RemoteTar, RemoteTFRecords, RemoteZip
 from tfpipe.sources.zip import Zip
 
 __all__ = [
@@ -29,23 +29,23 @@ __all__ = [
     "REMOTE_KINDS",
     "Folder",
     "Listing",
-    "Records",
     "Rejected",
     "RemoteFolder",
     "RemoteListing",
-    "RemoteRecords",
+    "RemoteTFRecords",
     "RemoteTar",
     "RemoteZip",
     "Source",
+    "TFRecords",
     "Tar",
     "Zip",
     "open_source",
 ]
 
 # In the order in which they are tried: a folder of TFRecords is a folder too.
-KINDS: tuple[type[Source], ...] = (Records, Folder, Zip, Tar, Listing)
+KINDS: tuple[type[Source], ...] = (TFRecords, Folder, Zip, Tar, Listing)
 REMOTE_KINDS: tuple[type[Source], ...] = (
-    RemoteRecords,
+    RemoteTFRecords,
     RemoteFolder,
     RemoteListing,
     RemoteZip,

@@ -10,9 +10,9 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources import label_list, labels, member
 from tfpipe.sources.file import read_file, stamp, stamps
 from tfpipe.sources.listing import Listing
-from tfpipe.sources.records import Records, begins_with_frame, is_data_set, is_shard_name
 from tfpipe.sources.source import Source
 from tfpipe.sources.tar import TAR_BLOCK, Tar, begins_archive, compression_of
+from tfpipe.sources.tfrecords import TFRecords, begins_with_frame, is_data_set, is_shard_name
 from tfpipe.sources.zip import Zip
 
 
@@ -106,7 +106,7 @@ class RemoteTar(Tar):
         return file
 
 
-class RemoteRecords(Records):
+class RemoteTFRecords(TFRecords):
     """The images of a data set of tfpipe, of a folder that holds only TFRecord files, or of one.
 
     All of them are read once to be listed, wherever they are.

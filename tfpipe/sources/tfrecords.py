@@ -51,7 +51,7 @@ class _Contents(NamedTuple):
     labels: dict[str, str]
 
 
-class Records(Source):
+class TFRecords(Source):
     """The images of a data set of tfpipe, of a folder that holds only TFRecord files, or of one.
 
     Every record is a tf.train.Example with `image/encoded`, of any image format, or `raw`: then
@@ -182,7 +182,7 @@ def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Conten
                 contents.labels[name] = label
 
 
-def _unique(fields: example.Fields, title: str, taken: Container[str]) -> str:
+def _unique(fields: example.ImageExample, title: str, taken: Container[str]) -> str:
     """Returns a name that no other record has, and that ends like an image's."""
     name = fields.filename or title
     if not is_image_name(name):
@@ -193,13 +193,13 @@ def _unique(fields: example.Fields, title: str, taken: Container[str]) -> str:
     return name
 
 
-def _label(fields: example.Fields, classes: Sequence[str]) -> str:
+def _label(fields: example.ImageExample, classes: Sequence[str]) -> str:
     if fields.text or fields.label is None:
         return fields.text
     return classes[fields.label] if 0 <= fields.label < len(classes) else str(fields.label)
 
 
-def _to_png(fields: example.Fields) -> bytes:
+def _to_png(fields: example.ImageExample) -> bytes:
     """Returns a PNG with the same pixels as an image that is stored as uint8 RGB values."""
     size = (fields.width, fields.height)
     if min(size) < 1 or len(fields.encoded) != 3 * fields.width * fields.height:

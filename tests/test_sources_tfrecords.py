@@ -13,7 +13,7 @@ from PIL import Image
 from tfpipe import sources
 from tfpipe.core.errors import UserError
 from tfpipe.records import example, manifest, tfrecord
-from tfpipe.sources import records as module
+from tfpipe.sources import tfrecords as module
 
 
 def foreign(**features):
@@ -81,7 +81,7 @@ def data_set(image_folder, tmp_path):
 
 def test_the_images_of_a_folder_come_back(image_folder, data_set):
     source = sources.open_source(str(data_set))
-    assert type(source) is sources.Records
+    assert type(source) is sources.TFRecords
     names = sorted(path.name for path in image_folder.iterdir())[::10]
     assert source.names() == names
     assert source.skipped == []
@@ -328,9 +328,9 @@ def file_that_begins_like_gzip(path):
         (images_and_other_manifest, sources.Folder),
         (images_and_a_shard, sources.Folder),
         (shards_below, sources.Folder),
-        (shards_of_old_names, sources.Records),
-        (file_of_any_name, sources.Records),
-        (file_that_begins_like_gzip, sources.Records),
+        (shards_of_old_names, sources.TFRecords),
+        (file_of_any_name, sources.TFRecords),
+        (file_that_begins_like_gzip, sources.TFRecords),
     ],
 )
 def test_what_is_taken_for_records(tmp_path, make, kind):

@@ -15,7 +15,7 @@ from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 FOLDS = 3
 SPLITS = [("train",), ("val",), ("train", "val"), ("all",)]
@@ -61,7 +61,7 @@ def names(part, *, copies):
     ("fold", "held_out"), [(None, False), *itertools.product(range(FOLDS), (False, True))]
 )
 def test_counts_are_those_of_the_records(folded, splits, fold, held_out):
-    part = Part(folded, splits, fold, held_out)
+    part = Subset(folded, splits, fold, held_out)
     here = [
         fields
         for fields in stored(folded, splits)
@@ -86,11 +86,11 @@ def test_copies_are_there_in_every_fold(folded):
 
 @pytest.mark.parametrize("splits", SPLITS)
 def test_folds_partition_the_images(folded, splits):
-    held_out = [names(Part(folded, splits, fold, True), copies=False) for fold in range(FOLDS)]
-    assert sorted(itertools.chain(*held_out)) == names(Part(folded, splits), copies=False)
+    held_out = [names(Subset(folded, splits, fold, True), copies=False) for fold in range(FOLDS)]
+    assert sorted(itertools.chain(*held_out)) == names(Subset(folded, splits), copies=False)
     for fold, images in enumerate(held_out):
-        rest = names(Part(folded, splits, fold), copies=False)
-        assert sorted(images + rest) == names(Part(folded, splits), copies=False)
+        rest = names(Subset(folded, splits, fold), copies=False)
+        assert sorted(images + rest) == names(Subset(folded, splits), copies=False)
 
 
 def test_the_copies_of_an_image_have_its_fold(folded):
@@ -105,7 +105,7 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
     """Neither an image nor a copy of one; and it sees all else."""
     there = [(int(f.sha256[:15], 16), f.fold) for f in stored(folded, ("all",))]
     held_out = {number for number, own in there if own == fold}
-    part = Part(folded, ("all",), fold)
+    part = Subset(folded, ("all",), fold)
     reading = Reading(16, part.count, cache=cached)
     (batch,) = pipeline.train_batches(part, reading)
     seen = batch["number"].numpy().tolist()
@@ -125,12 +125,12 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
     ],
 )
 def test_parts_have_names(folded, arguments, name):
-    assert Part(folded, *arguments).name == name
+    assert Subset(folded, *arguments).name == name
 
 
 def test_a_split_that_is_named_twice_is_read_once(folded):
     for splits in (("train", "train"), ("all", "train")):
-        part = Part(folded, splits)
+        part = Subset(folded, splits)
         assert len(set(part.paths)) == len(part.paths)
         assert part.count == folded.count(splits[0])
 
@@ -146,20 +146,20 @@ def test_a_split_that_is_named_twice_is_read_once(folded):
 )
 def test_what_is_not_there_is_told_in_one_line(folded, splits, fold, message):
     with pytest.raises(UserError, match=re.escape(message)) as raised:
-        Part(folded, splits, fold)
+        Subset(folded, splits, fold)
     assert "\n" not in str(raised.value)
 
 
 def test_records_without_folds_say_how_to_get_some(records):
     with pytest.raises(UserError, match=r"toy has no folds: build the records with --folds=N"):
-        Part(manifests.load(records), ("train",), 0)
+        Subset(manifests.load(records), ("train",), 0)
 
 
 def test_a_fold_that_a_split_has_nothing_of_is_told(folded):
     more = dataclasses.replace(folded, folds=folded.folds | {"3": {"cat": 0, "dog": 0}})
-    assert Part(more, ("val",), 3).count == folded.count("val")
+    assert Subset(more, ("val",), 3).count == folded.count("val")
     with pytest.raises(UserError, match="folded has no records of fold 3 of val: name another"):
-        Part(more, ("val",), 3, True).count  # noqa: B018
+        Subset(more, ("val",), 3, True).count  # noqa: B018
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
@@ -169,7 +169,7 @@ def test_a_shard_that_cannot_be_counted_is_named(folded, tmp_path, damage):
     content[100] ^= damage == "flipped"
     if damage != "missing":
         (tmp_path / shard.name).write_bytes(content[: -1 if damage == "cut" else None])
-    part = Part(dataclasses.replace(folded, folder=tmp_path, shards=(shard,)), ("train",), 0)
+    part = Subset(dataclasses.replace(folded, folder=tmp_path, shards=(shard,)), ("train",), 0)
     with pytest.raises(
         UserError, match=rf"{shard.name} cannot be read \(.*verify_records"
     ) as raised:
@@ -178,7 +178,7 @@ def test_a_shard_that_cannot_be_counted_is_named(folded, tmp_path, damage):
 
 
 def test_too_large_a_batch_of_a_part_is_explained(folded):
-    part = Part(folded, ("train", "val"), 1)
+    part = Subset(folded, ("train", "val"), 1)
     message = rf"--batch_size=99: .* {part.count} records of train\+val without fold 1; give 1 to"
     with pytest.raises(UserError, match=message):
         pipeline.steps_per_epoch(part, 99)

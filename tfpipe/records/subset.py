@@ -13,7 +13,7 @@ from tfpipe.records.manifest import ALL_SPLITS, Manifest, Shard
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subset:
     """Some records of a data set.
 
     Without a fold the manifest tells how many they are; with one they are all read once, when
@@ -114,7 +114,7 @@ class Part:
         inside = (fold == self.fold) == self.held_out
         return inside & (copy == 0) if self.held_out else inside
 
-    def records(self) -> Iterator[example.Fields]:
+    def records(self) -> Iterator[example.ImageExample]:
         """Reads the records, in the shards' order; raises UserError for a damaged shard."""
         return (fields for fields in self._read() if self.holds(fields.fold, fields.copy))
 
@@ -153,7 +153,7 @@ class Part:
             )
         return counts
 
-    def _read(self) -> Iterator[example.Fields]:
+    def _read(self) -> Iterator[example.ImageExample]:
         """Reads the records of every fold."""
         for path in self.paths:
             try:
