@@ -112,9 +112,9 @@ def test_is_current(folder):
     (folder / "empty").mkdir()
     assert not manifest.is_current(folder / "empty", *same, replace=False)
     (folder / "empty").rmdir()
-    with pytest.raises(UserError, match=r"options \(--seed\).*--overwrite"):
+    with pytest.raises(UserError, match=r"options \(`seed`\).*overwrite"):
         manifest.is_current(folder, {**m.arguments, "seed": 1}, "x", replace=False)
-    with pytest.raises(UserError, match=r"images: .*--overwrite"):
+    with pytest.raises(UserError, match=r"images: .*overwrite"):
         manifest.is_current(folder, m.arguments, "x", replace=False)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt"):

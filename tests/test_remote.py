@@ -325,7 +325,7 @@ def test_building_again(ram, image_folder, capsys):
     before = contents(out)
     build(image_folder, out, quiet=False)
     assert "is up to date" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"other options \(--seed\).*--overwrite"):
+    with pytest.raises(UserError, match=r"other options \(`seed`\).*overwrite"):
         build(image_folder, out, seed=1)
     storage.write_whole(f"{out}/notes.txt", b"mine")
     with pytest.raises(UserError, match=r"holds 'notes\.txt'"):

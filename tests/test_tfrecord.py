@@ -182,12 +182,10 @@ def test_a_damaged_example_is_read_or_refused(data):
         assert isinstance(value, kind)
 
 
-def test_records_are_made_without_tensorflow_which_may_follow():
+def test_records_are_made_without_tensorflow():
     code = (
         "import sys\n"
         "from tfpipe.records import example, tfrecord\n"
         "assert 'tensorflow' not in sys.modules\n"
-        "import tensorflow\n"
-        "assert tensorflow.train.Example is example.Example\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)
