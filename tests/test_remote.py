@@ -187,7 +187,7 @@ def test_a_tar_archive(ram, image_folder, tmp_path):
         archive.add(image_folder, "images")
     storage.write_whole(url, local.read_bytes())
     here, there = sources.open_source(str(local)), sources.open_source(url)
-    assert isinstance(there, sources.RemoteTar)
+    assert isinstance(there, sources.Tar)
     assert there.names() == here.names()
     copy = pickle.loads(pickle.dumps(there))  # noqa: S301
     copy.prepare()
@@ -215,7 +215,7 @@ def test_records(ram, records, tmp_path, what):
         name = sorted(storage.names_in(url))[0]
         url, local = f"{url}/{name}", local / name
     here, there = sources.open_source(str(local)), sources.open_source(url)
-    assert isinstance(there, sources.RemoteTFRecords)
+    assert isinstance(there, sources.TFRecords)
     assert there.names() == here.names()
     assert there.labels == here.labels
     copy = pickle.loads(pickle.dumps(there))  # noqa: S301
@@ -239,7 +239,7 @@ def test_damaged_records_are_told(ram, records):
     content = bytearray(storage.read_whole(f"{url}/{name}"))
     content[3] ^= 1
     storage.write_whole(f"{url}/{name}", bytes(content))
-    with pytest.raises(UserError, match=f"{name} is damaged or no TFRecord file"):
+    with pytest.raises(UserError, match=f"{name} is damaged or not a TFRecord file"):
         sources.open_source(url)
 
 

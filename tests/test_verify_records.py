@@ -185,7 +185,7 @@ def test_the_command_ends_with_one_error_line(folder):
     assert first.startswith(f"{SHARD}: SHA-256 differs; record ")
     assert second == "val-00002-of-00003.tfrecord: No such file or directory"
     assert error.startswith(f"error: {folder} has 2 files that differ")
-    assert f"the first {SHARD} (" in error
+    assert f"first {SHARD} (" in error
 
 
 def test_progress_counts_every_block(folder, monkeypatch):
