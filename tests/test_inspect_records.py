@@ -143,6 +143,7 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         (["--out=sheet.gif"], ".png"),
         (["--out=nowhere/sheet.png"], "folder does not exist"),
         ([f"--plots={damaged}/manifest.json"], "File exists: name another folder"),
+        ([f"--records={tmp_path}"], "manifest.json does not exist"),
     ]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["inspect", f"--records={damaged}", *flags])
@@ -153,9 +154,3 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         assert line.startswith("error: ")
         assert message in line
     assert not (tmp_path / "sheet.png").exists()
-
-
-def test_a_missing_data_set(tmp_path):
-    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
-        inspect_records.main(Options(records=str(tmp_path), out="", plots=f"{tmp_path}/plots"))
-    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from tfpipe.sources import label_list, labels
         (["train/cat.0.jpg", "train/dog.1.jpg"], "auto", ["cat", "dog"]),
         (["cat/0.jpg", "dog/0.jpg"], "auto", ["cat", "dog"]),
         (["train/cat/0.jpg", "val/dog/x.jpg"], "auto", ["cat", "dog"]),
-        # One name of another form, and the folders decide for all.
+        # One name has another form, so folders label all images.
         (["a/cat.0.jpg", "b/dog.1.jpg", "b/0.jpg"], "auto", ["a", "b", "b"]),
         (["a/cat.0.jpg", "b/cat.1.jpg"], "folder", ["a", "b"]),
         (["a/cat.0.jpg", "a/dog.1.jpg"], "filename", ["cat", "dog"]),
@@ -89,7 +89,7 @@ def test_groups_are_found_as_labels_are(tmp_path):
     assert labels.groups(names, "auto", "patient") == ["", "", ""]
     with pytest.raises(UserError, match=r"neither 'c/3\.jpg'"):
         labels.groups(["c/3.jpg"], mode, "patient")
-    # What a source has itself counts, even if that is no group.
+    # The source's own group wins, even if it is empty.
     own = ["own", "", None]
     assert labels.groups(["c/3.jpg", "1.jpg", "b/1.jpg"], mode, "patient", own) == [
         *("own", "", "p2")
@@ -118,7 +118,7 @@ def test_groups_of_a_list(tmp_path, name, text, expected):
     (tmp_path / "a.jpg").write_bytes(b"1")
     source = sources.open_source(str(tmp_path / name))
     assert source.groups("group") == expected
-    # Without a column named there is no group, not even where a spreadsheet's column has no name.
+    # An empty name selects no column, not even one without a name.
     assert source.groups("") == {}
 
 

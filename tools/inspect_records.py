@@ -23,7 +23,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.page import contact_sheet
 from tfpipe.page.contact_sheet import Picture
-from tfpipe.records import example, manifest, tfrecord, verify
+from tfpipe.records import example, manifest, tfrecord
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_plots as plots
 
@@ -68,7 +68,6 @@ def main(options: Options) -> None:
     """Print the table, and write the sheet and the plots."""
     _check(options)
     described = manifest.load(options.records)
-    verify.check_fields(described)
     chosen = _choose(described, options.shard)
     if options.plots:
         _make_folder(options.plots)

@@ -233,8 +233,16 @@ def _names_in(folder: remote.Path) -> set[str]:
 def _check_consistency(manifest: Manifest) -> None:
     """Raise ValueError if the manifest contradicts itself, for example after an edit by hand."""
     for shard in manifest.shards:
+        for field in dataclasses.fields(Shard):
+            value = getattr(shard, field.name)
+            if type(value) is not field.type or (field.type is int and value < 0):
+                raise ValueError(f"the {field.name} of shard {shard.name!r} is {value!r}")
         if os.path.basename(shard.name) != shard.name:  # read nothing outside the folder
             raise ValueError(f"{shard.name!r} is not a plain file name")
+        if shard.split not in manifest.splits:
+            raise ValueError(f"shard {shard.name!r} is of the unknown split {shard.split!r}")
+    if len({shard.name for shard in manifest.shards}) < len(manifest.shards):
+        raise ValueError("a shard is listed twice")
     for split, counts in manifest.splits.items():
         if sorted(counts) != sorted(manifest.classes):
             raise ValueError(f"split {split!r} does not have the classes of the data set")
@@ -245,3 +253,9 @@ def _check_consistency(manifest: Manifest) -> None:
             )
     if manifest.images() != manifest.accepted:
         raise ValueError("the splits do not add up to the accepted images and their copies")
+    # build_records divides the same numbers, so the results are equal to the last bit.
+    size = sum(shard.bytes for shard in manifest.shards)
+    if not manifest.count() or manifest.mean_record_bytes != size / manifest.count():
+        raise ValueError(
+            f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes per record"
+        )

@@ -87,7 +87,6 @@ def readable(
     """
     if max_corrupt < 0:
         raise UserError(f"`max_corrupt={max_corrupt}`: give the number of records, 0 or more")
-    verify.check_fields(manifest)
     names = {shard.name for split in splits for shard in manifest.shards_of(split)}
     shards = [shard for shard in manifest.shards if shard.name in names]
     with terminal.progress("verifying", sum(map(verify.blocks, shards)), "MB") as advance:
@@ -105,13 +104,9 @@ def readable(
             f" than `max_corrupt={max_corrupt}`, in {', '.join(named)}{more}: {_RESTORE}, or"
             f" continue without these records with `max_corrupt={lost}`"
         )
-    if not salvages:
-        with contextlib.suppress(OSError):
-            (folder / LOST).unlink()  # of an earlier run
-        return manifest
-    left = _replace_shards(manifest, salvages, folder)
+    left = _replace_shards(manifest, salvages, folder) if salvages else manifest
     _write(manifest, salvages, folder)
-    return _count(manifest, left, {each.shard.split for each in salvages if each.lost})
+    return _count(manifest, left, salvages) if salvages else manifest
 
 
 @contextlib.contextmanager
@@ -207,7 +202,7 @@ def _replace_shards(
             shard = dataclasses.replace(left, name=os.path.abspath(folder / shard.name))
         if not left or left.records:
             shards.append(shard)
-    for split in {each.shard.split for each in salvages}:
+    for split in sorted({each.shard.split for each in salvages}):
         if not any(shard.split == split for shard in shards):
             raise UserError(
                 f"{manifest.folder}: no record of split {split!r} is left: {_RESTORE}, or name"
@@ -225,8 +220,11 @@ def _replace_shards(
 
 
 def _write(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path) -> None:
-    """Write the clean shards, byte for byte, and `lost.csv`."""
+    """Write the clean shards, byte for byte, and `lost.csv`; remove an old list if all is well."""
     try:
+        if not salvages:
+            (folder / LOST).unlink(missing_ok=True)
+            return
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
@@ -250,10 +248,10 @@ def _write(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path
                 raise ResumableError(f"{source} changed while it was read: run the command again")
 
 
-def _count(manifest: Manifest, left: Manifest, splits: Iterable[str]) -> Manifest:
-    """Return `left` with new counts of some splits, which are read."""
+def _count(manifest: Manifest, left: Manifest, salvages: Sequence[Salvage]) -> Manifest:
+    """Read the splits that lost records, and return `left` with their new counts."""
     counted, copies = dict(manifest.splits), dict(manifest.copies)
-    for split in splits:
+    for split in sorted({each.shard.split for each in salvages if each.lost}):
         images = collections.Counter()
         with terminal.progress(f"counting {split}", manifest.count(split), "records") as advance:
             for record in Subset(left, (split,)).records():

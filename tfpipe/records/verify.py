@@ -7,7 +7,6 @@ damaged record.
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import os
 import threading
@@ -45,25 +44,11 @@ def blocks(shard: Shard) -> int:
     return -(-shard.bytes // BLOCK_BYTES)
 
 
-def check_fields(manifest: Manifest) -> None:
-    """Check what `manifest.load` does not: types, ranges, and values that follow from the shards.
-
-    Raises:
-        UserError: somebody changed the manifest.
-    """
-    problem = _wrong_field(manifest)
-    if problem:
-        raise UserError(
-            f"{manifest.folder / MANIFEST} is damaged ({problem}): restore it, or build the data"
-            " set again with `python -m tfpipe.build_records --overwrite`"
-        )
-
-
 def find_damage(manifest: Manifest, advance: Callable[[], object] = lambda: None) -> list[Finding]:
     """Read every shard and return each file that is damaged, missing or unknown.
 
     Args:
-        manifest: from `manifest.load`, checked by `check_fields`.
+        manifest: from `manifest.load`.
         advance: called after each block, `blocks(shard)` times for a whole shard.
 
     Returns:
@@ -172,22 +157,3 @@ def _examine_rejects(manifest: Manifest) -> list[Finding]:
     if collections.Counter(reject.reason for reject in listed) != manifest.rejected:
         return [Finding(rejects.REJECTS, f"{MANIFEST} counts other lines")]
     return []
-
-
-def _wrong_field(manifest: Manifest) -> str:
-    for shard in manifest.shards:
-        for field in dataclasses.fields(Shard):
-            value = getattr(shard, field.name)
-            if type(value) is not field.type or (field.type is int and value < 0):
-                return f"the {field.name} of shard {shard.name!r} is {value!r}"
-        if shard.split not in manifest.splits:
-            return f"shard {shard.name!r} is of the unknown split {shard.split!r}"
-    names = collections.Counter(shard.name for shard in manifest.shards)
-    for name, count in names.items():
-        if count > 1:
-            return f"shard {name!r} is listed {count} times"
-    size = sum(shard.bytes for shard in manifest.shards)
-    # build_records divides the same numbers, so the results are equal to the last bit.
-    if not manifest.count() or manifest.mean_record_bytes != size / manifest.count():
-        return f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes per record"
-    return ""

@@ -29,7 +29,7 @@ _HEADER_BYTES = 256 * 2**10
 _XZ_MEMORY = 256 * 2**20  # `xz -9` needs 65 MB to unpack; a hostile file asks for gigabytes
 
 _BLOCK_BYTES = 2**20
-_BLOCK = 512
+_TAR_BLOCK = 512
 
 
 class Tar(Source):
@@ -58,7 +58,7 @@ class Tar(Source):
             return False
         try:
             with storage.open_to_read(path) as file:
-                head = file.read(_BLOCK)
+                head = file.read(_TAR_BLOCK)
         except OSError:
             return False
         return _begins_archive(head)
@@ -87,7 +87,7 @@ class Tar(Source):
         """The open, uncompressed archive."""
         try:
             with storage.open_to_read(self.path) as file:
-                compression = _compression_of(file.read(_BLOCK))
+                compression = _compression_of(file.read(_TAR_BLOCK))
             if compression and remote.is_remote(self.path):
                 raise UserError(
                     f"{self.path} is a compressed tar archive, which cannot be read at a URL:"
@@ -168,7 +168,7 @@ def _infos(file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
     # tarfile takes a damaged header for the end, which would lose all later members.
     file.seek(end)
     tail = file.read(_BLOCK_BYTES)
-    if len(tail) < _BLOCK:
+    if len(tail) < _TAR_BLOCK:
         raise _Damaged("it has no end mark, as if it was cut")
     if any(tail):
         raise _Damaged(f"byte {end} is neither a header nor the end")
@@ -192,7 +192,7 @@ def _begins_archive(head: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError:
-        return len(head) == _BLOCK and not any(head)  # an archive without members
+        return len(head) == _TAR_BLOCK and not any(head)  # an archive without members
     return True
 
 
