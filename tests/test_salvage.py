@@ -177,7 +177,7 @@ def test_appended_bytes_cost_nothing(folder, out, more):
 
 
 @hypothesis.settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

@@ -47,36 +47,46 @@ def stored(manifest, splits):
                     yield example.deserialize(record)
 
 
-def names(subset, *, copies):
-    """Returns the sorted names of the images in evaluation."""
+def names(records, *, copies=True):
+    return sorted(record.filename for record in records if copies or not record.copy)
+
+
+FOLD_SIDES = [(None, False), *itertools.product(range(FOLDS), (False, True))]
+
+
+def expected(folded, splits, fold, held_out):
+    return [
+        record
+        for record in stored(folded, splits)
+        if fold is None
+        or (held_out and record.fold == fold and not record.copy)
+        or (not held_out and record.fold != fold)
+    ]
+
+
+@pytest.mark.parametrize("splits", SPLITS)
+@pytest.mark.parametrize(("fold", "held_out"), FOLD_SIDES)
+def test_counts_are_those_of_the_records(folded, splits, fold, held_out):
+    subset = Subset(folded, splits, fold, held_out)
+    here = expected(folded, splits, fold, held_out)
+    assert subset.count == len(here)
+    assert subset.images == sum(not record.copy for record in here)
+    counts = collections.Counter(record.text for record in here)
+    assert subset.class_counts == {name: counts[name] for name in ("cat", "dog")}
+    size = sum(len(example.serialize(**r._asdict())) + tfrecord.FRAME_BYTES for r in here)
+    assert subset.bytes == pytest.approx(size, rel=0 if fold is None else 0.5)
+    assert names(subset.records()) == names(here)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize(("fold", "held_out"), FOLD_SIDES[:3])
+def test_evaluation_sees_the_records(folded, fold, held_out, copies):
+    subset = Subset(folded, ("all",), fold, held_out)
     found = []
     for batch in pipeline.eval_batches(subset, image_size=8, batch_size=5, copies=copies):
         real = batch["weight"].numpy() > 0
         found += [name.decode() for name in batch["name"].numpy()[real]]
-    return sorted(found)
-
-
-@pytest.mark.parametrize("splits", SPLITS)
-@pytest.mark.parametrize(
-    ("fold", "held_out"), [(None, False), *itertools.product(range(FOLDS), (False, True))]
-)
-def test_counts_are_those_of_the_records(folded, splits, fold, held_out):
-    subset = Subset(folded, splits, fold, held_out)
-    here = [
-        fields
-        for fields in stored(folded, splits)
-        if fold is None
-        or (held_out and fields.fold == fold and not fields.copy)
-        or (not held_out and fields.fold != fold)
-    ]
-    assert subset.count == len(here)
-    assert subset.images == sum(not fields.copy for fields in here)
-    counts = collections.Counter(fields.text for fields in here)
-    assert subset.class_counts == {name: counts[name] for name in ("cat", "dog")}
-    size = sum(len(example.serialize(**f._asdict())) + tfrecord.FRAME_BYTES for f in here)
-    assert subset.bytes == pytest.approx(size, rel=0 if fold is None else 0.5)
-    assert names(subset, copies=True) == sorted(fields.filename for fields in here)
-    assert names(subset, copies=False) == sorted(f.filename for f in here if not f.copy)
+    assert sorted(found) == names(expected(folded, ("all",), fold, held_out), copies=copies)
 
 
 def test_copies_are_there_in_every_fold(folded):
@@ -86,11 +96,12 @@ def test_copies_are_there_in_every_fold(folded):
 
 @pytest.mark.parametrize("splits", SPLITS)
 def test_folds_partition_the_images(folded, splits):
-    held_out = [names(Subset(folded, splits, fold, True), copies=False) for fold in range(FOLDS)]
-    assert sorted(itertools.chain(*held_out)) == names(Subset(folded, splits), copies=False)
+    whole = names(Subset(folded, splits).records(), copies=False)
+    held_out = [names(Subset(folded, splits, f, True).records()) for f in range(FOLDS)]
+    assert sorted(itertools.chain(*held_out)) == whole
     for fold, images in enumerate(held_out):
-        rest = names(Subset(folded, splits, fold), copies=False)
-        assert sorted(images + rest) == names(Subset(folded, splits), copies=False)
+        rest = names(Subset(folded, splits, fold).records(), copies=False)
+        assert sorted(images + rest) == whole
 
 
 def test_the_copies_of_an_image_have_its_fold(folded):
