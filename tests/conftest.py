@@ -139,7 +139,7 @@ def tiny_config(records, tmp_path):
 
 @pytest.fixture(scope="session")
 def run_dir(records, make_once, tmp_path_factory):
-    """A finished run on `records`, with test-time views and calibration; each process has a copy."""
+    """A finished run on `records`, with test-time views and calibration; one copy a process."""
 
     def make(folder):
         from tfpipe import train

@@ -243,7 +243,7 @@ def test_labels_of_a_list_and_order_of_classes(images, tmp_path):
     }
     assert [list(counts) for counts in m.splits.values()] == [["zebra", "ant"]] * 2
     build(images, tmp_path / "out", labels=mode, classes="zebra,ant")  # up to date
-    with pytest.raises(UserError, match=r"other options \(--classes\)"):
+    with pytest.raises(UserError, match=r"other options \(`classes`\)"):
         build(images, tmp_path / "out", labels=mode)
     with pytest.raises(UserError, match="class 'ant' is not there"):
         build(images, tmp_path / "else", labels=mode, classes="zebra,bee")

@@ -21,7 +21,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline, service
 from tfpipe.input.samples import Reading
 from tfpipe.records import manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARDS, RECORDS, BATCH = 24, 40, 8
@@ -191,7 +191,7 @@ def test_workers_decode_the_images_of_real_records(running, records):
 @pytest.mark.timeout(120)
 def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
     """The same pictures but for the resize's rounding, the same labels and numbers."""
-    part = Part(manifest.load(records), ("train",))
+    part = Subset(manifest.load(records), ("train",))
     augment = Augment("translate(0.1)")
     found = {}
     for address in ("", running.address):
@@ -221,7 +221,8 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
         )
     )
     held_out, part = (
-        Part(manifest.load(out), ("all",), fold=1, held_out=held_out) for held_out in (True, False)
+        Subset(manifest.load(out), ("all",), fold=1, held_out=held_out)
+        for held_out in (True, False)
     )
     reading = Reading(16, 8, service=running.address)
     steps = pipeline.steps_per_epoch(part, 8)

@@ -18,7 +18,7 @@ from tfpipe.images import upload
 from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training import run as runs
 
 
@@ -30,7 +30,7 @@ def evaluated(run_dir, records):
     assert 0 < predictor.calibration.low < predictor.calibration.high < 1
     manifest = manifests.load(records)
     batches = pipeline.eval_batches(
-        Part(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
+        Subset(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
     )
     found = inference.predict(predictor, batches, manifest.count(), "evaluating")
     return {

@@ -26,7 +26,7 @@ from tfpipe.model import inference
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import combine, finish, trained
 from tfpipe.training import run as runs
 from tfpipe.training.config import TrainConfig
@@ -339,7 +339,7 @@ class TestEndToEnd:
         predictor = trained.load(folder).restore()
         assert predictor.image_size == 32
         batches = pipeline.eval_batches(
-            Part(manifests.load(records), ("all",)), image_size=32, batch_size=32
+            Subset(manifests.load(records), ("all",)), image_size=32, batch_size=32
         )
         found = inference.predict(predictor, batches, 80, "evaluating")
         by_name = dict(zip(found["name"].tolist(), found["probabilities"], strict=True))
@@ -476,7 +476,8 @@ class TestCrossValidated:
         found = json.loads((folder / "cv" / "metrics.json").read_text())
         assert list(violations(found, METRICS_SCHEMA)) == []
         opened = {
-            fields.filename: fields for fields in Part(manifests.load(records), ("all",)).records()
+            fields.filename: fields
+            for fields in Subset(manifests.load(records), ("all",)).records()
         }
         there = [opened[row["name"]] for row in read(folder / "cv" / "predictions.csv")]
         sides = [min(fields.height, fields.width) for fields in there]

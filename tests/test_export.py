@@ -390,7 +390,7 @@ def test_the_command_line(run_dir, tmp_path):
     lines = done.stderr.splitlines()
     assert any(line.startswith("served after 7 requests to warm up") for line in lines), lines
     assert any(line.startswith("exported ") for line in lines)
-    assert "Licence: CC0-1.0" in (tmp_path / "tiny/1" / card.TEXT).read_text()
+    assert "License: CC0-1.0" in (tmp_path / "tiny/1" / card.TEXT).read_text()
 
 
 def test_a_run_without_records_is_exported_unchecked_only(records, tmp_path):

@@ -19,7 +19,7 @@ from tfpipe.input import cache, files, pipeline
 from tfpipe.input.samples import Reading
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 
 def encode(picture, kind, **options):
@@ -54,7 +54,7 @@ def opened(data, side):
 def stored(data, kind, height, width):
     """An image as a record has it."""
     rest = {"label": 0, "text": "", "filename": "a", "sha256": "", "fold": -1, "copy": False}
-    return example.Fields(data, format=kind, height=height, width=width, **rest)
+    return example.ImageExample(data, format=kind, height=height, width=width, **rest)
 
 
 def from_host(data, side):
@@ -165,7 +165,7 @@ TWO_DRAWS = Augment("translate(0.1)")
 
 
 def batches(described, *, first_epoch=0, first_step=0, epochs=2, augment=TWO_DRAWS, **changes):
-    part = described if isinstance(described, Part) else Part(described, ("train",))
+    part = described if isinstance(described, Subset) else Subset(described, ("train",))
     reading = Reading(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
     first = {"first_epoch": first_epoch, "first_step": first_step}
     found = pipeline.train_batches(part, reading, augment=augment, epochs=epochs, **first)
@@ -330,7 +330,7 @@ def test_every_epoch_has_another_order_and_other_numbers(manifest):
 
 
 def test_a_later_epoch_can_be_begun_with(manifest):
-    steps = pipeline.steps_per_epoch(Part(manifest, ("train",)), 8)
+    steps = pipeline.steps_per_epoch(Subset(manifest, ("train",)), 8)
     assert same(
         batches(manifest, epochs=3)[2 * steps :], batches(manifest, first_epoch=2, epochs=3)
     )
@@ -340,7 +340,7 @@ def test_a_later_epoch_can_be_begun_with(manifest):
 @pytest.mark.parametrize("step", [0, 1, 3, 8])
 def test_an_epoch_can_be_begun_at_any_step(manifest, cached, step):
     """And the epoch after it is whole."""
-    assert pipeline.steps_per_epoch(Part(manifest, ("train",)), 8) == 8
+    assert pipeline.steps_per_epoch(Subset(manifest, ("train",)), 8) == 8
     whole = batches(manifest, epochs=4, cache=cached)[2 * 8 :]
     assert same(
         whole[step:], batches(manifest, first_epoch=2, first_step=step, epochs=4, cache=cached)
@@ -387,7 +387,7 @@ def test_workers_need_equal_shares():
 def test_numbers_tell_the_records(manifest):
     """As the digest of what is stored does, whose first 15 hex digits a number is."""
     digests = {}
-    for path in Part(manifest, ("train",)).paths:
+    for path in Subset(manifest, ("train",)).paths:
         with open(path, "rb") as file:
             for _, record in tfrecord.read(file):
                 fields = example.deserialize(record)
@@ -399,7 +399,7 @@ def test_numbers_tell_the_records(manifest):
             assert digests[number][1] == label
             seen.add(number)
     assert len(seen) == 8 * 8
-    part = Part(manifest, ("train",))
+    part = Subset(manifest, ("train",))
     for batch in pipeline.eval_batches(part, image_size=8, batch_size=7).as_numpy_iterator():
         real = batch["weight"] > 0
         assert not batch["number"][~real].any()
@@ -408,7 +408,7 @@ def test_numbers_tell_the_records(manifest):
 
 
 def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
-    dataset = pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=7)
+    dataset = pipeline.eval_batches(Subset(manifest, ("all",)), image_size=16, batch_size=7)
     found = list(dataset.as_numpy_iterator())
     assert {batch["image"].shape for batch in found} == {(7, 16, 16, 3)}
     assert sum(batch["weight"].sum() for batch in found) == manifest.count()
@@ -420,7 +420,7 @@ def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
 @pytest.mark.parametrize("size", [0, -1, 10_000])
 def test_an_impossible_batch_size_is_explained(manifest, size):
     with pytest.raises(UserError, match=f"--batch_size={size}.*records of train; give 1 to"):
-        pipeline.steps_per_epoch(Part(manifest, ("train",)), size)
+        pipeline.steps_per_epoch(Subset(manifest, ("train",)), size)
 
 
 def test_files_give_the_same_pictures_as_records(manifest, image_folder):
@@ -432,7 +432,7 @@ def test_files_give_the_same_pictures_as_records(manifest, image_folder):
         )
     )
     assert len(found) == manifest.count()
-    for batch in pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=8):
+    for batch in pipeline.eval_batches(Subset(manifest, ("all",)), image_size=16, batch_size=8):
         columns = (batch[key].numpy() for key in ("name", "image", "weight"))
         for name, image, weight in zip(*columns, strict=True):
             if weight:
@@ -474,7 +474,7 @@ def test_a_copy_is_in_the_split_of_its_image(balanced):
     names = {}
     for split in ("train", "val"):
         batches = pipeline.eval_batches(
-            Part(balanced, (split,)), image_size=8, batch_size=4, copies=True
+            Subset(balanced, (split,)), image_size=8, batch_size=4, copies=True
         )
         names[split] = {
             name.split(b"#")[0]
@@ -494,7 +494,7 @@ def test_training_sees_copies_and_evaluation_never_does(balanced):
     seen = {}
     for copies in (False, True):
         batches = pipeline.eval_batches(
-            Part(balanced, ("train",)), image_size=8, batch_size=5, copies=copies
+            Subset(balanced, ("train",)), image_size=8, batch_size=5, copies=copies
         )
         weights = np.concatenate([batch["weight"] for batch in batches])
         names = np.concatenate([batch["name"] for batch in batches])[weights > 0]

@@ -14,7 +14,7 @@ from tfpipe.sources import label_list, labels
         (["train/cat.0.jpg", "train/dog.1.jpg"], "auto", ["cat", "dog"]),
         (["cat/0.jpg", "dog/0.jpg"], "auto", ["cat", "dog"]),
         (["train/cat/0.jpg", "val/dog/x.jpg"], "auto", ["cat", "dog"]),
-        # One name of another form, and the folders decide for all.
+        # One name has another form, so folders label all images.
         (["a/cat.0.jpg", "b/dog.1.jpg", "b/0.jpg"], "auto", ["a", "b", "b"]),
         (["a/cat.0.jpg", "b/cat.1.jpg"], "folder", ["a", "b"]),
         (["a/cat.0.jpg", "a/dog.1.jpg"], "filename", ["cat", "dog"]),
@@ -29,8 +29,8 @@ def test_assign(names, mode, expected):
 @pytest.mark.parametrize(
     ("names", "mode", "words"),
     [
-        (["cat.0.jpg", "dog.0.jpg", "logo.jpg"], "auto", ["'logo.jpg'", "--labels=auto"]),
-        (["cat.0.jpg", "x/dog.jpg"], "filename", ["'x/dog.jpg'", "--labels=folder"]),
+        (["cat.0.jpg", "dog.0.jpg", "logo.jpg"], "auto", ["'logo.jpg'", "`labels=auto`"]),
+        (["cat.0.jpg", "x/dog.jpg"], "filename", ["'x/dog.jpg'", "`labels=folder`"]),
         (["cat/0.jpg", "1.jpg"], "folder", ["'1.jpg'", "cat/0.jpg"]),
         (["cat.0.jpg", "cat.1.jpg"], "auto", ["'cat'", "file names", "two"]),
         (["x/cat.0.jpg", "x/logo.jpg"], "auto", ["'x'", "folder names", "'x/logo.jpg'"]),
@@ -56,7 +56,7 @@ def test_a_list_labels_by_member_or_file_name(tmp_path):
     path.write_text("path,label\n1.jpg,cat\nb/1.jpg,dog\n2.jpg,bird\nunused.jpg,cow\n")
     mode = f"csv:{path}"
     assert labels.assign(["1.jpg", "b/1.jpg", "c/2.jpg"], mode) == ["cat", "dog", "bird"]
-    with pytest.raises(UserError, match=r"does not have 'c/3\.jpg', nor '3\.jpg'"):
+    with pytest.raises(UserError, match=r"neither 'c/3\.jpg' nor '3\.jpg'"):
         labels.assign(["1.jpg", "c/3.jpg"], mode)
     with pytest.raises(UserError, match=r"'2\.jpg' may be 'c/2\.jpg' or 'd/2\.jpg'"):
         labels.assign(["c/2.jpg", "d/2.jpg"], mode)
@@ -87,9 +87,9 @@ def test_groups_are_found_as_labels_are(tmp_path):
     assert labels.groups(names, mode, "group") == ["", "", ""]
     assert labels.groups(names, mode, "") == ["", "", ""]
     assert labels.groups(names, "auto", "patient") == ["", "", ""]
-    with pytest.raises(UserError, match=r"does not have 'c/3\.jpg'"):
+    with pytest.raises(UserError, match=r"neither 'c/3\.jpg'"):
         labels.groups(["c/3.jpg"], mode, "patient")
-    # What a source has itself counts, even if that is no group.
+    # The source's own group wins, even if it is empty.
     own = ["own", "", None]
     assert labels.groups(["c/3.jpg", "1.jpg", "b/1.jpg"], mode, "patient", own) == [
         *("own", "", "p2")
@@ -118,7 +118,7 @@ def test_groups_of_a_list(tmp_path, name, text, expected):
     (tmp_path / "a.jpg").write_bytes(b"1")
     source = sources.open_source(str(tmp_path / name))
     assert source.groups("group") == expected
-    # Without a column named there is no group, not even where a spreadsheet's column has no name.
+    # An empty name selects no column, not even one without a name.
     assert source.groups("") == {}
 
 
@@ -132,12 +132,12 @@ def test_a_source_without_a_list_has_no_groups(tmp_path):
     [
         ("x.csv", "path,label,group,group\n", ["line 1", "2 columns", "'group'"]),
         ("x.csv", "path,label,group\na.jpg,cat,1\na.jpg,cat,2\n", ["line 3", "'2'", "line 2"]),
-        ("x.csv", f"path,label,group\na.jpg,cat,{'g' * 201}\n", ["line 2", "no group", "200"]),
-        ("x.csv", "path,label,group\na.jpg,cat,a\tb\n", ["line 2", "no group"]),
+        ("x.csv", f"path,label,group\na.jpg,cat,{'g' * 201}\n", ["line 2", "not a group", "200"]),
+        ("x.csv", "path,label,group\na.jpg,cat,a\tb\n", ["line 2", "not a group"]),
         ("x.jsonl", '{"path": "a", "label": "b", "group": [1]}', ["line 1", "group is a list"]),
         ("x.jsonl", '{"path": "a", "label": "b", "group": true}', ["group is a bool"]),
         ("x.jsonl", '{"path": "a", "label": "b", "group": 1.5}', ["group is a float"]),
-        ("x.jsonl", '{"path": "a", "label": "b", "group": "\\ud800"}', ["no group"]),
+        ("x.jsonl", '{"path": "a", "label": "b", "group": "\\ud800"}', ["not a group"]),
     ],
 )
 def test_bad_group_is_a_user_error(tmp_path, name, text, words):
@@ -169,16 +169,16 @@ def test_order():
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ("cat", ["'dog' is not there"]),
-        ("cat,dog,cow", ["no image is of class 'cow'", "'cat', 'dog'"]),
-        ("cat,dog,cat", ["'cat' is there twice"]),
-        ("cat,,dog", ["'' is no class"]),
-        (",", ["'' is no class"]),
-        ("Cat,dog", ["'cat' is not there"]),
+        ("cat", ["lacks the images' class 'dog'"]),
+        ("cat,dog,cow", ["no image has class 'cow'", "'cat', 'dog'"]),
+        ("cat,dog,cat", ["'cat' appears twice"]),
+        ("cat,,dog", ["'' is not a class"]),
+        (",", ["'' is not a class"]),
+        ("Cat,dog", ["lacks the images' class 'cat'"]),
     ],
 )
 def test_order_that_does_not_fit_is_a_user_error(classes, words):
     with pytest.raises(UserError) as caught:
         labels.order(["cat", "dog"], classes)
-    for word in [f"--classes={classes}", *words]:
+    for word in [f"`classes={classes}`", *words]:
         assert word in str(caught.value)

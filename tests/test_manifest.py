@@ -1,4 +1,4 @@
-"""Manifests that load, and damaged ones that say so in one line."""
+"""Manifests load; a damaged one is an error of one line."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from tfpipe.records import manifest
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data set as small as can be; its shards hold nothing that is read."""
+    """A minimal data set; its shards hold no records."""
     shards = []
     for split, records in [("train", 3), ("train", 2), ("val", 2)]:
         name = f"{split}-{len(shards)}.tfrecord"
@@ -81,6 +81,11 @@ def edit(folder, change):
         (lambda v: v.update(splits=[]), "damaged"),
         (lambda v: v.update(accepted=8), "add up"),
         (lambda v: v.update(shards=None), "damaged"),
+        (lambda v: v.update(mean_record_bytes="1"), "mean_record_bytes"),
+        (lambda v: v["shards"].append({**v["shards"][0], "records": 0}), "listed twice"),
+        (lambda v: v["shards"][1].update(bytes="7"), "bytes"),
+        (lambda v: v["shards"][1].update(sha256=7), "sha256"),
+        (lambda v: v["shards"].append({**v["shards"][0], "name": "x", "split": "y"}), "'y'"),
     ],
 )
 def test_damaged_manifest(folder, change, words):
@@ -89,6 +94,7 @@ def test_damaged_manifest(folder, change, words):
         manifest.load(folder)
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "\xff"])
@@ -112,9 +118,9 @@ def test_is_current(folder):
     (folder / "empty").mkdir()
     assert not manifest.is_current(folder / "empty", *same, replace=False)
     (folder / "empty").rmdir()
-    with pytest.raises(UserError, match=r"options \(--seed\).*--overwrite"):
+    with pytest.raises(UserError, match=r"options \(`seed`\).*overwrite"):
         manifest.is_current(folder, {**m.arguments, "seed": 1}, "x", replace=False)
-    with pytest.raises(UserError, match=r"images: .*--overwrite"):
+    with pytest.raises(UserError, match=r"images: .*overwrite"):
         manifest.is_current(folder, m.arguments, "x", replace=False)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt"):

@@ -1,4 +1,4 @@
-"""`manifest.schema.json` describes what build_records writes, and nothing looser."""
+"""`manifest.schema.json` accepts what build_records writes, and no wrong type or missing key."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def test_every_key_is_required_and_has_its_type(records):
     assert len(all_places) > 25
     for *path, key in all_places:
         changes = [lambda inner, key: inner.update({key: None})]
-        if not path or path[0] == "shards":  # elsewhere keys are the user's, or may be missing
+        if not path or path[0] == "shards":  # other keys are optional or the user's
             changes.append(lambda inner, key: inner.pop(key))
         for change in changes:
             value = json.loads(text)

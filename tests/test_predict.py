@@ -24,7 +24,7 @@ from tfpipe.model import inference
 from tfpipe.predictions import chunk, formats, order, overlay
 from tfpipe.predictions.table import Answers
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import finish
 from tfpipe.training import run as runs
 
@@ -74,7 +74,7 @@ def expected(run_dir, records):
     predictor = runs.load(str(run_dir)).restore()
     manifest = manifests.load(records)
     batches = pipeline.eval_batches(
-        Part(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
+        Subset(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
     )
     found = inference.predict(predictor, batches, manifest.count(), "evaluating")
     return {n.decode(): row for n, row in zip(found["name"], found["probabilities"], strict=True)}

@@ -21,7 +21,7 @@ from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
 from tfpipe.input.pipeline import eval_batches
 from tfpipe.records import manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.reporting import (
     comparison,
     curves,
@@ -424,7 +424,7 @@ def test_pictures_are_those_of_the_predictions(run):
 
 
 def test_batches_are_what_evaluation_sees(records):
-    part = Part(manifest.load(records), ("val",))
+    part = Subset(manifest.load(records), ("val",))
     expected = np.concatenate(
         [b["image"].numpy()[b["weight"].numpy() > 0]
          for b in eval_batches(part, image_size=24, batch_size=8)]
@@ -436,7 +436,7 @@ def test_batches_are_what_evaluation_sees(records):
 
 
 def test_an_image_that_cannot_be_decoded_is_told(records):
-    fields = next(Part(manifest.load(records), ("val",)).records())
+    fields = next(Subset(manifest.load(records), ("val",)).records())
     broken = fields._replace(encoded=b"\xff\xd8 no more", filename="a\n.jpg")
     with pytest.raises(UserError, match=r"a\\n\.jpg cannot be decoded"):
         images.thumbnail(broken, 20)
@@ -564,7 +564,7 @@ def test_duplicates_are_read_as_they_were_written(tmp_path):
 def test_what_screens_listed_is_shown(run, records, tmp_path):
     copy = shutil.copytree(records, tmp_path / "records")
     described = manifest.load(copy)
-    first = next(Part(described, ("train",)).records())
+    first = next(Subset(described, ("train",)).records())
     (source,) = described.arguments["source"]
     rows = [
         ["path", "label", "score", "reason", "action"],

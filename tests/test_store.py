@@ -17,7 +17,7 @@ from tfpipe.images.decode import Picture
 from tfpipe.images.store import Store, parse
 from tfpipe.input import pipeline
 from tfpipe.records import manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 
 def smooth(height, width):
@@ -229,7 +229,7 @@ def test_the_command_and_training(image_folder, tmp_path, store, sizes):
     assert m.accepted == 80
     assert m.arguments["store"] == store
     seen = 0
-    for batch in pipeline.eval_batches(Part(m, ("all",)), image_size=20, batch_size=16):
+    for batch in pipeline.eval_batches(Subset(m, ("all",)), image_size=20, batch_size=16):
         names, weights = batch["name"].numpy(), batch["weight"].numpy()
         for name, image, weight in zip(names, batch["image"].numpy(), weights, strict=True):
             if not weight:

@@ -1,4 +1,4 @@
-"""Frames and records are TensorFlow's, byte for byte, though TensorFlow is not asked."""
+"""Frames and records equal TensorFlow's byte for byte, without TensorFlow."""
 
 import hashlib
 import io
@@ -55,12 +55,6 @@ def test_frames_are_those_of_tensorflow(tmp_path):
         assert list(tfrecord.read(file)) == list(zip(offsets(RECORDS), RECORDS, strict=True))
 
 
-def test_tensorflow_reads_our_frames(tmp_path):
-    path = tmp_path / "x.tfrecord"
-    path.write_bytes(write_all(RECORDS).getvalue())
-    assert list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) == RECORDS
-
-
 @hypothesis.given(st.lists(st.binary(max_size=300)))
 def test_records_come_back_in_any_order(records):
     file = write_all(records)
@@ -81,7 +75,7 @@ def test_every_flipped_bit_and_every_cut_is_placed(records, data):
     with pytest.raises(tfrecord.FrameError, match=f"byte {hit} fails its checksum") as caught:
         list(tfrecord.read(io.BytesIO(flipped)))
     assert (caught.value.offset, caught.value.cut) == (hit, False)
-    if place in offsets(records):  # a cut between two records cannot be noticed
+    if place in offsets(records):  # a cut between two records raises no error
         before = records[: offsets(records).index(place)]
         assert [record for _, record in tfrecord.read(io.BytesIO(whole[:place]))] == before
         return
@@ -93,9 +87,9 @@ def test_every_flipped_bit_and_every_cut_is_placed(records, data):
 
 @pytest.mark.parametrize("length", [10**15, 2**63, 2**64 - 1])
 def test_a_declared_length_is_not_allocated(length):
-    """Its checksum is right: nothing but the size of the file says that it is wrong."""
+    """The checksum of the length is right; only the size of the file shows the error."""
     packed = length.to_bytes(8, "little")
-    crc = tfrecord.frame(packed)[-4:]  # of the data, which here is the packed length
+    crc = tfrecord.frame(packed)[-4:]  # the CRC of the packed length
     for read in (lambda file: list(tfrecord.read(file)), lambda file: tfrecord.read_at(file, 0)):
         with pytest.raises(tfrecord.FrameError, match="is cut"):
             read(io.BytesIO(packed + crc + b"few bytes"))
@@ -178,16 +172,14 @@ def test_a_damaged_example_is_read_or_refused(data):
         fields = example.deserialize(bytes(record[: data.draw(st.integers(0, len(record)))]))
     except ValueError:
         return
-    for value, kind in zip(fields, example.Fields.__annotations__.values(), strict=True):
+    for value, kind in zip(fields, example.ImageExample.__annotations__.values(), strict=True):
         assert isinstance(value, kind)
 
 
-def test_records_are_made_without_tensorflow_which_may_follow():
+def test_records_are_made_without_tensorflow():
     code = (
         "import sys\n"
         "from tfpipe.records import example, tfrecord\n"
         "assert 'tensorflow' not in sys.modules\n"
-        "import tensorflow\n"
-        "assert tensorflow.train.Example is example.Example\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -97,7 +97,7 @@ def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
         ("decode_threads", -1, "--decode_threads=-1: give 0 or more"),
         ("buffer_mb", -5, "--buffer_mb=-5: give 0 or more"),
         ("data_service", "host:1", "--data_service=host:1 does not begin with grpc://"),
-        ("max_corrupt", -1, "--max_corrupt=-1"),
+        ("max_corrupt", -1, "max_corrupt=-1"),
     ],
 )
 def test_an_option_of_the_input_out_of_range_is_explained(tiny_config, option, value, message):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfpipe import evaluate, train
 from tfpipe.input import tuning
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.reporting import images
 from tfpipe.screens import outputs
 from tfpipe.screens.screen import Images
@@ -48,13 +48,13 @@ def test_frozen_features(tiny_config, tuned):
 
 
 def test_a_report(records, tuned):
-    part = Part(manifests.load(records), ("val",))
+    part = Subset(manifests.load(records), ("val",))
     assert sum(count for _, count in images.batches(part.records(), 32)) == part.count
     assert tuned == [False]
 
 
 def test_a_screen(records, tmp_path, tuned):
-    found = list(Part(manifests.load(records), ("val",)).records())
+    found = list(Subset(manifests.load(records), ("val",)).records())
     every = Images(
         found, [""] * len(found), [0] * len(found), ("a",), lambda i: found[i].encoded, tmp_path
     )

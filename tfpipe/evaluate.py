@@ -33,7 +33,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 
 if TYPE_CHECKING:
-    from tfpipe.records.part import Part
+    from tfpipe.records.subset import Subset
     from tfpipe.runs.evaluation import Evaluation
     from tfpipe.runs.trained import Trained
 
@@ -98,7 +98,7 @@ def main(options: Options) -> None:
     terminal.say(f"written to {path}")
 
 
-def _part(options: Options, run: "Trained") -> "Part | None":
+def _part(options: Options, run: "Trained") -> "Subset | None":
     """Returns the records to measure on, or None for out-of-fold predictions."""
     from tfpipe.runs import evaluation
 
@@ -116,7 +116,7 @@ def _part(options: Options, run: "Trained") -> "Part | None":
     return None
 
 
-def _evaluated(run: "Trained", part: "Part | None", options: Options) -> "Evaluation":
+def _evaluated(run: "Trained", part: "Subset | None", options: Options) -> "Evaluation":
     from tfpipe.runs import evaluation
 
     return (
@@ -124,7 +124,9 @@ def _evaluated(run: "Trained", part: "Part | None", options: Options) -> "Evalua
     )
 
 
-def _check_against(options: Options, run: "Trained", other: "Trained", part: "Part | None") -> None:
+def _check_against(
+    options: Options, run: "Trained", other: "Trained", part: "Subset | None"
+) -> None:
     """Raises UserError if a run cannot be compared, and warns if it may know the images."""
     if other.classes != run.classes:
         raise UserError(
@@ -147,7 +149,7 @@ def _check_against(options: Options, run: "Trained", other: "Trained", part: "Pa
         )
 
 
-def _validated_on(run: "Trained", part: "Part") -> bool:
+def _validated_on(run: "Trained", part: "Subset") -> bool:
     """Returns whether a run was validated on records of just this part."""
     from tfpipe.records import manifest as manifests
 

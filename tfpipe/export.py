@@ -55,7 +55,7 @@ class Options:
         NONE,
         choices=(NONE, "float32", "int8"),
     )
-    licence: str = option("under which the model may be used, for its card", "")
+    license: str = option("under which the model may be used, for its card", "", old_name="licence")
 
 
 def main(options: Options) -> None:
@@ -96,7 +96,7 @@ def main(options: Options) -> None:
             version=version,
             signatures=sorted(definitions),
             optimize=options.optimize,
-            licence=options.licence,
+            license=options.license,
         )
         card.write(work, described)
         if options.check_images:

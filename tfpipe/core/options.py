@@ -14,15 +14,23 @@ T = TypeVar("T")
 _REQUIRED = "<required>"
 
 
-def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
+def option(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    choices: tuple[str, ...] = (),
+    old_name: str = "",
+) -> Any:
     """Declare a dataclass field that is also a flag of the same name.
 
     Args:
         help: what the flag does, its units and range; without a full stop.
         default: its value when not given; without one the flag is required.
         choices: the allowed values of a string flag; empty for any.
+        old_name: a former name of the flag, which still works in this version.
     """
-    metadata = {"help": help, "choices": choices}
+    if old_name:
+        help = f"{help}; --{old_name} is its old name and works until the next version"
+    metadata = {"help": help, "choices": choices, "old_name": old_name}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -50,6 +58,8 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
                 bool: flags.DEFINE_bool,
             }[field.type]
             define(field.name, default, help_text, flag_values=values)
+        if field.metadata["old_name"]:
+            flags.DEFINE_alias(field.metadata["old_name"], field.name, flag_values=values)
 
 
 def from_flags(cls: type[T], values: flags.FlagValues) -> T:

@@ -13,7 +13,7 @@ import PIL.Image
 import simplejpeg
 
 from tfpipe.images.preprocess import CHANNELS, JPEG_FACTORS
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 
 # The pipeline has a thread on each core already.
 cv2.setNumThreads(1)
@@ -24,7 +24,7 @@ Window = np.ndarray
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0], np.float32)
 
 
-def square(image: Fields, size: int, into: np.ndarray, window: Window = WHOLE) -> None:
+def square(image: ImageExample, size: int, into: np.ndarray, window: Window = WHOLE) -> None:
     """Decodes an image and resizes it to a square, as `preprocess.decode_record` does.
 
     Args:
@@ -45,7 +45,7 @@ def square(image: Fields, size: int, into: np.ndarray, window: Window = WHOLE) -
         _resize(pixels, into)
 
 
-def canvas(image: Fields, size: int, into: np.ndarray) -> tuple[int, int]:
+def canvas(image: ImageExample, size: int, into: np.ndarray) -> tuple[int, int]:
     """Decodes an image, to be resized on the device.
 
     Args:
@@ -74,7 +74,7 @@ def canvas(image: Fields, size: int, into: np.ndarray) -> tuple[int, int]:
 
 
 def decode(
-    image: Fields, size: int, window: Window = WHOLE, buffer: np.ndarray | None = None
+    image: ImageExample, size: int, window: Window = WHOLE, buffer: np.ndarray | None = None
 ) -> np.ndarray:
     """Decodes an image, to no more than is needed for a square of side `size` of the window.
 

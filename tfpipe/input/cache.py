@@ -14,8 +14,8 @@ import numpy as np
 from tfpipe.core.errors import UserError
 from tfpipe.input import draws
 from tfpipe.records import example
-from tfpipe.records.example import Fields
-from tfpipe.records.part import Part
+from tfpipe.records.example import ImageExample
+from tfpipe.records.subset import Subset
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
 
@@ -47,11 +47,11 @@ class Samples(NamedTuple):
 
     number: np.ndarray
     label: np.ndarray
-    images: Sequence[Fields]
+    images: Sequence[ImageExample]
     pictures: Pictures | None = None
 
 
-def check(kind: str, part: Part, image_bytes: int) -> None:
+def check(kind: str, part: Subset, image_bytes: int) -> None:
     """Checks that a cache fits into memory.
 
     Args:
@@ -79,7 +79,7 @@ def load(
     kind: str,
     records: Iterable[bytes],
     count: int,
-    decode: Callable[[Sequence[Fields]], Pictures],
+    decode: Callable[[Sequence[ImageExample]], Pictures],
     advance: Callable[[int], object] = lambda n: None,
 ) -> Samples:
     """Reads records into memory.

@@ -20,16 +20,16 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
 from tfpipe.input import cache, draws, service, tuning
-from tfpipe.input.samples import DEVICE, Reading, Records, Rows, of_part
+from tfpipe.input.samples import DEVICE, Reading, RecordSource, Rows, of_part
 from tfpipe.input.threads import in_threads
 from tfpipe.records import example
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 Batch = dict[str, tf.Tensor]
 
 
 def train_batches(
-    part: Part,
+    part: Subset,
     reading: Reading,
     *,
     augment: Augment | None = None,
@@ -75,10 +75,10 @@ def train_batches(
             epoch: part.count - (first_step * size if epoch == first_epoch else 0)
             for epoch in range(first_epoch, epochs)
         }
-        yield from _from_service(Records(part, reading), reading, wanted, columns)
+        yield from _from_service(RecordSource(part, reading), reading, wanted, columns)
         return
     crops = augment is not None and augment.crops_on_host
-    source = (Records if reading.cache == cache.NONE else Rows)(part, reading)
+    source = (RecordSource if reading.cache == cache.NONE else Rows)(part, reading)
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -115,7 +115,7 @@ def train_batches(
 
 
 def eval_batches(
-    part: Part,
+    part: Subset,
     *,
     image_size: int,
     batch_size: int,
@@ -224,7 +224,7 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    source: Records, reading: Reading, records: dict[int, int], columns: int
+    source: RecordSource, reading: Reading, records: dict[int, int], columns: int
 ) -> Iterator[Batch | None]:
     """Yields the batches that a tf.data service makes, in the order in which they are ready.
 
@@ -276,7 +276,7 @@ def _from_service(
                 yield None
 
 
-def steps_per_epoch(part: Part, batch_size: int) -> int:
+def steps_per_epoch(part: Subset, batch_size: int) -> int:
     """Returns how many batches a part makes; raises UserError for a batch larger than it."""
     if not 1 <= batch_size <= part.count:
         raise UserError(

@@ -17,8 +17,8 @@ from tfpipe.images import decoder, preprocess
 from tfpipe.input import cache, draws, tuning
 from tfpipe.input.cache import Pictures, Samples
 from tfpipe.records import example
-from tfpipe.records.example import Fields
-from tfpipe.records.part import Part
+from tfpipe.records.example import ImageExample
+from tfpipe.records.subset import Subset
 
 # Shards read at once; their records alternate, which mixes neighbours on the disk.
 READERS = 4
@@ -117,7 +117,7 @@ class Reading:
             return int(_CANVAS * self.image_size**2), preprocess.CHANNELS
         return self.image_size, self.image_size, preprocess.CHANNELS
 
-    def decode(self, images: Sequence[Fields], windows: np.ndarray | None = None) -> Pictures:
+    def decode(self, images: Sequence[ImageExample], windows: np.ndarray | None = None) -> Pictures:
         """Decodes images.
 
         Args:
@@ -167,10 +167,10 @@ class Reading:
         return options
 
 
-class Records:
+class RecordSource:
     """Samples that are read from the shards in each epoch."""
 
-    def __init__(self, part: Part, reading: Reading):
+    def __init__(self, part: Subset, reading: Reading):
         self._part = part
         room = int(reading.shuffle_mb * 2**20 * part.count / part.bytes)
         self._buffer = max(1, min(part.count, room))
@@ -199,7 +199,7 @@ class Records:
 class Rows:
     """Samples that were all read into memory before."""
 
-    def __init__(self, part: Part, reading: Reading):
+    def __init__(self, part: Subset, reading: Reading):
         cache.check(reading.cache, part, int(np.prod(reading.shape)))
         records = of_part(tf.data.TFRecordDataset(part.paths), part)
         records = tuning.untuned(records).as_numpy_iterator()
@@ -225,7 +225,7 @@ class Rows:
         return Samples(number, label, [], Pictures(into, size[rows]))
 
 
-def of_part(records: tf.data.Dataset, part: Part, *, copies: bool = True) -> tf.data.Dataset:
+def of_part(records: tf.data.Dataset, part: Subset, *, copies: bool = True) -> tf.data.Dataset:
     """Returns those records of a part's shards that are in the part.
 
     Args:

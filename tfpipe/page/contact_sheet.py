@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tfpipe.core.errors import one_line
 from tfpipe.page.figure import COLORS
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 
 # In pixels. A cell is a square for the thumbnail, then two lines of text.
 _THUMB, _GAP, _MARGIN = 168, 10, 14
@@ -27,7 +27,7 @@ class Picture(NamedTuple):
     image: Image.Image
 
 
-def picture(record: Fields) -> Picture:
+def picture(record: ImageExample) -> Picture:
     """Returns the cell of a record.
 
     Raises:
@@ -62,7 +62,7 @@ def draw(pictures: Sequence[Picture], title: str) -> Image.Image:
     return sheet
 
 
-def thumbnail(record: Fields, side: int = _THUMB) -> Image.Image:
+def thumbnail(record: ImageExample, side: int = _THUMB) -> Image.Image:
     """Returns the image of a record in RGB, its longer side at most `side` pixels.
 
     Raises:

@@ -56,7 +56,7 @@ def describe(
     version: int,
     signatures: list[str],
     optimize: str,
-    licence: str,
+    license: str,
 ) -> dict[str, Any]:
     """Returns the card.
 
@@ -68,7 +68,7 @@ def describe(
         version: of the export.
         signatures: of it.
         optimize: as given to tfpipe.export.
-        licence: under which it may be used; empty if nobody said.
+        license: under which it may be used; empty if nobody said.
     """
     classes = list(run.classes)
     return {
@@ -76,7 +76,7 @@ def describe(
         "name": name,
         "version": version,
         "tfpipe_version": tfpipe.__version__,
-        "licence": licence or None,
+        "license": license or None,
         "classes": classes,
         "decision": {
             "label": "the class of the highest probability",
@@ -178,7 +178,7 @@ def as_text(card: dict[str, Any]) -> str:
         f"- Data: {card['data']['records']}, fingerprint {card['data']['fingerprint']}.",
         f"- Parameters: {card['parameters']:,}.",
         f"- Signatures: {', '.join(card['signatures'])}.",
-        f"- Licence: {card['licence'] or 'not stated'}.",
+        f"- License: {card['license'] or 'not stated'}.",
         f"- Made by tfpipe {card['tfpipe_version']}; {JSON} has the options of the training.",
         "",
         "## Limits",

@@ -23,7 +23,6 @@ from tfpipe.core.errors import UserError
 from tfpipe.model.signatures import IMAGE, METHODS
 from tfpipe.publish.samples import Samples
 from tfpipe.records import tfrecord
-from tfpipe.records.example import Example
 
 _GREY = 128
 
@@ -67,24 +66,19 @@ def write(
 def _logs(
     signatures: dict[str, SignatureDef], images: list[bytes], name: str
 ) -> Iterator[PredictionLog]:
-    examples = [_example(image) for image in images]
     for key, definition in sorted(signatures.items()):
         log = PredictionLog()
         if METHODS.get(key) == definition.method_name:
             request: ClassificationRequest | RegressionRequest = getattr(log, f"{key}_log").request
-            request.input.example_list.examples.extend(examples)
+            examples = request.input.example_list.examples
+            for image in images:
+                examples.add().features.feature[IMAGE].bytes_list.value.append(image)
         else:
             request = log.predict_log.request
             _fill(request, definition, images)
         request.model_spec.name = name
         request.model_spec.signature_name = key
         yield log
-
-
-def _example(image: bytes) -> Example:
-    example = Example()
-    example.features.feature[IMAGE].bytes_list.value.append(image)
-    return example
 
 
 def _fill(request: PredictRequest, definition: SignatureDef, images: list[bytes]) -> None:

@@ -1,56 +1,57 @@
-"""One image as a tf.train.Example, and back; `records/README.md` lists the keys."""
+"""Convert one image to a tf.train.Example and back; `records/README.md` lists the keys."""
 
-import contextlib
-import importlib.util
-import sys
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# The parts of tf.train.Example that records use. Importing the class itself loads TensorFlow, which
+# takes seconds. https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/example
+_SCHEMA = """
+name: "tfpipe/example.proto" package: "tfpipe" syntax: "proto3"
+message_type { name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+    type_name: ".tfpipe.BytesList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+    type_name: ".tfpipe.Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+      type_name: ".tfpipe.Feature" } }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE
+    type_name: ".tfpipe.Features.FeatureEntry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE
+    type_name: ".tfpipe.Features" } }
+"""
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("tfpipe.Example"))
 
-@contextlib.contextmanager
-def _hollow(package: str) -> Iterator[None]:
-    """Lets modules of `package` be imported without running its `__init__`.
 
-    An empty package with its search path stands in for it and leaves again, so that a later import
-    runs as usual and finds the same message classes.
-    """
-    spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is None:  # loaded already, or not installed, which the imports themselves report best
-        yield
-        return
-    stand_in = types.ModuleType(package)
-    stand_in.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules[package] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
-with _hollow("tensorflow"):  # which takes seconds to import
-    from tensorflow.core.example.example_pb2 import Example
-
-
-class Fields(NamedTuple):
-    """What a record holds; a record that others wrote may lack all but `encoded`.
+class ImageExample(NamedTuple):
+    """The contents of a record. Records of other programs may lack all fields but `encoded`.
 
     Attributes:
-        encoded: the image.
-        format: "jpeg", "png" or "raw", "" if the record does not say.
-        height: in pixels, 0 if the record does not say.
-        width: in pixels, 0 if the record does not say.
-        label: the index of its class, None if the record does not say.
-        text: the name of its class, "" if the record does not say.
-        filename: its path relative to its source, "" if the record does not say.
-        sha256: hex digest of `encoded`, "" if the record does not say.
-        fold: the number of its fold, -1 without folds.
-        copy: whether it is a transformed copy of another record.
+        encoded: the image; for "raw" uint8 RGB values [height, width, 3].
+        format: "jpeg", "png" or "raw"; "" if missing.
+        height: in pixels; 0 if missing.
+        width: in pixels; 0 if missing.
+        label: index of the class in the manifest's `classes`; None if missing.
+        text: name of the class; "" if missing.
+        filename: path relative to the source; "" if missing.
+        sha256: hex digest of `encoded`; "" if missing.
+        fold: number of the fold; -1 without folds.
+        copy: whether the image is a transformed copy of another record.
     """
 
     encoded: bytes
@@ -78,26 +79,16 @@ def serialize(
     fold: int = -1,
     copy: bool = False,
 ) -> bytes:
-    """Returns a record, the same bytes for the same arguments.
+    """Return a record; equal arguments give equal bytes.
 
-    Args:
-        encoded: the image; for "raw" uint8 RGB values [height, width, 3].
-        format: "jpeg", "png" or "raw".
-        height: in pixels.
-        width: in pixels.
-        label: the index of its class in the manifest's `classes`.
-        text: the name of its class.
-        filename: its path relative to its source.
-        sha256: hex digest of `encoded`.
-        fold: the number of its fold; -1 without folds, which leaves the key out.
-        copy: whether it is a transformed copy of another record; False leaves the key out.
+    The arguments are the fields of `ImageExample`. `fold=-1` and `copy=False` write no key.
     """
     example = Example()
     features = example.features.feature
     for key, value in (
         ("image/encoded", encoded),
         ("image/format", format.encode()),
-        # A file name that is not UTF-8 keeps its bytes.
+        # surrogateescape keeps the bytes of a file name that is not UTF-8.
         ("image/class/text", text.encode("utf-8", "surrogateescape")),
         ("image/filename", filename.encode("utf-8", "surrogateescape")),
         ("image/key/sha256", sha256.encode()),
@@ -113,17 +104,17 @@ def serialize(
         features["image/fold"].int64_list.value.append(fold)
     if copy:
         features["image/copy"].int64_list.value.append(1)
-    # Without this a protobuf map is written in any order, another in every process.
+    # By default, the order of a protobuf map differs between processes.
     return example.SerializeToString(deterministic=True)
 
 
-def deserialize(record: bytes) -> Fields:
-    """Returns what a record holds, also one that another program wrote.
+def deserialize(record: bytes) -> ImageExample:
+    """Return the contents of a record, which another program may have written.
 
-    The index of a class may have the key `label` instead of `image/class/label`.
+    The label may have the key `label` instead of `image/class/label`.
 
     Raises:
-        ValueError: it is no tf.train.Example, or has no image.
+        ValueError: the record is not a tf.train.Example, or has no image.
     """
     try:
         features = Example.FromString(record).features.feature
@@ -140,7 +131,7 @@ def deserialize(record: bytes) -> Fields:
     encoded = first("image/encoded", "bytes_list", None)
     if encoded is None:
         raise ValueError("no image/encoded of type bytes")
-    return Fields(
+    return ImageExample(
         encoded=encoded,
         format=text("image/format"),
         height=first("image/height", "int64_list", 0),
@@ -154,11 +145,10 @@ def deserialize(record: bytes) -> Fields:
     )
 
 
-def deserialize_image(record: bytes) -> Fields:
-    """Does the same in half the time with a record that `serialize` wrote.
+def deserialize_image(record: bytes) -> ImageExample:
+    """Return the fields that decoding needs, without `text`, `fold` and `copy`.
 
-    Returns:
-        What is needed to decode its image; `text`, `fold` and `copy` are left out.
+    Takes half the time of `deserialize`, and reads only records from `serialize`.
     """
     features = Example.FromString(record).features.feature
 
@@ -168,7 +158,7 @@ def deserialize_image(record: bytes) -> Fields:
     def number(key: str) -> int:
         return features[key].int64_list.value[0]
 
-    return Fields(
+    return ImageExample(
         encoded=features["image/encoded"].bytes_list.value[0],
         format=text("image/format"),
         height=number("image/height"),
@@ -183,8 +173,8 @@ def deserialize_image(record: bytes) -> Fields:
 
 
 def features() -> "dict[str, tf.io.FixedLenFeature]":
-    """Returns the keys of a record, for `tf.io.parse_single_example`; older records parse too."""
-    import tensorflow as tf  # here, because building records needs nothing of it
+    """Return the keys of a record for `tf.io.parse_single_example`; older records parse too."""
+    import tensorflow as tf  # here, because building records does not need it
 
     text, number = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.int64)
     return {
@@ -202,11 +192,11 @@ def features() -> "dict[str, tf.io.FixedLenFeature]":
 
 
 def parse(serialized: "tf.Tensor", keys: Iterable[str] | None = None) -> "dict[str, tf.Tensor]":
-    """Parses one record (a scalar string) into a scalar tensor for each key.
+    """Parse one record into a scalar tensor for each key.
 
     Args:
-        serialized: the record.
-        keys: some of `features()`; None for all.
+        serialized: the record, a scalar string.
+        keys: keys of `features()`; None for all.
     """
     import tensorflow as tf
 

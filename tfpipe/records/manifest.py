@@ -1,4 +1,4 @@
-"""What a records folder says of itself: `manifest.json`."""
+"""Describe a data set: `manifest.json` of a records folder."""
 
 import dataclasses
 import os
@@ -12,10 +12,10 @@ from tfpipe.records.rejects import REJECTS
 
 MANIFEST = "manifest.json"
 
-# Every split, wherever a split is asked for; so no split may have this name.
+# Selects every split; no split may have this name.
 ALL_SPLITS = "all"
 
-# Raised when a field is added, renamed or changes its meaning.
+# Increased when a field is added, renamed or gets another meaning.
 SCHEMA_VERSION = 2
 
 _WHAT = "a records manifest of tfpipe"
@@ -27,10 +27,10 @@ class Shard:
     """One TFRecord file.
 
     Attributes:
-        name: its file name, in the manifest's folder.
-        split: the split its records belong to.
-        records: how many.
-        bytes: its size.
+        name: file name in the manifest's folder.
+        split: name of the split.
+        records: number of records.
+        bytes: size of the file.
         sha256: hex digest of the whole file.
     """
 
@@ -46,25 +46,25 @@ class Manifest:
     """A data set: its classes, its counts and its shards.
 
     Attributes:
-        arguments: the options it was built with, as far as they decide its contents.
+        arguments: build options that affect the contents.
         input_fingerprint: hex digest of the inputs' names, sizes, and times or checksums.
-        classes: sorted, or as `--classes` orders them; a record's label is an index into it.
-        splits: records by split and class; every class is there, with 0 if need be.
-        accepted: images in all, without copies.
-        converted: how many of them were converted, by reason (`decode.Picture.converted`).
-        rejected: files that are in `rejects.csv`, by reason.
-        fingerprint: hex digest of the contents, label and split of every image, in any order.
-        mean_record_bytes: bytes of the shards for one record, on average.
-        shards: by split, then number.
-        copies: transformed copies among the records, by split and class; only those that have any.
-        folds: images by fold ("0", "1", ...) and class; empty without folds.
-        duplicates: counts of what `duplicates.csv` lists.
-        screens: suspects that each screen found, by its name.
-        statistics: of the image files, as `statistics.describe` gives them.
-        files: names of what else is in the folder, sorted.
-        schema_version: of this file's form.
-        tfpipe_version: that built it.
-        folder: where it was loaded from; not in the file.
+        classes: names of the classes, in the order of `classes`; a label is an index into them.
+        splits: number of records by split and class, including zeros.
+        accepted: number of images, without copies.
+        converted: number of converted images by reason (`decode.Picture.converted`).
+        rejected: number of files in `rejects.csv` by reason.
+        fingerprint: hex digest of the contents, label and split of all images, in any order.
+        mean_record_bytes: bytes of all shards divided by the number of records.
+        shards: in the order of split and number.
+        copies: number of transformed copies by split and class; only splits that have copies.
+        folds: number of images by fold ("0", "1", ...) and class; empty without folds.
+        duplicates: counts of the clusters in `duplicates.csv`.
+        screens: number of suspects by screen.
+        statistics: of the image files, from `statistics.describe`.
+        files: sorted names of the other files in the folder.
+        schema_version: version of this format.
+        tfpipe_version: version that built the data set.
+        folder: folder of the data set; not in the file.
     """
 
     arguments: dict[str, Any]
@@ -88,30 +88,30 @@ class Manifest:
     folder: remote.Path = dataclasses.field(default=pathlib.Path(), compare=False)
 
     def count(self, split: str = ALL_SPLITS) -> int:
-        """Returns the number of records in a split, or in "all"."""
+        """Return the number of records in a split, or in "all"."""
         return sum(sum(self.splits[name].values()) for name in self._names(split))
 
     def images(self, split: str = ALL_SPLITS) -> int:
-        """Returns the number of images in a split, or in "all": its records without copies."""
+        """Return the number of images in a split, or in "all": records without copies."""
         copies = (sum(self.copies.get(name, {}).values()) for name in self._names(split))
         return self.count(split) - sum(copies)
 
     def shards_of(self, split: str = ALL_SPLITS) -> list[Shard]:
-        """Returns the shards of a split, or of "all"."""
+        """Return the shards of a split, or of "all"."""
         names = self._names(split)
         return [shard for shard in self.shards if shard.split in names]
 
     def paths(self, split: str = ALL_SPLITS) -> list[str]:
-        """Returns where the shards of a split, or of "all", lie: absolute paths, or URLs."""
+        """Return absolute paths or URLs of the shards of a split, or of "all"."""
         paths = [self.folder / shard.name for shard in self.shards_of(split)]
-        # Absolute, because the workers of a data service have other working folders.
+        # Workers of a data service may have other working folders.
         return [os.path.abspath(path) if isinstance(path, pathlib.Path) else path for path in paths]
 
     def check(self) -> None:
-        """Checks that every shard is there and has its size; its contents are not read.
+        """Check that every shard exists and has its size, without reading it.
 
         Raises:
-            UserError: one is missing or has another size.
+            UserError: a shard is missing or has another size.
         """
         for shard in self.shards:
             path = self.folder / shard.name
@@ -128,7 +128,7 @@ class Manifest:
                 )
 
     def save(self, folder: remote.Path) -> None:
-        """Writes `manifest.json` into a folder, atomically."""
+        """Write `manifest.json` into a folder, atomically."""
         value = dataclasses.asdict(self)
         del value["folder"]
         storage.write_json(folder / MANIFEST, value)
@@ -145,10 +145,10 @@ class Manifest:
 
 
 def load(folder: str | os.PathLike) -> Manifest:
-    """Reads the manifest of a records folder.
+    """Read the manifest of a records folder.
 
     Raises:
-        UserError: there is none, it is damaged, or a newer tfpipe wrote it.
+        UserError: the manifest is missing or damaged, or a newer tfpipe wrote it.
     """
     folder = remote.to_path(folder)
     path = folder / MANIFEST
@@ -181,26 +181,25 @@ def is_current(
     *,
     replace: bool,
 ) -> bool:
-    """Returns whether a folder holds, whole, what a build would write there.
+    """Return whether a folder already holds the complete result of a build.
 
-    If not, the folder may be written: it is missing, empty, or a data set that is to be replaced.
+    If not, the build may write the folder: it is missing, empty, or a data set to be replaced.
 
     Args:
-        folder: where the build is to go, `--out` in messages.
+        folder: output of the build, `out` in messages.
         arguments: as in `Manifest`.
         input_fingerprint: as in `Manifest`.
-        replace: whether a data set that is there is to be replaced, whatever it is.
+        replace: whether the build replaces any data set in the folder.
 
     Raises:
-        UserError: it holds something else, which is not to be deleted.
+        UserError: the folder holds something else, which must not be deleted.
     """
     names = _names_in(folder)
     if not names:
         return False
     if MANIFEST not in names:
         raise UserError(
-            f"--out={folder} exists and is not a data set of tfpipe, so it is left alone: name"
-            " another folder"
+            f"`out={folder}` exists and is not a data set of tfpipe: name another folder"
         )
     there = load(folder)
     if replace:
@@ -208,39 +207,55 @@ def is_current(
         strange = sorted(names - own)
         if strange:
             raise UserError(
-                f"--out={folder} holds {strange[0]!r}, which is not part of the data set, so it is"
-                " left alone: move that file away, or name another folder"
+                f"`out={folder}` holds {strange[0]!r}, which is not part of the data set: move that"
+                " file away, or name another folder"
             )
         return False
     there.check()
     if (there.arguments, there.input_fingerprint) == (arguments, input_fingerprint):
         return True
-    changed = [f"--{key}" for key in arguments if there.arguments.get(key) != arguments[key]]
+    changed = [f"`{key}`" for key in arguments if there.arguments.get(key) != arguments[key]]
     other = f"options ({', '.join(changed)})" if changed else "images"
     raise UserError(
-        f"--out={folder} holds a data set built from other {other}: replace it with --overwrite, or"
+        f"`out={folder}` holds a data set built from other {other}: replace it with `overwrite`, or"
         " name another folder"
     )
 
 
 def _names_in(folder: remote.Path) -> set[str]:
-    """Returns the names in a folder, none if it does not exist."""
+    """Return the names in a folder; empty if the folder does not exist."""
     try:
         return set(storage.names_in(folder))
     except OSError as error:
-        raise UserError(f"--out={folder}: {error.strerror}: name another folder") from None
+        raise UserError(f"`out={folder}`: {error.strerror}: name another folder") from None
 
 
 def _check_consistency(manifest: Manifest) -> None:
-    """Raises ValueError where the manifest contradicts itself, as after an edit by hand."""
+    """Raise ValueError if the manifest contradicts itself, for example after an edit by hand."""
     for shard in manifest.shards:
-        if os.path.basename(shard.name) != shard.name:  # nothing outside the folder is read
+        for field in dataclasses.fields(Shard):
+            value = getattr(shard, field.name)
+            if type(value) is not field.type or (field.type is int and value < 0):
+                raise ValueError(f"the {field.name} of shard {shard.name!r} is {value!r}")
+        if os.path.basename(shard.name) != shard.name:  # read nothing outside the folder
             raise ValueError(f"{shard.name!r} is not a plain file name")
+        if shard.split not in manifest.splits:
+            raise ValueError(f"shard {shard.name!r} is of the unknown split {shard.split!r}")
+    if len({shard.name for shard in manifest.shards}) < len(manifest.shards):
+        raise ValueError("a shard is listed twice")
     for split, counts in manifest.splits.items():
         if sorted(counts) != sorted(manifest.classes):
             raise ValueError(f"split {split!r} does not have the classes of the data set")
         records = sum(shard.records for shard in manifest.shards_of(split))
         if records != sum(counts.values()):
-            raise ValueError(f"split {split!r} has {records} records in its shards, counts differ")
+            raise ValueError(
+                f"split {split!r} has {records} records in its shards, but other counts"
+            )
     if manifest.images() != manifest.accepted:
         raise ValueError("the splits do not add up to the accepted images and their copies")
+    # build_records divides the same numbers, so the results are equal to the last bit.
+    size = sum(shard.bytes for shard in manifest.shards)
+    if not manifest.count() or manifest.mean_record_bytes != size / manifest.count():
+        raise ValueError(
+            f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes per record"
+        )

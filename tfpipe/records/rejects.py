@@ -1,4 +1,4 @@
-"""Files that could not become records, and the list of them: `rejects.csv`."""
+"""List the files that could not become records: `rejects.csv`."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from tfpipe.core.errors import UserError, one_line
 
 REJECTS = "rejects.csv"
 
-# The reason for a file that was never meant as an image, as a read-me; it is listed, no more.
+# The reason for a file that is not meant as an image, such as a read-me.
 NOT_AN_IMAGE_NAME = "not an image name"
 
 
@@ -18,9 +18,9 @@ class Reject(NamedTuple):
     """One file that cannot be used.
 
     Attributes:
-        path: of its source and in it, for a person.
+        path: the source's path and the file's name in it.
         reason: a short fixed phrase.
-        detail: what a person needs to mend it.
+        detail: a sentence that helps to fix the file.
     """
 
     path: str
@@ -29,7 +29,7 @@ class Reject(NamedTuple):
 
 
 def save(path: remote.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
-    """Writes a list of rejects, sorted by path and escaped so that each file is one line."""
+    """Write rejects to a CSV file, sorted by path, each escaped to fill one line."""
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Reject._fields)
@@ -37,12 +37,13 @@ def save(path: remote.Path, rejects: Iterable[tuple[str, str, str]]) -> None:
 
 
 def load(folder: remote.Path) -> list[Reject]:
-    """Reads `rejects.csv`; escapes stay. Raises UserError if it is missing or damaged."""
+    """Read `rejects.csv`; escapes stay. Raises UserError if it is missing or damaged."""
     path = folder / REJECTS
     try:
         with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8", newline="") as file:
             return [Reject(*row) for row in list(csv.reader(file))[1:]]
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is missing or damaged ({error}): build the data set again with --overwrite"
+            f"{path} is missing or damaged ({error}): build the data set again with `python -m"
+            " tfpipe.build_records --overwrite`"
         ) from None

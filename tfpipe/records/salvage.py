@@ -1,9 +1,7 @@
-"""What damaged shards still hold: their good records in clean shards, and a manifest of just those.
+"""Train on what damaged shards still hold: copy their good records to clean shards.
 
-Every byte that a training will read is verified before its first step. A record is lost when its
-frame fails a checksum; where a length is damaged too, the next frame is searched for by the
-checksum of its own. Only records that the manifest knows are kept: a shard that holds others,
-whatever their checksums say, is lost as a whole.
+A record that fails its checksum is skipped by its length. After a broken length the rest of the
+shard is lost, because no frame after it can be found.
 """
 
 import collections
@@ -11,24 +9,24 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import ResumableError, UserError, one_line
-from tfpipe.records import damaged, example, tfrecord, verify
-from tfpipe.records.damaged import Lost, Salvage
+from tfpipe.records import example, tfrecord, verify
 from tfpipe.records.manifest import Manifest, Shard
+from tfpipe.records.subset import Subset
 
 LOST = "lost.csv"
 
-# How many damaged shards an error names.
-_NAMED = 3
-
+_NAMED = 3  # damaged shards that an error names
 _RESTORE = (
-    "restore what is damaged from a copy, build the data set again with `python -m"
+    "restore the damaged files from a copy, build the data set again with `python -m"
     " tfpipe.build_records --overwrite`"
 )
 
@@ -36,56 +34,90 @@ _RESTORE = (
 _TF_NOISE = re.compile(r"\{\{.*?\}\} *| *\[Op:.*$", re.DOTALL)
 
 
+class Lost(NamedTuple):
+    """One record that cannot be read.
+
+    Attributes:
+        shard: name of its shard.
+        record: its number in the shard, from 0.
+        offset: byte where it starts; None if unknown.
+    """
+
+    shard: str
+    record: int
+    offset: int | None
+
+
+class Salvage(NamedTuple):
+    """The result of reading one damaged shard.
+
+    Attributes:
+        shard: the shard in the manifest.
+        clean: the shard with only its good records.
+        lost: the other records.
+    """
+
+    shard: Shard
+    clean: Shard
+    lost: tuple[Lost, ...]
+
+
 def readable(
     manifest: Manifest, splits: Sequence[str], *, max_corrupt: int, folder: pathlib.Path
 ) -> Manifest:
-    """Verifies all shards of some splits, and returns a manifest of the records that are whole.
+    """Verify all shards of some splits, and return a manifest of their good records.
 
-    The result follows from the bytes on the disk alone, so a run that goes on sees the records that
-    it saw before. What is damaged is told, a line for each shard.
+    The result depends only on the bytes on the disk, so a resumed run sees the same records.
+    Prints one warning for each damaged shard.
 
     Args:
-        manifest: of the folder, as `manifest.load` gives it.
-        splits: those that will be read, "all" among them or not.
-        max_corrupt: how many records may be lost.
-        folder: gets clean shards in place of the damaged ones, and `lost.csv`, which lists the lost
-            records; it is made only if it is needed.
+        manifest: from `manifest.load`.
+        splits: names of splits, or "all".
+        max_corrupt: number of records that may be lost.
+        folder: for the clean shards and `lost.csv`; created only if a shard is damaged.
 
     Returns:
-        `manifest` itself if nothing is damaged. Otherwise one whose shards, counts of these splits
-        and fingerprint are those of the records that are left; a clean shard has its absolute path
-        as its name. `folds` and `statistics` remain those of the whole data set.
+        `manifest` itself if nothing is damaged. Otherwise a manifest whose shards, counts and
+        fingerprint describe the good records. The name of a clean shard is its absolute path.
+        `folds` and `statistics` still describe the whole data set.
 
     Raises:
-        UserError: more than `max_corrupt` records are lost, or all of a split; or the folder cannot
-            be written.
+        UserError: more than `max_corrupt` records are lost, or all records of a split, or `folder`
+            cannot be written.
     """
     if max_corrupt < 0:
-        raise UserError(f"--max_corrupt={max_corrupt}: give the number of records, 0 or more")
-    verify.check_fields(manifest)
-    read = {shard.split for split in splits for shard in manifest.shards_of(split)}
-    shards = [shard for shard in manifest.shards if shard.split in read]
+        raise UserError(f"`max_corrupt={max_corrupt}`: give the number of records, 0 or more")
+    names = {shard.name for split in splits for shard in manifest.shards_of(split)}
+    shards = [shard for shard in manifest.shards if shard.name in names]
     with terminal.progress("verifying", sum(map(verify.blocks, shards)), "MB") as advance:
         problems = dict(verify.find_damaged_shards(manifest, shards, advance))
-    salvages = [damaged.salvage(manifest, shard) for shard in shards if shard.name in problems]
+    salvages = [_examine(manifest, shard) for shard in shards if shard.name in problems]
     for each in salvages:
         lost = f"{len(each.lost):,} of {each.shard.records:,} records lost"
         terminal.warn(f"{each.shard.name}: {problems[each.shard.name]}; {lost}")
-    _check_bound(manifest, _records(shards), problems, salvages, max_corrupt)
-    left = _without(manifest, salvages, folder) if salvages else manifest
+    lost = sum(len(each.lost) for each in salvages)
+    if lost > max_corrupt:
+        named = [f"{name} ({problem})" for name, problem in list(problems.items())[:_NAMED]]
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise UserError(
+            f"{manifest.folder} is damaged: {lost:,} of {_records(shards):,} records are lost, more"
+            f" than `max_corrupt={max_corrupt}`, in {', '.join(named)}{more}: {_RESTORE}, or"
+            f" continue without these records with `max_corrupt={lost}`"
+        )
+    left = _replace_shards(manifest, salvages, folder) if salvages else manifest
     _write(manifest, salvages, folder)
-    return left
+    return _count(manifest, left, salvages) if salvages else manifest
 
 
 @contextlib.contextmanager
 def explained(manifest: Manifest) -> Iterator[None]:
-    """Says in a line what it means that reading fails in the block, after all was verified.
+    """Turn a read error of TensorFlow in the block into an error of one line.
 
     Args:
-        manifest: as `readable` returned it.
+        manifest: from `readable`.
 
     Raises:
-        ResumableError: a dataset that reads the manifest's shards could not.
+        ResumableError: a dataset could not read the manifest's shards.
     """
     import tensorflow as tf
 
@@ -101,34 +133,97 @@ def explained(manifest: Manifest) -> Iterator[None]:
         reason = one_line(_TF_NOISE.sub("", error.message)).removeprefix(f"{where}; ")
         raise ResumableError(
             f"{where} cannot be read any more ({reason}), though it was whole before the first"
-            " step: look after the disk or the network, and run the same command again, which"
-            " names every damaged shard and goes on from the last checkpoint"
+            " step: check the disk or the network, and run the same command again; it names every"
+            " damaged shard and resumes from the last checkpoint"
         ) from None
 
 
-def _check_bound(
-    manifest: Manifest,
-    records: int,
-    problems: dict[str, str],
-    salvages: Sequence[Salvage],
-    max_corrupt: int,
-) -> None:
-    lost = sum(len(each.lost) for each in salvages)
-    if lost > max_corrupt:
-        named = [f"{name} ({problem})" for name, problem in list(problems.items())[:_NAMED]]
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise UserError(
-            f"{manifest.folder} is damaged: {lost:,} of {records:,} records are lost, more than"
-            f" --max_corrupt={max_corrupt}, in {', '.join(named)}{more}: {_RESTORE}, or go on"
-            f" without them with --max_corrupt={lost}"
-        )
+def _examine(manifest: Manifest, shard: Shard) -> Salvage:
+    """Find the good records of a damaged shard.
+
+    There are none if the shard is missing or holds other records: a record has an unknown class,
+    or every checksum is right although SHA-256 is not.
+    """
+    path = manifest.folder / shard.name
+    digest, size, lost = hashlib.sha256(), 0, []
+    # ValueError: the shard's name is impossible, or a record is not of this data set.
+    with contextlib.suppress(OSError, ValueError):
+        storage.size(path)  # refuses a pipe, which would block
+        with storage.open_to_read(path) as file:
+            for number, (offset, record) in enumerate(_records_of(file, shard)):
+                if record is None:
+                    lost.append(Lost(shard.name, number, offset))
+                    continue
+                fields = example.deserialize(record)
+                if fields.label is None or (fields.text,) != manifest.classes[fields.label :][:1]:
+                    raise ValueError(f"{fields.text!r} is not class {fields.label}")
+                frame = tfrecord.frame(record)
+                digest.update(frame)
+                size += len(frame)
+        # If the digest is right, bytes were only appended.
+        failed = any(each.offset is not None for each in lost)
+        if failed or digest.hexdigest() == shard.sha256:
+            records = shard.records - len(lost)
+            clean = dataclasses.replace(
+                shard, records=records, bytes=size, sha256=digest.hexdigest()
+            )
+            return Salvage(shard, clean, tuple(lost))
+    lost = tuple(Lost(shard.name, number, None) for number in range(shard.records))
+    return Salvage(shard, dataclasses.replace(shard, records=0, bytes=0, sha256=""), lost)
+
+
+def _records_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[int | None, bytes | None]]:
+    """Yield offset and contents of each record that a shard should have; None if it is lost."""
+
+    def frames() -> Iterator[tuple[int | None, bytes | None]]:
+        try:
+            for offset, _ in tfrecord.frames(file):
+                try:
+                    record = tfrecord.read_at(file, offset)
+                except tfrecord.FrameError:
+                    record = None
+                yield offset, record
+        except tfrecord.FrameError as error:
+            yield error.offset, None
+        yield from itertools.repeat((None, None))
+
+    return itertools.islice(frames(), shard.records)
+
+
+def _replace_shards(
+    manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path
+) -> Manifest:
+    """Return the manifest with clean shards in `folder`; the counts are still the old ones."""
+    clean = {each.shard.name: each.clean for each in salvages}
+    shards = []
+    for shard in manifest.shards:
+        left = clean.get(shard.name)
+        if left and left.records:
+            shard = dataclasses.replace(left, name=os.path.abspath(folder / shard.name))
+        if not left or left.records:
+            shards.append(shard)
+    for split in sorted({each.shard.split for each in salvages}):
+        if not any(shard.split == split for shard in shards):
+            raise UserError(
+                f"{manifest.folder}: no record of split {split!r} is left: {_RESTORE}, or name"
+                " another split"
+            )
+    # A run on fewer records must not pass for one on all of them.
+    fewer = [f"{each.shard.name} {each.clean.sha256}" for each in salvages if each.lost]
+    digest = hashlib.sha256("\n".join([manifest.fingerprint, *fewer]).encode()).hexdigest()
+    return dataclasses.replace(
+        manifest,
+        shards=tuple(shards),
+        fingerprint=digest if fewer else manifest.fingerprint,
+        mean_record_bytes=sum(shard.bytes for shard in shards) / _records(shards),
+    )
 
 
 def _write(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path) -> None:
-    """Writes the clean shards and the list of what is lost; nothing remains if nothing is."""
+    """Write the clean shards, byte for byte, and `lost.csv`; remove an old list if all is well."""
     try:
         if not salvages:
-            (folder / LOST).unlink(missing_ok=True)  # of an earlier run
+            (folder / LOST).unlink(missing_ok=True)
             return
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,74 +231,37 @@ def _write(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path
     with storage.atomic_file(folder / LOST) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Lost._fields)
-        for each in salvages:
-            writer.writerows(lost._replace(filename=one_line(lost.filename)) for lost in each.lost)
-    for each in salvages:
-        if each.runs:
-            damaged.copy(manifest.folder / each.shard.name, each, folder / each.shard.name)
+        writer.writerows(lost for each in salvages for lost in each.lost)
+    for shard, clean, _ in salvages:
+        path = folder / shard.name
+        if not clean.records or (path.is_file() and verify.sha256(path) == clean.sha256):
+            continue
+        source = manifest.folder / shard.name
+        digest = hashlib.sha256()
+        with storage.atomic_file(path, "wb") as target, storage.open_to_read(source) as file:
+            for _, record in _records_of(file, shard):
+                if record is not None:
+                    frame = tfrecord.frame(record)
+                    digest.update(frame)
+                    target.write(frame)
+            if digest.hexdigest() != clean.sha256:
+                raise ResumableError(f"{source} changed while it was read: run the command again")
 
 
-def _without(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path) -> Manifest:
-    """Returns the manifest of what is left, with clean shards in `folder`."""
-    by_name = {each.shard.name: each for each in salvages}
-    shards = []
-    for shard in manifest.shards:
-        if shard.name not in by_name:
-            shards.append(shard)
-        elif by_name[shard.name].runs:
-            path = os.path.abspath(folder / shard.name)
-            shards.append(dataclasses.replace(by_name[shard.name].clean, name=path))
-    splits, copies = dict(manifest.splits), dict(manifest.copies)
-    for split in dict.fromkeys(each.shard.split for each in salvages if each.lost):
-        images = _count(manifest, split, by_name)
-        if not images:
-            raise UserError(
-                f"{manifest.folder}: no record of split {split!r} is left: {_RESTORE}, or name"
-                " another split"
-            )
-        splits[split] = {c: images[c, False] + images[c, True] for c in manifest.classes}
+def _count(manifest: Manifest, left: Manifest, salvages: Sequence[Salvage]) -> Manifest:
+    """Read the splits that lost records, and return `left` with their new counts."""
+    counted, copies = dict(manifest.splits), dict(manifest.copies)
+    for split in sorted({each.shard.split for each in salvages if each.lost}):
+        images = collections.Counter()
+        with terminal.progress(f"counting {split}", manifest.count(split), "records") as advance:
+            for record in Subset(left, (split,)).records():
+                images[record.text, record.copy] += 1
+                advance()
+        counted[split] = {c: images[c, False] + images[c, True] for c in manifest.classes}
         if split in copies:
             copies[split] = {c: images[c, True] for c in manifest.classes}
-    left = dataclasses.replace(
-        manifest,
-        shards=tuple(shards),
-        splits=splits,
-        copies=copies,
-        fingerprint=_fingerprint(manifest, salvages),
-        mean_record_bytes=sum(shard.bytes for shard in shards) / _records(shards),
-    )
+    left = dataclasses.replace(left, splits=counted, copies=copies)
     return dataclasses.replace(left, accepted=left.images())
-
-
-def _count(manifest: Manifest, split: str, salvages: dict[str, Salvage]) -> collections.Counter:
-    """Returns how many records of a split are left, by (text, copy)."""
-    images = collections.Counter()
-    with terminal.progress(f"counting {split}", manifest.count(split), "records") as advance:
-        for shard in manifest.shards_of(split):
-            if shard.name in salvages:
-                images += salvages[shard.name].images
-                advance(shard.records)
-                continue
-            path = manifest.folder / shard.name
-            try:
-                with storage.open_to_read(path) as file:
-                    for _, record in tfrecord.read(file):
-                        fields = example.deserialize(record)
-                        images[fields.text, fields.copy] += 1
-                        advance()
-            except (OSError, tfrecord.FrameError) as error:
-                raise ResumableError(
-                    f"{path} has changed since it was verified ({error}): run the command again"
-                ) from None
-    return images
-
-
-def _fingerprint(manifest: Manifest, salvages: Sequence[Salvage]) -> str:
-    """Returns another fingerprint for other records: that of all, and what is left of each."""
-    left = [f"{each.shard.name} {each.clean.sha256}" for each in salvages if each.lost]
-    if not left:
-        return manifest.fingerprint
-    return hashlib.sha256("\n".join([manifest.fingerprint, *left]).encode()).hexdigest()
 
 
 def _records(shards: Iterable[Shard]) -> int:

@@ -1,6 +1,6 @@
-"""TFRecord files without TensorFlow, which takes seconds to import.
+"""Read and write TFRecord files without TensorFlow, whose import takes seconds.
 
-A file is frames, one after the other, and nothing else; numbers are little-endian:
+A file is a sequence of frames; numbers are little-endian:
 
     | length: 8 bytes | CRC of the length: 4 | record: `length` bytes | CRC of the record: 4 | ...
 
@@ -16,22 +16,18 @@ import google_crc32c
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-LENGTH_BYTES, CRC_BYTES = _LENGTH.size, _CRC.size
-HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
+_HEADER_BYTES = _LENGTH.size + _CRC.size
 
 # What a frame adds to its record.
-FRAME_BYTES = HEADER_BYTES + CRC_BYTES
-
-# A CRC of data that holds CRCs is weak, so it is stored rotated and with this added.
-MASK_DELTA = 0xA282EAD8
+FRAME_BYTES = _HEADER_BYTES + _CRC.size
 
 
 class FrameError(Exception):
-    """A frame that is not whole; what follows it cannot be trusted.
+    """A damaged frame.
 
     Attributes:
-        offset: the byte at which it starts.
-        cut: whether the file ends inside it; otherwise a checksum is wrong.
+        offset: byte where the frame starts.
+        cut: True if the file ends inside the frame; False if a checksum is wrong.
     """
 
     def __init__(self, offset: int, *, cut: bool):
@@ -42,16 +38,16 @@ class FrameError(Exception):
 
 
 def frame(record: bytes) -> bytes:
-    """Returns a record in its frame, as it is in a file."""
+    """Return a record in its frame, as a file holds it."""
     length = _LENGTH.pack(len(record))
     return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
 
 
 def frames(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yields each frame's offset and the length of its record, without reading the record.
+    """Yield the offset of each frame and the length of its record, without reading the record.
 
     Args:
-        file: open for reading, at any position; it may be moved between two frames.
+        file: open for reading. The caller may seek in it between two frames.
 
     Raises:
         FrameError: a frame is cut, or its length fails its checksum.
@@ -65,12 +61,12 @@ def frames(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def read(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields each frame's offset and its record.
+    """Yield the offset of each frame and its record.
 
-    A record is never longer than the file, whatever its frame says.
+    A damaged length cannot make it allocate more than the size of the file.
 
     Args:
-        file: open for reading, at any position; it may be moved between two records.
+        file: open for reading. The caller may seek in it between two records.
 
     Raises:
         FrameError: a frame is cut or fails a checksum.
@@ -80,18 +76,14 @@ def read(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def read_at(file: BinaryIO, offset: int) -> bytes:
-    """Returns the record of the frame that starts at a byte.
-
-    Raises:
-        FrameError: there is no whole frame.
-    """
+    """Return the record of the frame that starts at byte `offset`; raises FrameError."""
     return _record(file, offset, _length(file, offset, file.seek(0, os.SEEK_END)))
 
 
 def _length(file: BinaryIO, offset: int, end: int) -> int:
     file.seek(offset)
-    header = file.read(HEADER_BYTES)
-    if len(header) < HEADER_BYTES:
+    header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES:
         raise FrameError(offset, cut=True)
     packed = header[: _LENGTH.size]
     if _masked_crc(packed) != header[_LENGTH.size :]:
@@ -103,10 +95,10 @@ def _length(file: BinaryIO, offset: int, end: int) -> int:
 
 
 def _record(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset + HEADER_BYTES)
+    file.seek(offset + _HEADER_BYTES)
     record = file.read(length)
     crc = file.read(_CRC.size)
-    if len(crc) < _CRC.size:  # it has become shorter since
+    if len(crc) < _CRC.size:  # the file was cut after its size was read
         raise FrameError(offset, cut=True)
     if _masked_crc(record) != crc:
         raise FrameError(offset, cut=False)
@@ -114,7 +106,7 @@ def _record(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """Returns the CRC-32C of `data`, masked (tensorflow/tsl/lib/hash/crc32c.h) and packed."""
+    """Return the CRC-32C of `data`, masked (tensorflow/tsl/lib/hash/crc32c.h) and packed."""
     crc = google_crc32c.value(data)
     rotated = crc >> 15 | crc << 17
-    return _CRC.pack(rotated + MASK_DELTA & 0xFFFFFFFF)
+    return _CRC.pack(rotated + 0xA282EAD8 & 0xFFFFFFFF)

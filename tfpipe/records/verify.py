@@ -1,13 +1,12 @@
-"""Finds the damage in a records folder: flipped bytes, and shards cut, emptied, lost or added.
+"""Find damage in a records folder: changed bytes, and shards cut, emptied, missing or added.
 
-SHA-256 decides whether a shard is whole. Only for one that is not, the checksums in its frames
-then tell which record is damaged.
+SHA-256 decides whether a shard is whole. If it is not, the checksums in its frames locate the first
+damaged record.
 """
 
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import os
 import threading
@@ -21,19 +20,19 @@ from tfpipe.records.manifest import MANIFEST, Manifest, Shard
 
 SHARD_SUFFIX = ".tfrecord"
 
-# A file is read in blocks of this size, and progress is told for each.
+# Files are read in blocks of this size; progress advances after each.
 BLOCK_BYTES = 10**6
 
-# Shards read at once; SHA-256 keeps a core busy for each, and a disk or a network is waited for.
+# Shards read at once. SHA-256 keeps one core busy for each; disks and networks add waiting.
 READERS = max(4, os.cpu_count() or 1)
 
 
 class Finding(NamedTuple):
-    """One file of a records folder that is not as the manifest says.
+    """One file of a records folder that differs from the manifest.
 
     Attributes:
-        name: its name in the folder.
-        problem: what is wrong with it, a phrase for a person.
+        name: file name in the folder.
+        problem: a phrase for a person.
     """
 
     name: str
@@ -41,30 +40,16 @@ class Finding(NamedTuple):
 
 
 def blocks(shard: Shard) -> int:
-    """Returns how many blocks a shard is read in, by the manifest."""
+    """Return the number of blocks of a whole shard."""
     return -(-shard.bytes // BLOCK_BYTES)
 
 
-def check_fields(manifest: Manifest) -> None:
-    """Checks what `manifest.load` leaves open: types and ranges, and what follows from the shards.
-
-    Raises:
-        UserError: the manifest was changed after it was written.
-    """
-    problem = _wrong_field(manifest)
-    if problem:
-        raise UserError(
-            f"{manifest.folder / MANIFEST} is damaged ({problem}): restore it, or build the data"
-            " set again with `python -m tfpipe.build_records --overwrite`"
-        )
-
-
 def find_damage(manifest: Manifest, advance: Callable[[], object] = lambda: None) -> list[Finding]:
-    """Reads every shard and returns each file that is damaged, missing or unknown.
+    """Read every shard and return each file that is damaged, missing or unknown.
 
     Args:
-        manifest: of the folder, as `manifest.load` gives it; `check_fields` has passed it.
-        advance: called after every block that is read, `blocks(shard)` times for a whole shard.
+        manifest: from `manifest.load`.
+        advance: called after each block, `blocks(shard)` times for a whole shard.
 
     Returns:
         The shards in the manifest's order, then unknown shards, then `rejects.csv`.
@@ -81,12 +66,12 @@ def find_damage(manifest: Manifest, advance: Callable[[], object] = lambda: None
 def find_damaged_shards(
     manifest: Manifest, shards: Iterable[Shard], advance: Callable[[], object] = lambda: None
 ) -> list[Finding]:
-    """Reads shards, several at once, and returns those that are damaged or missing, in their order.
+    """Read shards in parallel and return those that are damaged or missing, in their order.
 
     Args:
-        manifest: of their folder, as for `find_damage`.
-        shards: some of the manifest's.
-        advance: as for `find_damage`; never called twice at once.
+        manifest: as for `find_damage`.
+        shards: shards of the manifest.
+        advance: as for `find_damage`; never called concurrently.
     """
     lock = threading.Lock()
 
@@ -97,7 +82,7 @@ def find_damaged_shards(
     def find(shard: Shard) -> Finding | None:
         try:
             problem = _examine(manifest.folder / shard.name, shard, advance_alone)
-        except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             problem = getattr(error, "strerror", None) or str(error)
         return Finding(shard.name, problem) if problem else None
 
@@ -106,8 +91,8 @@ def find_damaged_shards(
 
 
 def _examine(path: os.PathLike | str, shard: Shard, advance: Callable[[], object]) -> str:
-    """Returns what is wrong with a shard, or "" if nothing is."""
-    there = storage.size(path)  # refuses what is no file: to open a pipe would wait for ever
+    """Return what is wrong with a shard, or ""."""
+    there = storage.size(path)  # refuses a pipe, which would block
     if there == 0 and shard.bytes:
         return f"empty, should have {shard.records} records"
     if there == shard.bytes and sha256(path, advance) == shard.sha256:
@@ -120,11 +105,11 @@ def _examine(path: os.PathLike | str, shard: Shard, advance: Callable[[], object
 
 
 def sha256(path: os.PathLike | str, advance: Callable[[], object] = lambda: None) -> str:
-    """Returns the hex digest of a file; raises OSError.
+    """Return the hex digest of a file; raises OSError.
 
     Args:
         path: local or remote.
-        advance: called after every block that is read.
+        advance: called after each block.
     """
     digest = hashlib.sha256()
     with storage.open_to_read(path) as file:
@@ -135,7 +120,7 @@ def sha256(path: os.PathLike | str, advance: Callable[[], object] = lambda: None
 
 
 def _count_frames(path: os.PathLike | str) -> int:
-    """Returns the number of records up to the first damage; SHA-256 has vouched for the bytes."""
+    """Return the number of records, without reading them."""
     count = 0
     with storage.open_to_read(path) as file, contextlib.suppress(tfrecord.FrameError):
         for _ in tfrecord.frames(file):
@@ -144,7 +129,7 @@ def _count_frames(path: os.PathLike | str) -> int:
 
 
 def _localise(path: os.PathLike | str, shard: Shard) -> str:
-    """Returns where a shard is damaged first; records count from 0."""
+    """Return where the first damage of a shard is; records count from 0."""
     count = 0
     try:
         with storage.open_to_read(path) as file:
@@ -160,8 +145,8 @@ def _localise(path: os.PathLike | str, shard: Shard) -> str:
     if count < shard.records:
         return f"cut after record {count - 1}: {count} records instead of {shard.records}"
     if count > shard.records:
-        return f"{count} records instead of {shard.records}, all with right checksums"
-    return "every record has its right checksum, so this is another data set's shard"
+        return f"{count} records instead of {shard.records}, all with correct checksums"
+    return "every record has a correct checksum, so this is the shard of another data set"
 
 
 def _examine_rejects(manifest: Manifest) -> list[Finding]:
@@ -170,24 +155,5 @@ def _examine_rejects(manifest: Manifest) -> list[Finding]:
     except UserError:
         return [Finding(rejects.REJECTS, "missing or damaged")]
     if collections.Counter(reject.reason for reject in listed) != manifest.rejected:
-        return [Finding(rejects.REJECTS, f"its lines are not those that {MANIFEST} counts")]
+        return [Finding(rejects.REJECTS, f"{MANIFEST} counts other lines")]
     return []
-
-
-def _wrong_field(manifest: Manifest) -> str:
-    for shard in manifest.shards:
-        for field in dataclasses.fields(Shard):
-            value = getattr(shard, field.name)
-            if type(value) is not field.type or (field.type is int and value < 0):
-                return f"the {field.name} of shard {shard.name!r} is {value!r}"
-        if shard.split not in manifest.splits:
-            return f"shard {shard.name!r} is of split {shard.split!r}, which is not counted"
-    names = collections.Counter(shard.name for shard in manifest.shards)
-    for name, count in names.items():
-        if count > 1:
-            return f"shard {name!r} is listed {count} times"
-    size = sum(shard.bytes for shard in manifest.shards)
-    # The same division that build_records does, so that the results are equal to the last bit.
-    if not manifest.count() or manifest.mean_record_bytes != size / manifest.count():
-        return f"mean_record_bytes is {manifest.mean_record_bytes!r}, not bytes by records"
-    return ""

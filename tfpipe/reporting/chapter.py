@@ -6,7 +6,7 @@ from typing import Any
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.page import template
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
     images,
@@ -203,7 +203,11 @@ def _first(chosen: dict[str, list[int]]) -> int | None:
 
 
 def _show_layers(
-    chapter: Chapter, predictor, choice: Choice, number: int | None, records: dict[int, Fields]
+    chapter: Chapter,
+    predictor,
+    choice: Choice,
+    number: int | None,
+    records: dict[int, ImageExample],
 ) -> None:
     """Draws what `--show` asks for, of the first image that is shown."""
     towers, size = layers.towers(predictor)

@@ -10,9 +10,9 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.page import template
 from tfpipe.records import manifest, rejects
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.reporting import dataset_plots as plots
 from tfpipe.reporting import dataset_report as report
 from tfpipe.reporting import images, pictures
@@ -103,7 +103,7 @@ def load(folder: str) -> Manifest | str:
 
 def _plots(described: Manifest) -> tuple[dict[str, bytes], int]:
     """Draws what images are like that are stored, and returns how many these are."""
-    part = Part(described, (ALL_SPLITS,))
+    part = Subset(described, (ALL_SPLITS,))
     sizes, labels, colors = [], [], []
     total = min(MAX_SAMPLE, part.images)
     with terminal.progress("looking at the images", total) as advance:
@@ -134,11 +134,11 @@ def _screens(described: Manifest) -> dict[str, list[Suspect]]:
     }
 
 
-def _records(described: Manifest, paths: set[str]) -> dict[str, Fields]:
+def _records(described: Manifest, paths: set[str]) -> dict[str, ImageExample]:
     """Returns records by where their files were: a source and the name in there."""
     sources = [one_line(source.rstrip("/")) for source in described.arguments.get("source", [])]
-    found: dict[str, Fields] = {}
-    for fields in images.sample(Part(described, (ALL_SPLITS,)), MAX_SEARCHED):
+    found: dict[str, ImageExample] = {}
+    for fields in images.sample(Subset(described, (ALL_SPLITS,)), MAX_SEARCHED):
         name = one_line(fields.filename)
         for path in (name, *(f"{source}/{name}" for source in sources)):
             if path in paths:
@@ -148,7 +148,7 @@ def _records(described: Manifest, paths: set[str]) -> dict[str, Fields]:
     return found
 
 
-def _suspect(row: dict[str, str], fields: Fields | None) -> Suspect:
+def _suspect(row: dict[str, str], fields: ImageExample | None) -> Suspect:
     picture = None
     if fields is not None:
         picture = pictures.thumbnail(fields, f"{row['path']}, labelled {row['label']}")

@@ -11,9 +11,9 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess
 from tfpipe.input import pipeline, tuning
 from tfpipe.page import contact_sheet
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs.trained import Trained
 from tfpipe.training import resolve
 from tfpipe.training.run import Run
@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 _KEYS = ("image/encoded", "image/format", "image/height", "image/width")
 
 
-def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
+def predicted(trained: Trained, manifest: Manifest) -> list[Subset]:
     """Returns the records that predictions.csv is of, in its order."""
     if isinstance(trained, Run):
         return [trained.validation(manifest)]
@@ -33,16 +33,16 @@ def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
     return predicted(trained.members[0], manifest)
 
 
-def learned(trained: Trained, manifest: Manifest) -> Part:
+def learned(trained: Trained, manifest: Manifest) -> Subset:
     """Returns the records that were trained on; of a cross-validation all."""
     if isinstance(trained, Run):
         return resolve.parts(trained.config, manifest)[0]
     if trained.out_of_fold:
-        return Part(manifest, (ALL_SPLITS,))
+        return Subset(manifest, (ALL_SPLITS,))
     return learned(trained.members[0], manifest)
 
 
-def read(parts: Sequence[Part], chosen: Collection[int]) -> dict[int, Fields]:
+def read(parts: Sequence[Subset], chosen: Collection[int]) -> dict[int, ImageExample]:
     """Returns records without copies by their number, counted through the parts.
 
     Raises:
@@ -63,7 +63,7 @@ def read(parts: Sequence[Part], chosen: Collection[int]) -> dict[int, Fields]:
     return found
 
 
-def check(fields: Fields, name: str, label: int, where: object) -> None:
+def check(fields: ImageExample, name: str, label: int, where: object) -> None:
     """Raises UserError unless a record is the image that a prediction is of."""
     if (one_line(fields.filename), fields.label) != (name, label):
         raise UserError(
@@ -72,12 +72,12 @@ def check(fields: Fields, name: str, label: int, where: object) -> None:
         )
 
 
-def sample(part: Part, most: int) -> Iterator[Fields]:
+def sample(part: Subset, most: int) -> Iterator[ImageExample]:
     """Yields the first records without copies: a random sample, as records are shuffled."""
     return itertools.islice((fields for fields in part.records() if not fields.copy), most)
 
 
-def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, int]]:
+def batches(records: Iterable[ImageExample], size: int) -> Iterator[tuple[tf.Tensor, int]]:
     """Decodes records as evaluation does, several at a time.
 
     Args:
@@ -117,7 +117,7 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
         raise failures[0]
 
 
-def thumbnail(fields: Fields, side: int) -> PIL.Image.Image:
+def thumbnail(fields: ImageExample, side: int) -> PIL.Image.Image:
     """Returns the image of a record in RGB, its longer side at most `side` pixels.
 
     Raises:
@@ -129,13 +129,13 @@ def thumbnail(fields: Fields, side: int) -> PIL.Image.Image:
         raise UserError(f"{one_line(fields.filename)} cannot be decoded ({error})") from None
 
 
-def decoded(fields: Fields, size: int) -> np.ndarray:
+def decoded(fields: ImageExample, size: int) -> np.ndarray:
     """Returns what a model with this input gets of a record: uint8 [size, size, 3]."""
     return preprocess.decode_record(
         {key: tf.constant(value) for key, value in _features(fields).items()}, size
     ).numpy()
 
 
-def _features(fields: Fields) -> dict[str, object]:
+def _features(fields: ImageExample) -> dict[str, object]:
     values = fields.encoded, fields.format, np.int64(fields.height), np.int64(fields.width)
     return dict(zip(_KEYS, values, strict=True))

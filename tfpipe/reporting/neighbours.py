@@ -13,8 +13,8 @@ from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.page import template
-from tfpipe.records.example import Fields
-from tfpipe.records.part import Part
+from tfpipe.records.example import ImageExample
+from tfpipe.records.subset import Subset
 from tfpipe.reporting import images, pictures
 
 COUNT = 6  # of each image
@@ -39,8 +39,8 @@ class Neighbour(NamedTuple):
 
 def find(
     predictor: Predictor | EnsemblePredictor,
-    records: Sequence[Fields],
-    part: Part,
+    records: Sequence[ImageExample],
+    part: Subset,
     classes: Sequence[str],
     most: int,
 ) -> list[list[Neighbour]]:
@@ -56,7 +56,7 @@ def find(
     features = with_constant_weights(lambda batch: predictor.features(tf.cast(batch, tf.float32)))
     size = predictor.image_size
 
-    def of(records: Iterable[Fields]) -> np.ndarray:
+    def of(records: Iterable[ImageExample]) -> np.ndarray:
         rows = []
         for pixels, count in images.batches(records, size):
             rows.append(features(pixels).numpy()[:count])
@@ -65,7 +65,7 @@ def find(
 
     keys = []
 
-    def sampled() -> Iterator[Fields]:
+    def sampled() -> Iterator[ImageExample]:
         for fields in images.sample(part, most):
             keys.append((fields.filename, fields.sha256))
             yield fields
@@ -90,7 +90,7 @@ def find(
     ]
 
 
-def _neighbour(fields: Fields, classes: Sequence[str], distance: float) -> Neighbour:
+def _neighbour(fields: ImageExample, classes: Sequence[str], distance: float) -> Neighbour:
     name, label = one_line(fields.filename), classes[fields.label or 0]
     picture = pictures.thumbnail(fields, f"{name}, labelled {label}", SIDE)
     return Neighbour(picture, name, label, distance)

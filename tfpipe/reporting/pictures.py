@@ -13,7 +13,7 @@ from tfpipe.model import heat_map
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.page import template
-from tfpipe.records.example import Fields
+from tfpipe.records.example import ImageExample
 from tfpipe.reporting import images
 from tfpipe.reporting.predictions import Predictions
 
@@ -84,7 +84,7 @@ GROUPS = {
 
 def cards(
     chosen: Sequence[int],
-    records: dict[int, Fields],
+    records: dict[int, ImageExample],
     found: Predictions,
     classes: Sequence[str],
     heats: dict[int, np.ndarray],
@@ -111,7 +111,7 @@ def cards(
 
 
 def heat_maps(
-    predictor: Predictor | EnsemblePredictor, records: dict[int, Fields], found: Predictions
+    predictor: Predictor | EnsemblePredictor, records: dict[int, ImageExample], found: Predictions
 ) -> dict[int, np.ndarray]:
     """Returns what speaks for the predicted class in each image: float32 [S, S] in 0..1."""
     numbers = list(records)
@@ -129,7 +129,7 @@ def heat_maps(
     return dict(zip(numbers, heats, strict=True))
 
 
-def thumbnail(fields: Fields, alt: str, side: int = SIDE) -> template.Image:
+def thumbnail(fields: ImageExample, alt: str, side: int = SIDE) -> template.Image:
     """Returns a small picture of a record, for a page."""
     return _jpeg(images.thumbnail(fields, side), alt)
 
@@ -155,7 +155,7 @@ def overlay(picture: PIL.Image.Image, heat: np.ndarray) -> PIL.Image.Image:
 
 def _card(
     index: int,
-    fields: Fields,
+    fields: ImageExample,
     found: Predictions,
     classes: Sequence[str],
     heat: np.ndarray | None,

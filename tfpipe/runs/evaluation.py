@@ -14,7 +14,7 @@ from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.records import manifest as manifests
 from tfpipe.records.manifest import ALL_SPLITS
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import combine, finish, trained
 from tfpipe.runs.trained import Trained
 
@@ -84,7 +84,7 @@ class Evaluation:
         return compare.compare(self.answers, other.answers[order], rounds=rounds)
 
 
-def part_of(run: Trained, records: str = "", split: str = "") -> Part:
+def part_of(run: Trained, records: str = "", split: str = "") -> Subset:
     """Returns the records to measure a run on.
 
     Args:
@@ -98,7 +98,7 @@ def part_of(run: Trained, records: str = "", split: str = "") -> Part:
     manifest = manifests.load(records or run.records)
     manifest.check()
     trained.check_classes(run, manifest)
-    part = Part(manifest, (split,)) if split else run.validation(manifest)
+    part = Subset(manifest, (split,)) if split else run.validation(manifest)
     if not part.images:
         raise UserError(
             f"{manifest.folder} has no images of {part.name}: give another --split, one of"
@@ -107,7 +107,7 @@ def part_of(run: Trained, records: str = "", split: str = "") -> Part:
     return part
 
 
-def on_part(run: Trained, part: Part, tta: str = "") -> Evaluation:
+def on_part(run: Trained, part: Subset, tta: str = "") -> Evaluation:
     """Runs a classifier on records.
 
     Args:
@@ -172,7 +172,7 @@ def _images(run: Trained, names: np.ndarray) -> tuple[Images | None, str]:
     except UserError as error:
         return None, str(error)
     batches = pipeline.eval_batches(
-        Part(manifest, (ALL_SPLITS,)),
+        Subset(manifest, (ALL_SPLITS,)),
         image_size=_SIDE,
         batch_size=inference.BATCH_SIZE,
         described=True,

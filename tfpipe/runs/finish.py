@@ -15,7 +15,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.predictor import Predictor
 from tfpipe.model.split import split
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import calibrate
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.frozen import Frozen
@@ -29,7 +29,7 @@ def check(config: TrainConfig, classes: int) -> None:
     calibrate.check(config.calibration, classes)
 
 
-def finish(run: Run, val: Part, built: Classifier | None = None) -> None:
+def finish(run: Run, val: Subset, built: Classifier | None = None) -> None:
     """Calibrates a run on the records that it is validated on.
 
     Nothing is done if it is calibrated already, or has no weights, as after no epoch.
@@ -51,7 +51,7 @@ def finish(run: Run, val: Part, built: Classifier | None = None) -> None:
     calibrate_on(run, found, predictor.output)
 
 
-def _from_features(run: Run, predictor: Predictor, val: Part) -> dict[str, np.ndarray] | None:
+def _from_features(run: Run, predictor: Predictor, val: Subset) -> dict[str, np.ndarray] | None:
     """Returns what `inference.predict` would, if what frozen layers made of the images is kept."""
     if len(predictor.views) > 1 or run.resolved.precision != "float32":
         return None

@@ -26,7 +26,7 @@ from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.ensemble import Combination, EnsemblePredictor
 from tfpipe.model.predictor import Predictor
 from tfpipe.records.manifest import Manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import crossval
 from tfpipe.training import run as runs
 from tfpipe.training.run import Run
@@ -94,14 +94,14 @@ class Ensemble:
         """Logits and probabilities of images that were not trained on."""
         return self.folder / crossval.PREDICTIONS
 
-    def validation(self, manifest: Manifest) -> Part:
+    def validation(self, manifest: Manifest) -> Subset:
         """Returns the records that the members are validated on, or the split of that name.
 
         Raises:
             UserError: the records have no such split.
         """
         if self.out_of_fold:
-            return Part(manifest, (_first(self).config.val_split,))
+            return Subset(manifest, (_first(self).config.val_split,))
         return self.members[0].validation(manifest)
 
     def identity(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tfpipe.model import backbones, classifier, split
 from tfpipe.model.classifier import Classifier
 from tfpipe.records import manifest as manifests
 from tfpipe.records import salvage
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.runs import finish
 from tfpipe.training import (
     average,
@@ -160,7 +160,7 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
 
 
 def _describe(
-    opened: run.Run, built: Classifier, learned: Part, held_out: Part, cluster: Cluster
+    opened: run.Run, built: Classifier, learned: Subset, held_out: Subset, cluster: Cluster
 ) -> str:
     """Returns one line on what is trained on what."""
     config = opened.config

@@ -1,22 +1,20 @@
-"""Where files come from: a folder, archive, list or TFRecords, read member by member.
+"""Read files one by one from a folder, an archive, a list or TFRecords.
 
-A source knows nothing of images. Its members are named by their path relative to the source's
-root, with `/` between folders. What cannot or must not be read is not dropped silently: it is
-listed in `skipped`, or `read` raises `Rejected`.
+A source does not decode images. The name of a member is its path relative to the source's root,
+with `/` between folders. Nothing is dropped silently: `skipped` lists what cannot or must not be
+read, or `read` raises `Rejected`.
 
-To add a kind of source, write a subclass of `Source` in a file of its own and enter it in `KINDS`,
-or in `REMOTE_KINDS` if it lies at a URL.
+To add a kind of source, write a subclass of `Source` in its own file and add it to `KINDS`.
 """
 
-from tfpipe.core import remote, storage
+from tfpipe.core import storage
 from tfpipe.core.errors import UserError
-from tfpipe.sources.folder import Folder
+from tfpipe.sources.folder import Folder, RemoteFolder
 from tfpipe.sources.listing import Listing
 from tfpipe.sources.member import ARCHIVE_SUFFIXES
-from tfpipe.sources.records import COPY, Records
 from tfpipe.sources.source import MAX_BYTES, MAX_RATIO, RATIO_FREE_BYTES, Rejected, Source
 from tfpipe.sources.tar import Tar
-from tfpipe.sources.url import RemoteFolder, RemoteListing, RemoteRecords, RemoteTar, RemoteZip
+from tfpipe.sources.tfrecords import COPY, TFRecords
 from tfpipe.sources.zip import Zip
 
 __all__ = [
@@ -26,59 +24,45 @@ __all__ = [
     "MAX_BYTES",
     "MAX_RATIO",
     "RATIO_FREE_BYTES",
-    "REMOTE_KINDS",
     "Folder",
     "Listing",
-    "Records",
     "Rejected",
     "RemoteFolder",
-    "RemoteListing",
-    "RemoteRecords",
-    "RemoteTar",
-    "RemoteZip",
     "Source",
+    "TFRecords",
     "Tar",
     "Zip",
     "open_source",
 ]
 
-# In the order in which they are tried: a folder of TFRecords is a folder too.
-KINDS: tuple[type[Source], ...] = (Records, Folder, Zip, Tar, Listing)
-REMOTE_KINDS: tuple[type[Source], ...] = (
-    RemoteRecords,
-    RemoteFolder,
-    RemoteListing,
-    RemoteZip,
-    RemoteTar,
-)
+# Tried in this order: a folder of TFRecords is a folder too.
+KINDS: tuple[type[Source], ...] = (TFRecords, Folder, RemoteFolder, Zip, Tar, Listing)
 
 
 def open_source(path: str) -> Source:
-    """Opens a folder, an archive, a list or TFRecords for reading.
+    """Open a folder, an archive, a list or TFRecords.
 
     Args:
-        path: of a file or folder, or a URL of one.
+        path: path or URL of a file or folder.
 
     Raises:
         UserError: `path` does not exist, is of no known kind, or holds no file that can be read.
     """
-    if not remote.is_remote(path):
-        return _open(path, KINDS)
     try:
-        return _open(path, REMOTE_KINDS)
+        return _open(path)
     except OSError as error:
         raise UserError(
-            f"{path!r} cannot be read ({error.strerror}): name another, or a copy on this machine"
+            f"{path!r} cannot be read ({error.strerror}): name another source, or a local copy"
         ) from None
 
 
-def _open(path: str, kinds: tuple[type[Source], ...]) -> Source:
-    allowed = " or ".join(kind.kind for kind in kinds)
+def _open(path: str) -> Source:
+    allowed = " or ".join(dict.fromkeys(kind.kind for kind in KINDS))
     if not storage.exists(path):
         raise UserError(
-            f"{path!r} does not exist, or its folder may not be read: name {allowed} with images"
+            f"{path!r} does not exist, or its folder is not readable: name {allowed} with images"
         )
-    found = next((kind for kind in kinds if kind.fits(path)), None)
+    found = next((kind for kind in KINDS if kind.fits(path)), None)
     if found is None:
         raise UserError(
             f"{path!r} is not {allowed}, or it is damaged or unreadable: name {allowed} with images"

@@ -1,4 +1,4 @@
-"""One file, on disk or at a URL, read whole and with care."""
+"""Read one whole file, from a disk or a URL, and guard against links, pipes and huge files."""
 
 import concurrent.futures
 import os
@@ -9,19 +9,19 @@ from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
 from tfpipe.sources.source import read_bounded
 
-# A request to a server takes tens of milliseconds, most of them waiting.
+# Parallel requests; each takes tens of milliseconds, mostly waiting.
 _REQUESTS = 32
 
 
 def read_file(path: str, *, follow: bool) -> bytes:
-    """Returns the contents of a regular file, at most `MAX_BYTES`.
+    """Return the contents of a regular file of at most `MAX_BYTES`.
 
     Args:
-        path: where it is, on disk or at a URL.
-        follow: whether it may be a link.
+        path: path or URL.
+        follow: whether to follow a link.
 
     Raises:
-        Rejected: it is too large, unreadable, no regular file, or a link that is not followed.
+        Rejected: the file is too large, unreadable, not a regular file, or a link.
     """
     if remote.is_remote(path):
         try:
@@ -29,7 +29,7 @@ def read_file(path: str, *, follow: bool) -> bytes:
                 return read_bounded(file)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
-    # The file may have changed since it was listed: opening a FIFO does not wait for a writer.
+    # The file may have become a pipe since it was listed; O_NONBLOCK does not wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -40,15 +40,35 @@ def read_file(path: str, *, follow: bool) -> bytes:
         raise Rejected("unreadable", error.strerror or str(error)) from None
 
 
-def stamp(url: str) -> tuple[int, int]:
-    """Returns the size of a file and its time of change in nanoseconds; raises OSError."""
-    with remote.gfile(url) as gfile:
-        status = gfile.stat(url)
+def is_file(path: str) -> bool:
+    """Return whether a path or URL is a regular file."""
+    try:
+        storage.size(path)
+    except OSError:
+        return False
+    return True
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a path or URL is a folder."""
+    if not remote.is_remote(path):
+        return os.path.isdir(path)
+    with remote.gfile(path) as files:
+        return files.isdir(path)
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Return the size and the modification time (ns) of a file; raises OSError."""
+    if not remote.is_remote(path):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    with remote.gfile(path) as files:
+        status = files.stat(path)
         return status.length, status.mtime_nsec
 
 
 def stamps(urls: Sequence[str]) -> list[tuple[int, int] | OSError]:
-    """Returns for each URL the size and the time of change, in nanoseconds, or what went wrong."""
+    """Return `stamp` of each URL, or its error."""
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
         return list(pool.map(_stamp_or_error, urls))
 

@@ -1,4 +1,4 @@
-"""What class an image belongs to: from its name (`cat.0.jpg`, `cat/0.jpg`) or from a list."""
+"""Find the class of each image: from its name (`cat.0.jpg`, `cat/0.jpg`) or from a list."""
 
 import hashlib
 import os
@@ -10,11 +10,11 @@ from tfpipe.sources import label_list
 
 MODES = ("auto", "filename", "folder")
 
-# What precedes the path of a list in --labels.
+# Prefix of a list's path in the option `labels`.
 CSV = "csv:"
 
-# A file is meant as an image if its name says so; whether it is one, only its contents tell. The
-# list holds formats that are not read too, so that such a file is rejected by its contents.
+# Names that are meant as images. Some formats are not readable: listing them here makes such a file
+# a reject, rather than a file that is no image.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
@@ -25,18 +25,18 @@ _ALLOWED = f"{', '.join(MODES)} or {CSV}FILE"
 
 
 def is_image_name(name: str) -> bool:
-    """Returns whether a file's name ends as an image's does, in any case."""
+    """Return whether a file name ends as an image's, in upper or lower case."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def check(mode: str) -> None:
-    """Raises UserError if `mode` is none that `assign` knows."""
+    """Raise UserError if `assign` does not know `mode`."""
     if mode not in MODES and not (mode.startswith(CSV) and mode != CSV):
-        raise UserError(f"--labels={mode}: give {_ALLOWED}", status=2)
+        raise UserError(f"`labels={mode}`: give {_ALLOWED}", status=2)
 
 
 def fingerprint(mode: str, group_column: str = "") -> str:
-    """Returns a hex digest of the labels and groups in the list that `mode` names, "" for none."""
+    """Return a hex digest of the labels and groups in the list of `mode`; "" without a list."""
     if not mode.startswith(CSV):
         return ""
     rows = label_list.read(mode[len(CSV) :], group_column)
@@ -44,26 +44,26 @@ def fingerprint(mode: str, group_column: str = "") -> str:
 
 
 def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = None) -> list[str]:
-    """Labels images, by one rule for all whose source does not label them itself.
+    """Label images. One rule labels all images that their source does not label.
 
     Args:
         names: paths relative to their source, with `/` between folders.
-        mode: "filename" takes the word of `word.number.ext`, "folder" the innermost folder's name,
-            and "auto" the file name if every name has that form, else the folder; "csv:FILE" looks
-            the name, or else the file name alone, up in a list.
-        own: for each name its source's label, None for one that the rule is to label.
+        mode: "filename" takes the word of `word.number.ext`; "folder" the name of the innermost
+            folder; "auto" the file name if every name has that form, else the folder; "csv:FILE"
+            looks up the path, or the file name alone, in a list.
+        own: the source's label of each name; None to apply the rule.
 
     Returns:
         One label for each name.
 
     Raises:
-        UserError: a name has no label, or all have the same.
+        UserError: a name has no label, or all names have the same label.
     """
     check(mode)
     own = own or [None] * len(names)
     unlabelled = [name for name, label in zip(names, own, strict=True) if label is None]
     if not unlabelled:
-        ruled, origin = [], "list given as --source"
+        ruled, origin = [], "list given as `source`"
     elif mode.startswith(CSV):
         ruled, origin = [row.label for row in _rows(unlabelled, mode)], "list"
     else:
@@ -73,8 +73,8 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise UserError(
-            f"--labels={mode}: {classes[0]!r} is the only class by the {origin}, and at least two"
-            f" are needed: add images of another, or choose another of --labels={'|'.join(MODES)}"
+            f"`labels={mode}`: {classes[0]!r} is the only class by the {origin}, but at least two"
+            f" are needed: add images of another class, or choose another of `labels`: {_ALLOWED}"
         )
     return labels
 
@@ -82,19 +82,19 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
 def groups(
     names: Sequence[str], mode: str, group_column: str, own: Sequence[str | None] | None = None
 ) -> list[str]:
-    """Finds the groups of images, which splits do not part, where `assign` finds their labels.
+    """Find the group of each image. Images of one group stay in one split.
 
     Args:
         names: paths relative to their source.
-        mode: as for `assign`; "csv:FILE" looks the name up in a list, all others know no groups.
-        group_column: the column of the groups in the list; the list may lack it, "" is none.
-        own: for each name its source's group or "", None where the source has no labels itself.
+        mode: as for `assign`; only "csv:FILE" has groups.
+        group_column: column of the groups, which the list may lack; "" for no groups.
+        own: the source's group of each name, or ""; None if the source has no labels.
 
     Returns:
-        For each name its group, "" for none.
+        One group for each name; "" for none.
 
     Raises:
-        UserError: the list does not have a name.
+        UserError: the list lacks a name.
     """
     own = own or [None] * len(names)
     if not mode.startswith(CSV) or not group_column:
@@ -105,32 +105,30 @@ def groups(
 
 
 def order(found: Collection[str], classes: str) -> tuple[str, ...]:
-    """Returns the classes in the order of their indices.
+    """Return the classes in the order of their indices.
 
     Args:
-        found: the labels of all images, each once or more.
-        classes: names divided by commas, as from `--classes`; "" sorts them.
+        found: labels of all images.
+        classes: names separated by commas; "" sorts the labels.
 
     Raises:
-        UserError: a name is there twice, or is of no image, or an image's is not there.
+        UserError: `classes` repeats a name, lacks a label, or names a class without images.
     """
     found = set(found)
     if not classes:
         return tuple(sorted(found))
     named = [name.strip() for name in classes.split(",")]
-    hint = "name every class once, as in --classes=dog,cat, or leave the flag out to sort them"
+    hint = "name every class once, such as `classes=dog,cat`, or omit `classes` to sort them"
     twice = next((name for name in named if named.count(name) > 1 or not name), None)
     if twice is not None:
-        what = "is there twice" if twice else "is no class"
-        raise UserError(f"--classes={classes}: {twice!r} {what}: {hint}", status=2)
+        what = "appears twice" if twice else "is not a class"
+        raise UserError(f"`classes={classes}`: {twice!r} {what}: {hint}", status=2)
     missing, strange = sorted(found.difference(named)), [n for n in named if n not in found]
     if missing:
-        raise UserError(
-            f"--classes={classes}: the images' class {missing[0]!r} is not there: {hint}"
-        )
+        raise UserError(f"`classes={classes}` lacks the images' class {missing[0]!r}: {hint}")
     if strange:
         raise UserError(
-            f"--classes={classes}: no image is of class {strange[0]!r}; they are of"
+            f"`classes={classes}`: no image has class {strange[0]!r}, only"
             f" {_some(sorted(found))}: {hint}"
         )
     return tuple(named)
@@ -142,14 +140,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
-    """Returns the labels and, for a message, where they are from."""
+    """Return the labels and, for a message, their origin."""
     from_filename = [_filename_label(name) for name in names]
     odd = next((name for name, label in zip(names, from_filename, strict=True) if not label), None)
     if mode == "filename" or (mode == "auto" and odd is None):
         if odd is not None:
             raise UserError(
-                f"--labels=filename: {odd!r} has no label, as it is not word.number.ext like"
-                " 'cat.0.jpg': rename or remove it, or use --labels=folder"
+                f"`labels=filename`: {odd!r} has no label, because it is not word.number.ext like"
+                " 'cat.0.jpg': rename or remove it, or use `labels=folder`"
             )
         return from_filename, "file names"
     labels = [_folder_label(name) for name in names]
@@ -157,12 +155,12 @@ def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
     if bare is not None:
         also = f", and {odd!r} is not word.number.ext like 'cat.0.jpg'" if mode == "auto" else ""
         raise UserError(
-            f"--labels={mode}: {bare!r} has no label, as it lies in no folder like"
+            f"`labels={mode}`: {bare!r} has no label, because it is in no folder like"
             f" 'cat/0.jpg'{also}: move, rename or remove it"
         )
     origin = "folder names"
     if mode == "auto":
-        origin += f" (as {odd!r} is not word.number.ext like 'cat.0.jpg')"
+        origin += f" (because {odd!r} is not word.number.ext like 'cat.0.jpg')"
     return labels, origin
 
 
@@ -176,13 +174,13 @@ def _rows(names: Sequence[str], mode: str, group_column: str = "") -> list[label
             key = os.path.basename(name)
             if key not in known:
                 raise UserError(
-                    f"--labels={CSV}{path}: the list does not have {name!r}, nor {key!r}: add a"
-                    " line for it, or remove the file"
+                    f"`labels={CSV}{path}`: the list has neither {name!r} nor {key!r}: add a line,"
+                    " or remove the file"
                 )
-            if user.setdefault(key, name) != name:  # two files of one name may be of two classes
+            if user.setdefault(key, name) != name:  # files of one name may have two classes
                 raise UserError(
-                    f"--labels={CSV}{path}: {key!r} may be {user[key]!r} or {name!r}: write each"
-                    " with its folders"
+                    f"`labels={CSV}{path}`: {key!r} may be {user[key]!r} or {name!r}: write both"
+                    " with their folders"
                 )
         rows.append(known[key])
     return rows

@@ -1,4 +1,4 @@
-"""Files that a list names, with their labels."""
+"""Read the files that a list names, with their labels."""
 
 import functools
 import os
@@ -6,40 +6,40 @@ import stat
 
 from tfpipe.core import remote, storage
 from tfpipe.sources import label_list
-from tfpipe.sources.file import read_file, stamps
+from tfpipe.sources.file import is_file, read_file, stamps
 from tfpipe.sources.source import Source
 
 
 class Listing(Source):
-    """Files that a CSV or JSONL file names, perhaps each with its label; see `label_list`.
+    """Files named by a CSV or JSONL file, each with an optional label; see `label_list`.
 
-    Paths are relative to the list's folder, or absolute, or URLs. As a person wrote them, they may
-    lead anywhere, and links are followed. A file that is missing is skipped.
+    Paths are absolute, relative to the list's folder, or URLs. They may lead anywhere, and links
+    are followed, because a person wrote the list. Missing files are skipped.
     """
 
     kind = "a list (.csv or .jsonl)"
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
-        return os.path.isfile(path) and path.lower().endswith(label_list.SUFFIXES)
+        return path.lower().endswith(label_list.SUFFIXES) and is_file(path)
 
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(self.locate(name), follow=True)
 
     def prepare(self) -> None:  # noqa: D102
         if self._url:
-            storage.exists(self._url)  # which loads TensorFlow
+            storage.exists(self._url)  # loads TensorFlow
 
     def __reduce__(self):
         return type(self), (self.path,), {"_url": self._url}
 
     def locate(self, name: str) -> str:
-        """Returns where a file is: its path joined to that of the list's folder."""
+        """Return the path of a file, joined to the list's folder, or its URL."""
         return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
 
     @property
     def labels(self) -> dict[str, str]:
-        """The label of every file; raises UserError if one has none."""
+        """The label of every file; raises UserError if a label is missing."""
         return {row.path: row.label for row in label_list.read(self.path)}
 
     def groups(self, column: str) -> dict[str, str]:  # noqa: D102
@@ -47,12 +47,12 @@ class Listing(Source):
 
     @functools.cached_property
     def _url(self) -> str:
-        """The first URL that it names, or ""; copies in other processes need not read the list."""
+        """The first URL in the list, or ""; workers get it without reading the list."""
         return next(filter(remote.is_remote, (self.locate(row.path) for row in self._rows)), "")
 
     @functools.cached_property
     def _rows(self) -> list[label_list.Row]:
-        return label_list.read(self.path, labelled=False)  # as a prediction needs none
+        return label_list.read(self.path, labelled=False)  # predictions need no labels
 
     @functools.cached_property
     def _listing(self):
@@ -62,7 +62,7 @@ class Listing(Source):
         seen = set()
         for row in self._rows:
             if row.path in seen:
-                detail = f"line {row.line} of the list says again what an earlier one does"
+                detail = f"line {row.line} of the list repeats an earlier line"
                 skipped.append((row.path, "repeated name", detail))
                 continue
             seen.add(row.path)
@@ -75,7 +75,7 @@ class Listing(Source):
                     continue
                 status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
-                detail = f"line {row.line} of {self.path} names it, and there is no such file"
+                detail = f"line {row.line} of {self.path} names it, but it does not exist"
                 skipped.append((row.path, "missing", detail))
                 continue
             except OSError as error:

@@ -1,17 +1,18 @@
-"""What every kind of source is, and how much of one file is read."""
+"""Define the interface of all sources, and limits for one file."""
 
 import functools
 import hashlib
 from typing import BinaryIO
 
+from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
 
-# One file of a photo collection has a few MB; 64 MiB holds a 20-megapixel 24-bit BMP and bounds
-# what a hostile file can make a worker allocate.
+# A photo has a few MB; 64 MiB holds a 20-megapixel 24-bit BMP. The limit bounds the memory that a
+# hostile file can cost a worker.
 MAX_BYTES = 64 * 2**20
 
-# Image data hardly shrinks in an archive, and a plain BMP seldom by more than 50:1; deflate's own
-# limit, which bombs come near, is 1032:1. What is small may have any ratio.
+# Image data hardly shrinks in an archive, a plain BMP rarely by more than 50:1. Zip bombs approach
+# the limit of deflate, 1032:1. Small files may have any ratio.
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 2**20
 
@@ -19,14 +20,14 @@ RATIO_FREE_BYTES = 2**20
 class Source:
     """Files at one path, listed at first use and read one at a time.
 
-    It may be pickled: the copy holds only the path and lists the files anew.
+    A pickled copy holds only the path and lists the files again.
 
     Attributes:
-        path: as given by the user.
+        path: given by the user.
     """
 
-    kind = ""  # for messages, as in "a zip archive"
-    holds_images_only = False  # whether every member is meant as an image, whatever its name
+    kind = ""  # for messages, such as "a zip archive"
+    holds_images_only = False  # whether every member is an image, whatever its name
 
     def __init__(self, path: str):
         self.path = path
@@ -36,11 +37,11 @@ class Source:
 
     @classmethod
     def fits(cls, path: str) -> bool:
-        """Returns whether what lies at `path`, which exists, is of this kind."""
+        """Return whether this class can read `path`, which exists."""
         raise NotImplementedError
 
     def read(self, name: str) -> bytes:
-        """Returns the contents of one member of `names()`, at most `MAX_BYTES`.
+        """Return the contents of one member of `names()`, at most `MAX_BYTES`.
 
         Raises:
             Rejected: the member is too large, damaged or unreadable.
@@ -48,40 +49,42 @@ class Source:
         raise NotImplementedError
 
     def names(self) -> list[str]:
-        """Returns the members that may be read, sorted."""
+        """Return the sorted names of the members."""
         return sorted(self._listing[0])
 
     @property
     def skipped(self) -> list[tuple[str, str, str]]:
-        """Members that are not even tried, sorted: (name, reason, detail)."""
+        """Files that are not members, sorted: (name, reason, detail)."""
         return sorted(self._listing[1])
 
     @property
     def labels(self) -> dict[str, str]:
-        """The label of every member, skipped or not, where the source itself names labels."""
+        """The label of every file, skipped or not; empty if the source has no labels."""
         return {}
 
     def groups(self, column: str) -> dict[str, str]:
-        """The group of each member that has one, where the source itself names groups.
+        """Return the group of each member that has one; empty if the source has no groups.
 
         Args:
-            column: of the source's list, where it is one; "" is none.
+            column: column of a list that holds the groups; "" for no groups.
         """
         del column
         return {}
 
     def locate(self, name: str) -> str:
-        """Returns where a member is, for a person: the source's path and the name."""
+        """Return the path of a member for messages: the source's path and the name."""
         return f"{self.path.rstrip('/')}/{name}"
 
     def prepare(self) -> None:
-        """Does once what `read` would do first, if that takes time, as to list an archive."""
+        """Do slow work before the first `read`, such as listing an archive."""
+        if remote.is_remote(self.path):
+            storage.exists(self.path)  # loads TensorFlow
 
     def release(self) -> None:
-        """Frees the memory that listing took, if it is much; it is listed anew when needed."""
+        """Free the memory of a large listing; the next use lists the files again."""
 
     def fingerprint(self) -> str:
-        """Returns a hex digest that changes when a member does, without reading any."""
+        """Return a hex digest that changes when a member changes, without reading members."""
         members, skipped = self._listing
         digest = hashlib.sha256()
         for line in [*sorted(members.items()), *sorted(skipped)]:
@@ -90,18 +93,18 @@ class Source:
 
     @functools.cached_property
     def _listing(self) -> tuple[dict[str, tuple], list[tuple[str, str, str]]]:
-        """Members (name to a tuple that changes with the contents) and what is skipped."""
+        """Members (name to a tuple that changes with the contents), and skipped files."""
         raise NotImplementedError
 
 
 def check_size(size: int) -> None:
-    """Raises Rejected for a file of more than `MAX_BYTES`."""
+    """Raise Rejected for a file of more than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise Rejected("too large", f"more than {MAX_BYTES // 2**20} MiB")
 
 
 def read_bounded(file: BinaryIO) -> bytes:
-    """Returns the rest of a file; raises Rejected if that is more than `MAX_BYTES`."""
+    """Return the rest of a file; raises Rejected if it has more than `MAX_BYTES`."""
     data = file.read(MAX_BYTES + 1)
     check_size(len(data))
     return data

@@ -1,4 +1,4 @@
-"""Members of a tar archive, compressed or not."""
+"""Read the members of a tar archive, compressed or not."""
 
 import bz2
 import contextlib
@@ -14,32 +14,33 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.sources import member
+from tfpipe.sources.file import is_file, stamp
 from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES, Source, check_size
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
-# What precedes one member's contents: a long name has 4 KB, extended attributes may have 64. A
+# Limit for the headers of one member: a long name has 4 KB, extended attributes up to 64 KB. A
 # hostile header declares any length, and tarfile would read it into memory.
 _HEADER_BYTES = 256 * 2**10
 
-_XZ_MEMORY = 256 * 2**20  # `xz -9` needs 65 MB to unpack; a file may ask for gigabytes
+_XZ_MEMORY = 256 * 2**20  # `xz -9` needs 65 MB to unpack; a hostile file asks for gigabytes
 
 _BLOCK_BYTES = 2**20
-TAR_BLOCK = 512
+_TAR_BLOCK = 512
 
 
 class Tar(Source):
     """Members of a tar archive, read in place at their offset; links and devices are skipped.
 
-    A compressed archive cannot be read at an offset. It is unpacked once, as one tar file and not
-    member by member, to a temporary file ($TMPDIR), which costs the time to unpack it and the
-    disk space of the whole, at most `MAX_RATIO` times its size; memory stays flat. Copies in other
-    processes share that file. It is removed with the source that made it, at the latest when the
-    process ends; a killed process (SIGKILL, SIGTERM) leaves it behind.
+    A compressed archive is unpacked once to a temporary tar file in $TMPDIR of at most `MAX_RATIO`
+    times its size. Pickled copies share that file. It is removed with the source that created it,
+    or when the process ends; a killed process (SIGKILL, SIGTERM) leaves it behind.
 
-    A tar archive has no checksums of its contents: a changed byte is left to the image's decoder.
+    A tar archive has no checksums of its contents, so only the image decoder notices a changed
+    byte.
     """
 
     kind = "a tar archive"
@@ -53,50 +54,52 @@ class Tar(Source):
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
-        if not os.path.isfile(path):
+        if not is_file(path):
             return False
         try:
-            with open(path, "rb") as file:
-                head = file.read(TAR_BLOCK)
+            with storage.open_to_read(path) as file:
+                head = file.read(_TAR_BLOCK)
         except OSError:
             return False
-        return begins_archive(head)
+        return _begins_archive(head)
 
     def prepare(self) -> None:  # noqa: D102
         _ = self._listing
 
     def read(self, name: str) -> bytes:  # noqa: D102
-        if name not in self._listing[0]:  # in a worker that opened the archive anew
+        if name not in self._listing[0]:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
         offset, size, _ = self._listing[0][name]
         check_size(size)
         try:
-            data = self._read_at(offset, size)
+            if remote.is_remote(self.path):
+                data = storage.read_whole(self.path, offset, size) or b""
+            else:
+                data = os.pread(self._file.fileno(), size, offset)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
         if len(data) < size:
-            raise Rejected("damaged member", "the archive ends before it does")
+            raise Rejected("damaged member", "the archive ends inside it")
         return data
-
-    def _read_at(self, offset: int, size: int) -> bytes:
-        return os.pread(self._file.fileno(), size, offset)
-
-    def _modified(self) -> int:
-        return os.stat(self.path).st_mtime_ns
 
     @functools.cached_property
     def _file(self) -> BinaryIO:
-        """The archive, open, not compressed."""
+        """The open, uncompressed archive."""
         try:
-            with open(self.path, "rb") as file:
-                compression = compression_of(file.read(TAR_BLOCK))
+            with storage.open_to_read(self.path) as file:
+                compression = _compression_of(file.read(_TAR_BLOCK))
+            if compression and remote.is_remote(self.path):
+                raise UserError(
+                    f"{self.path} is a compressed tar archive, which cannot be read at a URL:"
+                    " uncompress it there, or name a local copy"
+                )
             if compression and not self._unpacked:
                 self._unpacked = _unpack(self.path, compression)
                 weakref.finalize(self, _remove, self._unpacked)
-            file = open(self._unpacked or self.path, "rb")  # noqa: SIM115 (closed below)
+            file = storage.open_to_read(self._unpacked or self.path)
         except OSError as error:
             raise UserError(
-                f"{error.filename or self.path}: {error.strerror}, when reading {self.path}:"
+                f"{error.filename or self.path}: {error.strerror}, while reading {self.path}:"
                 " run the command again when nothing removes or locks it"
             ) from None
         weakref.finalize(self, file.close)
@@ -106,9 +109,9 @@ class Tar(Source):
     def _listing(self):
         members, skipped = {}, []
         try:
-            modified = self._modified()
+            modified = stamp(self.path)[1]
             infos = list(_infos(self._file))
-        # Hostile headers raise a variety of these.
+        # Hostile headers raise any of these.
         except (_Damaged, tarfile.TarError, ValueError, OSError, OverflowError) as error:
             raise _damaged(self.path, error) from None
         links = {name for name, info in infos if info.issym()}
@@ -130,7 +133,7 @@ class _Damaged(Exception):  # noqa: N818 (always turned into a UserError)
 
 
 class _Headers:
-    """A tar archive for tarfile to read headers from, at most `_HEADER_BYTES` until `renew`."""
+    """A file for tarfile that allows reading `_HEADER_BYTES` until the next `renew`."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -148,61 +151,61 @@ class _Headers:
 
 
 def _infos(file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yields every member's name, without "./", and description; contents are not read."""
+    """Yield the name of each member, without "./", and its header; contents are not read."""
     file.seek(0)
     headers = _Headers(file)
     with tarfile.open(fileobj=headers, mode="r:") as archive:
         end = -1
         while (info := archive.next()) is not None:
-            if archive.offset <= end:  # a negative size would lead back, again and again
+            if archive.offset <= end:  # a negative size would loop for ever
                 raise _Damaged(f"the header before byte {end} has a wrong size")
             end = archive.offset
-            archive.members.clear()  # or it keeps all of them, to no use
+            archive.members.clear()  # tarfile would keep all of them in memory
             info.pax_headers = {}
             headers.renew()
             yield str(pathlib.PurePosixPath(info.name)), info
         end = archive.offset
-    # tarfile takes whatever is not a header for the end, which would lose all that follows.
+    # tarfile takes a damaged header for the end, which would lose all later members.
     file.seek(end)
     tail = file.read(_BLOCK_BYTES)
-    if len(tail) < TAR_BLOCK:
-        raise _Damaged("it has no end mark, as if it had been cut")
+    if len(tail) < _TAR_BLOCK:
+        raise _Damaged("it has no end mark, as if it was cut")
     if any(tail):
-        raise _Damaged(f"what follows byte {end} is neither a header nor the end")
+        raise _Damaged(f"byte {end} is neither a header nor the end")
 
 
 def _refuse(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Returns why a member of a safe name is not even tried, as (reason, detail), or None."""
+    """Return why a member with a safe name is refused, as (reason, detail), or None."""
     if info.islnk():
-        return "hard link", "links are not followed; make the archive with tar --hard-dereference"
+        return "hard link", "links are not followed; create the archive with tar --hard-dereference"
     if info.isdev():
         return "special file", "not a regular file"
     if not info.isreg() or info.issparse():
-        return "unsupported", f"a member of type {info.type!r}; make the archive without --sparse"
+        return "unsupported", f"a member of type {info.type!r}; create the archive without --sparse"
     return member.NESTED if member.is_archive(info.name) else None
 
 
-def begins_archive(head: bytes) -> bool:
-    """Returns whether a file is a tar archive, compressed or not, by its first block."""
-    if compression_of(head):
+def _begins_archive(head: bytes) -> bool:
+    """Return whether a file is a tar archive, compressed or not, by its first block."""
+    if _compression_of(head):
         return True
     try:
         tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError:
-        return len(head) == TAR_BLOCK and not any(head)  # an archive without members
+        return len(head) == _TAR_BLOCK and not any(head)  # an archive without members
     return True
 
 
-def compression_of(head: bytes) -> str:
-    """Returns how a file is compressed, by its first bytes, or ""."""
+def _compression_of(head: bytes) -> str:
+    """Return the compression of a file by its first bytes; "" for none."""
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
 
 
 def _unpack(path: str, compression: str) -> str:
-    """Decompresses an archive to a temporary file and returns its path.
+    """Decompress an archive to a temporary file and return its path.
 
     Raises:
-        UserError: the archive is damaged or a bomb, or there is no room.
+        UserError: the archive is damaged or a bomb, or the disk is full.
     """
     most = max(RATIO_FREE_BYTES, MAX_RATIO * os.stat(path).st_size)
     with tempfile.NamedTemporaryFile(prefix="tfpipe-", suffix=".tar", delete=False) as target:
@@ -213,8 +216,8 @@ def _unpack(path: str, compression: str) -> str:
                     left -= len(block)
                     if left < 0:
                         raise UserError(
-                            f"{path} unpacks to more than {MAX_RATIO} times its size, which no"
-                            " images do: unpack it yourself if you trust it, and name the folder"
+                            f"{path} unpacks to more than {MAX_RATIO} times its size, unlike"
+                            " images: if you trust it, unpack it yourself and name the folder"
                         )
                     _write(target, block, path)
         except BaseException as error:
@@ -228,29 +231,29 @@ def _unpack(path: str, compression: str) -> str:
 def _write(target, block: bytes, path: str) -> None:
     try:
         target.write(block)
-        target.flush()  # so that a full disk is noticed here
+        target.flush()  # reports a full disk here
     except OSError as error:
         raise UserError(
-            f"cannot unpack {path} to {target.name} ({error.strerror}): make room there, or set"
-            " TMPDIR to a folder with more"
+            f"cannot unpack {path} to {target.name} ({error.strerror}): free disk space, or set"
+            " TMPDIR to a folder on another disk"
         ) from None
 
 
 def _decompressed(path: str, compression: str) -> Iterator[bytes]:
-    """Yields the contents of a compressed file in blocks of at most `_BLOCK_BYTES`."""
+    """Yield the contents of a compressed file in blocks of at most `_BLOCK_BYTES`."""
     if compression == "gzip":
         with gzip.open(path) as file:
             while block := file.read(_BLOCK_BYTES):
                 yield block
         return
-    # Not lzma.open, which would allow a file all the memory it asks for.
+    # lzma.open has no limit for the memory that a file may ask for.
     start = {
         "bzip2": bz2.BZ2Decompressor,
         "xz": functools.partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY),
     }[compression]
     with open(path, "rb") as file:
         data = file.read(_BLOCK_BYTES)
-        while data:  # parallel compressors write several streams, one after the other
+        while data:  # parallel compressors write several streams
             decoder = start()
             while not decoder.eof:
                 if decoder.needs_input and not data:
@@ -263,7 +266,7 @@ def _decompressed(path: str, compression: str) -> Iterator[bytes]:
 
 
 def _damaged(path: str, error: Exception) -> UserError:
-    return UserError(f"{path} is a damaged tar archive ({error}): copy or download it again")
+    return UserError(f"{path} is a damaged tar archive ({error}): copy it again")
 
 
 def _remove(path: str) -> None:

@@ -24,7 +24,7 @@ from tfpipe.model.classifier import Classifier, as_list
 from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.split import Split, between
 from tfpipe.records import salvage
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.features import Cache, Column, size
 from tfpipe.training.run import Run
@@ -89,16 +89,16 @@ class Frozen:
             way = functools.partial(between(classifier, earlier, split), training=False)
             self._from_earlier = with_constant_weights(lambda tensors: self._run(way, tensors))
 
-    def gigabytes(self, part: Part, views: int) -> float:
+    def gigabytes(self, part: Subset, views: int) -> float:
         """Returns what so many views of a part would take on the disk, in 10^9 bytes."""
         return size(self._columns, _whole(part).count * views) / 1e9
 
-    def fits(self, part: Part, views: int) -> bool:
+    def fits(self, part: Subset, views: int) -> bool:
         """Tells whether so many views of a part are worth keeping, and may be."""
         rows = _whole(part).count * views
         return self._any and rows > 0 and self._cache.fits(self._columns, rows)
 
-    def rows(self, part: Part, view: int | None = None, views: int = 1) -> "Rows":
+    def rows(self, part: Subset, view: int | None = None, views: int = 1) -> "Rows":
         """Returns what was made of a part, computing it if it is not there.
 
         Args:
@@ -112,24 +112,24 @@ class Frozen:
         arrays = self._cache.get(self._causes_of(whole, view), self._columns, whole.count, compute)
         return self._chosen(part, arrays)
 
-    def found(self, part: Part) -> "Rows | None":
+    def found(self, part: Subset) -> "Rows | None":
         """Returns what was made of a part's images, or None if it is not there."""
         whole = _whole(part)
         arrays = self._cache.find(self._causes_of(whole, None), self._columns, whole.count)
         return None if arrays is None else self._chosen(part, arrays)
 
-    def _causes_of(self, whole: Part, view: int | None) -> dict[str, Any]:
+    def _causes_of(self, whole: Subset, view: int | None) -> dict[str, Any]:
         causes = self._causes | {"shards": [shard.sha256 for shard in whole.shards]}
         if view is not None:
             causes |= {"augment": self._config.augment, "seed": self._config.seed, "view": view}
         return causes
 
-    def _chosen(self, part: Part, arrays: list[np.ndarray]) -> "Rows":
+    def _chosen(self, part: Subset, arrays: list[np.ndarray]) -> "Rows":
         fold, copy = arrays[-2], arrays[-1]
         chosen = np.broadcast_to(part.holds(fold, copy), fold.shape)
         return Rows(self._columns, arrays, np.flatnonzero(chosen))
 
-    def _compute(self, whole: Part, view: int | None, views: int) -> Iterator[list[np.ndarray]]:
+    def _compute(self, whole: Subset, view: int | None, views: int) -> Iterator[list[np.ndarray]]:
         """Yields the columns of some records at a time."""
         of = "" if view is None else f", view {view + 1} of {views}"
         if self._earlier and self._earlier.fits(whole, views):
@@ -152,7 +152,7 @@ class Frozen:
             yield self._shared(self._from_earlier, batch["boundary"]), batch
 
     def _image_batches(
-        self, whole: Part, view: int | None
+        self, whole: Subset, view: int | None
     ) -> Iterator[tuple[list[tf.Tensor], dict]]:
         size = self._config.batch_size
         batches = pipeline.eval_batches(
@@ -225,9 +225,9 @@ class Rows:
         return {"boundary": boundary, **fields, "weight": tf.constant(weight[part])}
 
 
-def _whole(part: Part) -> Part:
+def _whole(part: Subset) -> Subset:
     """Returns the records of all folds."""
-    return Part(part.manifest, part.splits)
+    return Subset(part.manifest, part.splits)
 
 
 def _digest(split: Split) -> str:

@@ -22,7 +22,7 @@ from tfpipe.input.threads import in_threads
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 from tfpipe.records import salvage
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.frozen import Frozen, Rows
 from tfpipe.training.run import Run
@@ -51,8 +51,8 @@ class Inputs:
     def __init__(
         self,
         run: Run,
-        train: Part,
-        val: Part,
+        train: Subset,
+        val: Subset,
         classifier: Classifier,
         stage: Stage,
         split: Split,
@@ -194,7 +194,7 @@ class Inputs:
             )
         return views
 
-    def _fits(self, frozen: Frozen, part: Part, views: int) -> bool:
+    def _fits(self, frozen: Frozen, part: Subset, views: int) -> bool:
         """Tells whether so many views of a part are kept, and the user if they are too large."""
         if frozen.fits(part, views):
             return True

@@ -15,7 +15,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.input import draws
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import split
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training import stages
 from tfpipe.training.inputs import Inputs
 from tfpipe.training.log import TENSORBOARD, Epoch, Log
@@ -47,8 +47,8 @@ class Loop:
         self,
         run: Run,
         classifier: Classifier,
-        train: Part,
-        val: Part,
+        train: Subset,
+        val: Subset,
         cluster: Cluster | None = None,
         folder: pathlib.Path | None = None,
     ):

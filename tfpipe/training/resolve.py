@@ -6,7 +6,7 @@ import pathlib
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier
 from tfpipe.records.manifest import Manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training.config import Resolved, TrainConfig
 
 
@@ -42,18 +42,18 @@ def branches(config: TrainConfig) -> tuple[dict, ...]:
     )
 
 
-def parts(config: TrainConfig, manifest: Manifest) -> tuple[Part, Part]:
+def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
     """Resolves --train_split, --val_split and --fold: what is trained on, and what is held out.
 
     Raises:
         UserError: the records have no such splits or folds.
     """
     if config.fold < 0:
-        return Part(manifest, (config.train_split,)), Part(manifest, (config.val_split,))
+        return Subset(manifest, (config.train_split,)), Subset(manifest, (config.val_split,))
     splits = (config.train_split, config.val_split)
     return (
-        Part(manifest, splits, config.fold),
-        Part(manifest, splits, config.fold, held_out=True),
+        Subset(manifest, splits, config.fold),
+        Subset(manifest, splits, config.fold, held_out=True),
     )
 
 

@@ -37,7 +37,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor
 from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 from tfpipe.training import resolve, schedules, stages
 from tfpipe.training.config import Resolved, TrainConfig
 from tfpipe.training.precision import under
@@ -131,7 +131,7 @@ class Run:
     def _stage_weights(self, stage: int) -> pathlib.Path:
         return self.folder / "stages" / f"{self.stages[stage].label}.weights.h5"
 
-    def validation(self, manifest: Manifest) -> Part:
+    def validation(self, manifest: Manifest) -> Subset:
         """Returns the records to validate on; raises UserError as `resolve.parts` does."""
         return resolve.parts(self.config, manifest)[1]
 

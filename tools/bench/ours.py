@@ -45,14 +45,14 @@ def pipeline(
     from tfpipe.augment import Augment
     from tfpipe.input import pipeline
     from tfpipe.records import manifest as manifests
-    from tfpipe.records.part import Part
+    from tfpipe.records.subset import Subset
 
     manifest = manifests.load(folder)
     chain = Augment(R3_AUGMENT) if augment else None
     reading = pipeline.Reading(
         image_size=size, batch_size=batch_size, resize_on=resize_on, threads=workers
     )
-    train = Part(manifest, ("train",))
+    train = Subset(manifest, ("train",))
     # More epochs than there is time for.
     batches = iter(pipeline.train_batches(train, reading, augment=chain, epochs=10**6))
     steps = pipeline.steps_per_epoch(train, batch_size)

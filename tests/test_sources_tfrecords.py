@@ -1,8 +1,7 @@
-"""TFRecords as a source: the images, names and labels come back, whoever wrote them."""
+"""TFRecords as a source: images, names and labels of our records and of other programs."""
 
 import hashlib
 import io
-import json
 import os
 import pickle
 
@@ -13,7 +12,7 @@ from PIL import Image
 from tfpipe import sources
 from tfpipe.core.errors import UserError
 from tfpipe.records import example, manifest, tfrecord
-from tfpipe.sources import records as module
+from tfpipe.sources import tfrecords as module
 
 
 def foreign(**features):
@@ -40,7 +39,7 @@ def write_shard(path, records):
 
 
 def write_data_set(folder, shards, classes=("cat", "dog")):
-    """Writes a data set of one split, as tfpipe does; `shards` holds lists of records."""
+    """Writes a data set of one split; `shards` holds lists of records."""
     folder.mkdir()
     listed = []
     for i, records in enumerate(shards):
@@ -58,7 +57,7 @@ def write_data_set(folder, shards, classes=("cat", "dog")):
         converted={},
         rejected={},
         fingerprint="",
-        mean_record_bytes=1.0,
+        mean_record_bytes=sum(shard.bytes for shard in listed) / count,
         shards=tuple(listed),
     ).save(folder)
     return folder
@@ -69,36 +68,20 @@ def pixels(data):
 
 
 @pytest.fixture
-def data_set(image_folder, tmp_path):
-    paths = sorted(image_folder.iterdir())[::10]
-    names = [path.name.split(".")[0] for path in paths]
-    made = [
-        own(path.read_bytes(), path.name, name, ["cat", "dog"].index(name))
-        for path, name in zip(paths, names, strict=True)
-    ]
+def data_set(tmp_path):
+    made = [own(bytes([i]) * 900, f"cat.{i}.jpg", "cat", 0) for i in range(8)]
     return write_data_set(tmp_path / "records", [made[:3], made[3:]])
 
 
-def test_the_images_of_a_folder_come_back(image_folder, data_set):
-    source = sources.open_source(str(data_set))
-    assert type(source) is sources.Records
-    names = sorted(path.name for path in image_folder.iterdir())[::10]
+def test_the_images_of_a_folder_come_back(image_folder, records):
+    source = sources.open_source(str(records))
+    assert type(source) is sources.TFRecords
+    names = sorted(path.name for path in image_folder.iterdir())
     assert source.names() == names
     assert source.skipped == []
     assert source.labels == {name: name.split(".")[0] for name in names}
-    for name in names:
-        assert source.read(name) == (image_folder / name).read_bytes()
-    assert source.locate(names[0]) == f"{data_set}/{names[0]}"
-
-
-def test_a_built_data_set_comes_back_with_all_its_splits(image_folder, records):
-    source = sources.open_source(str(records))
-    folder = sources.open_source(str(image_folder))
-    assert source.names() == folder.names()
-    assert {name: source.read(name) for name in source.names()} == {
-        name: folder.read(name) for name in folder.names()
-    }
-    assert source.labels == {name: name.split(".")[0] for name in folder.names()}
+    assert all(source.read(name) == (image_folder / name).read_bytes() for name in names)
+    assert source.locate(names[0]) == f"{records}/{names[0]}"
 
 
 def test_a_copy_in_another_process_need_not_list_again(data_set, monkeypatch):
@@ -286,56 +269,30 @@ def test_the_fingerprint_follows_the_contents(tmp_path):
     assert prints[0] == prints[2] != prints[1]  # copied elsewhere, at another time
 
 
-def write_images(folder):
-    folder.mkdir()
-    (folder / "cat.0.jpg").write_bytes(b"x")
-    return folder
-
-
-def images_and_other_manifest(path):
-    (write_images(path) / "manifest.json").write_text(json.dumps({"name": "app", "icons": []}))
-
-
-def images_and_a_shard(path):
-    write_shard(write_images(path) / "x.tfrecord", [foreign(image__encoded=b"x")])
-
-
-def shards_below(path):
-    path.mkdir()
-    write_shard(write_images(path / "cat") / "x.tfrecord", [])
-    write_shard(path / "x.tfrecord", [])
-
-
-def shards_of_old_names(path):
-    path.mkdir()
-    write_shard(path / "train-00000-of-00001", [foreign(image__encoded=b"x")])
-    (path / ".hidden").mkdir()
-
-
-def file_of_any_name(path):
-    write_shard(path, [foreign(image__encoded=b"x")])
-
-
-def file_that_begins_like_gzip(path):
-    record = foreign(image__encoded=b"x" * (0x8B1F - 35))
-    assert tfrecord.frame(record).startswith(b"\x1f\x8b")
-    write_shard(path, [record])
+SHARD_RECORD = tfrecord.frame(foreign(image__encoded=b"x"))
+LIKE_GZIP = tfrecord.frame(foreign(image__encoded=b"x" * (0x8B1F - 35)))
 
 
 @pytest.mark.parametrize(
-    ("make", "kind"),
+    ("files", "kind"),
     [
-        (images_and_other_manifest, sources.Folder),
-        (images_and_a_shard, sources.Folder),
-        (shards_below, sources.Folder),
-        (shards_of_old_names, sources.Records),
-        (file_of_any_name, sources.Records),
-        (file_that_begins_like_gzip, sources.Records),
+        ({"cat.0.jpg": b"x", "manifest.json": b'{"name": "app"}'}, sources.Folder),
+        ({"cat.0.jpg": b"x", "x.tfrecord": SHARD_RECORD}, sources.Folder),
+        ({"cat/x.tfrecord": b"", "x.tfrecord": b""}, sources.Folder),
+        ({"train-00000-of-00001": SHARD_RECORD, ".hidden/y": b""}, sources.TFRecords),
+        (SHARD_RECORD, sources.TFRecords),
+        (LIKE_GZIP, sources.TFRecords),
     ],
 )
-def test_what_is_taken_for_records(tmp_path, make, kind):
+def test_what_is_taken_for_records(tmp_path, files, kind):
+    assert LIKE_GZIP.startswith(b"\x1f\x8b")
     path = tmp_path / "x"
-    make(path)
+    if isinstance(files, bytes):
+        path.write_bytes(files)
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
     assert type(sources.open_source(str(path))) is kind
 
 
@@ -346,5 +303,6 @@ def test_a_file_without_records_is_an_error(tmp_path):
 
 
 def test_a_manifest_that_is_no_regular_file_is_not_opened(tmp_path):
-    os.mkfifo(write_images(tmp_path / "x") / "manifest.json")
-    assert type(sources.open_source(str(tmp_path / "x"))) is sources.Folder
+    (tmp_path / "cat.0.jpg").write_bytes(b"x")
+    os.mkfifo(tmp_path / "manifest.json")
+    assert type(sources.open_source(str(tmp_path))) is sources.Folder

@@ -1,4 +1,4 @@
-"""What is read: its counts against the records themselves, and that folds keep images apart."""
+"""The counts of a subset equal its records, and folds separate the images."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from tfpipe.input import pipeline
 from tfpipe.input.samples import Reading
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
-from tfpipe.records.part import Part
+from tfpipe.records.subset import Subset
 
 FOLDS = 3
 SPLITS = [("train",), ("val",), ("train", "val"), ("all",)]
@@ -39,7 +39,7 @@ def folded(tmp_path_factory):
 
 
 def stored(manifest, splits):
-    """The records of some splits, by another reader than the parts'."""
+    """Yields the records of some splits without `Subset`."""
     for shard in manifest.shards:
         if shard.split in splits or "all" in splits:
             with open(manifest.folder / shard.name, "rb") as file:
@@ -47,36 +47,46 @@ def stored(manifest, splits):
                     yield example.deserialize(record)
 
 
-def names(part, *, copies):
-    """The names of the images that evaluation sees, sorted."""
-    found = []
-    for batch in pipeline.eval_batches(part, image_size=8, batch_size=5, copies=copies):
-        real = batch["weight"].numpy() > 0
-        found += [name.decode() for name in batch["name"].numpy()[real]]
-    return sorted(found)
+def names(records, *, copies=True):
+    return sorted(record.filename for record in records if copies or not record.copy)
+
+
+FOLD_SIDES = [(None, False), *itertools.product(range(FOLDS), (False, True))]
+
+
+def expected(folded, splits, fold, held_out):
+    return [
+        record
+        for record in stored(folded, splits)
+        if fold is None
+        or (held_out and record.fold == fold and not record.copy)
+        or (not held_out and record.fold != fold)
+    ]
 
 
 @pytest.mark.parametrize("splits", SPLITS)
-@pytest.mark.parametrize(
-    ("fold", "held_out"), [(None, False), *itertools.product(range(FOLDS), (False, True))]
-)
+@pytest.mark.parametrize(("fold", "held_out"), FOLD_SIDES)
 def test_counts_are_those_of_the_records(folded, splits, fold, held_out):
-    part = Part(folded, splits, fold, held_out)
-    here = [
-        fields
-        for fields in stored(folded, splits)
-        if fold is None
-        or (held_out and fields.fold == fold and not fields.copy)
-        or (not held_out and fields.fold != fold)
-    ]
-    assert part.count == len(here)
-    assert part.images == sum(not fields.copy for fields in here)
-    counts = collections.Counter(fields.text for fields in here)
-    assert part.class_counts == {name: counts[name] for name in ("cat", "dog")}
-    size = sum(len(example.serialize(**f._asdict())) + tfrecord.FRAME_BYTES for f in here)
-    assert part.bytes == pytest.approx(size, rel=0 if fold is None else 0.5)
-    assert names(part, copies=True) == sorted(fields.filename for fields in here)
-    assert names(part, copies=False) == sorted(f.filename for f in here if not f.copy)
+    subset = Subset(folded, splits, fold, held_out)
+    here = expected(folded, splits, fold, held_out)
+    assert subset.count == len(here)
+    assert subset.images == sum(not record.copy for record in here)
+    counts = collections.Counter(record.text for record in here)
+    assert subset.class_counts == {name: counts[name] for name in ("cat", "dog")}
+    size = sum(len(example.serialize(**r._asdict())) + tfrecord.FRAME_BYTES for r in here)
+    assert subset.bytes == pytest.approx(size, rel=0 if fold is None else 0.5)
+    assert names(subset.records()) == names(here)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize(("fold", "held_out"), FOLD_SIDES[:3])
+def test_evaluation_sees_the_records(folded, fold, held_out, copies):
+    subset = Subset(folded, ("all",), fold, held_out)
+    found = []
+    for batch in pipeline.eval_batches(subset, image_size=8, batch_size=5, copies=copies):
+        real = batch["weight"].numpy() > 0
+        found += [name.decode() for name in batch["name"].numpy()[real]]
+    assert sorted(found) == names(expected(folded, ("all",), fold, held_out), copies=copies)
 
 
 def test_copies_are_there_in_every_fold(folded):
@@ -86,11 +96,12 @@ def test_copies_are_there_in_every_fold(folded):
 
 @pytest.mark.parametrize("splits", SPLITS)
 def test_folds_partition_the_images(folded, splits):
-    held_out = [names(Part(folded, splits, fold, True), copies=False) for fold in range(FOLDS)]
-    assert sorted(itertools.chain(*held_out)) == names(Part(folded, splits), copies=False)
+    whole = names(Subset(folded, splits).records(), copies=False)
+    held_out = [names(Subset(folded, splits, f, True).records()) for f in range(FOLDS)]
+    assert sorted(itertools.chain(*held_out)) == whole
     for fold, images in enumerate(held_out):
-        rest = names(Part(folded, splits, fold), copies=False)
-        assert sorted(images + rest) == names(Part(folded, splits), copies=False)
+        rest = names(Subset(folded, splits, fold).records(), copies=False)
+        assert sorted(images + rest) == whole
 
 
 def test_the_copies_of_an_image_have_its_fold(folded):
@@ -102,16 +113,16 @@ def test_the_copies_of_an_image_have_its_fold(folded):
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
 @pytest.mark.parametrize("fold", range(FOLDS))
 def test_training_never_sees_what_is_held_out(folded, cached, fold):
-    """Neither an image nor a copy of one; and it sees all else."""
+    """Training sees no held-out image and no copy of one, but all others."""
     there = [(int(f.sha256[:15], 16), f.fold) for f in stored(folded, ("all",))]
     held_out = {number for number, own in there if own == fold}
-    part = Part(folded, ("all",), fold)
-    reading = Reading(16, part.count, cache=cached)
-    (batch,) = pipeline.train_batches(part, reading)
+    subset = Subset(folded, ("all",), fold)
+    reading = Reading(16, subset.count, cache=cached)
+    (batch,) = pipeline.train_batches(subset, reading)
     seen = batch["number"].numpy().tolist()
     assert not held_out & set(seen)
     assert sorted(seen) == sorted(number for number, own in there if own != fold)
-    assert np.bincount(batch["label"]).tolist() == list(part.class_counts.values())
+    assert np.bincount(batch["label"]).tolist() == list(subset.class_counts.values())
 
 
 @pytest.mark.parametrize(
@@ -124,15 +135,15 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
         ((("all",), 0), "all without fold 0"),
     ],
 )
-def test_parts_have_names(folded, arguments, name):
-    assert Part(folded, *arguments).name == name
+def test_names(folded, arguments, name):
+    assert Subset(folded, *arguments).name == name
 
 
 def test_a_split_that_is_named_twice_is_read_once(folded):
     for splits in (("train", "train"), ("all", "train")):
-        part = Part(folded, splits)
-        assert len(set(part.paths)) == len(part.paths)
-        assert part.count == folded.count(splits[0])
+        subset = Subset(folded, splits)
+        assert len(set(subset.paths)) == len(subset.paths)
+        assert subset.count == folded.count(splits[0])
 
 
 @pytest.mark.parametrize(
@@ -146,20 +157,20 @@ def test_a_split_that_is_named_twice_is_read_once(folded):
 )
 def test_what_is_not_there_is_told_in_one_line(folded, splits, fold, message):
     with pytest.raises(UserError, match=re.escape(message)) as raised:
-        Part(folded, splits, fold)
+        Subset(folded, splits, fold)
     assert "\n" not in str(raised.value)
 
 
 def test_records_without_folds_say_how_to_get_some(records):
-    with pytest.raises(UserError, match=r"toy has no folds: build the records with --folds=N"):
-        Part(manifests.load(records), ("train",), 0)
+    with pytest.raises(UserError, match=r"toy has no folds"):
+        Subset(manifests.load(records), ("train",), 0)
 
 
 def test_a_fold_that_a_split_has_nothing_of_is_told(folded):
     more = dataclasses.replace(folded, folds=folded.folds | {"3": {"cat": 0, "dog": 0}})
-    assert Part(more, ("val",), 3).count == folded.count("val")
+    assert Subset(more, ("val",), 3).count == folded.count("val")
     with pytest.raises(UserError, match="folded has no records of fold 3 of val: name another"):
-        Part(more, ("val",), 3, True).count  # noqa: B018
+        Subset(more, ("val",), 3, True).count  # noqa: B018
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
@@ -169,16 +180,16 @@ def test_a_shard_that_cannot_be_counted_is_named(folded, tmp_path, damage):
     content[100] ^= damage == "flipped"
     if damage != "missing":
         (tmp_path / shard.name).write_bytes(content[: -1 if damage == "cut" else None])
-    part = Part(dataclasses.replace(folded, folder=tmp_path, shards=(shard,)), ("train",), 0)
+    subset = Subset(dataclasses.replace(folded, folder=tmp_path, shards=(shard,)), ("train",), 0)
     with pytest.raises(
         UserError, match=rf"{shard.name} cannot be read \(.*verify_records"
     ) as raised:
-        part.count  # noqa: B018
+        subset.count  # noqa: B018
     assert "\n" not in str(raised.value)
 
 
-def test_too_large_a_batch_of_a_part_is_explained(folded):
-    part = Part(folded, ("train", "val"), 1)
-    message = rf"--batch_size=99: .* {part.count} records of train\+val without fold 1; give 1 to"
+def test_too_large_a_batch_is_explained(folded):
+    subset = Subset(folded, ("train", "val"), 1)
+    message = rf"--batch_size=99: .* {subset.count} records of train\+val without fold 1; give 1 to"
     with pytest.raises(UserError, match=message):
-        pipeline.steps_per_epoch(part, 99)
+        pipeline.steps_per_epoch(subset, 99)

@@ -1,4 +1,4 @@
-"""Images in TFRecord files, of tfpipe or of others, to be split, sharded or stored anew."""
+"""Read images from TFRecord files of tfpipe or other programs."""
 
 import functools
 import io
@@ -15,28 +15,29 @@ from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
+from tfpipe.sources.file import is_file, is_folder, stamp
 from tfpipe.sources.labels import is_image_name
 from tfpipe.sources.source import MAX_BYTES, Source, check_size
 
-# The reason for a record that is a transformed copy; its image is there too, so nothing is lost.
+# The reason for skipping a transformed copy; its image is a member too.
 COPY = "copy"
 
-# The names in use: x.tfrecord, x.tfrecords, x.tfrecord-00000-of-00008 and x-00000-of-00008.
-# Compressed ones are not read, but whoever names one is told so.
+# Common names: x.tfrecord, x.tfrecords, x.tfrecord-00000-of-00008 and x-00000-of-00008. A
+# compressed shard matches too, so that its error message can say why it is refused.
 _SHARD_NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?$|-\d+-of-\d+$")
 
-# An image of MAX_BYTES is stored with its name and label.
+# An image of MAX_BYTES, with its name and label.
 _MAX_RECORD_BYTES = MAX_BYTES + 2**16
 
 
 class _Place(NamedTuple):
-    """Where a record is.
+    """The place of a record.
 
     Attributes:
-        shard: the name of its file.
-        offset: of its frame.
-        length: of the record, in bytes.
-        stamp: changes with the file: its SHA-256 if a manifest has that, else its time.
+        shard: name of its file.
+        offset: byte where its frame starts.
+        length: bytes of the record.
+        stamp: SHA-256 of the file from the manifest, or its modification time without a manifest.
     """
 
     shard: str
@@ -51,18 +52,16 @@ class _Contents(NamedTuple):
     labels: dict[str, str]
 
 
-class Records(Source):
-    """The images of a data set of tfpipe, of a folder that holds only TFRecord files, or of one.
+class TFRecords(Source):
+    """The images of a data set of tfpipe, a folder of TFRecord files, or one such file.
 
-    Every record is a tf.train.Example with `image/encoded`, of any image format, or `raw`: then
-    `read` gives a PNG of the pixels. Its name is `image/filename`, or its shard and number, also
-    where two have one name; its label is `image/class/text`, or the number in `image/class/label`
-    or `label`; without any of these, it is labelled by its name like a file. In the folder of a
-    data set only the shards that its manifest lists count. What is not a shard, as a list of
-    classes beside them, is passed over.
+    Every record is a tf.train.Example with `image/encoded` in any image format. `read` returns a
+    PNG for the format `raw`. The name of a member is `image/filename`; shard and number replace a
+    missing name and extend a repeated one. The label is `image/class/text`, or the number in
+    `image/class/label` or `label`; without them, the rule for file names applies. In a data set,
+    only the shards in its manifest are read. Other files, such as a list of classes, are ignored.
 
-    To list the records they are all read once, and their checksums checked. Copies in other
-    processes are given the list.
+    Listing reads every record once and checks its checksums. Pickled copies hold the list.
     """
 
     kind = "TFRecords"
@@ -77,9 +76,9 @@ class Records(Source):
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
-        if os.path.isdir(path):
-            return is_data_set(path) or _holds_only_shards(path)
-        return os.path.isfile(path) and (is_shard_name(path) or begins_with_frame(path))
+        if is_folder(path):
+            return _is_data_set(path) or _holds_only_shards(path)
+        return is_file(path) and (_is_shard_name(path) or _begins_with_frame(path))
 
     def read(self, name: str) -> bytes:  # noqa: D102
         place = self._contents.members.get(name)
@@ -104,60 +103,48 @@ class Records(Source):
         return self._contents.members, self._contents.skipped
 
     @functools.cached_property
-    def _is_folder(self) -> bool:
-        return os.path.isdir(self.path)
+    def _folder(self) -> str:
+        return self.path if is_folder(self.path) else os.path.dirname(self.path)
 
     def _shard_names(self) -> list[str]:
-        return sorted(
-            entry.name
-            for entry in os.scandir(self.path)
-            if is_shard_name(entry.name) and not member.is_ignored(entry.name) and entry.is_file()
-        )
-
-    def _stamp(self, path: str) -> str:
-        return str(os.stat(path).st_mtime_ns)
-
-    @property
-    def _folder(self) -> str:
-        return self.path if self._is_folder else os.path.dirname(self.path)
+        return sorted(name for name in _names_in(self.path) if _is_shard_name(name))
 
     @functools.cached_property
     def _contents(self) -> _Contents:
         contents = _Contents({}, [], {})
         classes: tuple[str, ...] = ()
-        if is_data_set(self.path):
+        if _is_data_set(self.path):
             manifest = manifests.load(self.path)
             manifest.check()
             classes = manifest.classes
-            stamps = {shard.name: shard.sha256 for shard in manifest.shards}
-            for name in sorted(set(self._shard_names()).difference(stamps)):
-                detail = f"{manifests.MANIFEST} does not list it; name the file itself as a source"
+            digests = {shard.name: shard.sha256 for shard in manifest.shards}
+            for name in sorted(set(self._shard_names()).difference(digests)):
+                detail = f"{manifests.MANIFEST} does not list it; name the file as a source"
                 contents.skipped.append((name, "unlisted shard", detail))
-        elif self._is_folder:
-            stamps = dict.fromkeys(self._shard_names(), "")
+        elif self._folder == self.path:
+            digests = dict.fromkeys(self._shard_names(), "")
         else:
-            stamps = {os.path.basename(self.path): ""}
-        for shard, stamp in stamps.items():
+            digests = {os.path.basename(self.path): ""}
+        for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                _list_shard(path, stamp or self._stamp(path), classes, contents)
+                _list_shard(path, digest or str(stamp(path)[1]), classes, contents)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
                 hint = (
-                    f"`python -m tfpipe.verify_records --records={self.path}` lists all that is"
+                    f"`python -m tfpipe.verify_records --records={self.path}` lists all damage"
                     if classes
                     else "copy the file again, or uncompress it if it is compressed"
                 )
                 raise UserError(
-                    f"{path} is damaged or no TFRecord file: {error}, and what follows cannot be"
-                    f" trusted: {hint}"
+                    f"{path} is damaged or not a TFRecord file: {error}: {hint}"
                 ) from None
         return contents
 
 
 def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Contents) -> None:
-    """Enters the records of one file; memory for one of them is needed at a time."""
+    """Add the records of one file, holding one record in memory at a time."""
     shard = os.path.basename(path)
     with storage.open_to_read(path) as file:
         for number, (offset, length) in enumerate(tfrecord.frames(file)):
@@ -172,7 +159,7 @@ def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Conten
                 contents.skipped.append((title, "not an image record", str(error)))
                 continue
             if fields.copy:
-                detail = f"{title} is a transformed copy; the image that it was made of counts"
+                detail = f"{title} is a transformed copy; its image is read instead"
                 contents.skipped.append((fields.filename or title, COPY, detail))
                 continue
             name = _unique(fields, title, contents.members)
@@ -182,25 +169,25 @@ def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Conten
                 contents.labels[name] = label
 
 
-def _unique(fields: example.Fields, title: str, taken: Container[str]) -> str:
-    """Returns a name that no other record has, and that ends like an image's."""
+def _unique(fields: example.ImageExample, title: str, taken: Container[str]) -> str:
+    """Return a name that no other record has and that ends as an image's."""
     name = fields.filename or title
     if not is_image_name(name):
         name += ".png" if fields.format.lower() in ("png", "raw") else ".jpg"
-    while name in taken:  # once, unless somebody chose names to make it hard
+    while name in taken:  # loops only for names that collide on purpose
         stem, suffix = os.path.splitext(name)
         name = f"{stem}@{title}{suffix}"
     return name
 
 
-def _label(fields: example.Fields, classes: Sequence[str]) -> str:
+def _label(fields: example.ImageExample, classes: Sequence[str]) -> str:
     if fields.text or fields.label is None:
         return fields.text
     return classes[fields.label] if 0 <= fields.label < len(classes) else str(fields.label)
 
 
-def _to_png(fields: example.Fields) -> bytes:
-    """Returns a PNG with the same pixels as an image that is stored as uint8 RGB values."""
+def _to_png(fields: example.ImageExample) -> bytes:
+    """Return a PNG of an image that is stored as uint8 RGB values."""
     size = (fields.width, fields.height)
     if min(size) < 1 or len(fields.encoded) != 3 * fields.width * fields.height:
         detail = f"{len(fields.encoded)} bytes are not {size[0]} x {size[1]} pixels of 3 bytes"
@@ -210,10 +197,10 @@ def _to_png(fields: example.Fields) -> bytes:
     return file.getvalue()
 
 
-def is_data_set(path: str) -> bool:
-    """Returns whether a folder has a manifest of tfpipe; other programs write a file so named."""
+def _is_data_set(path: str) -> bool:
+    """Return whether a folder has a manifest of tfpipe; other programs use the same file name."""
     file = os.path.join(path, manifests.MANIFEST)
-    if not remote.is_remote(path) and not os.path.isfile(file):  # a FIFO would be waited for
+    if not remote.is_remote(path) and not os.path.isfile(file):  # opening a pipe would block
         return False
     try:
         data = storage.read_whole(file)
@@ -223,29 +210,29 @@ def is_data_set(path: str) -> bool:
     return isinstance(value, dict) and {"schema_version", "shards"} <= value.keys()
 
 
+def _names_in(folder: str) -> list[str]:
+    return [name for name in storage.names_in(folder) if not member.is_ignored(name)]
+
+
 def _holds_only_shards(path: str) -> bool:
-    """Returns whether a folder has a shard, and neither a folder nor an image, by their names."""
-    found = False
+    """Return whether a folder has a shard, but no image and no subfolder."""
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if member.is_ignored(entry.name):
-                    continue
-                if entry.is_dir() or is_image_name(entry.name):
-                    return False
-                found = found or is_shard_name(entry.name)
+        names = _names_in(path)
+        if not any(map(_is_shard_name, names)) or any(map(is_image_name, names)):
+            return False
+        # Costs a request for each name at a URL, so it comes last.
+        return not any(is_folder(os.path.join(path, name)) for name in names)
     except OSError:
         return False
-    return found
 
 
-def is_shard_name(name: str) -> bool:
-    """Returns whether a file is a shard, by its name."""
+def _is_shard_name(name: str) -> bool:
+    """Return whether a file is a shard, by its name."""
     return bool(_SHARD_NAME.search(name))
 
 
-def begins_with_frame(path: str) -> bool:
-    """Returns whether a file of any name begins like TFRecords; the checksum leaves no doubt."""
+def _begins_with_frame(path: str) -> bool:
+    """Return whether a file of any name begins with a frame; its checksum makes this certain."""
     try:
         with storage.open_to_read(path) as file:
             return next(tfrecord.frames(file), None) is not None

@@ -1,4 +1,4 @@
-"""Which records are read: some splits of a data set, or all, with or without one of its folds."""
+"""Select records of a data set: some splits, with or without one of the folds."""
 
 import collections
 import dataclasses
@@ -13,21 +13,21 @@ from tfpipe.records.manifest import ALL_SPLITS, Manifest, Shard
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subset:
     """Some records of a data set.
 
-    Without a fold the manifest tells how many they are; with one they are all read once, when
-    that is first asked. A transformed copy is never in a held-out part, and has the fold of its
-    image, so that none of an image that is held out is in the other part.
+    Without a fold, the counts come from the manifest. With a fold, the first count reads all
+    records once. A transformed copy has the fold of its image and is never held out, so no image
+    is on both sides of a fold.
 
     Attributes:
         manifest: of the data set.
-        splits: names of its splits, or "all".
-        fold: of cross-validation; None for the records of every fold.
-        held_out: with a fold, whether the part is that fold only, or all but that fold.
+        splits: names of splits, or "all".
+        fold: number of a cross-validation fold; None for all folds.
+        held_out: True selects only the fold; False selects all records but the fold.
 
     Raises:
-        UserError: there is no such split or fold.
+        UserError: a split or the fold does not exist.
     """
 
     manifest: Manifest
@@ -36,18 +36,18 @@ class Part:
     held_out: bool = False
 
     def __post_init__(self):
-        """Checks that the splits and the fold are there."""
+        """Check the splits and the fold."""
         for split in self.splits:
             self.manifest.count(split)
         if self.fold is None:
             if self.held_out:
-                raise ValueError("without a fold nothing can be held out")
+                raise ValueError("`held_out` needs a fold")
             return
         folds = sorted(map(int, self.manifest.folds))
         if not folds:
             raise UserError(
-                f"{self.manifest.folder} has no folds: build the records with --folds=N, as in"
-                " --folds=5"
+                f"{self.manifest.folder} has no folds: build the data set with"
+                " `python -m tfpipe.build_records --folds=N`"
             )
         if self.fold not in folds:
             raise UserError(
@@ -61,73 +61,71 @@ class Part:
         splits = "+".join(self.splits)
         if self.fold is None:
             return splits
-        return (
-            f"fold {self.fold} of {splits}"
-            if self.held_out
-            else f"{splits} without fold {self.fold}"
-        )
+        if self.held_out:
+            return f"fold {self.fold} of {splits}"
+        return f"{splits} without fold {self.fold}"
 
     @property
     def shards(self) -> list[Shard]:
-        """The shards that hold the records, and with a fold also others."""
+        """The shards that hold the records. With a fold, they hold other records too."""
         return [shard for split in self._names for shard in self.manifest.shards_of(split)]
 
     @property
     def paths(self) -> list[str]:
-        """Where the shards lie: absolute paths, or URLs."""
+        """Absolute paths or URLs of the shards."""
         return [path for split in self._names for path in self.manifest.paths(split)]
 
     @property
     def bytes(self) -> int:
-        """Of the records as they are stored; with a fold, their share by number."""
+        """Bytes of the stored records; with a fold, estimated by the share of records."""
         stored = sum(shard.bytes for shard in self.shards)
         return stored * self.count // sum(shard.records for shard in self.shards)
 
     @property
     def count(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return sum(self._counts.values())
 
     @property
     def images(self) -> int:
-        """How many images there are: the records without copies."""
+        """Number of images: records without copies."""
         return sum(count for (_, copy), count in self._counts.items() if not copy)
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """How many records each class has, in the order of the classes, 0 if need be."""
+        """Number of records of each class, in the order of the classes."""
         counts = self._counts
         return {name: counts[name, False] + counts[name, True] for name in self.manifest.classes}
 
     def holds(self, fold: Any, copy: Any) -> Any:
-        """Returns whether a record of the shards belongs to the part.
+        """Return whether the subset contains a record of its shards.
 
         Args:
-            fold: the number of its fold; or an int64 tensor.
+            fold: number of the record's fold; or an int64 tensor.
             copy: 1 for a transformed copy, 0 for an image; or an int64 tensor.
 
         Returns:
-            A bool; for tensors a bool tensor, if there is a fold.
+            A bool; a bool tensor if the arguments are tensors and the subset has a fold.
         """
         if self.fold is None:
             return True
         inside = (fold == self.fold) == self.held_out
         return inside & (copy == 0) if self.held_out else inside
 
-    def records(self) -> Iterator[example.Fields]:
-        """Reads the records, in the shards' order; raises UserError for a damaged shard."""
-        return (fields for fields in self._read() if self.holds(fields.fold, fields.copy))
+    def records(self) -> Iterator[example.ImageExample]:
+        """Yield the records in the order of the shards; raises UserError for a damaged shard."""
+        return (record for record in self._read() if self.holds(record.fold, record.copy))
 
     @property
     def _names(self) -> list[str]:
-        """The splits, each once."""
+        """The splits, without repetition."""
         return list(
             self.manifest.splits if ALL_SPLITS in self.splits else dict.fromkeys(self.splits)
         )
 
     @functools.cached_property
     def _counts(self) -> collections.Counter[tuple[str, bool]]:
-        """How many records there are by (class, copy)."""
+        """Number of records by (class, copy)."""
         return self._listed() if self.fold is None else self._scan()
 
     def _listed(self) -> collections.Counter[tuple[str, bool]]:
@@ -141,11 +139,11 @@ class Part:
 
     def _scan(self) -> collections.Counter[tuple[str, bool]]:
         counts = collections.Counter()
-        records = sum(shard.records for shard in self.shards)
-        with terminal.progress(f"counting {self.name}", records, "records") as advance:
-            for fields in self._read():
-                if self.holds(fields.fold, fields.copy):
-                    counts[fields.text, fields.copy] += 1
+        total = sum(shard.records for shard in self.shards)
+        with terminal.progress(f"counting {self.name}", total, "records") as advance:
+            for record in self._read():
+                if self.holds(record.fold, record.copy):
+                    counts[record.text, record.copy] += 1
                 advance()
         if not counts:
             raise UserError(
@@ -153,8 +151,8 @@ class Part:
             )
         return counts
 
-    def _read(self) -> Iterator[example.Fields]:
-        """Reads the records of every fold."""
+    def _read(self) -> Iterator[example.ImageExample]:
+        """Yield the records of every fold."""
         for path in self.paths:
             try:
                 with storage.open_to_read(path) as file:
@@ -162,6 +160,6 @@ class Part:
                         yield example.deserialize(record)
             except (OSError, ValueError, tfrecord.FrameError) as error:
                 raise UserError(
-                    f"{path} cannot be read ({one_line(error)}): `python -m tfpipe.verify_records"
-                    f" --records={self.manifest.folder}` tells what is damaged"
+                    f"{path} cannot be read ({one_line(error)}): run `python -m"
+                    f" tfpipe.verify_records --records={self.manifest.folder}` to list the damage"
                 ) from None
