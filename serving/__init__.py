@@ -1,1 +1,1 @@
-"""Serving: protocol, client, embedded server. Takes nothing of tfpipe but settings of a process."""
+"""The server, the client's command, the load test and the web page."""

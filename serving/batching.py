@@ -1,157 +1,239 @@
-"""Joins the requests of many clients into batches, by the kernel that TensorFlow Serving uses."""
+"""Joins the requests of many clients into batches.
 
-from typing import NamedTuple
+TensorFlow's own kernel, `tf.nondifferentiable_batch_function`, is not used. Its threads and queue
+stay in the process after the model is gone. Each thread then polls at 0.5 % of a core for good, and
+there is one or more for each signature of each version.
+"""
 
+import collections
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import grpc
 import numpy as np
-import tensorflow as tf
-from tensorflow.types.experimental import ConcreteFunction
 
-from serving.config import Batching
-from serving.protocol import SignatureDef
-from serving.saved_model import CALLS
+from tfpipe.protocol.errors import RequestError, invalid
+
+Arrays = Mapping[str, np.ndarray]
 
 
-class Way:
-    """What is done with the inputs; each an int8, to be fed beside them.
-
-    Attributes:
-        JOINED: they are run by the kernel, with others.
-        ALONE: they are run as they are, past the kernel, which takes two changes of threads.
-        BUILT: nothing. It fails; but before, what is to run them is built, which takes a processor
-            half a second or more. A data set, which has threads that stay, is not begun.
-    """
-
-    JOINED, ALONE, BUILT = np.arange(3, dtype=np.int8)
-
-
-class Batched(NamedTuple):
-    """What to feed and fetch in place of a signature's own tensors.
+@dataclasses.dataclass(frozen=True)
+class BatchingParameters:
+    """How requests are joined; the names are TensorFlow Serving's, the defaults suit a CPU.
 
     Attributes:
-        way: to be fed beside the inputs.
-        outputs: by name.
+        max_batch_size: rows of one request, at most.
+        max_execution_batch_size: rows of one batch; a larger request is split. A CPU gains nothing
+            above 16, and with 16 half of 32 clients are answered while the other half computes.
+        batch_timeout_micros: how long a batch waits for more requests. It never waits when the
+            batch is full.
+        max_enqueued_batches: full batches that may wait; more are refused as UNAVAILABLE.
+        num_batch_threads: batches that run at the same time. One batch keeps two cores busy, more
+            only compete for the caches.
+        allowed_batch_sizes: sizes that a batch is padded to; empty for no padding.
+        max_requests: requests under way; more are refused as UNAVAILABLE. Not in the file format:
+            there it is what the queue and the threads hold.
     """
 
-    way: tf.Tensor
-    outputs: dict[str, tf.Tensor]
+    max_batch_size: int = 4096
+    max_execution_batch_size: int = 16
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 256
+    num_batch_threads: int = dataclasses.field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2)
+    )
+    allowed_batch_sizes: tuple[int, ...] = ()
+    max_requests: int = 128
 
 
-def batched(graph: tf.Graph, definition: SignatureDef, batching: Batching) -> Batched | None:
-    """Adds operations to a graph that compute the outputs of a signature in batches.
+class _Request:
+    """A request under way; its pieces may run in different batches."""
 
-    Args:
-        graph: of a SavedModel.
-        definition: of one of its signatures.
-        batching: the parameters.
+    def __init__(self):
+        self.pending = 0
+        self.leads = False
+        self.error: Exception | None = None
+        self.woken = threading.Event()
 
-    Returns:
-        None if the signature cannot be batched: the first dimension of an input or output is not
-        free, or it is not one call of a function, as SavedModels of TensorFlow 1 are not.
+
+@dataclasses.dataclass
+class _Piece:
+    """Some rows of a request, at most one batch."""
+
+    request: _Request
+    inputs: Arrays
+    rows: int
+    queued_at: float
+    outputs: Arrays | None = None
+
+    def layout(self) -> list[tuple]:
+        """Return what pieces of one batch share: dtype and shape without the rows."""
+        return [(array.dtype, array.shape[1:]) for array in self.inputs.values()]
+
+
+class Batcher:
+    """A function that joins the calls of many threads.
+
+    The calling threads run the batches themselves: the first caller leads and runs a batch, then
+    passes the lead to the caller that waits longest. A single caller therefore needs no change of
+    threads. Safe to use from several threads.
     """
-    infos = [*definition.inputs.values(), *definition.outputs.values()]
-    if not definition.inputs or not all(map(_is_free, infos)):
-        return None
-    inputs = [graph.get_tensor_by_name(info.name) for info in definition.inputs.values()]
-    outputs = {
-        alias: graph.get_tensor_by_name(info.name) for alias, info in definition.outputs.items()
-    }
-    calls = {tensor.op for tensor in outputs.values()}
-    call = calls.pop()
-    # Behind its inputs a function takes its variables, which are no part of a batch.
-    own = [tensor.ref() for tensor in call.inputs[: len(inputs)]]
-    if calls or call.type not in CALLS or set(own) != {tensor.ref() for tensor in inputs}:
-        return None
-    largest = batching.max_execution_batch_size
-    is_split = largest < batching.max_batch_size
-    sizes = list(batching.allowed_batch_sizes)
-    if is_split and not sizes:  # the kernel finds the largest batch there, and fills none up
-        sizes = list(range(1, largest + 1))
-    captured = list(call.inputs[len(inputs) :])
-    kinds = [tensor.dtype for tensor in call.outputs]
-    with graph.as_default():
-        function = _optimized(call, len(inputs))
-        way = tf.compat.v1.placeholder(tf.int8, [])
-        is_joined, is_run = tf.equal(way, Way.JOINED), tf.not_equal(way, Way.BUILT)
-        ways = [
-            tf.raw_ops.Switch(data=tensor, pred=is_joined) for tensor in call.inputs[: len(inputs)]
-        ]
-        # What tf.nondifferentiable_batch_function makes of a Python function.
-        joined = tf.raw_ops.BatchFunction(
-            in_tensors=[each.output_true for each in ways],
-            captured_tensors=[tf.constant(True), *captured],
-            f=function,
-            num_batch_threads=batching.num_batch_threads,
-            max_batch_size=batching.max_batch_size,
-            batch_timeout_micros=batching.batch_timeout_micros,
-            Tout=kinds,
-            max_enqueued_batches=batching.max_enqueued_batches,
-            allowed_batch_sizes=sizes,
-            shared_name=f"batch_{call.name}",
-            enable_large_batch_splitting=is_split,
-        )
-        direct = tf.raw_ops.StatefulPartitionedCall(
-            args=[*(each.output_false for each in ways), is_run, *captured],
-            Tout=kinds,
-            f=function,
-            config_proto=config(optimize=False).SerializeToString(),
-        )
-        found = [tf.raw_ops.Merge(inputs=pair).output for pair in zip(joined, direct, strict=True)]
-    return Batched(way, {alias: found[each.value_index] for alias, each in outputs.items()})
+
+    def __init__(self, function: Callable[[Arrays], Arrays], parameters: BatchingParameters):
+        """Wrap `function`, whose arrays all have the rows of the batch as first dimension."""
+        self._function = function
+        self._parameters = parameters
+        self._queue: collections.deque[_Piece] = collections.deque()
+        self._queued_rows = 0
+        self._leaders = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Return the outputs for these inputs, computed together with those of other callers.
+
+        Raises:
+            RequestError: the queue is full, or the request has too many rows.
+            Exception: what the function raises for these inputs alone.
+        """
+        count = self._rows(inputs)
+        if not count:
+            return self._function(inputs)
+        request, pieces = _Request(), []
+        most, now = self._parameters.max_execution_batch_size, time.monotonic()
+        for start in range(0, count, most):
+            part = {alias: array[start : start + most] for alias, array in inputs.items()}
+            pieces.append(_Piece(request, part, min(most, count - start), now))
+        request.pending = len(pieces)
+        leads = self._enqueue(pieces, count)
+        while True:
+            if leads:
+                try:
+                    if request.pending:
+                        self._run(self._take())
+                finally:
+                    self._pass_lead()
+            with self._changed:
+                leads, request.leads = request.leads, False
+                if not leads and not request.pending:
+                    break
+            if not leads:
+                request.woken.wait()
+                request.woken.clear()
+        if request.error is not None:
+            raise request.error
+        return _joined([piece.outputs for piece in pieces])
+
+    def _rows(self, inputs: Arrays) -> int:
+        """Return the rows of a request; raises RequestError with TensorFlow's text."""
+        sizes = {len(array) for array in inputs.values()}
+        if len(sizes) > 1:
+            raise invalid(
+                "Batching input tensors supplied in a given op invocation must have equal"
+                " 0th-dimension size"
+            )
+        (rows,) = sizes
+        if rows > self._parameters.max_batch_size:
+            raise invalid(
+                f"Task size {rows} is larger than maximum input batch size"
+                f" {self._parameters.max_batch_size}"
+            )
+        return rows
+
+    def _enqueue(self, pieces: list[_Piece], rows: int) -> bool:
+        """Queue the pieces; return whether the caller leads. Raises RequestError if it is full."""
+        parameters = self._parameters
+        with self._changed:
+            room = parameters.max_enqueued_batches * parameters.max_execution_batch_size
+            if self._queued_rows + rows > room and self._queue:
+                raise RequestError(
+                    grpc.StatusCode.UNAVAILABLE,
+                    "The batch scheduling queue to which this task was submitted is full;"
+                    " try again later",
+                )
+            self._queue.extend(pieces)
+            self._queued_rows += rows
+            self._changed.notify()
+            if self._leaders == parameters.num_batch_threads:
+                return False
+            self._leaders += 1
+            return True
+
+    def _take(self) -> list[_Piece]:
+        """Return the oldest pieces that fit one batch, after the timeout; maybe none."""
+        most = self._parameters.max_execution_batch_size
+        with self._changed:
+            while self._queue and self._queued_rows < most:
+                due = self._queue[0].queued_at + self._parameters.batch_timeout_micros / 1e6
+                if not self._changed.wait(max(0, due - time.monotonic())):
+                    break
+            taken, rows = [], 0
+            while self._queue and rows + self._queue[0].rows <= most:
+                if taken and self._queue[0].layout() != taken[0].layout():
+                    break
+                taken.append(self._queue.popleft())
+                rows += taken[-1].rows
+            self._queued_rows -= rows
+            return taken
+
+    def _run(self, pieces: list[_Piece]) -> None:
+        """Run a batch. If it fails, run each piece alone, so that only the faulty ones fail."""
+        try:
+            self._execute(pieces)
+        except Exception as error:
+            if len(pieces) == 1:
+                pieces[0].request.error = error
+            else:
+                for piece in pieces:
+                    self._run([piece])
+                return
+        with self._changed:
+            for piece in pieces:
+                piece.request.pending -= 1
+        for piece in pieces:
+            piece.request.woken.set()
+
+    def _execute(self, pieces: list[_Piece]) -> None:
+        if not pieces:
+            return
+        rows = sum(piece.rows for piece in pieces)
+        sizes = self._parameters.allowed_batch_sizes
+        padding = next((size for size in sizes if size >= rows), rows) - rows
+        inputs = _joined([piece.inputs for piece in pieces], padding)
+        outputs = self._function(inputs)
+        for alias, array in outputs.items():
+            if not array.ndim or len(array) != rows + padding:
+                raise ValueError(
+                    f"output {alias} has shape {list(array.shape)} for {rows + padding} rows"
+                )
+        start = 0
+        for piece in pieces:
+            end = start + piece.rows
+            piece.outputs = {alias: array[start:end] for alias, array in outputs.items()}
+            start = end
+
+    def _pass_lead(self) -> None:
+        """Let the oldest waiting caller lead; without one there is a leader fewer."""
+        with self._changed:
+            waiting = (piece.request for piece in self._queue if not piece.request.leads)
+            request = next(waiting, None)
+            if request is None:
+                self._leaders -= 1
+                return
+            request.leads = True
+        request.woken.set()
 
 
-def config(*, optimize: bool) -> tf.compat.v1.ConfigProto:
-    """Returns how a graph, or the function that a call runs, is optimized when it runs first.
-
-    Each time takes 0.1 to 0.2 s, also for nothing but calls, and a second pass as long again.
-    """
-    found = tf.compat.v1.ConfigProto()
-    rewrite = found.graph_options.rewrite_options
-    rewrite.disable_meta_optimizer = not optimize
-    rewrite.meta_optimizer_iterations = rewrite.ONE
+def _joined(parts: list[Arrays], padding: int = 0) -> Arrays:
+    """Return the rows of all parts; the last row is repeated `padding` times."""
+    if len(parts) == 1 and not padding:
+        return parts[0]
+    found = {}
+    for alias in parts[0]:
+        arrays = [part[alias] for part in parts]
+        if padding:
+            arrays.append(np.repeat(arrays[-1][-1:], padding, axis=0))
+        found[alias] = np.concatenate(arrays)
     return found
-
-
-def _optimized(call: tf.Operation, inputs: int) -> ConcreteFunction:
-    """Returns the function of a call, wrapped so that it is optimized for the devices it runs on.
-
-    Behind the inputs, of which there are `inputs`, it takes whether they are to be run; it fails if
-    not. (Switched off it would not be built as a whole: TensorFlow inlines no call with side
-    effects that may have dead inputs.)
-
-    The batching kernel runs its function as it is. A call within that, which stays one, is
-    optimized when it runs first: without it, no convolution is fused with its bias and activation,
-    and a MobileNet takes 1.15 times as long.
-    """
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in call.inputs]
-    specs.insert(inputs, tf.TensorSpec([], tf.bool))
-    kinds = [tensor.dtype for tensor in call.outputs]
-
-    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def inner(*args: tf.Tensor) -> list[tf.Tensor]:
-        is_run, captured = args[inputs], args[inputs + 1 :]
-        checked = tf.raw_ops.Assert(condition=is_run, data=["is only built"])
-        with tf.control_dependencies([checked]):
-            fed = [tf.identity(each) for each in args[:inputs]]
-        return getattr(tf.raw_ops, call.type)(
-            args=[*fed, *captured], Tout=kinds, f=call.get_attr("f")
-        )
-
-    within = inner.get_concrete_function(*specs)
-    settings = config(optimize=True).SerializeToString()
-
-    # A session that optimizes its graph leaves out what tf.data calls, as that is optimized when it
-    # runs first; so would this be, for no device and in vain.
-    @tf.function(autograph=False, experimental_attributes={"_tf_data_function": True})
-    def outer(*args: tf.Tensor) -> list[tf.Tensor]:
-        return tf.raw_ops.StatefulPartitionedCall(
-            args=args, Tout=kinds, f=within, config_proto=settings
-        )
-
-    found = outer.get_concrete_function(*specs)
-    found.add_to_graph(call.graph)
-    return found
-
-
-def _is_free(info) -> bool:
-    shape = info.tensor_shape
-    return not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1

@@ -1,15 +1,15 @@
-"""Configuration files, in the protobuf text formats that TensorFlow Serving reads.
+"""Configuration files in TensorFlow Serving's protobuf text formats.
 
     models.config       ModelServerConfig      --model_config_file
     batching.config     BatchingParameters     --batching_parameters_file
     monitoring.config   MonitoringConfig       --monitoring_config_file
     ssl.config          SSLConfig              --ssl_config_file
 
-`tensorflow-serving-api` has the first message only. The others are declared here, by their fields
-in session_bundle_config.proto, monitoring_config.proto and ssl_config.proto.
+`tensorflow-serving-api` has only the first message. The others are declared here with the fields of
+session_bundle_config.proto, monitoring_config.proto and ssl_config.proto.
 """
 
-import dataclasses
+import os
 import pathlib
 from typing import TypeVar
 
@@ -22,15 +22,15 @@ from google.protobuf import (
 )
 from google.protobuf.message import Message
 
-from serving import cli
-from serving.protocol import ModelServerConfig
+from serving.batching import BatchingParameters
+from tfpipe.core.errors import UserError
+from tfpipe.protocol.messages import ModelServerConfig
 
 M = TypeVar("M", bound=Message)
 
 _PACKAGE = "tensorflow.serving"
 _NUMBER, _TEXT, _FLAG = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
-# Fields by message: a wrapper or another message by its name, else a type of the language; "*"
-# stands for a repeated one.
+# Fields by message: the name of a message, or a type of the language; "*" marks a repeated field.
 _MESSAGES = {
     "BatchingParameters": {
         "max_batch_size": _NUMBER,
@@ -74,7 +74,9 @@ def _declared() -> dict[str, type[Message]]:
                 field.type, field.type_name = field_type.TYPE_MESSAGE, plain
             else:
                 field.type = getattr(field_type, f"TYPE_{plain.upper()}")
-    pool = descriptor_pool.DescriptorPool()  # apart from the process's, which may have the real one
+    pool = (
+        descriptor_pool.DescriptorPool()
+    )  # not the default pool, which may have the real messages
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
     return {
@@ -85,53 +87,28 @@ def _declared() -> dict[str, type[Message]]:
 
 _DECLARED = _declared()
 
-# Each is a thread of the server; queues of 1,000 would else ask for more than a machine has use
-# for.
-MOST_REQUESTS = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """How requests are joined into batches; the defaults are those of the embedded server.
-
-    Attributes:
-        max_batch_size: images in a request, at most.
-        max_execution_batch_size: images in a batch; a larger request is split into several. From
-            16 on a CPU gains nothing, and while half of 32 clients are answered, the other half's
-            images are computed.
-        batch_timeout_micros: how long a request waits for others to join; one that is alone, and
-            not too large for a batch, waits for nobody.
-        max_enqueued_batches: that wait for a thread; when they are full, UNAVAILABLE.
-        num_batch_threads: batches that run at the same time. Each keeps two cores busy; more of
-            them only take each other's caches.
-        allowed_batch_sizes: that a batch is filled up to; empty for any.
-        requests: that are let in; more of them are UNAVAILABLE. A file does not say: as many as its
-            queue and threads hold.
-    """
-
-    max_batch_size: int = 4096
-    max_execution_batch_size: int = 16
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 128  # so many has the largest request
-    num_batch_threads: int = dataclasses.field(default_factory=lambda: max(1, cli.cores() // 2))
-    allowed_batch_sizes: tuple[int, ...] = ()
-    requests: int = 128
+# Each request is a thread of the server, so a queue of 1,000 batches must not set their number.
+MAX_REQUESTS = 1024
 
 
 def read_models(path: str) -> ModelServerConfig:
-    """Reads what is to be served; raises UserError as `_read` does."""
+    """Return what is to be served; raises UserError."""
     return _read(path, "model_config_file", ModelServerConfig)
 
 
-def read_batching(path: str) -> Batching:
-    """Reads batching parameters; those that the file leaves out are TensorFlow Serving's.
+def read_batching(path: str) -> BatchingParameters:
+    """Return batching parameters; missing ones get TensorFlow Serving's defaults.
 
     Raises:
-        UserError: as `_read`; or a value is out of range or not supported here.
+        UserError: the file cannot be read, or a value is out of range or not supported.
     """
     flag = "batching_parameters_file"
     found = _read(path, flag, _DECLARED["BatchingParameters"])
-    values = {"max_batch_size": 1000, "max_enqueued_batches": 10, "num_batch_threads": cli.cores()}
+    values = {
+        "max_batch_size": 1000,
+        "max_enqueued_batches": 10,
+        "num_batch_threads": len(os.sched_getaffinity(0)),
+    }
     for name in (*values, "batch_timeout_micros"):
         if found.HasField(name):
             values[name] = getattr(found, name).value
@@ -140,28 +117,28 @@ def read_batching(path: str) -> Batching:
         largest = found.max_execution_batch_size.value
     sizes = tuple(found.allowed_batch_sizes)
     held = largest * (values["num_batch_threads"] + values["max_enqueued_batches"])
-    batching = Batching(
+    batching = BatchingParameters(
         **values,
         max_execution_batch_size=largest,
         allowed_batch_sizes=sizes,
-        requests=min(held, MOST_REQUESTS),
+        max_requests=min(held, MAX_REQUESTS),
     )
     for name, least in {"max_execution_batch_size": 1, "max_enqueued_batches": 1,
                         "num_batch_threads": 1, "batch_timeout_micros": 0}.items():  # fmt: skip
         if getattr(batching, name) < least:
-            raise cli.UserError(f"--{flag}={path}: {name} must be at least {least}")
+            raise UserError(f"--{flag}={path}: {name} must be at least {least}")
     if largest > batching.max_batch_size:
-        raise cli.UserError(
+        raise UserError(
             f"--{flag}={path}: max_execution_batch_size, {largest}, must be at most"
             f" max_batch_size, {batching.max_batch_size}"
         )
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != largest):
-        raise cli.UserError(
+        raise UserError(
             f"--{flag}={path}: allowed_batch_sizes must rise and end with the largest batch,"
             f" {largest}"
         )
     if found.pad_variable_length_inputs:
-        raise cli.UserError(
+        raise UserError(
             f"--{flag}={path}: pad_variable_length_inputs is for TensorFlow Serving only: leave it"
             " out"
         )
@@ -169,33 +146,33 @@ def read_batching(path: str) -> Batching:
 
 
 def read_metrics_path(path: str) -> str:
-    """Returns where metrics are served, "" for nowhere; raises UserError as `_read` does."""
+    """Return the path of the metrics, "" for none; raises UserError."""
     found = _read(path, "monitoring_config_file", _DECLARED["MonitoringConfig"]).prometheus_config
     return (found.path or "/monitoring/prometheus/metrics") if found.enable else ""
 
 
-class Tls:
+class ServerTls:
     """The keys of an encrypted server.
 
     Attributes:
-        key, certificate: of the server, PEM.
-        authority: PEM certificates that clients' are checked by; None for the system's.
+        key, certificate: the server's, PEM.
+        authority: PEM certificates that check the clients'; None for the system's.
         verify_clients: whether a client must have a certificate.
     """
 
     def __init__(self, path: str):
-        """Reads an SSLConfig; raises UserError as `_read` does, or if it lacks a key."""
+        """Read an SSLConfig; raises UserError if it cannot be read or lacks a key."""
         found = _read(path, "ssl_config_file", _DECLARED["SSLConfig"])
         for name in ("server_key", "server_cert"):
             if "-----BEGIN" not in getattr(found, name):
-                raise cli.UserError(
+                raise UserError(
                     f"--ssl_config_file={path}: {name} holds no PEM text: put the contents of the"
                     " file there, with \\n for its line ends"
                 )
         if found.client_verify and not found.custom_ca:
-            raise cli.UserError(
+            raise UserError(
                 f"--ssl_config_file={path}: client_verify needs custom_ca, the certificates that"
-                " clients' are checked by"
+                " check the clients'"
             )
         self.key, self.certificate = found.server_key.encode(), found.server_cert.encode()
         self.authority = found.custom_ca.encode() or None
@@ -203,11 +180,11 @@ class Tls:
 
 
 def _read(path: str, flag: str, kind: type[M]) -> M:
-    """Reads a message; raises UserError if the file cannot be read or parsed."""
+    """Return the message in a file; raises UserError if it cannot be read or parsed."""
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
         return text_format.Parse(text, kind())
     except OSError as error:
-        raise cli.UserError(f"--{flag}={path}: {error.strerror}") from None
+        raise UserError(f"--{flag}={path}: {error.strerror}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise cli.UserError(f"--{flag}={path} is no {kind.DESCRIPTOR.name}: {error}") from None
+        raise UserError(f"--{flag}={path} is no {kind.DESCRIPTOR.name}: {error}") from None

@@ -1,54 +1,53 @@
-"""Requests answered by one version of a model, however they came: gRPC, REST, or to warm up."""
+"""Answers requests with one version of a model, from gRPC, REST or the warm-up file."""
 
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from serving import protocol, tensors
-from serving.errors import RequestError, invalid, unimplemented
-from serving.servable import Servable
+from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.errors import RequestError, invalid, precondition, unimplemented
+from tfpipe.protocol.loaded_model import LoadedModel
 
 M = TypeVar("M", bound=Message)
 
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _INPUTS = "inputs"
 
-_FLOAT, _STRING = protocol.types_pb2.DT_FLOAT, protocol.types_pb2.DT_STRING
+_FLOAT, _STRING = messages.types_pb2.DT_FLOAT, messages.types_pb2.DT_STRING
 
 
-def predict(servable: Servable, request: protocol.PredictRequest) -> protocol.PredictResponse:
-    """Runs a signature on the tensors of a request."""
-    signature = request.model_spec.signature_name or protocol.DEFAULT_SIGNATURE
-    outputs = servable.run(signature, request.inputs, request.output_filter)
-    response = protocol.PredictResponse()
-    _name(response.model_spec, servable, request.model_spec)
+def predict(model: LoadedModel, request: messages.PredictRequest) -> messages.PredictResponse:
+    """Run a signature on the tensors of a request."""
+    signature = request.model_spec.signature_name or messages.DEFAULT_SIGNATURE
+    outputs = model.run(signature, request.inputs, request.output_filter)
+    response = messages.PredictResponse()
+    _name(response.model_spec, model, request.model_spec)
     for alias, array in outputs.items():
         tensors.write(response.outputs[alias], array)
     return response
 
 
 def classify(
-    servable: Servable, request: protocol.ClassificationRequest
-) -> protocol.ClassificationResponse:
-    """Runs a signature of classification on the examples of a request."""
-    response = protocol.ClassificationResponse()
-    return _by_examples(servable, request, response, _check_classification, _fill_classes)
+    model: LoadedModel, request: messages.ClassificationRequest
+) -> messages.ClassificationResponse:
+    """Run a classification signature on the examples of a request."""
+    response = messages.ClassificationResponse()
+    return _by_examples(model, request, response, _check_classification, _fill_classes)
 
 
-def regress(servable: Servable, request: protocol.RegressionRequest) -> protocol.RegressionResponse:
-    """Runs a signature of regression on the examples of a request."""
-    response = protocol.RegressionResponse()
-    return _by_examples(servable, request, response, _check_regression, _fill_values)
+def regress(model: LoadedModel, request: messages.RegressionRequest) -> messages.RegressionResponse:
+    """Run a regression signature on the examples of a request."""
+    response = messages.RegressionResponse()
+    return _by_examples(model, request, response, _check_regression, _fill_values)
 
 
 def multi_inference(
-    servable: Servable, request: protocol.MultiInferenceRequest
-) -> protocol.MultiInferenceResponse:
-    """Runs several signatures of either kind on the same examples."""
+    model: LoadedModel, request: messages.MultiInferenceRequest
+) -> messages.MultiInferenceResponse:
+    """Run several classification and regression signatures on the same examples."""
     names, signatures = set(), set()
     for task in request.tasks:
         spec = task.model_spec
@@ -59,41 +58,41 @@ def multi_inference(
             raise invalid(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name."
             )
-        signature = spec.signature_name or protocol.DEFAULT_SIGNATURE
+        signature = spec.signature_name or messages.DEFAULT_SIGNATURE
         if signature in signatures:
             raise invalid(f"Duplicate evaluation of signature: {signature}")
         signatures.add(signature)
-        if signature not in servable.signatures:
+        if signature not in model.signatures:
             raise invalid(f"Requested signature not found in model graph: {signature}")
         if task.method_name not in _METHODS:
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
-        _METHODS[task.method_name][0](servable.signatures[signature])
+        _METHODS[task.method_name][0](model.signatures[signature])
     examples = _examples(request.input)
-    response = protocol.MultiInferenceResponse()
+    response = messages.MultiInferenceResponse()
     for task in request.tasks:
         result = response.results.add()
         _, field, fill = _METHODS[task.method_name]
-        fill(getattr(result, field), _run(servable, task.model_spec, examples))
-        _name(result.model_spec, servable, task.model_spec)
+        fill(getattr(result, field), _run(model, task.model_spec, examples))
+        _name(result.model_spec, model, task.model_spec)
     return response
 
 
 def metadata(
-    servable: Servable, request: protocol.GetModelMetadataRequest
-) -> protocol.GetModelMetadataResponse:
-    """Returns the signatures."""
-    signatures = protocol.SignatureDefMap()
-    for key, definition in servable.signatures.items():
+    model: LoadedModel, request: messages.GetModelMetadataRequest
+) -> messages.GetModelMetadataResponse:
+    """Return the signatures."""
+    signatures = messages.SignatureDefMap()
+    for key, definition in model.signatures.items():
         signatures.signature_def[key].CopyFrom(definition)
-    response = protocol.GetModelMetadataResponse()
+    response = messages.GetModelMetadataResponse()
     response.model_spec.name = request.model_spec.name
-    response.model_spec.version.value = servable.version
+    response.model_spec.version.value = model.version
     response.metadata["signature_def"].Pack(signatures)
     return response
 
 
-def check_metadata(request: protocol.GetModelMetadataRequest) -> None:
-    """Raises RequestError if a request for metadata asks for something else."""
+def check_metadata(request: messages.GetModelMetadataRequest) -> None:
+    """Raise RequestError if a request for metadata asks for anything but the signatures."""
     if not request.metadata_field:
         raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
@@ -101,63 +100,62 @@ def check_metadata(request: protocol.GetModelMetadataRequest) -> None:
             raise invalid(f"Metadata field {field} is not supported")
 
 
-def _name(into: protocol.ModelSpec, servable: Servable, asked: protocol.ModelSpec) -> None:
-    """Says what answered."""
+def _name(into: messages.ModelSpec, model: LoadedModel, asked: messages.ModelSpec) -> None:
+    """Write which model, version and signature answered."""
     into.name = asked.name
-    into.version.value = servable.version
-    into.signature_name = asked.signature_name or protocol.DEFAULT_SIGNATURE
+    into.version.value = model.version
+    into.signature_name = asked.signature_name or messages.DEFAULT_SIGNATURE
 
 
 def _by_examples(
-    servable: Servable, request: Any, response: M, check: Callable, fill: Callable
+    model: LoadedModel, request: Any, response: M, check: Callable, fill: Callable
 ) -> M:
-    """Fills a response to a request of examples: `check` its signature, `fill` in its outputs."""
-    check(_definition(servable, request.model_spec))
-    fill(response.result, _run(servable, request.model_spec, _examples(request.input)))
-    _name(response.model_spec, servable, request.model_spec)
+    """Return the filled response: `check` checks the signature, `fill` writes the outputs."""
+    check(_definition(model, request.model_spec))
+    fill(response.result, _run(model, request.model_spec, _examples(request.input)))
+    _name(response.model_spec, model, request.model_spec)
     return response
 
 
-def _definition(servable: Servable, spec: protocol.ModelSpec) -> protocol.SignatureDef:
-    signature = spec.signature_name or protocol.DEFAULT_SIGNATURE
-    if signature not in servable.signatures:
+def _definition(model: LoadedModel, spec: messages.ModelSpec) -> messages.SignatureDef:
+    signature = spec.signature_name or messages.DEFAULT_SIGNATURE
+    if signature not in model.signatures:
         raise invalid(f"No signature was found with the name: {signature}")
-    return servable.signatures[signature]
+    return model.signatures[signature]
 
 
-def _check_classification(definition: protocol.SignatureDef) -> None:
+def _check_classification(definition: messages.SignatureDef) -> None:
     if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
         raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
     if _INPUTS not in definition.inputs:
-        raise _precondition("No classification inputs found in SignatureDef: ", definition)
+        raise _unsuitable("No classification inputs found in SignatureDef: ", definition)
     if not {"classes", "scores"} & set(definition.outputs):
-        raise _precondition(
+        raise _unsuitable(
             "Expected classification signature outputs to contain at least one of"
             ' "classes" or "scores". Signature was: ',
             definition,
         )
 
 
-def _check_regression(definition: protocol.SignatureDef) -> None:
+def _check_regression(definition: messages.SignatureDef) -> None:
     if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(definition.outputs) != 1:
         raise invalid("Expected one output Tensor.")
     if _INPUTS not in definition.inputs:
-        raise _precondition("No regression inputs found in SignatureDef: ", definition)
+        raise _unsuitable("No regression inputs found in SignatureDef: ", definition)
     if "outputs" not in definition.outputs:
-        raise _precondition("No regression outputs found in SignatureDef: ", definition)
+        raise _unsuitable("No regression outputs found in SignatureDef: ", definition)
 
 
-def _precondition(message: str, definition: protocol.SignatureDef) -> RequestError:
-    shown = " ".join(str(definition).split())
-    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, message + shown)
+def _unsuitable(message: str, definition: messages.SignatureDef) -> RequestError:
+    return precondition(message + " ".join(str(definition).split()))
 
 
-def _examples(given: protocol.Input) -> np.ndarray:
-    """Returns the serialized examples of a request, each merged with their context."""
+def _examples(given: messages.Input) -> np.ndarray:
+    """Return the serialized examples of a request, each merged with the context."""
     context = b""
     examples: Sequence = given.example_list.examples
     if given.WhichOneof("kind") == "example_list_with_context":
@@ -165,16 +163,16 @@ def _examples(given: protocol.Input) -> np.ndarray:
         examples = given.example_list_with_context.examples
     if not examples:
         raise invalid("Input is empty.")
-    # Messages that follow each other are parsed as one, merged.
+    # Protobuf parses concatenated messages as one merged message.
     found = np.empty(len(examples), object)
     found[:] = [context + example.SerializeToString() for example in examples]
     return found
 
 
 def _run(
-    servable: Servable, spec: protocol.ModelSpec, examples: np.ndarray
+    model: LoadedModel, spec: messages.ModelSpec, examples: np.ndarray
 ) -> dict[str, np.ndarray]:
-    outputs = servable.run(spec.signature_name, {_INPUTS: examples})
+    outputs = model.run(spec.signature_name, {_INPUTS: examples})
     for alias, array in outputs.items():
         if array.ndim and len(array) != len(examples):
             raise invalid(
@@ -183,7 +181,7 @@ def _run(
     return outputs
 
 
-def _fill_classes(result: protocol.ClassificationResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_classes(result: messages.ClassificationResult, outputs: dict[str, np.ndarray]) -> None:
     for alias, kind in (("classes", _STRING), ("scores", _FLOAT)):
         if alias in outputs:
             _check_output(alias, outputs[alias], kind)
@@ -199,13 +197,13 @@ def _fill_classes(result: protocol.ClassificationResult, outputs: dict[str, np.n
         for place in range(found[0].shape[1]):
             each = classes.add()
             if labels is not None:
-                with contextlib.suppress(UnicodeDecodeError):  # the field holds text only
+                with contextlib.suppress(UnicodeDecodeError):  # the field takes only text
                     each.label = labels[row, place].decode()
             if scores is not None:
                 each.score = scores[row, place]
 
 
-def _fill_values(result: protocol.RegressionResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_values(result: messages.RegressionResult, outputs: dict[str, np.ndarray]) -> None:
     values = outputs["outputs"]
     _check_output("regression", values, _FLOAT)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 1):
@@ -217,7 +215,7 @@ def _fill_values(result: protocol.RegressionResult, outputs: dict[str, np.ndarra
 def _check_output(what: str, array: np.ndarray, expected: int) -> None:
     found = tensors.data_type(array)
     if found != expected:
-        names = protocol.types_pb2.DataType
+        names = messages.types_pb2.DataType
         raise invalid(f"Expected {what} Tensor of {names.Name(expected)}. Got: {names.Name(found)}")
 
 
@@ -226,7 +224,7 @@ def _wrong_shape(expected: str, array: np.ndarray) -> RequestError:
     return invalid(f"Expected Tensor shape: {expected} but got [{found}]")
 
 
-# By the method of a task: the check of its signature, and the field and filling of its result.
+# By method: the check of the signature, the field of the result, and what fills it.
 _METHODS = {
     _CLASSIFY: (_check_classification, "classification_result", _fill_classes),
     _REGRESS: (_check_regression, "regression_result", _fill_values),

@@ -1,8 +1,7 @@
-"""Requests and answers of TensorFlow Serving's REST API: JSON to messages and back.
+"""Converts the JSON of TensorFlow Serving's REST API to messages and back.
 
-The form is that of https://www.tensorflow.org/tfx/serving/api_rest: "instances" for one element of
-a batch after the other, "inputs" for whole tensors, {"b64": ...} for bytes, NaN and Infinity as
-they are.
+Source: https://www.tensorflow.org/tfx/serving/api_rest. "instances" lists the rows of a batch,
+"inputs" has whole tensors, {"b64": ...} is bytes, and NaN and Infinity are written as such.
 """
 
 import base64
@@ -14,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from serving import protocol, tensors
-from serving.errors import RequestError, invalid
+from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.errors import invalid
 
 INSTANCES, INPUTS = "instances", "inputs"
 _B64 = "b64"
-_BYTES = "_bytes"  # an output whose name ends so is shown in base 64
+_BYTES = "_bytes"  # an output with this ending is written in base64
 _DEEPEST = 32  # nested lists; a tensor has fewer dimensions
 
-_types = protocol.types_pb2
+_types = messages.types_pb2
 _FLOATS = (_types.DT_FLOAT, _types.DT_DOUBLE, _types.DT_HALF)
-# The bounds of what fits, by type.
+# NumPy's type for the bounds.
 _INTEGERS = {
     _types.DT_INT8: "i1",
     _types.DT_INT16: "i2",
@@ -38,7 +37,7 @@ _INTEGERS = {
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Reads a JSON object; raises RequestError if it is none."""
+    """Return the JSON object in `body`; raises RequestError."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
@@ -51,7 +50,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def signature_of(body: Mapping[str, Any]) -> str:
-    """Returns the signature that a request asks for, "" for the default one."""
+    """Return the requested signature, "" for the default."""
     name = body.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
@@ -63,15 +62,15 @@ def signature_of(body: Mapping[str, Any]) -> str:
 
 def read_tensors(
     body: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> tuple[dict[str, protocol.TensorProto], bool]:
-    """Reads the tensors of a request of predict.
+) -> tuple[dict[str, messages.TensorProto], bool]:
+    """Return the tensors of a predict request.
 
     Args:
-        body: of the request.
+        body: the JSON object.
         inputs: the TensorInfo of each input of the signature.
 
     Returns:
-        The tensors by input, and whether they came one element after the other ("instances").
+        The tensors by input, and whether they were given as rows ("instances").
 
     Raises:
         RequestError: they are missing, or do not fit the inputs.
@@ -88,11 +87,11 @@ def read_tensors(
     raise invalid(f"Missing '{INPUTS}' or '{INSTANCES}' key")
 
 
-def write_tensors(outputs: Mapping[str, protocol.TensorProto], *, as_rows: bool) -> bytes:
-    """Writes the outputs of predict, as "predictions" or as "outputs".
+def write_tensors(outputs: Mapping[str, messages.TensorProto], *, as_rows: bool) -> bytes:
+    """Return the outputs of predict as JSON, as rows ("predictions") or tensors ("outputs").
 
     Raises:
-        RequestError: rows are wanted, and an output has no rows, or others than the rest.
+        RequestError: rows are wanted, and the outputs do not all have the same number of rows.
     """
     arrays = {alias: tensors.from_proto(proto) for alias, proto in outputs.items()}
     values = {alias: _listed(alias, array) for alias, array in arrays.items()}
@@ -112,8 +111,8 @@ def write_tensors(outputs: Mapping[str, protocol.TensorProto], *, as_rows: bool)
     return _dumped({"predictions": rows})
 
 
-def read_examples(body: Mapping[str, Any], into: protocol.Input) -> None:
-    """Reads the examples of a request of classify or regress; raises RequestError."""
+def read_examples(body: Mapping[str, Any], into: messages.Input) -> None:
+    """Read the examples of a classify or regress request; raises RequestError."""
     examples = body.get("examples")
     if examples is None:
         raise invalid(
@@ -133,8 +132,8 @@ def read_examples(body: Mapping[str, Any], into: protocol.Input) -> None:
         _fill_example(each, found.add())
 
 
-def write_classes(result: protocol.ClassificationResult) -> bytes:
-    """Writes what classify answers: a list of [label, score] for each example."""
+def write_classes(result: messages.ClassificationResult) -> bytes:
+    """Return the answer of classify as JSON: a list of [label, score] for each example."""
     return _dumped(
         {
             "results": [
@@ -145,17 +144,17 @@ def write_classes(result: protocol.ClassificationResult) -> bytes:
     )
 
 
-def write_values(result: protocol.RegressionResult) -> bytes:
-    """Writes what regress answers: a number for each example."""
+def write_values(result: messages.RegressionResult) -> bytes:
+    """Return the answer of regress as JSON: a number for each example."""
     return _dumped({"results": [_float32(each.value) for each in result.regressions]})
 
 
 def write_error(message: str) -> bytes:
-    """Writes why there is no answer."""
+    """Return the JSON of an error."""
     return json.dumps({"error": message}).encode()
 
 
-def _rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.TensorProto]:
+def _rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, messages.TensorProto]:
     if not isinstance(instances, list):
         raise invalid(
             f"JSON Value: {_shown(instances)} Excepting '{INSTANCES}' to be an list/array"
@@ -183,7 +182,7 @@ def _rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.Tenso
     return {alias: _tensor(column, inputs[alias].dtype) for alias, column in columns.items()}
 
 
-def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.TensorProto]:
+def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, messages.TensorProto]:
     if not _is_named(given):
         if len(inputs) > 1:
             raise invalid(
@@ -198,7 +197,7 @@ def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, protocol.Tensor
 
 
 def _is_named(value: Any) -> bool:
-    """Returns whether a value has tensors by name, as against being one."""
+    """Return whether a value is an object of tensors by name, rather than a tensor."""
     return isinstance(value, dict) and not _is_b64(value)
 
 
@@ -206,7 +205,7 @@ def _is_b64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {_B64} and isinstance(value[_B64], str)
 
 
-def _tensor(value: Any, dtype: int) -> protocol.TensorProto:
+def _tensor(value: Any, dtype: int) -> messages.TensorProto:
     shape = _shape(value)
     leaves: list[Any] = []
     _flatten(value, shape, 0, dtype, leaves)
@@ -252,7 +251,7 @@ def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: lis
 
 
 def _leaf(value: Any, dtype: int) -> Any:
-    """Returns a value as its type holds it; raises RequestError if it does not fit."""
+    """Return a value in its type; raises RequestError if it does not fit."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype == _types.DT_STRING:
         if isinstance(value, str):
@@ -297,7 +296,7 @@ def _bytes(value: dict) -> bytes:
         raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
     text = value[_B64]
     try:
-        # Some clients leave the padding out, some use the alphabet for URLs.
+        # Some clients omit the padding, some use the URL alphabet.
         plain = text.translate(str.maketrans("-_", "+/")).rstrip("=")
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
@@ -338,14 +337,14 @@ def _add_value(value: Any, name: str, feature: Any) -> None:
 
 
 def _listed(alias: str, array: np.ndarray) -> Any:
-    """Returns an array as nested lists of what JSON has."""
+    """Return an array as nested lists of JSON types."""
     if array.dtype == object:
         return _mapped(array.tolist(), _base64 if alias.endswith(_BYTES) else _text)
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         kind = array.dtype.type
-        return _mapped(array.tolist(), lambda value: float(str(kind(value))))  # the shortest
+        return _mapped(array.tolist(), lambda value: float(str(kind(value))))  # shortest form
     if array.dtype.kind == "c":
-        raise RequestError(invalid("").code, f"{alias} is complex, which JSON has no form for")
+        raise invalid(f"{alias} is complex, which JSON cannot express")
     return array.tolist()
 
 
@@ -364,7 +363,7 @@ def _text(value: bytes) -> str:
 
 
 def _float32(value: float) -> float:
-    """Returns the shortest decimal that is a float32: 0.2 and not 0.20000000298."""
+    """Return the shortest decimal of a float32: 0.2, not 0.20000000298."""
     return float(str(np.float32(value)))
 
 
@@ -373,7 +372,7 @@ def _dumped(value: dict) -> bytes:
 
 
 def _shown(value: Any) -> str:
-    """Returns JSON for a message, cut where it is long."""
+    """Return JSON for an error message, cut after 200 characters."""
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 200 else text[:200] + "..."
 

@@ -1,4 +1,4 @@
-"""What a server counts, as TensorFlow Serving names it, for Prometheus."""
+"""Metrics for Prometheus, with TensorFlow Serving's names."""
 
 import threading
 from collections import Counter
@@ -12,12 +12,12 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _REQUESTS = ":tensorflow:serving:request_count"
 _LATENCY = ":tensorflow:serving:request_latency"
-# Microseconds, to some 20 minutes (tensorflow_serving/servables/tensorflow/util.cc).
+# Microseconds, up to 20 minutes (tensorflow_serving/servables/tensorflow/util.cc).
 _BUCKETS = [10 * 1.8**power for power in range(33)]
 
 
 class Metrics:
-    """Counts and durations of requests; safe to use from several threads."""
+    """Counts and latencies of requests; safe to use from several threads."""
 
     def __init__(self):
         self._registry = CollectorRegistry()
@@ -33,21 +33,21 @@ class Metrics:
         self._registry.register(self)
 
     def record(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
-        """Counts a request.
+        """Count a request.
 
         Args:
-            model: a name that is served, or "" for any other: names are kept for good.
+            model: a served name, or "" for any other, because every name is kept for good.
             api: "predict", "classify", ...
             entrypoint: "GRPC" or "REST".
-            status: the name of its gRPC status code.
-            seconds: that it took.
+            status: name of the gRPC status code.
+            seconds: its latency.
         """
         with self._lock:
             self._counts[model, status] += 1
         self._latency.labels(model, api, entrypoint).observe(seconds * 1e6)
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the counts; a counter of the library would have another name."""
+        """Yield the counts; the library's Counter would append `_total` to the name."""
         metric = Metric(_REQUESTS, "The total number of requests.", "unknown")
         with self._lock:
             counts = sorted(self._counts.items())
@@ -56,5 +56,5 @@ class Metrics:
         yield metric
 
     def text(self) -> bytes:
-        """Returns everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,9 +1,9 @@
-"""TensorFlow Serving's REST API over HTTP, in a thread of its own.
+"""TensorFlow Serving's REST API, in a thread of its own.
 
 POST /v1/models/NAME[/versions/N|/labels/L]:predict, :classify or :regress
-GET  /v1/models/NAME[/versions/N|/labels/L]              state of its versions
+GET  /v1/models/NAME[/versions/N|/labels/L]              states of its versions
 GET  /v1/models/NAME[/versions/N|/labels/L]/metadata     its signatures
-GET  /monitoring/prometheus/metrics                      where --monitoring_config_file says
+GET  /monitoring/prometheus/metrics                      path from the MonitoringConfig
 """
 
 import asyncio
@@ -22,10 +22,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving import json_api, protocol
-from serving.calls import REST, Calls
-from serving.errors import RequestError, invalid
+from serving import json_api
+from serving.handlers import REST, PredictionHandlers
 from serving.metrics import CONTENT_TYPE, Metrics
+from tfpipe.protocol import messages
+from tfpipe.protocol.errors import RequestError, invalid
 
 _JSON = "application/json"
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -53,15 +54,15 @@ _HTTP = {
 
 
 class RestServer:
-    """Answers until it is closed.
+    """Answers REST requests until it is closed.
 
     Attributes:
-        port: that it listens at.
+        port: the port that it listens at.
     """
 
     def __init__(
         self,
-        calls: Calls,
+        handlers: PredictionHandlers,
         sock: socket.socket,
         *,
         timeout_s: float,
@@ -70,19 +71,19 @@ class RestServer:
         metrics: Metrics,
         metrics_path: str,
     ):
-        """Answers at a socket that is bound.
+        """Prepare to answer at a bound socket.
 
         Args:
-            calls: the methods.
+            handlers: the methods.
             sock: bound, not yet listening.
-            timeout_s: how long a request may take.
-            max_body: bytes of a request's body.
-            threads: requests that are answered at a time.
-            metrics: what is counted.
-            metrics_path: where it is shown; "" for nowhere.
+            timeout_s: limit of a request in seconds.
+            max_body: limit of a request's body in bytes.
+            threads: requests that are answered at the same time.
+            metrics: what was counted.
+            metrics_path: the path that shows it; "" for none.
         """
         self.port = sock.getsockname()[1]
-        self._calls, self._timeout_s, self._max_body = calls, timeout_s, max_body
+        self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
         routes = [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
         if metrics_path:
@@ -103,11 +104,11 @@ class RestServer:
         )
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Begin to answer."""
         self._thread.start()
 
     def close(self) -> None:
-        """Lets the requests in flight finish, and ends."""
+        """Let the requests under way finish, and end."""
         self._server.should_exit = True
         self._thread.join()
         self._pool.shutdown()
@@ -123,16 +124,17 @@ class RestServer:
         except RequestError as error:
             return _error(error)
         except asyncio.TimeoutError:
-            late = f"no answer within {self._timeout_s:g} s (--rest_api_timeout_in_ms)"
+            late = f"no answer within {self._timeout_s:g} s, the limit of this server"
             return _error(RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, late))
         except ClientDisconnect:
             return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
 
     async def _body(self, request: Request) -> bytes:
-        """Reads the body, no further than the limit."""
+        """Return the body, which is read up to the limit."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(
-                grpc.StatusCode.UNIMPLEMENTED, "a compressed body is not read: send it as it is"
+                grpc.StatusCode.UNIMPLEMENTED,
+                "compressed bodies are not supported: send it uncompressed",
             )
         found = bytearray()
         async for part in request.stream():
@@ -154,7 +156,7 @@ class RestServer:
         raise invalid(f"Malformed request: {method} {path}")
 
     def _predict(self, match: re.Match, body: bytes) -> bytes:
-        request = protocol.PredictRequest()
+        request = messages.PredictRequest()
         _fill(request.model_spec, match)
 
         def call(seconds: float | None) -> bytes:
@@ -164,56 +166,56 @@ class RestServer:
             found, as_rows = json_api.read_tensors(given, inputs)
             for alias, proto in found.items():
                 request.inputs[alias].CopyFrom(proto)
-            response = self._calls.predict(request, seconds)
+            response = self._handlers.predict(request, seconds)
             return json_api.write_tensors(response.outputs, as_rows=as_rows)
 
-        return self._calls.answer("predict", request, REST, self._timeout_s, call)
+        return self._handlers.answer("predict", request, REST, self._timeout_s, call)
 
-    def _inputs(self, spec: protocol.ModelSpec) -> dict:
-        key = spec.signature_name or protocol.DEFAULT_SIGNATURE
-        with self._calls.models.use(spec) as servable:
-            if key not in servable.signatures:
+    def _inputs(self, spec: messages.ModelSpec) -> dict:
+        key = spec.signature_name or messages.DEFAULT_SIGNATURE
+        with self._handlers.models.acquire(spec) as model:
+            if key not in model.signatures:
                 raise invalid(f'Serving signature name: "{key}" not found in signature def')
-            return dict(servable.signatures[key].inputs)
+            return dict(model.signatures[key].inputs)
 
     def _classify(self, match: re.Match, body: bytes) -> bytes:
-        request = protocol.ClassificationRequest()
+        request = messages.ClassificationRequest()
         return self._by_examples("classify", request, json_api.write_classes, match, body)
 
     def _regress(self, match: re.Match, body: bytes) -> bytes:
-        request = protocol.RegressionRequest()
+        request = messages.RegressionRequest()
         return self._by_examples("regress", request, json_api.write_values, match, body)
 
     def _by_examples(
         self, api: str, request, write: Callable, match: re.Match, body: bytes
     ) -> bytes:
-        """Answers by the method `api` of `Calls`, whose result `write` makes JSON of."""
+        """Answer with the handler `api`; `write` converts its result to JSON."""
         _fill(request.model_spec, match)
 
         def call(seconds: float | None) -> bytes:
             given = json_api.parse(body)
             request.model_spec.signature_name = json_api.signature_of(given)
             json_api.read_examples(given, request.input)
-            return write(getattr(self._calls, api)(request, seconds).result)
+            return write(getattr(self._handlers, api)(request, seconds).result)
 
-        return self._calls.answer(api, request, REST, self._timeout_s, call)
+        return self._handlers.answer(api, request, REST, self._timeout_s, call)
 
     def _metadata(self, match: re.Match) -> bytes:
-        request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         _fill(request.model_spec, match)
-        response = self._calls.answer(
-            "metadata", request, REST, None, lambda _: self._calls.metadata(request, None)
+        response = self._handlers.answer(
+            "metadata", request, REST, None, lambda _: self._handlers.metadata(request, None)
         )
-        signatures = protocol.SignatureDefMap()
+        signatures = messages.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         spec, found = _as_json(response.model_spec), _as_json(signatures)
         return f'{{"model_spec": {spec}, "metadata": {{"signature_def": {found}}}}}'.encode()
 
     def _status(self, match: re.Match) -> bytes:
-        request = protocol.GetModelStatusRequest()
+        request = messages.GetModelStatusRequest()
         _fill(request.model_spec, match)
-        response = self._calls.answer(
-            "status", request, REST, None, lambda _: self._calls.status(request, None)
+        response = self._handlers.answer(
+            "status", request, REST, None, lambda _: self._handlers.status(request, None)
         )
         return _as_json(response).encode()
 
@@ -222,7 +224,7 @@ async def _show_metrics(metrics: Metrics, request: Request) -> Response:
     return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _fill(spec: protocol.ModelSpec, match: re.Match) -> None:
+def _fill(spec: messages.ModelSpec, match: re.Match) -> None:
     spec.name = match["name"]
     if match["label"]:
         spec.version_label = match["label"]
@@ -235,7 +237,7 @@ def _fill(spec: protocol.ModelSpec, match: re.Match) -> None:
 
 def _as_json(message) -> str:
     return json_format.MessageToJson(
-        message, including_default_value_fields=True, preserving_proto_field_name=True
+        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
     )
 
 

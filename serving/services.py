@@ -1,4 +1,4 @@
-"""The gRPC services: bytes in, messages or error codes out."""
+"""The gRPC services: parse requests, serialize answers, and map errors to status codes."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -9,19 +9,19 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 
-from serving import protocol
-from serving.calls import GRPC, Calls
-from serving.errors import RequestError, invalid
-from serving.limit import Limit
+from serving.admission import AdmissionController
+from serving.handlers import GRPC, PredictionHandlers
+from tfpipe.protocol import messages
+from tfpipe.protocol.errors import RequestError, invalid
 
 
 class _Method(NamedTuple):
-    """How one method of a service is answered.
+    """One method of a service.
 
     Attributes:
-        request: the type of its message.
-        call: the method of `Calls`.
-        limited: whether it is one of those of which only so many are let in.
+        request: type of the request message.
+        call: name of the method of `PredictionHandlers`.
+        limited: whether the number of such requests is bounded.
     """
 
     request: type[Message]
@@ -31,98 +31,98 @@ class _Method(NamedTuple):
 
 SERVICES = {
     "tensorflow.serving.PredictionService": {
-        "Predict": _Method(protocol.PredictRequest, "predict", True),
-        "Classify": _Method(protocol.ClassificationRequest, "classify", True),
-        "Regress": _Method(protocol.RegressionRequest, "regress", True),
-        "MultiInference": _Method(protocol.MultiInferenceRequest, "multi_inference", True),
-        "GetModelMetadata": _Method(protocol.GetModelMetadataRequest, "metadata", False),
+        "Predict": _Method(messages.PredictRequest, "predict", True),
+        "Classify": _Method(messages.ClassificationRequest, "classify", True),
+        "Regress": _Method(messages.RegressionRequest, "regress", True),
+        "MultiInference": _Method(messages.MultiInferenceRequest, "multi_inference", True),
+        "GetModelMetadata": _Method(messages.GetModelMetadataRequest, "metadata", False),
     },
     "tensorflow.serving.ModelService": {
-        "GetModelStatus": _Method(protocol.GetModelStatusRequest, "status", False),
-        "HandleReloadConfigRequest": _Method(protocol.ReloadConfigRequest, "reload", False),
+        "GetModelStatus": _Method(messages.GetModelStatusRequest, "status", False),
+        "HandleReloadConfigRequest": _Method(messages.ReloadConfigRequest, "reload", False),
     },
 }
 
 
-# How the data of zlib begins, and the parameter that reads it. No request of ours begins so.
+# The first bytes of gzip and zlib data, and zlib's `wbits` for them. No request starts with them.
 _PACKED = {b"\x1f\x8b": 31, b"\x78\x01": 15, b"\x78\x5e": 15, b"\x78\x9c": 15, b"\x78\xda": 15}
 _BLOCK_BYTES = 2**20
 
 
-def add(calls: Calls, server: grpc.Server, max_bytes: int) -> None:
-    """Registers PredictionService and ModelService with a server that unpacks no messages itself.
+def add(handlers: PredictionHandlers, server: grpc.Server, max_bytes: int) -> None:
+    """Register PredictionService and ModelService.
 
     Args:
-        calls: what answers.
-        server: that is not started yet.
-        max_bytes: of a request, unpacked.
+        handlers: what answers.
+        server: not started yet; it must not decompress messages itself.
+        max_bytes: limit of a request, decompressed.
     """
     for service, methods in SERVICES.items():
-        handlers = {
-            f"/{service}/{name}": _Handlers(calls, method, max_bytes)
+        by_path = {
+            f"/{service}/{name}": _RpcHandlers(handlers, method, max_bytes)
             for name, method in methods.items()
         }
-        server.add_generic_rpc_handlers((_Service(handlers, calls.limit),))
+        server.add_generic_rpc_handlers((_Service(by_path, handlers.admission),))
 
 
-class _Handlers:
-    """How a method is answered, and refused.
+class _RpcHandlers:
+    """The handlers that answer and reject a method.
 
-    A flood of calls must not cost those that were let in their time: of one that is refused no
-    message is read, as if it were a stream, and no other thread is called upon.
+    Rejections must stay cheap during an overload. So the message of a rejected request is not read,
+    as if it were a stream, and no other thread is used.
     """
 
-    def __init__(self, calls: Calls, method: _Method, max_bytes: int):
+    def __init__(self, handlers: PredictionHandlers, method: _Method, max_bytes: int):
         self.limited = method.limited
         self.answer = grpc.unary_unary_rpc_method_handler(
-            _handler(calls, method, max_bytes),
+            _handler(handlers, method, max_bytes),
             response_serializer=lambda response: response.SerializeToString(),
         )
 
-        def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
-            def raise_refusal(_: float | None) -> None:
-                raise calls.limit.refusal()
+        def reject(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
+            def raise_rejection(_: float | None) -> None:
+                raise handlers.admission.rejection()
 
             try:
-                calls.answer(method.call, None, GRPC, None, raise_refusal)
+                handlers.answer(method.call, None, GRPC, None, raise_rejection)
             except RequestError as error:
                 context.abort(error.code, error.message)
 
-        refuse.experimental_thread_pool = _Here()
-        self.refuse = grpc.stream_unary_rpc_method_handler(refuse)
+        reject.experimental_thread_pool = _SameThread()
+        self.reject = grpc.stream_unary_rpc_method_handler(reject)
 
 
-class _Here(futures.ThreadPoolExecutor):
-    """Calls functions at once, on the thread that takes calls from the network."""
+class _SameThread(futures.ThreadPoolExecutor):
+    """Calls functions at once, on the thread that accepts calls."""
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> None:
-        """Calls a function, which must not take long."""
+        """Call a function, which must be short."""
         function(*args, **kwargs)
 
 
 class _Service(grpc.GenericRpcHandler):
-    """Chooses between the handlers of a method, before anything of a request is read."""
+    """Chooses the handler of a request before its message is read."""
 
-    def __init__(self, handlers: dict[str, _Handlers], limit: Limit):
-        self._handlers, self._limit = handlers, limit
+    def __init__(self, by_path: dict[str, _RpcHandlers], admission: AdmissionController):
+        self._by_path, self._admission = by_path, admission
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Returns a handler, or None for a method of another service."""
-        found = self._handlers.get(handler_call_details.method)
-        if found and found.limited and self._limit.full:
-            return found.refuse
+        """Return a handler, or None for a method of another service."""
+        found = self._by_path.get(handler_call_details.method)
+        if found and found.limited and self._admission.full:
+            return found.reject
         return found and found.answer
 
 
-def _handler(calls: Calls, method: _Method, max_bytes: int) -> Callable:
-    call = getattr(calls, method.call)
+def _handler(handlers: PredictionHandlers, method: _Method, max_bytes: int) -> Callable:
+    call = getattr(handlers, method.call)
 
     def handle(data: bytes, context: grpc.ServicerContext) -> Message:
-        if not context.is_active():  # the client has given up while the call was waiting
+        if not context.is_active():  # the client gave up while the call was queued
             context.abort(grpc.StatusCode.CANCELLED, "the call has ended")
         try:
             request = _parsed(method.request, _unpacked(data, max_bytes))
-            return calls.answer(
+            return handlers.answer(
                 method.call,
                 request,
                 GRPC,
@@ -136,12 +136,12 @@ def _handler(calls: Calls, method: _Method, max_bytes: int) -> Callable:
 
 
 def _unpacked(data: bytes, max_bytes: int) -> bytes:
-    """Returns a message, unpacked if it is packed, and no further than `max_bytes`."""
+    """Return the message, decompressed if needed, up to `max_bytes`."""
     if data[:2] not in _PACKED:
         return data
     kind = _PACKED[data[:2]]
     try:
-        # Measured before it is kept, a block after the other.
+        # Count block by block before keeping anything.
         counter, rest, size = zlib.decompressobj(kind), data, 0
         while rest:
             size += len(counter.decompress(rest, _BLOCK_BYTES))
@@ -149,7 +149,7 @@ def _unpacked(data: bytes, max_bytes: int) -> bytes:
             if size > max_bytes:
                 raise RequestError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the request unpacks to more than {max_bytes:,} bytes",
+                    f"the request decompresses to more than {max_bytes:,} bytes",
                 )
         return zlib.decompress(data, kind)
     except zlib.error:
@@ -164,10 +164,10 @@ def _parsed(kind: type[Message], data: bytes) -> Message:
 
 
 class Health(health.HealthServicer):
-    """The standard health service, which ends the streams of its watchers when the server does."""
+    """The standard health service; it ends the streams of its watchers when the server ends."""
 
     def __init__(self):
-        """Watchers cost no thread of the server, only one of their own all together."""
+        """Use one thread for all watchers, and none of the server's."""
         super().__init__(
             experimental_non_blocking=True,
             experimental_thread_pool=futures.ThreadPoolExecutor(1),
@@ -176,21 +176,21 @@ class Health(health.HealthServicer):
         self._closed = False
 
     def Watch(self, request, context, send_response_callback=None):  # noqa: N802
-        """Sends the state now and whenever it changes, until the server ends."""
+        """Send the state now and after each change, until the server ends."""
         super().Watch(request, context, send_response_callback)
-        # Added when it has been told the state, or `close` might end it before.
+        # Added after the first state was sent: `close` ends only streams that have one.
         self._watchers.add(send_response_callback)
         context.add_callback(lambda: self._watchers.discard(send_response_callback))
         if self._closed:
             send_response_callback(None)
 
     def open(self) -> None:
-        """Says SERVING from now on."""
-        for name in protocol.HEALTH_NAMES:
-            self.set(name, protocol.HealthCheckResponse.SERVING)
+        """Report SERVING from now on."""
+        for name in messages.HEALTH_NAMES:
+            self.set(name, messages.HealthCheckResponse.SERVING)
 
     def close(self) -> None:
-        """Says NOT_SERVING for good; a stream left open would keep the server from ending."""
+        """Report NOT_SERVING, and end the streams, which would keep the server from ending."""
         self._closed = True
         self.enter_graceful_shutdown()
         for send in tuple(self._watchers):

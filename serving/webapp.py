@@ -1,143 +1,117 @@
-"""A web page that asks a model what pictures show.
+"""A web page that classifies pictures with a model.
 
     python -m serving.webapp --server=127.0.0.1:8500 --model_name=demo --port=8080
 
-People drop, paste, choose or photograph pictures at http://127.0.0.1:8080, scripts post them to
-/api/classify. The model is asked through a server that runs already: this project's
-(python -m serving.server) or TensorFlow Serving. No picture is kept. SIGTERM and Ctrl-C let the
-requests in flight finish.
+People drop, paste, choose or photograph pictures at http://127.0.0.1:8080; scripts post them to
+/api/classify. The page asks a running server: this project's (python -m serving.server) or
+TensorFlow Serving. It keeps no picture. SIGTERM and Ctrl-C let requests under way finish.
 """
 
-import argparse
+import dataclasses
 import pathlib
 import threading
 
-from serving import cli, client
+from serving import client
+from tfpipe.core import cli, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
 from tfpipe.core.signals import Signals
 
 # Connections at a time; each request is bounded by Limits.
 _CONNECTIONS = 256
 _GRACE_S = 10
-# How often the server is asked again: who waits for a page does not wait long.
+# Retries of a request to the server: nobody waits long for a page.
 _RETRIES = 2
 
 
-def main() -> int:
-    """Parses the flags, serves until a signal comes, and returns the exit status."""
-    flags = parse()
-    cli.quiet(flags.verbosity)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(client.ConnectionOptions):
+    """The flags of this command."""
+
+    host: str = option(
+        "address to listen at; 0.0.0.0 for all, and phones in the same network", "127.0.0.1"
+    )
+    port: int = option("port of the page; 0 takes a free one", 8080, minimum=0, maximum=65535)
+    allowed_hosts: str = option(
+        "further host names of the page, NAME,...; addresses, localhost and this machine's name are"
+        " always allowed",
+        "",
+    )
+    trusted_proxy: str = option(
+        "address of a reverse proxy, whose X-Forwarded-For names the client; empty for none", ""
+    )
+    samples: str = option("folder of pictures to try, at most 12; empty for drawn ones", "")
+    max_request_mb: int = option("MB of the pictures of a request", 16, minimum=1, maximum=48)
+    max_images: int = option("pictures in a request", 16, minimum=1, maximum=256)
+    rate: int = option("pictures a minute from one client; 0 for no limit", 120, minimum=0)
+    concurrency: int = option("requests to the model at the same time", 8, minimum=1)
+
+
+def main(options: Options) -> None:
+    """Serve the page until a signal comes."""
     try:
         import uvicorn
 
         from serving.web import app
     except ModuleNotFoundError as error:
-        raise cli.UserError(
+        raise UserError(
             f"the page needs the package {error.name}: pip install 'tfpipe[web]'"
         ) from None
     from serving.sockets import listen
     from serving.web.limits import Limits
-    from serving.web.model import Model
-    from serving.web.samples import DRAWN, Samples
+    from serving.web.model import ModelClient
+    from serving.web.samples import DRAWN, SamplePictures
 
     limits = Limits(
-        request_bytes=flags.max_request_mb << 20,
-        images=flags.max_images,
-        rate=flags.rate,
-        concurrency=flags.concurrency,
-        requests=2 * flags.concurrency,
+        request_bytes=options.max_request_mb << 20,
+        images=options.max_images,
+        rate=options.rate,
+        concurrency=options.concurrency,
+        requests=2 * options.concurrency,
     )
     if 0 < limits.rate < limits.images:
-        raise cli.UserError(
-            f"--rate={flags.rate} lets nobody send --max_images={flags.max_images} pictures: set it"
-            " at least as high, or to 0 for no limit",
+        raise UserError(
+            f"--rate={options.rate} allows no request of --max_images={options.max_images}"
+            " pictures: set it at least as high, or to 0 for no limit",
             status=2,
         )
-    folder = pathlib.Path(flags.samples) if flags.samples else DRAWN
-    samples = Samples(folder, max_bytes=limits.request_bytes)
-    model = Model(lambda: client.connect(flags, retries=_RETRIES))
+    folder = pathlib.Path(options.samples) if options.samples else DRAWN
+    samples = SamplePictures(folder, max_bytes=limits.request_bytes)
+    model = ModelClient(lambda: client.connect(options, retries=_RETRIES))
     try:
-        sock = listen(flags.host, flags.port)
+        sock = listen(options.host, options.port)
     except OSError as error:
-        raise cli.UserError(
-            f"cannot listen at {flags.host}:{flags.port}: {error.strerror} (--host, --port)"
+        raise UserError(
+            f"cannot listen at {options.host}:{options.port}: {error.strerror} (--host, --port)"
         ) from None
     site = app.Site(model, samples, limits)
+    hosts = options.allowed_hosts.split(",") if options.allowed_hosts else []
     config = uvicorn.Config(
-        app.build(site, flags.allowed_hosts),
+        app.build(site, hosts),
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
-        proxy_headers=bool(flags.trusted_proxy),
-        forwarded_allow_ips=flags.trusted_proxy,
+        proxy_headers=bool(options.trusted_proxy),
+        forwarded_allow_ips=options.trusted_proxy,
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = uvicorn.Server(config)
     signals = Signals()
-    # In a thread, where uvicorn leaves signals alone: it would raise them again when it has ended.
+    # In a thread, uvicorn does not handle signals; it would raise them again at its end.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    cli.say(f"the page for {flags.model_name} is at http://{shown}:{port}")
+    terminal.say(f"the page for {options.model_name} is at http://{shown}:{port}")
     signals.wait()
     server.should_exit = True
     thread.join()
     site.close()
     model.close()
-    return 0
-
-
-def parse() -> argparse.Namespace:
-    """Reads the command line; raises UserError for wrong flags."""
-    parser = cli.Parser("python -m serving.webapp", __doc__)
-    add = parser.add_argument
-    whole = cli.number(int, 1)
-    client.connection_flags(parser)
-    add(
-        "--host",
-        metavar="ADDRESS",
-        default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0 for all, and phones in the same network",
-    )
-    add(
-        "--port",
-        type=cli.number(int, 0, 65535),
-        metavar="N",
-        default=8080,
-        help="the port of the page; 0 takes a free one",
-    )
-    add(
-        "--allowed_hosts",
-        type=lambda text: text.split(",") if text else [],
-        metavar="NAME,...",
-        default="",
-        help="names it may be asked for under, beside addresses, localhost and this machine's name",
-    )
-    add(
-        "--trusted_proxy",
-        metavar="ADDRESS",
-        default="",
-        help="a reverse proxy's, whose X-Forwarded-For says who the client is; empty for none",
-    )
-    add(
-        "--samples",
-        metavar="DIR",
-        default="",
-        help="pictures to try, of which 12 are shown; empty for some drawn cats and dogs",
-    )
-    add("--max_request_mb", metavar="MB", type=cli.number(int, 1, 48), default=16,
-        help="the pictures of a request together")  # fmt: skip
-    add("--max_images", metavar="N", type=cli.number(int, 1, 256), default=16,
-        help="pictures in a request")  # fmt: skip
-    add("--rate", metavar="N", type=cli.number(int, 0), default=120,
-        help="pictures a minute from one client; 0 for no limit")  # fmt: skip
-    add("--concurrency", metavar="N", type=whole, default=8,
-        help="pictures that the model is asked about at a time")  # fmt: skip
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, Options, tuned=False)

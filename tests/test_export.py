@@ -16,7 +16,6 @@ from conftest import ROOT, TINY, draw_logits
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from test_upload import FILES
 
-from serving import protocol
 from tfpipe import export, train
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation.measures import measures
@@ -28,6 +27,7 @@ from tfpipe.model.ensemble import Combination, EnsemblePredictor
 from tfpipe.model.heat_map import heat_maps
 from tfpipe.model.predictor import Predictor
 from tfpipe.model.views import parse
+from tfpipe.protocol import messages
 from tfpipe.publish import card, gate, graph, requirement, samples, warm_up
 from tfpipe.records import example, tfrecord
 from tfpipe.runs import trained
@@ -173,7 +173,7 @@ def test_explain_shows_the_predicted_class(loaded, predictor):
 
 def test_warm_up_asks_every_signature_in_every_size(export_dir, loaded):
     with open(export_dir / "1" / warm_up.FILE, "rb") as file:
-        logs = [protocol.PredictionLog.FromString(record) for _, record in tfrecord.read(file)]
+        logs = [messages.PredictionLog.FromString(record) for _, record in tfrecord.read(file)]
     seen = set()
     for log in logs:
         kind = log.WhichOneof("log_type")
@@ -283,6 +283,8 @@ def test_versions_may_be_numbers_or_the_time(run_dir, tmp_path):
             "not exported: accuracy is .*, and accuracy>2 is required; log_loss is",
         ),
         ({"serving_batch_sizes": "1,x"}, "--serving_batch_sizes=1,x: give numbers from 1"),
+        ({"serving_version": "two"}, "--serving_version: 'two' is no version"),
+        ({"serving_version": "2.1"}, "--serving_version: 2.1 is older than 2.15"),
         ({"serving_batch_sizes": "0"}, "--serving_batch_sizes=0: give numbers from 1"),
         ({"check_images": -1}, "--check_images=-1: give 0 or more"),
         ({"tflite": "int8", "check_images": 0}, "--tflite=int8 is compared with --check_images"),
@@ -368,6 +370,24 @@ class TestGate:
             graph.check(tmp_path)
 
 
+def test_an_operation_that_an_older_server_lacks_is_told(tmp_path):
+    class Fresh(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64, "x")])
+        def serve(self, x):
+            data = tf.data.Dataset.range(8)
+            variant = tf.data.experimental.to_variant(data)
+            found = tf.raw_ops.DatasetFingerprint(input_dataset=variant)
+            return {"y": tf.cast(found, tf.int64) + x}
+
+    module = Fresh()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    assert graph.faults(tmp_path) == []
+    assert graph.faults(tmp_path, "2.19.1") == []
+    (fault,) = graph.faults(tmp_path, "2.15.1")
+    assert fault.startswith("DatasetFingerprint in ")
+    assert fault.endswith("needs TensorFlow Serving 2.19")
+
+
 def test_three_classes_have_no_regression():
     predictor = Predictor(tiny_classifier(output="softmax", classes=3), parse(""))
     context = signatures.Context(predictor, ("a", "b", "c"))
@@ -379,7 +399,7 @@ def test_the_command_line(run_dir, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tfpipe.export", f"--run_dir={run_dir}"),
-            *(f"--export_dir={tmp_path / 'tiny'}", "--require=accuracy>=0", "--licence=CC0-1.0"),
+            *(f"--export_dir={tmp_path / 'tiny'}", "--require=accuracy>=0", "--license=CC0-1.0"),
             *("--check_images=4", "--serving_batch_sizes=1"),
         ],
         cwd=ROOT,

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_serving_server import running_server
+from serving_demo import running_server
 
 PAGES = {path.stem: path for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))}
 BLOCK = re.compile(r'^```python(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```', re.M | re.S)

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import from layers before its own, and from its own layer's package.
 LAYERS = [
     {"core"},
+    {"protocol"},
     {"records"},
     {"images"},
     {"page"},
@@ -39,13 +40,9 @@ ENTRY_POINTS = [
     "export",
     "report",
 ]
-# How a process is set up for TensorFlow and ended, wherever it runs: all that serving takes of
-# tfpipe.
-PROCESS_SETTINGS = ("tfpipe.core.allocator", "tfpipe.core.onednn", "tfpipe.core.signals.Signals")
+# What serving may import of tfpipe: the commands' helpers, and the protocol.
+FOR_SERVING = {"core", "protocol"}
 TOPS = ("serving", "tools", "tests")
-# What is published is tried by the server, with its client; predictions are made by any server,
-# with the same client, and by an exported model, loaded as the server loads it.
-USERS_OF_SERVING = ("publish", "predictions")
 SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))
@@ -76,10 +73,12 @@ def test_imports_run_one_way(path):
     for module in imported_modules(path):
         root = module.split(".")[0]
         if top == "tfpipe":
-            closed = ("tools", "tests") if relative.parts[1] in USERS_OF_SERVING else TOPS
-            assert root not in closed, f"{relative} imports {module}"
-        if top == "serving" and module not in PROCESS_SETTINGS:
-            assert root not in ("tfpipe", "tools", "tests"), f"{relative} imports {module}"
+            assert root not in TOPS, f"{relative} imports {module}"
+        if top == "serving":
+            assert root not in ("tools", "tests"), f"{relative} imports {module}"
+            assert root != "tfpipe" or module.split(".")[1] in FOR_SERVING, (
+                f"{relative} imports {module}"
+            )
         if top == "tfpipe" and root == "tfpipe" and part_of(module):
             own = relative.parts[1]
             if own in RANK and part_of(module) != own:

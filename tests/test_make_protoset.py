@@ -8,10 +8,9 @@ import subprocess
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from test_serving_servable import day_probability, publish
-from test_serving_server import IMAGE, running_server
+from serving_demo import IMAGE, day_probability, publish, running_server
 
-from serving import protocol
+from tfpipe.protocol import messages
 from tools import make_protoset
 
 
@@ -54,7 +53,7 @@ def test_messages_made_of_it_are_understood(file, address):
     request = kinds[0]()
     request.model_spec.name = "demo"
     images = request.inputs["image_bytes"]
-    images.dtype = protocol.types_pb2.DT_STRING
+    images.dtype = messages.types_pb2.DT_STRING
     images.tensor_shape.dim.add(size=1)
     images.string_val.append(IMAGE)
     with grpc.insecure_channel(address) as channel:

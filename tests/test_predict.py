@@ -1,10 +1,9 @@
-"""tfpipe.predict: what is written, by whom it is answered, and what is said of wrong flags."""
+"""tfpipe.predict: its outputs, every kind of classifier, and wrong flags."""
 
 import collections
 import csv
 import json
 import os
-import subprocess
 import sys
 import uuid
 import zipfile
@@ -13,7 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from conftest import ROOT, draw
+from conftest import draw
+from serving_demo import embedded
 from sklearn import metrics
 
 from tfpipe import predict
@@ -22,7 +22,7 @@ from tfpipe.images import scan
 from tfpipe.input import files, pipeline
 from tfpipe.model import inference
 from tfpipe.predictions import chunk, formats, order, overlay
-from tfpipe.predictions.table import Answers
+from tfpipe.predictions.table import Predictions
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.runs import finish
@@ -82,16 +82,9 @@ def expected(run_dir, records):
 
 @pytest.fixture(scope="module")
 def server(export_dir):
-    """The embedded server on a free port; yields its address."""
-    command = [
-        *(sys.executable, "-m", "serving.server", "--port=0", "--model_name=tiny"),
-        f"--model_base_path={export_dir}",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        line = process.stderr.readline()
-        assert " at " in line, line
-        yield line.split(" at ")[-1].split()[0]
-        process.terminate()
+    """The address of a server of the export."""
+    with embedded(export_dir, model_name="tiny") as server:
+        yield server.address
 
 
 @pytest.fixture(params=["run", "export", "version", "server"])
@@ -151,9 +144,9 @@ def test_every_model_rejects_what_is_damaged(model, damaged, tmp_path, run_dir, 
     said = capsys.readouterr().err.splitlines()
     assert said[-2].startswith("error: 1 of the files could not be read and got ")
     assert "7.jpg (damaged" in said[-2]
-    assert said[-1].startswith("1 other files were passed over, the first ")
+    assert said[-1].startswith("1 other files were skipped, the first ")
     found = summary(out)
-    assert (found["images"], found["unreadable"], found["passed_over"]) == (10, 1, 1)
+    assert (found["images"], found["unreadable"], found["skipped"]) == (10, 1, 1)
 
 
 def test_what_the_server_refuses_is_a_reject(server, damaged, tmp_path, monkeypatch):
@@ -200,7 +193,9 @@ def test_kaggle_gets_two_columns_of_any_format_flag(run_dir, damaged, tmp_path):
 
 def test_more_classes_get_a_column_each(tmp_path):
     probabilities = np.array([[0.2, 0.3, 0.5], [0.7, 0.2, 0.1]], np.float32)
-    answers = Answers(["b.jpg", "a.jpg"], ("x", "y", "z"), probabilities, {0: ("damaged", "cut")})
+    answers = Predictions(
+        ["b.jpg", "a.jpg"], ("x", "y", "z"), probabilities, {0: ("damaged", "cut")}
+    )
     with open(tmp_path / "out.csv", "wb") as file:
         formats.formats["csv"].write(answers.kaggle(), file)
     assert (tmp_path / "out.csv").read_text() == "id,x,y,z\na,0.7,0.2,0.1\nb,0.2,0.3,0.5\n"

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from serving_demo import embedded
 
 from tfpipe import predict
 from tfpipe.core.errors import ResumableError, UserError
@@ -248,53 +249,30 @@ def test_heat_maps_go_nowhere(run_dir, image_folder, tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def serve(export_dir, port=0):
-    """Starts the embedded server; returns it with its address."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "serving.server", f"--port={port}", "--model_name=tiny"),
-            f"--model_base_path={export_dir}",
-        ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stderr.readline()
-    assert " at " in line, line
-    return process, line.split(" at ")[-1].split()[0]
-
-
 def test_a_server_that_goes_and_comes_back(export_dir, image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chunk, "SIZE", 16)
-    server, address = serve(export_dir)
-    flags = {"server": address, "model_name": "tiny", "concurrency": 1, "retries": 1}
-    save = chunk._save
-    done = []
+    save, done = chunk._save, []
+    with embedded(export_dir, model_name="tiny") as server:
+        address = server.address
+        flags = {"server": address, "model_name": "tiny", "concurrency": 1, "retries": 1}
 
-    def save_and_kill(*arguments):
-        save(*arguments)
-        done.append(1)
-        if len(done) == 2:
-            server.kill()
-            server.wait()
+        def save_and_stop(*arguments):
+            save(*arguments)
+            done.append(1)
+            if len(done) == 2:
+                server.stop()
 
-    monkeypatch.setattr(chunk, "_save", save_and_kill)
-    try:
+        monkeypatch.setattr(chunk, "_save", save_and_stop)
         with pytest.raises(ResumableError, match=f"^--server={address}: no server answers") as end:
             run(tmp_path / "o.jsonl", image_folder, **flags)
-        assert "\n" not in str(end.value)
-        assert "the same command goes on from there" in capsys.readouterr().err
-        assert len(chunks_done(tmp_path, "o.jsonl")) >= 2
-        del done[:]
-        server.stderr.close()
-        server, _ = serve(export_dir, address.rpartition(":")[2])
-        monkeypatch.setattr(chunk, "_save", lambda *arguments: save(*arguments) or done.append(1))
+    assert "\n" not in str(end.value)
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert len(chunks_done(tmp_path, "o.jsonl")) >= 2
+    del done[:]
+    monkeypatch.setattr(chunk, "_save", lambda *arguments: save(*arguments) or done.append(1))
+    with embedded(export_dir, model_name="tiny", port=int(address.rpartition(":")[2])):
         assert run(tmp_path / "o.jsonl", image_folder, **flags) == 0
-        assert len(done) <= 3
-    finally:
-        server.kill()
-        server.wait()
-        server.stderr.close()
+    assert len(done) <= 3
     run(tmp_path / "whole.jsonl", image_folder, export_dir=str(export_dir))
     rows, expected = (
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]

@@ -1,31 +1,28 @@
+"""The client and its command, on a server in this process."""
+
 import csv
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from test_serving_servable import day_probability, png, publish
-from test_serving_server import ROOT, running_server
+from serving_demo import ROOT, day_probability, demo, embedded, png, run_command
 
-from serving import images, transport
-from serving.cli import UserError
-from serving.client import Client, ServerError
+from serving import client as command
+from tfpipe.core.errors import UserError
+from tfpipe.protocol import images, transport
+from tfpipe.protocol.client import Client
+from tfpipe.protocol.transport import ServerError
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    base = tmp_path_factory.mktemp("export") / "demo"
-    publish(base, 1)
-    with running_server(base, base.with_name("stderr")) as server:
-        yield server.address
+def address():
+    return demo().address
 
 
 @pytest.fixture
@@ -40,17 +37,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def ask(address, folder, *arguments):
-    """Runs the client command in `folder`."""
-    command = [sys.executable, "-m", "serving.client", f"--server={address}", "--model_name=demo"]
-    return subprocess.run(
-        [*command, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
+@pytest.fixture
+def ask(address, tmp_path, monkeypatch, capsys):
+    """Runs the command in `tmp_path`; returns its exit status, output and messages."""
+    monkeypatch.chdir(tmp_path)
+
+    def ask(*arguments, server=address):
+        given = [f"--server={server}", "--model_name=demo", *arguments]
+        return run_command(command, given, monkeypatch, capsys)
+
+    return ask
 
 
 def test_client_gives_plain_values(address):
@@ -78,10 +74,10 @@ def test_classify_images_finds_the_culprits(address):
     assert answers[0].confidence == pytest.approx(day_probability(good), abs=1e-6)
 
 
-def test_table(address, folder):
-    done = ask(address, folder, "dark.png", "light.bin", "noise.bmp", "--batch_size=2")
-    assert (done.returncode, done.stderr) == (0, "")
-    heading, *rows = (line.split() for line in done.stdout.splitlines())
+def test_table(ask, folder):
+    code, out, err = ask("dark.png", "light.bin", "noise.bmp", "--batch_size=2")
+    assert (code, err) == (0, "")
+    heading, *rows = (line.split() for line in out.splitlines())
     assert heading == ["file", "label", "confidence", "p0", "p1"]
     for row, name in zip(rows, ["dark.png", "light.bin", "noise.bmp"], strict=True):
         day = day_probability((folder / name).read_bytes())
@@ -90,21 +86,19 @@ def test_table(address, folder):
         assert row == [name, label, max(p0, p1), p0, p1]
 
 
-def test_json_and_csv_have_every_digit(address, folder):
+def test_json_and_csv_have_every_digit(ask, folder):
     day = pytest.approx(day_probability(png(10)), abs=1e-6)
     night = pytest.approx(1 - day_probability(png(10)), abs=1e-6)
-    (row,) = json.loads(ask(address, folder, "dark.png", "--output=json").stdout)
+    (row,) = json.loads(ask("dark.png", "--output=json")[1])
     assert row["probabilities"] == [night, day]
     del row["probabilities"]
     assert row == {"file": "dark.png", "label": "night", "index": 0, "confidence": night}
-    (row,) = csv.DictReader(
-        io.StringIO(ask(address, folder, "dark.png", "--output=csv").stdout), strict=True
-    )
+    (row,) = csv.DictReader(io.StringIO(ask("dark.png", "--output=csv")[1]), strict=True)
     assert list(row) == ["file", "label", "confidence", "p0", "p1"]
     assert float(row["p1"]) == day
 
 
-def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
+def test_bad_files_are_named_and_the_good_ones_answered(ask, folder):
     os.mkfifo(folder / "pipe")
     (folder / "huge.jpg").write_bytes(b"\xff\xd8\xff")
     os.truncate(folder / "huge.jpg", images.MAX_IMAGE_BYTES + 1)
@@ -112,10 +106,10 @@ def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
     names = ["dark.png", "damaged 0.png", "light.bin", "damaged 1.png", "none.jpg", "notes.jpg"]
     (folder / "empty").mkdir()
     names += ["empty", "pipe", "huge.jpg", "line\nbreak"]
-    done = ask(address, folder, *names, "--output=csv")
-    assert done.returncode == 1
-    assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [names[0], names[2]]
-    refused = f"{address} answers INVALID_ARGUMENT: Invalid PNG. "
+    code, out, err = ask(*names, "--output=csv")
+    assert code == 1
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [names[0], names[2]]
+    refused = f"{demo().address} answers INVALID_ARGUMENT: Invalid PNG. "
     expected = [
         "error: empty is a folder without files",
         "error: cannot read none.jpg: No such file or directory",
@@ -126,7 +120,7 @@ def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
         f"error: damaged 0.png may be damaged: {refused}",
         f"error: damaged 1.png may be damaged: {refused}",
     ]
-    lines = done.stderr.splitlines()
+    lines = err.splitlines()
     assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 
 
@@ -135,28 +129,31 @@ def test_bad_files_are_named_and_the_good_ones_answered(address, folder):
     [
         (
             ["--server=127.0.0.1:1", "--retries=1"],
-            ["no server answers at 127.0.0.1:1 (", "--port=1"],
+            ["no server answers at 127.0.0.1:1 (", "serving.server"],
         ),
-        (["--model_name=x"], ["serves no model 'x' (--model_name): Servable not found"]),
-        (["--signature=x"], ["no signature 'x' that classifies images; those that do: serving_d"]),
-        (["--signature=add"], ["no signature 'add' that classifies images; those that do: "]),
+        (["--model_name=x"], ["serves no model 'x': Servable not found", "--model_name"]),
+        (
+            ["--signature_name=x"],
+            ["no signature 'x' that classifies images; those that do: serving_d"],
+        ),
+        (["--signature_name=add"], ["no signature 'add' that classifies images; those that do: "]),
         (["--timeout=0.001"], ["did not answer within 0.001 s: allow more time (--timeout)"]),
     ],
 )
-def test_what_stops_everything_is_one_line(address, folder, flags, messages):
-    done = ask(address, folder, *flags, "dark.png", "light.bin")
-    assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
+def test_what_stops_everything_is_one_line(ask, folder, flags, messages):
+    code, out, err = ask(*flags, "dark.png", "light.bin")
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
     assert line.startswith("error: ")
     for message in messages:
         assert message in line
 
 
 @pytest.mark.parametrize("flags", [[], ["dark.png", "--nope"], ["dark.png", "--timeout=0"]])
-def test_wrong_flags_are_one_line(address, folder, flags):
-    done = ask(address, folder, *flags)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+def test_wrong_flags_are_one_line(ask, folder, flags):
+    code, out, err = ask(*flags)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
     assert line.startswith("error: ")
 
 
@@ -174,26 +171,23 @@ def test_batches_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
         images.read_image(str(tmp_path / "none"))
 
 
-def test_folders_are_searched_in_the_order_of_names(address, folder):
+def test_folders_are_searched_in_the_order_of_names(ask, folder):
     (folder / "deep" / "er").mkdir(parents=True)
     for name in ("b.png", "a.png", "er/c.png", ".hidden.png"):
         (folder / "deep" / name).write_bytes(png(240))
-    done = ask(address, folder, "deep", "dark.png", "--output=csv", "--batch_size=1")
-    assert (done.returncode, done.stderr) == (0, "")
-    names = [line.split(",")[0] for line in done.stdout.splitlines()[1:]]
+    code, out, err = ask("deep", "dark.png", "--output=csv", "--batch_size=1")
+    assert (code, err) == (0, "")
+    names = [line.split(",")[0] for line in out.splitlines()[1:]]
     assert names == ["deep/a.png", "deep/b.png", "deep/er/c.png", "dark.png"]
 
 
-def test_standard_input_is_one_image(address, folder):
-    command = [sys.executable, "-m", "serving.client", f"--server={address}", "--model_name=demo"]
-    done = subprocess.run(
-        [*command, "-", "--output=json"], input=png(240), capture_output=True, cwd=ROOT, timeout=60
-    )
-    (row,) = json.loads(done.stdout)
+def test_standard_input_is_one_image(ask, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(png(240))))
+    (row,) = json.loads(ask("-", "--output=json")[1])
     assert (row["file"], row["label"]) == ("-", "day")
 
 
-def test_records_are_read(address, records, tmp_path, capfd):
+def test_records_are_read(ask, records, tmp_path, capsys):
     (shard, *_) = sorted(records.glob("train-*"))
     copied = tmp_path / "train.tfrecord"
     copied.write_bytes(shard.read_bytes())
@@ -202,23 +196,23 @@ def test_records_are_read(address, records, tmp_path, capfd):
     assert found.count is None
     assert found.seen == len(names) > 10
     assert all(name.startswith(f"{copied}:") and name.endswith(".jpg") for name in names)
-    done = ask(address, tmp_path, "train.tfrecord", "--output=json", "--batch_size=7")
-    assert len(json.loads(done.stdout)) == len(names)
+    _, out, _ = ask("train.tfrecord", "--output=json", "--batch_size=7")
+    assert len(json.loads(out)) == len(names)
     copied.write_bytes(shard.read_bytes()[:-100])
     cut = images.find([str(copied)])
     assert len(list(cut.images())) == len(names) - 1
     assert cut.missing == 1
-    assert "no TFRecord file of images, or damaged, at record" in capfd.readouterr().err
+    assert "no TFRecord file of images, or damaged, at record" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
-def test_answers_come_in_order_whatever_the_concurrency(address, folder, concurrency):
+def test_answers_come_in_order_whatever_the_concurrency(ask, folder, concurrency):
     greys = list(range(0, 250, 9))
     for grey in greys:
         (folder / f"grey{grey:03}.png").write_bytes(png(grey))
     names = [f"grey{grey:03}.png" for grey in greys]
     flags = [f"--concurrency={concurrency}", "--batch_size=2", "--output=csv"]
-    rows = list(csv.DictReader(io.StringIO(ask(address, folder, *names, *flags).stdout)))
+    rows = list(csv.DictReader(io.StringIO(ask(*names, *flags)[1])))
     assert [row["file"] for row in rows] == names
     for row, grey in zip(rows, greys, strict=True):
         assert float(row["p1"]) == pytest.approx(day_probability(png(grey)), abs=1e-5)
@@ -228,19 +222,18 @@ class TestExported:
     """With a model of tfpipe's, which tells the errors of each image."""
 
     @pytest.fixture(scope="class")
-    def server(self, export_dir, tmp_path_factory):
-        log = tmp_path_factory.mktemp("exported") / "stderr"
-        with running_server(export_dir, log) as server:
+    def server(self, export_dir):
+        with embedded(export_dir) as server:
             yield server.address
 
-    def test_a_damaged_image_costs_one_line(self, server, image_folder, tmp_path):
+    def test_a_damaged_image_costs_one_line(self, server, ask, image_folder, tmp_path):
         good = sorted(image_folder.iterdir())[0].read_bytes()
         (tmp_path / "good.jpg").write_bytes(good)
         (tmp_path / "bad.jpg").write_bytes(good[:500])
-        done = ask(server, tmp_path, "bad.jpg", "good.jpg", "--output=csv")
-        assert done.returncode == 1
-        assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["file", "good.jpg"]
-        assert done.stderr == f"error: bad.jpg may be damaged: {server} answers: damaged\n"
+        code, out, err = ask("bad.jpg", "good.jpg", "--output=csv", server=server)
+        assert code == 1
+        assert [line.split(",")[0] for line in out.splitlines()] == ["file", "good.jpg"]
+        assert err == f"error: bad.jpg may be damaged: {server} answers: damaged\n"
 
     def test_a_threshold_moves_the_label(self, server, image_folder):
         data = [path.read_bytes() for path in sorted(image_folder.iterdir())[::20]]
@@ -289,35 +282,10 @@ def test_only_unavailable_servers_are_asked_again(monkeypatch):
 def test_a_client_knows_which_version_is_served_now(address):
     with Client(address, "demo") as client:
         found = client.metadata()
-        assert found.version == 1
+        assert found.version == 7
         assert found.signatures.keys() == client.signatures.keys()
 
 
-@pytest.mark.large  # gRPC's waits grow for a minute
-def test_a_server_that_was_away_for_long_is_found_soon():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with Client(address, "demo", retries=0) as client:
-
-        def code():
-            with pytest.raises(ServerError) as caught:
-                client.metadata()
-            return caught.value.code
-
-        end = time.monotonic() + 45
-        while time.monotonic() < end:
-            assert code() is grpc.StatusCode.UNAVAILABLE
-            time.sleep(0.5)
-        server = grpc.server(futures.ThreadPoolExecutor(1))
-        server.add_insecure_port(address)
-        server.start()  # without any method
-        end = time.monotonic() + 4
-        while code() is grpc.StatusCode.UNAVAILABLE:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        server.stop(None)
-
-
-def test_neither_tensorflow_nor_a_second_is_needed_to_start():
+def test_tensorflow_is_not_needed_to_start():
     code = "import sys, serving.client; assert 'tensorflow.python' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

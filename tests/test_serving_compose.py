@@ -11,17 +11,20 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from absl import flags
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf import wrappers_pb2 as wrappers
 
 from serving import client, webapp
-from serving.protocol import ModelServerConfig
+from tfpipe.core import options
+from tfpipe.protocol.messages import ModelServerConfig
 
 httpx = pytest.importorskip("httpx")
 yaml = pytest.importorskip("yaml")
 
 FOLDER = pathlib.Path(__file__).parent.parent / "serving"
-# Of tensorflow_model_server 2.15.1 (model_servers/main.cc).
+VERSION = re.search(r"^TF_SERVING_VERSION=(\S+)$", (FOLDER / ".env").read_text(), re.M)[1]
+# Of tensorflow_model_server (model_servers/main.cc).
 FLAGS = set(
     """port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms
     rest_api_enable_cors_support enable_batching allow_version_labels_for_unavailable_models
@@ -83,10 +86,11 @@ def parse(file, into):
 
 
 def compose(service="serving", **environment):
-    """Reads a service of compose.yaml with ${NAME:-default} filled in as Docker Compose does."""
-    text = (FOLDER / "compose.yaml").read_text(encoding="utf-8")
+    """Reads a service of compose.yaml with ${NAME} filled in as Docker Compose does."""
+    text = (FOLDER / environment.pop("file", "compose.yaml")).read_text(encoding="utf-8")
+    variables = {"TF_SERVING_VERSION": VERSION, **environment}
     filled = re.sub(
-        r"\$\{(\w+):-([^}]*)\}", lambda match: environment.get(match[1]) or match[2], text
+        r"\$\{(\w+)(?::-([^}]*))?\}", lambda match: variables.get(match[1]) or match[2], text
     )
     assert "$" not in filled
     return yaml.safe_load(filled)["services"][service]
@@ -96,22 +100,22 @@ def flags_of(service):
     return dict(flag.removeprefix("--").split("=", 1) for flag in service["command"])
 
 
-def test_the_configuration_files_are_text_protos(monkeypatch):
+def test_the_configuration_files_are_text_protos():
     config = parse("models.config", ModelServerConfig())
     (model,) = config.model_config_list.config
     assert (model.name, model.base_path) == ("demo", "/models/demo")
     assert model.model_platform == "tensorflow"
     assert parse("monitoring.config", message("MonitoringConfig")).prometheus_config.enable
     batching = parse("batching.config", message("BatchingParameters"))
-    monkeypatch.setattr(sys, "argv", ["client", "image.jpg"])
-    assert batching.max_batch_size.value >= client.parse().batch_size
+    assert batching.max_batch_size.value >= client.Options(images=("image.jpg",)).batch_size
 
 
 def test_the_flags_are_those_of_the_model_server():
     service = compose()
     flags = flags_of(service)
     assert set(flags) <= FLAGS
-    assert service["image"] == "tensorflow/serving:2.15.1"
+    assert service["image"] == f"tensorflow/serving:{VERSION}"
+    assert compose(TF_SERVING_VERSION="2.15.1")["image"] == "tensorflow/serving:2.15.1"
     assert (flags["model_name"], flags["model_base_path"]) == ("demo", "/models/demo")
     assert flags["model_config_file"] == ""
     changed = flags_of(compose(MODEL_NAME="pets", MODEL_CONFIG_FILE="/config/models.config"))
@@ -152,7 +156,7 @@ def test_the_server_listens_only_here():
 
 
 def test_a_gpu_changes_the_image_and_nothing_else():
-    (service,) = yaml.safe_load((FOLDER / "compose.gpu.yaml").read_text())["services"].values()
+    service = compose(file="compose.gpu.yaml")
     assert service["image"] == compose()["image"] + "-gpu"
     assert set(service) == {"image", "deploy", "environment"}
 
@@ -176,13 +180,16 @@ def test_the_page_asks_the_server_of_compose(monkeypatch):
     entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.M)[1])
     assert entry[:3] == ["python", "-m", "serving.webapp"]
     monkeypatch.setattr(sys, "argv", ["webapp", *entry[3:], *service["command"]])
-    flags = webapp.parse()
-    host, port = flags.server.split(":")
+    values = flags.FlagValues()
+    options.define_flags(webapp.Options, values)
+    values(sys.argv)
+    given = options.from_flags(webapp.Options, values)
+    host, port = given.server.split(":")
     assert host in service["depends_on"]
     assert flags_of(compose())["port"] == port
-    assert flags.model_name == flags_of(compose(MODEL_NAME="pets"))["model_name"] == "pets"
-    assert service["ports"] == [f"127.0.0.1:{flags.port}:{flags.port}"]
-    assert f":{flags.port}/healthz" in service["healthcheck"]["test"][-1]
+    assert given.model_name == flags_of(compose(MODEL_NAME="pets"))["model_name"] == "pets"
+    assert service["ports"] == [f"127.0.0.1:{given.port}:{given.port}"]
+    assert f":{given.port}/healthz" in service["healthcheck"]["test"][-1]
     assert service["profiles"] == ["web"]  # not built for those who want a server only
 
 
@@ -255,7 +262,23 @@ class TestKubernetes:
         assert set(flags) <= FLAGS
         composed = flags_of(compose(MODEL_CONFIG_FILE="/config/models.config"))
         assert flags == {name: composed[name] for name in flags}
-        assert container["image"] == compose()["image"]
+
+    def test_the_version_of_the_image_is_that_of_compose(self):
+        kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+        assert all((FOLDER / path).is_file() for path in kustomization["resources"])
+        (generated,) = kustomization["configMapGenerator"]
+        (replacement,) = kustomization["replacements"]
+        assert generated["envs"] == [".env"]
+        assert replacement["source"]["name"] == generated["name"]
+        (target,) = replacement["targets"]
+        assert target["select"] == {"kind": "Deployment", "name": "serving"}
+        (path,) = target["fieldPaths"]
+        name = re.fullmatch(r"spec\.template\.spec\.containers\.\[name=(\w+)\]\.image", path)[1]
+        (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+        assert container["name"] == name
+        parts = container["image"].split(target["options"]["delimiter"])
+        parts[target["options"]["index"]] = VERSION
+        assert ":".join(parts) == compose()["image"]
 
     def test_every_file_is_in_the_config_map_and_a_text_proto(self):
         found = manifests()

@@ -2,19 +2,20 @@
 
 import datetime
 import ipaddress
+import os
 import pathlib
 
 import grpc
 import pytest
 from google.protobuf import text_format
-from test_serving_servable import png, publish
-from test_serving_server import call, fail, predict, running_server, spec
+from serving_demo import IMAGE, call, embedded, predict, publish, spec
 
-from serving import cli, config
-from serving.client import Client, ServerError
+from serving import config
+from tfpipe.core.errors import UserError
+from tfpipe.protocol.client import Client
+from tfpipe.protocol.transport import ServerError
 
 FOLDER = pathlib.Path(__file__).parent.parent / "serving"
-IMAGE = png(140)
 
 
 def written(folder, text):
@@ -32,7 +33,9 @@ def test_the_files_beside_the_server_are_read():
 
 def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
     found = config.read_batching(written(tmp_path, ""))
-    assert found == config.Batching(1000, 1000, 0, 10, cli.cores(), (), config.MOST_REQUESTS)
+    assert found == config.BatchingParameters(
+        1000, 1000, 0, 10, len(os.sched_getaffinity(0)), (), config.MAX_REQUESTS
+    )
     found = config.read_batching(
         written(
             tmp_path,
@@ -42,7 +45,7 @@ def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
             " enable_large_batch_splitting { value: true }",
         )
     )
-    assert found == config.Batching(8, 8, 500, 3, 2, (4, 8), requests=8 * (3 + 2))
+    assert found == config.BatchingParameters(8, 8, 500, 3, 2, (4, 8), max_requests=8 * (3 + 2))
     split = (
         "max_batch_size { value: 64 } max_execution_batch_size { value: 8 } allowed_batch_sizes: 8"
     )
@@ -72,7 +75,7 @@ def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
     ],
 )
 def test_wrong_batching_is_one_line(tmp_path, text, message):
-    with pytest.raises(cli.UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         config.read_batching(written(tmp_path, text))
     assert str(caught.value).startswith("--batching_parameters_file=")
     assert "\n" not in str(caught.value)
@@ -86,13 +89,6 @@ def test_metrics_are_shown_where_the_file_says(tmp_path):
     )
     assert read(written(tmp_path, 'prometheus_config { enable: true path: "/m" }')) == "/m"
     assert read(written(tmp_path, 'prometheus_config { path: "/m" }')) == ""
-
-
-def test_a_file_that_is_not_there_is_one_line(tmp_path):
-    (tmp_path / "1").mkdir()
-    for flag in ("model_config_file", "batching_parameters_file", "ssl_config_file"):
-        line, code = fail(f"--model_base_path={tmp_path}", f"--{flag}={tmp_path / 'none'}")
-        assert (code, "No such file or directory" in line) == (1, True), line
 
 
 # ---------------------------------------------------------------------------- encryption
@@ -173,7 +169,7 @@ def client_of(address, keys, name="", ca="authority", **more):
 
 def test_only_clients_with_a_certificate_are_answered(base, keys, tmp_path):
     path = written(tmp_path, ssl_config(keys, verify=True))
-    with running_server(base, tmp_path / "stderr", f"--ssl_config_file={path}") as server:
+    with embedded(base, ssl_config_file=path) as server:
         with client_of(server.address, keys, "client") as client:
             assert client.predict({"image_bytes": [IMAGE]})
         refused = {
@@ -193,7 +189,7 @@ def test_only_clients_with_a_certificate_are_answered(base, keys, tmp_path):
 
 def test_a_server_may_be_encrypted_for_everybody(base, keys, tmp_path):
     path = written(tmp_path, ssl_config(keys, verify=False))
-    with running_server(base, tmp_path / "stderr", f"--ssl_config_file={path}") as server:
+    with embedded(base, ssl_config_file=path) as server:
         with client_of(server.address, keys) as client:
             assert client.predict({"image_bytes": [IMAGE]})
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
@@ -201,13 +197,13 @@ def test_a_server_may_be_encrypted_for_everybody(base, keys, tmp_path):
 
 
 def test_wrong_keys_are_one_line(tmp_path):
-    with pytest.raises(cli.UserError, match="server_key holds no PEM text"):
-        config.Tls(written(tmp_path, 'server_key: "server.key"'))
+    with pytest.raises(UserError, match="server_key holds no PEM text"):
+        config.ServerTls(written(tmp_path, 'server_key: "server.key"'))
     pem = r"-----BEGIN X-----\n"
     text = f'server_key: "{pem}" server_cert: "{pem}" client_verify: true'
-    with pytest.raises(cli.UserError, match="client_verify needs custom_ca"):
-        config.Tls(written(tmp_path, text))
-    with pytest.raises(cli.UserError, match=r"cannot read nowhere\.pem"):
+    with pytest.raises(UserError, match="client_verify needs custom_ca"):
+        config.ServerTls(written(tmp_path, text))
+    with pytest.raises(UserError, match=r"cannot read nowhere\.pem"):
         Client("127.0.0.1:1", "demo", ca_file="nowhere.pem")
-    with pytest.raises(cli.UserError, match="write HOST:PORT, or http://HOST:PORT for REST"):
+    with pytest.raises(UserError, match=r"grpc://127\.0\.0\.1:1"):
         Client("grpc://127.0.0.1:1", "demo")

@@ -1,24 +1,25 @@
 """Several models, versions by policy and by label, and configurations that change."""
 
+import gc
 import os
 import shutil
 import threading
 import time
+import weakref
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from test_serving_servable import day_probability, png, publish
-from test_serving_server import call, predict, running_server, spec, status
+from serving_demo import IMAGE, call, day_probability, embedded, predict, publish, spec, status
 
-from serving import protocol
-from serving.errors import RequestError
-from serving.models import Models
-from serving.servable import Servable
-from serving.versions import Model, aspired
+from serving.batching import Batcher, BatchingParameters
+from serving.model_manager import ModelManager
+from serving.served_model import ServedModel, aspired
+from tfpipe.protocol import messages
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.loaded_model import LoadedModel
 
-IMAGE = png(140)
 BIASES = {1: 0.0, 2: 3.0, 3: -3.0}
 UNKNOWN, PRECONDITION = grpc.StatusCode.UNKNOWN, grpc.StatusCode.FAILED_PRECONDITION
 
@@ -42,13 +43,13 @@ def config(*models):
         f'config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {more} }}'
         for name, base, more in models
     )
-    return text_format.Parse(f"model_config_list {{ {listed} }}", protocol.ModelServerConfig())
+    return text_format.Parse(f"model_config_list {{ {listed} }}", messages.ModelServerConfig())
 
 
 def probability(models, model_spec):
-    with models.use(model_spec) as servable:
+    with models.acquire(model_spec) as model:
         image = np.array([IMAGE], object)
-        return servable.run("", {"image_bytes": image}, ["probability"])["probability"][0]
+        return model.run("", {"image_bytes": image}, ["probability"])["probability"][0]
 
 
 def close_to(version):
@@ -68,13 +69,13 @@ def close_to(version):
     ],
 )
 def test_policies_choose_versions(policy, expected):
-    parsed = text_format.Parse(policy, protocol.ServableVersionPolicy())
+    parsed = text_format.Parse(policy, messages.ServableVersionPolicy())
     assert aspired(parsed, [5, 2, 9]) == expected
     assert aspired(parsed, []) == []
 
 
 def test_versions_and_labels_of_several_models(base):
-    models = Models(Servable)
+    models = ModelManager(LoadedModel)
     more = (
         "model_version_policy { specific { versions: 1 versions: 2 } }"
         ' version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }'
@@ -91,7 +92,7 @@ def test_versions_and_labels_of_several_models(base):
         (spec("other", label="stable"), "Unrecognized servable version label: stable"),
         (spec(number=3), "Servable not found for request: Specific(demo, 3)"),
     ):
-        with pytest.raises(RequestError) as caught, models.use(unknown):
+        with pytest.raises(RequestError) as caught, models.acquire(unknown):
             pass
         assert caught.value.message == message
     models.configure(config(("demo", base, "model_version_policy { all {} }")))
@@ -114,17 +115,17 @@ def test_versions_and_labels_of_several_models(base):
             UNKNOWN,
             r"Some models did not become available: {a}: no version is there",
         ),
-        (protocol.ModelServerConfig(), None, "ServerModelConfig type not supported"),
+        (messages.ModelServerConfig(), None, "ServerModelConfig type not supported"),
     ],
 )
 def test_a_wrong_configuration_is_refused(change, code, message):
     with pytest.raises(RequestError, match=message) as caught:
-        Models(Servable).configure(change)
+        ModelManager(LoadedModel).configure(change)
     assert caught.value.code is (code or grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def test_a_label_needs_a_version_that_is_served(base):
-    models = Models(Servable)
+    models = ModelManager(LoadedModel)
     models.configure(config(("demo", base, 'version_labels { key: "a" value: 3 }')))
     wanted = config(("demo", base, 'version_labels { key: "a" value: 2 }'))
     with pytest.raises(RequestError) as caught:
@@ -143,7 +144,7 @@ def test_a_label_needs_a_version_that_is_served(base):
 def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
     for version in (2, 3):
         (base / str(version) / "saved_model.pb").write_bytes(b"")
-    models = Models(Servable)
+    models = ModelManager(LoadedModel)
     models.configure(config(("demo", base, "")))
     assert models.served == {"demo": [1]}
     states = {each.version: each.state for each in models.statuses("demo", None)}
@@ -152,16 +153,16 @@ def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
 
 
 def test_a_version_in_use_is_unloaded_after_its_last_call(base):
-    model = Model("demo", base, Servable)
+    model = ServedModel("demo", base, LoadedModel)
     assert model.refresh() == []
     shutil.rmtree(base / "3")
-    with model.use() as servable, model.use(3):
+    with model.acquire() as used, model.acquire(3):
         assert model.refresh() == []
         assert model.versions == [2]
         states = {each.version: each.state for each in model.statuses()}
         assert states == {2: 30, 3: 40}  # unloading
-        assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
-        with pytest.raises(RequestError, match=r"Specific\(demo, 3\)"), model.use(3):
+        assert used.run("", {"image_bytes": np.array([IMAGE], object)})
+        with pytest.raises(RequestError, match=r"Specific\(demo, 3\)"), model.acquire(3):
             pass
     deadline = time.monotonic() + 30  # it is closed on another thread
     while states[3] != 50 and time.monotonic() < deadline:
@@ -169,25 +170,32 @@ def test_a_version_in_use_is_unloaded_after_its_last_call(base):
         states = {each.version: each.state for each in model.statuses()}
     assert states == {2: 30, 3: 50}
     with pytest.raises(RequestError):
-        servable.run("", {"image_bytes": np.array([IMAGE], object)})
+        used.run("", {"image_bytes": np.array([IMAGE], object)})
 
 
 def test_memory_of_old_versions_is_freed(base):
-    """Ten swaps leave no more threads than the first."""
-    models = Models(lambda path, version: Servable(path, version))
+    """Ten swaps leave no thread behind, and no function of an old version."""
+    wrap = lambda function: Batcher(function, BatchingParameters())  # noqa: E731
+    models = ModelManager(lambda path, version: LoadedModel(path, version, wrap))
+    alive = []
     for turn in range(11):
         policy = f"model_version_policy {{ specific {{ versions: {turn % 3 + 1} }} }}"
         models.configure(config(("demo", base, policy)))
         assert probability(models, spec()) == close_to(turn % 3 + 1)
+        with models.acquire(spec()) as model:
+            alive.append(weakref.ref(model._model))
         count = len(os.listdir("/proc/self/task"))
         if turn == 1:
             first = count
     assert count <= first + 1
+    models.unload()
+    del model
+    gc.collect()
+    assert not [each for each in alive if each()]
 
 
-def test_reload_over_grpc_while_calls_go_on(base, tmp_path):
-    log = tmp_path / "stderr"
-    with running_server(base, log) as server, grpc.insecure_channel(server.address) as channel:
+def test_reload_over_grpc_while_calls_go_on(base, capsys):
+    with embedded(base) as server, grpc.insecure_channel(server.address) as channel:
         done, errors, seen = threading.Event(), [], set()
 
         def ask():
@@ -202,7 +210,7 @@ def test_reload_over_grpc_while_calls_go_on(base, tmp_path):
         caller.start()
         for version in (1, 2, 3, 1):
             policy = f"model_version_policy {{ specific {{ versions: {version} }} }}"
-            request = protocol.ReloadConfigRequest(
+            request = messages.ReloadConfigRequest(
                 config=config(("demo", base, policy), ("second", base, ""))
             )
             assert call(channel, request).status.error_code == 0
@@ -214,29 +222,34 @@ def test_reload_over_grpc_while_calls_go_on(base, tmp_path):
         assert not errors
         assert seen <= {1, 2, 3}
         with pytest.raises(grpc.RpcError) as caught:
-            call(channel, protocol.ReloadConfigRequest(config=config(("x", "/nowhere", ""))))
+            call(channel, messages.ReloadConfigRequest(config=config(("x", "/nowhere", ""))))
         assert caught.value.code() is UNKNOWN
-    assert "reloaded: serving demo version 1; second version 3" in log.read_text()
+    assert "reloaded: serving demo version 1; second version 3" in capsys.readouterr().err
 
 
-def test_a_configuration_file_is_read_again(base, tmp_path):
-    file, log = tmp_path / "models.config", tmp_path / "stderr"
+def test_a_configuration_file_is_read_again(base, tmp_path, capsys):
+    file, said = tmp_path / "models.config", ""
     write = lambda *models: file.write_text(text_format.MessageToString(config(*models)))  # noqa: E731
+
+    def wait_for(words):
+        nonlocal said
+        for _ in range(400):
+            said += capsys.readouterr().err
+            if words in said:
+                return
+            time.sleep(0.05)
+        pytest.fail(said)
+
     write(("demo", base, ""))
-    flags = [f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1"]
+    options = {"model_config_file": str(file), "model_config_file_poll_wait_seconds": 1}
     with (
-        running_server(None, log, *flags) as server,
+        embedded(None, **options) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         write(("demo", base, ""), ("pets", base, 'version_labels { key: "a" value: 3 }'))
-        deadline = time.monotonic() + 20
-        while "reloaded" not in log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for("reloaded")
         response = call(channel, predict(spec("pets", label="a"), image_bytes=[IMAGE]))
         assert response.model_spec.version.value == 3
         file.write_text("model_config_list { config { nam: 1 } }")
-        while "is no ModelServerConfig" not in log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for("is no ModelServerConfig")
         assert call(channel, predict(spec("pets"), image_bytes=[IMAGE])).outputs

@@ -4,21 +4,20 @@ import base64
 import http.client
 import json
 import re
-import socket
 import time
 
 import grpc
 import numpy as np
 import pytest
-from test_serving_servable import day_probability, png, publish
-from test_serving_server import call, predict, running_server, spec
+from serving_demo import IMAGE, PROBABILITY, call, day_probability, demo, png, predict, spec
 
-from serving import json_api, protocol, tensors
-from serving.client import Client, ServerError
-from serving.errors import RequestError
+from serving import json_api
+from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.client import Client
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.transport import ServerError
 
-IMAGE = png(140)
-DAY = pytest.approx(day_probability(IMAGE), abs=1e-6)
+DAY = pytest.approx(PROBABILITY, abs=1e-6)
 
 
 def b64(data):
@@ -26,31 +25,13 @@ def b64(data):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rest")
-    publish(folder / "demo", 7)
-    monitoring = folder / "monitoring.config"
-    monitoring.write_text("prometheus_config { enable: true }")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    flags = [
-        f"--rest_api_port={port}",
-        f"--monitoring_config_file={monitoring}",
-        "--grpc_max_receive_message_mb=1",
-    ]
-    with running_server(folder / "demo", folder / "stderr", *flags) as process:
-        process.rest_port = port
-        yield process
-        process.terminate()
-        assert process.wait(20) == 0
-    assert all(
-        "serving" in line or "REST" in line for line in (folder / "stderr").read_text().splitlines()
-    )
+def server():
+    return demo()
 
 
 def ask(server, method, path, body=None, headers=()):
     """Returns the status and the JSON of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    connection = http.client.HTTPConnection(server.rest_address, timeout=30)
     data = json.dumps(body) if isinstance(body, dict | list) else body
     connection.request(method, path, data, dict(headers))
     response = connection.getresponse()
@@ -194,7 +175,7 @@ def test_metrics_count_both_ways(server):
     with grpc.insecure_channel(server.address) as channel:
         call(channel, predict(spec(), image_bytes=[IMAGE]))
         with pytest.raises(grpc.RpcError):
-            call(channel, predict(spec(signature="x"), image_bytes=[IMAGE]))
+            call(channel, predict(spec(signature_name="x"), image_bytes=[IMAGE]))
         with pytest.raises(grpc.RpcError):
             call(channel, predict(spec("made up"), image_bytes=[IMAGE]))
     ask(server, "POST", "/v1/models/demo:predict", {"instances": [b64(IMAGE)]})
@@ -217,7 +198,7 @@ def test_metrics_count_both_ways(server):
 def test_the_client_speaks_rest_too(server):
     images = [IMAGE, png(20)]
     with (
-        Client(f"http://127.0.0.1:{server.rest_port}", "demo") as rest,
+        Client(f"http://{server.rest_address}", "demo") as rest,
         Client(server.address, "demo") as plain,
     ):
         assert rest.metadata() == plain.metadata()
@@ -230,7 +211,7 @@ def test_the_client_speaks_rest_too(server):
         assert rest.signatures.keys() == plain.signatures.keys()
         assert rest.metadata().version == plain.metadata().version == 7
         halves = rest.predict(
-            {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature="add"
+            {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature_name="add"
         )
         assert halves["half"].tolist() == [0.5, 0.5]
         with pytest.raises(ServerError) as caught:
@@ -244,7 +225,7 @@ def test_the_client_speaks_rest_too(server):
         assert 0.05 < time.monotonic() - began < 5
 
 
-TYPES = protocol.types_pb2
+TYPES = messages.types_pb2
 
 
 @pytest.mark.parametrize(
@@ -260,7 +241,7 @@ TYPES = protocol.types_pb2
     ],
 )
 def test_values_become_tensors(value, dtype, expected):
-    info = protocol.SignatureDef().inputs["x"]
+    info = messages.SignatureDef().inputs["x"]
     info.dtype = dtype
     found, as_rows = json_api.read_tensors({"inputs": value}, {"x": info})
     assert not as_rows
@@ -284,14 +265,14 @@ def test_values_become_tensors(value, dtype, expected):
     ],
 )
 def test_values_that_do_not_fit_are_refused(value, dtype):
-    info = protocol.SignatureDef().inputs["x"]
+    info = messages.SignatureDef().inputs["x"]
     info.dtype = dtype
     with pytest.raises(RequestError):
         json_api.read_tensors({"inputs": [value]}, {"x": info})
 
 
 def test_deep_nesting_is_refused():
-    info = protocol.SignatureDef().inputs["x"]
+    info = messages.SignatureDef().inputs["x"]
     info.dtype = TYPES.DT_FLOAT
     deep = 1.0
     for _ in range(40):
@@ -317,7 +298,7 @@ def test_outputs_become_values():
 
 
 def test_examples_have_one_type_a_feature():
-    request = protocol.Input()
+    request = messages.Input()
     json_api.read_examples({"examples": [{"a": [1, 2], "b": 0.5, "c": ["x", b64(b"\0")]}]}, request)
     features = request.example_list.examples[0].features.feature
     assert features["a"].int64_list.value == [1, 2]
@@ -325,4 +306,4 @@ def test_examples_have_one_type_a_feature():
     assert features["c"].bytes_list.value == [b"x", b"\0"]
     for bad in ({"a": [1, 0.5]}, {"a": None}, {"a": [[1]]}, {"a": 2**63}, {"a": {"x": 1}}, 3):
         with pytest.raises(RequestError):
-            json_api.read_examples({"examples": [bad]}, protocol.Input())
+            json_api.read_examples({"examples": [bad]}, messages.Input())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import protocol, tensors
-from serving.protocol import TensorProto, types_pb2
+from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.messages import TensorProto, types_pb2
 
 NUMBERS = {
     "half": np.array([[0.5, -2.0, 65504.0]], np.float16),
@@ -112,14 +112,15 @@ def test_what_no_tensor_holds_is_refused(value):
 
 MESSAGES_FIRST = """
 import sys
-from serving import client, protocol
+from serving import client
+from tfpipe.protocol import messages
 assert not [name for name in sys.modules if name.startswith("tensorflow.python")]
 assert "tensorflow" not in sys.modules
 import tensorflow as tf
 import tf_keras
 assert int(tf.constant(1) + 1) == 2
 assert tf_keras.layers.Dense(2)(tf.ones([1, 3])).shape == (1, 2)
-assert type(tf.make_tensor_proto(1)) is protocol.TensorProto
+assert type(tf.make_tensor_proto(1)) is messages.TensorProto
 """
 
 
@@ -131,4 +132,4 @@ def test_tensorflow_can_be_imported_after_the_messages():
 def test_messages_are_the_real_ones():
     from tensorflow_serving.apis import predict_pb2
 
-    assert protocol.PredictRequest is predict_pb2.PredictRequest
+    assert messages.PredictRequest is predict_pb2.PredictRequest

@@ -3,19 +3,16 @@
 import grpc
 import numpy as np
 import pytest
-from test_serving_conformance import example
-from test_serving_servable import png, publish
-from test_serving_server import fail, predict, spec
+from serving_demo import IMAGE, embedded, example, predict, publish, spec
 
-from serving import protocol, tensors
 from serving import warm_up as module
-from serving.config import Batching
-from serving.errors import RequestError
-from serving.servable import Servable
-from serving.warm_up import FILE, MOST_RECORDS, warm_up
+from serving.warm_up import warm_up
+from tfpipe.core.errors import UserError
+from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.loaded_model import LoadedModel
+from tfpipe.protocol.warm_up import FILE, MAX_RECORDS
 from tfpipe.records import tfrecord
-
-IMAGE = png(140)
 
 
 @pytest.fixture
@@ -26,17 +23,19 @@ def version(tmp_path):
 
 
 def logs():
-    found = [protocol.PredictionLog() for _ in range(4)]
+    found = [messages.PredictionLog() for _ in range(4)]
     found[0].predict_log.request.CopyFrom(predict(spec(), image_bytes=[IMAGE] * 3))
     for log, kind, name in (
         (found[1], "classify_log", "by_class"),
         (found[2], "regress_log", "by_value"),
     ):
         request = getattr(log, kind).request
-        request.model_spec.CopyFrom(spec(signature=name))
+        request.model_spec.CopyFrom(spec(signature_name=name))
         request.input.example_list.examples.append(example(IMAGE))
     many = found[3].multi_inference_log.request
-    many.tasks.add(model_spec=spec(signature="by_class"), method_name="tensorflow/serving/classify")
+    many.tasks.add(
+        model_spec=spec(signature_name="by_class"), method_name="tensorflow/serving/classify"
+    )
     many.input.example_list.examples.append(example(IMAGE))
     return found
 
@@ -45,37 +44,36 @@ def write(version, records):
     (version / FILE).write_bytes(b"".join(map(tfrecord.frame, records)))
 
 
-@pytest.mark.parametrize("joined", [None, Batching()], ids=["alone", "in batches"])
-def test_every_kind_is_replayed(version, joined):
-    servable = Servable(version, 1, joined)
-    assert warm_up(servable) == 0
+def test_every_kind_is_replayed(version):
+    model = LoadedModel(version, 1)
+    assert warm_up(model) == 0
     write(version, [log.SerializeToString() for log in logs()])
-    assert warm_up(servable) == 4
-    assert servable.run("", {"image_bytes": np.array([IMAGE], object)})
+    assert warm_up(model) == 4
+    assert model.run("", {"image_bytes": np.array([IMAGE], object)})
 
 
 def test_beside_others_the_smallest_of_each_is_replayed(version, monkeypatch):
-    servable, run = Servable(version, 1), []
-    for kind, answer in list(module._ANSWERS.items()):
+    model, run = LoadedModel(version, 1), []
+    for kind, answer in list(module._HANDLERS.items()):
 
-        def noted(servable, request, kind=kind, answer=answer):
+        def noted(model, request, kind=kind, answer=answer):
             run.append((kind, request.ByteSize()))
-            return answer(servable, request)
+            return answer(model, request)
 
-        monkeypatch.setitem(module._ANSWERS, kind, noted)
+        monkeypatch.setitem(module._HANDLERS, kind, noted)
     larger = logs()
     larger[0].predict_log.request.inputs["image_bytes"].CopyFrom(tensors.to_proto([IMAGE] * 8))
     write(version, [log.SerializeToString() for log in (*larger, *logs(), *larger)])
-    assert warm_up(servable) == 12
+    assert warm_up(model) == 12
     everything, run[:] = run[:], []
-    assert warm_up(servable, gently=True) == 4
+    assert warm_up(model, low_priority=True) == 4
     smallest = {kind: min(size for each, size in everything if each == kind) for kind, _ in run}
     assert dict(run) == smallest
 
 
 def failing():
-    log = protocol.PredictionLog()
-    log.predict_log.request.CopyFrom(predict(spec(signature="x"), image_bytes=[IMAGE]))
+    log = messages.PredictionLog()
+    log.predict_log.request.CopyFrom(predict(spec(signature_name="x"), image_bytes=[IMAGE]))
     return log.SerializeToString()
 
 
@@ -83,21 +81,21 @@ def failing():
     ("content", "message"),
     [
         ([b"\xff"], "Error parsing message"),
-        ([protocol.PredictionLog().SerializeToString()], "record 0 is a None"),
+        ([messages.PredictionLog().SerializeToString()], "record 0 is a None"),
         ([failing()], 'Serving signature key "x" not found'),
         (b"no TFRecord file", "corrupted record at 0"),
-        (None, f"it has more than {MOST_RECORDS:,} records"),
+        (None, f"it has more than {MAX_RECORDS:,} records"),
     ],
 )
 def test_what_cannot_be_replayed_is_told(version, content, message):
     if content is None:
-        write(version, [logs()[0].SerializeToString()] * (MOST_RECORDS + 1))
+        write(version, [logs()[0].SerializeToString()] * (MAX_RECORDS + 1))
     elif isinstance(content, bytes):
         (version / FILE).write_bytes(content)
     else:
         write(version, content)
     with pytest.raises(RequestError) as caught:
-        warm_up(Servable(version, 1))
+        warm_up(LoadedModel(version, 1))
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
     assert caught.value.message.startswith(f"cannot warm up with {version / FILE}: ")
     assert message in caught.value.message
@@ -106,6 +104,5 @@ def test_what_cannot_be_replayed_is_told(version, content, message):
 
 def test_a_version_that_fails_is_not_served(version):
     write(version, [failing()])
-    line, code = fail(f"--model_base_path={version.parent}", "--port=0")
-    assert code == 1
-    assert "cannot warm up with" in line
+    with pytest.raises(UserError, match="cannot warm up with"), embedded(version.parent):
+        pass

@@ -8,8 +8,7 @@ import threading
 
 import pytest
 from processes import Family
-from test_serving_servable import publish
-from test_serving_server import ROOT
+from serving_demo import ROOT, publish
 
 from tfpipe.core.errors import UserError
 from tools import demo, web

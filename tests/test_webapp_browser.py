@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from test_serving_servable import Brightness, day_probability, png
-from test_serving_server import running_server
+from serving_demo import Brightness, day_probability, png, running_server
 from test_webapp import running_page
 
-from serving import protocol
 from serving.web.samples import DRAWN
+from tfpipe.protocol import messages
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -56,7 +55,7 @@ def base(tmp_path_factory):
     """An export with what the page can use."""
     base = tmp_path_factory.mktemp("export") / "demo"
     module = Explained(0.0)
-    names = {protocol.DEFAULT_SIGNATURE: "judged", "explain": "explain", "classify": "by_class"}
+    names = {messages.DEFAULT_SIGNATURE: "judged", "explain": "explain", "classify": "by_class"}
     signatures = {name: getattr(module, method) for name, method in names.items()}
     tf.saved_model.save(module, str(base / "1"), signatures=signatures)
     return base
@@ -321,7 +320,7 @@ def test_a_full_store_forgets_the_oldest(page):
 
 
 def test_a_keyboard_is_enough(page):
-    # From the start on: Chromium is told so while keys are pressed, and may open its own before.
+    # From the start on, as Chromium may open its own dialog before.
     page.on("filechooser", lambda chooser: None)
     reached = []
     for _ in range(12):

@@ -55,7 +55,12 @@ class Options:
         NONE,
         choices=(NONE, "float32", "int8"),
     )
-    license: str = option("under which the model may be used, for its card", "", old_name="licence")
+    license: str = option("license of the model, for its card", "", alias="licence")
+    serving_version: str = option(
+        "version of the TensorFlow Serving that must know all operations of the graph, as 2.15.1;"
+        " empty for that of this TensorFlow",
+        "",
+    )
 
 
 def main(options: Options) -> None:
@@ -63,6 +68,7 @@ def main(options: Options) -> None:
     from tfpipe.publish import requirement
 
     requirements = requirement.parse(options.require)
+    _check_serving_version(options.serving_version)
     sizes = _sizes(options.serving_batch_sizes)
     if options.check_images < 0:
         raise UserError(f"--check_images={options.check_images}: give 0 or more", status=2)
@@ -87,7 +93,7 @@ def main(options: Options) -> None:
         labels.write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")
         definitions = signatures.save(context, str(work), str(labels))
         labels.unlink()  # its copy among the assets stays
-        graph.check(work)
+        graph.check(work, options.serving_version)
         described = card.describe(
             run,
             predictor,
@@ -101,7 +107,9 @@ def main(options: Options) -> None:
         card.write(work, described)
         if options.check_images:
             _check(options, run, predictor, work, definitions, sizes)
+    known = options.serving_version or _installed()
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
+    terminal.say(f"it goes with TensorFlow Serving {known} or newer")
     terminal.say(
         f"next: python -m serving.server --model_name={folder.name} --model_base_path={folder}"
         " --port=8500"
@@ -127,6 +135,22 @@ def _check(options: Options, run, predictor, work: pathlib.Path, definitions, si
         f"served after {count} requests to warm up: probabilities differ from the evaluation's by"
         f" up to {difference:.1g}"
     )
+
+
+def _installed() -> str:
+    import tensorflow as tf
+
+    return tf.__version__
+
+
+def _check_serving_version(text: str) -> None:
+    from tfpipe.publish import graph
+
+    if text:
+        try:
+            graph.parse_version(text)
+        except ValueError as error:
+            raise UserError(f"--serving_version: {error}", status=2) from None
 
 
 def _sizes(text: str) -> list[int]:

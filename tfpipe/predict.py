@@ -116,18 +116,18 @@ def main(options: Options) -> int:
     if for_kaggle:
         order.check_unique(filter(is_image_name, prediction.names))
     with open_work(out, prediction.key(), "prediction") as work:
-        answers = prediction.run(work, run_chunks)
+        predictions = prediction.run(work, run_chunks)
         if for_kaggle:
-            order.check_unique(answers.names)
+            order.check_unique(predictions.names)
         if threshold:
-            answers = dataclasses.replace(answers, threshold=threshold.value)
-        table = answers.kaggle() if for_kaggle else answers.all()
-        rejects = [(answers.names[place], *why) for place, why in answers.rejects.items()]
-        rejects += answers.passed_over
-        summary = _summary(options, classifier, answers, threshold)
+            predictions = dataclasses.replace(predictions, threshold=threshold.value)
+        table = predictions.kaggle() if for_kaggle else predictions.all()
+        rejects = [(predictions.names[place], *why) for place, why in predictions.rejects.items()]
+        rejects += predictions.skipped
+        summary = _summary(options, classifier, predictions, threshold)
         output.write(work, out, formats.formats[form], table, rejects, summary)
-    _tell(answers, threshold, out)
-    return _judge(prediction, answers, out)
+    _report(predictions, threshold, out)
+    return _judge(prediction, predictions, out)
 
 
 def _check(options: Options, rule: thresholds.Rule | None) -> None:
@@ -217,9 +217,9 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
 
 
 def _summary(
-    options: Options, classifier, answers, threshold: thresholds.Threshold | None
+    options: Options, classifier, predictions, threshold: thresholds.Threshold | None
 ) -> dict[str, object]:
-    """Returns what OUT.summary.json has; it depends on nothing but the answers and the flags."""
+    """Return the content of OUT.summary.json, from the predictions and the flags alone."""
     return {
         "tfpipe_version": tfpipe.__version__,
         "source": options.source,
@@ -230,44 +230,44 @@ def _summary(
         "clip": classifier.bounds,
         "classes": classifier.classes,
         "threshold": threshold and dataclasses.asdict(threshold),
-        "images": len(answers.names),
-        "unreadable": len(answers.rejects),
-        "passed_over": len(answers.passed_over),
-        "labels": answers.count(),
+        "images": len(predictions.names),
+        "unreadable": len(predictions.rejects),
+        "skipped": len(predictions.skipped),
+        "labels": predictions.count(),
     }
 
 
-def _tell(answers, threshold: thresholds.Threshold | None, out: remote.Path) -> None:
-    said = f"wrote {len(answers.names):,} predictions to {out}"
-    if len(answers.classes) <= _MOST_CLASSES:
-        said += f": {', '.join(f'{n:,} {name}' for name, n in answers.count().items())}"
+def _report(predictions, threshold: thresholds.Threshold | None, out: remote.Path) -> None:
+    said = f"wrote {len(predictions.names):,} predictions to {out}"
+    if len(predictions.classes) <= _MOST_CLASSES:
+        said += f": {', '.join(f'{n:,} {name}' for name, n in predictions.count().items())}"
     if threshold:
         said += f" (threshold {threshold})"
     terminal.say(said)
 
 
-def _judge(prediction, answers, out: remote.Path) -> int:
+def _judge(prediction, predictions, out: remote.Path) -> int:
     """Tells of files that could not be read, or were not tried; returns the exit status."""
     from tfpipe.sources import COPY
     from tfpipe.sources.labels import is_image_name
 
     path, locate = output.rejects_path(out), prediction.source.locate
-    if answers.rejects:
-        first = min(answers.rejects)
-        reason, detail = answers.rejects[first]
+    if predictions.rejects:
+        first = min(predictions.rejects)
+        reason, detail = predictions.rejects[first]
         terminal.error(
-            f"{len(answers.rejects):,} of the files could not be read and got"
-            f" {prediction.classifier.prior_text}; the first is {locate(answers.names[first])}"
+            f"{len(predictions.rejects):,} of the files could not be read and got"
+            f" {prediction.classifier.prior_text}; the first is {locate(predictions.names[first])}"
             f" ({reason}: {detail}); see {path}"
         )
-    if answers.passed_over:
-        name, reason, detail = answers.passed_over[0]
+    if predictions.skipped:
+        name, reason, detail = predictions.skipped[0]
         terminal.say(
-            f"{len(answers.passed_over):,} other files were passed over, the first {locate(name)}"
+            f"{len(predictions.skipped):,} other files were skipped, the first {locate(name)}"
             f" ({reason}: {detail}); see {path}"
         )
-    missed = any(is_image_name(name) and why != COPY for name, why, _ in answers.passed_over)
-    return REJECTS if answers.rejects or missed else 0
+    missed = any(is_image_name(name) and why != COPY for name, why, _ in predictions.skipped)
+    return REJECTS if predictions.rejects or missed else 0
 
 
 def _bounds(text: str) -> tuple[float, float] | None:

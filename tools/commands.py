@@ -8,6 +8,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import importlib
 import io
 import pathlib
 import runpy
@@ -110,7 +111,7 @@ def read(module: str) -> Command:
     parser = _parser(module)
     if isinstance(parser, absl_flags.FlagValues):
         found = [_of_absl(parser[name]) for name in parser]
-        arguments = []
+        arguments = _arguments(module)
     else:
         found = [_of_argparse(each) for each in parser._actions if each.option_strings]
         arguments = [_of_argparse(each) for each in parser._actions if not each.option_strings]
@@ -137,6 +138,17 @@ def _parser(module: str) -> argparse.ArgumentParser | absl_flags.FlagValues:
         except _Reached as reached:
             return reached.parser
     raise RuntimeError(f"{module} ended before it read its command line")
+
+
+def _arguments(module: str) -> list[Flag]:
+    """Return what a command takes besides flags, from its dataclass `Options`."""
+    options = getattr(importlib.import_module(module), "Options", None)
+    found = [field.metadata for field in dataclasses.fields(options)] if options else []
+    return [
+        Flag(each["arguments"], "text", None, each["help"], (), True, str)
+        for each in found
+        if "arguments" in each
+    ]
 
 
 def _of_absl(flag: absl_flags.Flag) -> Flag:

@@ -34,8 +34,8 @@ def main(options: Options) -> None:
 
 def protoset() -> descriptor_pb2.FileDescriptorSet:
     """Returns the files of all messages, each after those that it needs, and of the services."""
-    from serving import protocol  # here, because TensorFlow comes with it
     from serving.services import SERVICES
+    from tfpipe.protocol import messages  # here, because TensorFlow comes with it
 
     found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
 
@@ -49,13 +49,13 @@ def protoset() -> descriptor_pb2.FileDescriptorSet:
     for methods in SERVICES.values():
         for method in methods.values():
             add(method.request.DESCRIPTOR.file)
-    add(protocol.SignatureDefMap.DESCRIPTOR.file)  # which travels packed in an Any
-    messages = list(found)
+    add(messages.SignatureDefMap.DESCRIPTOR.file)  # which travels packed in an Any
+    sources = list(found)
     # The files of the services themselves cannot be imported with the protobuf that is pinned.
     for full_name, methods in SERVICES.items():
         package, _, name = full_name.rpartition(".")
         file = descriptor_pb2.FileDescriptorProto(
-            name=f"{full_name.replace('.', '/')}.proto", package=package, dependency=messages
+            name=f"{full_name.replace('.', '/')}.proto", package=package, dependency=sources
         )
         service = file.service.add(name=name)
         for method_name, method in methods.items():

@@ -1,1 +1,1 @@
-"""The page that asks a model what pictures show, and its JSON endpoint. Needs no TensorFlow."""
+"""The web page that classifies pictures, and its JSON endpoint. Needs no TensorFlow."""

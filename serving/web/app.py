@@ -2,8 +2,8 @@
 
 GET  /               the page
 POST /               its form, without JavaScript: the page with the answers
-POST /api/classify   the same form, answered as JSON; with ?heat_map=true also where the class is
-GET  /healthz        whether there is a model to ask, and which
+POST /api/classify   the same form, answered as JSON; ?heat_map=true adds heat maps
+GET  /healthz        whether the model can be asked, and its version
 GET  /samples/N      a picture to try
 GET  /static/...     style and script
 """
@@ -30,30 +30,30 @@ from serving.web import heat, upload
 from serving.web.errors import WebError
 from serving.web.guard import Guard
 from serving.web.limits import Gate, Limits, Rate
-from serving.web.model import Answer, Model
-from serving.web.samples import Samples
-from serving.web.upload import Picture
+from serving.web.model import Answer, ModelClient
+from serving.web.samples import SamplePictures
+from serving.web.upload import UploadedPicture
 
 FOLDER = pathlib.Path(__file__).parent
-MOST_SHOWN = 5  # classes of a picture on the page; JSON has all
+MOST_SHOWN = 5  # classes on the page; JSON has all
 
 _API = "/api/classify"
 _HEALTH = "/healthz"
-_CLOSED = 499  # who asked went away; nobody reads this
+_CLOSED = 499  # the client disconnected; nobody reads this
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A picture, and what the model says of it or why it says nothing."""
+    """A picture, and the answer or the error for it."""
 
-    picture: Picture
+    picture: UploadedPicture
     found: Answer | WebError
 
 
 class Site:
     """Answers the requests of a page about one model."""
 
-    def __init__(self, model: Model, samples: Samples, limits: Limits):
+    def __init__(self, model: ModelClient, samples: SamplePictures, limits: Limits):
         self._model, self._samples, self._limits = model, samples, limits
         self._gate, self._rate = Gate(limits.requests), Rate(limits.rate)
         self._pool = futures.ThreadPoolExecutor(limits.concurrency, thread_name_prefix="ask")
@@ -67,19 +67,19 @@ class Site:
         self._template = environment.get_template("page.html.j2")
 
     def close(self) -> None:
-        """Ends the threads; what they are at is finished."""
+        """Finish the work under way and end the threads."""
         self._pool.shutdown()
 
     async def show(self, request: Request) -> Response:
-        """Answers with the page."""
+        """Answer with the page."""
         return self._page([])
 
     async def submit(self, request: Request) -> Response:
-        """Answers a form with the page and what the model says of its pictures."""
+        """Answer a form with the page and the results of its pictures."""
         return self._page(await self._results(request, heat_map=True))
 
     async def classify(self, request: Request) -> Response:
-        """Answers a form with JSON."""
+        """Answer a form with JSON."""
         wanted = request.query_params.get("heat_map", "false").lower() in ("true", "1")
         results = await self._results(request, heat_map=wanted)
         rows = [_as_json(each) for each in results]
@@ -87,7 +87,7 @@ class Site:
         return JSONResponse({"model": self._model.name, "results": rows}, status, headers)
 
     async def health(self, request: Request) -> Response:
-        """Answers whether the model can be asked."""
+        """Answer with the state of the model."""
         loop = asyncio.get_running_loop()
         served = await loop.run_in_executor(None, self._model.served)
         return JSONResponse(
@@ -101,14 +101,14 @@ class Site:
         )
 
     async def sample(self, request: Request) -> Response:
-        """Answers with one of the pictures to try."""
+        """Answer with one of the pictures to try."""
         if (picture := self._samples.read(request.path_params["key"])) is None:
             raise HTTPException(404)
         kind = mimetypes.guess_type(picture.name)[0]
         return Response(picture.data, media_type=kind, headers={"Cache-Control": "max-age=300"})
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """Answers with what went wrong, as JSON or as a page."""
+        """Answer with an error, as JSON or as a page."""
         if isinstance(error, ClientDisconnect):
             return Response(status_code=_CLOSED)
         if isinstance(error, HTTPException):
@@ -147,7 +147,7 @@ class Site:
                 raise each.found
         return results
 
-    def _ask(self, picture: Picture, heat_map: bool) -> Result:
+    def _ask(self, picture: UploadedPicture, heat_map: bool) -> Result:
         try:
             picture.check()
             return Result(picture, self._model.classify(picture.data, heat_map=heat_map))
@@ -171,11 +171,11 @@ class Site:
 
 
 def build(site: Site, hosts: Collection[str] = ()) -> ASGIApp:
-    """Returns the application.
+    """Return the application.
 
     Args:
         site: what answers.
-        hosts: names under which the page may be asked for, beside those of this machine.
+        hosts: further host names of the page, besides those of this machine.
     """
     handlers: dict[Any, Any] = dict.fromkeys(
         (WebError, HTTPException, ClientDisconnect, Exception), site.refuse
@@ -192,11 +192,7 @@ def build(site: Site, hosts: Collection[str] = ()) -> ASGIApp:
 
 
 def percent(probability: float) -> str:
-    """Returns a probability for people: never all or nothing where it is not.
-
-    Args:
-        probability: in 0..1.
-    """
+    """Return a probability (0..1) as text; only exact values are 0 % or 100 %."""
     if 0 < probability < 0.001:
         return "< 0.1 %"
     if 0.999 < probability < 1:
@@ -218,11 +214,11 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def _as_card(result: Result) -> dict[str, Any]:
-    """Returns what the template shows of a picture, which is in the page itself."""
+    """Return the template's values for a picture, which is embedded in the page."""
     card = _as_json(result)
     if isinstance(result.found, WebError):
         return card
-    # A browser looks at the bytes of an image, not at the type that it is said to have.
+    # Browsers detect the type of an image from its bytes, not from this.
     card["picture"] = "data:image/jpeg;base64," + base64.b64encode(result.picture.data).decode()
     ranked = sorted(card["probabilities"].items(), key=lambda item: -item[1])
     card["bars"], card["others"] = ranked[:MOST_SHOWN], len(ranked[MOST_SHOWN:])
@@ -230,7 +226,7 @@ def _as_card(result: Result) -> dict[str, Any]:
 
 
 def _status(results: list[Result]) -> tuple[int, dict[str, str]]:
-    """Returns 200 if there is an answer for one picture, else what is wrong with the first."""
+    """Return 200 if any picture has an answer, else the status of the first error."""
     problems = [each.found for each in results if isinstance(each.found, WebError)]
     if problems and len(problems) == len(results):
         return problems[0].status, _headers(problems[0])
@@ -239,5 +235,5 @@ def _status(results: list[Result]) -> tuple[int, dict[str, str]]:
 
 def _headers(problem: WebError) -> dict[str, str]:
     if problem.status == 408:
-        return {"Connection": "close"}  # who sends as slowly as that is not listened to on and on
+        return {"Connection": "close"}  # a client this slow is not served further
     return {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}

@@ -1,20 +1,20 @@
-"""What can go wrong with a request, in words for the person who made it."""
+"""Errors of the page, as sentences for the person who uses it."""
 
 import grpc
 
-from serving.client import BUSY
-from serving.transport import ServerError
+from tfpipe.protocol.client import BUSY
+from tfpipe.protocol.transport import ServerError
 
-# After how many seconds it makes sense to ask again.
+# Seconds until a retry makes sense.
 _BUSY_S, _DOWN_S = 2, 5
 
 
 class WebError(Exception):
-    """Why there is no answer; its message is a sentence for a person.
+    """There is no answer; the message is a sentence for a person.
 
     Attributes:
-        status: of HTTP.
-        retry_after: after how many seconds to try again; None if that is of no use.
+        status: the HTTP status.
+        retry_after: seconds until a retry makes sense; None if it never does.
     """
 
     def __init__(self, status: int, sentence: str, *, retry_after: int | None = None):
@@ -24,22 +24,22 @@ class WebError(Exception):
 
     @property
     def of_the_service(self) -> bool:
-        """Whether another picture would have met the same."""
+        """Whether any other picture would fail too."""
         return self.status >= 500
 
 
 def busy(sentence: str) -> WebError:
-    """Returns the problem that there is too much to do just now."""
+    """Return the error of an overload."""
     return WebError(503, f"{sentence} Try again in a few seconds.", retry_after=_BUSY_S)
 
 
 def of_server(error: ServerError, model: str, timeout_s: float) -> WebError:
-    """Returns what a model server's refusal means to a person who knows nothing of it.
+    """Return an error of the model server in words for the person who uses the page.
 
     Args:
-        error: of one image, or of a call without any.
-        model: the name of the model that was asked for.
-        timeout_s: how long the call was allowed to take.
+        error: from the client.
+        model: name of the model.
+        timeout_s: limit of the call in seconds.
     """
     code = error.code
     if code is grpc.StatusCode.UNAVAILABLE and BUSY.search(str(error)):
@@ -63,13 +63,12 @@ def of_server(error: ServerError, model: str, timeout_s: float) -> WebError:
 
 
 def no_classifier(model: str) -> WebError:
-    """Returns the problem of a model that answers something else than classes of pictures."""
+    """Return the error of a model that does not classify pictures."""
     sentence = f"The model “{model}” does not classify pictures, or not as this page asks it to."
     return WebError(502, sentence)
 
 
-# What an export answers of a file that it cannot read (`tfpipe.images.upload`), by its first words,
-# and what a page says.
+# The page's sentence for each error of an export (`tfpipe.images.upload`), by its first words.
 _REASONS = {
     "damaged": "This picture is damaged and cannot be read: try another copy of it.",
     "the file is empty": "This file is empty.",
@@ -81,11 +80,7 @@ _REASONS = {
 
 
 def unreadable(reason: str = "damaged") -> WebError:
-    """Returns the problem of a picture that the model cannot read.
-
-    Args:
-        reason: the model's own words for it.
-    """
+    """Return the error of a picture that the model cannot read; `reason` is the model's text."""
     for start, sentence in _REASONS.items():
         if reason.startswith(start):
             return WebError(422, sentence)

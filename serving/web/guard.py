@@ -1,4 +1,4 @@
-"""What stands before the page: who may ask, and what browsers may do with an answer."""
+"""Checks who may use the page, and tells browsers what they may do with an answer."""
 
 import ipaddress
 import re
@@ -33,7 +33,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# Answers are of a person's pictures; what may be kept says so itself.
+# Answers show a person's pictures. Responses that may be cached set their own header.
 _DO_NOT_KEEP = "no-store"
 _HOST = re.compile(r"(?:\[(?P<address>[\da-f:.]+)\]|(?P<name>[\w.-]+))(?::\d*)?", re.I | re.A)
 
@@ -42,12 +42,12 @@ class Guard:
     """Checks every request before an application sees it, and adds headers to every answer."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = ()):
-        """`hosts` are names that the page may be asked for under, beside those of this machine."""
+        """`hosts` are further host names of the page, besides those of this machine."""
         self._app = app
         self._hosts = {name.lower() for name in ("localhost", socket.gethostname(), *hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Answer a request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
@@ -65,8 +65,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_known(_name(host)):
             return PlainTextResponse(
-                f"This page is not to be asked for as “{host[:100]}”. If that is right, start it"
-                " with that name in --allowed_hosts.\n",
+                f"This page has another name than “{host[:100]}”. If the name is right, start the"
+                " page with it in --allowed_hosts.\n",
                 400,
             )
         if method not in ("GET", "HEAD") and _is_foreign(headers, host):
@@ -74,10 +74,9 @@ class Guard:
         return None
 
     def _is_known(self, name: str) -> bool:
-        """Returns whether nobody else can have sent the browser here under this name.
+        """Return whether the name cannot belong to another site.
 
-        A page of another site can have its own name lead to this machine (DNS rebinding), but no
-        address.
+        Another site can point its own name at this machine (DNS rebinding), but not an address.
         """
         try:
             ipaddress.ip_address(name)
@@ -87,13 +86,13 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Returns the name or address in a Host header, in small letters, or ""."""
+    """Return the name or address in a Host header in lower case, or ""."""
     match = _HOST.fullmatch(host)
     return (match["address"] or match["name"]).lower() if match else ""
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:
-    """Returns whether a browser says that a page of another site sends this."""
+    """Return whether a browser says that a page of another site sent this."""
     if site := headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
     origin = headers.get("origin")  # older browsers, and pages without TLS

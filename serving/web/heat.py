@@ -1,4 +1,4 @@
-"""A heat map as a picture to be laid over the one that it explains."""
+"""Draws a heat map as an overlay for its picture."""
 
 import base64
 import io
@@ -6,10 +6,10 @@ import io
 import numpy as np
 from PIL import Image
 
-# Heat maps are smooth: they were made of a few values a side, and a browser smooths them again.
+# Heat maps have few values a side, and a browser smooths them again.
 _MOST_SIDE = 64
 
-# Red, green, blue and opacity, 0..255, from cold to hot: what explains nothing is dimmed.
+# Red, green, blue and opacity, 0..255, from cold to hot; cold parts are dimmed.
 _HEATS = np.linspace(0, 1, 5)
 _COLORS = np.array(
     [
@@ -23,7 +23,7 @@ _COLORS = np.array(
 
 
 def picture(heat: np.ndarray) -> bytes:
-    """Draws a heat map.
+    """Draw a heat map.
 
     Args:
         heat: float [H, W] in 0..1.
@@ -42,5 +42,5 @@ def picture(heat: np.ndarray) -> bytes:
 
 
 def data_url(heat: np.ndarray) -> str:
-    """Returns `picture` as a URL that holds the whole file."""
+    """Return `picture` as a data URL."""
     return "data:image/png;base64," + base64.b64encode(picture(heat)).decode()

@@ -1,4 +1,4 @@
-"""How much a page takes from the outside: of everyone, and of each client."""
+"""Limits of the page: for all requests, and for each client."""
 
 import collections
 import contextlib
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from serving.web import errors
 from serving.web.errors import WebError
 
-# Clients whose use is remembered; beyond that the one that came least recently is forgotten.
+# Clients that are remembered; beyond that the least recent one is forgotten.
 _MOST_CLIENTS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is taken.
+    """The limits.
 
     Attributes:
-        request_bytes: of a request's body, that is of its pictures together.
-        images: pictures in a request.
+        request_bytes: bytes of the pictures of one request.
+        images: pictures in one request.
         rate: pictures a minute from one client; 0 for no limit.
-        concurrency: pictures that the model is asked about at a time.
-        requests: those that are received or answered at a time.
-        receive_s: seconds that a request may take to arrive.
+        concurrency: requests to the model at the same time.
+        requests: requests that are received or answered at the same time.
+        receive_s: seconds for a request to arrive.
         answer_s: seconds for all its answers.
     """
 
@@ -40,14 +40,14 @@ class Limits:
 
 
 class Gate:
-    """Lets in so many requests at a time, and refuses the others at once; for one event loop."""
+    """Bounds the requests at the same time and rejects the others; for one event loop."""
 
     def __init__(self, most: int):
         self._most, self._inside = most, 0
 
     @contextlib.contextmanager
     def enter(self) -> Iterator[None]:
-        """Raises WebError if too many are inside."""
+        """Raise WebError if too many are inside."""
         if self._inside >= self._most:
             raise errors.busy("Too many people are asking just now.")
         self._inside += 1
@@ -58,27 +58,27 @@ class Gate:
 
 
 class Rate:
-    """Bounds what each client uses: a token bucket, filled evenly.
+    """Bounds the pictures of each client with a token bucket.
 
-    A client that was quiet for a minute may use a whole minute's share at once.
+    After a quiet minute a client may use a whole minute's share at once.
     """
 
     def __init__(self, per_minute: int):
         """`per_minute` is the share of each client; 0 for no limit."""
         self._per_minute = per_minute
-        # For each client how much is left, and when that was so; the most recent one last.
+        # What each client has left, and since when; the most recent client is last.
         self._left: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, address: str, count: int) -> None:
-        """Uses up some of a client's share.
+        """Use some of a client's share.
 
         Args:
-            address: of the client.
-            count: how much; more than a minute's share is never granted.
+            address: the client's address.
+            count: pictures; more than a minute's share is never granted.
 
         Raises:
-            WebError: so much is not left. Then nothing is used up.
+            WebError: less than `count` is left; nothing is used.
         """
         if not self._per_minute or not count:
             return
@@ -101,7 +101,7 @@ class Rate:
 
 
 def _client(address: str) -> str:
-    """Returns what stands for a client; of IPv6 the network, as one client has many addresses."""
+    """Return the key of a client: its address, or its /64 network, as IPv6 clients use many."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

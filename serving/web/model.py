@@ -1,4 +1,4 @@
-"""One picture after the other through the model server."""
+"""Asks the model server about one picture at a time."""
 
 import dataclasses
 import threading
@@ -8,26 +8,26 @@ from collections.abc import Callable, Mapping
 import grpc
 import numpy as np
 
-from serving.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
-from serving.transport import ServerError
 from serving.web import errors
 from serving.web.errors import WebError
+from tfpipe.protocol.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
+from tfpipe.protocol.transport import ServerError
 
 EXPLAIN = "explain"
 HEAT_MAP = "heat_map"
 
-# How long what is known of a model is taken for true. A server may change the version at any time.
+# Seconds until the version is requested again; a server may change it at any time.
 _KNOWN_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """What the server has now.
+    """The version that is served now.
 
     Attributes:
-        version: of the model.
-        classes: names in the order of their probabilities; empty if the model does not tell.
-        explains: whether it can say where in a picture it sees the class.
+        version: its number.
+        classes: class names in the order of the probabilities; empty if they are unknown.
+        explains: whether it has heat maps.
     """
 
     version: int
@@ -37,16 +37,16 @@ class Served:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model says of a picture.
+    """The model's answer for a picture.
 
     Attributes:
-        label: the name of the most probable class.
+        label: name of the most probable class.
         confidence: its probability.
-        probabilities: of each class by name, in the model's order.
-        version: of the model.
-        latency_ms: how long the model server took, with the way there and back.
-        heat_map: float32 [S, S] in 0..1, where the class is seen in the whole picture, drawn into a
-            square; None if it was not asked for, or the model has none.
+        probabilities: by class name, in the model's order.
+        version: number of the version that answered.
+        latency_ms: duration of the call.
+        heat_map: float32 [S, S] in 0..1, where the class is seen in the whole picture, squeezed
+            into a square; None if not requested or not supported.
     """
 
     label: str
@@ -57,15 +57,15 @@ class Answer:
     heat_map: np.ndarray | None = None
 
 
-class Model:
-    """Asks one model, whatever version of it the server has; safe to use from several threads.
+class ModelClient:
+    """Asks one model in any version; safe to use from several threads.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
     """
 
     def __init__(self, connect: Callable[[], Client]):
-        """Connects at the first call; `connect` makes a client, which remembers one version."""
+        """Connect at the first call. `connect` returns a client, which caches one version."""
         self._connect = connect
         self._client = connect()
         self._timeout_s = self._client.timeout
@@ -75,19 +75,19 @@ class Model:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._client.close()
 
     def served(self) -> Served:
-        """Returns what the server has now; raises WebError."""
+        """Return the version that is served now; raises WebError."""
         return self._known()[1]
 
     def classify(self, picture: bytes, *, heat_map: bool) -> Answer:
-        """Asks what a picture shows.
+        """Classify a picture.
 
         Args:
             picture: a whole file.
-            heat_map: whether to ask where the class is seen, if the model can tell.
+            heat_map: whether to request a heat map, if the model has them.
 
         Raises:
             WebError: there is no answer, or the picture cannot be read.
@@ -97,11 +97,11 @@ class Model:
         start = time.perf_counter()
         try:
             outputs = client.predict(
-                {IMAGE_INPUT: [picture]}, signature=EXPLAIN if explains else ""
+                {IMAGE_INPUT: [picture]}, signature_name=EXPLAIN if explains else ""
             )
         except ServerError as error:
             with self._lock:
-                self._known_until = 0.0  # what was known may be over
+                self._known_until = 0.0  # the version may have changed
             raise self._problem(error) from None
         latency_ms = (time.perf_counter() - start) * 1000
         if count := _classes(outputs):
@@ -111,8 +111,8 @@ class Model:
         raise errors.no_classifier(self.name)
 
     def _known(self, *, anew: bool = False) -> tuple[Client, Served]:
-        """Returns what is served, and a client that knows no other version."""
-        with self._lock:  # those who wait share what is found, be it a failure
+        """Return the served version, and a client that caches no other one."""
+        with self._lock:  # waiting threads share the result, even an error
             if anew or time.monotonic() >= self._known_until:
                 try:
                     self._served = self._refreshed()
@@ -127,7 +127,7 @@ class Model:
         version, signatures = self._client.metadata()
         if isinstance(self._served, Served) and self._served.version == version:
             return self._served
-        self._client = self._connect()  # calls in flight end with the client they began with
+        self._client = self._connect()  # calls under way finish with the old client
         self._client.check_signature()
         try:
             classes = self._client.labels
@@ -143,7 +143,7 @@ class Model:
 
 
 def _classes(outputs: Mapping[str, np.ndarray]) -> int:
-    """Returns of how many classes an answer speaks; 0 if it is not one of a classifier."""
+    """Return the number of classes in an answer; 0 if it is not a classifier's."""
     if not set(IMAGE_OUTPUTS) <= set(outputs) or outputs["probabilities"].shape[:1] != (1,):
         return 0
     return outputs["probabilities"][0].size

@@ -1,33 +1,33 @@
-"""Pictures to try the model with."""
+"""Sample pictures to try the model."""
 
 import pathlib
 from collections.abc import Iterator
 
-from serving import cli
-from serving.images import IMAGE_MAGIC
-from serving.web.upload import Picture
+from serving.web.upload import UploadedPicture
+from tfpipe.core.errors import UserError
+from tfpipe.protocol.images import IMAGE_MAGIC
 
-# Drawn by tools/make_toy_images.py, as the demo's images are, of another seed (7). The last one
-# lies on its side and says so in its EXIF data, as a phone's photos do.
+# Drawn by tools/make_toy_images.py with seed 7. The last one is rotated, with an EXIF orientation,
+# like photos of phones.
 DRAWN = pathlib.Path(__file__).parent / "samples"
 MOST = 12
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 
 
-class Samples:
-    """Some pictures of a folder, named as their files are.
+class SamplePictures:
+    """Some pictures of a folder.
 
     Attributes:
-        names: in order; each one's place is its key.
+        names: the file names; the position of each is its key.
     """
 
     def __init__(self, folder: pathlib.Path, *, max_bytes: int):
-        """Chooses pictures: all, or of many some that are spread evenly over their names.
+        """Choose up to `MOST` pictures, evenly spread over the sorted names.
 
         Args:
-            folder: the pictures lie in it, not in folders below.
-            max_bytes: larger files are left out.
+            folder: the folder, without its subfolders.
+            max_bytes: larger files are skipped.
 
         Raises:
             UserError: there is no such folder, or no picture in it.
@@ -35,22 +35,22 @@ class Samples:
         try:
             paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
         except OSError as error:
-            raise cli.UserError(f"--samples={folder}: {error.strerror}") from None
+            raise UserError(f"--samples={folder}: {error.strerror}") from None
         self._paths = list(_spread([path for path in paths if _fits(path, max_bytes)], MOST))
         if not self._paths:
-            raise cli.UserError(
+            raise UserError(
                 f"--samples={folder} has no JPEG, PNG, GIF or BMP file of at most"
                 f" {max_bytes / 2**20:.3g} MB"
             )
         self.names = [path.name for path in self._paths]
 
-    def read(self, key: str) -> Picture | None:
-        """Returns a sample by its place, "0" for the first; None if there is none such."""
+    def read(self, key: str) -> UploadedPicture | None:
+        """Return a sample by its position, "0" for the first; None if it does not exist."""
         if not key.isdecimal() or len(key) > 4 or int(key) >= len(self._paths):
             return None
         path = self._paths[int(key)]
         try:
-            return Picture(path.name, path.read_bytes())
+            return UploadedPicture(path.name, path.read_bytes())
         except OSError:  # removed since
             return None
 

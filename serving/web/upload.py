@@ -1,4 +1,4 @@
-"""Pictures as a browser or a script sends them: a form, read no further than the limits."""
+"""Reads the pictures of a form, up to the limits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,19 +8,19 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from serving.images import IMAGE_MAGIC
 from serving.web.errors import WebError
 from serving.web.limits import Limits
+from tfpipe.protocol.images import IMAGE_MAGIC
 
 IMAGE, SAMPLE = "image", "sample"
 FORM = "multipart/form-data"
 
-# The fields of a form beside its pictures, each of a few letters.
+# Number and size of the form fields that are not pictures.
 _FIELDS, _FIELD_BYTES = 4, 1 << 10
-# What a form adds to its pictures, for each of them: a boundary and some headers.
+# What a form adds to each picture: a boundary and some headers.
 _AROUND_BYTES = 4 << 10
 
-# What else people take for pictures: where the marks begin, and what to call it.
+# Files that people take for pictures: offset and bytes of the mark, and a name.
 _OTHERS = (
     (8, b"WEBP", "a WebP picture"),
     (4, b"ftypavif", "an AVIF picture"),
@@ -35,14 +35,14 @@ _OTHERS = (
 )
 
 
-class Picture(NamedTuple):
-    """A name to tell it by, and the whole file."""
+class UploadedPicture(NamedTuple):
+    """The name and the whole file."""
 
     name: str
     data: bytes
 
     def check(self) -> None:
-        """Raises WebError if the file is not of a kind that models read."""
+        """Raise WebError if models cannot read this format."""
         if not self.data:
             raise WebError(422, "This file is empty.")
         if self.data.startswith(IMAGE_MAGIC):
@@ -56,24 +56,24 @@ class Picture(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What a form holds: pictures, and the sample that was chosen, or ""."""
+    """The pictures of a form, and the key of the chosen sample, or ""."""
 
-    pictures: list[Picture]
+    pictures: list[UploadedPicture]
     sample: str
 
 
 def too_large(most: int) -> str:
-    """Returns a sentence that names the limit, in bytes."""
+    """Return a sentence with the limit `most`, in bytes."""
     return f"This is too large: up to {most / 2**20:.3g} MB can be sent at a time."
 
 
 async def read(request: Request, limits: Limits) -> Form:
-    """Reads the form in a request's body into memory, and no file of it to a disk.
+    """Read the form of a request into memory, never to a disk.
 
     Raises:
-        WebError: it is no form, or too large, or does not arrive in time. What is left of the body
-            then is thrown away by the server (uvicorn).
-        ClientDisconnect: who sent it went away.
+        WebError: it is no form, is too large, or does not arrive in time. uvicorn then discards
+            the rest of the body.
+        ClientDisconnect: the client went away.
     """
     try:
         return await asyncio.wait_for(_parse(request, limits), limits.receive_s)
@@ -95,7 +95,7 @@ async def _parse(request: Request, limits: Limits) -> Form:
         max_fields=_FIELDS,
         max_part_size=_FIELD_BYTES,
     )
-    parser.spool_max_size = most + 1  # a larger one would go to a file
+    parser.spool_max_size = most + 1  # a larger form would go to a file
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -114,7 +114,7 @@ async def _contents(form: FormData, limits: Limits) -> Form:
         if isinstance(value, UploadFile):
             if value.filename or value.size:  # a form without a choice sends an empty one
                 name = (value.filename or "picture").replace("\\", "/").rpartition("/")[2]
-                pictures.append(Picture(name[:200], await value.read()))
+                pictures.append(UploadedPicture(name[:200], await value.read()))
         elif field == SAMPLE:
             sample = value
     if sum(len(picture.data) for picture in pictures) > limits.request_bytes:
@@ -123,7 +123,7 @@ async def _contents(form: FormData, limits: Limits) -> Form:
 
 
 def _length(request: Request) -> int:
-    """Returns the length that the body is said to have, or 0."""
+    """Return the Content-Length, or 0."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isdecimal() else 0
 

@@ -31,9 +31,10 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
     Args:
         main: what the command does.
         cls: its options.
-        tuned: whether to do as `tfpipe.core.allocator` and `tfpipe.core.onednn` say.
+        tuned: whether to apply `tfpipe.core.allocator` and `tfpipe.core.onednn`.
     """
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may follow other arguments
     options.define_flags(cls, values)
     flags.DEFINE_integer(
         "verbosity",
@@ -70,13 +71,11 @@ def _parse(values: flags.FlagValues, argv: list[str], cls: type) -> Any:
     except flags.Error as error:
         where = _where(argv, error)
         raise UserError(f"{where}{error} (--help lists the flags)", status=2) from None
-    if rest:
-        raise UserError(
-            f"unexpected argument {rest[0]!r}: every argument is a flag, --name=value"
-            " (--help lists them)",
-            status=2,
-        )
-    return options.from_flags(cls, values)
+    named = {arg.lstrip("-").split("=")[0] for arg in argv[1:] if arg.startswith("-")}
+    for old, new in options.aliases(cls).items():
+        if old in named:
+            terminal.warn(f"--{old} is now --{new}; the next version will not know the old name")
+    return options.from_flags(cls, values, rest)
 
 
 def _where(argv: list[str], error: flags.Error) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 import textwrap
 import types
+import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from absl import flags
@@ -18,7 +20,10 @@ def option(
     help: str,
     default: Any = dataclasses.MISSING,
     choices: tuple[str, ...] = (),
-    old_name: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    alias: str = "",
 ) -> Any:
     """Declare a dataclass field that is also a flag of the same name.
 
@@ -26,50 +31,87 @@ def option(
         help: what the flag does, its units and range; without a full stop.
         default: its value when not given; without one the flag is required.
         choices: the allowed values of a string flag; empty for any.
-        old_name: a former name of the flag, which still works in this version.
+        minimum: the least value of a number.
+        maximum: its largest value.
+        alias: an older name of the flag, which is still accepted.
     """
-    if old_name:
-        help = f"{help}; --{old_name} is its old name and works until the next version"
-    metadata = {"help": help, "choices": choices, "old_name": old_name}
+    metadata = {"help": help, "choices": choices, "alias": alias}
+    metadata["bounds"] = {"lower_bound": minimum, "upper_bound": maximum}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def arguments(name: str, help: str) -> Any:
+    """Declare a dataclass field for all arguments that are not flags; at least one is required.
+
+    Args:
+        name: what one of them is called in the help text.
+        help: what they are; a sentence without a full stop.
+    """
+    return dataclasses.field(metadata={"help": help, "arguments": name})
+
+
+def _flag_fields(cls: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if "arguments" not in field.metadata]
+
+
 def define_flags(cls: type, values: flags.FlagValues) -> None:
     """Define one flag in `values` for each field of the dataclass `cls`.
 
-    The field's type is the flag's: str, int, float, bool, or tuple[str, ...] for a repeated flag.
+    The field's type chooses the flag's: str, int, float, bool, or tuple[str, ...] for a flag that
+    may be given several times. A type such as `float | None` is that of its first part.
     """
-    for field in dataclasses.fields(cls):
+    for field in _flag_fields(cls):
         default = None if _is_required(field) else field.default
-        help_text = field.metadata["help"]
-        if field.metadata["choices"]:
-            flags.DEFINE_enum(
-                field.name, default, field.metadata["choices"], help_text, flag_values=values
-            )
-        elif isinstance(field.type, types.GenericAlias):
-            flags.DEFINE_multi_string(field.name, default, help_text, flag_values=values)
+        metadata, text = field.metadata, field.metadata["help"]
+        kind = typing.get_args(field.type)[0] if _is_optional(field) else field.type
+        if metadata["choices"]:
+            flags.DEFINE_enum(field.name, default, metadata["choices"], text, flag_values=values)
+        elif isinstance(kind, types.GenericAlias):
+            flags.DEFINE_multi_string(field.name, default, text, flag_values=values)
         else:
-            define = {
-                str: flags.DEFINE_string,
-                int: flags.DEFINE_integer,
-                float: flags.DEFINE_float,
-                bool: flags.DEFINE_bool,
-            }[field.type]
-            define(field.name, default, help_text, flag_values=values)
-        if field.metadata["old_name"]:
-            flags.DEFINE_alias(field.metadata["old_name"], field.name, flag_values=values)
+            define, bounds = {
+                str: (flags.DEFINE_string, {}),
+                int: (flags.DEFINE_integer, metadata["bounds"]),
+                float: (flags.DEFINE_float, metadata["bounds"]),
+                bool: (flags.DEFINE_bool, {}),
+            }[kind]
+            define(field.name, default, text, flag_values=values, **bounds)
+        if metadata["alias"]:
+            flags.DEFINE_alias(metadata["alias"], field.name, flag_values=values)
 
 
-def from_flags(cls: type[T], values: flags.FlagValues) -> T:
-    """Build the dataclass `cls` from parsed flags; raise UserError if a required one is missing."""
-    given = {}
+def aliases(cls: type) -> dict[str, str]:
+    """Return the new name of each old flag of the dataclass `cls`."""
+    fields = _flag_fields(cls)
+    return {f.metadata["alias"]: f.name for f in fields if f.metadata["alias"]}
+
+
+def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ()) -> T:
+    """Build the dataclass `cls` from parsed flags and the other arguments.
+
+    Raises:
+        UserError: a required flag or argument is missing, or there are arguments and `cls` has no
+            field for them.
+    """
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
+        if name := field.metadata.get("arguments"):
+            if not rest:
+                raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
+            given[field.name], rest = tuple(rest), ()
+            continue
         value = values[field.name].value
         if value is None and _is_required(field):
             raise UserError(f"--{field.name} is missing: {field.metadata['help']}", status=2)
         given[field.name] = tuple(value) if isinstance(value, list) else value
+    if rest:
+        raise UserError(
+            f"unexpected argument {rest[0]!r}: every argument is a flag, --name=value"
+            " (--help lists them)",
+            status=2,
+        )
     return cls(**given)
 
 
@@ -77,11 +119,17 @@ def describe_flags(cls: type) -> str:
     """Return the flags of the dataclass `cls` as text for `--help`, one paragraph each."""
     paragraphs = []
     for field in dataclasses.fields(cls):
-        default = _REQUIRED if _is_required(field) else _spell(field.default)
-        head = f"  --{field.name}={default}"
-        choices = field.metadata["choices"]
-        allowed = f" (one of {', '.join(choices)})" if choices else ""
-        repeats = " (may be repeated)" if isinstance(field.type, types.GenericAlias) else ""
+        repeats = ""
+        if name := field.metadata.get("arguments"):
+            head, allowed = f"  {name} ...", ""
+        else:
+            default = _REQUIRED if _is_required(field) else _spell(field.default)
+            head = f"  --{field.name}={default}"
+            choices, alias = field.metadata["choices"], field.metadata["alias"]
+            allowed = f" (one of {', '.join(choices)})" if choices else ""
+            allowed += f" (before: --{alias})" if alias else ""
+            if isinstance(field.type, types.GenericAlias):
+                repeats = " (may be repeated)"
         body = textwrap.fill(
             field.metadata["help"] + allowed + repeats,
             width=96,
@@ -119,7 +167,13 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING
 
 
+def _is_optional(field: dataclasses.Field) -> bool:
+    return isinstance(field.type, types.UnionType)
+
+
 def _spell(default: Any) -> str:
+    if default is None:
+        return ""
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):

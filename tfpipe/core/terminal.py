@@ -35,18 +35,19 @@ def be_quiet(quiet: bool) -> None:
 
 
 def quiet_tensorflow(verbosity: int) -> None:
-    """Hide TensorFlow's own log; call it in a command, before TensorFlow is imported.
+    """Silence TensorFlow's and gRPC's own logs; call it before either is imported.
 
     Args:
-        verbosity: -1 shows only fatal errors, 0 warnings too, 1 everything. What a user has set in
-            TF_CPP_MIN_LOG_LEVEL wins.
+        verbosity: -1 shows only fatal errors, 0 warnings, 1 everything. What a user has set in
+            TF_CPP_MIN_LOG_LEVEL or GRPC_VERBOSITY wins.
     """
     cpp_level = {-1: "3", 0: "1"}.get(verbosity, "0")
     python_level = {-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", cpp_level)
+    os.environ.setdefault("GRPC_VERBOSITY", {-1: "NONE", 0: "ERROR"}.get(verbosity, "INFO"))
     if verbosity < 1:
         native_log.hide("IWE" if verbosity < 0 else "I")
-    for name in ("tensorflow", "absl", "h5py"):
+    for name in ("tensorflow", "absl", "h5py", "grpc"):
         logging.getLogger(name).setLevel(python_level)
     if verbosity < 1:
         warnings.simplefilter("ignore")

@@ -1,10 +1,10 @@
-"""The files that are classified in one go, and the file that is left of them.
+"""A chunk of files, and the file with its results.
 
-    chunks/000000256-256.npz    what the classifier says of files 256 to 511
+    chunks/000000256-256.npz    the results of files 256 to 511
 
-It appears only when all of them are classified. So a chunk that is lost is simply done again, here
-or on another machine, and a prediction that was killed goes on where it was. Batches never reach
-from one chunk into another, so that the answers are the same to the last bit.
+The file appears when the whole chunk is classified. A lost chunk is done again, here or on another
+machine, and a killed prediction continues with the next chunk. Batches never cross chunks, so the
+results are identical to the last bit.
 """
 
 import dataclasses
@@ -22,44 +22,44 @@ from tfpipe.core.errors import Rejected
 from tfpipe.input.files import read_files
 from tfpipe.input.threads import in_threads
 from tfpipe.predictions import overlay
-from tfpipe.predictions.classifier import Classifier
+from tfpipe.predictions.classifier import ImageClassifier
 from tfpipe.sources import Source
 
-# A whole number of batches, some seconds of work without an accelerator.
+# A multiple of the batch size; some seconds of work on a CPU.
 SIZE = 256
 
-REFUSED = "refused"  # the reason for a file that the classifier itself refuses
+REFUSED = "refused"  # the reason when the classifier rejects a file
 
 _FOLDER = "chunks"
 
-# Heat maps that are asked for at a time: as answers of a server they take much room.
+# Heat maps in one request; each is large.
 _HEAT_MAPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class PredictionJob:
     """What all chunks of a prediction share.
 
     Attributes:
-        sources: one, where the files are.
+        sources: one source of the files.
         work: the work folder.
-        classifier: which classifies them.
+        classifier: classifies the files.
         heat_maps: the folder of the heat maps; empty for none.
     """
 
     sources: tuple[Source]
     work: str
-    classifier: Classifier
+    classifier: ImageClassifier
     heat_maps: str = ""
 
 
-class Chunk(NamedTuple):
-    """Files to classify in one go.
+class FileChunk(NamedTuple):
+    """Files that are classified together.
 
     Attributes:
-        first: the number of the first one.
-        names: of the files.
-        heat_maps: (number in the chunk, file name of the heat map) of those that get one.
+        first: position of the first file.
+        names: the files.
+        heat_maps: (position in the chunk, file name of the heat map).
     """
 
     first: int
@@ -68,57 +68,54 @@ class Chunk(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Of its file, in the work folder."""
+        """The path of its file in the work folder."""
         return f"{_FOLDER}/{self.first:09d}-{len(self.names)}.npz"
 
 
-class Found(NamedTuple):
-    """What came of the files of a chunk.
+class ChunkResult(NamedTuple):
+    """The results of a chunk.
 
     Attributes:
-        outputs: float32 [n, K], of the classifier.
-        rejects: (reason, detail) by the number in the chunk.
+        outputs: float32 [n, K], from the classifier.
+        rejects: (reason, detail) by the position in the chunk.
     """
 
     outputs: np.ndarray
     rejects: dict[int, tuple[str, str]]
 
 
-def divide(names: Sequence[str], heat_maps: dict[str, str]) -> list[Chunk]:
-    """Divides files into chunks.
-
-    Args:
-        names: of the files.
-        heat_maps: the file name of the heat map by the name of each file that gets one.
-    """
+def divide(names: Sequence[str], heat_maps: dict[str, str]) -> list[FileChunk]:
+    """Divide files into chunks; `heat_maps` has file names of heat maps by name of the file."""
     chunks = []
     for first in range(0, len(names), SIZE):
         some = tuple(names[first : first + SIZE])
         maps = [(place, heat_maps[name]) for place, name in enumerate(some) if name in heat_maps]
-        chunks.append(Chunk(first, some, tuple(maps)))
+        chunks.append(FileChunk(first, some, tuple(maps)))
     return chunks
 
 
-def predict_chunk(job: Job, chunk: Chunk) -> None:
-    """Classifies the files of one chunk; the task of a worker, which loads the model once."""
+def predict_chunk(job: PredictionJob, chunk: FileChunk) -> None:
+    """Classify one chunk in a worker process, which loads the model once."""
     predict(dataclasses.replace(job, classifier=_held(job.classifier, job.work)), [chunk])
 
 
 def predict(
-    job: Job, chunks: Sequence[Chunk], advance: Callable[[int], object] = lambda n: None
+    job: PredictionJob,
+    chunks: Sequence[FileChunk],
+    advance: Callable[[int], object] = lambda n: None,
 ) -> None:
-    """Classifies the files of some chunks, reading ahead from one into the next.
+    """Classify chunks; reading continues from one into the next.
 
     Args:
         job: the prediction.
-        chunks: which are not done yet.
-        advance: called with the number of further files that are done.
+        chunks: the chunks to classify.
+        advance: called with the number of files that were done.
 
     Raises:
         UserError: the classifier does not answer, or nothing can be written.
     """
     concurrency = job.classifier.concurrency
-    found: list[_Batch] = []
+    done: list[_Batch] = []
     for batch in in_threads(
         functools.partial(_classify, job),
         ((batch,) for batch in _batches(job, chunks)),
@@ -126,14 +123,14 @@ def predict(
         ahead=concurrency + 1,
     ):
         advance(len(batch.files))
-        found.append(batch)
+        done.append(batch)
         if batch.is_last:
-            _save(job, batch.chunk, found)
-            found = []
+            _save(job, batch.chunk, done)
+            done = []
 
 
-def load(work: str, chunk: Chunk) -> Found | None:
-    """Reads what came of a chunk; None if it is not done."""
+def load(work: str, chunk: FileChunk) -> ChunkResult | None:
+    """Return the results of a chunk; None if it is not done."""
     data = storage.read_whole(f"{work}/{chunk.path}")
     if data is None:
         return None
@@ -142,12 +139,12 @@ def load(work: str, chunk: Chunk) -> Found | None:
             outputs, rejects = arrays["outputs"], json.loads(arrays["rejects"].tobytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Found(outputs, {place: (reason, detail) for place, reason, detail in rejects})
+    return ChunkResult(outputs, {place: (reason, detail) for place, reason, detail in rejects})
 
 
 @dataclasses.dataclass
 class _File:
-    """A file that was read: what the classifier takes, and the file itself if that is needed."""
+    """A file: the classifier's input, and the file itself if it gets a heat map."""
 
     prepared: Any
     encoded: bytes
@@ -155,9 +152,9 @@ class _File:
 
 @dataclasses.dataclass
 class _Batch:
-    """A part of a chunk: the files from a number on; later on, what is said of them."""
+    """A part of a chunk: its files, and later their results."""
 
-    chunk: Chunk
+    chunk: FileChunk
     start: int
     files: list[_File | Rejected]
     is_last: bool
@@ -166,14 +163,14 @@ class _Batch:
 
 
 @functools.lru_cache(maxsize=1)
-def _held(classifier: Classifier, work: str) -> Classifier:
-    """Returns the one of equal classifiers that this process has loaded for a work folder."""
-    del work  # of another prediction, for which the model may have changed
+def _held(classifier: ImageClassifier, work: str) -> ImageClassifier:
+    """Return the classifier that this process has loaded for a work folder."""
+    del work  # part of the key: the model may have changed for another prediction
     return classifier
 
 
-def _batches(job: Job, chunks: Sequence[Chunk]) -> Iterator[_Batch]:
-    """Reads files and groups them."""
+def _batches(job: PredictionJob, chunks: Sequence[FileChunk]) -> Iterator[_Batch]:
+    """Read files and group them into batches."""
     classifier = job.classifier
     shown = {chunk.names[place] for chunk in chunks for place, _ in chunk.heat_maps}
 
@@ -196,8 +193,8 @@ def _batches(job: Job, chunks: Sequence[Chunk]) -> Iterator[_Batch]:
         yield _Batch(chunk, start, batch, is_last=True)
 
 
-def _classify(job: Job, batch: _Batch) -> _Batch:
-    """Classifies a batch, draws its heat maps, and lets go of its images."""
+def _classify(job: PredictionJob, batch: _Batch) -> _Batch:
+    """Classify a batch, draw its heat maps, and free its images."""
     images = [None if isinstance(file, Rejected) else file.prepared for file in batch.files]
     outcome = job.classifier.classify(images)
     shown = []
@@ -216,7 +213,7 @@ def _classify(job: Job, batch: _Batch) -> _Batch:
     )
 
 
-def _save(job: Job, chunk: Chunk, batches: Sequence[_Batch]) -> None:
+def _save(job: PredictionJob, chunk: FileChunk, batches: Sequence[_Batch]) -> None:
     rejects = []
     for batch in batches:
         for place, file in enumerate(batch.files):

@@ -1,4 +1,4 @@
-"""What can classify images: the same interface for a run, an exported model and a server."""
+"""The interface of a classifier: a run, an exported model or a server."""
 
 import abc
 import dataclasses
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
-    """What a classifier says of a batch.
+    """The result of a batch.
 
     Attributes:
-        outputs: float32 [n, K], of which `Classifier.probabilities` makes probabilities. A row
-            means nothing where the image is None, or refused.
-        refused: why, by the place of an image in the batch that the classifier refuses.
+        outputs: float32 [n, K], input of `ImageClassifier.probabilities`. The row of a missing or
+            refused image has no meaning.
+        refused: reason by the position of a refused image.
     """
 
     outputs: np.ndarray
@@ -25,18 +25,17 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier(abc.ABC, Generic[T]):
-    """Classifies images, of which it sees the JPEG or PNG file that a record would hold.
+class ImageClassifier(abc.ABC, Generic[T]):
+    """Classifies encoded images, in the form that records hold.
 
-    Nothing is loaded before it is needed, so that it may be sent to another process. Safe to use
-    from several threads.
+    The model is loaded at the first use, so that a classifier can be sent to another process. Safe
+    to use from several threads.
 
     Attributes:
-        bounds: that probabilities are clipped to, (low, high) as in
-            `tfpipe.model.calibration.Calibration`; None for the model's own.
-        batch_size: images that are classified at a time.
-        batch_bytes: and no more of them than that, as `size` counts.
-        ahead: files that are read before they are needed.
+        bounds: (clip_min, clip_max) of the probabilities; None for the model's own.
+        batch_size: images in a batch, at most.
+        batch_bytes: bytes in a batch, at most, as `size` counts.
+        ahead: files that are read ahead.
         concurrency: batches that are classified at the same time.
     """
 
@@ -53,34 +52,34 @@ class Classifier(abc.ABC, Generic[T]):
     @property
     @abc.abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Names in the order of their probabilities."""
+        """Class names in the order of the probabilities."""
 
     @property
     @abc.abstractmethod
     def prior(self) -> np.ndarray:
-        """What is answered for an image that cannot be read, float32 [C]."""
+        """The probabilities of an unreadable image, float32 [C]."""
 
     @property
     @abc.abstractmethod
     def prior_text(self) -> str:
-        """What that is, as in "equal shares"."""
+        """A description of `prior`, such as "equal shares"."""
 
     @property
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What outputs follow from; with another value they are another model's."""
+        """What determines the outputs; it differs between models."""
 
     @abc.abstractmethod
     def prepare(self, encoded: bytes) -> T:
-        """Makes of a file what is classified; called on many threads."""
+        """Return the input of `classify` for a file; called on many threads."""
 
     @abc.abstractmethod
     def size(self, prepared: T) -> int:
-        """Returns how many bytes that has."""
+        """Return its number of bytes."""
 
     @abc.abstractmethod
     def classify(self, images: Sequence[T | None]) -> Outcome:
-        """Classifies at most `batch_size` images; None is in the place of one that is not there.
+        """Classify at most `batch_size` images; None stands for a missing one.
 
         Raises:
             UserError: there is no answer.
@@ -88,26 +87,26 @@ class Classifier(abc.ABC, Generic[T]):
 
     @abc.abstractmethod
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
+        """Return the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
 
     @abc.abstractmethod
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:
-        """Returns where the most probable class is seen, float32 [n, S, S] in 0..1.
+        """Return heat maps of the most probable class, float32 [n, S, S] in 0..1.
 
         Raises:
-            UserError: the model cannot tell.
+            UserError: the model has none.
         """
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is loaded stays here.
+        # Without cached properties: a loaded model stays in its process.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 def clipped(probabilities: np.ndarray, bounds: tuple[float, float] | None) -> np.ndarray:
-    """Applies bounds, if there are any, to float32 [N, C]."""
+    """Return float32 [N, C] clipped to (clip_min, clip_max); None leaves it as it is."""
     if bounds is None:
         return probabilities
-    from tfpipe.model.calibration import Calibration  # which loads TensorFlow
+    from tfpipe.model.calibration import Calibration  # it imports TensorFlow
 
-    low, high = bounds
-    return np.asarray(Calibration(low=low, high=high).clip(probabilities))
+    clip_min, clip_max = bounds
+    return np.asarray(Calibration(low=clip_min, high=clip_max).clip(probabilities))

@@ -1,4 +1,4 @@
-"""An exported model as the classifier, in this process."""
+"""Classifies with an exported model in this process."""
 
 import dataclasses
 import functools
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import RequestError
-from serving.servable import Servable
-from serving.versions import version_folders
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.predictions.classifier import Outcome, clipped
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.loaded_model import LoadedModel
+from tfpipe.protocol.versions import version_folders
 from tfpipe.publish import card
 from tfpipe.records import verify
 
@@ -26,10 +26,10 @@ _GRAPH = "saved_model.pb"
 class ExportClassifier(LocalClassifier):
     """A SavedModel of tfpipe.export; its outputs are probabilities.
 
-    It is loaded as the embedded server loads it.
+    The server loads it the same way.
 
     Attributes:
-        folder: of the version.
+        folder: the version's folder.
     """
 
     folder: str
@@ -37,7 +37,7 @@ class ExportClassifier(LocalClassifier):
     @functools.cached_property
     def image_size(self) -> int:  # noqa: D102
         try:
-            shape = self._servable.signatures["predict_images"].inputs["images"].tensor_shape
+            shape = self._loaded.signatures["predict_images"].inputs["images"].tensor_shape
         except KeyError:
             raise UserError(
                 f"--export_dir: {self.folder} has no signature predict_images: name what"
@@ -89,7 +89,7 @@ class ExportClassifier(LocalClassifier):
 
     @functools.cached_property
     def _shares(self) -> dict[str, float]:
-        """The share of each class in the training records, if the model's card has them."""
+        """Share of each class in the training records, from the model card; empty if unknown."""
         try:
             data = storage.read_whole(pathlib.Path(self.folder) / card.JSON)
             shares = json.loads(data or b"")["data"]["class_shares"]
@@ -98,24 +98,24 @@ class ExportClassifier(LocalClassifier):
             return {}
 
     @functools.cached_property
-    def _servable(self) -> Servable:
+    def _loaded(self) -> LoadedModel:
         try:
-            return Servable(pathlib.Path(self.folder), 0)
+            return LoadedModel(pathlib.Path(self.folder), 0)
         except RequestError as error:
             raise UserError(f"--export_dir: {error.message}: export it again") from None
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
         try:
-            return self._servable.run(signature, inputs, [output])[output]
+            return self._loaded.run(signature, inputs, [output])[output]
         except RequestError as error:
             raise UserError(f"--export_dir: {self.folder}: {error.message}") from None
 
 
 def find(export_dir: str) -> str:
-    """Returns the folder of a version.
+    """Return the folder of a version.
 
     Args:
-        export_dir: that folder, or one of versions, of which the highest is taken.
+        export_dir: that folder, or the folder of a model, which stands for its highest version.
 
     Raises:
         UserError: there is none.

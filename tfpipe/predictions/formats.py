@@ -1,6 +1,6 @@
-"""What predictions are written as: one entry of a registry for each format.
+"""The formats of predictions, one entry of a registry each.
 
-To add one, write a function that writes a table into a binary file, and name the endings of such
+To add one, write a function that writes a table into a binary file, and give the endings of its
 files:
 
     @register("my_format", ".my")
@@ -21,12 +21,12 @@ from tfpipe.predictions.table import Cell, Table
 
 AUTO = "auto"
 
-# Rows of a Parquet file that are held in memory.
+# Rows of a Parquet file in memory.
 _GROUP_ROWS = 65_536
 
 
 class Format(NamedTuple):
-    """A format: what writes it, and how its files end."""
+    """A format: its writer, and the endings of its files."""
 
     write: Callable[[Table, BinaryIO], None]
     suffixes: tuple[str, ...]
@@ -36,7 +36,7 @@ formats: Registry[Format] = Registry("format")
 
 
 def register(name: str, *suffixes: str) -> Callable:
-    """Returns a decorator that enters a function under the name of a format."""
+    """Return a decorator that registers a writer under the name of a format."""
 
     def enter(write: Callable[[Table, BinaryIO], None]) -> Callable:
         formats.add(name, Format(write, suffixes))
@@ -46,14 +46,14 @@ def register(name: str, *suffixes: str) -> Callable:
 
 
 def choose(name: str, path: str) -> str:
-    """Returns the name of the format that a file is written in.
+    """Return the name of the format of a file.
 
     Args:
-        name: as given to --format; "auto" goes by the file's ending.
-        path: of the file.
+        name: a format, or "auto" for that of the file's ending.
+        path: the file.
 
     Raises:
-        UserError: the ending, or the name, is of no format, or needs what is not installed.
+        UserError: the ending belongs to no format, or a package is not installed.
     """
     if name == AUTO:
         ending = pathlib.PurePosixPath(path).suffix.lower()

@@ -1,4 +1,4 @@
-"""What run and export share: images are decoded here, and classified in whole batches."""
+"""What the classifiers of a run and an export share: decoding, and full batches."""
 
 import abc
 import dataclasses
@@ -10,14 +10,14 @@ import numpy as np
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import files
 from tfpipe.model import inference
-from tfpipe.predictions.classifier import Classifier
+from tfpipe.predictions.classifier import ImageClassifier
 
 SHARES_TEXT = "the classes' shares in the training records"
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalClassifier(Classifier[np.ndarray]):
-    """A classifier in this process; an image is a uint8 [S, S, 3] for it."""
+class LocalClassifier(ImageClassifier[np.ndarray]):
+    """A classifier in this process; its inputs are uint8 [S, S, 3]."""
 
     @property
     @abc.abstractmethod
@@ -35,9 +35,9 @@ class LocalClassifier(Classifier[np.ndarray]):
         return prepared.nbytes
 
     def batch(self, images: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Returns uint8 [batch_size, S, S, 3], black where there is no image.
+        """Return uint8 [batch_size, S, S, 3]; missing images are black.
 
-        It is always whole, as another shape would be compiled anew.
+        The batch is always full, because another shape would be compiled again.
         """
         side = self.image_size
         batch = np.zeros((self.batch_size, side, side, CHANNELS), np.uint8)

@@ -1,4 +1,4 @@
-"""In which order images are written, and by which id: that of Kaggle's submissions."""
+"""The order and the ids of the rows, as in Kaggle's submissions."""
 
 import pathlib
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from tfpipe.core.errors import ResumableError
 
 
 def identity(name: str) -> str:
-    """Returns the id of a file: its name without folders and ending."""
+    """Return the id of a file: its name without folders and ending."""
     return pathlib.PurePosixPath(name).stem
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Sorts files by id: numbers by their value, before all others; then by name."""
+    """Sort files by id, numbers first and by value; then by name."""
     return sorted(names, key=_key)
 
 
@@ -20,12 +20,12 @@ def _key(name: str) -> tuple[bool, int, str, str, str]:
     found = identity(name)
     if not (found.isascii() and found.isdecimal()):
         return (True, 0, "", found, name)
-    digits = found.lstrip("0")  # as text, for a name may have thousands
+    digits = found.lstrip("0")  # compared as text: a name may have thousands
     return (False, len(digits), digits, found, name)
 
 
 def check_unique(names: Iterable[str]) -> None:
-    """Raises UserError where two files have one id; work that is done may be written otherwise."""
+    """Raise ResumableError if two files have the same id; all columns can still be written."""
     name_of: dict[str, str] = {}
     for name in names:
         found = identity(name)

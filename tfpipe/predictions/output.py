@@ -1,8 +1,8 @@
-"""The files that a prediction leaves, each of which appears whole.
+"""Writes the files of a prediction; each appears complete.
 
 OUT                 the predictions
-OUT.rejects.csv     the files that could not be read, if there are any
-OUT.summary.json    what was predicted by what
+OUT.rejects.csv     the unreadable files, if there are any
+OUT.summary.json    the counts, and what classified
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from tfpipe.predictions.formats import Format
 from tfpipe.predictions.table import Table
 from tfpipe.records import rejects as reject_lists
 
-_RESULT = "result"  # the folder in the work folder where they are written
+_RESULT = "result"  # a folder in the work folder
 
 
 def rejects_path(out: remote.Path) -> remote.Path:
-    """Returns where the files that could not be read are listed."""
+    """Return the path of the list of unreadable files."""
     return out.parent / f"{out.name}.rejects.csv"
 
 
 def summary_path(out: remote.Path) -> remote.Path:
-    """Returns where the summary is."""
+    """Return the path of the summary."""
     return out.parent / f"{out.name}.summary.json"
 
 
@@ -37,15 +37,15 @@ def write(
     rejects: Sequence[tuple[str, str, str]],
     summary: dict[str, object],
 ) -> None:
-    """Writes the files, the predictions last, and removes the work folder.
+    """Write the files, the predictions last, and removes the work folder.
 
     Args:
         work: the work folder, on the same file system as `out`.
         out: the file of the predictions.
-        form: their format.
+        form: its format.
         table: the predictions.
-        rejects: (name, reason, detail) of what could not be read.
-        summary: what is told of the prediction.
+        rejects: (name, reason, detail) of the unreadable files.
+        summary: the content of the summary.
 
     Raises:
         UserError: something cannot be written.
@@ -56,7 +56,7 @@ def write(
     if rejects:
         reject_lists.save(folder / rejects_path(out).name, rejects)
     with storage.whole_file(folder / out.name) as file:
-        if remote.is_remote(out):  # what opens URLs lacks much that a file has
+        if remote.is_remote(out):  # a remote file cannot seek
             with tempfile.TemporaryFile() as here:
                 form.write(table, here)
                 here.seek(0)

@@ -1,4 +1,4 @@
-"""A prediction: every file of a source, classified in chunks that are kept until all are done."""
+"""Classifies all files of a source, in chunks whose results are kept until all are done."""
 
 import dataclasses
 import functools
@@ -14,41 +14,41 @@ from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.images.decode import NOT_AN_IMAGE
 from tfpipe.predictions import chunk as chunks
 from tfpipe.predictions import order
-from tfpipe.predictions.chunk import Chunk, Job
-from tfpipe.predictions.classifier import Classifier
-from tfpipe.predictions.table import Answers, heat_map_names
+from tfpipe.predictions.chunk import FileChunk, PredictionJob
+from tfpipe.predictions.classifier import ImageClassifier
+from tfpipe.predictions.table import Predictions, heat_map_names
 from tfpipe.sources import Source
 from tfpipe.sources.labels import is_image_name
 
-# Classifies the chunks of a job, and calls a function with the number of further files done.
-Runner = Callable[[Job, Sequence[Chunk], Callable[[int], object]], object]
+# Classifies the chunks of a job, and calls a function with the number of files done.
+Runner = Callable[[PredictionJob, Sequence[FileChunk], Callable[[int], object]], object]
 
-# In the work folder once the heat maps' folder was seen to be empty.
+# A file in the work folder: the folder of the heat maps was empty at the start.
 _BEGUN = "begun"
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What decides the answers.
+    """A source and its classifier.
 
     Attributes:
-        source: of the files.
-        classifier: which classifies them.
-        heat_maps: the folder of heat maps; empty for none.
-        limit: how many images get one; 0 for all.
+        source: the files.
+        classifier: classifies them.
+        heat_maps: folder of the heat maps; empty for none.
+        limit: number of heat maps; 0 for all.
     """
 
     source: Source
-    classifier: Classifier
+    classifier: ImageClassifier
     heat_maps: str = ""
     limit: int = 0
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The files that are read, and then those that are not but get a row all the same.
+        """The readable files, then the unreadable ones, which still get a row.
 
-        Such a file is meant as an image, to judge by its name, and no other has its id: a member of
-        an archive that is encrypted, or what a list names and is not there.
+        An unreadable file gets a row if its name is an image's and no other file has its id, such
+        as an encrypted member of an archive, or a missing file of a list.
         """
         readable = self.source.names()
         ids = set(map(order.identity, readable))
@@ -61,7 +61,7 @@ class Prediction:
         return [*readable, *more]
 
     def key(self) -> str:
-        """Returns a hex digest of all that decides the answers."""
+        """Return a hex digest of all that determines the predictions."""
         parts = {
             "source": self.source.fingerprint(),
             "classifier": self.classifier.identity,
@@ -71,8 +71,8 @@ class Prediction:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def run(self, work: remote.Path, runner: Runner) -> Answers:
-        """Classifies what is not classified yet, and gathers the answers.
+    def run(self, work: remote.Path, runner: Runner) -> Predictions:
+        """Classify the missing chunks, and return all predictions.
 
         Args:
             work: the work folder.
@@ -86,27 +86,27 @@ class Prediction:
         maps = heat_map_names(readable, self.limit) if self.heat_maps else {}
         if self.heat_maps:
             self._prepare_heat_maps(work)
-        job = Job((self.source,), str(work), self.classifier, self.heat_maps)
+        job = PredictionJob((self.source,), str(work), self.classifier, self.heat_maps)
         all_chunks = chunks.divide(readable, maps)
         todo = [chunk for chunk in all_chunks if chunks.load(job.work, chunk) is None]
         with terminal.progress("predicting", sum(len(chunk.names) for chunk in todo)) as advance:
             if todo:
                 runner(job, todo, advance)
-        answers = self._gather(job.work, all_chunks, maps)
-        if not answers.names:
-            name, reason, detail = answers.passed_over[0]
+        predictions = self._gather(job.work, all_chunks, maps)
+        if not predictions.names:
+            name, reason, detail = predictions.skipped[0]
             raise UserError(
-                f"--source: none of the {len(answers.passed_over):,} files in {self.source.path} is"
+                f"--source: none of the {len(predictions.skipped):,} files in {self.source.path} is"
                 f" an image, the first is {name!r} ({reason}: {detail}): name one with images"
             )
-        return answers
+        return predictions
 
     def _prepare_heat_maps(self, work: remote.Path) -> None:
         folder = remote.to_path(self.heat_maps)
         there = storage.names_in(folder)
         if storage.exists(work / _BEGUN):
             for name in there:
-                if name.startswith(storage.PARTIAL_PREFIX):  # it was killed while it wrote that
+                if name.startswith(storage.PARTIAL_PREFIX):  # left by a killed process
                     storage.remove(folder / name)
             return
         if there:
@@ -123,15 +123,17 @@ class Prediction:
             ) from None
         storage.write_whole(work / _BEGUN, b"")
 
-    def _gather(self, work: str, all_chunks: Sequence[Chunk], maps: dict[str, str]) -> Answers:
-        """Puts the answers of all chunks together."""
+    def _gather(
+        self, work: str, all_chunks: Sequence[FileChunk], maps: dict[str, str]
+    ) -> Predictions:
+        """Return the predictions of all chunks."""
         outputs, rejects = [], {}
         for chunk in all_chunks:
-            found = chunks.load(work, chunk)
-            if found is None:
+            result = chunks.load(work, chunk)
+            if result is None:
                 raise ResumableError(f"{work}/{chunk.path} is not there any more, or damaged")
-            outputs.append(found.outputs)
-            rejects |= {chunk.first + place: why for place, why in found.rejects.items()}
+            outputs.append(result.outputs)
+            rejects |= {chunk.first + place: why for place, why in result.rejects.items()}
         readable = self.classifier.probabilities(np.concatenate(outputs))
         probabilities = np.empty((len(self.names), readable.shape[1]), np.float32)
         probabilities[: len(readable)] = readable
@@ -140,7 +142,7 @@ class Prediction:
             place: skipped.pop(self.names[place]) for place in range(len(readable), len(self.names))
         }
         probabilities[list(rejects)] = self.classifier.prior
-        answers = Answers(
+        predictions = Predictions(
             self.names,
             self.classifier.classes,
             probabilities,
@@ -154,8 +156,8 @@ class Prediction:
                 for place, name in enumerate(self.names)
                 if name in maps and place not in rejects
             }
-            answers = dataclasses.replace(answers, heat_maps=drawn)
-        return answers.without(
+            predictions = dataclasses.replace(predictions, heat_maps=drawn)
+        return predictions.without(
             place
             for place, (reason, _) in rejects.items()
             if reason == NOT_AN_IMAGE and not is_image_name(self.names[place])

@@ -22,11 +22,11 @@ from tfpipe.runs import trained
 
 @dataclasses.dataclass(frozen=True)
 class RunClassifier(LocalClassifier):
-    """What `tfpipe.runs.trained` opens; its outputs are logits.
+    """A trained run or ensemble; its outputs are logits.
 
     Attributes:
-        folder: of the run, as a user gave it.
-        tta: test-time views, "none" for none; empty for those of the run.
+        folder: the run's folder.
+        tta: test-time views, "none" for none; empty for the run's own.
     """
 
     folder: str
@@ -38,7 +38,7 @@ class RunClassifier(LocalClassifier):
 
     @functools.cached_property
     def run(self) -> trained.Trained:
-        """What is in the folder."""
+        """The run."""
         return trained.load(self.folder)
 
     @property
@@ -75,8 +75,8 @@ class RunClassifier(LocalClassifier):
         calibration = self.run.calibration()
         if self.bounds is None:
             return calibration
-        low, high = self.bounds
-        return dataclasses.replace(calibration, low=low, high=high)
+        clip_min, clip_max = self.bounds
+        return dataclasses.replace(calibration, low=clip_min, high=clip_max)
 
     @functools.cached_property
     def _predictor(self) -> Predictor | EnsemblePredictor:
@@ -89,6 +89,6 @@ class RunClassifier(LocalClassifier):
 
     @functools.cached_property
     def _explain(self) -> Callable:
-        """The signature of the same name, as an export has it."""
+        """The export's signature `explain`."""
         context = signatures.Context(self._predictor, self.classes)
         return signatures.signatures["explain"](context)

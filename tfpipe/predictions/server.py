@@ -1,4 +1,4 @@
-"""A model that a server serves as the classifier: the embedded server or TensorFlow Serving."""
+"""Classifies with a server: the embedded one or TensorFlow Serving."""
 
 import contextlib
 import dataclasses
@@ -8,38 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from serving.cli import UserError as ServingError
-from serving.client import Client
-from serving.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
-from serving.transport import ServerError
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.core.options import option
-from tfpipe.predictions.classifier import Classifier, Outcome, clipped
+from tfpipe.predictions.classifier import ImageClassifier, Outcome, clipped
+from tfpipe.protocol.client import Client
+from tfpipe.protocol.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
+from tfpipe.protocol.transport import ServerError
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of a server, as serving.client has them."""
+    """The flags of a server."""
 
     server: str = option(
-        "the model is asked of the server at this address, HOST:PORT for gRPC or http://HOST:PORT"
-        " for REST",
+        "classify with the server at this address, HOST:PORT for gRPC or http://HOST:PORT for REST",
         "",
     )
-    model_name: str = option("the model to ask the --server for", "default")
-    model_version: int = option("its version; 0 for the highest, which is then kept to", 0)
-    batch_size: int = option("the most images to send to the --server at a time", 32)
+    model_name: str = option("name of the model on the --server", "default")
+    model_version: int = option("its version; 0 for the highest at the start", 0)
+    batch_size: int = option("images in a request to the --server, at most", 32)
     concurrency: int = option("requests to the --server at the same time", 2)
-    timeout: float = option("seconds to wait for each of its answers", 30.0)
-    retries: int = option("how often to ask again while the --server is unavailable", 4)
-    tls: bool = option("speak gRPC over TLS; the files below say so too", False)
-    ca_file: str = option("PEM certificates that the --server's is checked by", "")
+    timeout: float = option("seconds to wait for each answer", 30.0)
+    retries: int = option("retries of a request while the --server is unavailable", 4)
+    tls: bool = option("use gRPC over TLS; the files below imply it", False)
+    ca_file: str = option("PEM certificates that check the --server's", "")
     cert_file: str = option("the client's own PEM certificate", "")
     key_file: str = option("its PEM key", "")
 
 
 def check(options: Options) -> None:
-    """Raises UserError if a number is out of range, or flags lack the server."""
+    """Raise UserError if a number is out of range, or --server is missing for a flag."""
     for name, least in {
         "model_version": 0,
         "batch_size": 1,
@@ -58,9 +56,9 @@ def check(options: Options) -> None:
 
 
 def connect(options: Options, bounds: tuple[float, float] | None) -> "ServerClassifier":
-    """Returns the classifier that the flags name, with the version that answers now.
+    """Return the classifier for the flags, fixed to the version that answers now.
 
-    So another version that the server loads meanwhile does not mix its answers with the first's.
+    So a version that is loaded meanwhile does not mix its answers with the first one's.
 
     Raises:
         UserError: there is no answer.
@@ -71,8 +69,8 @@ def connect(options: Options, bounds: tuple[float, float] | None) -> "ServerClas
 
 
 @dataclasses.dataclass(frozen=True)
-class ServerClassifier(Classifier[bytes]):
-    """A model of a server; its outputs are probabilities.
+class ServerClassifier(ImageClassifier[bytes]):
+    """A model on a server; its outputs are probabilities.
 
     Attributes:
         flags: the fields of `Options`, as (name, value).
@@ -81,7 +79,7 @@ class ServerClassifier(Classifier[bytes]):
     flags: tuple[tuple[str, Any], ...]
 
     batch_bytes = MAX_BATCH_BYTES
-    ahead = 4  # whole files, which may be large
+    ahead = 4  # whole files may be large
 
     @property
     def batch_size(self) -> int:  # noqa: D102
@@ -103,10 +101,10 @@ class ServerClassifier(Classifier[bytes]):
 
     @property
     def prior_text(self) -> str:  # noqa: D102
-        return "equal shares of the classes, as a server does not tell theirs"
+        return "equal shares of the classes, as a server does not know theirs"
 
     def pinned(self) -> "ServerClassifier":
-        """Returns the same with the number of the version that answers now."""
+        """Return this classifier, fixed to the version that answers now."""
         with self._explained():
             version = self._client.metadata().version
         self._client.close()
@@ -116,7 +114,7 @@ class ServerClassifier(Classifier[bytes]):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
-        # Not the address: the same model may answer elsewhere when the prediction goes on.
+        # Not the address: the same model may answer elsewhere when the prediction continues.
         options = self._options
         return {
             "model": options.model_name,
@@ -138,7 +136,7 @@ class ServerClassifier(Classifier[bytes]):
             if image is None:
                 continue
             if len(image) > MAX_IMAGE_BYTES:
-                refused[place] = f"more than {MAX_IMAGE_BYTES >> 20} MiB, which is not sent"
+                refused[place] = f"more than {MAX_IMAGE_BYTES >> 20} MiB, the limit of a request"
             else:
                 sent[place] = image
         with self._explained():
@@ -156,7 +154,7 @@ class ServerClassifier(Classifier[bytes]):
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         inputs = {"image_bytes": list(files)}
         with self._explained():
-            return self._client.predict(inputs, ["heat_map"], signature="explain")["heat_map"]
+            return self._client.predict(inputs, ["heat_map"], signature_name="explain")["heat_map"]
 
     @functools.cached_property
     def _options(self) -> Options:
@@ -180,8 +178,8 @@ class ServerClassifier(Classifier[bytes]):
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns errors of the client into those of this program."""
+        """Convert the client's errors to ResumableError, which names the flag."""
         try:
             yield
-        except ServingError as error:
+        except UserError as error:
             raise ResumableError(f"--server={self._options.server}: {error}") from None

@@ -1,1 +1,1 @@
-"""From a trained run to a version that a server may serve: written, checked, described."""
+"""Publishes a trained run as a version for servers: writes, checks and describes it."""

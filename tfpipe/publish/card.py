@@ -1,7 +1,6 @@
-"""The model card: what a version is, what it was made from, and how far to trust it.
+"""The model card: what a version is, its data and training, and its quality.
 
-After Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv:1810.03993), as far as a run
-knows it.
+Source: Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv:1810.03993).
 """
 
 import pathlib
@@ -25,20 +24,20 @@ JSON, TEXT = "model_card.json", "model_card.md"
 SCHEMA_VERSION = 1
 
 LIMITS = (
-    "It names one of its classes for every image, also for one that shows none of them.",
-    "Its probabilities hold for images like those it was trained on; from another camera, of"
-    " another size or another share of the classes they may be worse without any sign of it.",
-    "The measures are of images that its calibration and its best epoch were chosen by, so that"
-    " others will be a little less favourable.",
+    "It names one of its classes for every image, even for one that shows none of them.",
+    "Its probabilities hold for images like the training images. For another camera, image size or"
+    " share of the classes they may be worse without any sign.",
+    "The measures come from the images that chose the calibration and the best epoch; on other"
+    " images they will be slightly worse.",
     f"An image has at most {upload.MAX_PIXELS:,} pixels.",
 )
 
 
 def measures(run: Trained) -> dict[str, Any]:
-    """Returns the measures of a run's predictions of images that it was not trained on.
+    """Return the measures of a run's predictions of its validation images.
 
     Returns:
-        What `summary` does, by its names.
+        The result of `tfpipe.evaluation.summary.summary`.
 
     Raises:
         UserError: there are no predictions, or they are damaged.
@@ -58,17 +57,17 @@ def describe(
     optimize: str,
     license: str,
 ) -> dict[str, Any]:
-    """Returns the card.
+    """Return the card.
 
     Args:
-        run: what was trained.
-        predictor: of it.
+        run: the trained run or ensemble.
+        predictor: its predictor.
         measured: from `measures`.
-        name: of the model.
-        version: of the export.
-        signatures: of it.
-        optimize: as given to tfpipe.export.
-        license: under which it may be used; empty if nobody said.
+        name: name of the model.
+        version: number of the export.
+        signatures: its signatures.
+        optimize: the flag of tfpipe.export.
+        license: license of the model; empty if unknown.
     """
     classes = list(run.classes)
     return {
@@ -100,7 +99,7 @@ def describe(
 
 
 def _data(run: Trained) -> dict[str, Any]:
-    """Returns what is known of the records, which may be gone."""
+    """Return the description of the records, which may be gone."""
     found = {
         "records": run.records,
         "class_shares": dict(zip(run.classes, run.class_shares, strict=True)),
@@ -128,13 +127,13 @@ def _training(run: Trained) -> dict[str, Any]:
 
 
 def write(folder: pathlib.Path, card: dict[str, Any]) -> None:
-    """Writes the card into a folder, for programs and for people."""
+    """Write the card into a folder, as JSON and as Markdown."""
     storage.write_json(folder / JSON, card)
     (folder / TEXT).write_text(as_text(card), encoding="utf-8")
 
 
 def _figure(measured: dict[str, Any], *path: str) -> str:
-    """Returns a measure as text, or why it is undefined."""
+    """Return a measure as text, or the reason why it is undefined."""
     value = measured
     for key in path:
         value = value[key]
@@ -142,14 +141,14 @@ def _figure(measured: dict[str, Any], *path: str) -> str:
 
 
 def as_text(card: dict[str, Any]) -> str:
-    """Returns the card as Markdown."""
+    """Return the card as Markdown."""
     measured, classes = card["measures"], card["classes"]
     decision = "the class of the highest probability"
     if card["decision"]["threshold"] is not None:
         decision += (
-            f"; of two, `{classes[1]}` from a probability of {card['decision']['threshold']:g} on."
-            " The server knows no threshold: apply another one to `probability`, or give it to the"
-            " client (`--threshold`)"
+            f"; for two, `{classes[1]}` from a probability of {card['decision']['threshold']:g}."
+            " The server has no threshold: apply another one to `probability`, or in the client"
+            " (`--threshold`)"
         )
     rows = [("images", f"{measured['n']:,}", "")]
     for key in names():

@@ -1,4 +1,4 @@
-"""The last check before a version is published: the real server answers as evaluation does."""
+"""The last check before a version is published: a real server answers as the evaluation did."""
 
 import contextlib
 import pathlib
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from serving.cli import UserError as ServingError
-from serving.client import Client
 from tfpipe.core.errors import UserError
-from tfpipe.publish.samples import Samples
+from tfpipe.protocol.client import Client
+from tfpipe.protocol.transport import ServerError
+from tfpipe.publish.samples import SampleImages
 
-# The largest difference of a probability. Batches of other sizes are added up in another order.
+# The largest difference of a probability; batches of other sizes are summed in another order.
 TOLERANCE = 1e-5
 
-# How long a server may take to load a version and warm it up, and to answer a batch.
+# Seconds for a server to load and warm up a version, and to answer a batch.
 _START_S = 300.0
 _ANSWER_S = 120.0
 _BATCH = 32
@@ -29,18 +29,18 @@ _NAME = "candidate"
 _READY = re.compile(r"serving \S+ version \d+ at (\S+)")
 
 
-def check(folder: pathlib.Path, samples: Samples) -> float:
-    """Serves a SavedModel in a fresh process and compares its answers with the evaluation's.
+def check(folder: pathlib.Path, samples: SampleImages) -> float:
+    """Serve a SavedModel in a fresh process and compare its answers with the evaluation's.
 
     Args:
-        folder: of the SavedModel, under any name.
-        samples: images and what they are answered with.
+        folder: the SavedModel, under any name.
+        samples: images and the expected answers.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        UserError: the server does not start, or answers with an error or otherwise.
+        UserError: the server does not start, or answers with an error or other probabilities.
     """
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         (pathlib.Path(base) / "1").symlink_to(folder.resolve())
@@ -51,8 +51,8 @@ def check(folder: pathlib.Path, samples: Samples) -> float:
                     client.predict({"image_bytes": list(samples.files[at : at + _BATCH])})
                     for at in range(0, len(samples.files), _BATCH)
                 ]
-        except ServingError as error:
-            raise UserError(f"not exported: the server that tried it says: {error}") from None
+        except ServerError as error:
+            raise UserError(f"not exported: the test server says: {error}") from None
     probabilities = np.concatenate([each["probabilities"] for each in found])
     difference = float(np.abs(probabilities - samples.expected).max())
     if not difference <= TOLERANCE:  # NaN too
@@ -65,7 +65,7 @@ def check(folder: pathlib.Path, samples: Samples) -> float:
 
 @contextlib.contextmanager
 def _served(base: str) -> Iterator[str]:
-    """Runs the embedded server; yields its address."""
+    """Run the embedded server; yield its address."""
     command = [sys.executable, "-m", "serving.server", "--port=0", f"--model_name={_NAME}"]
     process = subprocess.Popen(
         [*command, f"--model_base_path={base}"],
@@ -82,11 +82,11 @@ def _served(base: str) -> Iterator[str]:
 
 
 def _address(process: subprocess.Popen) -> str:
-    """Waits for a server to say where it listens; raises UserError with its last words if not."""
+    """Return the address of a server when it is ready; raises UserError with its last line."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def read() -> None:  # in a thread, for a read has no time limit
-        with contextlib.suppress(ValueError):  # closed meanwhile
+    def read() -> None:  # in a thread, because a read has no time limit
+        with contextlib.suppress(ValueError):  # the pipe was closed
             for line in process.stderr:
                 lines.put(line.rstrip())
         lines.put("")

@@ -1,15 +1,14 @@
-"""What a served graph must not hold."""
+"""Checks the graph of an export before a server gets it."""
 
 import pathlib
 from collections.abc import Iterator
 
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-from tensorflow.python.framework import op_def_registry
 
 from tfpipe.core.errors import UserError
 
-# Operations that run Python, which a server has not, or that read and write files of its machine.
+# Operations that run Python, which a server lacks, or that access files of its machine.
 FORBIDDEN = {
     "EagerPyFunc": "runs Python",
     "PyFunc": "runs Python",
@@ -27,26 +26,52 @@ FORBIDDEN = {
     "LoadDataset": "reads a file",
     "PrintV2": "writes to the server's output",
 }
-# A TensorFlow Serving that was built without XLA refuses a function that insists on it.
+# The first TensorFlow Serving that knows an operation: what `dir(tf.raw_ops)` of TensorFlow 2.19.1
+# and 2.21.0 has and the one before lacks, 2.15.1 first; without the operations of TPUs. 2.16 to
+# 2.18 and 2.20 may know some of them.
+SINCE = {
+    **dict.fromkeys(
+        ("CheckPinned", "DatasetFingerprint", "GlobalIterId", "GlobalShuffleDataset",
+         "IndexFlatMapDataset", "IteratorGetModelProto", "ListSnapshotChunksDataset",
+         "WeightedFlatMapDataset"),
+        (2, 19),
+    ),
+    **dict.fromkeys(("DecodeJxl", "DecodeWebP"), (2, 21)),
+}  # fmt: skip
+OLDEST = (2, 15)  # the oldest version that SINCE tells about
+# A TensorFlow Serving without XLA refuses a function that insists on it.
 _MUST_COMPILE = "_XlaMustCompile"
 
 
-def faults(folder: pathlib.Path) -> list[str]:
-    """Lists what in a SavedModel a server would refuse or should not run; empty if all is well.
+def faults(folder: pathlib.Path, serving_version: str = "") -> list[str]:
+    """Return what a server would refuse or must not run.
+
+    GraphDef's own `min_consumer` tells nothing here: TensorFlow has written 12 for years, and
+    every 2.x reads it. So the operations are compared by their names. Their attributes are not; a
+    SavedModel leaves out those with default values, so that older versions can read it.
 
     Args:
-        folder: of the SavedModel.
+        folder: the SavedModel.
+        serving_version: of the TensorFlow Serving, as "2.15.1"; empty for the installed
+            TensorFlow's.
 
     Returns:
-        One sentence for each kind of fault, which names the operation and a function it is in.
+        One sentence for each kind of fault, with the operation and a function that has it.
+
+    Raises:
+        ValueError: `serving_version` is not a version, or older than `OLDEST`.
     """
+    version = parse_version(serving_version or tf.__version__)
     saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     found: dict[str, str] = {}
     for where, node in _nodes(saved):
         if node.op in FORBIDDEN:
             found.setdefault(node.op, f"{node.op} in {where} {FORBIDDEN[node.op]}")
-        elif op_def_registry.get(node.op) is None:
-            found.setdefault(node.op, f"{node.op} in {where} is no operation of TensorFlow's")
+        elif not hasattr(tf.raw_ops, node.op):
+            found.setdefault(node.op, f"{node.op} in {where} is no operation of TensorFlow")
+        elif SINCE.get(node.op, version) > version:
+            known = ".".join(map(str, SINCE[node.op]))
+            found.setdefault(node.op, f"{node.op} in {where} needs TensorFlow Serving {known}")
         if node.attr[_MUST_COMPILE].b:
             found.setdefault(_MUST_COMPILE, f"{where} calls a function with jit_compile")
     for graph in saved.meta_graphs:
@@ -57,14 +82,25 @@ def faults(folder: pathlib.Path) -> list[str]:
     return list(found.values())
 
 
-def check(folder: pathlib.Path) -> None:
-    """Raises UserError if `faults` finds one."""
-    if found := faults(folder):
+def parse_version(text: str) -> tuple[int, int]:
+    """Return the first two numbers of a version such as "2.15.1"; raises ValueError."""
+    parts = text.split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
+        raise ValueError(f"{text!r} is no version such as 2.15.1")
+    version = int(parts[0]), int(parts[1])
+    if version < OLDEST:
+        raise ValueError(f"{text} is older than {'.'.join(map(str, OLDEST))}, the oldest known one")
+    return version
+
+
+def check(folder: pathlib.Path, serving_version: str = "") -> None:
+    """Raise UserError if `faults` finds one."""
+    if found := faults(folder, serving_version):
         raise UserError(f"not exported: {'; '.join(found)}: take it out of the model")
 
 
 def _nodes(saved: SavedModel) -> Iterator[tuple[str, tf.compat.v1.NodeDef]]:
-    """Yields every node, and the name of the graph or the function that it is in."""
+    """Yield every node, and the name of the graph or function that it is in."""
     for graph in saved.meta_graphs:
         for node in graph.graph_def.node:
             yield "the graph", node

@@ -1,4 +1,4 @@
-"""A version for phones and small boards: one TensorFlow Lite file beside the SavedModel."""
+"""Writes a TensorFlow Lite file for phones and small boards."""
 
 import pathlib
 
@@ -9,16 +9,16 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import upload
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
-from tfpipe.publish.samples import Samples
+from tfpipe.publish.samples import SampleImages
 
 FILE = "model.tflite"
 INT8 = "int8"
 
 
 def write(
-    folder: pathlib.Path, predictor: Predictor | EnsemblePredictor, samples: Samples, kind: str
+    folder: pathlib.Path, predictor: Predictor | EnsemblePredictor, samples: SampleImages, kind: str
 ) -> tuple[int, float]:
-    """Converts the classification of one decoded image, and compares it with the evaluation.
+    """Convert the classification of one decoded image, and compare it with the evaluation.
 
     The file takes uint8 [1, S, S, 3], RGB, and gives the probabilities, float32 [1, C].
 

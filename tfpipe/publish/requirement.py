@@ -1,4 +1,4 @@
-"""What a model must reach to be published, as "log_loss<0.06,accuracy>0.98"."""
+"""Bounds that a model must meet to be published, such as "log_loss<0.06,accuracy>0.98"."""
 
 import operator
 import re
@@ -12,7 +12,7 @@ _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
 class Requirement(NamedTuple):
-    """One measure and its bound; `comparison` is how they compare, as in "<"."""
+    """A measure, a comparison such as "<", and a bound."""
 
     measure: str
     comparison: str
@@ -23,7 +23,7 @@ class Requirement(NamedTuple):
 
 
 def parse(text: str) -> tuple[Requirement, ...]:
-    """Reads requirements separated by commas; blank means none.
+    """Read requirements separated by commas; blank means none.
 
     Raises:
         UserError: one of them is not a name, a comparison and a number.
@@ -44,7 +44,7 @@ def parse(text: str) -> tuple[Requirement, ...]:
 
 
 def check(requirements: tuple[Requirement, ...], measures: Mapping[str, object]) -> None:
-    """Compares measures with what is required.
+    """Compare measures with what is required.
 
     Args:
         requirements: from `parse`.

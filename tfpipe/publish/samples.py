@@ -1,4 +1,4 @@
-"""Images that the run was validated on, and what evaluation says of them."""
+"""Validation images of a run, and their probabilities in the evaluation."""
 
 import dataclasses
 import itertools
@@ -16,36 +16,36 @@ from tfpipe.runs.trained import Trained, check_classes
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
-    """Some images.
+class SampleImages:
+    """Sample images.
 
     Attributes:
-        files: the images, encoded.
-        expected: float32 [n, C], the probabilities that evaluation gives them.
+        files: the encoded images.
+        expected: float32 [n, C], their probabilities in the evaluation.
     """
 
     files: tuple[bytes, ...]
     expected: np.ndarray
 
     def cycle(self, size: int) -> list[bytes]:
-        """Returns a batch of images, again and again the same if need be."""
+        """Return a batch of images, repeated if there are fewer."""
         return list(itertools.islice(itertools.cycle(self.files), size))
 
 
 def take(
     run: Trained, predictor: Predictor | EnsemblePredictor, records: str, count: int
-) -> Samples:
-    """Takes the first images of a run's validation records, and evaluates them.
+) -> SampleImages:
+    """Take the first images of a run's validation records, and evaluates them.
 
     Args:
-        run: what was trained.
-        predictor: of the run.
-        records: folder of the records; empty for those of the run.
-        count: how many images, at least 1; fewer if there are fewer.
+        run: the trained run or ensemble.
+        predictor: its predictor.
+        records: folder of the records; empty for the run's own.
+        count: number of images, at least 1.
 
     Raises:
-        UserError: the records are not there, or of other classes; or none is a JPEG or PNG file,
-            as of `--store=raw`, which cannot be sent.
+        UserError: the records are missing or have other classes; or no image is encoded, as after
+            `--store=raw`, and so cannot be sent.
     """
     manifest = manifests.load(records or run.records)
     manifest.check()
@@ -63,4 +63,4 @@ def take(
     ).take(-(-len(sent) // inference.BATCH_SIZE))
     found = inference.predict(predictor, batches, len(sent), "evaluating")
     terminal.say(f"compared with: {len(sent)} images of {part.name} of {manifest.folder}")
-    return Samples(tuple(each.encoded for each in sent), found["probabilities"][: len(sent)])
+    return SampleImages(tuple(each.encoded for each in sent), found["probabilities"][: len(sent)])

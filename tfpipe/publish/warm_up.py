@@ -1,16 +1,14 @@
-"""Requests that a server answers before a version becomes available, so that no client waits.
-
-TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of at most
-1,000 `PredictionLog` messages (tensorflow_serving/servables/tensorflow/saved_model_warmup.h).
-"""
+"""Writes the warm-up requests of a version; see `tfpipe.protocol.warm_up`."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from serving import tensors
-from serving.protocol import (
+from tfpipe.core.errors import UserError
+from tfpipe.model.signatures import IMAGE, METHODS
+from tfpipe.protocol import tensors
+from tfpipe.protocol.messages import (
     ClassificationRequest,
     PredictionLog,
     PredictRequest,
@@ -18,10 +16,8 @@ from serving.protocol import (
     SignatureDef,
     TensorProto,
 )
-from serving.warm_up import FILE, MOST_RECORDS
-from tfpipe.core.errors import UserError
-from tfpipe.model.signatures import IMAGE, METHODS
-from tfpipe.publish.samples import Samples
+from tfpipe.protocol.warm_up import FILE, MAX_RECORDS
+from tfpipe.publish.samples import SampleImages
 from tfpipe.records import tfrecord
 
 _GREY = 128
@@ -31,30 +27,30 @@ def write(
     folder: pathlib.Path,
     signatures: dict[str, SignatureDef],
     sizes: Sequence[int],
-    samples: Samples,
+    samples: SampleImages,
     *,
     name: str,
 ) -> int:
-    """Writes a request for each signature and batch size.
+    """Write a request for each signature and batch size.
 
     Args:
-        folder: of the SavedModel.
-        signatures: of it, by name.
-        sizes: of the batches, in images.
-        samples: which are sent.
-        name: of the model.
+        folder: the SavedModel.
+        signatures: its signatures by name.
+        sizes: batch sizes in images.
+        samples: the images to send.
+        name: name of the model.
 
     Returns:
-        How many requests there are.
+        The number of requests.
 
     Raises:
-        UserError: they are more than TensorFlow Serving takes.
+        UserError: TensorFlow Serving accepts fewer.
     """
     logs = [log for size in sizes for log in _logs(signatures, samples.cycle(size), name)]
-    if len(logs) > MOST_RECORDS:
+    if len(logs) > MAX_RECORDS:
         raise UserError(
             f"--serving_batch_sizes: {len(sizes)} sizes make {len(logs)} requests to warm up with,"
-            f" and TensorFlow Serving takes {MOST_RECORDS:,}: give fewer sizes",
+            f" and TensorFlow Serving takes {MAX_RECORDS:,}: give fewer sizes",
             status=2,
         )
     path = folder / FILE
@@ -85,7 +81,7 @@ def _fill(request: PredictRequest, definition: SignatureDef, images: list[bytes]
     for alias, info in definition.inputs.items():
         if len(info.tensor_shape.dim) == 1:
             proto = tensors.to_proto(np.array(images, object))
-        else:  # decoded images: one number fills them all
+        else:  # decoded images: one number fills all of them
             proto = TensorProto(dtype=info.dtype, int_val=[_GREY], tensor_shape=info.tensor_shape)
             proto.tensor_shape.dim[0].size = len(images)
         request.inputs[alias].CopyFrom(proto)

@@ -1,10 +1,9 @@
-"""The messages and stubs of TensorFlow Serving, without the seconds TensorFlow takes to import.
+"""The messages and stubs of TensorFlow Serving, without the seconds that TensorFlow's import takes.
 
-The generated modules of `tensorflow-serving-api` ask only for other generated modules, which lie
-inside the `tensorflow` package; importing them the plain way runs the whole of TensorFlow first. So
-where TensorFlow is not loaded yet, an empty package with its search path stands in for it while the
-messages are imported, and leaves again: a later `import tensorflow` in the same process runs as
-usual and finds the same message classes.
+The generated modules of `tensorflow-serving-api` need only other generated modules, which are
+inside the package `tensorflow`. To import those runs all of TensorFlow first. So an empty package
+with the same search path stands in for `tensorflow` during these imports. A later
+`import tensorflow` runs as usual and finds the same message classes.
 """
 
 import contextlib
@@ -19,9 +18,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_ser
 
 @contextlib.contextmanager
 def _hollow(package: str) -> Iterator[None]:
-    """Lets modules of `package` be imported without running its `__init__`."""
+    """Allow imports from `package` without running its `__init__`."""
     spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is None:  # loaded already, or not installed, which the imports themselves report best
+    if spec is None:  # loaded already, or not installed: the imports below report that
         yield
         return
     stand_in = types.ModuleType(package)
@@ -89,7 +88,7 @@ with _hollow("tensorflow"):
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 DEFAULT_SIGNATURE = "serving_default"
-# The names that health checks ask for; "" stands for the server as a whole.
+# The service names of health checks; "" is the whole server.
 HEALTH_NAMES = ("", "PredictionService", "ModelService")
 
 __all__ = [

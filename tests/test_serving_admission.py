@@ -1,25 +1,25 @@
-"""How many requests are let in: fewer in a flood, all of them after it, and no refusal is read."""
+"""The number of accepted requests is bounded, lower during an overload."""
 
 import http.client
+import pathlib
 import re
 import time
 
 import grpc
 import numpy as np
 import pytest
-from test_serving_faults import peak_mb
-from test_serving_servable import publish
-from test_serving_server import IMAGE, SERVING, call, predict, running_server, spec, status
+from serving_demo import IMAGE, MONITORING, call, predict, publish, running_server, spec, status
 
-from serving import limit, protocol
-from serving.errors import RequestError
-from serving.limit import Limit
+from serving import admission
+from serving.admission import AdmissionController
+from tfpipe.protocol import messages
+from tfpipe.protocol.errors import RequestError
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 class Inside:
-    """Requests that are let in, on one thread, until they are told to go."""
+    """Requests that are accepted, on one thread, until they leave."""
 
     def __init__(self, bound):
         self._bound, self._inside = bound, []
@@ -35,8 +35,8 @@ class Inside:
 
 def test_fewer_are_let_in_from_the_first_refusal_on_until_it_is_calm(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(limit.time, "monotonic", lambda: now[0])
-    bound = Limit(4, in_a_flood=2)
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
+    bound = AdmissionController(4, overload_limit=2)
     inside = Inside(bound)
     for _ in range(4):
         assert not bound.full
@@ -61,7 +61,7 @@ def test_fewer_are_let_in_from_the_first_refusal_on_until_it_is_calm(monkeypatch
 
 
 def test_a_flood_lets_in_no_more_than_ever():
-    bound = Limit(1, in_a_flood=50)
+    bound = AdmissionController(1, overload_limit=50)
     inside = Inside(bound)
     inside.come()
     with pytest.raises(RequestError):
@@ -70,7 +70,7 @@ def test_a_flood_lets_in_no_more_than_ever():
 
 
 def test_those_that_run_are_bounded_too():
-    bound = Limit(3, in_a_flood=1, at_a_time=1)
+    bound = AdmissionController(3, overload_limit=1, max_concurrency=1)
     inside = Inside(bound)
     inside.come()
     with pytest.raises(RequestError) as caught, bound.enter(0.05):
@@ -78,6 +78,11 @@ def test_those_that_run_are_bounded_too():
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     inside.go()
     inside.come()
+
+
+def peak_mb(process):
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 
 def refusal(stub, request):
@@ -92,18 +97,16 @@ def refusal(stub, request):
 def test_what_is_refused_is_not_read(tmp_path):
     """Of a message of 30 MB nothing is held; others are answered, and the refusal is counted."""
     flags = ["--enable_batching=false", "--grpc_max_threads=1", "--rest_api_port=-1"]
-    monitoring = tmp_path / "monitoring.config"
-    monitoring.write_text("prometheus_config { enable: true }")
     base, log = tmp_path / "demo", tmp_path / "stderr"
     publish(base, 1)
     with (
-        running_server(base, log, *flags, f"--monitoring_config_file={monitoring}") as server,
+        running_server(base, log, *flags, f"--monitoring_config_file={MONITORING}") as server,
         grpc.insecure_channel(
             server.address, options=[("grpc.max_send_message_length", -1)]
         ) as channel,
     ):
-        stub = protocol.PredictionServiceStub(channel)
-        slow = predict(spec(signature="slow"), steps=np.array(400, np.int32))
+        stub = messages.PredictionServiceStub(channel)
+        slow = predict(spec(signature_name="slow"), steps=np.array(400, np.int32))
         under_way = [stub.Predict.future(slow, timeout=60) for _ in range(17)]
         small = predict(spec(), image_bytes=[IMAGE])
         while refusal(stub, small) is not UNAVAILABLE:  # they have not all come in yet
@@ -112,7 +115,7 @@ def test_what_is_refused_is_not_read(tmp_path):
         before = peak_mb(server)
         assert refusal(stub, large) is UNAVAILABLE
         assert peak_mb(server) - before < 5
-        assert call(channel, protocol.HealthCheckRequest()).status == SERVING
+        assert call(channel, messages.HealthCheckRequest()).status == 1
         assert call(channel, status(spec())).model_version_status
         for each in under_way:
             each.cancel()

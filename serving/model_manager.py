@@ -1,4 +1,4 @@
-"""All models of a server: which there are, where requests for them go."""
+"""The models of a server, by name, version and label."""
 
 import contextlib
 import pathlib
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from serving import cli
-from serving.errors import RequestError, invalid, not_found
-from serving.protocol import ModelServerConfig, ModelSpec, ModelVersionStatus
-from serving.versions import Model, request_name
+from serving.served_model import ServedModel, request_name
+from tfpipe.core import terminal
+from tfpipe.protocol.errors import RequestError, invalid, not_found
+from tfpipe.protocol.messages import ModelServerConfig, ModelSpec, ModelVersionStatus
 
 if TYPE_CHECKING:
-    from serving.servable import Servable
+    from tfpipe.protocol.loaded_model import LoadedModel
 
 PLATFORM = "tensorflow"
 
 
-class Models:
+class ModelManager:
     """The models by name, and the labels of their versions.
 
     Safe to use from several threads; changes wait for each other.
     """
 
-    def __init__(self, load: "Callable[[pathlib.Path, int], Servable]"):
-        """`load` makes a Servable of a version's folder and number, or raises RequestError."""
+    def __init__(self, load: "Callable[[pathlib.Path, int], LoadedModel]"):
+        """`load` takes a version's folder and number; it may raise RequestError."""
         self._load = load
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, ServedModel] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._changing = threading.RLock()
 
@@ -37,22 +37,22 @@ class Models:
 
     @property
     def served(self) -> dict[str, list[int]]:
-        """The versions that are served, by model; sorted."""
+        """The served versions by model, both sorted."""
         return {name: model.versions for name, model in sorted(self._models.items())}
 
     def configure(self, config: ModelServerConfig, *, labels_may_wait: bool = False) -> None:
-        """Serves what a configuration lists, and no other models.
+        """Serve the models of a configuration, and no others.
 
-        What cannot be served leaves all the rest as it asks for.
+        A model that cannot be served does not affect the others.
 
         Args:
-            config: what is to be served.
-            labels_may_wait: whether a label may be given to a version that is not served yet; it
-                is unknown to requests until that is.
+            config: the models.
+            labels_may_wait: accept a label of a version that is not served yet. Until then
+                requests do not find the label.
 
         Raises:
-            RequestError: the configuration is not valid, in which case nothing changes; or a model
-                has no version that can be loaded, or a label's version is not served.
+            RequestError: the configuration is not valid, and nothing changed; or a model has no
+                version that can be loaded, or the version of a label is not served.
         """
         _check(config)
         configs = {each.name: each for each in config.model_config_list.config}
@@ -67,7 +67,7 @@ class Models:
                 if model is None or model.base_path != base_path:
                     if model:
                         model.unload()
-                    model = Model(name, base_path, self._load)
+                    model = ServedModel(name, base_path, self._load)
                     self._models = self._models | {name: model}
                 model.policy = each.model_version_policy
                 errors += model.refresh()
@@ -76,21 +76,22 @@ class Models:
                 self._label(self._models[name], dict(each.version_labels), labels_may_wait)
 
     def refresh(self) -> None:
-        """Loads and unloads versions as their folders say now; reports what it does."""
+        """Load and unload versions to match the disk, and report the changes."""
         with self._changing:
             for model in list(self._models.values()):
                 model.report()
 
     def watch(self, interval_s: float, stop: threading.Event) -> None:
-        """Refreshes every `interval_s` seconds until `stop` is set."""
+        """Refresh every `interval_s` seconds until `stop` is set."""
         while not stop.wait(interval_s):
             self.refresh()
 
-    def use(self, spec: ModelSpec) -> "contextlib.AbstractContextManager[Servable]":
-        """Returns a context of the version that a request asks for; it is not unloaded meanwhile.
+    def acquire(self, spec: ModelSpec) -> "contextlib.AbstractContextManager[LoadedModel]":
+        """Return a context of the requested version, which is not unloaded meanwhile.
 
         Raises:
-            RequestError: it names no model, or one, a version or a label that is not served.
+            RequestError: the request names no model, or one, a version or a label that is not
+                served.
         """
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
@@ -103,10 +104,10 @@ class Models:
                 raise invalid(f"Unrecognized servable version label: {label}")
         if model is None:
             raise not_found(request_name(spec.name, version))
-        return model.use(version)
+        return model.acquire(version)
 
     def statuses(self, name: str, version: int | None) -> list[ModelVersionStatus]:
-        """Returns the states of one version, or of all that have been tried.
+        """Return the state of one version, or of all known ones.
 
         Raises:
             RequestError: there is none.
@@ -122,16 +123,16 @@ class Models:
         return found
 
     def unload(self) -> None:
-        """Unloads everything."""
+        """Unload everything."""
         with self._changing:
             for model in self._models.values():
                 model.unload()
 
     def _check_available(self, errors: list[RequestError]) -> None:
-        """Raises RequestError if a model has no version; tells what else went wrong."""
+        """Raise RequestError if a model has no version; report the other errors."""
         empty = [name for name, versions in self.served.items() if not versions]
         for error in errors[1:] if empty else errors:
-            cli.error(error.message)
+            terminal.error(error.message)
         if empty:
             why = errors[0].message if errors else "no version is there"
             raise RequestError(
@@ -139,8 +140,8 @@ class Models:
                 f"Some models did not become available: {{{', '.join(empty)}}}: {why}",
             )
 
-    def _label(self, model: Model, labels: dict[str, int], may_wait: bool) -> None:
-        """Gives versions their labels; raises RequestError if one is not served."""
+    def _label(self, model: ServedModel, labels: dict[str, int], may_wait: bool) -> None:
+        """Set the labels of a model; raises RequestError if a version is not served."""
         for version in labels.values():
             if version not in model.versions and not may_wait:
                 raise RequestError(
@@ -152,7 +153,7 @@ class Models:
 
 
 def _check(config: ModelServerConfig) -> None:
-    """Raises RequestError if a configuration is not valid."""
+    """Raise RequestError if a configuration is not valid."""
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only"

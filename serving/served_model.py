@@ -1,12 +1,4 @@
-"""A model on disk: finds its versions, serves those that its policy asks for.
-
-A base path holds one folder for each version, named by a decimal number; whatever else lies there
-is skipped:
-
-    export/demo/1/saved_model.pb
-    export/demo/2/saved_model.pb    <- served
-    export/demo/.partial-3/         skipped
-"""
+"""One model of a server: finds its versions on disk and serves those that its policy selects."""
 
 import contextlib
 import dataclasses
@@ -18,38 +10,20 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from serving import background, cli
-from serving.errors import RequestError, not_found
-from serving.protocol import ModelVersionStatus, ServableVersionPolicy
+from tfpipe.core import terminal
+from tfpipe.protocol.errors import RequestError, not_found
+from tfpipe.protocol.messages import ModelVersionStatus, ServableVersionPolicy
+from tfpipe.protocol.versions import version_folders
 
 if TYPE_CHECKING:
-    from serving.servable import Servable
-
-_LARGEST = 2**63 - 1
-
-
-def version_folders(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Returns the folders under `base_path` that are named by a number; none if it is missing."""
-    try:
-        entries = sorted(base_path.iterdir())
-    except OSError:
-        return {}
-    return {
-        int(entry.name): entry
-        for entry in entries
-        if entry.name.isascii()
-        and entry.name.isdecimal()
-        and len(entry.name) <= len(str(_LARGEST))
-        and int(entry.name) <= _LARGEST
-        and entry.is_dir()
-    }
+    from tfpipe.protocol.loaded_model import LoadedModel
 
 
 def aspired(policy: ServableVersionPolicy, there: list[int]) -> list[int]:
-    """Returns which of the versions that are there a policy asks for, the highest first.
+    """Return the versions that a policy selects, the highest first.
 
     Args:
-        policy: "latest" (1 without a number, and without a policy), "all" or "specific".
+        policy: "latest" (1 by default, and without a policy), "all" or "specific".
         there: the versions on disk.
     """
     highest = sorted(there, reverse=True)
@@ -64,24 +38,24 @@ def aspired(policy: ServableVersionPolicy, there: list[int]) -> list[int]:
 
 @dataclasses.dataclass
 class _Loaded:
-    """A version in memory, and how many calls are using it."""
+    """A version in memory, and the number of requests that use it."""
 
-    servable: "Servable"
+    model: "LoadedModel"
     users: int = 0
     retired: bool = False
 
 
-class Model:
+class ServedModel:
     """The versions of one model.
 
-    A new version is loaded beside the old one and takes its place in one step, so that requests are
-    answered all the time; an old one is unloaded when its last call has ended. A version that
-    cannot be loaded leaves those in place that are served, and is tried again once its files
-    change. If none is served yet, the next lower one is, where the policy is "latest".
+    A new version is loaded beside the old one and replaces it in one step, so requests are always
+    answered. An old version is unloaded after its last request. A version that cannot be loaded
+    does not affect the served ones; it is tried again after its files changed. With the policy
+    "latest", the next lower version is served if no other is.
 
     Attributes:
-        name: that requests give.
-        base_path: of the versions.
+        name: the name in requests.
+        base_path: the folder of the versions.
         policy: which versions are served.
     """
 
@@ -89,30 +63,30 @@ class Model:
         self,
         name: str,
         base_path: pathlib.Path,
-        load: "Callable[[pathlib.Path, int], Servable]",
+        load: "Callable[[pathlib.Path, int], LoadedModel]",
         policy: ServableVersionPolicy | None = None,
     ):
-        """`load` makes a Servable of a version's folder and number, or raises RequestError."""
+        """`load` takes a version's folder and number; it may raise RequestError."""
         self.name = name
         self.base_path = base_path
         self.policy = policy or ServableVersionPolicy()
         self._load = load
-        self._lock = threading.Lock()  # of `_loaded` and of each user count
+        self._lock = threading.Lock()  # guards `_loaded` and each user count
         self._loaded: dict[int, _Loaded] = {}
         self._statuses: dict[int, ModelVersionStatus] = {}
-        self._failed: dict[int, tuple] = {}  # the files of versions that could not be loaded
+        self._failed: dict[int, tuple] = {}  # files of the versions that cannot be loaded
 
     @property
     def versions(self) -> list[int]:
-        """The versions that are served, the lowest first."""
+        """The served versions, the lowest first."""
         with self._lock:
             return sorted(self._loaded)
 
     def refresh(self) -> list[RequestError]:
-        """Loads and unloads versions, as the folders and the policy say now.
+        """Load and unload versions to match the folders and the policy.
 
         Returns:
-            An error for each version that cannot be loaded, and was not tried before as it is.
+            An error for each version that cannot be loaded, once until its files change.
         """
         folders = version_folders(self.base_path)
         wanted = aspired(self.policy, list(folders))
@@ -125,24 +99,24 @@ class Model:
                 if not failed:
                     break
         served = self.versions
-        if set(wanted) & set(served):  # else there is nothing that could take its place
+        if set(wanted) & set(served):  # without a replacement the old version stays
             for version in set(served) - set(wanted):
                 self._retire(version)
         return errors
 
     def report(self) -> None:
-        """Refreshes, and says what came of it."""
+        """Refresh, and report changes and errors."""
         before = self.versions
         errors, after = self.refresh(), self.versions
         serving = ", ".join(map(str, after))
         for error in errors:
-            cli.error(f"{error.message}; still serving version {serving or 'none'}")
+            terminal.error(f"{error.message}; still serving version {serving or 'none'}")
         if after != before and after:
-            cli.say(f"serving {self.name} version {serving}")
+            terminal.say(f"serving {self.name} version {serving}")
 
     @contextlib.contextmanager
-    def use(self, version: int | None = None) -> "Iterator[Servable]":
-        """Yields a version that is not unloaded meanwhile; the highest if none is asked for.
+    def acquire(self, version: int | None = None) -> "Iterator[LoadedModel]":
+        """Yield a version, by default the highest; it is not unloaded meanwhile.
 
         Raises:
             RequestError: it is not served.
@@ -154,20 +128,20 @@ class Model:
                 raise not_found(request_name(self.name, version))
             loaded.users += 1
         try:
-            yield loaded.servable
+            yield loaded.model
         finally:
             with self._lock:
                 loaded.users -= 1
                 is_last = loaded.retired and not loaded.users
-            if is_last:  # whose answer does not wait for that, some 0.15 s
+            if is_last:  # in a thread: the answer need not wait for it
                 threading.Thread(target=self._close, args=(loaded,)).start()
 
     def statuses(self) -> list[ModelVersionStatus]:
-        """Returns the state of each version that has been tried, the lowest first."""
+        """Return the state of each known version, the lowest first."""
         return [status for _, status in sorted(self._statuses.copy().items())]
 
     def unload(self) -> None:
-        """Unloads all versions, each when its last call has ended."""
+        """Unload all versions, each after its last request."""
         for version in self.versions:
             self._retire(version)
 
@@ -178,7 +152,7 @@ class Model:
     def _load_missing(
         self, wanted: list[int], folders: dict[int, pathlib.Path]
     ) -> list[RequestError]:
-        """Loads what is wanted and not there; returns what fails."""
+        """Load the wanted versions that are missing; return the errors."""
         errors = []
         for version in sorted(set(wanted) - set(self.versions)):
             files = _files(folders[version])
@@ -186,26 +160,26 @@ class Model:
                 continue
             self._set_status(version, ModelVersionStatus.LOADING)
             try:
-                servable = self._load(folders[version], version)
+                model = self._load(folders[version], version)
             except RequestError as error:
                 errors.append(self._fail(version, files, error))
                 continue
             try:
-                self._check_replaces(servable)
+                self._check_replaces(model)
             except RequestError as error:
-                servable.close()
+                model.close()
                 errors.append(self._fail(version, files, error))
                 continue
             with self._lock:
-                self._loaded[version] = _Loaded(servable)
+                self._loaded[version] = _Loaded(model)
             self._set_status(version, ModelVersionStatus.AVAILABLE)
         return errors
 
-    def _check_replaces(self, servable: "Servable") -> None:
-        """Refuses a successor that clients of the highest version would not understand."""
+    def _check_replaces(self, model: "LoadedModel") -> None:
+        """Raise RequestError if clients of the highest version cannot use its successor."""
         versions = self.versions
-        if versions and self._is_latest and servable.version > versions[-1]:
-            servable.check_replaces(self._loaded[versions[-1]].servable)
+        if versions and self._is_latest and model.version > versions[-1]:
+            model.check_replaces(self._loaded[versions[-1]].model)
 
     def _fail(self, version: int, files: tuple, error: RequestError) -> RequestError:
         self._failed[version] = files
@@ -222,9 +196,11 @@ class Model:
             self._close(loaded)
 
     def _close(self, loaded: _Loaded) -> None:
-        background.run(loaded.servable.close)
-        version = loaded.servable.version
-        if self._statuses[version].state == ModelVersionStatus.UNLOADING:  # not loaded again
+        loaded.model.close()
+        version = loaded.model.version
+        if (
+            self._statuses[version].state == ModelVersionStatus.UNLOADING
+        ):  # it was not loaded again meanwhile
             self._set_status(version, ModelVersionStatus.END)
 
     def _set_status(self, version: int, state: int, error: RequestError | None = None) -> None:
@@ -236,17 +212,17 @@ class Model:
 
 
 def request_name(name: str, version: int | None) -> str:
-    """Returns what TensorFlow Serving says of a model or version that is not served."""
+    """Return TensorFlow Serving's text for a model or version that is not served."""
     which = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     return f"Servable not found for request: {which}"
 
 
 def _files(folder: pathlib.Path) -> tuple:
-    """Returns what changes when a file below `folder` does."""
+    """Return a value that changes with any file below `folder`."""
     found = []
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # it was removed meanwhile
                 stat = os.stat(os.path.join(parent, name))
                 found.append((parent, name, stat.st_size, stat.st_mtime_ns))
     return str(folder), *sorted(found)

@@ -1,4 +1,4 @@
-"""Images on their way to a server: where they are, what is worth sending, how much at a time."""
+"""Image files for a server: finds, reads and checks them, and groups them into requests."""
 
 import dataclasses
 import os
@@ -10,13 +10,14 @@ from typing import BinaryIO, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from serving import cli
-from serving.protocol import Example
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
+from tfpipe.protocol.messages import Example
 
-# How the files of the formats begin that a model decodes.
+# The first bytes of the formats that a model decodes.
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 MAX_IMAGE_BYTES = 32 << 20
-# A request stays below the 64 MiB that the embedded server takes unless told otherwise.
+# Below the embedded server's default limit of 64 MiB for a request.
 MAX_BATCH_BYTES = 48 << 20
 
 STDIN = "-"
@@ -27,21 +28,21 @@ _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 
 
-class Image(NamedTuple):
-    """A name to tell it by, and the whole file."""
+class ImageFile(NamedTuple):
+    """The name and the whole file."""
 
     name: str
     data: bytes
 
 
 @dataclasses.dataclass
-class Found:
-    """What the names on a command line lead to.
+class ImagePaths:
+    """The files behind the names on a command line.
 
     Attributes:
-        paths: files and `STDIN`, in the order in which they are sent.
-        missing: how many names lead to nothing.
-        seen: images read so far, those that were refused included.
+        paths: files and `STDIN`, in the order of sending.
+        missing: number of names without a readable file.
+        seen: images read so far, including rejected ones.
     """
 
     paths: list[str]
@@ -50,11 +51,11 @@ class Found:
 
     @property
     def count(self) -> int | None:
-        """How many images there are; None if that shows only while they are read."""
+        """Number of images; None if it is known only after reading."""
         return None if any(path.endswith(RECORDS) for path in self.paths) else len(self.paths)
 
-    def images(self) -> Iterator[Image]:
-        """Reads them; one that cannot be sent is reported and left out."""
+    def images(self) -> Iterator[ImageFile]:
+        """Yield the images; report and skip those that cannot be sent."""
         for path in self.paths:
             reader = _records if path.endswith(RECORDS) else _file
             try:
@@ -62,22 +63,22 @@ class Found:
                     self.seen += 1
                     try:
                         _check(image)
-                    except cli.UserError as error:
-                        cli.error(error)
+                    except UserError as error:
+                        terminal.error(error)
                         continue
                     yield image
-            except cli.UserError as error:
+            except UserError as error:
                 self.missing += 1
-                cli.error(error)
+                terminal.error(error)
 
 
-def find(names: Sequence[str]) -> Found:
-    """Looks into folders, and reports those that hold no file.
+def find(names: Sequence[str]) -> ImagePaths:
+    """Return the files behind `names`; report folders without files.
 
     Args:
-        names: of files, of folders, which are searched to their depth, or `STDIN`.
+        names: files, folders (searched recursively), or `STDIN`.
     """
-    found = Found([])
+    found = ImagePaths([])
     for name in names:
         if name == STDIN or not os.path.isdir(name):
             found.paths.append(name)
@@ -91,17 +92,12 @@ def find(names: Sequence[str]) -> Found:
         found.paths += sorted(inside)
         if not inside:
             found.missing += 1
-            cli.error(f"{name} is a folder without files")
+            terminal.error(f"{name} is a folder without files")
     return found
 
 
-def batches(found: Found, size: int) -> Iterator[list[Image]]:
-    """Reads images, a batch at a time.
-
-    Args:
-        found: where they are.
-        size: the most images in a batch; large ones make it smaller, to `MAX_BATCH_BYTES`.
-    """
+def batches(found: ImagePaths, size: int) -> Iterator[list[ImageFile]]:
+    """Yield the images in batches of at most `size` images and `MAX_BATCH_BYTES`."""
     batch, batch_bytes = [], 0
     for image in found.images():
         if batch and (len(batch) == size or batch_bytes + len(image.data) > MAX_BATCH_BYTES):
@@ -114,36 +110,34 @@ def batches(found: Found, size: int) -> Iterator[list[Image]]:
 
 
 def read_image(path: str) -> bytes:
-    """Reads an image file of at most `MAX_IMAGE_BYTES`, judging it by its first bytes.
+    """Return an image file, checked by its size and first bytes.
 
     Raises:
-        UserError: it cannot be read, is too large, or is no image of a known format.
+        UserError: it cannot be read, is larger than `MAX_IMAGE_BYTES`, or has another format.
     """
     (image,) = _file(path)
     _check(image)
     return image.data
 
 
-def _check(image: Image) -> None:
+def _check(image: ImageFile) -> None:
     if len(image.data) > MAX_IMAGE_BYTES:
-        raise cli.UserError(f"{image.name} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+        raise UserError(f"{image.name} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
     if not image.data.startswith(IMAGE_MAGIC):
-        raise cli.UserError(
-            f"{image.name} is not an image: a JPEG, PNG, GIF or BMP file is expected"
-        )
+        raise UserError(f"{image.name} is not an image: a JPEG, PNG, GIF or BMP file is expected")
 
 
-def _file(path: str) -> Iterator[Image]:
-    """Yields the one image of a file."""
+def _file(path: str) -> Iterator[ImageFile]:
+    """Yield the one image of a file."""
     if path == STDIN:
-        yield Image(STDIN, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1))
+        yield ImageFile(STDIN, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1))
         return
     with _opened(path) as file:
-        yield Image(path, file.read(MAX_IMAGE_BYTES + 1))
+        yield ImageFile(path, file.read(MAX_IMAGE_BYTES + 1))
 
 
-def _records(path: str) -> Iterator[Image]:
-    """Yields the images of a TFRecord file of tf.Examples, as tfpipe.build_records writes it."""
+def _records(path: str) -> Iterator[ImageFile]:
+    """Yield the images of a TFRecord file of tf.Examples, as tfpipe.build_records writes it."""
     with _opened(path) as file:
         number = 0
         while header := file.read(_HEADER.size):
@@ -159,27 +153,27 @@ def _records(path: str) -> Iterator[Image]:
                 features = Example.FromString(record).features.feature
                 (data,) = features["image/encoded"].bytes_list.value
             except (ValueError, DecodeError):
-                raise cli.UserError(
+                raise UserError(
                     f"{path} is no TFRecord file of images, or damaged, at record {number}"
                 ) from None
             names = features["image/filename"].bytes_list.value
             name = names[0].decode(errors="backslashreplace") if names else str(number)
-            yield Image(f"{path}:{name}", data)
+            yield ImageFile(f"{path}:{name}", data)
             number += 1
 
 
 def _opened(path: str) -> BinaryIO:
-    """Opens a regular file; raises UserError."""
+    """Open a regular file; raises UserError."""
     try:
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except OSError as error:
-        raise cli.UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise cli.UserError(f"{path} is not a regular file")
+        raise UserError(f"{path} is not a regular file")
     return file
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a file; a named pipe that nobody writes to would hold up the caller for ever."""
+    """Open a file without blocking, as a named pipe without a writer would."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Ways to a server: gRPC, or REST where only HTTP gets through."""
+"""Connections to a server: gRPC, or REST where only HTTP is possible."""
 
 import base64
 import functools
@@ -15,16 +15,17 @@ import grpc
 import numpy as np
 from google.protobuf import json_format
 
-from serving import cli, protocol, tensors
+from tfpipe.core.errors import UserError
+from tfpipe.protocol import messages, tensors
 
 MAX_ANSWER_BYTES = 64 << 20
 
-# How long to wait before the first repetition, and at most, in seconds.
+# Seconds before the first retry, and the most before any.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
-# How long gRPC at most waits before it tries to connect again.
+# The longest pause before gRPC connects again.
 _RECONNECT_MS = 2000
 
-# The gRPC status that an HTTP status stands for; others are UNKNOWN.
+# The gRPC status for an HTTP status; others are UNKNOWN.
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -38,8 +39,8 @@ _CODES = {
 }
 
 
-class ServerError(cli.UserError):
-    """A server that cannot be reached, or that refused a request.
+class ServerError(UserError):
+    """A server cannot be reached, or refused a request.
 
     Attributes:
         code: the gRPC status code.
@@ -50,36 +51,40 @@ class ServerError(cli.UserError):
         self.code = code
 
 
-class Model(NamedTuple):
-    """What requests ask for: a model, and one of its versions by number or label.
+class Target(NamedTuple):
+    """The model that requests name, with a version by number or label.
 
     Version 0 and an empty label mean the highest version.
     """
 
     name: str
     version: int = 0
-    label: str = ""
+    version_label: str = ""
 
-    def fill(self, spec: protocol.ModelSpec) -> None:
-        """Writes it into a message."""
+    def fill(self, spec: messages.ModelSpec) -> None:
+        """Write it into a message."""
         spec.name = self.name
-        if self.label:
-            spec.version_label = self.label
+        if self.version_label:
+            spec.version_label = self.version_label
         elif self.version:
             spec.version.value = self.version
 
 
 class Metadata(NamedTuple):
-    """What a server says of a model: the number of its version, and the signatures of that."""
+    """The version that is served, and its signatures by name."""
 
     version: int
-    signatures: dict[str, protocol.SignatureDef]
+    signatures: dict[str, messages.SignatureDef]
 
 
-class Tls(NamedTuple):
-    """Files of PEM text: authorities that the server's certificate is checked by, empty for the
-    system's; and the client's own certificate and key, empty for none.
-    """  # noqa: D205
+class ClientTls(NamedTuple):
+    """PEM files of a client.
+
+    Attributes:
+        ca_file: certificates that the server's is checked with; empty for the system's.
+        cert_file: the client's own certificate; empty for none.
+        key_file: its key.
+    """
 
     ca_file: str = ""
     cert_file: str = ""
@@ -87,14 +92,14 @@ class Tls(NamedTuple):
 
 
 def repeated(call: Callable[[], Any], retries: int) -> Any:
-    """Calls a function, again after a growing, random wait while the server is unavailable.
+    """Call a function; while the server is unavailable, retry after a growing, random pause.
 
     Args:
-        call: it must not have been carried out if it raises UNAVAILABLE.
-        retries: how often it is called again at most.
+        call: sends a request that the server has not executed if it answers UNAVAILABLE.
+        retries: number of further calls, at most.
 
     Raises:
-        ServerError: of the last call, or of any other kind.
+        ServerError: the last call failed, or one failed for another reason.
     """
     for attempt in range(retries + 1):
         try:
@@ -108,55 +113,55 @@ def repeated(call: Callable[[], Any], retries: int) -> Any:
 
 
 class Grpc:
-    """A channel to a server; safe to use from several threads."""
+    """A gRPC channel to a server; safe to use from several threads."""
 
-    def __init__(self, address: str, model: Model, tls: Tls | None):
-        """Connects at the first call. Raises UserError if a file of `tls` cannot be read."""
-        self._model = model
+    def __init__(self, server: str, target: Target, tls: ClientTls | None):
+        """Connect at the first call. Raises UserError if a file of `tls` cannot be read."""
+        self._target = target
         options = {
             "grpc.max_receive_message_length": MAX_ANSWER_BYTES,
             "grpc.max_send_message_length": -1,
-            "grpc.enable_http_proxy": 0,  # the address is the server's; a proxy rarely speaks gRPC
-            # Who asks for days finds a server again soon after it is back, not two minutes later.
+            "grpc.enable_http_proxy": 0,  # a proxy rarely speaks gRPC
+            # gRPC's own limit of two minutes is long for a server that restarted.
             "grpc.max_reconnect_backoff_ms": _RECONNECT_MS,
         }
         arguments = {"options": list(options.items())}
         if tls is None:
-            self._channel = grpc.insecure_channel(address, **arguments)
+            self._channel = grpc.insecure_channel(server, **arguments)
         else:
             parts = {"root_certificates": tls.ca_file, "private_key": tls.key_file,
                      "certificate_chain": tls.cert_file}  # fmt: skip
             read = {name: _read(path) for name, path in parts.items() if path}
             credentials = grpc.ssl_channel_credentials(**read)
-            self._channel = grpc.secure_channel(address, credentials, **arguments)
-        self._service = protocol.PredictionServiceStub(self._channel)
+            self._channel = grpc.secure_channel(server, credentials, **arguments)
+        self._service = messages.PredictionServiceStub(self._channel)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._channel.close()
 
     def predict(
         self,
         inputs: Mapping[str, object],
         outputs: Sequence[str],
-        signature: str,
+        signature_name: str,
         timeout: float,
     ) -> dict[str, np.ndarray]:
-        """Runs a signature; see `Client.predict`. Raises ServerError, or ValueError."""
-        request = protocol.PredictRequest(output_filter=outputs)
-        self._model.fill(request.model_spec)
-        request.model_spec.signature_name = signature
+        """Run a signature; see `Client.predict`. Raises ServerError or ValueError."""
+        request = messages.PredictRequest(output_filter=outputs)
+        self._target.fill(request.model_spec)
+        request.model_spec.signature_name = signature_name
         for alias, value in inputs.items():
             tensors.write(request.inputs[alias], value)
         response = self._call(self._service.Predict, request, timeout)
         return {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
 
     def metadata(self, timeout: float) -> Metadata:
-        """Returns what is served; raises ServerError."""
-        request = protocol.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._model.fill(request.model_spec)
+        """Return the served version and its signatures; raises ServerError."""
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._target.fill(request.model_spec)
         response = self._call(self._service.GetModelMetadata, request, timeout)
-        found = protocol.SignatureDefMap()
+        found = messages.SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
         return Metadata(response.model_spec.version.value, dict(found.signature_def))
 
@@ -168,51 +173,51 @@ class Grpc:
 
 
 class Rest:
-    """A server's REST API; safe to use from several threads, each call of which connects anew."""
+    """A server's REST API; safe to use from several threads. Each call opens a connection."""
 
-    def __init__(self, address: str, model: Model, tls: Tls | None):
-        """`address` is a URL, as http://127.0.0.1:8501. Raises UserError for another one."""
-        self._url = urllib.parse.urlsplit(address)
+    def __init__(self, server: str, target: Target, tls: ClientTls | None):
+        """`server` is a URL such as http://127.0.0.1:8501. Raises UserError for another form."""
+        self._url = urllib.parse.urlsplit(server)
         if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise cli.UserError(
-                f"--server={address}: write HOST:PORT, or http://HOST:PORT for REST"
+            raise UserError(
+                f"the server {server!r} has no known form: HOST:PORT, or http://HOST:PORT for REST"
             )
         self._context = None
         if self._url.scheme == "https":
             self._context = ssl.create_default_context(cafile=(tls and tls.ca_file) or None)
             if tls and tls.cert_file:
                 self._context.load_cert_chain(tls.cert_file, tls.key_file or None)
-        path = f"{self._url.path.rstrip('/')}/v1/models/{urllib.parse.quote(model.name, safe='')}"
-        if model.label:
-            path += f"/labels/{urllib.parse.quote(model.label, safe='')}"
-        elif model.version:
-            path += f"/versions/{model.version}"
+        path = f"{self._url.path.rstrip('/')}/v1/models/{urllib.parse.quote(target.name, safe='')}"
+        if target.version_label:
+            path += f"/labels/{urllib.parse.quote(target.version_label, safe='')}"
+        elif target.version:
+            path += f"/versions/{target.version}"
         self._path = path
 
     def close(self) -> None:
-        """Does nothing: each call ends its own connection."""
+        """Do nothing: each call closes its own connection."""
 
     def predict(
         self,
         inputs: Mapping[str, object],
         outputs: Sequence[str],
-        signature: str,
+        signature_name: str,
         timeout: float,
     ) -> dict[str, np.ndarray]:
-        """Runs a signature; see `Client.predict`. Raises ServerError, or ValueError."""
+        """Run a signature; see `Client.predict`. Raises ServerError or ValueError."""
         values = {alias: _as_json(tensors.as_array(value)) for alias, value in inputs.items()}
-        body = json.dumps({"signature_name": signature, "inputs": values})
+        body = json.dumps({"signature_name": signature_name, "inputs": values})
         answer = json.loads(self._call("POST", ":predict", body.encode(), timeout))["outputs"]
-        infos = self._signatures(timeout)[signature].outputs
+        infos = self._signatures(timeout)[signature_name].outputs
         if len(infos) == 1:
             answer = {next(iter(infos)): answer}
         wanted = outputs or infos
         return {alias: _from_json(answer[alias], infos[alias].dtype) for alias in wanted}
 
     def metadata(self, timeout: float) -> Metadata:
-        """Returns what is served; raises ServerError, or ValueError or KeyError."""
+        """Return the served version and its signatures; see `Grpc.metadata`."""
         answer = json.loads(self._call("GET", "/metadata", b"", timeout))
-        found = protocol.SignatureDefMap()
+        found = messages.SignatureDefMap()
         try:
             json_format.ParseDict(
                 answer["metadata"]["signature_def"], found, ignore_unknown_fields=True
@@ -222,7 +227,7 @@ class Rest:
         return Metadata(int(answer["model_spec"]["version"]), dict(found.signature_def))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _signatures(self, timeout: float) -> dict[str, protocol.SignatureDef]:
+    def _signatures(self, timeout: float) -> dict[str, messages.SignatureDef]:
         return self.metadata(timeout).signatures
 
     def _call(self, method: str, suffix: str, body: bytes, timeout: float) -> bytes:
@@ -261,7 +266,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise cli.UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _as_json(array: np.ndarray) -> Any:
@@ -276,7 +281,7 @@ def _as_json(array: np.ndarray) -> Any:
 
 
 def _from_json(value: Any, dtype: int) -> np.ndarray:
-    if dtype != protocol.types_pb2.DT_STRING:
+    if dtype != messages.types_pb2.DT_STRING:
         return np.asarray(value, tensors.numpy_type(dtype))
     return tensors.as_array(_encoded(value))
 

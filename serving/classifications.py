@@ -1,28 +1,19 @@
-"""What a model says of images, printed as a table, CSV or JSON."""
+"""Prints the classifications of images as a table, CSV or JSON."""
 
 import csv
 import json
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from serving import cli
+from tfpipe.core.errors import one_line
+from tfpipe.protocol.client import Classification
 
-# A table shows the probabilities of no more classes than this; JSON and CSV show all.
+# A table shows the probabilities of at most this many classes; JSON and CSV show all.
 MAX_COLUMNS = 8
 
 
-class Classification(NamedTuple):
-    """What a model says of one image: the winning class, and the probability of each."""
-
-    label: str
-    index: int
-    confidence: float
-    probabilities: tuple[float, ...]
-
-
 def _rows(answers: Sequence[tuple[str, Classification]], columns: int | None) -> list[list]:
-    """Returns a heading and a row for each answer, with at most `columns` classes, or none."""
+    """Return a header and a row for each answer; no classes if there are more than `columns`."""
     classes = max((len(answer.probabilities) for _, answer in answers), default=0)
     shown = classes if columns is None or classes <= columns else 0
     heading = ["file", "label", "confidence", *(f"p{place}" for place in range(shown))]
@@ -40,7 +31,7 @@ def _print_table(answers: Sequence[tuple[str, Classification]]) -> None:
     if not answers:
         return
     rows = [
-        [f"{cell:.4f}" if isinstance(cell, float) else cli.one_line(cell) for cell in row]
+        [f"{cell:.4f}" if isinstance(cell, float) else one_line(cell) for cell in row]
         for row in _rows(answers, MAX_COLUMNS)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

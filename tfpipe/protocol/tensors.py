@@ -1,4 +1,4 @@
-"""NumPy arrays to and from TensorProto, without TensorFlow."""
+"""Converts NumPy arrays to TensorProto and back, without TensorFlow."""
 
 import functools
 import math
@@ -7,23 +7,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.protocol import TensorProto, types_pb2
+from tfpipe.protocol.messages import TensorProto, types_pb2
 
-# Of so many numbers each may become a Python object.
+# Up to this many numbers may become Python objects.
 _FEW = 1000
 
-# The largest array that one number may fill.
+# The largest array that a single value may fill.
 MAX_FILLED_BYTES = 64 << 20
 
 
 class _Layout(NamedTuple):
-    """How the values of one data type lie in a TensorProto.
+    """How a TensorProto stores the values of one data type.
 
     Attributes:
         field: the repeated field that holds them.
-        unit: what one element of that field is. It has the same bits as `dtype`, or a part of them:
-            a half is the integer with its bits, a complex number is two floats.
-        dtype: what one value is, also in `tensor_content` (little-endian).
+        unit: type of one element of that field. A half is stored as an integer with the same bits,
+            a complex number as two floats.
+        dtype: type of one value, also in `tensor_content` (little-endian).
     """
 
     field: str
@@ -39,7 +39,9 @@ _LAYOUTS = {
     types_pb2.DT_FLOAT: _layout("float_val", "<f4"),
     types_pb2.DT_DOUBLE: _layout("double_val", "<f8"),
     types_pb2.DT_HALF: _layout("half_val", "<u2", "<f2"),
-    types_pb2.DT_BFLOAT16: _layout("half_val", "<u2"),  # NumPy has none: widened after reading
+    types_pb2.DT_BFLOAT16: _layout(
+        "half_val", "<u2"
+    ),  # NumPy has no bfloat16: widened after reading
     types_pb2.DT_INT8: _layout("int_val", "i1"),
     types_pb2.DT_INT16: _layout("int_val", "<i2"),
     types_pb2.DT_INT32: _layout("int_val", "<i4"),
@@ -60,10 +62,10 @@ _DATA_TYPES = {
 
 
 def as_array(value: object) -> np.ndarray:
-    """Makes an array of numbers, bytes or text, nested in lists or not.
+    """Return an array of numbers, bytes or text.
 
-    Bytes and text become objects: NumPy's own string types drop trailing zeros and make every
-    string as long as the longest.
+    Bytes and text become objects: NumPy's own string types drop trailing zeros and pad every
+    string to the longest.
     """
     leaf = value
     while isinstance(leaf, list | tuple) and leaf:
@@ -72,7 +74,7 @@ def as_array(value: object) -> np.ndarray:
 
 
 def data_type(array: np.ndarray) -> int:
-    """Returns the DataType of an array; bytes and text are DT_STRING.
+    """Return the DataType of an array; bytes and text are DT_STRING.
 
     Raises:
         ValueError: a TensorProto cannot hold values of this dtype.
@@ -81,13 +83,13 @@ def data_type(array: np.ndarray) -> int:
         return types_pb2.DT_STRING
     if array.dtype in _DATA_TYPES:
         return _DATA_TYPES[array.dtype]
-    if array.dtype.name == "bfloat16":  # of the ml_dtypes package, which TensorFlow uses
+    if array.dtype.name == "bfloat16":  # from ml_dtypes, which TensorFlow uses
         return types_pb2.DT_BFLOAT16
     raise ValueError(f"no tensor can hold values of dtype {array.dtype}")
 
 
 def numpy_type(data_type: int) -> np.dtype:
-    """Returns the dtype of a DataType that is no string; raises ValueError for an unknown one."""
+    """Return the dtype of a numeric DataType; raises ValueError for any other."""
     if data_type not in _LAYOUTS:
         raise ValueError(f"data type {data_type} is not supported")
     if data_type == types_pb2.DT_BFLOAT16:
@@ -96,18 +98,18 @@ def numpy_type(data_type: int) -> np.dtype:
 
 
 def to_proto(value: object) -> TensorProto:
-    """Returns a new tensor with what `write` writes."""
+    """Return a new tensor with the values of an array; see `write`."""
     proto = TensorProto()
     write(proto, value)
     return proto
 
 
 def write(proto: TensorProto, value: object) -> None:
-    """Writes an array, or what NumPy makes one of, as TensorFlow Serving writes its answers.
+    """Write an array into an empty tensor, in the form of TensorFlow Serving's answers.
 
     Args:
-        proto: an empty tensor. One of its typed fields is filled (`float_val`, `string_val`, ...),
-            never `tensor_content`.
+        proto: an empty tensor. One typed field is filled (`float_val`, `string_val`, ...), never
+            `tensor_content`.
         value: numbers, booleans, bytes or text (sent as UTF-8) of any shape.
 
     Raises:
@@ -129,20 +131,19 @@ def write(proto: TensorProto, value: object) -> None:
 
 @functools.lru_cache
 def _header(data_type: int, shape: tuple[int, ...]) -> bytes:
-    """Returns a message with the type and the shape.
+    """Return a serialized tensor with only type and shape.
 
-    To add dimensions to one takes memory block by block. Protobuf gives all freed memory back to
-    the system each 10,000 blocks, and nothing else goes on meanwhile.
+    Cached, because building the shape is the slowest part of writing a small tensor.
     """
     dims = [{"size": size} for size in shape]
     return TensorProto(dtype=data_type, tensor_shape={"dim": dims}).SerializeToString()
 
 
 def _packed(field: str, units: np.ndarray) -> bytes:
-    """Returns a message with nothing but these floats, which are on the wire as in memory.
+    """Return a serialized tensor with only these floats, copied from memory.
 
-    To make a Python number of each would hold up all other answers, 0.1 s for a million. A repeated
-    field lies there as one of bytes does, but for the number in front, below 16 for each of these
+    A Python object for each would block other answers, 0.1 s for a million. A packed repeated field
+    has the encoding of a bytes field, except for the field number, which is below 16 here
     (https://protobuf.dev/programming-guides/encoding).
     """
     number = TensorProto.DESCRIPTOR.fields_by_name[field].number
@@ -151,7 +152,7 @@ def _packed(field: str, units: np.ndarray) -> bytes:
 
 
 def from_proto(proto: TensorProto) -> np.ndarray:
-    """Reads a tensor, whichever of its fields the values are in.
+    """Return the values of a tensor, from `tensor_content` or a typed field.
 
     Returns:
         An array of the tensor's shape. Strings are bytes in an array of objects, and bfloat16
@@ -159,8 +160,8 @@ def from_proto(proto: TensorProto) -> np.ndarray:
 
     Raises:
         ValueError: the data type is not supported, the shape is not fully known, or it does not
-            fit the number of values. One number fills any shape of at most `MAX_FILLED_BYTES`,
-            as `tf.make_tensor_proto(0.0, shape=[2, 3])` sends it.
+            match the number of values. A single number fills any shape of at most
+            `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
@@ -184,7 +185,7 @@ def _numbers(proto: TensorProto, layout: _Layout) -> np.ndarray:
     if proto.tensor_content:
         values = np.frombuffer(proto.tensor_content, layout.dtype)
     else:
-        # These fields hold 32 bits for each value, of which the type may use fewer.
+        # These fields have 32 bits for each value; the type may use fewer.
         wide = np.int32 if layout.field in ("int_val", "half_val") else layout.unit
         units = _read(getattr(proto, layout.field), wide)
         values = units.astype(layout.unit, copy=False).view(layout.dtype)

@@ -1,0 +1,229 @@
+"""The model, the requests and the servers that the tests of serving share.
+
+python -m tests.serving_demo DIR     writes the model, for `make conformance` elsewhere
+"""
+
+import atexit
+import contextlib
+import functools
+import io
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from serving.options import ServerOptions
+from serving.server import EmbeddedServer
+from tfpipe.core import cli
+from tfpipe.protocol import messages, tensors
+
+ROOT = pathlib.Path(__file__).parent.parent
+MONITORING = ROOT / "serving" / "monitoring.config"
+DEMO_VERSION = 7
+
+
+class Brightness(tf.Module):
+    """Calls an image a day or a night by its mean brightness."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = tf.Variable(bias)
+        self.names = tf.constant(["night", "day"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def classify(self, image_bytes):
+        def mean(data):
+            image = tf.io.decode_image(data, channels=3, expand_animations=False)
+            return tf.reduce_mean(tf.cast(image, tf.float32)) / 255.0
+
+        means = tf.map_fn(mean, image_bytes, fn_output_signature=tf.float32)
+        day = tf.sigmoid(4.0 * (means - 0.5) + self.bias)
+        probabilities = tf.stack([1.0 - day, day], axis=1)
+        index = tf.argmax(probabilities, axis=1)
+        return {
+            "probabilities": probabilities,
+            "class_index": index,
+            "class_name": tf.gather(self.names, index),
+            "probability": day,
+        }
+
+    def by_example(self, serialized):
+        features = {"image/encoded": tf.io.FixedLenFeature([], tf.string, "")}
+        return self.classify(tf.io.parse_example(serialized, features)["image/encoded"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def by_class(self, inputs):
+        scores = self.by_example(inputs)["probabilities"]
+        return {"classes": tf.broadcast_to(self.names, tf.shape(scores)), "scores": scores}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def by_value(self, inputs):
+        return {"outputs": self.by_example(inputs)["probability"]}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], name="a"), tf.TensorSpec([None], tf.int32, "b")]
+    )
+    def add(self, a, b):
+        return {"sum": a + tf.cast(b, tf.float32), "half": tf.cast(a, tf.float16) / 2}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "steps")])
+    def slow(self, steps):
+        matrix = tf.eye(512)
+        for _ in tf.range(steps):
+            matrix = tf.matmul(matrix, matrix)
+        return {"trace": tf.linalg.trace(matrix)}
+
+
+def publish(
+    base, version, bias=0.0, signatures=("classify", "add", "slow", "by_class", "by_value")
+):
+    """Saves a model and gives it the name of a version in one step, as an export does."""
+    module = Brightness(bias)
+    names = {"classify": messages.DEFAULT_SIGNATURE}
+    work = base.with_name(f"{base.name}-work")
+    tf.saved_model.save(
+        module,
+        str(work),
+        signatures={names.get(key, key): getattr(module, key) for key in signatures},
+    )
+    base.mkdir(parents=True, exist_ok=True)
+    work.rename(base / str(version))
+
+
+def png(grey, size=(5, 4)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (grey, grey, grey)).save(file, "PNG")
+    return file.getvalue()
+
+
+def day_probability(data, bias=0.0):
+    """What the model says, by Pillow and NumPy."""
+    mean = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float64).mean() / 255
+    return 1 / (1 + np.exp(-(4 * (mean - 0.5) + bias)))
+
+
+IMAGE = png(140)
+PROBABILITY = day_probability(IMAGE)
+
+
+def spec(name="demo", signature_name="", **version):
+    spec = messages.ModelSpec(name=name, signature_name=signature_name)
+    if "number" in version:
+        spec.version.value = version["number"]
+    if "label" in version:
+        spec.version_label = version["label"]
+    return spec
+
+
+def predict(model_spec, outputs=(), **inputs):
+    request = messages.PredictRequest(model_spec=model_spec, output_filter=outputs)
+    for alias, value in inputs.items():
+        proto = value if isinstance(value, messages.TensorProto) else tensors.to_proto(value)
+        request.inputs[alias].CopyFrom(proto)
+    return request
+
+
+def call(channel, request, timeout=20):
+    """Calls the method that takes this request."""
+    prediction = messages.PredictionServiceStub(channel)
+    models = messages.ModelServiceStub(channel)
+    methods = {
+        messages.PredictRequest: prediction.Predict,
+        messages.ClassificationRequest: prediction.Classify,
+        messages.RegressionRequest: prediction.Regress,
+        messages.MultiInferenceRequest: prediction.MultiInference,
+        messages.GetModelMetadataRequest: prediction.GetModelMetadata,
+        messages.GetModelStatusRequest: models.GetModelStatus,
+        messages.ReloadConfigRequest: models.HandleReloadConfigRequest,
+        messages.HealthCheckRequest: messages.HealthStub(channel).Check,
+    }
+    return methods[type(request)](request, timeout=timeout)
+
+
+def status(model_spec=None):
+    return messages.GetModelStatusRequest(model_spec=model_spec)
+
+
+def example(image):
+    found = messages.Example()
+    found.features.feature["image/encoded"].bytes_list.value.append(image)
+    return found
+
+
+def examples_of(kind, model_spec, *images):
+    request = kind(model_spec=model_spec)
+    request.input.example_list.examples.extend(map(example, images))
+    return request
+
+
+@functools.cache
+def demo():
+    """Returns a server in this process, for tests that change nothing: `demo`, version 7."""
+    folder = tempfile.TemporaryDirectory()
+    base = pathlib.Path(folder.name) / "demo"
+    publish(base, DEMO_VERSION)
+    server = embedded(
+        base,
+        monitoring_config_file=str(MONITORING),
+        rest_api_port=-1,
+        grpc_max_receive_message_mb=1,
+    )
+    entered = server.__enter__()
+    entered.base = base
+    atexit.register(lambda: (server.__exit__(None, None, None), folder.cleanup()))
+    return entered
+
+
+@contextlib.contextmanager
+def embedded(base, **options):
+    """Runs the server in this process."""
+    given = {"model_name": "demo", "port": 0, "model_base_path": str(base or ""), **options}
+    server = EmbeddedServer(ServerOptions(**given))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def run_command(module, arguments, monkeypatch, capsys):
+    """Runs a command in this process; returns its exit status, its output and its messages."""
+    options = getattr(module, "Options", None) or module.ServerOptions
+    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+    capsys.readouterr()
+    try:
+        cli.run(module.main, options, tuned=False)
+    except SystemExit as end:
+        found = capsys.readouterr()
+        return int(end.code or 0), found.out, found.err
+
+
+@contextlib.contextmanager
+def running_server(base, log, *flags):
+    """Runs the server in a process of its own; yields it, with its `address`, when it is ready."""
+    command = [sys.executable, "-m", "serving.server", "--model_name=demo", "--port=0"]
+    if base:
+        command.append(f"--model_base_path={base}")
+    with open(log, "w") as stderr:
+        process = subprocess.Popen([*command, *flags], stderr=stderr, cwd=ROOT)
+    try:
+        while not (
+            ready := re.search(r"^serving demo version \d+ at (\S+)$", log.read_text(), re.M)
+        ):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        process.address = ready[1]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    publish(pathlib.Path(sys.argv[1]), DEMO_VERSION)

@@ -1,0 +1,147 @@
+"""SavedModels of any origin are loaded, checked and run."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from serving_demo import day_probability, png, publish
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from serving.batching import Batcher, BatchingParameters
+from tfpipe.protocol import tensors
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.loaded_model import LoadedModel
+from tfpipe.protocol.versions import version_folders
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The base path of a model with version 1; copy it to change it."""
+    base = tmp_path_factory.mktemp("trained") / "demo"
+    publish(base, 1)
+    return base
+
+
+@pytest.fixture
+def version(trained, tmp_path):
+    return shutil.copytree(trained / "1", tmp_path / "1")
+
+
+def alone(function):
+    return function
+
+
+def batched(function):
+    return Batcher(function, BatchingParameters())
+
+
+@pytest.mark.parametrize("wrap", [alone, batched])
+def test_arrays_and_messages_are_both_taken(trained, wrap):
+    model = LoadedModel(trained / "1", 1, wrap)
+    images = [png(30), png(220)]
+    expected = [day_probability(image) for image in images]
+    for value in (tensors.to_proto(images), np.array(images, object)):
+        answer = model.run("", {"image_bytes": value}, ["probability", "class_name"])
+        assert list(answer) == ["probability", "class_name"]
+        assert answer["class_name"].tolist() == [b"night", b"day"]
+        np.testing.assert_allclose(answer["probability"], expected, atol=1e-6)
+    empty = model.run("", {"image_bytes": np.array([], object)})
+    assert empty["probabilities"].shape == (0, 2)
+    assert model.run("slow", {"steps": np.array(1, np.int32)})["trace"] == 512  # has no batch
+    with pytest.raises(RequestError, match=r"image_bytes has shape \[1, 1\].* takes \[\?\]"):
+        model.run("", {"image_bytes": np.array([images[:1]], object)})
+    model.close()
+    with pytest.raises(RequestError):
+        model.run("", {"image_bytes": np.array(images, object)})
+
+
+def test_default_inputs_need_not_be_sent(version):
+    file = version / "saved_model.pb"
+    saved = SavedModel.FromString(file.read_bytes())
+    signature = saved.meta_graphs[0].signature_def["add"]
+    signature.defaults["b"].CopyFrom(tensors.to_proto(np.array([5], np.int32)))
+    file.write_bytes(saved.SerializeToString())
+    model, one = LoadedModel(version, 1), np.ones(1, np.float32)
+    assert model.run("add", {"a": one})["sum"] == [6]
+    assert model.run("add", {"a": one, "b": np.array([2], np.int32)})["sum"] == [3]
+    with pytest.raises(
+        RequestError, match=r"Inputs contains invalid name. Used request inputs: a,"
+    ):
+        model.run("add", {"a": one, "c": one})
+    with pytest.raises(RequestError, match=r"Signature input alias: a\(feed name: add_a:0\)"):
+        model.run("add", {"b": one})
+
+
+def test_damage_is_one_line(version):
+    (data,) = (version / "variables").glob("variables.data*")
+    os.truncate(data, 1)
+    for message in ("cannot load", "SavedModel file does not exist"):
+        with pytest.raises(RequestError, match=message) as caught:
+            LoadedModel(version, 1)
+        assert caught.value.message.startswith(f"cannot load {version}: ")
+        assert caught.value.message.isprintable()
+        (version / "saved_model.pb").unlink(missing_ok=True)
+
+
+def test_a_model_without_signatures_answers_to_none(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(RequestError, match='Serving signature key "serving_default" not found'):
+        LoadedModel(tmp_path, 1).run("", {})
+
+
+def test_a_model_of_tensorflow_1_with_a_table(tmp_path):
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        words = v1.placeholder(tf.string, [None])
+        scale = v1.get_variable("scale", initializer=3.0)
+        keys, values = tf.constant(["a", "b"]), tf.constant([1, 2], tf.int64)
+        table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
+        found = tf.cast(table.lookup(words), tf.float32) * scale
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        v1.saved_model.simple_save(
+            session, str(tmp_path / "1"), {"words/in": words}, {"y": found},
+            legacy_init_op=v1.tables_initializer(),
+        )  # fmt: skip
+    for wrap in (alone, batched):
+        model = LoadedModel(tmp_path / "1", 1, wrap)
+        answer = model.run("", {"words/in": np.array([b"b", b"x", b"a"], object)})
+        assert answer["y"].tolist() == [6, -3, 3]
+
+
+def test_a_text_file_and_unusual_types(tmp_path):
+    class Unusual(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec(None, tf.bfloat16, "half"),
+                tf.TensorSpec([2, None], tf.complex64, "complex"),
+            ]
+        )
+        def serve(self, half, complex):
+            return {"rank": tf.rank(half), "twice": half * 2, "real": tf.math.real(complex)}
+
+    module = Unusual()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
+    binary = tmp_path / "saved_model.pb"
+    text = str(SavedModel.FromString(binary.read_bytes()))
+    (tmp_path / "saved_model.pbtxt").write_text(text)
+    binary.unlink()
+    model = LoadedModel(tmp_path, 1, batched)
+    half = tf.make_tensor_proto(tf.constant([[1.5]], tf.bfloat16))
+    answer = model.run("", {"half": half, "complex": np.full([2, 3], 1j + 4, np.complex64)})
+    assert (answer["rank"], float(answer["twice"][0, 0])) == (2, 3)
+    assert answer["real"].tolist() == [[4, 4, 4]] * 2
+    with pytest.raises(RequestError, match=r"complex has shape \[3, 3\].* takes \[2, \?\]"):
+        model.run("", {"half": half, "complex": np.zeros([3, 3], np.complex64)})
+
+
+def test_only_numbers_name_versions(tmp_path):
+    for name in ("1", "08", "8", "12", "-3", "tmp-8", "8.partial", "\u0663", "1e3", "9" * 20):
+        (tmp_path / name).mkdir()
+    (tmp_path / "13").write_text("a file")
+    (tmp_path / "14").symlink_to(tmp_path / "14")
+    (tmp_path / "15").symlink_to(tmp_path / "12")
+    expected = {number: tmp_path / str(number) for number in (1, 8, 12, 15)}
+    assert version_folders(tmp_path) == expected
+    assert version_folders(tmp_path / "none") == {}

@@ -1,0 +1,265 @@
+"""One version of a model in memory."""
+
+import gc
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from tfpipe.protocol import tensors
+from tfpipe.protocol.errors import from_runtime, invalid, precondition
+from tfpipe.protocol.messages import DEFAULT_SIGNATURE, SignatureDef, TensorProto, types_pb2
+
+SERVE = "serve"  # the tag of the graph that is served
+
+Arrays = Mapping[str, np.ndarray]
+Function = Callable[[Arrays], Arrays]
+
+# The runtime's names of types that NumPy names differently.
+_RUNTIME_NAMES = {"float32": "float", "float64": "double"}
+
+
+class LoadedModel:
+    """A SavedModel, ready to answer requests; of TensorFlow 1 or 2, from any program.
+
+    Safe to use from several threads.
+
+    Attributes:
+        version: the number of its folder.
+        path: its folder.
+        signatures: every SignatureDef in the file, by name.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        version: int,
+        wrap: Callable[[Function], Function] = lambda function: function,
+    ):
+        """Load the SavedModel in the folder `path`.
+
+        Args:
+            path: the folder.
+            version: its number.
+            wrap: applied to the function of each signature whose tensors all have a free first
+                dimension; the server joins requests there.
+
+        Raises:
+            RequestError: it cannot be loaded; the message says why.
+        """
+        self.version, self.path = version, path
+        self._functions: dict[str, Function] = {}
+        try:
+            self.signatures = _read_signatures(path)
+            # Its signatures do not keep the model alive, nor with it the variables.
+            self._model = tf.saved_model.load(str(path), tags=[SERVE])
+            for key, definition in self.signatures.items():
+                if key in self._model.signatures:
+                    function = _function(self._model.signatures[key], definition)
+                    batched = _has_free_rows(definition)
+                    self._functions[key] = wrap(function) if batched else function
+        except Exception as error:  # a damaged file can raise nearly anything
+            raise precondition(f"cannot load {path}: {from_runtime(error).message}") from error
+
+    def close(self) -> None:
+        """Free the memory. Nothing can be run after that."""
+        self._functions, self._model = {}, None
+        gc.collect()  # a graph and its functions refer to each other
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, TensorProto | np.ndarray],
+        output_filter: Iterable[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """Run one signature.
+
+        Args:
+            signature: its name; empty means `serving_default`.
+            inputs: a tensor for each input without a default value.
+            output_filter: the outputs to return; empty means all.
+
+        Returns:
+            An array for each output; strings are bytes in arrays of objects.
+
+        Raises:
+            RequestError: the inputs do not fit the signature, or an op refused them.
+        """
+        key = signature or DEFAULT_SIGNATURE
+        if key not in self._functions:
+            raise precondition(f'Serving signature key "{key}" not found.')
+        definition = self.signatures[key]
+        arrays = _read_inputs(definition, inputs)
+        wanted = _check_outputs(definition, list(output_filter))
+        try:
+            outputs = self._functions[key](arrays)
+            return {alias: tensors.as_array(outputs[alias]) for alias in wanted}
+        except Exception as error:
+            raise from_runtime(error) from error
+
+    def check_replaces(self, other: "LoadedModel") -> None:
+        """Check that clients of `other` can use this model.
+
+        Raises:
+            RequestError: a signature of `other` is missing, has other inputs, or lacks an output.
+        """
+        for key in other._functions:
+            old, new = other.signatures[key], self.signatures.get(key, SignatureDef())
+            outputs = _types(new.outputs)
+            if _types(old.inputs) != _types(new.inputs) or any(
+                outputs.get(alias) != kind for alias, kind in _types(old.outputs).items()
+            ):
+                raise precondition(
+                    f'signature "{key}" is missing or differs from that of version {other.version};'
+                    " to serve it all the same, restart the server"
+                )
+
+    def run_empty(self) -> None:
+        """Run each signature with an empty batch, which builds what the first request needs."""
+        for key, function in self._functions.items():
+            try:
+                function(_empty(self.signatures[key]))
+            except (tf.errors.OpError, ValueError, TypeError):
+                continue  # the model may refuse an empty batch, and is built by now
+
+
+def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
+    """Return the signatures of the graph tagged `serve`; raises ValueError or OSError."""
+    binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
+    saved = SavedModel()
+    try:
+        if binary.is_file():
+            saved.ParseFromString(binary.read_bytes())
+        elif text.is_file():
+            text_format.Parse(text.read_text(encoding="utf-8"), saved)
+        else:
+            raise OSError(f"SavedModel file does not exist at: {binary}")
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError):
+        raise ValueError("saved_model.pb is damaged") from None
+    for graph in saved.meta_graphs:
+        if set(graph.meta_info_def.tags) == {SERVE}:
+            # Copies: a part keeps the whole message in memory, weights included.
+            return {
+                key: SignatureDef.FromString(each.SerializeToString())
+                for key, each in graph.signature_def.items()
+            }
+    raise ValueError(f"saved_model.pb holds no graph that is tagged `{SERVE}`")
+
+
+def _function(signature: Callable, definition: SignatureDef) -> Function:
+    """Return a function from arrays to arrays that calls a signature of a loaded model."""
+    types = {alias: tf.as_dtype(info.dtype) for alias, info in definition.inputs.items()}
+
+    def run(inputs: Arrays) -> Arrays:
+        given = {alias: tf.constant(array, types[alias]) for alias, array in inputs.items()}
+        return {alias: np.asarray(each.numpy()) for alias, each in signature(**given).items()}
+
+    return run
+
+
+def _has_free_rows(definition: SignatureDef) -> bool:
+    infos = [*definition.inputs.values(), *definition.outputs.values()]
+    shapes = [info.tensor_shape for info in infos]
+    return bool(definition.inputs) and all(
+        not shape.unknown_rank and shape.dim and shape.dim[0].size == -1 for shape in shapes
+    )
+
+
+def _read_inputs(
+    definition: SignatureDef, inputs: Mapping[str, TensorProto | np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the array of each input, after TensorFlow Serving's checks in their order."""
+    sent, known, defaults = set(inputs), set(definition.inputs), set(definition.defaults)
+    if len(sent) > len(known) or (len(sent) < len(known) and not defaults):
+        raise invalid(
+            f"input size does not match signature: {len(sent)}!={len(known)}"
+            f" len({_names(sent)}) != len({_names(known)}). Sent extra: {_names(sent - known)}."
+            f" Missing but required: {_names(known - sent)}."
+        )
+    for alias in sorted(known - sent - defaults):
+        raise invalid(
+            f"Signature input alias: {alias}(feed name: {definition.inputs[alias].name}) not found"
+            " in request and no default value provided. Inputs expected to be in the request"
+            f" {_names(sent)}, or default input alias set: {','.join(sorted(defaults))}"
+        )
+    types, arrays = {}, {}
+    for alias in sorted(known):
+        value = inputs[alias] if alias in inputs else definition.defaults[alias]
+        try:
+            if isinstance(value, TensorProto):
+                types[alias], arrays[alias] = value.dtype, tensors.from_proto(value)
+            else:
+                types[alias], arrays[alias] = tensors.data_type(value), value
+        except ValueError:
+            raise invalid(f"tensor parsing error: {alias}") from None
+    if sent - known:
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & known))},"
+            f" request input: {','.join(sorted(sent))}"
+        )
+    for index, (alias, kind) in enumerate(types.items()):
+        expected = definition.inputs[alias].dtype
+        if kind != expected:
+            raise invalid(
+                f"Expects arg[{index}] to be {_type_name(expected)} but {_type_name(kind)} is"
+                " provided"
+            )
+        if kind == types_pb2.DT_BFLOAT16:  # NumPy itself has no such type
+            arrays[alias] = arrays[alias].astype(tf.bfloat16.as_numpy_dtype)
+        _check_shape(alias, arrays[alias].shape, definition.inputs[alias].tensor_shape)
+    return arrays
+
+
+def _check_shape(alias: str, shape: tuple[int, ...], expected) -> None:
+    """Raise RequestError if a tensor has another rank or another size than the signature."""
+    sizes = [dim.size for dim in expected.dim]
+    if expected.unknown_rank or (
+        len(shape) == len(sizes)
+        and all(size in (-1, have) for size, have in zip(sizes, shape, strict=True))
+    ):
+        return
+    raise invalid(
+        f"input {alias} has shape {list(shape)}, but the signature takes"
+        f" [{', '.join('?' if size == -1 else str(size) for size in sizes)}]"
+    )
+
+
+def _check_outputs(definition: SignatureDef, wanted: list[str]) -> list[str]:
+    seen = set()
+    for alias in wanted:
+        if alias not in definition.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in"
+                f" the set {_names(definition.outputs)}."
+            )
+        if alias in seen:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+    return wanted or sorted(definition.outputs)
+
+
+def _types(infos: Mapping) -> dict[str, int]:
+    return {alias: info.dtype for alias, info in infos.items()}
+
+
+def _names(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def _type_name(data_type: int) -> str:
+    name = tf.as_dtype(data_type).name
+    return _RUNTIME_NAMES.get(name, name)
+
+
+def _empty(definition: SignatureDef) -> dict[str, np.ndarray]:
+    """Return inputs that fit: an unknown first dimension is 0, other unknown ones are 1."""
+    found = {}
+    for alias, info in definition.inputs.items():
+        sizes = [dim.size for dim in info.tensor_shape.dim]
+        shape = [size if size >= 0 else int(place > 0) for place, size in enumerate(sizes)]
+        found[alias] = np.zeros(shape, tf.as_dtype(info.dtype).as_numpy_dtype)
+    return found

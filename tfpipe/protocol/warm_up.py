@@ -1,0 +1,38 @@
+"""The requests that a server runs before a version becomes available.
+
+TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of at most
+1,000 `PredictionLog` messages (tensorflow_serving/servables/tensorflow/saved_model_warmup.h).
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+from google.protobuf.message import Message
+
+from tfpipe.protocol.messages import PredictionLog
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+MAX_RECORDS = 1000
+# The fields of PredictionLog that are replayed.
+KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")
+
+
+def read(path: pathlib.Path) -> Iterator[tuple[str, Message]]:
+    """Yield the field of `PredictionLog` and the request of each record.
+
+    Raises:
+        ValueError: a record is not a PredictionLog of one of `KINDS`, or there are too many.
+        tf.errors.DataLossError: the file is damaged.
+    """
+    import tensorflow as tf  # here, because `publish` needs only the constants
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread can delay the exit; see tfpipe/input/tuning.py
+    for count, record in enumerate(tf.data.TFRecordDataset(str(path)).with_options(options)):
+        if count == MAX_RECORDS:
+            raise ValueError(f"it has more than {MAX_RECORDS:,} records")
+        log = PredictionLog.FromString(record.numpy())
+        kind = log.WhichOneof("log_type")
+        if kind not in KINDS:
+            raise ValueError(f"record {count} is a {kind}")
+        yield kind, getattr(log, kind).request
