@@ -1,288 +1,652 @@
-"""The report page and its plots."""
+"""The page about trained classifiers: every part, of runs whole and broken, and nothing outside."""
 
-import base64
+import csv
 import dataclasses
-import html.parser
 import importlib.util
 import io
-import random
+import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
+from conftest import TINY, draw
 from PIL import Image
-from test_statistics import found
+from test_configs import CONFIGS, read
+from test_report import Page
 
-from tfpipe.building import statistics
+from tfpipe import build_records, ensemble, report, train
+from tfpipe.core.errors import UserError
+from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.page import template
-from tfpipe.records.manifest import Manifest, Shard
-from tfpipe.records.rejects import Reject
-from tfpipe.reporting import dataset_plots as plots
-from tfpipe.reporting import dataset_report as report
-
-IMAGES = [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
-LABELS = ["cat", "dog", "dog"] * 20
-
-HOSTILE = "<script>alert('x')</script>&\n\u202e\udcff\"$x^2$"
-
-DESCRIBED = Manifest(
-    arguments={"source": ["a b.zip"], "seed": 3, "classes": "", "flag": True, "other": False},
-    input_fingerprint="1" * 64,
-    classes=("cat", "dog"),
-    splits={"train": {"cat": 1_234_567, "dog": 30}, "val": {"cat": 4, "dog": 10}},
-    accepted=1_234_605,
-    converted={"cmyk": 11, "rotated": 2},
-    rejected={"damaged": 61},
-    fingerprint="a" * 64,
-    mean_record_bytes=10.0,
-    shards=(Shard("train-00000-of-00001.tfrecord", "train", 1_234_597, 12_345_678, "0" * 64),),
-    copies={"train": {"dog": 6}},
-    folds={"0": {"cat": 17, "dog": 18}, "1": {"cat": 19}},
-    duplicates={"clusters": 2, "images": 5, "conflicts": 1},
-    screens={"size": 23},
-    statistics=statistics.describe(IMAGES, LABELS),
+from tfpipe.input.pipeline import eval_batches
+from tfpipe.records import manifest
+from tfpipe.records.part import Part
+from tfpipe.reporting import (
+    comparison,
+    curves,
+    images,
+    layers,
+    neighbours,
+    pictures,
+    predictions,
+    published,
+    results,
+    structure,
+    subject,
 )
+from tfpipe.reporting.predictions import Predictions
+from tfpipe.runs import finish, trained
+from tfpipe.training import log
+from tfpipe.training.config import TrainConfig
+
+HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-class Page(html.parser.HTMLParser):
-    """The tables, links, texts and tags of a page; fails for tags that do not match."""
-
-    VOID = ("meta", "img", "br", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.links, self.rows, self.texts = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "a":
-            self.links.append(dict(attrs)["href"])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += " ".join(data.split())
+def write(*folders, **changes):
+    """Runs the command on folders, quickly unless told otherwise; returns the page's text."""
+    options = {"run_dir": ",".join(map(str, folders)), "pictures": 2, "neighbours": 20}
+    report.main(report.Options(**options | changes))
+    default = "report.html" if len(folders) == 1 else "comparison.html"
+    path = pathlib.Path(changes.get("out") or folders[0] / default)
+    return path.read_text(encoding="utf-8")
 
 
-def render(described=DESCRIBED, rejected=(), drawn=None, **more):
-    return report.render(described, rejected, drawn or {}, **more)
+@pytest.fixture(scope="module")
+def run(run_dir, tmp_path_factory):
+    """A copy of a finished run: what is written there is nothing to other tests."""
+    return shutil.copytree(run_dir, tmp_path_factory.mktemp("run") / "first")
 
 
-def test_the_page_shows_what_the_manifest_says():
-    page = Page(render(rejected=[Reject("a.zip:1.jpg", "damaged", "ends early")]))
-    for row in [
-        ["Class", "train", "val", "All", "Copies among them", "Fold 0", "Fold 1"],
-        ["cat", "1,234,567", "4", "1,234,571", "0", "17", "19"],
-        ["dog", "30", "10", "40", "6", "18", "0"],
-        ["All", "1,234,597", "14", "1,234,611", "6", "35", "19"],
-        ["cmyk", "11"],
-        ["damaged", "61"],
-        ["a.zip:1.jpg", "damaged", "ends early"],
-        ["clusters", "2"],
-        ["size", "23", "screen-size.html", "screen-size.csv"],
-        ["train-00000-of-00001.tfrecord", "train", "1,234,597", "12.3 MB"],
-        # 60 widths, 100 to 513 in steps of 7: the 5 % quantile is 100 + 0.05 * 413 = 120.65.
-        ["Width, pixels", "100", "121", "203", "306", "410", "492", "513"],
-    ]:
-        assert row in page.rows
-    local = {link for link in page.links if not link.startswith("#")}
-    assert local == {
-        *("manifest.json", "rejects.csv", "duplicates.csv", "screen-size.html", "screen-size.csv")
-    }
-    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert {link[1:] for link in page.links if link.startswith("#")} <= ids
-    text = "".join(page.texts)
-    assert "python -m tfpipe.train \\\n    --records=records/NAME \\\n    --run_dir=" in text
-    assert (
-        "python -m tfpipe.build_records \\\n    '--source=a b.zip' \\\n    --seed=3 \\\n"
-        "    --flag \\\n    --noother \\\n    --out=records/NAME\n"
-    ) in text
+@pytest.fixture(scope="module")
+def text(run):
+    return write(run, show="feature_maps,filters")
 
 
-def test_the_page_needs_nothing_else():
-    text = render(drawn={"size": b"\x89PNG"})
-    page = Page(text)
-    (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert image["src"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
-    assert image["alt"]
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+@pytest.fixture(scope="module")
+def other(records, tmp_path_factory):
+    """A run of two stages on the same records."""
+    folder = tmp_path_factory.mktemp("other") / "second"
+    stages = "a:from=head,epochs=1;b:from=all,epochs=2"
+    train.main(
+        TrainConfig(
+            records=str(records), run_dir=str(folder), **TINY | {"stages": stages, "seed": 3}
+        )
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A run on four classes with names that nobody should use."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for index, name in enumerate(HOSTILE):
+        (folder / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = draw("cat" if index % 2 else "dog", 100 * index + number)
+            picture.save(folder / "images" / name / f"<i>{number}&\n.jpg")
+    build_records.main(
+        build_records.Options(
+            source=(str(folder / "images"),),
+            out=str(folder / "records"),
+            workers=1,
+            report=False,
+            splits="train:0.5,val:0.5",
+        )
+    )
+    config = TINY | {"epochs": 1, "tta": "", "image_size": "32"}
+    train.main(TrainConfig(records=str(folder / "records"), run_dir=str(folder / "run"), **config))
+    return folder / "run"
+
+
+def ids(text):
+    return {attrs["id"] for _, attrs in Page(text).tags if "id" in attrs}
+
+
+def assert_self_contained(text):
+    found = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in found.tags}
     assert "://" not in text
     assert "url(" not in text
+    for tag, attrs in found.tags:
+        if tag == "img":
+            assert re.match(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*$", attrs["src"])
+            assert attrs["alt"].strip()
+    links = [link for link in found.links if not link.startswith("#")]
+    assert not links
+    assert {link[1:] for link in found.links} <= ids(text)
 
 
-def test_hostile_names_stay_text():
-    hostile = dataclasses.replace(
-        DESCRIBED,
-        classes=(HOSTILE,),
-        splits={"train": {HOSTILE: 3}},
-        arguments={"source": [HOSTILE]},
-        converted={HOSTILE: 1},
-        duplicates={HOSTILE: 1},
-        screens={HOSTILE.replace("\udcff", ""): 1},
-        folds={},
-        copies={},
-        statistics=statistics.describe([IMAGES[0]], [HOSTILE]),
-    )
-    members = [Member(0, HOSTILE, label, "near", 1, "keep") for label in (HOSTILE, "dog")]
-    rejected = [Reject(HOSTILE, HOSTILE, HOSTILE)]
-    text = report.render(hostile, rejected, {}, members=members)
-    text.encode("utf-8")  # without surrogates
-    page = Page(text)
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert "\u202e" not in text
-    shown = "<script>alert('x')</script>&\\n\\u202e\\udcff\"$x^2$"
-    assert [shown] * 3 in page.rows
-    assert [shown, "3", "3"] in page.rows
-
-
-def test_a_dotted_class_is_no_attribute():
-    names = ("n01.x", "items", "0")
-    counts = {"n01.x": 5, "items": 6, "0": 7}
-    described = dataclasses.replace(
-        DESCRIBED,
-        classes=names,
-        splits={"values": counts},
-        copies={},
-        folds={},
-        statistics=statistics.describe(IMAGES[:3], names),
-    )
-    page = Page(render(described))
-    for name, count in counts.items():
-        assert [name, str(count), str(count)] in page.rows
-
-
-def test_only_the_first_of_many_are_listed():
-    rejected = [Reject(f"{n:03}.jpg", "damaged", "") for n in range(70)]
-    members = [
-        Member(n // 2, f"copy {n}", "cat" if n % 4 < 3 else "dog", "near", 1, "keep")
-        for n in range(200)
+def test_a_run_has_every_part(text, run):
+    assert {"result", "pictures", "training", "model", "data"} <= ids(text)
+    assert {"data-classes", "data-images", "data-files"} <= ids(text)
+    assert_self_contained(text)
+    found = Page(text)
+    told = finish.read_predictions(run / "predictions.csv")
+    accuracy = (told["probabilities"].argmax(1) == told["label"]).mean()
+    assert [row[:2] for row in found.rows if row and row[0] == "accuracy"] == [
+        ["accuracy", f"{accuracy:.4f}"]
     ]
-    page = Page(render(rejected=rejected[::-1], members=members))
-    listed = [row[0] for row in page.rows if row[0].endswith(".jpg")]
-    assert listed == [f"{n:03}.jpg" for n in range(50)]
-    copies = [row[2] for row in page.rows if len(row) == 5 and row[2].startswith("copy")]
-    assert copies == [f"copy {n}" for n in range(80) if n % 4 > 1]
-    assert "The first 50 of 70 rejected files" in "".join(page.texts)
-    assert "The first 20 of 50 sets of duplicates" in "".join(page.texts)
+    epochs = log.read(run)
+    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    (row,) = [row for row in found.rows if row and row[0] == "all" and len(row) == 9]
+    assert row[1:5] == ["3", str(best.epoch), f"{best.loss:.4f}", f"{best.val_loss:.4f}"]
+    words = " ".join("".join(found.texts).split())
+    for title in (
+        *("Most wrong", "Least certain", "Most certain", "Labels that may be wrong"),
+        "What its layers see",
+    ):
+        assert title in words
+
+
+def test_every_plot_is_a_png_file_too(text, run):
+    names = {path.stem for path in (run / "plots").iterdir()}
+    assert names >= {*results.PLOTS, *curves.PLOTS, "structure", "filters", "feature_maps"}
+    assert names >= {f"data-{name}" for name in ("classes", "size", "aspect", "brightness")}
+    for path in (run / "plots").iterdir():
+        with Image.open(path) as drawn:
+            assert drawn.format == "PNG"
+            assert len(drawn.convert("RGB").getcolors(2**24)) > 8, path
+
+
+def test_nothing_else_of_the_run_changes(run_dir, tmp_path):
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    write(copy, out=str(tmp_path / "page.html"), pictures=0, neighbours=0)
+    after = {path for path in copy.rglob("*") if path.is_file() and path.parent.name != "plots"}
+    assert after == set(before)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_same_run_gives_the_same_page(text, run, tmp_path):
+    again = write(run, out=str(tmp_path / "again.html"), show="feature_maps,filters")
+    assert again == text
+
+
+def test_hostile_names_of_many_classes_stay_text(many):
+    text = write(many)
+    assert_self_contained(text)
+    found = Page(text)
+    assert "<script>" not in text
+    assert "<i>1" not in text
+    words = "".join(found.texts)
+    for name in HOSTILE:
+        assert name in words
+    assert "&\\n.jpg" in words
+    assert any(row[:1] == ["Class"] and "Taken for" in row for row in found.rows)
+    assert {path.stem for path in (many / "plots").iterdir()} >= set(results.PLOTS)
+
+
+def test_several_runs_are_compared(run, other):
+    text = write(run, other)
+    assert_self_contained(text)
+    assert {"comparison", "r1-result", "r2-result", "r1-training", "r2-model", "data"} <= ids(text)
+    assert len(re.findall(r'id="data"', text)) == 1
+    found = Page(text)
+    parts = [finish.read_predictions(folder / "predictions.csv") for folder in (run, other)]
+    right = [part["probabilities"].argmax(1) == part["label"] for part in parts]
+    words = " ".join("".join(found.texts).split())
+    assert f"Both are right on {int((right[0] & right[1]).sum())} images" in words
+    assert f"neither on {int((~right[0] & ~right[1]).sum())}." in words
+    assert " in log loss" in words
+    assert {"comparison-loss", "comparison-accuracy", "comparison-1"} <= {
+        path.stem for path in (run / "plots").iterdir()
+    }
+    starts = [row[0] for row in found.rows if row and row[0] in ("a", "b")]
+    assert starts == ["a", "b"]
+
+
+def test_runs_of_other_images_are_not_compared_one_by_one(run, many):
+    text = write(run, many, pictures=0, neighbours=0, out=str(run.parent / "page.html"))
+    assert "cannot be compared image by image" in " ".join(text.split())
+    assert_self_contained(text)
+
+
+class TestBroken:
+    @pytest.fixture
+    def copy(self, run_dir, tmp_path):
+        return shutil.copytree(run_dir, tmp_path / "run")
+
+    def test_without_predictions_they_are_computed(self, copy, capsys):
+        told = finish.read_predictions(copy / "predictions.csv")
+        (copy / "predictions.csv").unlink()
+        (copy / "calibration.json").unlink()
+        text = write(copy, pictures=1, neighbours=0)
+        assert "best weights so far" in text
+        assert not (copy / "predictions.csv").exists()
+        (found,) = subject.load([str(copy)])
+        computed = predictions.find(found, manifest.load(found.first.records))
+        assert computed.names.tolist() == told["name"].tolist()
+        odds = 1 / (1 + np.exp(-told["logits"][:, 0].astype(np.float64)))
+        np.testing.assert_allclose(computed.probabilities[:, 1], odds, atol=1e-5)
+
+    def test_too_many_images_are_left_to_the_command(self, copy, monkeypatch, capsys):
+        (copy / "predictions.csv").unlink()
+        monkeypatch.setattr(predictions, "MAX_COMPUTED", 3)
+        text = write(copy)
+        assert "run tfpipe.train there to its end" in text
+        assert "training" in ids(text)
+        assert "result" not in ids(text)
+
+    def test_a_training_before_its_first_epoch_ended(self, copy, capsys):
+        for name in ("best.weights.h5", "predictions.csv", "calibration.json", "log.csv"):
+            (copy / name).unlink()
+        text = write(copy)
+        assert {"training", "model", "data"} <= ids(text)
+        assert "result" not in ids(text)
+        assert "No epoch has ended yet" in text
+        assert (
+            "it has no trained weights yet: run tfpipe.train there again" in capsys.readouterr().err
+        )
+        assert_self_contained(text)
+
+    def test_records_that_are_gone(self, copy, capsys):
+        text = write(copy, records=str(copy / "nowhere"))
+        assert {"result", "training", "model"} <= ids(text)
+        assert not {"pictures", "data"} & ids(text)
+        assert "There are no pictures" in text
+        assert "nowhere" in capsys.readouterr().err
+
+    def test_other_records_are_noticed(self, copy, many):
+        other = trained.load(many).records
+        text = write(copy, records=other)
+        assert "There are no pictures" in text
+        assert "result" in ids(text)
+
+    def test_a_damaged_log_is_told(self, copy):
+        (copy / "log.csv").write_text("epoch,stage\n1,x\n")
+        with pytest.raises(UserError, match=r"log\.csv is damaged"):
+            write(copy)
+        assert not (copy / "report.html").exists()
+
+
+class TestFolds:
+    @pytest.fixture(scope="class")
+    def folded(self, image_folder, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("folded")
+        build_records.main(
+            build_records.Options(
+                source=(str(image_folder),),
+                out=str(folder / "records"),
+                workers=1,
+                report=False,
+                folds=2,
+            )
+        )
+        config = TINY | {"epochs": 1, "tta": ""}
+        train.main(
+            TrainConfig(
+                records=str(folder / "records"), run_dir=str(folder / "cv"), folds=2, **config
+            )
+        )
+        return folder / "cv"
+
+    def test_a_cross_validation(self, folded):
+        text = write(folded)
+        assert {"result", "pictures", "training", "model", "data"} <= ids(text)
+        assert (
+            "classified by a run that was not trained on it and calibrated by the others"
+            in " ".join(text.split())
+        )
+        runs = [row[0] for row in Page(text).rows if row and row[0].startswith("fold-")]
+        assert runs == ["fold-0", "fold-1"]
+        assert "parameters in each of 2 runs; trained are" in text
+
+    def test_one_that_goes_on_has_the_training(self, folded, tmp_path, capsys):
+        copy = shutil.copytree(folded, tmp_path / "cv")
+        (copy / "folds.json").unlink()
+        shutil.rmtree(copy / "fold-1")
+        text = write(copy)
+        assert {"training", "model", "data"} <= ids(text)
+        assert "result" not in ids(text)
+        assert "unfinished cross-validation" in text
+
+
+def test_an_ensemble(run, other, tmp_path):
+    options = ensemble.Options(runs=f"{run},{other}", out=str(tmp_path / "ens"))
+    ensemble.main(options)
+    text = write(tmp_path / "ens")
+    assert {"result", "pictures", "training", "model", "data"} <= ids(text)
+    runs = {row[0] for row in Page(text).rows if row and len(row) == 10}
+    assert {"first", "second"} <= runs
+    assert text.count("parameters; trained are") == 2
+    ensemble.main(dataclasses.replace(options, overwrite=True))  # the report is a part of it
+    assert not (tmp_path / "ens" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
+    ("changes", "message"),
     [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1_000, "1.0 kB"),
-        (99_949, "99.9 kB"),
-        (99_950, "100 kB"),
-        (999_500, "1.0 MB"),
-        (123_456_789, "123 MB"),
-        (5 * 10**15, "5,000 TB"),
+        ({"show": "weights"}, "'weights' is none of feature_maps, filters"),
+        ({"pictures": -1}, "--pictures=-1: give 0 to 48"),
+        ({"neighbours": 10**9}, "--neighbours=1000000000: give 0 to 100,000"),
+        ({"out": "nowhere/at/all.html"}, "give a file in a folder that exists"),
+        ({"run_dir": "nowhere"}, "nowhere"),
     ],
 )
-def test_sizes_are_for_people(size, shown):
-    assert template.size(size) == shown
+def test_wrong_options_are_explained(run, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        report.main(report.Options(**{"run_dir": str(run)} | changes))
 
 
-def test_colours():
-    assert template.color([255, 127.6, 0]) == "#ff8000"
+def test_a_folder_twice_is_refused(run):
+    with pytest.raises(UserError, match="name each folder once"):
+        write(run, run / ".." / run.name)
 
 
-def test_saved_twice_the_bytes_are_the_same(tmp_path):
-    order = list(range(len(IMAGES)))
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        images, labels = [IMAGES[i] for i in order], [LABELS[i] for i in order]
-        report.save(tmp_path / name, DESCRIBED, images, labels, [])
-        random.Random(0).shuffle(order)
-    first, second = ((tmp_path / name / report.REPORT).read_bytes() for name in ("a", "b"))
-    assert first == second
-    images = re.findall(rb"data:image/png;base64,([^\"]+)", first)
-    assert len(images) == 4
-    for image in images:
-        content = base64.b64decode(image)
-        with Image.open(io.BytesIO(content)) as drawn:
-            assert drawn.format == "PNG"
-            assert set(drawn.info) == {"dpi"}  # no software, no date
-            assert len(drawn.getcolors(2**24)) > 20
-
-
-@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
-def test_without_an_optional_package_there_is_a_warning(module, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_told(run, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == module else real(name)
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else real(name)
     )
-    report.save(tmp_path, DESCRIBED, IMAGES, LABELS, [])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: ")
-    assert module in line
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"pip install 'tfpipe\[report\]'"):
+        write(run)
 
 
-DRAWINGS = {
-    "size": lambda labels: plots.size([300] * len(labels), [200] * len(labels), labels),
-    "aspect": lambda labels: plots.aspect([300] * len(labels), [200] * len(labels), labels),
-    "brightness": lambda labels: plots.brightness([(1, 2, 3)] * len(labels), labels),
-    "classes": lambda labels: plots.classes({"train": dict.fromkeys(labels, 3), "val": {}}),
-}
+def test_the_help_names_what_can_be_shown():
+    assert report._SHOWN == layers.SHOWN
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [["cat"], ["a", "b"] * 2, [f"c{i}" for i in range(100)], [HOSTILE, "$\\frac{$"]],
-    ids=["one", "two", "many", "hostile"],
-)
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_any_classes_can_be_drawn(name, labels):
-    with Image.open(io.BytesIO(DRAWINGS[name](labels))) as drawn:
-        assert len(drawn.getcolors(2**24)) > 20
-        assert drawn.width == 896
+def answers(probabilities, labels):
+    probabilities = np.asarray(probabilities, np.float32)
+    names = np.array([f"{index}.jpg" for index in range(len(labels))])
+    return Predictions(names, np.array(labels), probabilities, probabilities)
 
 
-def colour_share(png, color):
-    """Returns the share of the pixels that have exactly this colour."""
-    with Image.open(io.BytesIO(png)) as drawn:
-        pixels = np.asarray(drawn.convert("RGB")).reshape(-1, 3)
-    return float((pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=1).mean())
+def test_pictures_are_chosen_by_what_their_group_says():
+    found = answers(
+        [[0.9, 0.1], [0.2, 0.8], [0.55, 0.45], [0.05, 0.95], [0.7, 0.3]], [1, 0, 0, 1, 0]
+    )
+    assert pictures.wrong(found, 9) == [0, 1]
+    assert pictures.wrong(found, 1) == [0]
+    assert pictures.uncertain(found, 2) == [2, 4]
+    assert pictures.certain(found, 3) == [3, 0, 1]
 
 
-def test_bars_are_as_long_as_the_counts():
-    def areas(train, val):
-        png = plots.classes({"train": {"cat": train}, "val": {"cat": val}})
-        with Image.open(io.BytesIO(png)) as drawn:
-            bars = drawn.convert("RGB").crop((0, 0, drawn.width, round(0.6 * drawn.height)))
-        out = io.BytesIO()  # the upper part, without the key
-        bars.save(out, "PNG")
-        return [colour_share(out.getvalue(), color) for color in plots.COLORS[:2]]
-
-    train, val = areas(900, 300)
-    assert train / val == pytest.approx(3, rel=0.03)
-    assert areas(900, 0)[1] == 0
+def test_a_heat_map_colours_where_it_is_hot():
+    heat = np.zeros((8, 8), np.float32)
+    heat[:, 4:] = 1
+    drawn = np.asarray(pictures.overlay(Image.new("RGB", (80, 40), (120, 120, 120)), heat), int)
+    assert drawn.shape == (40, 80, 3)
+    cold, hot = drawn[20, 5], drawn[20, 75]
+    assert hot[0] - hot[2] > 80
+    assert abs(cold - 120).max() < 40
 
 
-def test_extreme_sizes_can_be_drawn():
-    widths, heights = [1, 65_500, 20, 4_000], [65_500, 1, 20, 3_000]
-    for draw in (plots.size, plots.aspect):
-        assert draw(widths, heights, ["a"] * 4).startswith(b"\x89PNG")
+def test_neighbours_are_those_of_the_smallest_angle(run):
+    (found,) = subject.load([str(run)])
+    described = manifest.load(found.first.records)
+    val, train_part = found.trained.validation(described), images.learned(found.trained, described)
+    predictor = found.trained.restore()
+    asked = images.read([val], {0, 3})
+    near = neighbours.find(
+        predictor, [asked[0], asked[3]], train_part, found.classes, train_part.images
+    )
+
+    def features(part):
+        batches = eval_batches(part, image_size=predictor.image_size, batch_size=8)
+        rows = [
+            (predictor.features(b["image"]).numpy(), b["name"].numpy(), b["weight"])
+            for b in batches
+        ]
+        values = np.concatenate([r[0][r[2].numpy() > 0] for r in rows]).astype(np.float64)
+        names = np.concatenate([r[1][r[2].numpy() > 0] for r in rows])
+        return values / np.linalg.norm(values, axis=1, keepdims=True), names
+
+    (there, names), (own, _) = features(train_part), features(val)
+    for index, row in zip((0, 3), near, strict=True):
+        apart = 1 - there @ own[index]
+        order = np.argsort(apart, kind="stable")[: neighbours.COUNT]
+        np.testing.assert_allclose([each.distance for each in row], apart[order], atol=1e-5)
+        assert {each.name for each in row} <= {name.decode() for name in names}
 
 
-def test_many_sizes_are_sampled_alike_in_any_order(monkeypatch):
-    monkeypatch.setattr(plots, "MAX_POINTS", 50)
-    widths, labels = list(range(100, 300)), ["a", "b"] * 100
-    first = plots.size(widths, widths, labels)
-    assert plots.size(widths[::-1], widths[::-1], labels[::-1]) == first
-    monkeypatch.setattr(plots, "MAX_POINTS", 500)
-    assert plots.size(widths, widths, labels) != first
+def test_an_image_is_not_its_own_neighbour(run):
+    (found,) = subject.load([str(run)])
+    part = images.learned(found.trained, manifest.load(found.first.records))
+    (fields,) = images.read([part], {2}).values()
+    (near,) = neighbours.find(found.trained.restore(), [fields], part, found.classes, 99)
+    assert len(near) == neighbours.COUNT
+    assert fields.filename not in {each.name for each in near}
+
+
+def test_pictures_are_those_of_the_predictions(run):
+    (found,) = subject.load([str(run)])
+    described = manifest.load(found.first.records)
+    told = predictions.find(found, described)
+    read_back = images.read(images.predicted(found.trained, described), range(len(told)))
+    assert [read_back[index].filename for index in range(len(told))] == told.names.tolist()
+    with pytest.raises(UserError, match="fewer images"):
+        images.read(images.predicted(found.trained, described), {len(told)})
+    with pytest.raises(UserError, match="not what the run was validated on"):
+        images.check(read_back[0], told.names[1], told.labels[1], "records")
+
+
+def test_batches_are_what_evaluation_sees(records):
+    part = Part(manifest.load(records), ("val",))
+    expected = np.concatenate(
+        [b["image"].numpy()[b["weight"].numpy() > 0]
+         for b in eval_batches(part, image_size=24, batch_size=8)]
+    )  # fmt: skip
+    found = [pixels.numpy()[:count] for pixels, count in images.batches(part.records(), 24)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    first = next(part.records())
+    np.testing.assert_array_equal(images.decoded(first, 24), expected[0])
+
+
+def test_an_image_that_cannot_be_decoded_is_told(records):
+    fields = next(Part(manifest.load(records), ("val",)).records())
+    broken = fields._replace(encoded=b"\xff\xd8 no more", filename="a\n.jpg")
+    with pytest.raises(UserError, match=r"a\\n\.jpg cannot be decoded"):
+        images.thumbnail(broken, 20)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(images.batches([fields, broken], 20))
+
+
+def test_the_structure_counts_what_the_stages_train(other):
+    (found,) = subject.load([str(other)])
+    built, told = structure.build(found.first)
+    (blocks,) = told.towers.values()
+    everything = [*blocks, *told.head]
+    assert sum(block.parameters for block in everything) == built.model.count_params()
+    assert sum(block.trained for block in everything) == told.stages["b"]
+    head = sum(block.trained for block in everything if block.stage == 0)
+    assert head == told.stages["a"] == sum(block.trained for block in told.head)
+    assert structure.draw(told).startswith(b"\x89PNG")
+
+
+def test_a_frozen_backbone_is_told(tiny_config):
+    from tfpipe.records import manifest as manifests
+    from tfpipe.training import run as runs
+
+    config = tiny_config(backbones="vgg16", stages="head", pooling="avg", head="")
+    started = runs.start(config, manifests.load(config.records), "float32", False)
+    _, told = structure.build(started)
+    ((name, blocks),) = told.towers.items()
+    assert name == "vgg16, 32 x 32"
+    assert {block.stage for block in blocks} == {structure.FROZEN}
+    assert [block.name for block in blocks] == [f"block{n}" for n in range(1, 6)]
+    assert sum(block.parameters for block in blocks) == 14_714_688
+    assert told.stages == {"head": 513}
+
+
+def test_many_blocks_are_drawn_some_at_a_time():
+    blocks = [structure.Block(f"b{n}", "1", n + 1, 0, structure.FROZEN) for n in range(90)]
+    merged = structure._merged(blocks)
+    assert len(merged) == structure.MAX_ROWS
+    assert sum(block.parameters for block in merged) == sum(range(1, 91))
+    assert merged[0].name.startswith("b0")
+    assert merged[-1].name.endswith("b89")
+
+
+def test_runs_are_compared_on_the_same_images_in_any_order():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 50)
+    p = rng.uniform(0.01, 0.99, (2, 50))
+    first = answers(np.stack([1 - p[0], p[0]], 1), labels)
+    second = answers(np.stack([1 - p[1], p[1]], 1), labels)
+    order = rng.permutation(50)
+    shuffled = Predictions(
+        second.names[order], labels[order], second.probabilities[order], second.raw[order]
+    )
+    best, (pair,) = comparison.pairs(
+        {"a": first, "b": shuffled}, {"a": ("x", "y"), "b": ("x", "y")}
+    )
+    assert best in "ab"
+    right = [found.guesses == labels for found in (first, second)]
+    one, two = right if best == "a" else right[::-1]
+    assert pair.agreement == (
+        *((one & two).sum(), (one & ~two).sum()),
+        *((~one & two).sum(), (~one & ~two).sum()),
+    )
+    assert len(pair.differ) == pair.agreement[1] + pair.agreement[2]
+    for index, its in pair.differ:
+        names = (first.names, shuffled.names) if best == "a" else (shuffled.names, first.names)
+        assert names[0][index] == names[1][its]
+    assert pair.sentences[0].endswith(f"p = {pair.p_value:.2g}")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9, 40])
+@pytest.mark.parametrize("name", results.PLOTS)
+def test_any_number_of_classes_can_be_drawn(name, classes):
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, 60)
+    scores = np.exp(rng.normal(0, 1, (60, classes)) + 3 * np.eye(classes)[labels])
+    found = answers(scores / scores.sum(1, keepdims=True), labels)
+    drawn = results.PLOTS[name][0](found, [f"class <{n}> of many" for n in range(classes)])
+    with Image.open(io.BytesIO(drawn)) as picture:
+        assert picture.width == 896
+        assert len(picture.convert("RGB").getcolors(2**24)) > 20
+
+
+@pytest.mark.parametrize("name", results.PLOTS)
+def test_images_of_one_class_can_be_drawn(name):
+    found = answers([[0.7, 0.3]] * 3, [0, 0, 0])
+    assert results.PLOTS[name][0](found, ["cat", "dog"]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+@pytest.mark.parametrize("name", curves.PLOTS)
+def test_any_number_of_epochs_can_be_drawn(name, count):
+    epochs = [
+        log.Epoch(
+            n + 1, "head" if n < 2 else "all", 1 / (n + 1), 0.9, 0.0, 0.5, 0.0, 10.0, 0.0, 1.0
+        )
+        for n in range(count)
+    ]
+    draw_one = curves.PLOTS[name][0]
+    assert draw_one({"run": epochs}).startswith(b"\x89PNG")
+    assert draw_one({f"run {n}": epochs for n in range(9)}).startswith(b"\x89PNG")
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    epochs = [log.Epoch(n, "a,b", 0.1 * n, 0.5, 0.3, 0.4, 1e-3, 12.5, 0.25, 3.75) for n in (1, 2)]
+    written = log.Log(tmp_path, 0)
+    for epoch in epochs:
+        written.add(epoch)
+    assert log.read(tmp_path) == epochs
+    assert log.read(tmp_path / "nowhere") == []
+
+
+def test_duplicates_are_read_as_they_were_written(tmp_path):
+    members = [
+        Member(0, "a\n.jpg", "cat", "first", 0, "keep"),
+        Member(0, "b", "x", "near", 7, "keep"),
+    ]
+    duplicates.save(tmp_path / duplicates.DUPLICATES, members)
+    assert duplicates.load(tmp_path) == [members[0]._replace(path="a\\n.jpg"), members[1]]
+    (tmp_path / duplicates.DUPLICATES).write_text("cluster,path\nx,y\n")
+    with pytest.raises(UserError, match="build the data set again"):
+        duplicates.load(tmp_path)
+
+
+def test_what_screens_listed_is_shown(run, records, tmp_path):
+    copy = shutil.copytree(records, tmp_path / "records")
+    described = manifest.load(copy)
+    first = next(Part(described, ("train",)).records())
+    (source,) = described.arguments["source"]
+    rows = [
+        ["path", "label", "score", "reason", "action"],
+        [f"{source}/{first.filename}", "cat", "12.5", "too <small>", "kept"],
+        [f"{source}/gone.jpg", "dog", "3", "no cat, no dog", "dropped"],
+    ]
+    with open(copy / "screen-size.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    dataclasses.replace(described, screens={"size": 2}).save(copy)
+    text = write(run, records=str(copy), out=str(tmp_path / "page.html"))
+    alts = {attrs["alt"] for tag, attrs in Page(text).tags if tag == "img"}
+    assert f"{source}/{first.filename}, labelled cat" in alts
+    words = "".join(Page(text).texts)
+    assert "What the screen size lists first" in words
+    assert "too <small>" in words
+    assert f"{source}/gone.jpg" in words
+
+
+class TestPublished:
+    @pytest.mark.parametrize("recipe", published.recipes(), ids=lambda each: each.recipe)
+    def test_it_says_what_the_flagfile_does(self, recipe):
+        config = read(recipe.recipe)
+        for name, value in recipe.options.items():
+            assert getattr(config, name) == value
+        lines = (CONFIGS / f"{recipe.recipe}.flags").read_text(encoding="utf-8").splitlines()
+        flags = {line[2:].split("=")[0] for line in lines if line.startswith("--")}
+        assert flags - {"weights"} == set(recipe.options)
+        comment = " ".join(line for line in lines if line.startswith("# Published"))
+        for pattern, value in (
+            (r"validation loss ([\d.]+)", recipe.log_loss),
+            (r"accuracy ([\d.]+)", recipe.accuracy),
+            (r"Kaggle ([\d.]+)", recipe.kaggle),
+        ):
+            match = re.search(pattern, comment)
+            assert (match and float(match[1].rstrip("."))) == value, pattern
+
+    @pytest.mark.parametrize("recipe", published.recipes(), ids=lambda each: each.recipe)
+    def test_a_run_of_it_is_known(self, recipe):
+        config = dataclasses.replace(read(recipe.recipe), epochs=1, weights="none")
+        assert published.of(config) == recipe
+        assert published.of(dataclasses.replace(config, head="dense(7)")) is None
+
+    def test_every_flagfile_with_a_figure_is_there(self):
+        with_figures = {
+            path.stem
+            for path in CONFIGS.glob("*.flags")
+            if re.search(r"# Published on .*\d", path.read_text(encoding="utf-8"))
+        }
+        assert with_figures == {each.recipe for each in published.recipes()}
+
+    def test_they_are_shown_for_cats_and_dogs_only(self, text, many):
+        assert "r3-xception-model4" in text
+        assert "r3-xception-model4" not in write(many, pictures=0, neighbours=0)
+
+
+def test_a_page_of_other_data_is_small(text):
+    assert len(text) < 5_000_000
+
+
+def test_it_is_fit_for_a_phone_and_has_no_errors(run, text):
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs the browser chromium")
+    told = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            for scheme in ("light", "dark"):
+                shown = browser.new_page(
+                    viewport={"width": 390, "height": 800}, color_scheme=scheme
+                )
+                shown.on("console", lambda message: told.append(message.text))
+                shown.on("pageerror", lambda error: told.append(str(error)))
+                shown.on("request", lambda request: told.append(request.url))
+                shown.goto((run / "report.html").as_uri())
+                width = shown.evaluate("document.documentElement.scrollWidth")
+                assert width <= 390
+                assert shown.evaluate(
+                    "[...document.images].every(i => i.complete && i.naturalWidth)"
+                )
+        finally:
+            browser.close()
+    assert [each for each in told if not each.startswith(("data:", "file:"))] == []
