@@ -41,7 +41,10 @@ ENTRY_POINTS = [
 ]
 # How a process is set up for TensorFlow and ended, wherever it runs: all that serving takes of
 # tfpipe.
-PROCESS_SETTINGS = ("tfpipe.core.allocator", "tfpipe.core.onednn", "tfpipe.core.signals.Signals")
+PROCESS_SETTINGS = (
+    *("tfpipe.core.allocator", "tfpipe.core.onednn", "tfpipe.core.signals.Signals"),
+    "tfpipe.page.heat_overlay",  # how all heat maps are drawn
+)
 TOPS = ("serving", "tools", "tests")
 # What is published is tried by the server, with its client; predictions are made by any server,
 # with the same client, and by an exported model, loaded as the server loads it.

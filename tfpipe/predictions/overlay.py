@@ -1,41 +1,31 @@
-"""A heat map, laid over its image."""
+"""A heat map laid over its image, as a PNG file."""
 
-import cv2
+import io
+
 import numpy as np
+import PIL.Image
 
 from tfpipe.images.decode import decode
+from tfpipe.page import heat_overlay
 
-# Of the longer side, in pixels: enough to see an image by, and a third of a MB as a PNG.
+# Pixels of the longer side: enough to recognise an image, and at most some 300 kB.
 _LEAST, _MOST = 256, 512
-
-# How much of the picture the hottest place covers.
-_OPACITY = 0.5
-
-# Where the colour map is a light red, of 255: further on it grows dark, and hides what is there.
-_HOTTEST = 220
 
 
 def png(encoded: bytes, heat: np.ndarray) -> bytes:
-    """Draws a heat map over an image: bluish where little speaks for the class, red where most.
-
-    Where nothing does the image shows as it is.
+    """Draw a heat map over an image; see `heat_overlay.blend`.
 
     Args:
         encoded: an image file.
         heat: float32 [S, S] in 0..1, of the whole image squeezed into a square.
 
     Returns:
-        A PNG file of the image's proportions.
+        A PNG file with the image's proportions.
     """
-    pixels = decode(encoded).pixels
-    height, width = pixels.shape[:2]
-    scale = min(max(height, width, _LEAST), _MOST) / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(pixels, size, interpolation=method)
-    warm = cv2.resize(heat.clip(0, 1), size, interpolation=cv2.INTER_LINEAR)
-    colors = cv2.applyColorMap((_HOTTEST * warm).round().astype(np.uint8), cv2.COLORMAP_TURBO)
-    opacity = (_OPACITY * warm)[..., np.newaxis]
-    mixed = (1 - opacity) * image[..., ::-1] + opacity * colors  # cv2 has blue first
-    _, file = cv2.imencode(".png", mixed.round().astype(np.uint8))
-    return file.tobytes()
+    picture = PIL.Image.fromarray(decode(encoded).pixels)
+    longer = max(picture.size)
+    scale = min(max(longer, _LEAST), _MOST) / longer
+    size = [max(1, round(side * scale)) for side in picture.size]
+    file = io.BytesIO()
+    heat_overlay.blend(picture.resize(size, reducing_gap=2), heat).save(file, "PNG")
+    return file.getvalue()
