@@ -1,68 +1,57 @@
-"""The part about the data: what its manifest and lists say, plots of a sample, suspects to see."""
+"""The part of a run's report about its data set: lists, plots of a sample, suspects as pictures."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
-from tfpipe.page import template
-from tfpipe.records import manifest, rejects
+from tfpipe.page import thumbnail
+from tfpipe.page.thumbnail_sheet import SheetItem
+from tfpipe.records import rejects
 from tfpipe.records.example import Fields
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.part import Part
-from tfpipe.reporting import dataset_plots as plots
-from tfpipe.reporting import dataset_report as report
-from tfpipe.reporting import images, pictures
-from tfpipe.screens import suspects
+from tfpipe.reporting import dataset_plots, dataset_report, record_images
+from tfpipe.reporting.dataset_report import Section
+from tfpipe.screens import suspect_lists
 
-MAX_SAMPLE = 1_000  # images that are looked into for the plots
-MAX_SUSPECTS = 12  # of each screen, as pictures
-MAX_SEARCHED = 50_000  # records that are read to find their pictures
+MAX_SAMPLE = 1_000  # images in the plots of sizes, aspects and brightness
+MAX_SUSPECTS = 12  # shown suspects of each screen
+MAX_SEARCHED = 50_000  # records read to find the suspects
 
-_COLOR_SIDE = 32  # pixels of the thumbnails that mean colours are taken of
-
-
-@dataclasses.dataclass(frozen=True)
-class Suspect:
-    """An image that a screen listed; without a picture if it is not in the records."""
-
-    picture: template.Image | None
-    path: str
-    label: str
-    score: str
-    reason: str
+_COLOR_SIDE = 32  # pixels of the thumbnails whose mean colours are plotted
+_SIDE = 200  # pixels of a suspect's picture
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DatasetChapter:
     """A data set.
 
     Attributes:
         folder: of the records.
-        sections: the values of the template `data.html.j2`.
+        section: the values of the template `dataset.html.j2`.
         plots: PNG files by name.
-        sampled: how many images the plots of sizes, aspects and brightness are of.
-        screens: what each screen listed, the worst of it.
-        problems: what could not be read.
+        sampled: the number of images in the plots of sizes, aspects and brightness.
+        screens: the first suspects of each screen.
+        problems: lists and records that cannot be read.
     """
 
     folder: str
-    sections: dict[str, Any]
+    section: Section
     plots: dict[str, bytes]
     sampled: int
-    screens: dict[str, list[Suspect]]
+    screens: dict[str, list[SheetItem]]
     problems: list[str]
 
 
-def find(described: Manifest, prefix: str) -> Data:
-    """Reads the lists and a sample of the records of a data set.
+def write(manifest: Manifest, prefix: str) -> DatasetChapter:
+    """Read the lists and a sample of the records of a data set.
 
     Args:
-        described: the data set.
-        prefix: of the sections' names within the page.
+        manifest: of the data set.
+        prefix: of the anchors within the page.
     """
     problems: list[str] = []
 
@@ -74,71 +63,49 @@ def find(described: Manifest, prefix: str) -> Data:
             problems.append(str(error))
             return otherwise
 
-    rejected = attempt(lambda: rejects.load(described.folder), [])
-    listed = bool(described.duplicates) and duplicates.DUPLICATES in described.files
-    members = attempt(lambda: duplicates.load(described.folder), []) if listed else []
-    drawn, sampled = attempt(lambda: _plots(described), ({}, 0))
-    screens = attempt(lambda: _screens(described), {})
-    drawn["classes"] = plots.classes(described.splits)
-    sections = report.sections(
-        described, rejected, drawn, members, heading="h3", prefix=prefix, linked=False
+    rejected = attempt(lambda: rejects.load(manifest.folder), [])
+    has_list = bool(manifest.duplicates) and duplicates.DUPLICATES in manifest.files
+    members = attempt(lambda: duplicates.load(manifest.folder), []) if has_list else []
+    sample = attempt(lambda: _sample(manifest), ([], [], []))
+    screens = attempt(lambda: _screens(manifest), {})
+    plots = dataset_plots.draw(manifest.splits, *sample)
+    section = dataset_report.section(
+        manifest, rejected, plots, members, heading="h3", prefix=prefix, linked=False
     )
-    return Data(str(described.folder), sections, drawn, sampled, screens, problems)
+    return DatasetChapter(str(manifest.folder), section, plots, len(sample[0]), screens, problems)
 
 
-def load(folder: str) -> Manifest | str:
-    """Returns the manifest of records that are there; else warns, and returns why they are not.
-
-    Args:
-        folder: of the records.
-    """
-    try:
-        found = manifest.load(folder)
-        found.check()
-    except UserError as error:
-        terminal.warn(f"the report has no pictures and tells nothing of the data: {error}")
-        return str(error)
-    return found
-
-
-def _plots(described: Manifest) -> tuple[dict[str, bytes], int]:
-    """Draws what images are like that are stored, and returns how many these are."""
-    part = Part(described, (ALL_SPLITS,))
+def _sample(manifest: Manifest) -> tuple[list, list, list]:
+    """Return width and height, class, and mean RGB of the first images."""
+    part = Part(manifest, (ALL_SPLITS,))
     sizes, labels, colors = [], [], []
-    total = min(MAX_SAMPLE, part.images)
-    with terminal.progress("looking at the images", total) as advance:
-        for fields in images.sample(part, MAX_SAMPLE):
-            small = images.thumbnail(fields, _COLOR_SIDE)
+    with terminal.progress("reading images", min(MAX_SAMPLE, part.images)) as advance:
+        for fields in record_images.sample(part, MAX_SAMPLE):
+            small = thumbnail.of_record(fields, _COLOR_SIDE)
             colors.append(np.asarray(small, np.float64).mean(axis=(0, 1)))
             sizes.append((fields.width or small.width, fields.height or small.height))
-            labels.append(fields.text or described.classes[fields.label or 0])
+            labels.append(fields.text or manifest.classes[fields.label or 0])
             advance()
-    widths, heights = zip(*sizes, strict=True)
-    drawn = {
-        "size": plots.size(widths, heights, labels),
-        "aspect": plots.aspect(widths, heights, labels),
-        "brightness": plots.brightness(colors, labels),
-    }
-    return drawn, len(labels)
+    return sizes, labels, colors
 
 
-def _screens(described: Manifest) -> dict[str, list[Suspect]]:
+def _screens(manifest: Manifest) -> dict[str, list[SheetItem]]:
     rows = {
-        name: suspects.load(described.folder, name)[:MAX_SUSPECTS] for name in described.screens
+        name: suspect_lists.load(manifest.folder, name)[:MAX_SUSPECTS] for name in manifest.screens
     }
     wanted = {row["path"] for listed in rows.values() for row in listed}
-    records = _records(described, wanted) if wanted else {}
+    records = _find_records(manifest, wanted) if wanted else {}
     return {
-        name: [_suspect(row, records.get(row["path"])) for row in listed]
+        name: [_item(row, records.get(row["path"])) for row in listed]
         for name, listed in rows.items()
     }
 
 
-def _records(described: Manifest, paths: set[str]) -> dict[str, Fields]:
-    """Returns records by where their files were: a source and the name in there."""
-    sources = [one_line(source.rstrip("/")) for source in described.arguments.get("source", [])]
+def _find_records(manifest: Manifest, paths: set[str]) -> dict[str, Fields]:
+    """Return records by the path of their file: the file name, alone or behind a source."""
+    sources = [one_line(source.rstrip("/")) for source in manifest.arguments.get("source", [])]
     found: dict[str, Fields] = {}
-    for fields in images.sample(Part(described, (ALL_SPLITS,)), MAX_SEARCHED):
+    for fields in record_images.sample(Part(manifest, (ALL_SPLITS,)), MAX_SEARCHED):
         name = one_line(fields.filename)
         for path in (name, *(f"{source}/{name}" for source in sources)):
             if path in paths:
@@ -148,8 +115,9 @@ def _records(described: Manifest, paths: set[str]) -> dict[str, Fields]:
     return found
 
 
-def _suspect(row: dict[str, str], fields: Fields | None) -> Suspect:
+def _item(row: dict[str, str], fields: Fields | None) -> SheetItem:
     picture = None
     if fields is not None:
-        picture = pictures.thumbnail(fields, f"{row['path']}, labelled {row['label']}")
-    return Suspect(picture, row["path"], row["label"], row["score"], row["reason"])
+        alt = f"{row['path']}, labelled {row['label']}"
+        picture = thumbnail.embed(thumbnail.of_record(fields, _SIDE), alt)
+    return SheetItem(picture, row["label"], row["path"], row["score"], row["reason"])

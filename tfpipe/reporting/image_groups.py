@@ -1,39 +1,65 @@
-"""Labels that may be wrong: those that a classifier disbelieves that has not seen their images."""
+"""Which images a report shows: the most wrong, the least and the most certain, wrong labels."""
 
+import importlib.util
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.reporting.predictions import Predictions
+from tfpipe.core.errors import UserError
+from tfpipe.reporting.labelled_predictions import LabelledPredictions
 
-_NEEDS = "cleanlab, which is not installed: pip install 'tfpipe[screen]'"
+
+def wrong(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the wrongly predicted images, those with the highest loss first."""
+    order = np.argsort(-found.losses, kind="stable")
+    return order[found.guesses[order] != found.labels[order]][:most].tolist()
 
 
-class Suspects(NamedTuple):
-    """Images whose labels cleanlab takes for wrong.
+def uncertain(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the images whose two most probable classes are closest to each other."""
+    top = np.sort(found.probabilities, axis=1)[:, -2:]
+    return np.argsort(top[:, 1] - top[:, 0], kind="stable")[:most].tolist()
 
-    Attributes:
-        indices: among the predictions, the least believed first.
-        reason: why nothing was looked for; "" if it was.
+
+def certain(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the images with the highest probabilities, alternating between the classes.
+
+    Uses the probabilities before calibration, because clipping makes many of them equal.
     """
+    order = np.argsort(-found.raw.max(axis=1), kind="stable")
+    turn = np.empty(len(order), np.int64)
+    for index in range(found.raw.shape[1]):
+        members = order[found.guesses[order] == index]
+        turn[members] = np.arange(len(members))
+    return order[np.argsort(turn[order], kind="stable")][:most].tolist()
 
-    indices: list[int]
-    reason: str = ""
+
+GROUPS = {
+    "Most wrong": (wrong, "Images with a wrong prediction, the highest log loss first."),
+    "Least certain": (uncertain, "Images whose two most probable classes are nearly equal."),
+    "Most certain": (
+        certain,
+        "Images with the highest probabilities before calibration, alternating between classes.",
+    ),
+}
 
 
-def find(found: Predictions, classes: Sequence[str]) -> Suspects:
-    """Looks for them by confident learning (Northcutt et al., 2021) on the predictions."""
-    import importlib.util
+def suspect_labels(found: LabelledPredictions, classes: Sequence[str]) -> list[int]:
+    """Return the images whose labels cleanlab considers wrong, the least probable label first.
 
+    The method is confident learning (Northcutt et al., 2021) on the predictions.
+
+    Raises:
+        UserError: cleanlab is not installed, or a class has no image.
+    """
     if importlib.util.find_spec("cleanlab") is None:
-        return Suspects([], f"they are found by {_NEEDS}")
+        raise UserError("cleanlab is not installed: pip install 'tfpipe[screen]'")
     if len(np.unique(found.labels)) < len(classes):
-        return Suspects([], "they are looked for only where each class has an image")
+        raise UserError("some classes have no image here")
     from tfpipe.screens import label_issues
 
     with terminal.progress("label issues", len(found)) as advance:
         order, is_issue = label_issues.rank(found.labels, found.probabilities.astype(np.float64))
         advance(len(found))
-    return Suspects(order[is_issue[order]].tolist())
+    return order[is_issue[order]].tolist()

@@ -1,10 +1,9 @@
-"""What a classifier answers for images that it was not trained on: read, or computed if need be."""
+"""Predictions for labelled images that were not trained on: read from the run, or computed."""
 
 import dataclasses
 
 import numpy as np
 
-from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.evaluation import metrics
 from tfpipe.input import pipeline
@@ -12,23 +11,25 @@ from tfpipe.model import inference
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
-from tfpipe.reporting.subject import Subject
+from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import finish
 from tfpipe.training.run import Run
 
-MAX_COMPUTED = 2_000  # images that a report classifies itself; more are for the command to do
+MAX_COMPUTED = 2_000  # images that a report classifies itself
+
+_TRAIN_ON = "run tfpipe.train there again to continue"
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Answers for labelled images.
+class LabelledPredictions:
+    """Predictions for labelled images.
 
     Attributes:
         names: str [n], as in predictions.csv.
         labels: int64 [n].
-        probabilities: float32 [n, C], as the classifier gives them.
+        probabilities: float32 [n, C], calibrated and clipped.
         raw: float32 [n, C], before calibration and clipping.
-        note: what a reader has to know of them besides; "" if nothing.
+        note: a remark for the reader; "" if none.
     """
 
     names: np.ndarray
@@ -38,7 +39,7 @@ class Predictions:
     note: str = ""
 
     def __len__(self) -> int:
-        """Returns the number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
@@ -52,63 +53,47 @@ class Predictions:
         return metrics.losses(self.probabilities, self.labels)
 
 
-def find(subject: Subject, manifest: Manifest | None) -> Predictions:
-    """Returns the answers that the subject is judged by.
+def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions:
+    """Return the predictions that the target is evaluated by.
+
+    Reads predictions.csv. For a run without it, classifies up to `MAX_COMPUTED` images.
 
     Args:
-        subject: what is reported.
-        manifest: of its records; None if they are not there.
+        target: the run or ensemble.
+        manifest: of its records; None if they are not available.
 
     Raises:
-        UserError: there are none, and they cannot be computed here; it says which command does.
+        UserError: there are none; the message names the command that makes them.
     """
-    trained = subject.trained
+    trained = target.trained
     if trained is None:
-        raise UserError("it is not finished: run tfpipe.train there again, which goes on with it")
-    if trained.predictions_file.is_file() and (
-        not isinstance(trained, Run) or finish.is_current(trained)
-    ):
-        return _of(finish.read_predictions(trained.predictions_file))
-    if not isinstance(trained, Run):
-        raise UserError(f"{trained.predictions_file} is missing: run the command that made it")
+        raise UserError(f"it is not finished: {_TRAIN_ON}")
+    is_run, path = isinstance(trained, Run), trained.predictions_file
+    if path.is_file() and (not is_run or finish.is_current(trained)):
+        return _from_logits(finish.read_predictions(path))
+    if not is_run:
+        raise UserError(f"{path} is missing: run the command that made it")
     if not trained.best_weights.is_file():
-        raise UserError(
-            "it has no trained weights yet: run tfpipe.train there again, which goes on with it"
-        )
+        raise UserError(f"it has no trained weights yet: {_TRAIN_ON}")
     if manifest is None:
-        raise UserError(f"{trained.predictions_file} is missing, and so are the records: give them")
+        raise UserError(f"{path} and the records are missing: give `records`")
     part = trained.validation(manifest)
     if part.images > MAX_COMPUTED:
-        raise UserError(
-            f"{part.images:,} images are not classified yet: run tfpipe.train there to its end"
-        )
+        raise UserError(f"{part.images:,} images are not classified yet: {_TRAIN_ON}")
     predictor = trained.uncalibrated()
     batches = pipeline.eval_batches(
         part, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
     )
     found = inference.predict(predictor, batches, part.images, f"classifying {part.name}")
-    return _of(
-        found | {"name": np.array([_text(name) for name in found["name"]])},
-        "The training has not ended: these are the answers of its best weights so far, not"
-        " calibrated.",
+    names = [one_line(name.decode("utf-8", "surrogateescape")) for name in found["name"]]
+    return _from_logits(
+        found | {"name": np.array(names)},
+        "The training has not ended: these are uncalibrated predictions of its best weights so"
+        " far.",
     )
 
 
-def usable(subject: Subject, manifest: Manifest | None) -> Predictions | str:
-    """Does as `find`, but returns as text why there are none, after a warning."""
-    try:
-        return find(subject, manifest)
-    except UserError as error:
-        terminal.warn(f"{subject.folder} has no result: {error}")
-        return str(error)
-
-
-def _of(found: dict[str, np.ndarray], note: str = "") -> Predictions:
+def _from_logits(found: dict[str, np.ndarray], note: str = "") -> LabelledPredictions:
     output = SIGMOID if found["logits"].shape[1] == 1 else SOFTMAX
     raw = Calibration().apply(found["logits"], output).numpy()
-    return Predictions(found["name"], found["label"], found["probabilities"], raw, note)
-
-
-def _text(name: bytes) -> str:
-    """Returns a name as predictions.csv has it."""
-    return one_line(name.decode("utf-8", "surrogateescape"))
+    return LabelledPredictions(found["name"], found["label"], found["probabilities"], raw, note)

@@ -1,210 +1,148 @@
-"""The page itself: its chapters, the comparison and the data, in one file; and the plots as PNG."""
+"""The report about trained classifiers: one HTML file, and every plot as a PNG file."""
 
-import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Sequence
 
 import tfpipe
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.page import template
+from tfpipe.records import manifest as manifests
 from tfpipe.records.manifest import Manifest
-from tfpipe.reporting import chapter as chapters
-from tfpipe.reporting import comparison, curves, data, images, pictures, published, results, subject
-from tfpipe.reporting import dataset_report as data_report
-from tfpipe.reporting.chapter import Chapter, Choice
-from tfpipe.reporting.comparison import Pair
-from tfpipe.reporting.data import Data
+from tfpipe.reporting import (
+    chapter,
+    comparison,
+    dataset_chapter,
+    published_recipes,
+    result_plots,
+    target,
+    training_plots,
+)
+from tfpipe.reporting.chapter import Chapter, ReportOptions
+from tfpipe.reporting.comparison import Comparison
+from tfpipe.reporting.dataset_chapter import DatasetChapter
+from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import trained
-from tfpipe.training.run import Run
 
-MAX_RUNS = 8
-MAX_DIFFERING = 8  # images that two runs disagree on, as pictures
-
-_TEMPLATES = pathlib.Path(__file__).parent
+MAX_TARGETS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Several subjects side by side.
-
-    Attributes:
-        best: the name of the one with the lowest log loss; "" if fewer than two have a result.
-        pairs: it and each of the others.
-        cards: of each pair the images that only one has right.
-        plots: PNG files by name, each with its text for who does not see it.
-    """
-
-    best: str
-    pairs: list[Pair]
-    cards: dict[str, list[pictures.Card]]
-    plots: dict[str, tuple[bytes, str]]
-
-
-def make(folders: list[str], out: str, records: str, choice: Choice) -> pathlib.Path:
-    """Writes the page and the plots.
+def write(folders: list[str], out: str, records: str, options: ReportOptions) -> pathlib.Path:
+    """Write the report.
 
     Args:
         folders: of runs, cross-validations or ensembles.
-        out: the file; empty for one in the first folder.
-        records: folder of the records; empty for those of each run.
-        choice: what is made.
+        out: the file; empty for the default name in the first folder.
+        records: folder of the records; empty for the records of each run.
+        options: the optional parts.
 
     Returns:
         The file.
 
     Raises:
-        UserError: a folder holds nothing that was trained, what it holds is damaged, a package is
-            missing, or the file cannot be written.
+        UserError: a folder contains no run and no ensemble or is damaged, a package is missing, or
+            the file cannot be written.
     """
     if (module := template.missing()) is not None:
         raise UserError(f"{module} is not installed: pip install 'tfpipe[report]'")
-    if len(folders) > MAX_RUNS:
-        raise UserError(f"--run_dir names {len(folders)} folders: give at most {MAX_RUNS}")
-    subjects = subject.load(folders)
-    path = _file(out, subjects)
-    described = {each.name: data.load(records or each.first.records) for each in subjects}
-    told = [chapters.write(each, described[each.name], choice) for each in subjects]
-    sets = _data(subjects, described)
-    compared = _compare(told, described, choice) if len(told) > 1 else None
-    page = render(told, sets, compared)
-    _save_plots(told, sets, compared)
+    if len(folders) > MAX_TARGETS:
+        raise UserError(f"`run_dir` names {len(folders)} folders: give at most {MAX_TARGETS}")
+    targets = target.load(folders)
+    path = _output_file(out, targets)
+    chapters = [
+        chapter.write(each, _load_manifest(records or each.first.records), options)
+        for each in targets
+    ]
+    datasets = _dataset_chapters(chapters)
+    compared = None
+    if len(chapters) > 1:
+        compared = comparison.write(chapters, pictures=options.pictures > 0)
+    page = render(chapters, datasets, compared)
+    _save_plots(chapters, datasets, compared)
     with storage.atomic_file(path) as file:
         file.write(page)
     return path
 
 
-def render(told: list[Chapter], sets: list[Data], compared: Comparison | None) -> str:
-    """Returns the page.
-
-    Args:
-        told: the chapters.
-        sets: the data.
-        compared: the comparison of several.
-    """
-    pages = template.environment(_TEMPLATES, data_report.TEMPLATES)
+def render(
+    chapters: Sequence[Chapter], datasets: Sequence[DatasetChapter], compared: Comparison | None
+) -> str:
+    """Return the page; `compared` is None for a single chapter."""
+    pages = template.environment(pathlib.Path(__file__).parent)
     pages.filters |= {"time": _time}
-    several = len(told) > 1
-    embedded = {}
-    if compared:
-        embedded = {name: template.image(*plot) for name, plot in compared.plots.items()}
-    return pages.get_template("run.html.j2").render(
-        title=" and ".join(each.subject.name for each in told),
-        chapters=[
+    targets = [each.target for each in chapters]
+    plots = compared.plots if compared else {}
+    comparable = any(map(published_recipes.is_comparable, targets))
+    return pages.get_template("run_report.html.j2").render(
+        title=" and ".join(each.name for each in targets),
+        parts=[
             {
-                "told": each,
-                "plots": chapters.embedded(each),
-                "prefix": f"r{number + 1}-" if several else "",
-                "recipe": published.of(each.subject.first.config),
-                "classes": each.subject.classes,
+                "chapter": each,
+                "plots": each.embedded,
+                "prefix": f"r{number}-" if compared else "",
+                "recipe": published_recipes.followed(each.target.first.config),
+                "classes": each.target.classes,
             }
-            for number, each in enumerate(told)
+            for number, each in enumerate(chapters, start=1)
         ],
-        sets=sets,
+        datasets=datasets,
         compared=compared,
-        comparison_plots=embedded,
-        recipes=published.recipes() if any(published.fits(each.subject) for each in told) else (),
-        result_plots=tuple(results.PLOTS),
-        training_plots=tuple(curves.PLOTS),
+        comparison_plots={name: template.image(*plot) for name, plot in plots.items()},
+        recipes=published_recipes.recipes() if comparable else (),
+        result_plots=tuple(result_plots.PLOTS),
+        training_plots=tuple(training_plots.PLOTS),
         version=tfpipe.__version__,
     )
 
 
-def _file(out: str, subjects: list[subject.Subject]) -> pathlib.Path:
-    """Returns where the page goes; raises UserError if that cannot be."""
+def _output_file(out: str, targets: Sequence[ReportTarget]) -> pathlib.Path:
     if not out:
-        return subjects[0].folder / (trained.REPORT if len(subjects) == 1 else trained.COMPARISON)
+        return targets[0].folder / (trained.REPORT if len(targets) == 1 else trained.COMPARISON)
     path = pathlib.Path(out)
     if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--out={out}: give a file in a folder that exists")
+        raise UserError(f"`out={out}`: give a file in a folder that exists")
     return path
 
 
-def _data(subjects: list[subject.Subject], described: dict[str, Manifest | str]) -> list[Data]:
-    """Returns each of the data sets once."""
-    found: dict[str, Data] = {}
-    for each in subjects:
-        manifest = described[each.name]
-        if isinstance(manifest, Manifest) and manifest.fingerprint not in found:
-            prefix = f"d{len(found) + 1}-" if len(subjects) > 1 else "data-"
-            found[manifest.fingerprint] = data.find(manifest, prefix)
-    return list(found.values())
-
-
-def _compare(
-    told: list[Chapter], described: dict[str, Manifest | str], choice: Choice
-) -> Comparison:
-    histories = {}
-    for each in told:
-        for name, epochs in each.histories.items():
-            alone = isinstance(each.subject.trained, Run)
-            histories[each.subject.name if alone else f"{each.subject.name}/{name}"] = epochs
-    plots = {}
-    if histories:
-        plots = {
-            f"comparison-{name}": (draw(histories), alt)
-            for name, (draw, alt) in curves.PLOTS.items()
-            if name in ("loss", "accuracy")
-        }
-    answered = {each.subject.name: each for each in told if not isinstance(each.found, str)}
-    if len(answered) < 2:
-        return Comparison("", [], {}, plots)
-    best, pairs = comparison.pairs(
-        {name: each.found for name, each in answered.items()},
-        {name: each.subject.classes for name, each in answered.items()},
-    )
-    cards = {}
-    for number, pair in enumerate(pairs):
-        if pair.plot is not None:
-            alt = f"Scatter plot of the probabilities by {best} and {pair.other}."
-            plots[f"comparison-{number + 1}"] = pair.plot, alt
-        first, manifest = answered[best], described[best]
-        if isinstance(manifest, Manifest) and choice.pictures:
-            cards[pair.other] = _differing(first, answered[pair.other], pair, manifest)
-    return Comparison(best, pairs, cards, plots)
-
-
-def _differing(
-    best: Chapter, other: Chapter, pair: Pair, manifest: Manifest
-) -> list[pictures.Card]:
-    """Returns cards of images that only one of two has right, with what both answer."""
-    shown = dict(pair.differ[:MAX_DIFFERING])
+def _load_manifest(folder: str) -> Manifest | str:
+    """Return the manifest of records, or after a warning the reason why it is not available."""
     try:
-        records = images.read(images.predicted(best.subject.trained, manifest), shown)
-        for number, fields in records.items():
-            name, label = str(best.found.names[number]), best.found.labels[number]
-            images.check(fields, name, label, manifest.folder)
+        found = manifests.load(folder)
+        found.check()
     except UserError as error:
-        terminal.warn(f"{best.subject.folder}: {error}")
-        return []
-    classes = best.subject.classes
-    found = []
-    for card, (first, second) in zip(
-        pictures.cards(list(shown), records, best.found, classes, {}), shown.items(), strict=True
-    ):
-        scores = []
-        for each, number in ((best, first), (other, second)):
-            guess = int(each.found.guesses[number])
-            probability = float(each.found.probabilities[number, guess])
-            scores.append((f"{each.subject.name}: {classes[guess]}", probability))
-        found.append(dataclasses.replace(card, scores=scores))
+        terminal.warn(f"the report has no pictures and no data: {error}")
+        return str(error)
     return found
 
 
-def _save_plots(told: list[Chapter], sets: list[Data], compared: Comparison | None) -> None:
-    """Writes every plot as a PNG file into the folder of its run, the common ones of the first."""
+def _dataset_chapters(chapters: Sequence[Chapter]) -> list[DatasetChapter]:
+    """Write a chapter about each different data set."""
+    found: dict[str, DatasetChapter] = {}
+    for each in chapters:
+        if each.manifest is not None and each.manifest.fingerprint not in found:
+            prefix = f"d{len(found) + 1}-" if len(chapters) > 1 else "data-"
+            found[each.manifest.fingerprint] = dataset_chapter.write(each.manifest, prefix)
+    return list(found.values())
+
+
+def _save_plots(
+    chapters: Sequence[Chapter], datasets: Sequence[DatasetChapter], compared: Comparison | None
+) -> None:
+    """Write each plot as a PNG file to the folder of its target, common ones to the first."""
     common: dict[str, bytes] = {}
-    for number, each in enumerate(sets):
-        which = "data" if len(sets) == 1 else f"data-{number + 1}"
+    for number, each in enumerate(datasets, start=1):
+        which = "data" if len(datasets) == 1 else f"data-{number}"
         common |= {f"{which}-{name}": png for name, png in each.plots.items()}
     if compared:
         common |= {name: png for name, (png, _) in compared.plots.items()}
-    for each in told:
-        own: dict[str, Any] = {name: png for name, (png, _) in each.plots.items()}
-        folder = each.subject.folder / trained.PLOTS
+    for each in chapters:
+        own = {name: png for name, (png, _) in each.plots.items()}
+        if each is chapters[0]:
+            own |= common
+        folder = each.target.folder / trained.PLOTS
         try:
             folder.mkdir(exist_ok=True)
-            for name, png in (own | (common if each is told[0] else {})).items():
+            for name, png in own.items():
                 with storage.atomic_file(folder / f"{name}.png", "wb") as file:
                     file.write(png)
         except OSError as error:
@@ -212,7 +150,7 @@ def _save_plots(told: list[Chapter], sets: list[Data], compared: Comparison | No
 
 
 def _time(seconds: float) -> str:
-    """Returns 75 as "75 s", 750 as "12.5 min", 7500 as "2.1 h"."""
+    """Return 75 as "75 s", 750 as "12.5 min", 7500 as "2.08 h"."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     if seconds < 6000:
