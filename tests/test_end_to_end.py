@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, draw
+from test_serving_server import running_server
 
 from serving.client import Client
 from tfpipe import evaluate, export, predict
@@ -91,20 +92,12 @@ def test_the_export_is_float32_without_xla(export_dir):
 @pytest.fixture(scope="module")
 def server(export_dir, tmp_path_factory):
     """The embedded server on a free port; yields its address."""
-    command = [
-        *(sys.executable, "-m", "serving.server", "--port=0", "--model_name=tiny"),
-        f"--model_base_path={export_dir}",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        line = process.stderr.readline()
-        assert " at " in line, line + process.stderr.read()
-        yield line.split(" at ")[-1].split()[0]
-        process.terminate()
-        assert process.wait(30) == 0
+    with running_server(export_dir, tmp_path_factory.mktemp("server") / "stderr") as running:
+        yield running.address
 
 
 def test_grpc_gives_the_evaluations_probabilities(server, evaluated, files):
-    with Client(server, "tiny") as client:
+    with Client(server, "demo") as client:
         answer = client.predict({"image_bytes": list(files.values())})
     expected = np.stack([evaluated[name] for name in files])
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
@@ -112,11 +105,9 @@ def test_grpc_gives_the_evaluations_probabilities(server, evaluated, files):
 
 def test_the_client_command_prints_them(server, evaluated, image_folder):
     paths = [str(image_folder / name) for name in ("cat.0.jpg", "dog.7.jpg")]
+    flags = [f"--server={server}", "--model_name=demo", "--output=json"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "serving.client", f"--server={server}", "--model_name=tiny"),
-            *("--output=json", *paths),
-        ],
+        [sys.executable, "-m", "serving.client", *flags, *paths],
         cwd=ROOT,
         capture_output=True,
         text=True,
