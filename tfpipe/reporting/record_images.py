@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.images import preprocess
-from tfpipe.input import pipeline, tuning
+from tfpipe.input import decoded_batches
 from tfpipe.records.example import Fields
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.part import Part
@@ -18,7 +17,6 @@ from tfpipe.training.run import Run
 
 BATCH_SIZE = 32
 
-_KEYS = ("image/encoded", "image/format", "image/height", "image/width")  # of `decode_record`
 _OTHER_RECORDS = "these are not the records that the run was validated on"
 
 
@@ -76,51 +74,14 @@ def sample(part: Part, most: int) -> Iterator[Fields]:
 
 
 def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, int]]:
-    """Decode records as evaluation does.
-
-    Args:
-        records: read when needed.
-        size: the side of the model's input in pixels, S.
-
-    Yields:
-        uint8 [BATCH_SIZE, S, S, 3], and the number of its images; the other rows are padding.
-
-    Raises:
-        UserError: a record cannot be read, or its image cannot be decoded.
-    """
-    failures: list[UserError] = []
-
-    def read_features() -> Iterator[dict[str, object]]:
-        try:
-            for fields in records:
-                yield _features(fields)
-        except UserError as error:  # TensorFlow would turn it into its own error
-            failures.append(error)
-
-    @tf.autograph.experimental.do_not_convert
-    def decode(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        weight = tf.constant(1, tf.int64)
-        return {"image": preprocess.decode_record(features, size), "weight": weight}
-
-    text, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
-    signature = dict(zip(_KEYS, (text, text, number, number), strict=True))
-    dataset = tf.data.Dataset.from_generator(read_features, output_signature=signature)
-    dataset = dataset.map(decode, tuning.cores(), deterministic=True)
-    try:
-        for batch in pipeline.padded_batches(dataset, BATCH_SIZE):
-            yield batch["image"], int(tf.reduce_sum(batch["weight"]))
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(f"an image cannot be decoded ({one_line(error.message)[:200]})") from None
-    if failures:
-        raise failures[0]
+    """Decode records in batches of `BATCH_SIZE`; see `decoded_batches.batches`."""
+    return decoded_batches.batches(map(_image, records), size, BATCH_SIZE)
 
 
 def decoded(fields: Fields, size: int) -> np.ndarray:
     """Return the model's input for a record: uint8 [size, size, 3]."""
-    features = {key: tf.constant(value) for key, value in _features(fields).items()}
-    return preprocess.decode_record(features, size).numpy()
+    return decoded_batches.decode(_image(fields), size).numpy()
 
 
-def _features(fields: Fields) -> dict[str, object]:
-    values = fields.encoded, fields.format, np.int64(fields.height), np.int64(fields.width)
-    return dict(zip(_KEYS, values, strict=True))
+def _image(fields: Fields) -> decoded_batches.Image:
+    return fields.encoded, fields.format, fields.height, fields.width

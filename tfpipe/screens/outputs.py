@@ -2,15 +2,14 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import storage, terminal
-from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
-from tfpipe.input import tuning
+from tfpipe.input import decoded_batches
 from tfpipe.screens.screen import Images
 
 BATCH_SIZE = 64
@@ -55,35 +54,12 @@ def compute(
         input_signature=[tf.TensorSpec([None, size, size, preprocess.CHANNELS], tf.uint8)],
     )
     with terminal.progress(f"screen {screen}", len(images.found)) as advance:
-        for batch in _batches(images, size):
-            rows.append(step(batch).numpy())
-            advance(len(batch))
+        files = ((images.read(index), "", 0, 0) for index in range(len(images.found)))
+        for batch, count in decoded_batches.batches(files, size, BATCH_SIZE):
+            rows.append(step(batch).numpy()[:count])
+            advance(count)
     result = np.concatenate(rows)
     storage.make_folder(images.cache)
     with storage.atomic_file(path, "wb") as file:
         np.save(file, result, allow_pickle=False)
     return result
-
-
-def _batches(images: Images, size: int) -> Iterator[tf.Tensor]:
-    """Yield uint8 [B, size, size, 3] in the order of the images."""
-    failures: list[UserError] = []
-
-    def read() -> Iterator[bytes]:
-        for index in range(len(images.found)):
-            try:
-                yield images.read(index)
-            except UserError as error:  # TensorFlow would turn it into its own error
-                failures.append(error)
-                return
-
-    @tf.autograph.experimental.do_not_convert
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return preprocess.decode_image(encoded, size)
-
-    dataset = tf.data.Dataset.from_generator(
-        read, output_signature=tf.TensorSpec([], tf.string)
-    ).map(decode, tuning.cores(), deterministic=True)
-    yield from tuning.untuned(dataset.batch(BATCH_SIZE).prefetch(tuning.AHEAD))
-    if failures:
-        raise failures[0]
