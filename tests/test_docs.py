@@ -16,6 +16,8 @@ from test_links import PAGES
 
 from tools import commands
 
+pytestmark = pytest.mark.timeout(300)  # for the builds of the site
+
 CODE = re.compile(r"^```.*?\n(.*?)^```|`([^`\n]+)`", re.M | re.S)
 FLAG = re.compile(r"--([a-z][a-z0-9_]*)(?:=(.*))?")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "<"}
@@ -132,7 +134,7 @@ def build(folder, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
 
 

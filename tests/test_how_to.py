@@ -12,7 +12,8 @@ from conftest import ROOT
 from test_serving_server import running_server
 
 PAGES = {path.stem: path for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))}
-pytestmark = pytest.mark.slow  # each block is a process that imports TensorFlow
+# Each block is a process that imports TensorFlow.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 BLOCK = re.compile(r'^```python(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```', re.M | re.S)
 

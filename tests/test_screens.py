@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import zipfile
 
 import numpy as np
@@ -62,7 +61,7 @@ def describe(index, data=b"", width=24, height=24, file_bytes=None):
 
 
 def images_of(pictures, labels, cache, **changes):
-    """Makes `Images` of encoded pictures, which are read from memory."""
+    """Return `Images` of encoded pictures, which are read from memory."""
     given_ = {
         "found": [describe(index, data) for index, data in enumerate(pictures)],
         "paths": [f"images/{index}.png" for index in range(len(pictures))],
@@ -105,7 +104,7 @@ def red_and_blue(tmp_path_factory):
 
 @pytest.fixture
 def small_features(monkeypatch):
-    """Makes mean colours the features of `small_cnn`."""
+    """Make mean colours the features of `small_cnn`."""
     small = backbones.Backbone(
         "small_cnn", 16, _identity, backbones.scale_to_unit, imagenet=_identity
     )
@@ -329,46 +328,13 @@ def refuse(path):
     return str(refused.value)
 
 
-def test_other_formats_are_refused(tmp_path):
+def test_files_that_are_no_imagenet_classifiers_are_refused(tmp_path):
+    """`model_file` has its own tests for damaged and dangerous files."""
     assert "does not exist" in refuse(tmp_path / "missing.keras")
-    (tmp_path / "model.h5").write_bytes(b"\x89HDF")
-    assert "is not a .keras file" in refuse(tmp_path / "model.h5")
-    (tmp_path / "saved_model").mkdir()
-    assert "is not a .keras file" in refuse(tmp_path / "saved_model")
-    (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04")
-    assert "is not a Keras model" in refuse(tmp_path / "damaged.keras")
-
-
-def test_a_classifier_of_other_classes_or_inputs_is_refused(tmp_path):
     save_red_and_blue_classifier(tmp_path / "ten.keras", outputs=10)
     assert "not [*, 1000]" in refuse(tmp_path / "ten.keras")
     save_red_and_blue_classifier(tmp_path / "any.keras", side=None)
     assert "fixed size" in refuse(tmp_path / "any.keras")
-
-
-def test_a_lambda_layer_is_refused(tmp_path):
-    model = tf_keras.Sequential(
-        [tf_keras.Input([8, 8, 3]), tf_keras.layers.Lambda(lambda x: tf.zeros([1, 1000]))]
-    )
-    model.save(tmp_path / "lambda.keras")
-    assert "ambda" in refuse(tmp_path / "lambda.keras")
-
-
-def test_a_module_that_is_not_from_keras_is_never_imported(tmp_path, monkeypatch, red_and_blue):
-    """Keras would import it, even in safe mode."""
-    (tmp_path / "foreign_module.py").write_text("raise SystemExit")
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "forged.keras"
-    with zipfile.ZipFile(red_and_blue) as good, zipfile.ZipFile(path, "w") as forged:
-        for name in good.namelist():
-            data = good.read(name)
-            if name == "config.json":
-                foreign = {"module": "foreign_module", "class_name": "F", "registered_name": "x>F"}
-                data = json.dumps(json.loads(data) | foreign).encode()
-            forged.writestr(name, data)
-    assert "'foreign_module.F', which is not from Keras" in refuse(path)
-    with pytest.raises(SystemExit):
-        tf_keras.models.load_model(path, safe_mode=True)
 
 
 def test_imagenet_on_real_images(shared, tmp_path):

@@ -42,7 +42,7 @@ $ echo 127.0.0.1:8500 --port=8501
 
 @pytest.fixture
 def options(tmp_path):
-    """Returns a function from a page to the options of a run of its commands."""
+    """Return a function that makes the options for a page."""
     for name in ("train", "test", "weights"):
         (tmp_path / name).write_text("images\n")
 

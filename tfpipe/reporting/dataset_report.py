@@ -78,7 +78,7 @@ def save(
     if (module := template.missing()) is not None:
         terminal.warn(
             f"{REPORT} is not written, because {module} is not installed: run"
-            " pip install 'tfpipe[screen]' and build again with --overwrite"
+            " pip install 'tfpipe[screen]' and build again with `overwrite`"
         )
         return
     sizes = [(each.file_width, each.file_height) for each in found]
