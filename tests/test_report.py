@@ -133,9 +133,10 @@ def test_every_plot_is_a_png_file_too(text, run):
     for path in (run / "plots").iterdir():
         with Image.open(path) as drawn:
             assert drawn.format == "PNG"
-            assert len(drawn.convert("RGB").getcolors(2**24)) > 8, path
+            assert drawn.convert("L").getextrema()[0] < 100, path  # not blank
 
 
+@pytest.mark.slow  # builds the page again
 def test_the_same_run_gives_the_same_page_and_keeps_its_files(text, run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert write(run, out=str(tmp_path / "again.html"), **ALL_PARTS) == text
@@ -187,20 +188,16 @@ class TestBroken:
         with pytest.raises(UserError, match=r"run tfpipe\.train"):
             labelled_predictions.load(found, loaded[1])
 
-    def test_no_epoch_has_ended(self, copy, capsys):
+    def test_no_epoch_has_ended_and_the_records_are_missing(self, copy, capsys):
         for name in ("best.weights.h5", "predictions.csv", "calibration.json", "log.csv"):
             (copy / name).unlink()
-        ids = Page(write(copy)).ids
-        assert {"training", "model", "data"} <= ids
-        assert "result" not in ids
-        assert "no trained weights yet: run tfpipe.train" in capsys.readouterr().err
-
-    def test_the_records_are_missing(self, copy, capsys):
         page = Page(write(copy, records=str(copy / "nowhere")))
-        assert {"result", "training", "model"} <= page.ids
-        assert not {"pictures", "data"} & page.ids
+        assert {"training", "model"} <= page.ids
+        assert not {"result", "pictures", "data"} & page.ids
         assert "No pictures" in page.words
-        assert "nowhere" in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert "no trained weights yet: run tfpipe.train" in shown
+        assert "nowhere" in shown
 
     def test_the_records_are_others(self, copy, hostile):
         page = Page(write(copy, records=trained.load(hostile).records, pictures=1))
