@@ -77,10 +77,11 @@ def ask() -> None:
     _show(command)
     server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     try:
-        ready = server.stderr.readline().strip()
-        terminal.say(ready)
-        if " at " not in ready:
+        # TensorFlow may log lines of its own first.
+        ready = next((line for line in server.stderr if line.startswith("serving ")), "")
+        if not ready:
             raise UserError("the server did not start")
+        terminal.say(ready.strip())
         address = ready.split()[-1]
         images = [str(IMAGES / name) for name in ASKED]
         run("-m", "serving.client", f"--server={address}", "--model_name=demo", *images)
