@@ -1,4 +1,4 @@
-"""The code of every how-to runs as a reader would run it: what it adds is added to a copy."""
+"""The code of every how-to runs in a copy of the package, as a reader would run it."""
 
 import os
 import re
@@ -12,19 +12,21 @@ from conftest import ROOT
 from serving_demo import running_server
 
 PAGES = {path.stem: path for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))}
+# Each block is a process that imports TensorFlow.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 BLOCK = re.compile(r'^```python(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```', re.M | re.S)
-SLOW = {"train-on-several-machines"}  # starts two trainings
 
 
 def blocks(page):
-    """Returns (file to write to, or None for what is run; code) of each Python block."""
+    """Return the file (None for code to run) and the code of each Python block."""
     text = PAGES[page].read_text(encoding="utf-8")
     return [(match["title"], match["code"]) for match in BLOCK.finditer(text)]
 
 
 @pytest.fixture
 def checkout(tmp_path, records, run_dir, image_folder):
-    """A copy of the package, with records, a run and photos under the names of the how-tos."""
+    """A copy of the package with records, a run and photos under the names of the how-tos."""
     shutil.copytree(ROOT / "tfpipe", tmp_path / "tfpipe", ignore=shutil.ignore_patterns("*.pyc"))
     (tmp_path / "serving").symlink_to(ROOT / "serving")
     for folder, target in (("records", records), ("runs", run_dir)):
@@ -52,7 +54,7 @@ def run(checkout, *arguments, code=""):
 
 
 def follow(checkout, page):
-    """Does what a page says, and returns what its last block printed."""
+    """Write and run the blocks of a page, and return the output of the last one."""
     said = ""
     for title, code in blocks(page):
         if title is None:
@@ -64,7 +66,7 @@ def follow(checkout, page):
     return said
 
 
-# What each page's last block prints.
+# Output of the last block of each page.
 PRINTS = {
     "add-a-backbone": r"\[\[0\.5 0\.5\]\]",
     "add-a-signature": r"\[b'(cat|dog)' b'(cat|dog)'\] \[0\.\S+ 0\.\S+\] b'.+'",
@@ -77,7 +79,7 @@ PRINTS = {
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.large] * (page in SLOW)) for page in PRINTS],
+    [pytest.param(page, marks=pytest.mark.large if "machines" in page else ()) for page in PRINTS],
 )
 def test_a_how_to_works(checkout, page):
     assert re.search(PRINTS[page] + r"\s*$", follow(checkout, page))

@@ -1,4 +1,4 @@
-"""The contact sheet and the table of a data set."""
+"""The page and the table of a data set."""
 
 import importlib.util
 import io
@@ -9,14 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image, ImageChops, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from tfpipe.core import cli
 from tfpipe.core.errors import UserError
-from tfpipe.page import contact_sheet
-from tfpipe.page.contact_sheet import Picture
+from tfpipe.page import thumbnail
 from tfpipe.records import manifest
-from tfpipe.records.example import ImageExample
 from tfpipe.reporting import dataset_plots as plots
 from tools import inspect_records
 from tools.inspect_records import Options
@@ -25,7 +23,7 @@ SHARD = "val-00000-of-00003.tfrecord"
 
 
 def test_table_and_sheet(records, tmp_path, capsys):
-    out = tmp_path / "sheet.png"
+    out = tmp_path / "sheet.html"
     inspect_records.main(Options(records=str(records), count=7, out=str(out)))
     shown = capsys.readouterr().out
     assert "6 shards, 80 records" in shown
@@ -35,10 +33,9 @@ def test_table_and_sheet(records, tmp_path, capsys):
         ["dog", "40", "40"],
         ["all", "80", "80"],
     ]
-    with Image.open(out) as sheet:
-        assert (sheet.format, sheet.mode) == ("PNG", "RGB")
-        assert len(sheet.getcolors(2**24)) > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+    page = out.read_text(encoding="utf-8")
+    assert page.count("<img ") == page.count('src="data:image/jpeg;base64,') == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.html"]
 
 
 def test_one_shard_without_a_sheet(records, tmp_path, capsys, monkeypatch):
@@ -67,9 +64,9 @@ def test_plots(records, image_folder, tmp_path, capsys):
 
 def test_plots_need_matplotlib(records, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    options = Options(records=str(records), out="", plots=str(tmp_path / "plots"))
-    with pytest.raises(UserError, match="needs matplotlib, which is not installed"):
-        inspect_records.main(options)
+    for changes in ({"out": "", "plots": str(tmp_path / "plots")}, {"out": "sheet.html"}):
+        with pytest.raises(UserError, match="not installed"):
+            inspect_records.main(Options(records=str(records), **changes))
     assert not list(tmp_path.iterdir())
 
 
@@ -77,7 +74,7 @@ def test_inspecting_needs_no_tensorflow(records, tmp_path):
     code = (
         "import sys\n"
         "from tools import inspect_records\n"
-        f"options = inspect_records.Options(records={str(records)!r}, out='sheet.png')\n"
+        f"options = inspect_records.Options(records={str(records)!r}, out='sheet.html')\n"
         "inspect_records.main(options)\n"
         "assert 'tensorflow.python' not in sys.modules\n"
     )
@@ -89,7 +86,7 @@ def test_inspecting_needs_no_tensorflow(records, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "sheet.png").exists()
+    assert (tmp_path / "sheet.html").exists()
 
 
 @pytest.mark.parametrize("format", ["raw", "jpeg", "png"])
@@ -102,32 +99,11 @@ def test_a_picture_is_the_record_made_small(format):
         image.save(file, format, quality=98, subsampling=0)
         encoded = file.getvalue()
     record = ImageExample(encoded, format, 400, 600, 8, "dog", "a.jpg", "", -1, False)
-    made = contact_sheet.picture(record)
-    assert (made.label, made.filename, made.color) == ("dog", "a.jpg", plots.COLORS[1])
+    made = thumbnail.of_record(record, 168)
     expected = image.resize((168, 112), Image.Resampling.BOX)
-    assert made.image.size == expected.size
-    difference = ImageChops.difference(made.image, expected)
+    assert made.size == expected.size
+    difference = ImageChops.difference(made, expected)
     assert max(high for _, high in difference.getextrema()) <= 6
-
-
-def picture(label="cat", filename="cat.0.jpg"):
-    return Picture(label, "#0072b2", filename, Image.new("RGB", (168, 100), "red"))
-
-
-@pytest.mark.parametrize("count", [0, 1, 6, 7, 24, 100])
-def test_a_sheet_holds_all_its_pictures(count):
-    sheet = contact_sheet.draw([picture()] * count, "title")
-    red = sum(n for n, color in sheet.getcolors(2**24) if color == (255, 0, 0))
-    assert red == count * 168 * 100
-
-
-def test_long_names_keep_their_ends():
-    font = ImageFont.load_default(13)
-    short = contact_sheet._shorten("a" * 10_000 + "\n.jpg", font, 168)
-    assert short.startswith("aaa")
-    assert short.endswith(".jpg")
-    assert font.getlength(short) <= 168
-    contact_sheet.draw([picture("\u732b" * 99, "x\ud800\n" * 999)], "t" * 999)
 
 
 def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
@@ -140,8 +116,8 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         ([f"--shard={SHARD}"], "verify_records"),
         ([f"--shard={SHARD.replace('00000', '00001', 1)}"], "0 records where manifest.json says"),
         (["--count=0"], "from 1 to 400"),
-        (["--out=sheet.gif"], ".png"),
-        (["--out=nowhere/sheet.png"], "folder does not exist"),
+        (["--out=sheet.gif"], ".html"),
+        (["--out=nowhere/sheet.html"], "folder does not exist"),
         ([f"--plots={damaged}/manifest.json"], "File exists: name another folder"),
         ([f"--records={tmp_path}"], "manifest.json does not exist"),
     ]:
@@ -153,4 +129,10 @@ def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
         assert end.value.code in (1, 2)
         assert line.startswith("error: ")
         assert message in line
-    assert not (tmp_path / "sheet.png").exists()
+    assert not (tmp_path / "sheet.html").exists()
+
+
+def test_a_missing_data_set(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
+        inspect_records.main(Options(records=str(tmp_path), out="", plots=f"{tmp_path}/plots"))
+    assert not list(tmp_path.iterdir())

@@ -1,288 +1,535 @@
-"""The report page and its plots."""
+"""The report about trained classifiers, of finished and of broken runs."""
 
-import base64
+import csv
 import dataclasses
-import html.parser
 import importlib.util
 import io
-import random
+import pathlib
 import re
+import shutil
+import types
 
 import numpy as np
 import pytest
+from conftest import TINY, draw
 from PIL import Image
-from test_statistics import found
+from test_configs import CONFIGS, read
+from test_dataset_report import Page
 
-from tfpipe.building import statistics
+from tfpipe import build_records, ensemble, report, train
+from tfpipe.core.errors import UserError
+from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.page import template
-from tfpipe.records.manifest import Manifest, Shard
-from tfpipe.records.rejects import Reject
-from tfpipe.reporting import dataset_plots as plots
-from tfpipe.reporting import dataset_report as report
-
-IMAGES = [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
-LABELS = ["cat", "dog", "dog"] * 20
-
-HOSTILE = "<script>alert('x')</script>&\n\u202e\udcff\"$x^2$"
-
-DESCRIBED = Manifest(
-    arguments={"source": ["a b.zip"], "seed": 3, "classes": "", "flag": True, "other": False},
-    input_fingerprint="1" * 64,
-    classes=("cat", "dog"),
-    splits={"train": {"cat": 1_234_567, "dog": 30}, "val": {"cat": 4, "dog": 10}},
-    accepted=1_234_605,
-    converted={"cmyk": 11, "rotated": 2},
-    rejected={"damaged": 61},
-    fingerprint="a" * 64,
-    mean_record_bytes=10.0,
-    shards=(Shard("train-00000-of-00001.tfrecord", "train", 1_234_597, 12_345_678, "0" * 64),),
-    copies={"train": {"dog": 6}},
-    folds={"0": {"cat": 17, "dog": 18}, "1": {"cat": 19}},
-    duplicates={"clusters": 2, "images": 5, "conflicts": 1},
-    screens={"size": 23},
-    statistics=statistics.describe(IMAGES, LABELS),
+from tfpipe.input.pipeline import eval_batches
+from tfpipe.page import heat_overlay, thumbnail
+from tfpipe.records import manifest as manifests
+from tfpipe.records.subset import Subset
+from tfpipe.reporting import (
+    comparison,
+    dataset_chapter,
+    image_groups,
+    labelled_predictions,
+    layer_plots,
+    model_structure,
+    neighbours,
+    published_recipes,
+    record_images,
+    result_plots,
+    run_report,
+    target,
+    training_plots,
 )
+from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.runs import finish, trained
+from tfpipe.training import log
+from tfpipe.training import run as runs
+from tfpipe.training.config import TrainConfig
+
+HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-class Page(html.parser.HTMLParser):
-    """The tables, links, texts and tags of a page; fails for tags that do not match."""
-
-    VOID = ("meta", "img", "br", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.links, self.rows, self.texts = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "a":
-            self.links.append(dict(attrs)["href"])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += " ".join(data.split())
+def write(*folders, **changes):
+    """Run the command on folders, by default without images, and return the page's text."""
+    options = {"run_dir": ",".join(map(str, folders)), "pictures": 0, "neighbours": 0}
+    report.main(report.Options(**options | changes))
+    default = "report.html" if len(folders) == 1 else "comparison.html"
+    text = pathlib.Path(changes.get("out") or folders[0] / default).read_text(encoding="utf-8")
+    Page(text).assert_self_contained(text)
+    return text
 
 
-def render(described=DESCRIBED, rejected=(), drawn=None, **more):
-    return report.render(described, rejected, drawn or {}, **more)
+def build(images, records, **changes):
+    options = build_records.Options(
+        source=(str(images),), out=str(records), workers=1, report=False, **changes
+    )
+    build_records.main(options)
 
 
-def test_the_page_shows_what_the_manifest_says():
-    page = Page(render(rejected=[Reject("a.zip:1.jpg", "damaged", "ends early")]))
-    for row in [
-        ["Class", "train", "val", "All", "Copies among them", "Fold 0", "Fold 1"],
-        ["cat", "1,234,567", "4", "1,234,571", "0", "17", "19"],
-        ["dog", "30", "10", "40", "6", "18", "0"],
-        ["All", "1,234,597", "14", "1,234,611", "6", "35", "19"],
-        ["cmyk", "11"],
-        ["damaged", "61"],
-        ["a.zip:1.jpg", "damaged", "ends early"],
-        ["clusters", "2"],
-        ["size", "23", "screen-size.html", "screen-size.csv"],
-        ["train-00000-of-00001.tfrecord", "train", "1,234,597", "12.3 MB"],
-        # 60 widths, 100 to 513 in steps of 7: the 5 % quantile is 100 + 0.05 * 413 = 120.65.
-        ["Width, pixels", "100", "121", "203", "306", "410", "492", "513"],
-    ]:
-        assert row in page.rows
-    local = {link for link in page.links if not link.startswith("#")}
-    assert local == {
-        *("manifest.json", "rejects.csv", "duplicates.csv", "screen-size.html", "screen-size.csv")
+@pytest.fixture(scope="module")
+def run(run_dir, tmp_path_factory):
+    """A copy of a finished run, which these tests may write to."""
+    return shutil.copytree(run_dir, tmp_path_factory.mktemp("run") / "first")
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    """The run as a target, with the manifest of its records."""
+    (found,) = target.load([str(run)])
+    return found, manifests.load(found.first.records)
+
+
+ALL_PARTS = {"pictures": 2, "neighbours": 20, "show": "feature_maps,filters"}
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return write(run, **ALL_PARTS)
+
+
+@pytest.fixture(scope="module")
+def other(records, tmp_path_factory):
+    """A run of two stages on the same records."""
+    folder = tmp_path_factory.mktemp("other") / "second"
+    config = TINY | {"stages": "a:from=head,epochs=1;b:from=all,epochs=1", "seed": 3}
+    train.main(TrainConfig(records=str(records), run_dir=str(folder), **config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A run on four classes with names that nobody should use."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for index, name in enumerate(HOSTILE):
+        (folder / "images" / name).mkdir(parents=True)
+        for number in range(8):
+            picture = draw("cat" if index % 2 else "dog", 100 * index + number)
+            picture.save(folder / "images" / name / f"<i>{number}&\n.jpg")
+    build(folder / "images", folder / "records", splits="train:0.5,val:0.5")
+    config = TINY | {"epochs": 1, "tta": "", "augment": ""}
+    train.main(TrainConfig(records=str(folder / "records"), run_dir=str(folder / "run"), **config))
+    return folder / "run"
+
+
+def test_a_run_has_every_part(text, run):
+    page = Page(text)
+    assert {"result", "pictures", "training", "model", "data"} <= page.ids
+    assert {"data-classes", "data-images", "data-files"} <= page.ids
+    saved = finish.read_predictions(run / "predictions.csv")
+    accuracy = (saved["probabilities"].argmax(1) == saved["label"]).mean()
+    assert [row[1] for row in page.rows if row and row[0] == "accuracy"] == [f"{accuracy:.4f}"]
+    epochs = log.read(run)
+    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    (row,) = [row for row in page.rows if row and row[0] == "all" and len(row) == 9]
+    assert row[1:5] == ["3", str(best.epoch), f"{best.loss:.4f}", f"{best.val_loss:.4f}"]
+    assert all(title in page.words for title in image_groups.GROUPS)
+    assert len(text) < 5_000_000
+
+
+def test_every_plot_is_a_png_file_too(text, run):
+    names = {path.stem for path in (run / "plots").iterdir()}
+    assert names >= {*result_plots.PLOTS, *training_plots.PLOTS, "structure"}
+    assert names >= {"filters", "feature_maps", "data-classes", "data-size", "data-aspect"}
+    for path in (run / "plots").iterdir():
+        with Image.open(path) as drawn:
+            assert drawn.format == "PNG"
+            assert drawn.convert("L").getextrema()[0] < 100, path  # not blank
+
+
+@pytest.mark.slow  # builds the page again
+def test_the_same_run_gives_the_same_page_and_keeps_its_files(text, run, tmp_path):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert write(run, out=str(tmp_path / "again.html"), **ALL_PARTS) == text
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_runs_are_compared_and_hostile_names_stay_text(run, other, hostile):
+    text = write(run, other, hostile, pictures=1)
+    page = Page(text)
+    assert {"comparison", "r1-result", "r2-result", "r1-training", "r3-model"} <= page.ids
+    assert len(re.findall(r'id="data"', text)) == 1
+    parts = [finish.read_predictions(folder / "predictions.csv") for folder in (run, other)]
+    right = [part["probabilities"].argmax(1) == part["label"] for part in parts]
+    assert f"Both are right on {int((right[0] & right[1]).sum())} images" in page.words
+    assert "No comparison image by image" in page.words  # with the run on other images
+    assert " in log loss" in page.words
+    assert {"comparison-loss", "comparison-accuracy", "comparison-1"} <= {
+        path.stem for path in (run / "plots").iterdir()
     }
-    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert {link[1:] for link in page.links if link.startswith("#")} <= ids
-    text = "".join(page.texts)
-    assert "python -m tfpipe.train \\\n    --records=records/NAME \\\n    --run_dir=" in text
-    assert (
-        "python -m tfpipe.build_records \\\n    '--source=a b.zip' \\\n    --seed=3 \\\n"
-        "    --flag \\\n    --noother \\\n    --out=records/NAME\n"
-    ) in text
+    assert [row[0] for row in page.rows if row and row[0] in ("a", "b")] == ["a", "b"]
+    words = "".join(page.texts)
+    assert all(name in words for name in HOSTILE)
+    assert "&\\n.jpg" in words
+    assert not re.search(r"<i>\d", text)
+    assert any("Predicted" in row for row in page.rows)
 
 
-def test_the_page_needs_nothing_else():
-    text = render(drawn={"size": b"\x89PNG"})
-    page = Page(text)
-    (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert image["src"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
-    assert image["alt"]
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
-    assert "://" not in text
-    assert "url(" not in text
+class TestBroken:
+    @pytest.fixture
+    def copy(self, run_dir, tmp_path):
+        return shutil.copytree(run_dir, tmp_path / "run")
+
+    def test_missing_predictions_are_computed(self, copy):
+        saved = finish.read_predictions(copy / "predictions.csv")
+        for name in ("predictions.csv", "calibration.json"):
+            (copy / name).unlink()
+        (found,) = target.load([str(copy)])
+        computed = labelled_predictions.load(found, manifests.load(found.first.records))
+        assert "uncalibrated" in computed.note
+        assert not (copy / "predictions.csv").exists()
+        assert computed.names.tolist() == saved["name"].tolist()
+        sigmoid = 1 / (1 + np.exp(-saved["logits"][:, 0].astype(np.float64)))
+        np.testing.assert_allclose(computed.probabilities[:, 1], sigmoid, atol=1e-5)
+
+    def test_many_missing_predictions_are_left_to_training(self, copy, loaded, monkeypatch):
+        (copy / "predictions.csv").unlink()
+        monkeypatch.setattr(labelled_predictions, "MAX_COMPUTED", 3)
+        (found,) = target.load([str(copy)])
+        with pytest.raises(UserError, match=r"run tfpipe\.train"):
+            labelled_predictions.load(found, loaded[1])
+
+    def test_no_epoch_has_ended_and_the_records_are_missing(self, copy, capsys):
+        for name in ("best.weights.h5", "predictions.csv", "calibration.json", "log.csv"):
+            (copy / name).unlink()
+        page = Page(write(copy, records=str(copy / "nowhere")))
+        assert {"training", "model"} <= page.ids
+        assert not {"result", "pictures", "data"} & page.ids
+        assert "No pictures" in page.words
+        shown = capsys.readouterr().err
+        assert "no trained weights yet: run tfpipe.train" in shown
+        assert "nowhere" in shown
+
+    def test_the_records_are_others(self, copy, hostile):
+        page = Page(write(copy, records=trained.load(hostile).records, pictures=1))
+        assert "No pictures" in page.words
+        assert "result" in page.ids
+
+    def test_a_damaged_log_is_an_error(self, copy):
+        (copy / "log.csv").write_text("epoch,stage\n1,x\n")
+        with pytest.raises(UserError, match=r"log\.csv is damaged"):
+            write(copy)
+        assert not (copy / "report.html").exists()
 
 
-def test_hostile_names_stay_text():
-    hostile = dataclasses.replace(
-        DESCRIBED,
-        classes=(HOSTILE,),
-        splits={"train": {HOSTILE: 3}},
-        arguments={"source": [HOSTILE]},
-        converted={HOSTILE: 1},
-        duplicates={HOSTILE: 1},
-        screens={HOSTILE.replace("\udcff", ""): 1},
-        folds={},
-        copies={},
-        statistics=statistics.describe([IMAGES[0]], [HOSTILE]),
-    )
-    members = [Member(0, HOSTILE, label, "near", 1, "keep") for label in (HOSTILE, "dog")]
-    rejected = [Reject(HOSTILE, HOSTILE, HOSTILE)]
-    text = report.render(hostile, rejected, {}, members=members)
-    text.encode("utf-8")  # without surrogates
-    page = Page(text)
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert "\u202e" not in text
-    shown = "<script>alert('x')</script>&\\n\\u202e\\udcff\"$x^2$"
-    assert [shown] * 3 in page.rows
-    assert [shown, "3", "3"] in page.rows
-
-
-def test_a_dotted_class_is_no_attribute():
-    names = ("n01.x", "items", "0")
-    counts = {"n01.x": 5, "items": 6, "0": 7}
-    described = dataclasses.replace(
-        DESCRIBED,
-        classes=names,
-        splits={"values": counts},
-        copies={},
-        folds={},
-        statistics=statistics.describe(IMAGES[:3], names),
-    )
-    page = Page(render(described))
-    for name, count in counts.items():
-        assert [name, str(count), str(count)] in page.rows
-
-
-def test_only_the_first_of_many_are_listed():
-    rejected = [Reject(f"{n:03}.jpg", "damaged", "") for n in range(70)]
-    members = [
-        Member(n // 2, f"copy {n}", "cat" if n % 4 < 3 else "dog", "near", 1, "keep")
-        for n in range(200)
+@pytest.mark.slow  # trains two runs
+def test_a_cross_validation_finished_and_not(image_folder, tmp_path):
+    build(image_folder, tmp_path / "records", folds=2)
+    records, folder = str(tmp_path / "records"), tmp_path / "cv"
+    config = TINY | {"epochs": 1, "tta": ""}
+    train.main(TrainConfig(records=records, run_dir=str(folder), folds=2, **config))
+    page = Page(write(folder, pictures=1))
+    assert {"result", "pictures", "training", "model", "data"} <= page.ids
+    assert [row[0] for row in page.rows if row and row[0].startswith("fold-")] == [
+        "fold-0",
+        "fold-1",
     ]
-    page = Page(render(rejected=rejected[::-1], members=members))
-    listed = [row[0] for row in page.rows if row[0].endswith(".jpg")]
-    assert listed == [f"{n:03}.jpg" for n in range(50)]
-    copies = [row[2] for row in page.rows if len(row) == 5 and row[2].startswith("copy")]
-    assert copies == [f"copy {n}" for n in range(80) if n % 4 > 1]
-    assert "The first 50 of 70 rejected files" in "".join(page.texts)
-    assert "The first 20 of 50 sets of duplicates" in "".join(page.texts)
+    assert "in each of 2 runs" in page.words
+    (folder / "folds.json").unlink()
+    shutil.rmtree(folder / "fold-1")
+    page = Page(write(folder))
+    assert {"training", "model", "data"} <= page.ids
+    assert "result" not in page.ids
+    assert "unfinished cross-validation" in page.words
+
+
+@pytest.mark.slow  # evaluates an ensemble twice
+def test_an_ensemble(run, other, tmp_path):
+    options = ensemble.Options(runs=f"{run},{other}", out=str(tmp_path / "ens"))
+    ensemble.main(options)
+    page = Page(write(tmp_path / "ens", pictures=1))
+    assert {"result", "pictures", "training", "model", "data"} <= page.ids
+    assert {"first", "second"} <= {row[0] for row in page.rows if row and len(row) == 10}
+    ensemble.main(dataclasses.replace(options, overwrite=True))  # the report belongs to it
+    assert not (tmp_path / "ens" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
+    ("changes", "message"),
     [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1_000, "1.0 kB"),
-        (99_949, "99.9 kB"),
-        (99_950, "100 kB"),
-        (999_500, "1.0 MB"),
-        (123_456_789, "123 MB"),
-        (5 * 10**15, "5,000 TB"),
+        ({"show": "weights"}, "--show=weights"),
+        ({"pictures": -1}, "--pictures=-1"),
+        ({"neighbours": 10**9}, "--neighbours=1000000000"),
+        ({"out": "nowhere/at/all.html"}, "nowhere/at/all.html"),
+        ({"run_dir": "nowhere"}, "nowhere"),
+        ({"run_dir": "twice,./twice"}, "each folder once"),
     ],
 )
-def test_sizes_are_for_people(size, shown):
-    assert template.size(size) == shown
+def test_wrong_options_are_explained(run, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        report.main(report.Options(**{"run_dir": str(run)} | changes))
+    assert report._SHOWN == layer_plots.PLOTS
 
 
-def test_colours():
-    assert template.color([255, 127.6, 0]) == "#ff8000"
-
-
-def test_saved_twice_the_bytes_are_the_same(tmp_path):
-    order = list(range(len(IMAGES)))
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        images, labels = [IMAGES[i] for i in order], [LABELS[i] for i in order]
-        report.save(tmp_path / name, DESCRIBED, images, labels, [])
-        random.Random(0).shuffle(order)
-    first, second = ((tmp_path / name / report.REPORT).read_bytes() for name in ("a", "b"))
-    assert first == second
-    images = re.findall(rb"data:image/png;base64,([^\"]+)", first)
-    assert len(images) == 4
-    for image in images:
-        content = base64.b64decode(image)
-        with Image.open(io.BytesIO(content)) as drawn:
-            assert drawn.format == "PNG"
-            assert set(drawn.info) == {"dpi"}  # no software, no date
-            assert len(drawn.getcolors(2**24)) > 20
-
-
-@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
-def test_without_an_optional_package_there_is_a_warning(module, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_an_error(run, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == module else real(name)
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else real(name)
     )
-    report.save(tmp_path, DESCRIBED, IMAGES, LABELS, [])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: ")
-    assert module in line
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"pip install 'tfpipe\[report\]'"):
+        write(run)
 
 
-DRAWINGS = {
-    "size": lambda labels: plots.size([300] * len(labels), [200] * len(labels), labels),
-    "aspect": lambda labels: plots.aspect([300] * len(labels), [200] * len(labels), labels),
-    "brightness": lambda labels: plots.brightness([(1, 2, 3)] * len(labels), labels),
-    "classes": lambda labels: plots.classes({"train": dict.fromkeys(labels, 3), "val": {}}),
-}
+def predictions(probabilities, labels):
+    probabilities = np.asarray(probabilities, np.float32)
+    names = np.array([f"{index}.jpg" for index in range(len(labels))])
+    return LabelledPredictions(names, np.array(labels), probabilities, probabilities)
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [["cat"], ["a", "b"] * 2, [f"c{i}" for i in range(100)], [HOSTILE, "$\\frac{$"]],
-    ids=["one", "two", "many", "hostile"],
-)
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_any_classes_can_be_drawn(name, labels):
-    with Image.open(io.BytesIO(DRAWINGS[name](labels))) as drawn:
-        assert len(drawn.getcolors(2**24)) > 20
-        assert drawn.width == 896
+def test_groups_contain_the_images_that_their_titles_say():
+    found = predictions(
+        [[0.9, 0.1], [0.2, 0.8], [0.55, 0.45], [0.05, 0.95], [0.7, 0.3]], [1, 0, 0, 1, 0]
+    )
+    assert image_groups.wrong(found, 9) == [0, 1]
+    assert image_groups.wrong(found, 1) == [0]
+    assert image_groups.uncertain(found, 2) == [2, 4]
+    assert image_groups.certain(found, 3) == [3, 0, 1]
 
 
-def colour_share(png, color):
-    """Returns the share of the pixels that have exactly this colour."""
-    with Image.open(io.BytesIO(png)) as drawn:
-        pixels = np.asarray(drawn.convert("RGB")).reshape(-1, 3)
-    return float((pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=1).mean())
+def test_a_heat_map_colours_hot_places():
+    heat = np.zeros((8, 8), np.float32)
+    heat[:, 4:] = 1
+    blended = heat_overlay.blend(Image.new("RGB", (80, 40), (120, 120, 120)), heat)
+    assert blended.size == (80, 40)
+    cold, hot = (np.asarray(blended, int)[20, column] for column in (5, 75))
+    assert hot[0] - hot[2] > 40
+    assert hot.mean() - cold.mean() > 50
 
 
-def test_bars_are_as_long_as_the_counts():
-    def areas(train, val):
-        png = plots.classes({"train": {"cat": train}, "val": {"cat": val}})
-        with Image.open(io.BytesIO(png)) as drawn:
-            bars = drawn.convert("RGB").crop((0, 0, drawn.width, round(0.6 * drawn.height)))
-        out = io.BytesIO()  # the upper part, without the key
-        bars.save(out, "PNG")
-        return [colour_share(out.getvalue(), color) for color in plots.COLORS[:2]]
+def test_neighbours_have_the_smallest_angles(loaded):
+    found, manifest = loaded
+    val = found.trained.validation(manifest)
+    train_part = record_images.training_part(found.trained, manifest)
+    predictor = found.trained.restore()
+    asked = record_images.read([val], {0, 3})
+    near = neighbours.find(predictor, [asked[0], asked[3]], train_part, found.classes, 99)
 
-    train, val = areas(900, 300)
-    assert train / val == pytest.approx(3, rel=0.03)
-    assert areas(900, 0)[1] == 0
+    def features(part):
+        batches = eval_batches(part, image_size=predictor.image_size, batch_size=8)
+        rows = [(predictor.features(b["image"]).numpy(), b["weight"].numpy()) for b in batches]
+        values = np.concatenate([row[weight > 0] for row, weight in rows]).astype(np.float64)
+        return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+    searched, own = features(train_part), features(val)
+    for index, row in zip((0, 3), near, strict=True):
+        expected = np.sort(1 - searched @ own[index])[: neighbours.COUNT]
+        np.testing.assert_allclose([each.distance for each in row], expected, atol=1e-5)
+    (fields,) = record_images.read([train_part], {2}).values()
+    (row,) = neighbours.find(predictor, [fields], train_part, found.classes, 99)
+    assert len(row) == neighbours.COUNT
+    assert fields.filename not in {each.name for each in row}
 
 
-def test_extreme_sizes_can_be_drawn():
-    widths, heights = [1, 65_500, 20, 4_000], [65_500, 1, 20, 3_000]
-    for draw in (plots.size, plots.aspect):
-        assert draw(widths, heights, ["a"] * 4).startswith(b"\x89PNG")
+def test_records_are_those_of_the_predictions(loaded):
+    found, manifest = loaded
+    saved = labelled_predictions.load(found, manifest)
+    parts = record_images.validation_parts(found.trained, manifest)
+    records = record_images.read(parts, range(len(saved)))
+    assert [records[index].filename for index in range(len(saved))] == saved.names.tolist()
+    with pytest.raises(UserError, match="fewer images"):
+        record_images.read(parts, {len(saved)})
+    with pytest.raises(UserError, match="not the records"):
+        record_images.check(records[0], saved.names[1], saved.labels[1], "records")
 
 
-def test_many_sizes_are_sampled_alike_in_any_order(monkeypatch):
-    monkeypatch.setattr(plots, "MAX_POINTS", 50)
-    widths, labels = list(range(100, 300)), ["a", "b"] * 100
-    first = plots.size(widths, widths, labels)
-    assert plots.size(widths[::-1], widths[::-1], labels[::-1]) == first
-    monkeypatch.setattr(plots, "MAX_POINTS", 500)
-    assert plots.size(widths, widths, labels) != first
+def test_batches_equal_those_of_evaluation(records):
+    part = Subset(manifests.load(records), ("val",))
+    batches = eval_batches(part, image_size=24, batch_size=8)
+    expected = np.concatenate([b["image"].numpy()[b["weight"].numpy() > 0] for b in batches])
+    found = [pixels.numpy()[:count] for pixels, count in record_images.batches(part.records(), 24)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    first = next(part.records())
+    np.testing.assert_array_equal(record_images.decoded(first, 24), expected[0])
+    broken = first._replace(encoded=b"\xff\xd8 no more", filename="a\n.jpg")
+    with pytest.raises(UserError, match=r"a\\n\.jpg cannot be decoded"):
+        thumbnail.of_record(broken, 20)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(record_images.batches([first, broken], 20))
+
+
+def test_the_structure_counts_what_the_stages_train(other):
+    (found,) = target.load([str(other)])
+    built, structure = model_structure.build(found.first)
+    (blocks,) = structure.backbones.values()
+    everything = [*blocks, *structure.head]
+    assert sum(block.parameters for block in everything) == built.model.count_params()
+    assert sum(block.trained for block in everything) == structure.stages["b"]
+    head = sum(block.trained for block in everything if block.stage == 0)
+    assert head == structure.stages["a"] == sum(block.trained for block in structure.head)
+
+
+def test_the_structure_shows_a_frozen_backbone(tiny_config):
+    config = tiny_config(backbones="vgg16", stages="head", pooling="avg", head="")
+    started = runs.start(config, manifests.load(config.records), "float32", False)
+    _, structure = model_structure.build(started)
+    ((name, blocks),) = structure.backbones.items()
+    assert name == "vgg16, 32 x 32"
+    assert {block.stage for block in blocks} == {model_structure.FROZEN}
+    assert sum(block.parameters for block in blocks) == 14_714_688  # as published, without the top
+    assert structure.stages == {"head": 513}
+
+
+def test_many_blocks_are_merged():
+    blocks = [
+        model_structure.Block(f"b{n}", "1", n + 1, 0, model_structure.FROZEN) for n in range(90)
+    ]
+    merged = model_structure.merged(blocks)
+    assert len(merged) == model_structure.MAX_ROWS
+    assert sum(block.parameters for block in merged) == sum(range(1, 91))
+    assert merged[0].name.startswith("b0")
+    assert merged[-1].name.endswith("b89")
+
+
+def test_targets_are_compared_on_the_same_images_in_any_order():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 50)
+    one, two = (
+        predictions(np.stack([1 - p, p], 1), labels) for p in rng.uniform(0.01, 0.99, (2, 50))
+    )
+    order = rng.permutation(50)
+    shuffled = LabelledPredictions(
+        two.names[order], labels[order], two.probabilities[order], two.raw[order]
+    )
+
+    def chapter(name, found):
+        place = types.SimpleNamespace(name=name, classes=("x", "y"))
+        return types.SimpleNamespace(target=place, predictions=found)
+
+    pair = comparison.pair(chapter("a", one), chapter("b", shuffled))
+    right = [found.guesses == labels for found in (one, two)]
+    assert pair.agreement == tuple(
+        int(((right[0] == a) & (right[1] == b)).sum())
+        for a, b in [(True, True), (True, False), (False, True), (False, False)]
+    )
+    assert len(pair.disputed) == pair.agreement[1] + pair.agreement[2]
+    assert all(one.names[i] == shuffled.names[j] for i, j in pair.disputed)
+    assert pair.sentences[0].endswith(f"p = {pair.p_value:.2g}")
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+def test_results_of_any_number_of_classes_can_be_drawn(classes):
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, 60)
+    scores = np.exp(rng.normal(0, 1, (60, classes)) + 3 * np.eye(classes)[labels])
+    found = predictions(scores / scores.sum(1, keepdims=True), labels)
+    for png, _ in result_plots.draw(found, [f"class <{n}>" for n in range(classes)]).values():
+        with Image.open(io.BytesIO(png)) as picture:
+            assert picture.width == 896
+            assert len(picture.convert("RGB").getcolors(2**24)) > 20
+
+
+def test_results_without_a_class_can_be_drawn():
+    drawn = result_plots.draw(predictions([[0.7, 0.3]] * 3, [0, 0, 0]), ["cat", "dog"])
+    assert all(png.startswith(b"\x89PNG") for png, _ in drawn.values())
+
+
+@pytest.mark.parametrize(("epochs", "runs"), [(1, 1), (30, 2), (2, 9)])
+def test_any_number_of_epochs_and_runs_can_be_drawn(epochs, runs):
+    history = [
+        log.Epoch(n + 1, "head" if n < 2 else "all", 1 / (n + 1), 0.9, 0, 0.5, 0, 10, 0, 1)
+        for n in range(epochs)
+    ]
+    drawn = training_plots.draw({f"run {n}": history for n in range(runs)})
+    assert set(drawn) == set(training_plots.PLOTS)
+    assert all(png.startswith(b"\x89PNG") for png, _ in drawn.values())
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    epochs = [log.Epoch(n, "a,b", 0.1 * n, 0.5, 0.3, 0.4, 1e-3, 12.5, 0.25, 3.75) for n in (1, 2)]
+    written = log.Log(tmp_path, 0)
+    for epoch in epochs:
+        written.add(epoch)
+    assert log.read(tmp_path) == epochs
+    assert log.read(tmp_path / "nowhere") == []
+
+
+def test_duplicates_are_read_as_they_were_written(tmp_path):
+    members = [
+        Member(0, "a\n.jpg", "cat", "first", 0, "keep"),
+        Member(0, "b", "x", "near", 7, "keep"),
+    ]
+    duplicates.save(tmp_path / duplicates.DUPLICATES, members)
+    assert duplicates.load(tmp_path) == [members[0]._replace(path="a\\n.jpg"), members[1]]
+    (tmp_path / duplicates.DUPLICATES).write_text("cluster,path\nx,y\n")
+    with pytest.raises(UserError, match="build the data set again"):
+        duplicates.load(tmp_path)
+
+
+def test_suspects_of_screens_are_found_in_the_records(records, tmp_path):
+    copy = shutil.copytree(records, tmp_path / "records")
+    manifest = manifests.load(copy)
+    first = next(Subset(manifest, ("train",)).records())
+    (source,) = manifest.arguments["source"]
+    rows = [
+        ["path", "label", "score", "reason", "action"],
+        [f"{source}/{first.filename}", "cat", "12.5", "too <small>", "kept"],
+        [f"{source}/gone.jpg", "dog", "3", "no cat, no dog", "dropped"],
+    ]
+    with open(copy / "screen-size.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    dataclasses.replace(manifest, screens={"size": 2}).save(copy)
+    chapter = dataset_chapter.write(manifests.load(copy), "data-")
+    found, gone = chapter.screens["size"]
+    assert found.picture.alt == f"{source}/{first.filename}, labelled cat"
+    assert gone.picture is None
+    text = run_report.render([], [chapter], comparison.Comparison("", [], {}))
+    page = Page(text)
+    assert "too <small>" in page.words
+    assert f"{source}/gone.jpg" in page.words
+
+
+class TestPublishedRecipes:
+    @pytest.mark.parametrize("recipe", published_recipes.recipes(), ids=lambda each: each.recipe)
+    def test_a_recipe_equals_its_flagfile(self, recipe):
+        config = read(recipe.recipe)
+        for name, value in recipe.options.items():
+            assert getattr(config, name) == value
+        lines = (CONFIGS / f"{recipe.recipe}.flags").read_text(encoding="utf-8").splitlines()
+        flags = {line[2:].split("=")[0] for line in lines if line.startswith("--")}
+        assert flags - {"weights"} == set(recipe.options)
+        comment = " ".join(line for line in lines if line.startswith("# Published"))
+        for pattern, value in (
+            (r"validation loss ([\d.]+)", recipe.log_loss),
+            (r"accuracy ([\d.]+)", recipe.accuracy),
+            (r"Kaggle ([\d.]+)", recipe.kaggle),
+        ):
+            match = re.search(pattern, comment)
+            assert (match and float(match[1].rstrip("."))) == value, pattern
+        short = dataclasses.replace(config, epochs=1, weights="none")
+        assert published_recipes.followed(short) == recipe
+        assert published_recipes.followed(dataclasses.replace(short, head="dense(7)")) is None
+
+    def test_every_flagfile_with_a_figure_is_there(self):
+        with_figures = {
+            path.stem
+            for path in CONFIGS.glob("*.flags")
+            if re.search(r"# Published on .*\d", path.read_text(encoding="utf-8"))
+        }
+        assert with_figures == {each.recipe for each in published_recipes.recipes()}
+
+    def test_they_are_shown_for_cats_and_dogs_only(self, text, hostile):
+        assert "r3-xception-model4" in text
+        (found,) = target.load([str(hostile)])
+        assert not published_recipes.is_comparable(found)
+
+
+@pytest.mark.slow  # starts a browser
+def test_the_page_fits_a_phone_and_has_no_errors(run, text):
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs the browser chromium")
+    problems = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            shown = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+            shown.on("console", lambda message: problems.append(message.text))
+            shown.on("pageerror", lambda error: problems.append(str(error)))
+            shown.on("request", lambda request: problems.append(request.url))
+            shown.goto((run / "report.html").as_uri())
+            assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+            assert shown.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)")
+        finally:
+            browser.close()
+    assert [each for each in problems if not each.startswith(("data:", "file:"))] == []

@@ -7,7 +7,7 @@ from tfpipe import evaluate, train
 from tfpipe.input import tuning
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
-from tfpipe.reporting import images
+from tfpipe.reporting import record_images
 from tfpipe.screens import outputs
 from tfpipe.screens.screen import Images
 
@@ -49,7 +49,7 @@ def test_frozen_features(tiny_config, tuned):
 
 def test_a_report(records, tuned):
     part = Subset(manifests.load(records), ("val",))
-    assert sum(count for _, count in images.batches(part.records(), 32)) == part.count
+    assert sum(count for _, count in record_images.batches(part.records(), 32)) == part.count
     assert tuned == [False]
 
 

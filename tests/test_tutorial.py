@@ -1,4 +1,4 @@
-"""The tutorial's commands run, and print what it shows."""
+"""The commands of the tutorial run and print the shown output."""
 
 import pathlib
 import re
@@ -42,7 +42,7 @@ $ echo 127.0.0.1:8500 --port=8501
 
 @pytest.fixture
 def options(tmp_path):
-    """Returns a function from a page to the options of a run of its commands."""
+    """Return a function that makes the options for a page."""
     for name in ("train", "test", "weights"):
         (tmp_path / name).write_text("images\n")
 
@@ -55,7 +55,7 @@ def options(tmp_path):
     return make
 
 
-def test_steps_are_commands_with_what_they_print():
+def test_steps_are_commands_with_their_output():
     found = run_tutorial.steps(PAGE)
     assert found[1] == Step("cat train.zip", ("images",))
     assert found[3] == Step("echo 127.0.0.1:8500 --port=8501", ("127.0.0.1:8500 --port=...",))
@@ -74,11 +74,11 @@ def test_steps_are_commands_with_what_they_print():
         (("all.",), "allx\n", "all."),
     ],
 )
-def test_what_is_missing_is_found(shown, printed, missing):
+def test_missing_lines_are_found(shown, printed, missing):
     assert run_tutorial.missing(shown, printed) == missing
 
 
-def test_commands_run_in_order_beside_what_stays(options, tmp_path):
+def test_commands_run_in_order_beside_running_ones(options, tmp_path):
     run_tutorial.main(options(PAGE))
     logs = sorted((tmp_path / "out" / "output").iterdir())
     said = [path.read_text() for path in logs]
@@ -91,26 +91,25 @@ def test_commands_run_in_order_beside_what_stays(options, tmp_path):
 @pytest.mark.parametrize(
     ("page", "message"),
     [
-        ("```console\n$ false\n```\n", "'false' ended with status 1: it printed nothing"),
-        ("```console\n$ echo a\nb\n```\n", "it shows 'b', which was not printed"),
-        ("```console\n$ echo a &\nb\n```\n", "has not printed what is shown: a"),
+        ("```console\n$ false\n```\n", "'false' ended with status 1"),
+        ("```console\n$ echo a\nb\n```\n", "shown line 'b'"),
+        ("```console\n$ echo a &\nb\n```\n", "did not print all shown lines: a"),
     ],
 )
-def test_what_is_not_as_shown_is_one_line(options, page, message):
+def test_other_output_is_one_line(options, page, message):
     with pytest.raises(UserError, match=message) as error:
         run_tutorial.main(options(page))
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_there_and_a_file_that_is_not_are_refused(options, tmp_path):
+def test_an_existing_folder_and_a_missing_file_are_refused(options, tmp_path):
     with pytest.raises(UserError, match="File exists: name a new folder"):
         run_tutorial.main(options(PAGE, out=str(tmp_path)))
     with pytest.raises(UserError, match=r"for train\.zip, does not exist"):
         run_tutorial.main(options(PAGE, train="nothing"))
 
 
-def test_every_command_of_the_project_is_followed():
-    """Of those that lie between the images and an answer."""
+def test_the_tutorial_uses_every_command_from_images_to_a_server():
     text = "\n".join(step.command for step in run_tutorial.steps(PATH.read_text(encoding="utf-8")))
     for name in "build_records verify_records train evaluate report predict export".split():
         assert f"-m tfpipe.{name} " in text
@@ -136,7 +135,7 @@ def test_the_tutorial_is_true(shared, tmp_path):
 @pytest.mark.large
 @pytest.mark.timeout(1800)
 def test_the_tutorial_runs_on_toy_images(tmp_path):
-    """Without the real data: the commands end well, and print what they print of other images."""
+    """Without the real data, only the exit status of the commands counts."""
     import tf_keras
 
     images = tmp_path / "images"

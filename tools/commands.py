@@ -1,7 +1,7 @@
-"""The commands of this project and their flags, as the commands themselves define them.
+"""Read the flags of this project's commands from the commands themselves.
 
-A command is a module that can be run. It is started up to where it would read its command line,
-and its flags are taken there; so nothing of it is done, and TensorFlow is not imported.
+Each command, a module that can be run, is started and stopped where it would read its command line.
+So it does no work and does not import TensorFlow.
 """
 
 import argparse
@@ -23,22 +23,22 @@ from absl import flags as absl_flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("tfpipe", "serving", "tools", "tools/bench")
 
-# What absl understands on every command line, and what each command does itself.
+# Flags of every command.
 COMMON = ("flagfile", "help", "verbosity")
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One flag, or one argument without a name in front.
+    """A flag or a positional argument.
 
     Attributes:
         name: without the dashes.
-        kind: of its value, as "int"; empty for one that takes none.
-        default: as it is written; None for one that must be given.
+        kind: the type of its value, such as "int"; empty if it takes none.
+        default: as text; None if the flag is required.
         help: a sentence without a full stop.
         choices: the allowed values; empty for any.
         repeats: whether it takes several values.
-        parse: from a text to its value; raises ValueError or ArgumentTypeError.
+        parse: converts a text to its value; raises ValueError or ArgumentTypeError.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Flag:
     parse: Callable[[str], Any]
 
     def accepts(self, text: str) -> bool:
-        """Returns whether `text` may be its value."""
+        """Return whether `text` is a valid value."""
         try:
             value = self.parse(text)
         except (ValueError, TypeError, argparse.ArgumentTypeError):
@@ -66,7 +66,7 @@ class Command:
         module: its dotted name, as "tfpipe.train".
         doc: its docstring.
         flags: by name, in their order.
-        arguments: without a name in front, in their order.
+        arguments: positional arguments, in their order.
     """
 
     module: str
@@ -76,7 +76,7 @@ class Command:
 
     @property
     def text(self) -> str:
-        """What a user types to run it."""
+        """The command line that runs it."""
         folder, _, name = self.module.rpartition(".")
         return f"python tools/{name}.py" if folder == "tools" else f"python -m {self.module}"
 
@@ -86,16 +86,16 @@ class Command:
         return " ".join(self.doc.split("\n\n")[0].split())
 
 
-class _Reached(Exception):  # noqa: N818 (not an error: it ends the start of a command)
-    """Carries what a command would read its command line with."""
+class _Reached(Exception):  # noqa: N818 (it stops a command on purpose)
+    """Carries the flags that a command defined before it reads its command line."""
 
-    def __init__(self, parser: argparse.ArgumentParser | absl_flags.FlagValues):
+    def __init__(self, defined: "list[argparse.Action] | absl_flags.FlagValues"):
         super().__init__()
-        self.parser = parser
+        self.defined = defined
 
 
 def modules() -> list[str]:
-    """Returns the dotted names of all modules that can be run, sorted within each folder."""
+    """Return the dotted names of all modules that can be run, sorted within each folder."""
     return [
         f"{folder.replace('/', '.')}.{path.stem}"
         for folder in FOLDERS
@@ -105,38 +105,47 @@ def modules() -> list[str]:
 
 
 def read(module: str) -> Command:
-    """Reads the flags of one of `modules()`; raises RuntimeError if it reads no command line."""
+    """Read the flags of one of `modules()`; raise RuntimeError if it reads no command line."""
     source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or ""
-    parser = _parser(module)
-    if isinstance(parser, absl_flags.FlagValues):
-        found = [_of_absl(parser[name]) for name in parser]
+    defined = _defined(module)
+    if isinstance(defined, absl_flags.FlagValues):
+        found = [_of_absl(defined[name]) for name in defined]
         arguments = _arguments(module)
     else:
-        found = [_of_argparse(each) for each in parser._actions if each.option_strings]
-        arguments = [_of_argparse(each) for each in parser._actions if not each.option_strings]
+        found = [_of_argparse(each) for each in defined if each.option_strings]
+        arguments = [_of_argparse(each) for each in defined if not each.option_strings]
     named = {flag.name: flag for flag in found if flag.name not in COMMON}
     return Command(module, doc, named, tuple(arguments))
 
 
-def _parser(module: str) -> argparse.ArgumentParser | absl_flags.FlagValues:
-    def stop(parser: Any, *_: Any) -> NoReturn:
-        raise _Reached(parser)
+def _defined(module: str) -> list[argparse.Action] | absl_flags.FlagValues:
+    """Start a command up to where it reads its command line, and return its flags."""
+    actions: list[argparse.Action] = []
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def record(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        actions.append(add_argument(parser, *names, **settings))
+        return actions[-1]
+
+    def stop(values: Any, *_: Any) -> NoReturn:
+        raise _Reached(values if isinstance(values, absl_flags.FlagValues) else actions)
 
     with (
+        mock.patch.object(argparse.ArgumentParser, "add_argument", record),
         mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
         mock.patch.object(absl_flags.FlagValues, "__call__", stop),
         mock.patch.object(sys, "argv", [module]),
-        # A command sets up the standard streams of its process.
+        # A command may replace the standard streams of its process.
         contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
         contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO())),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # the module may have been imported already
+        warnings.simplefilter("ignore")  # runpy warns if the module is imported already
         try:
             runpy.run_module(module, run_name="__main__")
         except _Reached as reached:
-            return reached.parser
+            return reached.defined
     raise RuntimeError(f"{module} ended before it read its command line")
 
 
@@ -164,7 +173,7 @@ def _of_absl(flag: absl_flags.Flag) -> Flag:
     )
     choices = tuple(getattr(flag.parser, "enum_values", ()))
     repeats = flag.flag_type().startswith("multi")
-    # What absl has put before and after what was written.
+    # absl adds the choices before the help and a default after it.
     help_text = flag.help.removeprefix(f"<{'|'.join(choices)}>: ").partition(";\n")[0]
     return Flag(flag.name, kind, text, help_text, choices, repeats, flag.parser.parse)
 

@@ -1,9 +1,9 @@
-"""The whole path on toy images, in a few minutes: draw, build, train, evaluate, export, ask.
+"""Runs the whole path on toy images in a few minutes: draw, build, train, evaluate, export, ask.
 
     make demo
 
-Prints every command before running it, so that you can run the same on images of your own. Run
-again, it starts where it left off: what is there already is not made again.
+Prints every command before running it, so that you can run it on your own images. A second start
+skips finished steps.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ ASKED = ("test1/1.jpg", "test1/2.jpg", "test1/3.jpg")
 
 SUMMARY = f"""\
 
-Where everything is:
+The results:
   {IMAGES}/    the toy images
   {RECORDS}/           their TFRecords and manifest.json
   {RUN}/              configuration, best weights, log.csv, metrics.json, TensorBoard
   {EXPORT}/            the SavedModel, by version, for TensorFlow Serving
 
-Next, with a train.zip of your own (cat.0.jpg, dog.0.jpg, ... or cat/0.jpg, dog/0.jpg, ...):
+Next, with your own train.zip (cat.0.jpg, dog.0.jpg, ... or cat/0.jpg, dog/0.jpg, ...):
   source .venv/bin/activate
   python -m tfpipe.build_records --source=train.zip --out=records/mine
   python -m tfpipe.train --flagfile=configs/mobilenet-frozen.flags --records=records/mine \\
@@ -42,13 +42,13 @@ Next, with a train.zip of your own (cat.0.jpg, dog.0.jpg, ... or cat/0.jpg, dog/
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of this command."""
+    """The options of this command."""
 
     count: int = option("toy images to draw", 600)
 
 
 def main(options: Options) -> None:
-    """Runs every step that is not done yet."""
+    """Run every step that is not finished."""
     run("tools/make_toy_images.py", f"--out={IMAGES}", f"--count={options.count}")
     run("-m", "tfpipe.build_records", f"--source={IMAGES / 'train'}", f"--out={RECORDS}")
     run(
@@ -63,27 +63,25 @@ def main(options: Options) -> None:
 
 
 def run(*arguments: str) -> None:
-    """Prints and runs a Python command; raises UserError if it fails."""
+    """Print and run a Python command; raise UserError if it fails."""
     _show(arguments)
     status = subprocess.run([sys.executable, *arguments]).returncode
     if status:
-        raise UserError(
-            f"that command ended with status {status}; the demo goes on from there when it is run"
-            " again"
-        )
+        raise UserError(f"that command ended with status {status}; to continue, run the demo again")
 
 
 def ask() -> None:
-    """Starts the embedded server, asks it about three images, and stops it."""
+    """Start the embedded server, ask it about three images, and stop it."""
     command = ["-m", "serving.server", "--model_name=demo", f"--model_base_path={EXPORT}"]
-    command.append("--port=0")  # any free port, so that nothing on this machine is in the way
+    command.append("--port=0")  # any free port
     _show(command)
     server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     try:
-        ready = server.stderr.readline().strip()
-        terminal.say(ready)
-        if " at " not in ready:
+        # TensorFlow may log lines of its own first.
+        ready = next((line for line in server.stderr if line.startswith("serving ")), "")
+        if not ready:
             raise UserError("the server did not start")
+        terminal.say(ready.strip())
         address = ready.split()[-1]
         images = [str(IMAGES / name) for name in ASKED]
         run("-m", "serving.client", f"--server={address}", "--model_name=demo", *images)
@@ -94,7 +92,7 @@ def ask() -> None:
 
 
 def _is_exported() -> bool:
-    """Returns whether the newest version was written after the end of the newest training."""
+    """Return whether the newest version is newer than the end of the training."""
     newest = max((path.stat().st_mtime for path in EXPORT.glob("*/saved_model.pb")), default=0)
     return newest > (RUN / "calibration.json").stat().st_mtime
 

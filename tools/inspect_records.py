@@ -1,10 +1,10 @@
-"""Show the contents of a data set or one shard: a table, a sheet of images, and plots.
+"""Shows what is in a data set, or in one of its shards: a table, a page of images, and plots.
 
-    python tools/inspect_records.py --records=records/dogs-vs-cats --out=sheet.png --plots=plots
+    python tools/inspect_records.py --records=records/dogs-vs-cats --out=sheet.html --plots=plots
 
-Look at the sheet before a long training: it shows wrong labels and odd crops at once. The build
-shuffles records, so the first ones are a random sample of the first split. The plots describe the
-stored images; report.html describes the image files.
+Look at the page before a long training: it shows wrong labels and odd crops at once. Records are
+shuffled when they are built, so the first ones are a random sample of the first split. The plots
+show the images as they are stored; report.html shows them as their files have them.
 """
 
 import collections
@@ -16,18 +16,16 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import Image
-
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
-from tfpipe.page import contact_sheet
-from tfpipe.page.contact_sheet import Picture
+from tfpipe.page import template, thumbnail, thumbnail_sheet
+from tfpipe.page.thumbnail_sheet import SheetItem
 from tfpipe.records import example, manifest, tfrecord
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_plots as plots
 
-MAX_COUNT = 400  # a sheet of 4,300 x 3,900 pixels
+MAX_COUNT = 400  # images, some 3 MB
 
 _TABLE_ROWS = 20  # classes shown
 
@@ -37,9 +35,9 @@ class Options:
     """The flags of this command."""
 
     records: str = option("the folder that tfpipe.build_records wrote")
-    shard: str = option("file name of the shard to show; empty for all", "")
-    count: int = option(f"images on the sheet, from 1 to {MAX_COUNT}", 24)
-    out: str = option("PNG file to write the sheet to; empty for none", "sheet.png")
+    shard: str = option("file name of the one shard to look at; empty for all", "")
+    count: int = option(f"images on the page, from 1 to {MAX_COUNT}", 24)
+    out: str = option("HTML file to write the images to; empty for none", "sheet.html")
     plots: str = option(
         "folder for size.png, aspect.png and classes.png; created if it is missing", ""
     )
@@ -65,7 +63,7 @@ class Facts(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Print the table, and write the sheet and the plots."""
+    """Prints the table, and writes the page and the plots."""
     _check(options)
     described = manifest.load(options.records)
     chosen = _choose(described, options.shard)
@@ -73,8 +71,8 @@ def main(options: Options) -> None:
         _make_folder(options.plots)
     expected = sum(shard.records for shard in chosen)
     with terminal.progress("reading", expected, "records") as advance:
-        facts, pictures = read(described, chosen, options.count if options.out else 0, advance)
-    if len(facts) != expected:  # a cut between two records raises no error
+        facts, items = read(described, chosen, options.count if options.out else 0, advance)
+    if len(facts) != expected:  # cut between two records, which a reader does not notice
         raise UserError(
             f"{options.records} has {len(facts)} records where {manifest.MANIFEST} says {expected}:"
             f" {_hint(described)}"
@@ -85,29 +83,29 @@ def main(options: Options) -> None:
     title = f"{where}: {shards}{len(facts)} records, {megabytes:,.1f} MB"
     _show(facts, title)
     if options.out:
-        sheet = contact_sheet.draw(pictures, f"{title} (first {len(pictures)} shown)")
-        with storage.atomic_file(options.out, "wb") as file:
-            sheet.save(file, "PNG", optimize=True)
-        terminal.say(f"{len(pictures)} images are on {options.out}")
+        page = thumbnail_sheet.render(where, [f"{title}; the first {len(items)} images."], items)
+        with storage.atomic_file(options.out) as file:
+            file.write(page)
+        terminal.say(f"{len(items)} images are on {options.out}")
     if options.plots:
         terminal.say(f"plots are in {options.plots}: {', '.join(save_plots(facts, options.plots))}")
 
 
 def read(
     described: Manifest, chosen: list[Shard], count: int, advance: Callable[[], object]
-) -> tuple[list[Facts], list[Picture]]:
-    """Read shards of a data set.
+) -> tuple[list[Facts], list[SheetItem]]:
+    """Reads shards of a data set.
 
     Args:
         described: the data set.
-        chosen: shards to read.
-        count: number of pictures, from the first records.
+        chosen: its shards to be read.
+        count: the number of records at the start to show.
         advance: called after each record.
 
     Raises:
         UserError: a shard is missing or damaged.
     """
-    facts, pictures = [], []
+    facts, items = [], []
     for shard in chosen:
         path = described.folder / shard.name
         try:
@@ -116,12 +114,18 @@ def read(
                     record = example.deserialize(content)
                     sizes = record.width, record.height, len(record.encoded)
                     facts.append(Facts(shard.split, record.text, record.format, *sizes))
-                    if len(pictures) < count:
-                        pictures.append(contact_sheet.picture(record))
+                    if len(items) < count:
+                        items.append(_item(record))
                     advance()
-        except (tfrecord.FrameError, OSError, ValueError, Image.DecompressionBombError) as error:
+        except (tfrecord.FrameError, OSError, ValueError, UserError) as error:
             raise UserError(f"{path} cannot be read ({error}): {_hint(described)}") from None
-    return facts, pictures
+    return facts, items
+
+
+def _item(record: example.Fields) -> SheetItem:
+    small = thumbnail.of_record(record, thumbnail_sheet.SIDE)
+    picture = thumbnail.embed(small, f"{record.filename}, labelled {record.text}")
+    return SheetItem(picture, record.text, record.filename)
 
 
 def save_plots(facts: list[Facts], folder: str) -> list[str]:
@@ -146,8 +150,13 @@ def _check(options: Options) -> None:
     """Raise UserError early for flags that would fail after all shards are read."""
     if not 1 <= options.count <= MAX_COUNT:
         raise UserError(f"--count={options.count} is not from 1 to {MAX_COUNT}", status=2)
-    if options.out and not options.out.lower().endswith(".png"):
-        raise UserError(f"--out={options.out}: the sheet is a PNG, end its name in .png", status=2)
+    if options.out and not options.out.lower().endswith(".html"):
+        raise UserError(f"--out={options.out}: the name must end in .html", status=2)
+    if options.out and (module := template.missing()) is not None:
+        raise UserError(
+            f"--out={options.out} needs {module}, which is not installed: run"
+            " pip install 'tfpipe[screen]', or give --out= for the table alone"
+        )
     if not pathlib.Path(options.out).parent.is_dir():
         raise UserError(f"--out={options.out}: its folder does not exist: make it, or name another")
     if options.plots and importlib.util.find_spec("matplotlib") is None:

@@ -1,8 +1,8 @@
-"""What the documentation site has beside docs/: other folders' pages, flags, and linked files.
+"""Hooks for mkdocs: add pages from outside docs/, the commands' flags, and linked files.
 
-mkdocs.yml names it as a hook. Pages link to each other as they lie in the repository, so that the
-links lead somewhere there too; here they are turned into links within the site. A file or folder
-that is no page, as a module or a flagfile, gets a page that shows it.
+Pages link to each other by their paths in the repository, so that the links work there too; these
+hooks rewrite them to links within the site. A linked file or folder that is not a page, such as a
+module or a flagfile, gets a page that shows it.
 """
 
 import pathlib
@@ -17,12 +17,12 @@ from pygments.lexers import get_lexer_for_filename
 from pygments.util import ClassNotFound
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the command `mkdocs` does not look there
+sys.path.insert(0, str(ROOT))  # the command `mkdocs` does not add it
 
 from tools import commands  # noqa: E402
 from tools.commands import Command, Flag  # noqa: E402
 
-# Pages that lie beside what they describe: their path in the site, and in the repository.
+# Pages outside docs/: their path in the site, and in the repository.
 ELSEWHERE = {
     "records.md": "records/README.md",
     "export.md": "export/README.md",
@@ -31,7 +31,7 @@ ELSEWHERE = {
 }
 REFERENCE = "reference"
 SOURCE = "source"
-# Code, which has no links, or a link to what is not at another host.
+# Code, whose links stay as they are, or a link within the repository.
 _CODE_OR_LINK = re.compile(
     r"^(?P<fence>```+|~~~+).*?^(?P=fence)|`[^`\n]+`|\]\((?![a-z]+:)(?P<target>[^)\s]+)\)",
     re.MULTILINE | re.DOTALL,
@@ -42,7 +42,7 @@ _KINDS = {"tfpipe": "From images to an export", "serving": "Serving", "tools": "
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lists a page for each command where the navigation has the reference."""
+    """List a page for each command under "Reference" in the navigation."""
     (pages,) = (item["Reference"] for item in config.nav if "Reference" in item)
     for folder, title in _KINDS.items():
         names = [name for name in commands.modules() if name.startswith(f"{folder}.")]
@@ -51,7 +51,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that do not lie in docs/."""
+    """Add the pages from outside docs/."""
     for page, path in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     described = [commands.read(name) for name in commands.modules()]
@@ -72,9 +72,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turns links within the repository into links within the site."""
+    """Rewrite links within the repository to links within the site."""
     here = page.file.src_uri
-    if page.parent is None:  # its navigation would list itself alone
+    if page.parent is None:  # its navigation would list only itself
         page.meta["hide"] = ["navigation"]
 
     def within_site(match: re.Match) -> str:
@@ -89,18 +89,18 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Marks short code, which is not to be broken after a dash; the style sheet does the rest."""
+    """Mark short code, so that the style sheet forbids line breaks in it."""
     return re.sub(r"<code>(?=[^<\s]{1,36}</code>)", '<code class="word">', html)
 
 
 def _in_repository(page: str, target: str) -> str:
-    """Returns the path in the repository of what a page of the site links to."""
+    """Return the path in the repository of a page's link target."""
     folder = posixpath.dirname(ELSEWHERE.get(page, f"docs/{page}"))
     return posixpath.normpath(posixpath.join(folder, target))
 
 
 def _in_site(path: str) -> str:
-    """Returns the path in the site of a file or folder of the repository."""
+    """Return the path in the site of a file or folder of the repository."""
     pages = {there: page for page, there in ELSEWHERE.items()}
     if path in pages:
         return pages[path]
@@ -108,7 +108,7 @@ def _in_site(path: str) -> str:
 
 
 def _linked_files(files: Files) -> set[str]:
-    """Returns what pages link to that is no page, by its path in the repository."""
+    """Return the link targets that are not pages, by their path in the repository."""
     found = set()
     for file in files.documentation_pages():
         for match in _CODE_OR_LINK.finditer(file.content_string):
@@ -120,7 +120,7 @@ def _linked_files(files: Files) -> set[str]:
 
 
 def source(path: str) -> str:
-    """Returns a page that shows a file of the repository, or all files of a folder.
+    """Return a page that shows a file of the repository, or all files of a folder.
 
     Args:
         path: relative to the repository.
@@ -131,7 +131,7 @@ def source(path: str) -> str:
     for each in shown:
         if there.is_dir():
             parts.append(f"## {each.name}")
-        # A fence that nothing in a module has.
+        # A fence that no file contains.
         text = each.read_text(encoding="utf-8").rstrip()
         parts.append(f"~~~~~~{_language(each)}\n{text}\n~~~~~~")
     return "\n\n".join(parts)
@@ -145,7 +145,7 @@ def _language(path: pathlib.Path) -> str:
 
 
 def reference(command: Command) -> str:
-    """Returns the page of a command: what it does, and a section for each of its flags."""
+    """Return the page of a command: its description, and a section for each flag."""
     text = "\n".join(
         line if line.startswith("    ") else _FLAG.sub(r"`\g<0>`", line)
         for line in command.doc.splitlines()
@@ -180,7 +180,7 @@ def _argument(argument: Flag) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Ends a flag's help as a sentence; code and flags are code, and nothing else is markup."""
+    """Return a flag's help as a Markdown sentence: flags become code, other markup is escaped."""
 
     def marked(match: re.Match) -> str:
         if match["markup"]:
@@ -193,14 +193,13 @@ def _sentence(text: str) -> str:
 
 
 def reference_index(described: list[Command]) -> str:
-    """Returns the page that lists all commands."""
+    """Return the page that lists all commands."""
     parts = [
         "# Reference",
-        "What `--help` says of each command. A flag is `--name=value`. `--verbosity` is for"
-        " TensorFlow's own log: -1 none of it, 0 warnings, 1 all. Of the commands of tfpipe and of"
-        " the tools, a flag that is true or false may also be `--name` or `--noname`, and flags may"
-        " lie in a file, one a line: `--flagfile=PATH`, which comes first, as the later of two"
-        " values wins.",
+        "The output of `--help` for each command. A flag is `--name=value`. `--verbosity` sets"
+        " TensorFlow's own log: -1 none, 0 warnings, 1 all. The commands of tfpipe and the tools"
+        " also accept `--name` or `--noname` for true and false, and a file with one flag a line:"
+        " `--flagfile=PATH`. Put it first, because the later of two values wins.",
     ]
     for folder, title in _KINDS.items():
         rows = [

@@ -1,12 +1,11 @@
-"""Runs the commands of docs/tutorial.md, and compares what they print with what it shows.
+"""Runs the commands of docs/tutorial.md and compares their output with the shown output.
 
     python tools/run_tutorial.py --train=train.zip --test=test1.zip --weights=mobilenet.h5 --out=DIR
 
-A command is a line of a ```console block that begins with `$ `, up to a line without a backslash at
-its end; the lines after it are what it prints, in their order, others left out. There `...` stands
-for anything, and any number for any other. A command that ends with & goes on beside the next ones,
-which wait until it has printed what is shown. Ports are exchanged for free ones. What a command
-prints is kept in DIR/output.
+A command starts with `$ ` in a ```console block and ends at the first line without a backslash. The
+lines after it show its output in order; other lines may come between. `...` stands for anything,
+and a number for any number. A command that ends with & stays running; the next ones wait until it
+has printed its shown lines. Free ports replace the page's. DIR/output keeps all output.
 """
 
 import contextlib
@@ -35,22 +34,22 @@ _READY_S = 180
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of this command."""
+    """The options of this command."""
 
-    train: str = option("labelled images, which the tutorial calls train.zip")
-    test: str = option("images without labels, which the tutorial calls test1.zip")
-    weights: str = option("weights of MobileNet without its top, which it calls mobilenet.h5")
-    out: str = option("new folder to run the commands in")
+    train: str = option("labelled images: train.zip in the tutorial")
+    test: str = option("images without labels: test1.zip in the tutorial")
+    weights: str = option("weights of MobileNet without its top: mobilenet.h5 in the tutorial")
+    out: str = option("new folder for running the commands")
     tutorial: str = option("the page", str(ROOT / "docs" / "tutorial.md"))
-    compare: bool = option("whether a line that is shown and not printed is an error", True)
+    compare: bool = option("whether a shown line that is not printed is an error", True)
 
 
 class Step(NamedTuple):
     """One command of the tutorial.
 
     Attributes:
-        command: as for a shell, in one line.
-        shown: the lines that it is said to print.
+        command: a shell command on one line.
+        shown: the output in the tutorial.
     """
 
     command: str
@@ -58,12 +57,12 @@ class Step(NamedTuple):
 
     @property
     def stays(self) -> bool:
-        """Whether it goes on beside the next ones."""
+        """Whether it stays running during the next commands."""
         return self.command.endswith("&")
 
 
 def main(options: Options) -> None:
-    """Runs all commands; raises UserError for the first that is not as the tutorial says."""
+    """Run all commands; raise UserError for the first with other output than the tutorial's."""
     page = pathlib.Path(options.tutorial).read_text(encoding="utf-8")
     folder = _prepare(options)
     ports: dict[str, str] = {}
@@ -76,14 +75,14 @@ def main(options: Options) -> None:
             printed = running.enter_context(_run(command.removesuffix("&"), step, folder, log))
             if options.compare and (lost := missing(step.shown, printed)):
                 raise UserError(
-                    f"{options.tutorial}: of {step.command!r} it shows {lost!r}, which was not"
-                    f" printed; see {log}"
+                    f"{options.tutorial}: {step.command!r} did not print the shown line {lost!r};"
+                    f" see {log}"
                 )
             terminal.say(f"  {time.monotonic() - began:.1f} s")
 
 
 def steps(page: str) -> list[Step]:
-    """Returns the commands of a page with what it shows of their output."""
+    """Return the commands of a page with their shown output."""
     found: list[Step] = []
     for block in _BLOCK.findall(page):
         for line in block.splitlines():
@@ -98,9 +97,9 @@ def steps(page: str) -> list[Step]:
 
 
 def missing(shown: tuple[str, ...], printed: str) -> str:
-    """Returns the first line of `shown` that does not come after the one before it in `printed`.
+    """Return the first line of `shown` that `printed` does not contain in order, or "".
 
-    Numbers and the width of gaps do not count, and `...` is anything. If none is missing, "".
+    Numbers and the widths of gaps are ignored, and `...` matches anything.
     """
     lines = iter([_plain(line) for line in printed.splitlines()])
     for line in shown:
@@ -111,13 +110,13 @@ def missing(shown: tuple[str, ...], printed: str) -> str:
 
 
 def _plain(line: str) -> str:
-    """Returns a line without what may differ from run to run."""
-    held = line.replace("...", "\0")  # a number does not begin with a full stop
+    """Return a line without the parts that may differ between runs."""
+    held = line.replace("...", "\0")  # protects the dots from the pattern of numbers
     return re.sub(r"[\s─]+", " ", _NUMBER.sub("#", held)).strip().replace("\0", "...")
 
 
 def _prepare(options: Options) -> pathlib.Path:
-    """Makes the folder, with all files that the commands name."""
+    """Make the folder with all files that the commands name."""
     inputs = {
         "train.zip": options.train,
         "test1.zip": options.test,
@@ -141,7 +140,7 @@ def _prepare(options: Options) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _run(command: str, step: Step, folder: pathlib.Path, log: pathlib.Path) -> Iterator[str]:
-    """Runs a command and yields what it has printed; one that stays is ended at the end."""
+    """Run a command and yield its output; stop it at the end if it stays running."""
     environment = {
         **os.environ,
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -149,7 +148,7 @@ def _run(command: str, step: Step, folder: pathlib.Path, log: pathlib.Path) -> I
     }
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            # A tutorial's reader types into a shell; `exec` lets a signal reach what stays.
+            # `exec`, so that a signal reaches the command and not only its shell.
             ["bash", "-c", f"exec {command}" if step.stays else command],
             cwd=folder,
             env=environment,
@@ -175,7 +174,7 @@ def _wait_until_ready(process: subprocess.Popen, step: Step, log: pathlib.Path) 
     while missing(step.shown, log.read_text(encoding="utf-8")):
         if process.poll() is not None or time.monotonic() > deadline:
             raise UserError(
-                f"{step.command!r} has not printed what is shown: {_last_line(log)}; see {log}"
+                f"{step.command!r} did not print all shown lines: {_last_line(log)}; see {log}"
             )
         time.sleep(0.1)
 
@@ -186,7 +185,7 @@ def _last_line(log: pathlib.Path) -> str:
 
 
 def _exchanged(port: str, ports: dict[str, str]) -> str:
-    """Returns the free port that stands for one of the tutorial's, each time the same."""
+    """Return the free port that replaces a port of the tutorial, always the same one."""
     if port not in ports:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

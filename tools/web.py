@@ -1,10 +1,10 @@
-"""A model in the browser, with one command: starts the server and the web page, and ends both.
+"""Serves a model and its web page with one command, and stops both together.
 
-    make web                                  the demo's model, which is made first if need be
+    make web                                  the demo's model; trains it first if it is missing
     make web EXPORT=export/mine SAMPLES=photos
 
-Ctrl-C ends them. To look from a phone in the same network: make web HOST=0.0.0.0, and the address
-of this machine.
+Ctrl-C stops both. For a phone in the same network: make web HOST=0.0.0.0, then open the address of
+this machine.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ _LOOK_S = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of this command."""
+    """The options of this command."""
 
-    export: str = option("folder of an exported model, with numbered versions", str(demo.EXPORT))
-    host: str = option("address that the page listens at; 0.0.0.0 for all", "127.0.0.1")
-    port: int = option("port of the page; 0 takes a free one", 8080)
-    samples: str = option("folder of pictures to try; empty for drawn ones", "")
+    export: str = option("folder of an exported model with numbered versions", str(demo.EXPORT))
+    host: str = option("address of the page; 0.0.0.0 for all interfaces", "127.0.0.1")
+    port: int = option("port of the page; 0 for any free port", 8080)
+    samples: str = option("folder of sample pictures; empty for the built-in ones", "")
 
 
 def main(options: Options) -> None:
-    """Serves the model and its page until a signal comes or one of them ends."""
+    """Serve the model and its page until a signal comes or one of them ends."""
     export = pathlib.Path(options.export)
     if export == demo.EXPORT and not list(export.glob("*/saved_model.pb")):
-        terminal.say("there is no demo model yet; making it takes a few minutes")
+        terminal.say("there is no demo model yet; training it takes a few minutes")
         demo.run("tools/demo.py")
     signals = Signals()
     name = export.resolve().name
@@ -54,10 +54,10 @@ def main(options: Options) -> None:
                    f"--samples={options.samples}")
         )  # fmt: skip
         _ready(started[1], "the page ", signals)
-        terminal.say("Ctrl-C ends both")
+        terminal.say("Ctrl-C stops both")
         while not signals.wait(_LOOK_S):
             if any(each.poll() is not None for each in started):
-                raise UserError("one of the two has ended by itself")
+                raise UserError("the server or the page has ended")
     finally:
         for each in reversed(started):
             each.terminate()
@@ -71,22 +71,22 @@ def _start(module: str, *flags: str) -> subprocess.Popen:
 
 
 def _ready(process: subprocess.Popen, start: str, signals: Signals) -> str:
-    """Passes on what a command says, and returns the line that begins so.
+    """Forward the output of a command, and return the first line with this start.
 
     Raises:
-        UserError: the command ends before.
-        KeyboardInterrupt: a signal comes before.
+        UserError: the command ended before it.
+        KeyboardInterrupt: a signal came before it.
     """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def pass_on() -> None:
+    def forward() -> None:
         for line in process.stderr:
             sys.stderr.write(line)
             sys.stderr.flush()
             lines.put(line)
         lines.put("")
 
-    threading.Thread(target=pass_on, daemon=True).start()
+    threading.Thread(target=forward, daemon=True).start()
     while True:
         try:
             line = lines.get(timeout=_LOOK_S)
@@ -95,7 +95,7 @@ def _ready(process: subprocess.Popen, start: str, signals: Signals) -> str:
                 raise KeyboardInterrupt from None
             continue
         if not line:
-            raise UserError("that did not start")
+            raise UserError("this command did not start")
         if line.startswith(start):
             return line.strip()
 

@@ -1,25 +1,14 @@
-"""Draws a heat map as an overlay for its picture."""
+"""A heat map as a transparent picture that a browser lays over the image."""
 
 import base64
 import io
 
 import numpy as np
-from PIL import Image
 
-# Heat maps have few values a side, and a browser smooths them again.
+from tfpipe.page import heat_overlay
+
+# Heat maps are smooth: a model computes a few values a side, and the browser interpolates.
 _MOST_SIDE = 64
-
-# Red, green, blue and opacity, 0..255, from cold to hot; cold parts are dimmed.
-_HEATS = np.linspace(0, 1, 5)
-_COLORS = np.array(
-    [
-        (10, 6, 40, 150),
-        (98, 20, 120, 130),
-        (210, 58, 80, 120),
-        (248, 140, 30, 110),
-        (252, 236, 110, 90),
-    ]
-)
 
 
 def picture(heat: np.ndarray) -> bytes:
@@ -29,15 +18,14 @@ def picture(heat: np.ndarray) -> bytes:
         heat: float [H, W] in 0..1.
 
     Returns:
-        A PNG file with transparency, of at most 64 pixels a side.
+        A transparent PNG file of at most 64 pixels a side.
     """
     step = -(-max(heat.shape) // _MOST_SIDE)
     padded = np.pad(heat, [(0, -side % step) for side in heat.shape], mode="edge")
     rows, columns = (side // step for side in padded.shape)
     small = padded.reshape(rows, step, columns, step).mean(axis=(1, 3))
-    channels = [np.interp(small, _HEATS, channel) for channel in _COLORS.T]
     file = io.BytesIO()
-    Image.fromarray(np.stack(channels, -1).round().astype(np.uint8), "RGBA").save(file, "PNG")
+    heat_overlay.layer(small).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,1 +1,1 @@
-"""What the pages that people look at have in common: their frame, their style and their plots."""
+"""The parts that all HTML pages share: frame, style, plots, thumbnails and heat maps."""

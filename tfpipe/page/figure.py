@@ -1,7 +1,7 @@
-"""What all plots share: their style, their colours, and how they become PNG files.
+"""The style and the colours of all plots, and how a plot becomes a PNG file.
 
-The same drawing gives the same bytes. matplotlib is imported inside the functions: it takes a
-second, and only the optional packages bring it.
+Equal plots give equal bytes. The functions import matplotlib themselves: it takes a second, and
+only the optional packages install it.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which also colour-blind people can tell apart; one for each class.
+# Okabe and Ito's palette, safe for colour-blind readers; one colour for each class.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 INK, GREY, _GRID = "#1a1a1a", "#5c5c5c", "#d9d9d9"
 
 WIDTH, HEIGHT, _DPI = 5.6, 3.2, 160  # inches, inches, dots per inch
-_LEGEND_LETTERS = 72  # in a row of a key
+_LEGEND_LETTERS = 72  # in one row of a legend
 
-# Everything that a user's matplotlibrc could change goes back to matplotlib's own value first.
+# Applied after matplotlib's own defaults, so that a user's matplotlibrc changes nothing.
 _STYLE = {
     "axes.edgecolor": GREY,
     "axes.grid": True,
@@ -49,18 +49,18 @@ _STYLE = {
 
 @contextlib.contextmanager
 def canvas(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple["Figure", io.BytesIO]]:
-    """Yields an empty figure, and a buffer that has the PNG when the block ends.
+    """Yield an empty figure, and a buffer that holds the PNG file after the block.
 
     Args:
         height: in inches.
         width: in inches.
     """
     from matplotlib import style
-    from matplotlib.figure import Figure  # not pyplot, which wants a screen and keeps figures
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure in memory
 
     done = io.BytesIO()
     with style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # the font lacks a name's script
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
         yield figure, done
@@ -69,13 +69,13 @@ def canvas(height: float = HEIGHT, width: float = WIDTH) -> Iterator[tuple["Figu
 
 @contextlib.contextmanager
 def drawing(title: str, height: float = HEIGHT) -> Iterator[tuple["Figure", "Axes", io.BytesIO]]:
-    """Does as `canvas` with a figure that has one plot, whose axes are yielded too."""
+    """Yield a figure with one plot, the axes of that plot, and the buffer; see `canvas`."""
     with canvas(height) as (figure, done):
         yield figure, figure.add_subplot(title=title), done
 
 
 def legend(figure: "Figure", names: Sequence[str]) -> None:
-    """Puts a row of colours below the plot; a single one needs no key."""
+    """Add a legend of colours below the plot, unless there is only one name."""
     if len(names) < 2:
         return
     from matplotlib.patches import Patch
@@ -90,7 +90,7 @@ def legend(figure: "Figure", names: Sequence[str]) -> None:
 
 
 def escaped(name: str, most: int = 28) -> str:
-    """Returns a name on one line, not too long, in which `$` does not start a formula."""
+    """Return a name on one line, shortened to `most` letters, with `$` escaped for matplotlib."""
     text = one_line(name)
     if len(text) > most:
         text = f"{text[: most // 2]}...{text[-most // 2 :]}"

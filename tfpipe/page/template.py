@@ -1,7 +1,7 @@
-"""From a template to a page: escaped, self-contained, and with figures as people read them.
+"""Render templates to self-contained HTML pages.
 
-`base.html.j2` is the frame of a page and `macros.html.j2` its parts. A page holds its pictures and
-its style, so that it opens from a disk and travels as one file.
+`base.html.j2` is the frame of a page, `macros.html.j2` its parts. A page holds its own pictures and
+style, so it works as one file and without a network.
 """
 
 import base64
@@ -19,35 +19,30 @@ NEEDS = ("jinja2", "matplotlib")
 
 
 class Image(NamedTuple):
-    """A picture within a page.
-
-    Attributes:
-        src: its contents as a URI.
-        alt: what a person who does not see it is told.
-    """
+    """A picture inside a page: its contents as a data URI, and its alt text."""
 
     src: str
     alt: str
 
 
 def missing() -> str | None:
-    """Returns the first of the packages `NEEDS` that is not installed, or None."""
+    """Return the first package of `NEEDS` that is not installed, or None."""
     return next((each for each in NEEDS if importlib.util.find_spec(each) is None), None)
 
 
 def image(content: bytes, alt: str, kind: str = "png") -> Image:
-    """Returns a file of the type image/KIND as a picture for a page."""
+    """Return the contents of a file of type image/KIND as a picture for a page."""
     return Image(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", alt)
 
 
 def environment(*folders: pathlib.Path) -> "jinja2.Environment":
-    """Returns what makes pages of the templates in some folders, which may extend this one's."""
-    import jinja2  # here, because it belongs to the optional packages
+    """Return an environment for the templates in some folders and in this one."""
+    import jinja2  # an optional package
 
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, pathlib.Path(__file__).parent]),
         autoescape=True,
-        # Names come from anywhere: one that is not printable would break the page, or the file.
+        # Users choose the names: unprintable characters would break the page.
         finalize=lambda value: one_line(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -58,12 +53,12 @@ def environment(*folders: pathlib.Path) -> "jinja2.Environment":
 
 
 def number(value: float, digits: int = 0) -> str:
-    """Returns 1234.5 as "1,234", or with more digits."""
+    """Return 1234.5 as "1,234", or with more digits."""
     return f"{value:,.{digits}f}"
 
 
 def size(value: float) -> str:
-    """Returns 12345678 bytes as "12.3 MB"; a kB is 1,000 bytes."""
+    """Return 12345678 bytes as "12.3 MB"; a kB is 1,000 bytes."""
     power = 0
     while value >= 999.5 and power < 4:
         value, power = value / 1000, power + 1
@@ -72,5 +67,5 @@ def size(value: float) -> str:
 
 
 def color(value: Sequence[float]) -> str:
-    """Returns [255, 127.6, 0] as "#ff8000"."""
+    """Return [255, 127.6, 0] as "#ff8000"."""
     return "#" + "".join(f"{round(channel):02x}" for channel in value)

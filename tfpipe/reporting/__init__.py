@@ -1,6 +1,6 @@
-"""The page about trained classifiers: a module for each of its parts.
+"""Reports: the page about trained classifiers, and the page about a data set.
 
-A `subject` is what one folder holds, a `chapter` all that is told of it; `page` puts the chapters,
-their `comparison` and the `data` into one file. Plots are PNG files in memory until then. To add a
-plot, enter it in `PLOTS` of `results` or `curves`; a group of pictures, in `GROUPS` of `pictures`.
+`run_report` opens each folder as a `ReportTarget`, writes a `Chapter` about it, compares several in
+a `Comparison`, and adds a `DatasetChapter`. To add a plot, enter it in `PLOTS` of `result_plots` or
+`training_plots`; to add a group of images, enter it in `GROUPS` of `image_groups`.
 """

@@ -1,46 +1,45 @@
-"""All that a report tells of one subject: result, pictures, training and model."""
+"""A chapter of a report: result, pictures, training and model of one target."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.page import template
-from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
-    images,
-    layers,
-    measured,
+    image_groups,
+    labelled_predictions,
+    layer_plots,
+    model_structure,
     neighbours,
-    pictures,
-    predictions,
-    results,
-    structure,
-    suspects,
-    training,
+    record_images,
+    result_plots,
+    tables,
+    training_plots,
 )
+from tfpipe.reporting.cards import Card, CardMaker, heat_maps
+from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.model_structure import ModelStructure
 from tfpipe.reporting.neighbours import Neighbour
-from tfpipe.reporting.pictures import Card
-from tfpipe.reporting.predictions import Predictions
-from tfpipe.reporting.structure import Structure
-from tfpipe.reporting.subject import Subject
+from tfpipe.reporting.target import ReportTarget
+from tfpipe.training import log
 from tfpipe.training.log import Epoch
 
-MAX_STRUCTURES = 6  # models that are drawn of an ensemble
-MAX_SUSPECTS = 16  # labels that may be wrong, as pictures
-MAX_ASKED = 4  # images whose neighbours are looked for
+MAX_MODELS = 6  # drawn models of an ensemble
+MAX_SUSPECTS = 16  # shown images with suspect labels
+MAX_ASKED = 4  # images with neighbours
 SUSPECT_SIDE = 112  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """What of a chapter is made.
+class ReportOptions:
+    """The optional parts of a chapter.
 
     Attributes:
-        pictures: in each group of images, at most.
-        neighbours: images of the training to look for neighbours among; 0 looks for none.
-        show: names of `layers.SHOWN`.
+        pictures: the maximum number of images in each group.
+        neighbours: the number of training images to search for neighbours; 0 for no search.
+        show: names in `layer_plots.PLOTS`.
     """
 
     pictures: int
@@ -48,37 +47,53 @@ class Choice:
     show: tuple[str, ...]
 
 
-@dataclasses.dataclass
-class Chapter:
-    """What is told of a subject; what there is none of is empty, with a line why in `problems`.
+class DrawnModel(NamedTuple):
+    """A model that one or several runs share.
 
     Attributes:
-        subject: what it is about.
-        histories: the epochs of each run.
-        plots: PNG files by name, each with its text for who does not see it.
-        structures: the different models, by the name of the first run that has each.
-        alike: how many runs have it, by the same name.
-        drawn: the plot of it, by the same name.
-        found: the answers, or why there are none.
-        result: from `measured.of`.
-        groups: cards of images, by the title of the group, with what they are.
-        suspects: labels that may be wrong, as cards; and how many there are in all.
-        neighbours: cards of wrong images, each with its nearest ones of the training.
-        problems: what is missing, and what to do about it.
+        name: the first run that has it.
+        structure: its blocks and parameters.
+        runs: the number of runs that have it.
+        plot: the name of its drawing.
     """
 
-    subject: Subject
+    name: str
+    structure: ModelStructure
+    runs: int
+    plot: str
+
+
+@dataclasses.dataclass
+class Chapter:
+    """The contents of a chapter; `problems` explains empty parts.
+
+    Attributes:
+        target: the run or ensemble.
+        manifest: of its records; None if they are not available.
+        histories: the epochs of each run that has any.
+        plots: PNG files with their alt texts, by name.
+        models: the different models, up to `MAX_MODELS`.
+        predictions: for labelled images; None without any.
+        result: from `tables.result`.
+        groups: cards by group: title, description, cards.
+        suspects: cards of images with suspect labels, the first of `suspect_count`.
+        suspect_problem: why there was no search for them; "" after a search.
+        neighbours: cards of wrongly predicted images, each with its nearest training images.
+        neighbours_among: the number of searched training images.
+        problems: missing parts, and what to do about them.
+    """
+
+    target: ReportTarget
+    manifest: Manifest | None
     histories: dict[str, list[Epoch]]
     plots: dict[str, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
-    structures: dict[str, Structure] = dataclasses.field(default_factory=dict)
-    alike: dict[str, int] = dataclasses.field(default_factory=dict)
-    drawn: dict[str, str] = dataclasses.field(default_factory=dict)
-    found: Predictions | str = ""
+    models: list[DrawnModel] = dataclasses.field(default_factory=list)
+    predictions: LabelledPredictions | None = None
     result: dict[str, Any] | None = None
     groups: list[tuple[str, str, list[Card]]] = dataclasses.field(default_factory=list)
     suspects: list[Card] = dataclasses.field(default_factory=list)
     suspect_count: int = 0
-    suspect_reason: str = ""
+    suspect_problem: str = ""
     neighbours: list[tuple[Card, list[Neighbour]]] = dataclasses.field(default_factory=list)
     neighbours_among: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -86,147 +101,148 @@ class Chapter:
     @property
     def stages(self) -> list[dict[str, Any]]:
         """The rows of the table of stages."""
-        return training.stages(self.histories)
+        return tables.stages(self.histories)
 
     @property
     def options(self) -> list[tuple[str, str]]:
-        """The options that are not the defaults."""
-        return training.options(self.subject)
+        """The options of the first run that differ from the defaults."""
+        return tables.options(self.target.first.config)
 
     @property
     def seconds(self) -> float:
-        """How long the trainings took."""
+        """The duration of all trainings."""
         return sum(epoch.seconds for epochs in self.histories.values() for epoch in epochs)
 
     @property
     def epochs(self) -> int:
-        """How many there were."""
+        """The number of epochs of all runs."""
         return sum(map(len, self.histories.values()))
 
     @property
     def parameters(self) -> int | None:
-        """How many the models of all runs have; None if one could not be built."""
-        if sum(self.alike.values()) < len(self.subject.runs):
+        """The number of parameters of all runs; None if a model is not known."""
+        if sum(model.runs for model in self.models) < len(self.target.runs):
             return None
-        return sum(each.parameters * self.alike[name] for name, each in self.structures.items())
+        return sum(model.structure.parameters * model.runs for model in self.models)
+
+    @property
+    def embedded(self) -> dict[str, template.Image]:
+        """The plots as pictures for the page, by name."""
+        return {name: template.image(*plot) for name, plot in self.plots.items()}
 
 
-def write(subject: Subject, manifest: Manifest | str, choice: Choice) -> Chapter:
-    """Finds all that is told of a subject.
+def write(target: ReportTarget, manifest: Manifest | str, options: ReportOptions) -> Chapter:
+    """Write the chapter of a target.
 
     Args:
-        subject: what it is about.
-        manifest: of its records, or why they are not there.
-        choice: what is made.
+        target: the run or ensemble.
+        manifest: of its records, or why they are not available.
+        options: the optional parts.
 
     Raises:
         UserError: the log or the predictions are damaged.
     """
-    chapter = Chapter(subject, training.histories(subject))
-    chapter.plots |= training.plots(chapter.histories)
-    _draw_structures(chapter)
     records = manifest if isinstance(manifest, Manifest) else None
+    histories = {name: log.read(run.folder) for name, run in target.runs.items()}
+    histories = {name: epochs for name, epochs in histories.items() if epochs}
+    chapter = Chapter(target, records, histories, training_plots.draw(histories))
+    _draw_models(chapter)
     if records is None:
-        chapter.problems.append(f"There are no pictures, and nothing of the data: {manifest}.")
-    chapter.found = predictions.usable(subject, records)
-    if isinstance(chapter.found, str):
-        chapter.problems.append(f"There is no result: {chapter.found}.")
-        return chapter
-    chapter.result = measured.of(chapter.found, subject.classes, subject.folder)
-    chapter.plots |= results.plots(chapter.found, subject.classes)
-    if records is None:
-        return chapter
+        chapter.problems.append(f"No pictures and no data: {manifest}.")
     try:
-        _look(chapter, chapter.found, records, choice)
+        chapter.predictions = labelled_predictions.load(target, records)
     except UserError as error:
-        terminal.warn(f"{subject.folder}: {error}")
-        chapter.problems.append(f"There are no pictures: {error}.")
+        _report_problem(chapter, "No result", error)
+        return chapter
+    chapter.result = tables.result(chapter.predictions, target.classes, target.folder)
+    chapter.plots |= result_plots.draw(chapter.predictions, target.classes)
+    if records is not None:
+        try:
+            _add_images(chapter, chapter.predictions, records, options)
+        except UserError as error:
+            _report_problem(chapter, "No pictures", error)
     return chapter
 
 
-def _draw_structures(chapter: Chapter) -> None:
-    """Draws each model that differs from the others."""
+def _report_problem(chapter: Chapter, what: str, error: UserError) -> None:
+    terminal.warn(f"{chapter.target.folder}: {what.lower()}: {error}")
+    chapter.problems.append(f"{what}: {error}.")
+
+
+def _draw_models(chapter: Chapter) -> None:
+    """Draw each model that differs from the others."""
     alike: dict[str, list[str]] = {}
-    for name, run in chapter.subject.runs.items():
+    for name, run in chapter.target.runs.items():
         key = repr((run.resolved.branches, run.config.stages, run.config.head, run.config.pooling))
         alike.setdefault(key, []).append(name)
-    for number, names in enumerate(list(alike.values())[:MAX_STRUCTURES]):
-        name = names[0]
+    for number, names in enumerate(list(alike.values())[:MAX_MODELS]):
+        name, plot = names[0], f"structure-{number + 1}" if number else "structure"
         try:
-            found = structure.build(chapter.subject.runs[name])[1]
+            structure = model_structure.build(chapter.target.runs[name])[1]
         except UserError as error:
-            terminal.warn(str(error))
-            chapter.problems.append(f"The model of {name} is not drawn: {error}.")
+            _report_problem(chapter, f"No drawing of the model of {name}", error)
             continue
-        chapter.structures[name], chapter.alike[name] = found, len(names)
-        file = f"structure-{number + 1}" if number else "structure"
-        chapter.plots[file] = structure.draw(found), structure.alt(found)
-        chapter.drawn[name] = file
+        chapter.models.append(DrawnModel(name, structure, len(names), plot))
+        chapter.plots[plot] = model_structure.draw(structure), structure.alt
 
 
-def _look(chapter: Chapter, found: Predictions, manifest: Manifest, choice: Choice) -> None:
-    """Adds the pictures, their neighbours and what the layers see."""
-    subject = chapter.subject
-    listed = suspects.find(found, subject.classes)
-    chapter.suspect_count, chapter.suspect_reason = len(listed.indices), listed.reason
-    chosen = {name: pick(found, choice.pictures) for name, (pick, _) in pictures.GROUPS.items()}
-    shown = listed.indices[: min(MAX_SUSPECTS, 2 * choice.pictures)]
-    parts = images.predicted(subject.trained, manifest)
-    records = images.read(parts, {*shown, *(n for numbers in chosen.values() for n in numbers)})
-    for number, fields in records.items():
-        images.check(fields, str(found.names[number]), found.labels[number], manifest.folder)
-    predictor = subject.trained.restore()
-    mapped = {n: records[n] for numbers in chosen.values() for n in numbers}
-    heats = pictures.heat_maps(predictor, mapped, found) if mapped else {}
-    notes = dict.fromkeys(listed.indices, "its label may be wrong")
-
-    def cards(numbers: list[int]) -> list[Card]:
-        return pictures.cards(numbers, records, found, subject.classes, heats, notes)
-
-    chapter.groups = [
-        (name, text, cards(chosen[name])) for name, (_, text) in pictures.GROUPS.items()
-    ]
-    chapter.suspects = pictures.cards(shown, records, found, subject.classes, {}, side=SUSPECT_SIDE)
-    asked = chosen["Most wrong"][:MAX_ASKED]
-    if choice.neighbours and asked:
-        part = images.learned(subject.trained, manifest)
-        near = neighbours.find(
-            predictor, [records[n] for n in asked], part, subject.classes, choice.neighbours
-        )
-        chapter.neighbours = list(zip(cards(asked), near, strict=True))
-        chapter.neighbours_among = min(choice.neighbours, part.images)
-    _show_layers(chapter, predictor, choice, _first(chosen), records)
-
-
-def _first(chosen: dict[str, list[int]]) -> int | None:
-    return next((numbers[0] for numbers in chosen.values() if numbers), None)
-
-
-def _show_layers(
-    chapter: Chapter,
-    predictor,
-    choice: Choice,
-    number: int | None,
-    records: dict[int, ImageExample],
+def _add_images(
+    chapter: Chapter, found: LabelledPredictions, manifest: Manifest, options: ReportOptions
 ) -> None:
-    """Draws what `--show` asks for, of the first image that is shown."""
-    towers, size = layers.towers(predictor)
+    """Add the groups of images, their neighbours and the plots of the layers."""
+    target = chapter.target
+    suspects: list[int] = []
+    try:
+        suspects = image_groups.suspect_labels(found, target.classes)
+    except UserError as error:
+        chapter.suspect_problem = str(error)
+    groups = image_groups.GROUPS.items()
+    chosen = {title: pick(found, options.pictures) for title, (pick, _) in groups}
+    grouped = list(dict.fromkeys(number for numbers in chosen.values() for number in numbers))
+    shown = suspects[: min(MAX_SUSPECTS, 2 * options.pictures)]
+    parts = record_images.validation_parts(target.trained, manifest)
+    records = record_images.read(parts, {*shown, *grouped})
+    for number, fields in records.items():
+        name, label = str(found.names[number]), found.labels[number]
+        record_images.check(fields, name, label, manifest.folder)
+    predictor = target.trained.restore()
+    heats = {}
+    if grouped:
+        heats = heat_maps(predictor, {number: records[number] for number in grouped}, found)
+    notes = dict.fromkeys(suspects, "The label may be wrong.")
+    make = CardMaker(found, target.classes, records, heats, notes).card
+    chapter.groups = [
+        (title, text, [make(number) for number in chosen[title]]) for title, (_, text) in groups
+    ]
+    plain = CardMaker(found, target.classes, records).card
+    chapter.suspect_count = len(suspects)
+    chapter.suspects = [plain(number, SUSPECT_SIDE) for number in shown]
+    asked = chosen["Most wrong"][:MAX_ASKED]
+    if options.neighbours and asked:
+        part = record_images.training_part(target.trained, manifest)
+        asked_records = [records[number] for number in asked]
+        near = neighbours.find(predictor, asked_records, part, target.classes, options.neighbours)
+        chapter.neighbours = list(zip(map(make, asked), near, strict=True))
+        chapter.neighbours_among = min(options.neighbours, part.images)
+    _draw_layers(chapter, predictor, options, records[grouped[0]] if grouped else None)
+
+
+def _draw_layers(
+    chapter: Chapter, predictor, options: ReportOptions, fields: ImageExample | None
+) -> None:
+    """Draw the chosen plots of the layers of each backbone."""
+    towers, size = layer_plots.towers(predictor)
     for index, tower in enumerate(towers):
         suffix = f"-{index + 1}" if len(towers) > 1 else ""
-        if layers.FILTERS in choice.show:
-            drawn = layers.filters(tower)
-            if drawn is None:
-                chapter.problems.append(f"{tower.name} has no filters of three channels to show.")
+        if layer_plots.FILTERS in options.show:
+            png = layer_plots.filters(tower)
+            if png is None:
+                chapter.problems.append(f"{tower.name} has no filters with three input channels.")
             else:
                 alt = f"The filters of the first convolution of {tower.name}."
-                chapter.plots[f"filters{suffix}"] = drawn, alt
-        if layers.FEATURE_MAPS in choice.show and number is not None:
-            pixels = images.decoded(records[number], size)
-            name = one_line(records[number].filename)
-            alt = f"What blocks of {tower.name} make of {name}."
-            chapter.plots[f"feature_maps{suffix}"] = layers.feature_maps(tower, pixels, name), alt
-
-
-def embedded(chapter: Chapter) -> dict[str, template.Image]:
-    """Returns the plots as pictures for the page, by name."""
-    return {name: template.image(png, alt) for name, (png, alt) in chapter.plots.items()}
+                chapter.plots[f"filters{suffix}"] = png, alt
+        if layer_plots.FEATURE_MAPS in options.show and fields is not None:
+            name = one_line(fields.filename)
+            png = layer_plots.feature_maps(tower, record_images.decoded(fields, size), name)
+            alt = f"Feature maps of {name} in some blocks of {tower.name}."
+            chapter.plots[f"feature_maps{suffix}"] = png, alt

@@ -1,113 +1,163 @@
-"""Several runs side by side: their measures, and whether the differences are more than chance."""
+"""Compare several targets: their metrics, the significance of differences, disputed images."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import compare
 from tfpipe.evaluation.measures import Answers
 from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
-from tfpipe.reporting.predictions import Predictions
+from tfpipe.reporting import record_images, training_plots
+from tfpipe.reporting.cards import Card, CardMaker
+from tfpipe.reporting.chapter import Chapter
+from tfpipe.training.run import Run
+
+MAX_DISPUTED = 8  # shown images that only one of two targets predicts correctly
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Pair:
-    """The best of some runs against another, on the same images.
+    """The best target against another one, on the same images.
 
     Attributes:
         other: the name of the other.
-        sentences: what can be said of their log loss and their accuracy.
-        p_value: of the difference of the log loss; None if it cannot be told.
-        agreement: how many images both have right, only the best, only the other, neither.
-        problem: why they cannot be compared; "" if they can.
-        differ: the images that only one of them has right, by their numbers in each.
-        plot: a PNG file, for two classes: the probabilities of both.
+        sentences: the differences in log loss and accuracy.
+        p_value: of the difference in log loss; None if not computable.
+        agreement: the number of images that both predict correctly, only the best, only the other,
+            neither; None without a comparison.
+        problem: why there is no comparison; "" if there is one.
+        disputed: the images that only one predicts correctly, by their numbers in both.
+        plot: a PNG file with the probabilities of both; None unless there are two classes.
+        cards: of the first disputed images, with the predictions of both.
     """
 
     other: str
-    sentences: list[str]
-    p_value: float | None
-    agreement: tuple[int, int, int, int] | None
+    sentences: list[str] = dataclasses.field(default_factory=list)
+    p_value: float | None = None
+    agreement: tuple[int, int, int, int] | None = None
     problem: str = ""
-    differ: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    disputed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     plot: bytes | None = None
+    cards: list[Card] = dataclasses.field(default_factory=list)
 
 
-def pairs(
-    found: dict[str, Predictions], classes: dict[str, Sequence[str]]
-) -> tuple[str, list[Pair]]:
-    """Compares the run of the lowest log loss with the others.
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several targets side by side.
+
+    Attributes:
+        best: the name of the target with the lowest log loss; "" if fewer than two have a result.
+        pairs: the best against each other one.
+        plots: PNG files with their alt texts, by name.
+    """
+
+    best: str
+    pairs: list[Pair]
+    plots: dict[str, tuple[bytes, str]]
+
+
+def write(chapters: Sequence[Chapter], *, pictures: bool) -> Comparison:
+    """Compare the targets of some chapters.
 
     Args:
-        found: the answers of two or more runs, by name.
-        classes: of each, names in the order of their labels.
-
-    Returns:
-        The name of the best, and what is said of each of the others.
+        chapters: at least two.
+        pictures: whether to show disputed images.
     """
-    best = min(found, key=lambda name: found[name].losses.mean())
-    return best, [_pair(best, name, found, classes) for name in found if name != best]
+    histories = {}
+    for chapter in chapters:
+        name, is_run = chapter.target.name, isinstance(chapter.target.trained, Run)
+        for run, epochs in chapter.histories.items():
+            histories[name if is_run else f"{name}/{run}"] = epochs
+    drawn = training_plots.draw(histories, ("loss", "accuracy"))
+    plots = {f"comparison-{name}": plot for name, plot in drawn.items()}
+    with_result = [chapter for chapter in chapters if chapter.predictions is not None]
+    if len(with_result) < 2:
+        return Comparison("", [], plots)
+    best = min(with_result, key=lambda chapter: chapter.predictions.losses.mean())
+    pairs = []
+    for number, other in enumerate((c for c in with_result if c is not best), start=1):
+        compared = pair(best, other)
+        if compared.plot is not None:
+            names = f"{best.target.name} and {other.target.name}"
+            alt = f"Scatter plot of the probabilities by {names}."
+            plots[f"comparison-{number}"] = compared.plot, alt
+        if pictures and best.manifest is not None:
+            compared.cards = _disputed_cards(best, other, compared.disputed[:MAX_DISPUTED])
+        pairs.append(compared)
+    return Comparison(best.target.name, pairs, plots)
 
 
-def _pair(
-    best: str, other: str, found: dict[str, Predictions], classes: dict[str, Sequence[str]]
-) -> Pair:
-    one, two = found[best], found[other]
+def pair(best: Chapter, other: Chapter) -> Pair:
+    """Compare two chapters with predictions, image by image."""
+    name, other_name, classes = best.target.name, other.target.name, best.target.classes
+    one, two = best.predictions, other.predictions
     try:
-        if tuple(classes[best]) != tuple(classes[other]):
-            raise UserError(f"{best} and {other} tell other classes apart")
-        order = compare.order(best, one.names, other, two.names)
+        if classes != other.target.classes:
+            raise UserError(f"{name} and {other_name} have different classes")
+        order = compare.order(name, one.names, other_name, two.names)
         if (two.labels[order] != one.labels).any():
-            raise UserError(f"{best} and {other} have other labels for the same images")
+            raise UserError(f"{name} and {other_name} have different labels for the same images")
     except UserError as error:
-        return Pair(other, [], None, None, str(error))
-    first, second = (
-        Answers(one.probabilities, one.labels),
-        Answers(two.probabilities[order], two.labels[order]),
-    )
+        return Pair(other_name, problem=str(error))
+    first = Answers(one.probabilities, one.labels)
+    second = Answers(two.probabilities[order], two.labels[order])
     compared = compare.compare(first, second)
-    right = first.right, second.right
     counts = tuple(
-        int(((right[0] == a) & (right[1] == b)).sum())
+        int(((first.right == a) & (second.right == b)).sum())
         for a, b in ((True, True), (True, False), (False, True), (False, False))
     )
-    differ = np.flatnonzero(right[0] != right[1])
-    # First where they are furthest apart.
-    apart = np.abs(first.probabilities - second.probabilities).max(axis=1)
-    differ = differ[np.argsort(-apart[differ], kind="stable")]
-    plot = None
-    if first.classes == 2:
-        plot = _scatter(best, other, first, second, classes[best])
+    disputed = np.flatnonzero(first.right != second.right)
+    distance = np.abs(first.probabilities - second.probabilities).max(axis=1)[disputed]
+    disputed = disputed[np.argsort(-distance, kind="stable")]  # the largest difference first
     return Pair(
-        other,
-        [compare.sentence(compared, best, other, name) for name in ("log_loss", "accuracy")],
+        other_name,
+        [compare.sentence(compared, name, other_name, key) for key in ("log_loss", "accuracy")],
         compared["measures"]["log_loss"]["p_value"],
         counts,
-        differ=[(int(index), int(order[index])) for index in differ],
-        plot=plot,
+        disputed=[(int(index), int(order[index])) for index in disputed],
+        plot=_scatter(name, other_name, first, second, classes) if first.classes == 2 else None,
     )
 
 
 def _scatter(
     best: str, other: str, first: Answers, second: Answers, classes: Sequence[str]
 ) -> bytes:
-    """Draws the probability of the second class by one run and by another."""
+    """Draw the probabilities of the second class by both targets."""
     with drawing(f"P({escaped(classes[1], 18)}) by both", 4.4) as (figure, axes, done):
         for index in range(2):
-            of = first.labels == index
-            axes.scatter(
-                first.probabilities[of, 1],
-                second.probabilities[of, 1],
-                16,
-                c=COLORS[index],
-                alpha=0.5,
-                linewidths=0,
-            )
+            x, y = (each.probabilities[first.labels == index, 1] for each in (first, second))
+            axes.scatter(x, y, 16, c=COLORS[index], alpha=0.5, linewidths=0)
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.set(xlabel=escaped(best), ylabel=escaped(other), box_aspect=1)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         legend(figure, list(classes))
     return done.getvalue()
+
+
+def _disputed_cards(
+    best: Chapter, other: Chapter, disputed: Sequence[tuple[int, int]]
+) -> list[Card]:
+    """Return cards of images with the predictions of both targets."""
+    found, classes, manifest = best.predictions, best.target.classes, best.manifest
+    try:
+        parts = record_images.validation_parts(best.target.trained, manifest)
+        records = record_images.read(parts, dict(disputed))
+        for number, fields in records.items():
+            name, label = str(found.names[number]), found.labels[number]
+            record_images.check(fields, name, label, manifest.folder)
+    except UserError as error:
+        terminal.warn(f"{best.target.folder}: {error}")
+        return []
+    maker, cards = CardMaker(found, classes, records), []
+    for first, second in disputed:
+        scores = []
+        for chapter, number in ((best, first), (other, second)):
+            guess = int(chapter.predictions.guesses[number])
+            probability = float(chapter.predictions.probabilities[number, guess])
+            scores.append((f"{chapter.target.name}: {classes[guess]}", probability))
+        cards.append(dataclasses.replace(maker.card(first), scores=scores))
+    return cards

@@ -1,6 +1,6 @@
-"""Plots of a data set as PNG files: image sizes, aspects, brightness, and the classes' balance.
+"""Plots of a data set as PNG files: image sizes, aspects, brightness and classes.
 
-The same data give the same bytes, in any order. `tfpipe.page.figure` has their style.
+Equal data give equal bytes in any order. `tfpipe.page.figure` has their style.
 """
 
 import math
@@ -15,42 +15,65 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_POINTS = 20_000  # different sizes drawn; a sample of them beyond
-_MIN_AREA, _MAX_AREA = 6, 1500  # of a mark, in square points: for one image, and for the most
-MAX_BARS = 40  # classes drawn one by one; the mean of the others is one bar
+MAX_POINTS = 20_000  # different sizes in a plot; of more sizes, a random sample
+MAX_BARS = 40  # classes with a bar each; one more bar shows the mean of the others
 
+_MIN_AREA, _MAX_AREA = 6, 1500  # of a marker in square points: for one image, and for the most
 _STEPS = 16  # bins of the aspect histogram for a factor of two
-_OCTAVES = 3  # factors of two that it shows at most; what is beyond is in its outer bins
-_ASPECTS = ((2, 3), (3, 4), (4, 3), (3, 2))  # marked besides 1:1, 2:1, 4:1
-_NARROW_ASPECTS = ((9, 16), (16, 9))  # marked where nothing is beyond 2:1
+_OCTAVES = 3  # largest factors of two in it; the outer bins hold the rest
+_ASPECTS = ((2, 3), (3, 4), (4, 3), (3, 2))  # ticks besides 1:1, 2:1, 4:1
+_NARROW_ASPECTS = ((9, 16), (16, 9))  # more ticks where no aspect is beyond 2:1
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G and B as they are stored
 _LUMA_BINS = 32
 
 
-def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -> bytes:
-    """Draws every size that occurs, in pixels; a marker's area grows with its number of images.
+def draw(
+    splits: Mapping[str, Mapping[str, int]],
+    sizes: Sequence[tuple[int, int]],
+    labels: Sequence[str],
+    colors: Sequence[tuple[float, float, float]],
+) -> dict[str, bytes]:
+    """Return all plots by the names of their functions; without images only `classes`.
 
     Args:
-        widths: of the images, at least one.
-        heights: of the images.
-        labels: their classes; more than there are colours are drawn as one.
+        splits: records by split and class, as in a manifest.
+        sizes: width and height of each image in pixels.
+        labels: the class of each image.
+        colors: the mean R, G and B of each image, 0 to 255.
+    """
+    drawn = {"classes": classes(splits)}
+    if sizes:
+        widths, heights = zip(*sizes, strict=True)
+        drawn["size"] = size(widths, heights, labels)
+        drawn["aspect"] = aspect(widths, heights, labels)
+        drawn["brightness"] = brightness(colors, labels)
+    return drawn
+
+
+def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -> bytes:
+    """Draw the different sizes of images; a marker's area grows with its number of images.
+
+    Args:
+        widths: of the images in pixels, at least one.
+        heights: of the images in pixels.
+        labels: their classes; if there are more classes than colours, all images are grey.
     """
     names, of = _classes_of(labels)
     shape = max(widths) + 1, max(heights) + 1, len(COLORS)
     keys, counts = np.unique(np.ravel_multi_index((widths, heights, of), shape), return_counts=True)
-    title = "Image sizes: the larger the mark, the more images"
+    title = "Image sizes: larger markers for more images"
     if len(counts) > MAX_POINTS:
-        title = f"Image sizes: {MAX_POINTS:,} of {len(counts):,} different ones"
+        title = f"Image sizes: {MAX_POINTS:,} of {len(counts):,} different sizes"
         drawn = np.random.default_rng(0).choice(len(counts), MAX_POINTS, replace=False)
         keys, counts = keys[drawn], counts[drawn]
-    order = np.argsort(-counts, kind="stable")  # the large below the small
+    order = np.argsort(-counts, kind="stable")  # small markers on top of large ones
     counts, (x, y, of) = counts[order], np.unravel_index(keys[order], shape)
     with drawing(title, WIDTH) as (figure, axes, done):
         colors = np.array([*COLORS])[of] if names else GREY
         power = min(0.7, math.log(_MAX_AREA / _MIN_AREA) / math.log(counts[0] + 1))
         axes.scatter(x, y, _MIN_AREA * counts**power, c=colors, alpha=0.45, linewidths=0)
         least, most = min(x.min(), y.min()), max(x.max(), y.max())
-        room = max(1.3, 2 * (least / most) ** 0.5)  # one factor of two is there even for one size
+        room = max(1.3, 2 * (least / most) ** 0.5)  # at least a factor of two, even for one size
         limits = least / room, most * room
         ticks = _powers_of_two(*limits)
         texts = [f"{tick:,}" for tick in ticks]
@@ -65,12 +88,12 @@ def size(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -
 
 
 def aspect(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str]) -> bytes:
-    """Draws a histogram of width / height on a logarithmic axis; arguments as of `size`."""
+    """Draw a histogram of width / height on a logarithmic axis; see `size`."""
     ratios = np.log2(np.asarray(widths, np.float64) / np.asarray(heights, np.float64))
     octaves = int(np.clip(np.ceil(np.abs(ratios).max()), 1, _OCTAVES))
     half = octaves * _STEPS
-    edges = (np.arange(-half, half + 2) - 0.5) / _STEPS  # 1:1 is in the middle of a bin
-    with drawing("Aspects: width to height") as (figure, axes, done):
+    edges = (np.arange(-half, half + 2) - 0.5) / _STEPS  # a bin is centred at 1:1
+    with drawing("Aspect: width to height") as (figure, axes, done):
         _histogram(figure, axes, ratios.clip(-octaves, octaves), edges, labels)
         ticks = {o: f"{2 ** max(o, 0)}:{2 ** max(-o, 0)}" for o in range(-octaves, octaves + 1)}
         marked = (_NARROW_ASPECTS + _ASPECTS, _ASPECTS, ())[octaves - 1]
@@ -81,21 +104,21 @@ def aspect(widths: Sequence[int], heights: Sequence[int], labels: Sequence[str])
 
 
 def brightness(colors: Sequence[tuple[float, float, float]], labels: Sequence[str]) -> bytes:
-    """Draws a histogram of the images' mean luma (ITU-R BT.601), 0 is black and 255 white.
+    """Draw a histogram of the images' mean luma (ITU-R BT.601): 0 is black, 255 is white.
 
     Args:
         colors: the mean R, G and B of the images, 0 to 255.
-        labels: their classes, as of `size`.
+        labels: their classes; see `size`.
     """
     luma = np.asarray(colors, np.float64) @ _LUMA
-    with drawing("Brightness: the mean of each image") as (figure, axes, done):
+    with drawing("Mean brightness of the images") as (figure, axes, done):
         _histogram(figure, axes, luma, np.linspace(0, 256, _LUMA_BINS + 1), labels)
         axes.set(xlabel="luma, 0 black to 255 white", xticks=range(0, 257, 32))
     return done.getvalue()
 
 
 def classes(splits: Mapping[str, Mapping[str, int]]) -> bytes:
-    """Draws the number of records of each class, the largest first, as bars stacked by split.
+    """Draw the number of records of each class as bars stacked by split, the largest first.
 
     Args:
         splits: records by split and class, as in a manifest.
@@ -129,7 +152,7 @@ def classes(splits: Mapping[str, Mapping[str, int]]) -> bytes:
 
 
 def _classes_of(labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Returns the sorted classes and each image's index; no classes if there are too many."""
+    """Return the sorted classes and the index of each image's class; no classes if too many."""
     names = sorted(set(labels))
     if len(names) > len(COLORS):
         return [], np.zeros(len(labels), np.int64)
@@ -140,7 +163,7 @@ def _classes_of(labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
 def _histogram(
     figure: "Figure", axes: "Axes", values: np.ndarray, edges: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """Draws the share of each class's images, or of all images, in each bin."""
+    """Draw the share of each class's images, or of all images, in each bin."""
     names, of = _classes_of(labels)
     for number in range(len(names) or 1):
         chosen = values[of == number]
@@ -155,6 +178,6 @@ def _histogram(
 
 
 def _powers_of_two(least: float, most: float) -> list[int]:
-    """Returns at most eight ticks, as 64, 128, 256."""
+    """Return at most eight ticks, such as 64, 128, 256."""
     first, last = math.ceil(math.log2(least)), math.floor(math.log2(most))
     return [2 ** max(power, 0) for power in range(first, last + 1, 1 + (last - first) // 8)]

@@ -1,14 +1,13 @@
-"""What a person wants to know of a data set, on one page: `report.html`.
+"""The report about a data set: the page `report.html` beside its records.
 
-The page holds its plots and its style, so that it opens from a disk and travels as one file. There
-is no time in it and nothing of the machine: the same data set gives the same bytes.
+The page has no time and no path of the machine, so equal data sets get equal bytes.
 """
 
 import collections
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images.duplicates import Member
@@ -16,89 +15,98 @@ from tfpipe.images.found import Found
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.rejects import Reject
-from tfpipe.reporting import dataset_plots as plots
+from tfpipe.reporting import dataset_plots
 
 REPORT = "report.html"
 
-TEMPLATES = pathlib.Path(__file__).parent
-_TEMPLATE = "dataset_report.html.j2"
+MAX_REJECTS, MAX_CONFLICTS = 50, 20  # rows on the page; the CSV files have all
 
-# Not the folder's own name, by which two equal data sets would differ.
-_FOLDER = "records/NAME"
+_FOLDER = "records/NAME"  # in place of the real folder, which may differ between equal data sets
 
-MAX_REJECTS, MAX_CONFLICTS = 50, 20  # listed on the page; the CSV files have all
-
-# What a person who does not see a plot is told of it.
-ALTS = {
+_ALTS = {
     "classes": "Bars: the number of images of each class, by split, as in the table of classes.",
-    "size": "Scatter plot of the images' widths and heights; the table of statistics sums it up.",
+    "size": "Scatter plot of the images' widths and heights, as in the table of statistics.",
     "aspect": "Histogram of the images' width to height, by class.",
     "brightness": "Histogram of the images' mean brightness, by class.",
 }
 
 
+class Section(NamedTuple):
+    """The values of the template `dataset.html.j2`.
+
+    Attributes:
+        manifest: of the data set.
+        counts: the records of each class by split, its copies, and its images by fold.
+        rejected: the first rejected files, of `rejected_count`.
+        conflicts: the first clusters of duplicates with several labels, of `conflict_count`.
+        plots: by their names in `dataset_plots`.
+        heading: the tag of its headings.
+        prefix: of the anchors within the page.
+        linked: whether the page lies beside the files of the data set.
+    """
+
+    manifest: Manifest
+    counts: list[dict[str, Any]]
+    rejected: list[Reject]
+    rejected_count: int
+    conflicts: list[list[Member]]
+    conflict_count: int
+    plots: dict[str, template.Image]
+    heading: str
+    prefix: str
+    linked: bool
+
+
 def save(
     folder: remote.Path,
-    described: Manifest,
+    manifest: Manifest,
     found: Sequence[Found],
     labels: Sequence[str],
     rejected: Sequence[Reject],
     members: Sequence[Member] = (),
 ) -> None:
-    """Draws the plots and writes `report.html`; without the packages for it only warns.
+    """Draw the plots and write `report.html`, or warn that a package is missing.
 
     Args:
-        folder: where the file is written.
-        described: the data set.
-        found: its images, without copies.
-        labels: the class of each.
-        rejected: the files that are in `rejects.csv`.
-        members: of the clusters of duplicates, as from `duplicates.members`.
+        folder: the folder to write to.
+        manifest: of the data set.
+        found: its images without copies.
+        labels: the class of each image.
+        rejected: the files in `rejects.csv`.
+        members: of the clusters of duplicates, from `duplicates.members`.
     """
     if (module := template.missing()) is not None:
         terminal.warn(
-            f"no {REPORT} is written, as it needs {module}, which is not installed: run"
-            " pip install 'tfpipe[screen]' and build again with --overwrite to have one"
+            f"{REPORT} is not written, because {module} is not installed: run"
+            " pip install 'tfpipe[screen]' and build again with `overwrite`"
         )
         return
-    widths, heights = [each.file_width for each in found], [each.file_height for each in found]
-    drawn = {
-        "classes": plots.classes(described.splits),
-        "size": plots.size(widths, heights, labels),
-        "aspect": plots.aspect(widths, heights, labels),
-        "brightness": plots.brightness([each.color for each in found], labels),
-    }
-    page = render(described, rejected, drawn, members)
+    sizes = [(each.file_width, each.file_height) for each in found]
+    drawn = dataset_plots.draw(manifest.splits, sizes, labels, [each.color for each in found])
+    page = render(manifest, rejected, drawn, members)
     with storage.atomic_file(folder / REPORT) as file:
         file.write(page)
 
 
 def render(
-    described: Manifest,
+    manifest: Manifest,
     rejected: Sequence[Reject],
     drawn: Mapping[str, bytes],
     members: Sequence[Member] = (),
 ) -> str:
-    """Returns the page.
-
-    Args:
-        described: the data set.
-        rejected: the files that are in `rejects.csv`, in any order.
-        drawn: PNG files by the name of their function in `plots`.
-        members: of the clusters of duplicates, as from `duplicates.members`.
-    """
-    pages = template.environment(TEMPLATES)
-    return pages.get_template(_TEMPLATE).render(
-        title=", ".join(pathlib.PurePath(path).name for path in described.arguments["source"]),
-        bytes=sum(shard.bytes for shard in described.shards),
-        build_command=_command(described.arguments),
+    """Return the page; `section` explains the arguments."""
+    pages = template.environment(pathlib.Path(__file__).parent)
+    return pages.get_template("dataset_report.html.j2").render(
+        title=", ".join(pathlib.PurePath(path).name for path in manifest.arguments["source"]),
+        bytes=sum(shard.bytes for shard in manifest.shards),
+        build_command=_command(manifest.arguments),
         train_command=["python -m tfpipe.train", f"--records={_FOLDER}", "--run_dir=runs/NAME"],
-        **sections(described, rejected, drawn, members),
+        dataset=section(manifest, rejected, drawn, members),
     )
 
 
-def sections(
-    described: Manifest,
+def section(
+    manifest: Manifest,
     rejected: Sequence[Reject],
     drawn: Mapping[str, bytes],
     members: Sequence[Member] = (),
@@ -106,45 +114,44 @@ def sections(
     heading: str = "h2",
     prefix: str = "",
     linked: bool = True,
-) -> dict[str, Any]:
-    """Returns the values of the template `data.html.j2`.
+) -> Section:
+    """Return the values of the template `dataset.html.j2`.
 
     Args:
-        described: as of `render`, with the three after it.
-        rejected: see there.
-        drawn: see there.
-        members: see there.
-        heading: the tag of its headings.
-        prefix: of the sections' names within the page.
-        linked: whether the page lies beside the files of the data set.
+        manifest: of the data set.
+        rejected: the files in `rejects.csv`, in any order.
+        drawn: PNG files from `dataset_plots.draw`.
+        members: of the clusters of duplicates.
+        heading: see `Section`.
+        prefix: see `Section`.
+        linked: see `Section`.
     """
     conflicts = _conflicts(members)
-    return {
-        "data": described,
-        "counts": [_counts(described, name) for name in described.classes],
-        "rejected": sorted(rejected)[:MAX_REJECTS],
-        "rejected_count": len(rejected),
-        "conflicts": conflicts[:MAX_CONFLICTS],
-        "conflict_count": len(conflicts),
-        "plots": {name: template.image(png, ALTS[name]) for name, png in drawn.items()},
-        "heading": heading,
-        "prefix": prefix,
-        "linked": linked,
-    }
+    return Section(
+        manifest,
+        [_counts(manifest, name) for name in manifest.classes],
+        sorted(rejected)[:MAX_REJECTS],
+        len(rejected),
+        conflicts[:MAX_CONFLICTS],
+        len(conflicts),
+        {name: template.image(png, _ALTS[name]) for name, png in drawn.items()},
+        heading,
+        prefix,
+        linked,
+    )
 
 
-def _counts(described: Manifest, name: str) -> dict[str, Any]:
-    """Returns the records of a class by split, the copies among them, and its images by fold."""
+def _counts(manifest: Manifest, name: str) -> dict[str, Any]:
     return {
         "name": name,
-        "splits": [counts[name] for counts in described.splits.values()],
-        "copies": sum(counts.get(name, 0) for counts in described.copies.values()),
-        "folds": [counts.get(name, 0) for counts in described.folds.values()],
+        "splits": [counts[name] for counts in manifest.splits.values()],
+        "copies": sum(counts.get(name, 0) for counts in manifest.copies.values()),
+        "folds": [counts.get(name, 0) for counts in manifest.folds.values()],
     }
 
 
 def _conflicts(members: Iterable[Member]) -> list[list[Member]]:
-    """Returns the clusters that bear more than one label."""
+    """Return the clusters with more than one label."""
     clusters = collections.defaultdict(list)
     for member in members:
         clusters[member.cluster].append(member)
@@ -152,7 +159,7 @@ def _conflicts(members: Iterable[Member]) -> list[list[Member]]:
 
 
 def _command(arguments: Mapping[str, Any]) -> list[str]:
-    """Returns the command that builds such a data set, one flag an item."""
+    """Return the command that builds such a data set, one flag an item."""
     flags = []
     for key, value in arguments.items():
         if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a classifier takes an image for, and why: its nearest neighbours among the training's."""
+"""The training images whose features are nearest to those of an image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,23 +12,23 @@ from tfpipe.core.errors import one_line
 from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.ensemble import EnsemblePredictor
 from tfpipe.model.predictor import Predictor
-from tfpipe.page import template
+from tfpipe.page import template, thumbnail
 from tfpipe.records.example import ImageExample
 from tfpipe.records.subset import Subset
-from tfpipe.reporting import images, pictures
+from tfpipe.reporting import record_images
 
-COUNT = 6  # of each image
-SIDE = 112  # pixels of their pictures' longer side
+COUNT = 6  # for each image
+SIDE = 112  # pixels of a picture's longer side
 
 
 class Neighbour(NamedTuple):
-    """An image of the training.
+    """A training image.
 
     Attributes:
         picture: a thumbnail.
         name: of the image.
         label: its class.
-        distance: of its features, 1 - cosine: 0 for the same direction, 1 for nothing in common.
+        distance: cosine distance of the features: 0 for the same direction, 1 for orthogonal ones.
     """
 
     picture: template.Image
@@ -44,37 +44,36 @@ def find(
     classes: Sequence[str],
     most: int,
 ) -> list[list[Neighbour]]:
-    """Returns the nearest images of the training to each record, in the space of the features.
+    """Return the `COUNT` nearest training images of each record, without the record itself.
 
     Args:
-        predictor: whose features are compared: what the head sees.
-        records: of the images.
-        part: the records of the training.
+        predictor: its features, the input of the head, are compared.
+        records: the images.
+        part: the training records.
         classes: names in the order of their labels.
-        most: how many of these to look at; their features are computed.
+        most: the number of training images to search.
     """
-    features = with_constant_weights(lambda batch: predictor.features(tf.cast(batch, tf.float32)))
-    size = predictor.image_size
+    compute = with_constant_weights(lambda batch: predictor.features(tf.cast(batch, tf.float32)))
 
-    def of(records: Iterable[ImageExample]) -> np.ndarray:
+    def features(records: Iterable[ImageExample]) -> np.ndarray:
         rows = []
-        for pixels, count in images.batches(records, size):
-            rows.append(features(pixels).numpy()[:count])
+        for pixels, count in record_images.batches(records, predictor.image_size):
+            rows.append(compute(pixels).numpy()[:count])
             advance(count)
         return np.concatenate(rows)
 
     keys = []
 
     def sampled() -> Iterator[ImageExample]:
-        for fields in images.sample(part, most):
+        for fields in record_images.sample(part, most):
             keys.append((fields.filename, fields.sha256))
             yield fields
 
     total = min(most, part.images) + len(records)
     with terminal.progress("neighbours", total) as advance:
-        there, asked = of(sampled()), of(records)
-    count = min(COUNT + 1, len(there))  # one more, as the image itself may be there
-    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(there)
+        searched, asked = features(sampled()), features(records)
+    count = min(COUNT + 1, len(searched))  # one more, for the image itself
+    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(searched)
     distances, places = search.kneighbors(asked)
     chosen = [
         [
@@ -84,7 +83,7 @@ def find(
         ][:COUNT]
         for fields, row, apart in zip(records, places.tolist(), distances.tolist(), strict=True)
     ]
-    shown = images.read([part], {place for row in chosen for place, _ in row})
+    shown = record_images.read([part], {place for row in chosen for place, _ in row})
     return [
         [_neighbour(shown[place], classes, distance) for place, distance in row] for row in chosen
     ]
@@ -92,5 +91,6 @@ def find(
 
 def _neighbour(fields: ImageExample, classes: Sequence[str], distance: float) -> Neighbour:
     name, label = one_line(fields.filename), classes[fields.label or 0]
-    picture = pictures.thumbnail(fields, f"{name}, labelled {label}", SIDE)
+    small = thumbnail.of_record(fields, SIDE)
+    picture = thumbnail.embed(small, f"{name}, labelled {label}")
     return Neighbour(picture, name, label, distance)

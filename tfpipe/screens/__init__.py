@@ -1,18 +1,17 @@
-"""Screens: each lists the images that it suspects, for a person to judge.
+"""Screens: each lists images that may not belong in a data set, for a person to judge.
 
-Before the images are read, `prepare` makes the screens that the flags name and finds what is wrong
-with the flags; when all images are described, `run` lists the suspects of each in a CSV and on a
-page of thumbnails. Only on request (`--screen_action=drop`) do suspects leave the data set.
+`prepare` makes the chosen screens and checks their options before any image is read. `run` writes
+each screen's suspects as a CSV file and as a page of thumbnails. Suspects leave the data set only
+with `screen_action=drop`.
 
-To add a screen, write a subclass of `Screen` in a file of its own, enter it in `screens`, and
-import it here.
+To add a screen, write a subclass of `Screen` in its own file, register it, and import it here.
 """
 
 from tfpipe.screens.imagenet import ImageNet
 from tfpipe.screens.label_issues import Labels
 from tfpipe.screens.screen import DROP, REPORT, Images, Options, Screen, Suspect, prepare, screens
 from tfpipe.screens.size import Size
-from tfpipe.screens.suspects import run
+from tfpipe.screens.suspect_lists import run
 
 __all__ = [
     "DROP",

@@ -1,4 +1,4 @@
-"""The ImageNet classifier of the screen `imagenet`: by name, or from a file that is not trusted."""
+"""Load the ImageNet classifier of the screen `imagenet`: by name, or from an untrusted file."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ import tf_keras
 
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.model import backbones, model_file
-from tfpipe.screens.imagenet import CLASSES
+from tfpipe.screens.imagenet_classes import CLASSES
 
 _HOW = (
     f"give a {model_file.SUFFIX} file that takes square RGB images in 0..255 and returns the"
@@ -23,8 +23,8 @@ class ImageNetModel(NamedTuple):
     """A classifier of the ILSVRC 2012 classes, in their usual order.
 
     Attributes:
-        classify: from RGB in 0..255, float32 [B, size, size, 3], to a score or probability of each
-            class, float32 [B, 1000].
+        classify: maps RGB in 0..255, float32 [B, size, size, 3], to scores or probabilities,
+            float32 [B, 1000].
         size: the side of its input in pixels.
         fingerprint: of its weights.
     """
@@ -35,10 +35,10 @@ class ImageNetModel(NamedTuple):
 
 
 def load(model: str) -> ImageNetModel:
-    """Loads a classifier.
+    """Load a classifier.
 
     Args:
-        model: the name of a `keras.applications` model, whose weights Keras downloads, or the path
+        model: the name of a `keras.applications` model (Keras downloads its weights), or the path
             of a `.keras` file.
 
     Raises:
@@ -50,31 +50,31 @@ def load(model: str) -> ImageNetModel:
 
 
 def application(name: str, weights: str | None) -> ImageNetModel:
-    """Builds a model of `keras.applications` with its 1,000 classes.
+    """Build a model of `keras.applications` with its 1,000 classes.
 
     Args:
-        name: its name, compared as `backbones.get` does.
+        name: its name in any spelling that `backbones.get` accepts.
         weights: "imagenet", or None for random ones.
     """
     try:
         backbone = backbones.get(name)
     except UserError as error:
-        raise UserError(f"--screen_model={name}: {error}") from None
+        raise UserError(f"`screen_model={name}`: {error}") from None
     constructors = {  # a lower-case name is a module
         each.lower(): getattr(tf_keras.applications, each)
         for each in dir(tf_keras.applications)
         if each[0].isupper()
     }
     if backbone.name not in constructors:
-        raise UserError(f"--screen_model={name}: there is no such ImageNet classifier; {_HOW}")
+        raise UserError(f"`screen_model={name}`: there is no such ImageNet classifier; {_HOW}")
     try:
-        # No `input_shape`: with its top, each has the size it was made for.
+        # Without `input_shape`, each model with its top gets its original input size.
         model = constructors[backbone.name](weights=weights)
-    except Exception as error:  # what Keras raises for a failed download
+    except Exception as error:  # Keras raises a plain Exception for a failed download
         if "URL fetch failure" not in str(error):
             raise
         raise UserError(
-            f"--screen_model={name}: its ImageNet weights could not be downloaded"
+            f"`screen_model={name}`: Keras could not download its ImageNet weights"
             f" ({one_line(error)}): put the file into ~/.keras/models/ under its own name, or give"
             f" a {model_file.SUFFIX} file"
         ) from None
@@ -87,7 +87,7 @@ def application(name: str, weights: str | None) -> ImageNetModel:
 
 
 def _from_file(path: str) -> ImageNetModel:
-    where = f"--screen_model={path}"
+    where = f"`screen_model={path}`"
     model = model_file.load(path, where=where, how=_HOW)
     taken, given = model.input_shape, model.output_shape
     if not model_file.takes_square_rgb(model) or not taken[1]:

@@ -1,4 +1,4 @@
-"""What a screen is, what it is given, and what it returns."""
+"""The interface of all screens: options, images, suspects."""
 
 import abc
 import dataclasses
@@ -17,22 +17,22 @@ REPORT, DROP = "report", "drop"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of all screens."""
+    """The options of all screens."""
 
     screens: str = option(
-        "what looks for unsuitable images, separated by commas: size (outliers in width, height,"
-        " area, aspect and bytes per pixel), imagenet (nothing expected among an ImageNet"
-        " classifier's first guesses), labels (labels that the other images speak against); each"
-        " writes screen-NAME.csv and screen-NAME.html",
+        "screens for unsuitable images, separated by commas: size (outliers in width, height,"
+        " area, aspect and bytes per pixel), imagenet (no expected class among an ImageNet"
+        " classifier's top guesses), labels (labels that a classifier contradicts); each writes"
+        " screen-NAME.csv and screen-NAME.html",
         "",
     )
     screen_action: str = option(
-        "what becomes of the images that a screen lists: report keeps them, drop leaves them out",
+        "whether images that a screen lists stay: report keeps them, drop leaves them out",
         REPORT,
         (REPORT, DROP),
     )
     screen_iqrs: float = option(
-        "screen size: how many interquartile ranges beyond a quartile are too far", 1.5
+        "screen size: allowed distance from a quartile, in interquartile ranges", 1.5
     )
     screen_model: str = option(
         "screen imagenet: the classifier, a keras.applications name (its weights are downloaded) or"
@@ -41,12 +41,11 @@ class Options:
     )
     screen_classes: str = option(
         "screen imagenet: the ImageNet classes that each class may look like, as in"
-        " cat:281-285,dog:151-268 or boat:472+554+814; a class not named is not screened",
+        " cat:281-285,dog:151-268 or boat:472+554+814; other classes are not screened",
         "",
     )
     screen_top_k: int = option(
-        "screen imagenet: how many of the classifier's guesses are searched for a class of"
-        " --screen_classes, of whatever label",
+        "screen imagenet: number of top guesses to search for any class of --screen_classes",
         20,
     )
     screen_features: str = option(
@@ -58,30 +57,29 @@ class Options:
         "imagenet",
     )
     screen_share: float = option(
-        "screen labels: the share of all images to list, worst first; 0 lists those that cleanlab"
-        " takes for wrongly labelled",
+        "screen labels: the share of all images to list, worst first; 0 lists the labels that"
+        " cleanlab considers wrong",
         0.02,
     )
     screen_cache: str = option(
-        "a folder that keeps what the models make of the images, which takes minutes, for later"
-        " builds; empty to keep it until this build is complete",
+        "a folder that keeps the models' outputs, which take minutes to compute, for later builds;"
+        " empty to delete them when this build is complete",
         "",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The images of a data set, as the screens see them; all sequences have the same order.
+    """The images of a data set for the screens; all sequences have the same order.
 
     Attributes:
         found: a description of each.
-        paths: where each is, for a person.
+        paths: the place of each, for people.
         labels: the class of each, as an index into `classes`.
         classes: names.
-        read: from an index to the JPEG or PNG file that is stored; called from one thread at a
-            time, though not always the same.
-        cache: a folder that outlives an interrupted build, for what takes long to compute.
-        groups: equal numbers for images that are duplicates of each other; None if there are none.
+        read: maps an index to the stored JPEG or PNG file; called from one thread at a time.
+        cache: a folder that outlives an interrupted build, for slow results.
+        groups: equal numbers for duplicates of each other; None without duplicates.
     """
 
     found: Sequence[Found]
@@ -97,9 +95,9 @@ class Suspect(NamedTuple):
     """One image that a screen lists.
 
     Attributes:
-        index: which, in `Images`.
-        score: the higher, the more suspect; what it measures is the screen's `score`.
-        reason: a phrase, for a person.
+        index: its place in `Images`.
+        score: higher for more suspicious images, in the unit of `Screen.score`.
+        reason: a phrase for people.
     """
 
     index: int
@@ -108,12 +106,12 @@ class Suspect(NamedTuple):
 
 
 class Screen(abc.ABC):
-    """One way to look for unsuitable images.
+    """A way to find unsuitable images.
 
     Attributes:
-        name: as in --screens.
-        question: what the screen asks of each image, for a person.
-        score: what its scores measure, for a person.
+        name: its name in the option `screens`.
+        question: the question that it asks about each image.
+        score: the quantity that its scores measure.
         needs: modules of the extra `screen` that it imports.
     """
 
@@ -124,21 +122,21 @@ class Screen(abc.ABC):
 
     @abc.abstractmethod
     def __init__(self, options: Options, classes: tuple[str, ...]):
-        """Checks the options and loads what is needed; raises UserError before hours of work."""
+        """Check the options and load models; raise UserError before any image is read."""
 
     @abc.abstractmethod
     def find(self, images: Images) -> list[Suspect]:
-        """Returns the images to judge, worst first."""
+        """Return the suspects, worst first."""
 
 
 screens: Registry[type[Screen]] = Registry("screen")
 
 
 def prepare(options: Options, classes: tuple[str, ...]) -> list[Screen]:
-    """Makes the screens that --screens names, in the order given.
+    """Make the chosen screens, in the order of the option `screens`.
 
     Raises:
-        UserError: a flag is wrong, a model cannot be loaded, or a package is missing.
+        UserError: an option is wrong, a model cannot be loaded, or a package is missing.
     """
     names = [name.strip() for name in options.screens.split(",") if name.strip()]
     chosen = [screens[name] for name in dict.fromkeys(names)]
@@ -146,7 +144,7 @@ def prepare(options: Options, classes: tuple[str, ...]) -> list[Screen]:
         for module in ("jinja2", *screen.needs):
             if importlib.util.find_spec(module) is None:
                 raise UserError(
-                    f"--screens={options.screens}: {screen.name} needs {module}, which is not"
+                    f"`screens={options.screens}`: {screen.name} needs {module}, which is not"
                     " installed: run pip install 'tfpipe[screen]'"
                 )
     return [screen(options, classes) for screen in chosen]

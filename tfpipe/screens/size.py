@@ -1,4 +1,4 @@
-"""The screen `size`: outliers in what is known without looking at the pixels."""
+"""The screen `size`: outliers in the size of the picture and of its file."""
 
 import math
 
@@ -7,8 +7,8 @@ import numpy as np
 from tfpipe.core.errors import UserError
 from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
 
-# An interquartile range below this share of the quartile counts as this share: where three
-# quarters of the images are 500 pixels wide, one of 499 is no outlier.
+# Smallest interquartile range, as a share of the upper quartile: where three quarters of the images
+# are 500 pixels wide, one of 499 is no outlier.
 _LEAST_SPREAD = 0.01
 
 
@@ -17,20 +17,20 @@ class Size(Screen):
     """Tukey's fences (Exploratory Data Analysis, 1977): quartiles -/+ 1.5 interquartile ranges."""
 
     name = "size"
-    question = "Is the file's width, height, area, aspect or compression far from that of others?"
-    score = "how many interquartile ranges the furthest of these lies outside the quartiles"
+    question = "Is the width, height, area, aspect or compression far from that of the others?"
+    score = "largest distance of these from the quartiles, in interquartile ranges"
 
     def __init__(self, options: Options, classes: tuple[str, ...]):
         del classes
         if not (0 < options.screen_iqrs < math.inf):
             raise UserError(
-                f"--screen_iqrs={options.screen_iqrs:g}: give a number above 0, as 1.5 or 3",
+                f"`screen_iqrs={options.screen_iqrs:g}`: give a number above 0, such as 1.5 or 3",
                 status=2,
             )
         self._limit = options.screen_iqrs
 
     def find(self, images: Images) -> list[Suspect]:
-        """Returns the images that lie outside the fences in any quantity, worst first."""
+        """Return the images that lie outside the fences in any quantity, worst first."""
         quantities = measure(images)
         distances = {name: distance(values) for name, values in quantities.items()}
         furthest = np.max(list(distances.values()), axis=0)
@@ -48,7 +48,7 @@ class Size(Screen):
 
 
 def measure(images: Images) -> dict[str, np.ndarray]:
-    """Returns each quantity of the files, float64 [N]: pixels, a ratio, or bytes per pixel."""
+    """Return each quantity of the files, float64 [N]: pixels, a ratio, or bytes per pixel."""
     width = np.array([found.file_width for found in images.found], np.float64)
     height = np.array([found.file_height for found in images.found], np.float64)
     size = np.array([found.file_bytes for found in images.found], np.float64)
@@ -62,9 +62,9 @@ def measure(images: Images) -> dict[str, np.ndarray]:
 
 
 def distance(values: np.ndarray) -> np.ndarray:
-    """Returns how far each value lies outside the quartiles, in interquartile ranges, 0 within.
+    """Return the distance of each value from the quartiles in interquartile ranges, 0 between them.
 
-    The quartiles are linearly interpolated, and the range is at least 1 % of the upper quartile.
+    The quartiles are linearly interpolated; the range is at least 1 % of the upper quartile.
 
     Args:
         values: above 0, float64 [N].

@@ -1,4 +1,4 @@
-"""How good answers are, drawn: ROC, precision and recall, reliability, confusion, histogram."""
+"""Plots of predictions: confusion, histogram, ROC, precision and recall, reliability."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,26 +10,26 @@ import sklearn.metrics
 from tfpipe.evaluation import curves, metrics
 from tfpipe.evaluation.measures import Answers, measures
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
-from tfpipe.reporting.predictions import Predictions
+from tfpipe.reporting.labelled_predictions import LabelledPredictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_CURVES = 6  # of classes; of more the hardest ones
+MAX_CURVES = 6  # coloured curves; of more classes, the hardest ones
 MAX_BACKGROUND = 60  # curves of the other classes, in grey
-MAX_NAMED = 24  # classes whose names are beside a confusion matrix
-MAX_NUMBERED = 12  # classes up to which its cells have numbers
-_CORNER = 0.97  # area under a ROC curve from which on its corner is drawn larger too
+MAX_NAMED = 24  # with more classes a confusion matrix has no names
+MAX_NUMBERED = 12  # with more classes its cells have no numbers
 
-_LETTERS = 26  # of all names side by side below a confusion matrix
-_SIDE = 4.1  # inches, the height of what is square
+_CORNER = 0.97  # if all areas under the curves are larger, their corner is enlarged
+_LETTERS = 26  # names below a confusion matrix that are longer together stand upright
+_SIDE = 4.1  # inches, the height of square plots
 
 
-def roc(found: Predictions, classes: Sequence[str]) -> bytes:
-    """Draws the true positive rate by the false positive rate; of many classes one by one.
+def roc(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+    """Draw the true positive rate by the false positive rate, each class against the others.
 
     Args:
-        found: the answers.
+        found: the predictions.
         classes: names in the order of their labels.
 
     Returns:
@@ -46,12 +46,12 @@ def roc(found: Predictions, classes: Sequence[str]) -> bytes:
             _draw_curves(corner, points, chosen)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
         axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
-        legend(figure, _labels(classes, chosen))
+        legend(figure, [classes[index] for index in chosen])
     return done.getvalue()
 
 
-def precision_recall(found: Predictions, classes: Sequence[str]) -> bytes:
-    """Draws the precision by the recall; arguments as of `roc`."""
+def precision_recall(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+    """Draw the precision by the recall; see `roc`."""
     chosen, others = _hardest(found, classes)
     with drawing("Precision and recall", _SIDE) as (figure, axes, done):
         points = {
@@ -60,22 +60,22 @@ def precision_recall(found: Predictions, classes: Sequence[str]) -> bytes:
         }
         _draw_curves(axes, points, chosen, "steps-pre")
         least = min((p.min() for _, p in points.values() if len(p)), default=0.0)
-        areas = [-np.trapz(p, r) for r, p in points.values() if len(p)]
+        areas = [sklearn.metrics.auc(r, p) for r, p in points.values() if len(p)]
         if areas and min(areas) > _CORNER:
             corner = _corner(axes, (0.9, 1.0), (0.9, 1.0), x=0.2)
             _draw_curves(corner, points, chosen, "steps-pre")
             least = 0.0
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.015, 1.015), box_aspect=1)
         axes.set_ylim(max(0.0, least - 0.05) - 0.015, 1.015)
-        legend(figure, _labels(classes, chosen))
+        legend(figure, [classes[index] for index in chosen])
     return done.getvalue()
 
 
-def reliability(found: Predictions, classes: Sequence[str]) -> bytes:
-    """Draws how often what is predicted is so, before and after calibration; arguments as `roc`."""
-    rows = {"before calibration": found.raw, "as it answers": found.probabilities}
+def reliability(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+    """Draw the accuracy by the predicted probability, before and after calibration; see `roc`."""
+    rows = {"before calibration": found.raw, "calibrated": found.probabilities}
     if np.array_equal(found.raw, found.probabilities):
-        rows = {"as it answers": found.probabilities}
+        rows = {"not calibrated": found.raw}
     score = _score_name(classes)
     with canvas(_SIDE) as (figure, done):
         grid = figure.add_gridspec(2, 1, height_ratios=[4, 1])
@@ -83,22 +83,22 @@ def reliability(found: Predictions, classes: Sequence[str]) -> bytes:
         counts = figure.add_subplot(grid[1], sharex=axes)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         for number, (name, probabilities) in enumerate(rows.items()):
-            color = COLORS[1 - number] if len(rows) == 2 else COLORS[0]
+            is_final = number == len(rows) - 1
+            color = COLORS[0] if is_final else COLORS[1]
             bins = curves.reliability(probabilities, found.labels)
             full = [each for each in bins if each.count]
             x, y = [each.confidence for each in full], [each.accuracy for each in full]
             low, high = zip(*(_interval(each.accuracy, each.count) for each in full), strict=True)
             errors = np.maximum(0, [np.subtract(y, low), np.subtract(high, y)])
-            shown = name.split(" ")[0] == "as"
-            axes.errorbar(x, y, errors, fmt="o-" if shown else "s--", color=color,
-                          markersize=5 if shown else 8,
-                          markerfacecolor=color if shown else "none",
-                          linewidth=1.4, elinewidth=0.9, capsize=2, alpha=1 if shown else 0.75,
-                          label=name)  # fmt: skip
+            style = {"fmt": "s--", "markersize": 8, "markerfacecolor": "none", "alpha": 0.75}
+            if is_final:
+                style = {"fmt": "o-", "markersize": 5}
+            axes.errorbar(x, y, errors, color=color, linewidth=1.4, elinewidth=0.9, capsize=2,
+                          label=name, **style)  # fmt: skip
             edges = [each.low for each in bins] + [1]
             counts.stairs([each.count for each in bins], edges, color=color, linewidth=1.4,
-                          linestyle="-" if shown else "--")  # fmt: skip
-        axes.set(ylabel="share that is so", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+                          linestyle="-" if is_final else "--")  # fmt: skip
+        axes.set(ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.tick_params(labelbottom=False)
         counts.set(xlabel=score, ylabel="images", yscale="log")
         counts.set_ylim(0.7, None)
@@ -109,8 +109,8 @@ def reliability(found: Predictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
-    """Draws how many images of each class are taken for which; arguments as of `roc`."""
+def confusion(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+    """Draw the number of images by true and predicted class; see `roc`."""
     table = metrics.confusion(found.probabilities, found.labels)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     count = len(classes)
@@ -118,7 +118,7 @@ def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
     with drawing("Confusion", side) as (_, axes, done):
         from matplotlib.colors import LinearSegmentedColormap
 
-        # White to blue; what is on the diagonal is not what one looks for in many classes.
+        # The square root of the share, from white to blue, keeps rare mistakes visible.
         colors = LinearSegmentedColormap.from_list("counts", ["#ffffff", COLORS[0]])
         axes.imshow(share**0.5, cmap=colors, vmin=0, vmax=1)
         axes.grid(visible=False)
@@ -137,17 +137,17 @@ def confusion(found: Predictions, classes: Sequence[str]) -> bytes:
                 )
                 axes.text(column, row, text, ha="center", va="center",
                           size=10 if count <= 5 else 8, color="white" if dark else INK)  # fmt: skip
-        axes.set(xlabel="taken for", ylabel="is")
+        axes.set(xlabel="predicted class", ylabel="true class")
     return done.getvalue()
 
 
-def histogram(found: Predictions, classes: Sequence[str]) -> bytes:
-    """Draws how the scores of the images are spread; arguments as of `roc`."""
+def histogram(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+    """Draw a histogram of the scores of the images; see `roc`."""
     edges, counts = curves.histogram(found.probabilities, found.labels)
     names = [*classes]
     if len(classes) > 2:
         names, counts = ["right", "wrong"], counts[::-1]
-    with drawing(f"How many images have which {_score_name(classes)}") as (figure, axes, done):
+    with drawing(f"Images by {_score_name(classes)}") as (figure, axes, done):
         for row, color in zip(counts, COLORS[:2], strict=True):
             axes.stairs(row, edges, color=color, fill=True, alpha=0.18)
             axes.stairs(row, edges, color=color, linewidth=1.4)
@@ -160,38 +160,38 @@ def histogram(found: Predictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-PLOTS: dict[str, tuple[Callable[[Predictions, Sequence[str]], bytes], str]] = {
-    "confusion": (confusion, "Matrix: how many images of each class are taken for which."),
+PLOTS: dict[str, tuple[Callable[[LabelledPredictions, Sequence[str]], bytes], str]] = {
+    "confusion": (confusion, "Matrix: number of images by true and predicted class."),
     "histogram": (histogram, "Histogram of the predicted probabilities, by class."),
     "roc": (roc, "Curves: true positive rate by false positive rate."),
     "precision_recall": (precision_recall, "Curves: precision by recall."),
     "reliability": (
         reliability,
-        "Lines: how often what is predicted is so, by the predicted probability, with 95 %"
-        " intervals; below, how many images there are of each probability.",
+        "Lines: observed share by predicted probability, with 95 % intervals; below, the number of"
+        " images by probability.",
     ),
 }
 
 
-def plots(found: Predictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
-    """Returns PNG files by name, each with its text for who does not see it."""
-    return {name: (draw(found, classes), alt) for name, (draw, alt) in PLOTS.items()}
+def draw(found: LabelledPredictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
+    """Return PNG files with their alt texts, by name."""
+    return {name: (plot(found, classes), alt) for name, (plot, alt) in PLOTS.items()}
 
 
 def _score_name(classes: Sequence[str]) -> str:
-    """Names what `curves.scored` gives."""
+    """Return the name of the score that `curves.scored` gives."""
     return f"P({escaped(classes[1], 18)})" if len(classes) == 2 else "P(predicted class)"
 
 
-def _one(found: Predictions, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of a class, and which images are of it."""
+def _one(found: LabelledPredictions, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of a class, and which images belong to it."""
     return found.probabilities[:, index], found.labels == index
 
 
-def _hardest(found: Predictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Returns the classes that get a colour and a name, and those whose curves are grey.
+def _hardest(found: LabelledPredictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the classes with coloured curves, and those with grey ones.
 
-    Of two it is the second, whose curve is the other's mirrored.
+    Of two classes only the second gets a curve; the first one's would mirror it.
     """
     if len(classes) == 2:
         return [1], []
@@ -209,7 +209,7 @@ def _hardest(found: Predictions, classes: Sequence[str]) -> tuple[list[int], lis
 def _corner(
     axes: "Axes", across: tuple[float, float], up: tuple[float, float], x: float = 0.42
 ) -> "Axes":
-    """Returns axes within others that show a tenth of them ten times as large."""
+    """Return an inset that enlarges a corner of the axes."""
     corner = axes.inset_axes([x, 0.14, 0.52, 0.52], facecolor="white")
     corner.set(xlim=(across[0] - 0.003, across[1] + 0.003), ylim=(up[0] - 0.003, up[1] + 0.003))
     corner.tick_params(labelsize=8)
@@ -220,10 +220,6 @@ def _corner(
     for line in (frame[1] if isinstance(frame, tuple) else frame.connectors) or ():
         line.set_visible(False)
     return corner
-
-
-def _labels(classes: Sequence[str], chosen: Sequence[int]) -> list[str]:
-    return [classes[index] for index in chosen]
 
 
 def _draw_curves(
@@ -241,6 +237,6 @@ def _draw_curves(
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a share of so many samples, Wilson's."""
+    """Return Wilson's 95 % interval of a share of `count` samples."""
     found = scipy.stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
     return found.low, found.high

@@ -1,4 +1,4 @@
-"""The published recipes of `configs/` and their results, from `published.json`."""
+"""The published recipes of `configs/` with their results, from `published_recipes.json`."""
 
 import dataclasses
 import functools
@@ -6,14 +6,13 @@ import json
 import pathlib
 from typing import Any
 
-from tfpipe.reporting.subject import Subject
+from tfpipe.reporting.target import ReportTarget
 from tfpipe.training.config import TrainConfig
 
-FILE = pathlib.Path(__file__).parent / "published.json"
+FILE = pathlib.Path(__file__).parent / "published_recipes.json"
 CLASSES = ("cat", "dog")
 
-# What a recipe names and a run of it may have otherwise.
-_FREE = ("epochs", "patience", "weights")
+_FREE = ("epochs", "patience", "weights")  # options in which a run may differ from its recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +22,10 @@ class Recipe:
     Attributes:
         recipe: the name of its flagfile in `configs/`.
         title: for people.
-        log_loss: on its validation images; None if none was published.
-        accuracy: likewise.
-        kaggle: the log loss on Kaggle's test images, likewise.
-        options: what the flagfile sets; all others are the defaults.
+        log_loss: on its validation images; None if not published.
+        accuracy: on its validation images; None if not published.
+        kaggle: the log loss on Kaggle's test images; None if not published.
+        options: the options in the flagfile; all others have their defaults.
     """
 
     recipe: str
@@ -39,12 +38,12 @@ class Recipe:
 
 @functools.cache
 def recipes() -> tuple[Recipe, ...]:
-    """Returns all of them."""
+    """Return all published recipes."""
     return tuple(Recipe(**each) for each in json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def of(config: TrainConfig) -> Recipe | None:
-    """Returns the recipe that a run follows, however long and from which weights; None if none."""
+def followed(config: TrainConfig) -> Recipe | None:
+    """Return the recipe that a run follows, except for `_FREE`; None if none."""
     if config.folds or config.fold >= 0:
         return None
     names = {name for each in recipes() for name in each.options} - set(_FREE)
@@ -56,6 +55,6 @@ def of(config: TrainConfig) -> Recipe | None:
     return None
 
 
-def fits(subject: Subject) -> bool:
-    """Returns whether results of the recipes say anything of a subject's data: cats and dogs."""
-    return tuple(name.casefold().rstrip("s") for name in subject.classes) == CLASSES
+def is_comparable(target: ReportTarget) -> bool:
+    """Return whether a target classifies cats and dogs, as the recipes do."""
+    return tuple(name.casefold().rstrip("s") for name in target.classes) == CLASSES

@@ -1,4 +1,4 @@
-"""What the layers of a backbone see: its first filters, and the feature maps of an image."""
+"""Plots of a backbone's layers: its first filters, and its feature maps of an image."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,26 +11,26 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.page.figure import canvas, escaped
 
 FILTERS, FEATURE_MAPS = "filters", "feature_maps"
-SHOWN = (FEATURE_MAPS, FILTERS)
+PLOTS = (FEATURE_MAPS, FILTERS)
 
 MAX_FILTERS = 64
 MAX_MAPS = 16  # of a block: those that vary most over the image
-DEPTHS = 4  # blocks of a backbone, from its beginning to its end
-_TILE = 48  # pixels of a small image at least
+DEPTHS = 4  # blocks of a backbone, evenly spaced
+_TILE = 48  # smallest side of a tile in pixels
 
 
 def towers(predictor: Predictor | EnsemblePredictor) -> tuple[tuple[Tower, ...], int]:
-    """Returns the towers of the first classifier, and the side of its images in pixels."""
+    """Return the towers of the first classifier, and the side of its input in pixels."""
     while isinstance(predictor, EnsemblePredictor):
         predictor = predictor.members[0]
     return predictor.classifier.towers, predictor.image_size
 
 
 def filters(tower: Tower) -> bytes | None:
-    """Draws the kernels of a backbone's first convolution as colours, each stretched to 0..1.
+    """Draw the kernels of a backbone's first convolution as colours, each scaled to 0..1.
 
     Returns:
-        A PNG file, or None if no convolution sees three channels.
+        A PNG file, or None if no convolution has three input channels.
     """
     for layer in tower.backbone.layers:
         kernel = layer.get_weights()[0] if isinstance(layer, tf_keras.layers.Conv2D) else None
@@ -38,18 +38,15 @@ def filters(tower: Tower) -> bytes | None:
             break
     else:
         return None
+    height, width, _, count = kernel.shape
     kernels = np.moveaxis(kernel, 3, 0)[:MAX_FILTERS]
-    low = kernels.min(axis=(1, 2, 3), keepdims=True)
-    high = kernels.max(axis=(1, 2, 3), keepdims=True)
-    scaled = (kernels - low) / np.maximum(high - low, 1e-12)
-    count, side = kernel.shape[3], kernel.shape[0]
     which = f"{len(kernels)} of {count}" if len(kernels) < count else f"{count}"
-    title = f"{tower.name}: {which} filters of {layer.name}, {side} x {kernel.shape[1]}"
-    return _tiles(title, [("", scaled)], columns=16)
+    title = f"{tower.name}: {which} filters of {layer.name}, {height} x {width}"
+    return _tiles(title, [("", _scaled(kernels))], columns=16)
 
 
 def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
-    """Draws what some blocks of a backbone make of an image: the maps that vary most.
+    """Draw the feature maps of an image after some blocks of a backbone.
 
     Args:
         tower: of the backbone.
@@ -73,16 +70,20 @@ def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
     for block, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):
         maps = np.moveaxis(found.numpy()[0], 2, 0).astype(np.float32)
         order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:MAX_MAPS]
-        chosen_maps = maps[order]
-        low = chosen_maps.min(axis=(1, 2), keepdims=True)
-        high = chosen_maps.max(axis=(1, 2), keepdims=True)
-        scaled = (chosen_maps - low) / np.maximum(high - low, 1e-12)
-        rows.append((f"{block}, {maps.shape[1]} x {maps.shape[2]} x {maps.shape[0]}", scaled))
+        title = f"{block}, {maps.shape[1]} x {maps.shape[2]} x {maps.shape[0]}"
+        rows.append((title, _scaled(maps[order])))
     return _tiles(f"{tower.name}: feature maps of {name}", rows, columns=MAX_MAPS // 2)
 
 
+def _scaled(tiles: np.ndarray) -> np.ndarray:
+    """Return tiles [n, ...], each scaled to 0..1."""
+    axes = tuple(range(1, tiles.ndim))
+    low, high = tiles.min(axis=axes, keepdims=True), tiles.max(axis=axes, keepdims=True)
+    return (tiles - low) / np.maximum(high - low, 1e-12)
+
+
 def _tiles(title: str, rows: list[tuple[str, np.ndarray]], columns: int) -> bytes:
-    """Draws groups of small images, [n, h, w] or [n, h, w, 3] in 0..1, each below its name."""
+    """Draw groups of small images, [n, h, w] or [n, h, w, 3] in 0..1, each below its name."""
     heights = [-(-len(tiles) // columns) for _, tiles in rows]
     inch = 9.4 / columns
     with canvas(inch * sum(heights) + 0.32 * len(rows) + 0.45, 9.9) as (figure, done):
@@ -96,17 +97,15 @@ def _tiles(title: str, rows: list[tuple[str, np.ndarray]], columns: int) -> byte
 
 
 def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Returns one image of many, in rows with white between them: float [H, W, 3] in 0..1."""
+    """Return one image of all tiles, in rows with white gaps: float [H, W, 3] in 0..1."""
     from matplotlib import colormaps
 
     colors = tiles if tiles.ndim == 4 else colormaps["viridis"](tiles)[..., :3]
-    # So that the gap is a sixteenth of a tile, however few pixels that has.
-    factor = max(1, -(-_TILE // colors.shape[1]))
+    factor = max(1, -(-_TILE // colors.shape[1]))  # enlarges small tiles, so that gaps are thin
     colors = colors.repeat(factor, axis=1).repeat(factor, axis=2)
     gap = max(1, colors.shape[1] // 16)
-    colors = np.pad(colors, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
     missing = -len(colors) % columns
-    colors = np.pad(colors, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=1)
+    colors = np.pad(colors, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=1)
     _, height, width, _ = colors.shape
     table = colors.reshape(-1, columns, height, width, 3).swapaxes(1, 2)
     return table.reshape(-1, columns * width, 3)

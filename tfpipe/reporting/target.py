@@ -1,4 +1,4 @@
-"""What a report is about: a run, a cross-validation or an ensemble, finished or not."""
+"""The subject of a report: a run, a cross-validation or an ensemble, finished or not."""
 
 import dataclasses
 import pathlib
@@ -9,18 +9,18 @@ from tfpipe.runs.trained import Ensemble, Trained
 from tfpipe.training import run as runs
 from tfpipe.training.run import Run
 
-_FOLD = "fold-*"  # folders of a cross-validation's runs
+_FOLD = "fold-*"  # folders of the runs of a cross-validation
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """One of the folders that a report is of.
+class ReportTarget:
+    """One of the folders that a report describes.
 
     Attributes:
-        name: for people; no two subjects of a report have the same.
+        name: for people; unique within a report.
         folder: as given.
-        trained: what answers; None for a cross-validation that is not finished.
-        runs: that were trained for it, by name; of a run only itself.
+        trained: the classifier; None for an unfinished cross-validation.
+        runs: its runs by name; a run contains only itself.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """What it is, for people."""
+        """Its kind, for people."""
         if self.trained is None:
             return "unfinished cross-validation"
         if isinstance(self.trained, Run):
@@ -48,41 +48,42 @@ class Subject:
         return self.first.classes
 
 
-def load(folders: list[str]) -> list[Subject]:
-    """Opens what the folders hold.
+def load(folders: list[str]) -> list[ReportTarget]:
+    """Open the folders.
 
     Raises:
-        UserError: a folder is given twice, or holds nothing that was trained.
+        UserError: a folder is given twice, or contains no run and no ensemble.
     """
     paths = [pathlib.Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError(f"--run_dir={','.join(folders)}: name each folder once")
+        raise UserError(f"`run_dir={','.join(folders)}`: name each folder once")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     return [_load(name, path) for name, path in zip(names, paths, strict=True)]
 
 
-def _load(name: str, folder: pathlib.Path) -> Subject:
-    unfinished = not any(
+def _load(name: str, folder: pathlib.Path) -> ReportTarget:
+    finished = any(
         (folder / each).is_file() for each in (crossval.FOLDS, trained.ENSEMBLE, "config.json")
     )
     folds = sorted(path.parent for path in folder.glob(f"{_FOLD}/config.json"))
-    if unfinished and folds:
-        return Subject(name, folder, None, {path.name: runs.load(str(path)) for path in folds})
-    found = trained.load(folder)
-    return Subject(name, folder, found, _runs(name, found))
+    if folds and not finished:
+        fold_runs = {path.name: runs.load(str(path)) for path in folds}
+        return ReportTarget(name, folder, None, fold_runs)
+    loaded = trained.load(folder)
+    return ReportTarget(name, folder, loaded, _runs(name, loaded))
 
 
-def _runs(name: str, found: Trained) -> dict[str, Run]:
-    """Returns the runs that something consists of, each by a name of its own."""
-    if isinstance(found, Run):
-        return {name: found}
+def _runs(name: str, loaded: Trained) -> dict[str, Run]:
+    """Return all runs inside a run or an ensemble, each by a unique name."""
+    if isinstance(loaded, Run):
+        return {name: loaded}
+    folders = [member.folder.name for member in loaded.members]
     named: dict[str, Run] = {}
-    for number, member in enumerate(found.members):
-        own = member.folder.name
-        if own in named or sum(each.folder.name == own for each in found.members) > 1:
-            own = f"{own} ({number + 1})"
+    for number, (own, member) in enumerate(zip(folders, loaded.members, strict=True), start=1):
+        if own in named or folders.count(own) > 1:
+            own = f"{own} ({number})"
         if isinstance(member, Ensemble):
             named |= {f"{own}/{each}": run for each, run in _runs(own, member).items()}
         else:

@@ -1,0 +1,65 @@
+"""Which images a report shows: the most wrong, the least and the most certain, wrong labels."""
+
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
+from tfpipe.reporting.labelled_predictions import LabelledPredictions
+
+
+def wrong(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the wrongly predicted images, those with the highest loss first."""
+    order = np.argsort(-found.losses, kind="stable")
+    return order[found.guesses[order] != found.labels[order]][:most].tolist()
+
+
+def uncertain(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the images whose two most probable classes are closest to each other."""
+    top = np.sort(found.probabilities, axis=1)[:, -2:]
+    return np.argsort(top[:, 1] - top[:, 0], kind="stable")[:most].tolist()
+
+
+def certain(found: LabelledPredictions, most: int) -> list[int]:
+    """Return the images with the highest probabilities, alternating between the classes.
+
+    Uses the probabilities before calibration, because clipping makes many of them equal.
+    """
+    order = np.argsort(-found.raw.max(axis=1), kind="stable")
+    turn = np.empty(len(order), np.int64)
+    for index in range(found.raw.shape[1]):
+        members = order[found.guesses[order] == index]
+        turn[members] = np.arange(len(members))
+    return order[np.argsort(turn[order], kind="stable")][:most].tolist()
+
+
+GROUPS = {
+    "Most wrong": (wrong, "Images with a wrong prediction, the highest log loss first."),
+    "Least certain": (uncertain, "Images whose two most probable classes are nearly equal."),
+    "Most certain": (
+        certain,
+        "Images with the highest probabilities before calibration, alternating between classes.",
+    ),
+}
+
+
+def suspect_labels(found: LabelledPredictions, classes: Sequence[str]) -> list[int]:
+    """Return the images whose labels cleanlab considers wrong, the least probable label first.
+
+    The method is confident learning (Northcutt et al., 2021) on the predictions.
+
+    Raises:
+        UserError: cleanlab is not installed, or a class has no image.
+    """
+    if importlib.util.find_spec("cleanlab") is None:
+        raise UserError("cleanlab is not installed: pip install 'tfpipe[screen]'")
+    if len(np.unique(found.labels)) < len(classes):
+        raise UserError("some classes have no image here")
+    from tfpipe.screens import label_issues
+
+    with terminal.progress("label issues", len(found)) as advance:
+        order, is_issue = label_issues.rank(found.labels, found.probabilities.astype(np.float64))
+        advance(len(found))
+    return order[is_issue[order]].tolist()

@@ -1,0 +1,99 @@
+"""Predictions for labelled images that were not trained on: read from the run, or computed."""
+
+import dataclasses
+
+import numpy as np
+
+from tfpipe.core.errors import UserError, one_line
+from tfpipe.evaluation import metrics
+from tfpipe.input import pipeline
+from tfpipe.model import inference
+from tfpipe.model.calibration import Calibration
+from tfpipe.model.classifier import SIGMOID, SOFTMAX
+from tfpipe.records.manifest import Manifest
+from tfpipe.reporting.target import ReportTarget
+from tfpipe.runs import finish
+from tfpipe.training.run import Run
+
+MAX_COMPUTED = 2_000  # images that a report classifies itself
+
+_TRAIN_ON = "run tfpipe.train there again to continue"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledPredictions:
+    """Predictions for labelled images.
+
+    Attributes:
+        names: str [n], as in predictions.csv.
+        labels: int64 [n].
+        probabilities: float32 [n, C], calibrated and clipped.
+        raw: float32 [n, C], before calibration and clipping.
+        note: a remark for the reader; "" if none.
+    """
+
+    names: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    raw: np.ndarray
+    note: str = ""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    @property
+    def guesses(self) -> np.ndarray:
+        """The most probable class of each image, int64 [n]."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The log loss of each image in nats, float64 [n]."""
+        return metrics.losses(self.probabilities, self.labels)
+
+
+def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions:
+    """Return the predictions that the target is evaluated by.
+
+    Reads predictions.csv. For a run without it, classifies up to `MAX_COMPUTED` images.
+
+    Args:
+        target: the run or ensemble.
+        manifest: of its records; None if they are not available.
+
+    Raises:
+        UserError: there are none; the message names the command that makes them.
+    """
+    trained = target.trained
+    if trained is None:
+        raise UserError(f"it is not finished: {_TRAIN_ON}")
+    is_run, path = isinstance(trained, Run), trained.predictions_file
+    if path.is_file() and (not is_run or finish.is_current(trained)):
+        return _from_logits(finish.read_predictions(path))
+    if not is_run:
+        raise UserError(f"{path} is missing: run the command that made it")
+    if not trained.best_weights.is_file():
+        raise UserError(f"it has no trained weights yet: {_TRAIN_ON}")
+    if manifest is None:
+        raise UserError(f"{path} and the records are missing: give `records`")
+    part = trained.validation(manifest)
+    if part.images > MAX_COMPUTED:
+        raise UserError(f"{part.images:,} images are not classified yet: {_TRAIN_ON}")
+    predictor = trained.uncalibrated()
+    batches = pipeline.eval_batches(
+        part, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
+    )
+    found = inference.predict(predictor, batches, part.images, f"classifying {part.name}")
+    names = [one_line(name.decode("utf-8", "surrogateescape")) for name in found["name"]]
+    return _from_logits(
+        found | {"name": np.array(names)},
+        "The training has not ended: these are uncalibrated predictions of its best weights so"
+        " far.",
+    )
+
+
+def _from_logits(found: dict[str, np.ndarray], note: str = "") -> LabelledPredictions:
+    output = SIGMOID if found["logits"].shape[1] == 1 else SOFTMAX
+    raw = Calibration().apply(found["logits"], output).numpy()
+    return LabelledPredictions(found["name"], found["label"], found["probabilities"], raw, note)
