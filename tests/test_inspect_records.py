@@ -15,6 +15,7 @@ from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.page import thumbnail
 from tfpipe.records import manifest
+from tfpipe.records.example import ImageExample
 from tfpipe.reporting import dataset_plots as plots
 from tools import inspect_records
 from tools.inspect_records import Options

@@ -122,7 +122,7 @@ def read(
     return facts, items
 
 
-def _item(record: example.Fields) -> SheetItem:
+def _item(record: example.ImageExample) -> SheetItem:
     small = thumbnail.of_record(record, thumbnail_sheet.SIDE)
     picture = thumbnail.embed(small, f"{record.filename}, labelled {record.text}")
     return SheetItem(picture, record.text, record.filename)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.page import template
+from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
     image_groups,
