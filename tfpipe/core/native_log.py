@@ -29,11 +29,14 @@ for line in iter(sys.stdin.buffer.readline, b""):
 def hide(severities: str) -> None:
     """Hide native log lines of some severities from now on, in this process and its children.
 
-    Call it once, before TensorFlow is imported.
+    Call it once, before TensorFlow is imported. It does nothing where somebody has replaced
+    `sys.stderr`, as notebooks and tests do: file descriptor 2 is theirs.
 
     Args:
         severities: letters of I (info), W (warning) and E (error). Fatal lines are always shown.
     """
+    if sys.stderr is not sys.__stderr__:
+        return
     sys.stderr.flush()
     reader, writer = os.pipe()
     # In a session of its own, Ctrl-C does not end it before it has passed on the last line.
