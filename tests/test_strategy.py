@@ -1,6 +1,5 @@
 """Several devices or machines train as one does; a worker that was lost comes back."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from test_train import check_same_run, log_of
 
 from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
-from tfpipe.training import parameter_server, strategy, update
+from tfpipe.training import strategy, update
 from tfpipe.training.config import TrainConfig
 
 TWO = ["localhost:1234", "localhost:1235"]
@@ -34,17 +33,14 @@ TWO = ["localhost:1234", "localhost:1235"]
         ({"cluster": {"worker": "localhost:1"}}, '"worker" that is not a list of HOST:PORT'),
         ({"cluster": {"worker": ["localhost"]}}, '"worker" that is not a list of HOST:PORT'),
         ({"cluster": {"worker": ["localhost:99999"]}}, "not a list of HOST:PORT"),
-        ({"cluster": {"master": TWO}}, "unknown kind of task 'master'"),
+        ({"cluster": {"master": TWO}}, "task of kind 'master'"),
         ({"cluster": {"worker": TWO}}, 'has no "task"'),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, 'has no "task"'),
         ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "task type 'chief'"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "index 2, not 0 to"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "index 'x', not"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
-        (
-            {"cluster": {"worker": TWO, "ps": TWO}, "task": {"type": "ps", "index": 0}},
-            "--strategy=parameter_server: TF_CONFIG names no chief",
-        ),
+        ({"cluster": {"worker": TWO, "ps": TWO}}, "task of kind 'ps'"),
     ],
 )
 def test_what_is_wrong_with_tf_config_is_explained(monkeypatch, text, message):
@@ -61,7 +57,8 @@ def test_what_is_wrong_with_tf_config_is_explained(monkeypatch, text, message):
     ("name", "message"),
     [
         ("multi_worker", "TF_CONFIG names no workers"),
-        ("parameter_server", "TF_CONFIG names no chief: it must name a chief, workers and ps"),
+        ("parameter_server", "give `strategy=multi_worker`"),
+        ("everything", "one_device, mirrored, multi_worker, tpu"),
         ("tpu", "--strategy=tpu: there is no TPU"),
     ],
 )
@@ -70,33 +67,6 @@ def test_a_strategy_that_cannot_be_had_is_explained(monkeypatch, name, message):
     with pytest.raises(UserError, match=message) as error:
         strategy.choose(name)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"accumulate_steps": 2}, "--accumulate_steps=2: workers that do not wait"),
-        ({"optimizer": "lamb"}, "--optimizer=lamb makes its variables in the first"),
-    ],
-)
-def test_what_parameter_servers_cannot_do_is_refused(changes, message):
-    config = TrainConfig(records="", run_dir="")
-    for optimizer in ("adam", "nesterov"):
-        parameter_server.check(dataclasses.replace(config, optimizer=optimizer))
-    with pytest.raises(UserError, match=message):
-        parameter_server.check(dataclasses.replace(config, **changes))
-
-
-def test_parameter_servers_refuse_a_scaled_loss():
-    for policy in ("float32", "mixed_bfloat16"):
-        parameter_server.check_precision(policy)
-    with pytest.raises(UserError, match="--precision=mixed_float16: the scale"):
-        parameter_server.check_precision("mixed_float16")
-
-
-def test_every_strategy_is_an_option():
-    field = TrainConfig.__dataclass_fields__["strategy"]
-    assert field.metadata["choices"] == strategy.NAMES
 
 
 def test_one_device_is_tensorflows_default(monkeypatch):
@@ -361,30 +331,3 @@ def test_a_worker_that_was_killed_comes_back(options, tmp_path):
     assert "resuming" in chief
     # Two workers' sums round otherwise than one's, and twelve epochs enlarge that.
     check_same_run(tmp_path / "one", tmp_path / "two", within=1e-4)
-
-
-PARAMETER_SERVERS = {"chief": 1, "worker": 2, "ps": 1}
-
-
-def test_workers_train_on_parameter_servers(options, tmp_path):
-    """In stages, from cached features and from pictures; the servers end with the chief."""
-    changes = {"stages": STAGES.replace(",accumulate_steps=3", ""), "augment": "flip_lr"}
-    said = Cluster(options("ps", **changes), tmp_path, **PARAMETER_SERVERS).start_all().end()
-    assert "the chief at localhost:" in said["worker", 1]
-    assert "the chief at localhost:" in said["ps", 0]
-    rows = log_of(tmp_path / "ps")
-    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("kind", ["worker", "ps"])
-def test_a_lost_process_of_parameter_servers_is_survived(options, tmp_path, kind):
-    """Without a worker the others go on; a parameter server has to be started again."""
-    cluster = Cluster(options("ps", epochs=30), tmp_path, **PARAMETER_SERVERS).start_all()
-    cluster.kill_after_an_epoch(0, kind, tmp_path / "ps")
-    assert len(log_of(tmp_path / "ps")) < 30
-    if kind == "ps":
-        cluster.start(0, "ps")
-    chief = cluster.end()["chief", 0]
-    assert ("resuming" in chief) == (kind == "ps")
-    assert [row["epoch"] for row in log_of(tmp_path / "ps")] == [str(n) for n in range(1, 31)]

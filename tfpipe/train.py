@@ -26,16 +26,13 @@ if TYPE_CHECKING:
 def main(config: TrainConfig) -> None:
     """Runs the command; see the module's docstring."""
     from tfpipe.runs import trainer as training
-    from tfpipe.training import parameter_server, strategy
+    from tfpipe.training import strategy
 
     if config.describe:
         show_model(config)
         return
     with strategy.rejoining():
-        chosen = strategy.choose(config.strategy)
-        if chosen is None:
-            return
-        cluster = strategy.Cluster(chosen)
+        cluster = strategy.Cluster(strategy.choose(config.strategy))
         cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)
         if config.folds:
@@ -43,7 +40,6 @@ def main(config: TrainConfig) -> None:
         else:
             training.train(config, cluster)
             terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
-        parameter_server.leave(chosen)
 
 
 def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:

@@ -19,7 +19,6 @@ from tfpipe.training import (
     inputs,
     loop,
     losses,
-    parameter_server,
     resolve,
     run,
     runtime,
@@ -65,13 +64,10 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     )
     learned, held_out = resolve.parts(config, manifest)
     steps = pipeline.steps_per_epoch(learned, config.batch_size)
-    asynchronous = parameter_server.is_asynchronous(cluster.strategy)
     for stage in planned:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         average.check(stage.config.average)
         Augment(stage.config.augment)
-        if asynchronous:
-            parameter_server.check(stage.config)
     finish.check(config, len(manifest.classes))
     runtime.compile_quietly()
     images = learned.count * stages.passes(planned)
@@ -81,8 +77,6 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     else:
         terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
         terminal.be_quiet(True)
-    if asynchronous:
-        parameter_server.check_precision(chosen.precision)
     runtime.seed_everything(config.seed)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
@@ -98,7 +92,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
             opened.save()
         loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
         if cluster.is_chief:
-            one_device = cluster.strategy.num_replicas_in_sync == 1 and not asynchronous
+            one_device = cluster.strategy.num_replicas_in_sync == 1
             plain = chosen.precision == "float32" and one_device
             finish.finish(opened, held_out, built if plain else None)
     return chosen.precision

@@ -193,7 +193,6 @@ class TrainConfig:
         " auto: multi_worker if TF_CONFIG names several, mirrored if there are several GPUs, else"
         " one_device",
         "auto",
-        ("auto", "one_device", "mirrored", "multi_worker", "parameter_server", "tpu"),
     )
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.training import parameter_server
 from tfpipe.training.strategy import LOST, Cluster
 
 # How many checkpoints of the whole state are kept: the newest may be damaged.
@@ -162,9 +161,7 @@ class Checkpoints:
                 storage.sync_file(file)
             storage.sync_folder(self._own)
         except (tf.errors.OpError, OSError) as error:
-            cluster = self._cluster
-            others = cluster.workers > 1 or parameter_server.is_asynchronous(cluster.strategy)
-            if others and isinstance(error, LOST):
+            if self._cluster.workers > 1 and isinstance(error, LOST):
                 raise
             raise UserError(
                 f"cannot write the checkpoint {prefix} ({one_line(str(error))}): make room, and run"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
-from tfpipe.training import average, losses, parameter_server, runtime
+from tfpipe.training import average, losses, runtime
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run import Run
 from tfpipe.training.stages import Stage
@@ -106,7 +106,6 @@ class Steps:
     @property
     def done(self) -> int:
         """How many steps of the epoch are over."""
-        parameter_server.join(self._strategy)
         return int(self._done.numpy())
 
     def is_whole(self) -> bool:
@@ -170,7 +169,6 @@ class Steps:
 
     def means(self) -> tuple[float, float]:
         """Returns the mean loss and the accuracy of the samples since the start of the epoch."""
-        parameter_server.join(self._strategy)
         loss, right, samples = self._totals.numpy().tolist()
         return loss / max(samples, 1), right / max(samples, 1)
 
@@ -181,12 +179,11 @@ class Steps:
 
     def _on_replicas(self, step: Callable[[Batch], None], compiled: bool | None) -> Callable:
         strategy = self._strategy
-        function = tf.function(
+        return tf.function(
             lambda batch: strategy.run(step, args=(batch,)),
             autograph=False,
             jit_compile=compiled,
         )
-        return parameter_server.dispatched(strategy, function)
 
     def _for_replicas(self, batch: Batch) -> Batch:
         """Returns what the steps take of a worker's batch, shared out among its replicas."""

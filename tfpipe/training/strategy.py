@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.training import parameter_server
 
 # What a collective operation, or the start of a cluster, fails with when a worker is not there.
 LOST = (
@@ -49,27 +48,31 @@ _EXAMPLE = (
 )
 
 
-def choose(name: str) -> tf.distribute.Strategy | None:
+def choose(name: str) -> tf.distribute.Strategy:
     """Makes the strategy that --strategy asks for; call it before any other use of TensorFlow.
 
     Args:
         name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs where there is
-            none; "multi_worker", one of the processes that TF_CONFIG names; "parameter_server",
-            likewise; "tpu"; or "auto": parameter_server if TF_CONFIG names any, multi_worker if it
-            names several workers, mirrored if there are several GPUs, else one_device.
+            none; "multi_worker", one of the processes that TF_CONFIG names; "tpu"; or "auto":
+            multi_worker if TF_CONFIG names several workers, mirrored if there are several GPUs,
+            else one_device.
 
     Returns:
-        The strategy; a process of several waits here until all of them are there. None in one that
-        only serves another, when that has ended.
+        The strategy. A process of several waits here until all of them are there.
 
     Raises:
-        UserError: TF_CONFIG is wrong or missing, or there is no such device.
+        UserError: the name is unknown, TF_CONFIG is wrong or missing, or there is no such device.
     """
+    if name not in NAMES:
+        gone = "parameter servers are gone: " if name == "parameter_server" else ""
+        raise UserError(
+            f"`strategy={name}`: {gone}give `strategy=multi_worker` on several machines, or one of"
+            f" {', '.join(NAMES)}",
+            status=2,
+        )
     cluster = _cluster_of(os.environ.get(_CONFIG, ""))
     if name == "auto":
-        if "ps" in cluster:
-            name = "parameter_server"
-        elif _workers(cluster) > 1:
+        if _workers(cluster) > 1:
             name = "multi_worker"
         else:
             name = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
@@ -99,20 +102,6 @@ def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _parameter_server(cluster: dict) -> tf.distribute.Strategy | None:
-    missing = [kind for kind in parameter_server.KINDS if not cluster.get(kind)]
-    if missing:
-        raise UserError(
-            f"--strategy=parameter_server: {_CONFIG} names no {missing[0]}: it must name a chief,"
-            " workers and ps, and be set in the environment of each"
-        )
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if resolver.task_type == parameter_server.CHIEF:
-        return parameter_server.lead(resolver)
-    parameter_server.serve(resolver)
-    return None
-
-
 def _tpu(cluster: dict) -> tf.distribute.Strategy:
     del cluster
     try:
@@ -131,7 +120,6 @@ _MAKERS = {
     "one_device": _one_device,
     "mirrored": _mirrored,
     "multi_worker": _multi_worker,
-    "parameter_server": _parameter_server,
     "tpu": _tpu,
 }
 NAMES = ("auto", *_MAKERS)
@@ -163,8 +151,8 @@ def _cluster_of(text: str) -> dict[str, list[str]]:
     if not isinstance(cluster, dict):
         raise wrong('has a "cluster" that is not an object')
     for kind, addresses in cluster.items():
-        if kind not in ("chief", "worker", "ps", "evaluator"):
-            raise wrong(f"has the unknown kind of task {kind!r} (known: chief, worker, ps)")
+        if kind not in ("chief", "worker", "evaluator"):
+            raise wrong(f"has a task of kind {kind!r}, but only chief and worker can train")
         if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
             raise wrong(f'has a "{kind}" that is not a list of HOST:PORT')
     if not cluster:
