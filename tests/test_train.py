@@ -14,7 +14,7 @@ from conftest import TINY
 from tfpipe import evaluate, train
 from tfpipe.core.errors import UserError
 from tfpipe.records import manifest as manifests
-from tfpipe.training import resolve, runtime
+from tfpipe.training import randomness, resolve
 from tfpipe.training import run as runs
 from tfpipe.training.profile import Profile
 
@@ -171,7 +171,7 @@ def test_frozen_backbones_do_not_change_under_augmentation(tiny_config, tmp_path
     train.main(config)
     run = runs.load(config.run_dir)
     trained = run.restore().classifier.features
-    runtime.seed_everything(config.seed)
+    randomness.seed_everything(config.seed)
     fresh = run.build(first_weights=True).features
     for one, other in zip(trained.get_weights(), fresh.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)  # BatchNorm's statistics too

@@ -53,9 +53,9 @@ def test_a_stage_trains_only_what_is_behind_its_boundary(tiny_config, tmp_path):
     train.main(tiny_config(stages="top:from=conv3", **CACHED | {"augment": "flip_lr"}))
     run = runs.load(str(tmp_path / "run"))
     trained = run.restore().classifier.towers[0].backbone
-    from tfpipe.training import runtime
+    from tfpipe.training import randomness
 
-    runtime.seed_everything(run.config.seed)
+    randomness.seed_everything(run.config.seed)
     fresh = run.build(first_weights=True).towers[0].backbone
     for layer in fresh.layers[1:]:
         same = all(
@@ -341,9 +341,9 @@ def test_a_backbones_own_learning_rate(tiny_config, tmp_path):
     train.main(config)
     run = runs.load(config.run_dir)
     trained = run.restore_classifier()
-    from tfpipe.training import runtime
+    from tfpipe.training import randomness
 
-    runtime.seed_everything(run.config.seed)
+    randomness.seed_everything(run.config.seed)
     fresh = run.build(first_weights=True)
     for one, other in zip(
         trained.features.get_weights(), fresh.features.get_weights(), strict=True

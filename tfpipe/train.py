@@ -12,7 +12,6 @@ On several machines run the same command on each, with the environment variable 
 TensorFlow takes; --run_dir and --records are folders that all of them see.
 """
 
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -49,18 +48,12 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     from tfpipe.records import manifest as manifests
     from tfpipe.runs import crossval
     from tfpipe.runs import trainer as training
-    from tfpipe.training.run import begun
 
     runs = crossval.configs(config, manifests.load(config.records))
-    precision = config.precision
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf_keras.backend.clear_session()  # the models of the folds before
-        # What was measured in the first fold is for all: they share the features. And one that has
-        # begun goes on in it, also on a machine that would choose another.
-        if config.precision == "auto" and (before := begun(run.run_dir)):
-            precision = before.config.precision
-        precision = training.train(dataclasses.replace(run, precision=precision), cluster)
+        training.train(run, cluster)
     if cluster.is_chief:
         crossval.join(config, runs)
 

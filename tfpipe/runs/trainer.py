@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
@@ -19,39 +18,34 @@ from tfpipe.training import (
     inputs,
     loop,
     losses,
+    randomness,
     resolve,
     run,
     runtime,
     stages,
-    trial,
     update,
 )
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.precision import under
 from tfpipe.training.runtime import Runtime
-from tfpipe.training.stages import Stage
 from tfpipe.training.strategy import Cluster
 
 SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
 
 
-def train(config: TrainConfig, cluster: Cluster) -> str:
-    """Trains one run, or goes on with it, as one worker of a cluster.
-
-    Returns:
-        The precision that it was trained in.
+def train(config: TrainConfig, cluster: Cluster) -> None:
+    """Train one run, or resume it, as one worker of a cluster.
 
     Raises:
         UserError: an option, the records or the run's folder are not as they have to be.
     """
     with cluster.outputs(config.run_dir) as folder:
-        precision = _fit(config, cluster, folder)
+        _fit(config, cluster, folder)
         cluster.barrier()
-        return precision
 
 
-def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
-    """Does as `train`, and writes into the folder."""
+def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
+    """Train one run and write its results to `folder`."""
     # Whatever can be wrong is found before the first long step, and before anything is written.
     inputs.reading(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
@@ -69,70 +63,47 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
         average.check(stage.config.average)
         Augment(stage.config.augment)
     finish.check(config, len(manifest.classes))
-    runtime.compile_quietly()
-    images = learned.count * stages.passes(planned)
-    chosen = _choose_runtime(config, planned, len(manifest.classes), images, cluster)
+    chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
     else:
         terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
         terminal.be_quiet(True)
-    runtime.seed_everything(config.seed)
+    randomness.seed_everything(config.seed)
     opened = run.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
         losses.build(stage.config, opened.resolved.shares)
-    with under(chosen.precision), cluster.strategy.scope():
+    with (
+        under(chosen.precision),
+        cluster.strategy.scope(),
+        randomness.collect_generators() as generators,
+    ):
         built = opened.build(first_weights=True)
-        for stage in planned:
-            split.check(built, stage.start)
+    for stage in planned:
+        split.check(built, stage.start)
     terminal.say(_describe(opened, built, learned, held_out, cluster))
     locked = opened.locked() if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
         if cluster.is_chief:
             opened.save()
-        loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
+        loop.Loop(opened, built, generators, learned, held_out, cluster, folder).fit()
         if cluster.is_chief:
             one_device = cluster.strategy.num_replicas_in_sync == 1
             plain = chosen.precision == "float32" and one_device
             finish.finish(opened, held_out, built if plain else None)
-    return chosen.precision
 
 
-def _choose_runtime(
-    config: TrainConfig, planned: Sequence[Stage], classes: int, images: int, cluster: Cluster
-) -> Runtime:
-    """Returns precision and compiler, which the chief measures, if need be, for all workers.
+def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
+    """Return precision and compiler, the same on all workers.
 
-    Args:
-        config: the options.
-        planned: the stages that they name.
-        classes: how many there are.
-        images: that the training takes through a backbone, each as often as it does.
-        cluster: of the workers.
+    A run that began on another kind of CPU keeps its precision.
     """
     chosen = runtime.choose(config.precision, config.xla)
-    if chosen.measure and (before := run.begun(config.run_dir)):
+    before = run.begun(config.run_dir)
+    if before and config.precision == "auto" and chosen.device == "CPU":
         precision = before.resolved.precision
-        chosen = dataclasses.replace(
-            chosen, precision=precision, why="measured when the run began", measure=False
-        )
-    if chosen.measure and images < runtime.MEASURED_FROM:
-        why = f"{chosen.why}, and for so few images it is not measured"
-        chosen = dataclasses.replace(chosen, why=why, measure=False)
-    if chosen.measure and cluster.is_chief:
-        # Where a part is frozen in every stage, most of the time goes into what it makes of the
-        # images.
-        frozen = all(stage.start != split.ALL for stage in planned)
-        chosen = runtime.measured(
-            chosen,
-            lambda policy: trial.make(
-                lambda: plain_model(config, classes),
-                "features" if frozen else "all",
-                config.batch_size // cluster.strategy.num_replicas_in_sync,
-                policy=policy,
-                xla=chosen.xla,
-            ),
-        )
+        if precision not in (chosen.precision, "mixed_float16"):
+            chosen = dataclasses.replace(chosen, precision=precision, why="as the run began")
     precision, xla = cluster.agree((chosen.precision, chosen.xla))
     return dataclasses.replace(chosen, precision=precision, xla=xla)
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +48,7 @@ class Loop:
         self,
         run: Run,
         classifier: Classifier,
+        generators: Sequence[tf.random.Generator],
         train: Part,
         val: Part,
         cluster: Cluster | None = None,
@@ -57,12 +59,14 @@ class Loop:
         Args:
             run: whose folder all workers read.
             classifier: of the run, built in the scope of the cluster's strategy.
+            generators: of the classifier's random layers.
             train: the records to train on.
             val: those to validate on.
             cluster: of the workers; None for this process alone, on one device.
             folder: where this one writes; None for the run's.
         """
         self._run, self._classifier = run, classifier
+        self._generators = generators
         self._train, self._val = train, val
         self._cluster = cluster or Cluster(tf.distribute.get_strategy())
         self._own = dataclasses.replace(run, folder=folder or run.folder)
@@ -131,7 +135,7 @@ class Loop:
             inputs = Inputs(
                 self._run, self._train, self._val, self._classifier, stage, parts, earlier
             )
-            steps = Steps(self._run, stage, self._classifier, parts, inputs)
+            steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""

@@ -67,21 +67,6 @@ def parse(config: TrainConfig) -> tuple[Stage, ...]:
     return stages
 
 
-def passes(stages: Sequence[Stage]) -> int:
-    """Returns about how often a training takes the images through a backbone, or a part of it.
-
-    Args:
-        stages: of the training, as they are planned.
-    """
-    found = 0
-    for stage in stages:
-        config = stage.config
-        views = config.feature_views if config.augment else 1
-        kept = stage.start == HEAD and views
-        found += views if kept else config.epochs
-    return found
-
-
 def earliest(stages: Sequence[Stage]) -> str:
     """Returns where the first of some stages, and those of them that see the same pictures, begin.
 

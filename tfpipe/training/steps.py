@@ -3,7 +3,7 @@
 import collections
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
-from tfpipe.training import average, losses, runtime
+from tfpipe.training import average, losses, randomness
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run import Run
 from tfpipe.training.stages import Stage
@@ -48,9 +48,15 @@ class Steps:
     """
 
     def __init__(
-        self, run: Run, stage: Stage, classifier: Classifier, split: Split, inputs: Inputs
+        self,
+        run: Run,
+        stage: Stage,
+        classifier: Classifier,
+        generators: Sequence[tf.random.Generator],
+        split: Split,
+        inputs: Inputs,
     ):
-        """Prepares a stage's steps; nothing is compiled yet."""
+        """Prepare a stage's steps; nothing is compiled yet."""
         config = stage.config
         self._strategy = tf.distribute.get_strategy()
         self._batch_size = config.batch_size
@@ -71,11 +77,12 @@ class Steps:
         self._done = tf.Variable(0, dtype=tf.int64, trainable=False)  # steps of the epoch
         self._bad = tf.Variable(-1, dtype=tf.int64, trainable=False)  # the first without a loss
         self._totals = tf.Variable(tf.zeros([3]), trainable=False)  # loss, right, samples
+        randomness.reseed(generators, config.seed, stage.index)
         self.state = tf.train.Checkpoint(
             model=split.trained,
             optimizer=self._update.optimizer,
             best=self.best,
-            random=runtime.random_state(classifier.model, config.seed, stage.index),
+            random=list(generators),
             done=self._done,
             totals=self._totals,
             **({"average": self._average} if self._average else {}),
