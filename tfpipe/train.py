@@ -30,7 +30,7 @@ def main(config: TrainConfig) -> None:
     if config.describe:
         show_model(config)
         return
-    with strategy.rejoining():
+    with strategy.explained_losses():
         cluster = strategy.Cluster(strategy.choose(config.strategy))
         cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)

@@ -11,9 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,12 +31,6 @@ LOST = (
     tf.errors.InternalError,
     tf.errors.UnknownError,
 )
-
-# How often a process begins again after a loss, each time before it has lived for so long.
-MAX_REJOINS = 20
-_LONG_S = 600.0
-_PAUSE_S = 3.0  # before it does: the others must notice the loss too
-_REJOINS = "TFPIPE_REJOINS"  # environment variable that counts them
 
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
@@ -338,38 +330,22 @@ def summed(values: Any) -> Any:
 
 
 @contextlib.contextmanager
-def rejoining() -> Iterator[None]:
-    """Runs the whole command again in this process when another worker was lost.
+def explained_losses() -> Iterator[None]:
+    """Turn the loss of another worker into an error that says how the training goes on.
 
-    TensorFlow cannot let a worker back into a running cluster, so the survivors begin again, wait
-    for the one that comes back, and all go on from the checkpoint.
+    TensorFlow cannot take a worker back into a running cluster, so all of them start again.
 
     Raises:
-        UserError: that happened too often.
+        UserError: a worker was lost, with the status `LOST_STATUS`.
     """
-    start = time.monotonic()
     try:
         yield
     except LOST as error:
         if _workers(_cluster_of(os.environ.get(_CONFIG, ""))) < 2:
             raise
         reason = one_line(str(error).strip().splitlines()[0])
-        lived = time.monotonic() - start
-        times = int(os.environ.get(_REJOINS, "0")) + 1 if lived < _LONG_S else 1
-        if times > MAX_REJOINS:
-            raise UserError(
-                f"a worker was lost {times} times in a row ({reason}): start all workers again with"
-                " the same command; they go on from the checkpoint",
-                status=LOST_STATUS,
-            ) from None
-        terminal.warn(
-            f"a worker was lost ({reason}): this one begins again, waits for all workers, and they"
-            " go on from the checkpoint"
-        )
-        os.environ[_REJOINS] = str(times)
-    else:
-        return
-    time.sleep(_PAUSE_S)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        raise UserError(
+            f"another worker was lost ({reason}): start the same command on all workers again; they"
+            " go on from the newest checkpoint",
+            status=LOST_STATUS,
+        ) from None
