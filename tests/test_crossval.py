@@ -11,7 +11,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.runs import crossval
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 from tfpipe.training import runtime
 
 

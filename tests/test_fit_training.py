@@ -15,8 +15,8 @@ from scipy.special import log_softmax
 from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.model.classifier import Classifier
-from tfpipe.training import losses, optimizers, schedules
-from tfpipe.training import run as runs
+from tfpipe.training import losses, optimizers, resume, schedules
+from tfpipe.training import run_folder as runs
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.update import Update
 
@@ -401,7 +401,7 @@ def test_validation_is_the_plain_cross_entropy_whatever_is_trained(tiny_config, 
 
 
 def test_options_that_change_the_result_are_fixed():
-    assert not {*ALL, "focal_gamma"} & set(runs.RESUMABLE)
+    assert not {*ALL, "focal_gamma"} & set(resume.RESUMABLE)
     assert schedules.follows_epochs("cosine")
     assert schedules.follows_epochs("cosine()")
     assert not any(map(schedules.follows_epochs, ("constant", "cosine(3)", "step(3,0.1)")))
@@ -410,9 +410,9 @@ def test_options_that_change_the_result_are_fixed():
 def test_a_cosine_over_all_epochs_cannot_be_lengthened(tmp_path):
     def run(**changes):
         resolved = types.SimpleNamespace(records_fingerprint="x", branches=())
-        return runs.Run(tmp_path, options(**changes), resolved)
+        return runs.RunFolder(tmp_path, options(**changes), resolved)
 
-    runs._check_same(run(epochs=3), run(epochs=4))
-    runs._check_same(run(epochs=3, schedule="cosine(4)"), run(epochs=4, schedule="cosine(4)"))
+    resume.check_same(run(epochs=3), run(epochs=4))
+    resume.check_same(run(epochs=3, schedule="cosine(4)"), run(epochs=4, schedule="cosine(4)"))
     with pytest.raises(UserError, match="--epochs=3, now 4"):
-        runs._check_same(run(epochs=3, schedule="cosine"), run(epochs=4, schedule="cosine"))
+        resume.check_same(run(epochs=3, schedule="cosine"), run(epochs=4, schedule="cosine"))

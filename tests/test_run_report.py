@@ -458,10 +458,10 @@ def test_the_structure_counts_what_the_stages_train(other):
 
 def test_a_frozen_backbone_is_told(tiny_config):
     from tfpipe.records import manifest as manifests
-    from tfpipe.training import run as runs
+    from tfpipe.training import resume
 
     config = tiny_config(backbones="vgg16", stages="head", pooling="avg", head="")
-    started = runs.start(config, manifests.load(config.records), "float32", False)
+    started = resume.start(config, manifests.load(config.records), "float32", False)
     _, told = structure.build(started)
     ((name, blocks),) = told.towers.items()
     assert name == "vgg16, 32 x 32"

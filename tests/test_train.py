@@ -15,7 +15,7 @@ from tfpipe import evaluate, train
 from tfpipe.core.errors import UserError
 from tfpipe.records import manifest as manifests
 from tfpipe.training import randomness, resolve
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 from tfpipe.training.profile import Profile
 
 

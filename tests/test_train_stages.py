@@ -20,7 +20,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.runs import finish
 from tfpipe.training import frozen, steps
 from tfpipe.training import progress as progresses
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 
 STAGES = "head:epochs=2,lr=1e-2;top:from=conv3,epochs=2,lr=1e-3;all:from=all,epochs=2,lr=1e-3"
 CACHED = {"augment": "", "pooling": "avg", "head": "dense(16)|dropout(0.5)"}

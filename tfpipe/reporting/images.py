@@ -16,7 +16,7 @@ from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.part import Part
 from tfpipe.runs.trained import Trained
 from tfpipe.training import resolve
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 BATCH_SIZE = 32
 
@@ -26,7 +26,7 @@ _KEYS = ("image/encoded", "image/format", "image/height", "image/width")
 
 def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
     """Returns the records that predictions.csv is of, in its order."""
-    if isinstance(trained, Run):
+    if isinstance(trained, RunFolder):
         return [trained.validation(manifest)]
     if trained.cross_validated:
         return [member.validation(manifest) for member in trained.members]
@@ -35,7 +35,7 @@ def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
 
 def learned(trained: Trained, manifest: Manifest) -> Part:
     """Returns the records that were trained on; of a cross-validation all."""
-    if isinstance(trained, Run):
+    if isinstance(trained, RunFolder):
         return resolve.parts(trained.config, manifest)[0]
     if trained.out_of_fold:
         return Part(manifest, (ALL_SPLITS,))

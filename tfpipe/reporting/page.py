@@ -16,7 +16,7 @@ from tfpipe.reporting.chapter import Chapter, Choice
 from tfpipe.reporting.comparison import Pair
 from tfpipe.reporting.data import Data
 from tfpipe.runs import trained
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 MAX_RUNS = 8
 MAX_DIFFERING = 8  # images that two runs disagree on, as pictures
@@ -137,7 +137,7 @@ def _compare(
     histories = {}
     for each in told:
         for name, epochs in each.histories.items():
-            alone = isinstance(each.subject.trained, Run)
+            alone = isinstance(each.subject.trained, RunFolder)
             histories[each.subject.name if alone else f"{each.subject.name}/{name}"] = epochs
     plots = {}
     if histories:

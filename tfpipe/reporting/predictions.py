@@ -14,7 +14,7 @@ from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.subject import Subject
 from tfpipe.runs import finish
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself; more are for the command to do
 
@@ -66,10 +66,10 @@ def find(subject: Subject, manifest: Manifest | None) -> Predictions:
     if trained is None:
         raise UserError("it is not finished: run tfpipe.train there again, which goes on with it")
     if trained.predictions_file.is_file() and (
-        not isinstance(trained, Run) or finish.is_current(trained)
+        not isinstance(trained, RunFolder) or finish.is_current(trained)
     ):
         return _of(finish.read_predictions(trained.predictions_file))
-    if not isinstance(trained, Run):
+    if not isinstance(trained, RunFolder):
         raise UserError(f"{trained.predictions_file} is missing: run the command that made it")
     if not trained.best_weights.is_file():
         raise UserError(

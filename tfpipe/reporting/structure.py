@@ -11,7 +11,7 @@ from tfpipe.model import describe, split
 from tfpipe.model.classifier import Classifier, Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
 from tfpipe.training.precision import under
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 FROZEN = -1  # in place of the number of a stage
 MAX_ROWS = 26  # of a drawn tower; more blocks are drawn some at a time
@@ -57,7 +57,7 @@ class Structure:
     parameters: int
 
 
-def build(run: Run) -> tuple[Classifier, Structure]:
+def build(run: RunFolder) -> tuple[Classifier, Structure]:
     """Builds a run's classifier, without its weights, and finds what each stage trains.
 
     Raises:
@@ -68,7 +68,7 @@ def build(run: Run) -> tuple[Classifier, Structure]:
     return built, of(run, built)
 
 
-def of(run: Run, built: Classifier) -> Structure:
+def of(run: RunFolder, built: Classifier) -> Structure:
     """Returns the structure of a run's classifier; its layers' `trainable` is set."""
     first_stage: dict[int, int] = {}  # by the identity of a trained variable
     stages = {}

@@ -6,8 +6,8 @@ import pathlib
 from tfpipe.core.errors import UserError
 from tfpipe.runs import crossval, trained
 from tfpipe.runs.trained import Ensemble, Trained
-from tfpipe.training import run as runs
-from tfpipe.training.run import Run
+from tfpipe.training import run_folder as runs
+from tfpipe.training.run_folder import RunFolder
 
 _FOLD = "fold-*"  # folders of a cross-validation's runs
 
@@ -26,19 +26,19 @@ class Subject:
     name: str
     folder: pathlib.Path
     trained: Trained | None
-    runs: dict[str, Run]
+    runs: dict[str, RunFolder]
 
     @property
     def kind(self) -> str:
         """What it is, for people."""
         if self.trained is None:
             return "unfinished cross-validation"
-        if isinstance(self.trained, Run):
+        if isinstance(self.trained, RunFolder):
             return "run"
         return "cross-validation" if self.trained.cross_validated else "ensemble"
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RunFolder:
         """The first of its runs."""
         return next(iter(self.runs.values()))
 
@@ -74,11 +74,11 @@ def _load(name: str, folder: pathlib.Path) -> Subject:
     return Subject(name, folder, found, _runs(name, found))
 
 
-def _runs(name: str, found: Trained) -> dict[str, Run]:
+def _runs(name: str, found: Trained) -> dict[str, RunFolder]:
     """Returns the runs that something consists of, each by a name of its own."""
-    if isinstance(found, Run):
+    if isinstance(found, RunFolder):
         return {name: found}
-    named: dict[str, Run] = {}
+    named: dict[str, RunFolder] = {}
     for number, member in enumerate(found.members):
         own = member.folder.name
         if own in named or sum(each.folder.name == own for each in found.members) > 1:

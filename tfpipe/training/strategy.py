@@ -1,7 +1,7 @@
-"""Training on several devices or machines with tf.distribute: who does which share of a batch.
+"""Training on several devices or machines with tf.distribute, which share each batch.
 
-    global batch --+-- worker 0 --+-- replica 0      gradients and sums of all replicas are added,
-                   |              +-- replica 1      so each makes the same update of its own copy
+    global batch --+-- worker 0 --+-- replica 0      gradients of all replicas are added, so each
+                   |              +-- replica 1      replica makes the same update of its own copy
                    +-- worker 1 --+-- ...            of the weights
 
 A worker is a process, a replica a device of it. Worker 0, the chief, writes the run folder.
@@ -21,7 +21,7 @@ import tensorflow as tf
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 
-# What a collective operation, or the start of a cluster, fails with when a worker is not there.
+# Errors of a collective operation, or of the start of a cluster, when a worker is missing.
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -41,16 +41,16 @@ _EXAMPLE = (
 
 
 def choose(name: str) -> tf.distribute.Strategy:
-    """Makes the strategy that --strategy asks for; call it before any other use of TensorFlow.
+    """Build the strategy of a name. Call it before any other use of TensorFlow.
 
     Args:
-        name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs where there is
+        name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs if it has
             none; "multi_worker", one of the processes that TF_CONFIG names; "tpu"; or "auto":
             multi_worker if TF_CONFIG names several workers, mirrored if there are several GPUs,
             else one_device.
 
     Returns:
-        The strategy. A process of several waits here until all of them are there.
+        The strategy. A worker waits here until all workers have started.
 
     Raises:
         UserError: the name is unknown, TF_CONFIG is wrong or missing, or there is no such device.
@@ -86,7 +86,7 @@ def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
     workers = _workers(cluster)
     if not workers:
         raise UserError(
-            f"--strategy=multi_worker: {_CONFIG} names no workers: set it in each worker's"
+            f"`strategy=multi_worker`: {_CONFIG} names no workers: set it in each worker's"
             f" environment, as {_CONFIG}='{_EXAMPLE}'"
         )
     if workers > 1:
@@ -103,7 +103,7 @@ def _tpu(cluster: dict) -> tf.distribute.Strategy:
     except (ValueError, OSError, tf.errors.OpError) as error:
         reason = one_line(str(error).splitlines()[0])
         raise UserError(
-            f"--strategy=tpu: there is no TPU ({reason}): give --strategy=auto"
+            f"`strategy=tpu`: there is no TPU ({reason}): give `strategy=auto`"
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 
@@ -122,10 +122,10 @@ def _workers(cluster: dict) -> int:
 
 
 def _cluster_of(text: str) -> dict[str, list[str]]:
-    """Returns the addresses of each kind of task that a TF_CONFIG names.
+    """Return the addresses of each kind of task that a TF_CONFIG names.
 
     Raises:
-        UserError: it is not what TensorFlow takes.
+        UserError: TensorFlow would not take it.
     """
     if not text.strip():
         return {}
@@ -170,16 +170,16 @@ def _is_address(text: object) -> bool:
 class Cluster:
     """The processes that train together; a single one is a cluster too.
 
-    All of them call the same methods in the same order, as each waits for the others.
+    All workers call the same methods in the same order, because each waits for the others.
 
     Attributes:
         strategy: of tf.distribute.
-        worker: which of the processes this one is, from 0.
-        workers: how many there are.
+        worker: number of this process, from 0.
+        workers: number of processes.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
-        """Finds this process's place among the others."""
+        """Find the number of this process."""
         self.strategy = strategy
         self.worker, self.workers = 0, 1
         resolver = strategy.cluster_resolver
@@ -191,26 +191,25 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes the run folder."""
+        """Whether this process writes the run folder."""
         return self.worker == 0
 
     def check(self, batch_size: int) -> None:
-        """Raises UserError if the replicas cannot share a batch."""
+        """Raise UserError if the replicas cannot share a batch."""
         replicas = self.strategy.num_replicas_in_sync
         if batch_size % replicas:
             more = -(-batch_size // replicas) * replicas
             raise UserError(
-                f"--batch_size={batch_size} cannot be divided among {replicas} devices: give a"
-                f" multiple of {replicas}, as --batch_size={more}",
+                f"`batch_size={batch_size}` cannot be divided among {replicas} devices: give a"
+                f" multiple of {replicas}, such as `batch_size={more}`",
                 status=2,
             )
 
     @contextlib.contextmanager
     def outputs(self, folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-        """Yields where this process writes: the folder if it is the chief, else a temporary one.
+        """Yield where this process writes: the folder if it is the chief, else a temporary one.
 
-        TensorFlow wants all workers to write what it writes of variables, as reading some of them
-        asks every worker for its part.
+        All workers must write checkpoints, because reading some variables asks every worker.
         """
         if self.is_chief:
             yield pathlib.Path(folder)
@@ -219,7 +218,7 @@ class Cluster:
             yield pathlib.Path(own)
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sum of all workers' integers, [N] of the same N, on each of them."""
+        """Return, on each worker, the sum of all workers' integers, [N] of the same N."""
         if self.workers == 1:
             return values
         first = self.worker * _local(self.strategy)
@@ -232,11 +231,11 @@ class Cluster:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None).numpy()
 
     def barrier(self) -> None:
-        """Waits until all workers are here."""
+        """Wait until all workers are here."""
         self.total(np.zeros(1, np.int64))
 
     def agree(self, value: Any) -> Any:
-        """Returns the chief's value, JSON-able, on every worker."""
+        """Return the chief's value, JSON-able, on every worker."""
         if self.workers == 1:
             return value
         data = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int64)
@@ -245,10 +244,10 @@ class Cluster:
         return json.loads(self.total(padded).astype(np.uint8).tobytes())
 
     def check_same(self, options: dict[str, Any]) -> None:
-        """Raises UserError, on all workers, if they were not given the same options.
+        """Raise UserError, on all workers, if their options differ.
 
         Args:
-            options: of this worker, JSON-able, by the names of their flags.
+            options: of this worker, JSON-able, by name.
         """
         chiefs = self.agree(options)
         differing = [name for name, value in options.items() if value != chiefs[name]]
@@ -257,24 +256,24 @@ class Cluster:
             return
         if not differing:
             raise UserError(
-                f"worker {others[0]} was given other flags than worker 0: run the same command on"
-                " all workers",
+                f"worker {others[0]} has other options than worker 0: run the same command on all"
+                " workers",
                 status=2,
             )
-        flags = ", ".join(
-            f"--{name}={options[name]} where worker 0 has {chiefs[name]!r}" for name in differing
+        wrong = ", ".join(
+            f"`{name}={options[name]}` where worker 0 has {chiefs[name]!r}" for name in differing
         )
-        raise UserError(f"{flags}: run the same command on all workers", status=2)
+        raise UserError(f"{wrong}: run the same command on all workers", status=2)
 
     def gathered(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the rows of all workers, int64 [W x N], from each one's [N]."""
+        """Return the integers of all workers, int64 [W x N], from each one's [N]."""
         padded = np.zeros([self.workers, len(rows)], np.int64)
         padded[self.worker] = rows
         return self.total(padded.ravel())
 
     @contextlib.contextmanager
     def chief_first(self) -> Iterator[None]:
-        """Runs the block on the chief, and then, when it has what that wrote, on the others."""
+        """Run the block on the chief first, and then on the others, which read what it wrote."""
         if not self.is_chief:
             self.barrier()
         yield
@@ -283,17 +282,17 @@ class Cluster:
 
 
 def _local(strategy: tf.distribute.Strategy) -> int:
-    """Returns how many replicas this process has."""
+    """Return the number of replicas of this process."""
     if strategy.num_replicas_in_sync == 1:
         return 1
     return len(strategy.extended.worker_devices)
 
 
 def share_out(strategy: tf.distribute.Strategy, batch: Any) -> Any:
-    """Returns a worker's batch as one for each of its replicas: consecutive rows, as many each.
+    """Split a worker's batch for its replicas, into equal parts of consecutive rows.
 
     Args:
-        strategy: whose replicas they are.
+        strategy: of the replicas.
         batch: a structure of tensors [B, ...].
     """
     replicas = _local(strategy)
@@ -313,16 +312,13 @@ def share_out(strategy: tf.distribute.Strategy, batch: Any) -> Any:
 
 
 def joined(strategy: tf.distribute.Strategy, values: Any) -> tf.Tensor:
-    """Returns what `strategy.run` gave for a batch that was shared out, [B, ...] again."""
+    """Return the result of `strategy.run` for a shared-out batch as one tensor, [B, ...]."""
     parts = strategy.experimental_local_results(values)
     return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
 
 def summed(values: Any) -> Any:
-    """Returns the sums over all replicas of the current strategy of a structure of tensors.
-
-    In a replica's part of a tf.function. With one replica these are the values themselves.
-    """
+    """Return a structure of tensors summed over all replicas. Call it in a replica."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return values
     context = tf.distribute.get_replica_context()

@@ -12,7 +12,7 @@ import tf_keras
 
 from tests.conftest import ROOT
 from tfpipe.core.errors import UserError
-from tfpipe.training import average
+from tfpipe.training import averaging
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -41,7 +41,7 @@ def gradients(step):
 def train(text, mode="eager", steps=STEPS, per_epoch=PER_EPOCH):
     """Trains by SGD; returns the average, the variables, and the weights before and after steps."""
     variables = new_variables()
-    averaged = average.build(text, variables, per_epoch)
+    averaged = averaging.build(text, variables, per_epoch)
     optimizer = tf_keras.optimizers.SGD(0.1)
     optimizer.build(variables)
 
@@ -150,7 +150,7 @@ def test_going_on_from_a_checkpoint_is_as_if_never_stopped(text, tmp_path):
     half, _, history = train(text, steps=17)
     path = tf.train.Checkpoint(average=half).save(tmp_path / "state")
     variables = new_variables()
-    other = average.build(text, variables, PER_EPOCH)
+    other = averaging.build(text, variables, PER_EPOCH)
     tf.train.Checkpoint(average=other).restore(path).assert_consumed()
     _, _, history = train(text)
     for number in range(18, STEPS + 1):
@@ -162,7 +162,7 @@ def test_going_on_from_a_checkpoint_is_as_if_never_stopped(text, tmp_path):
 
 def test_an_update_that_was_skipped_is_taken_once():
     variables = [tf.Variable([0.0])]
-    averaged = average.build("swa(1)", variables, 1)
+    averaged = averaging.build("swa(1)", variables, 1)
     for updates, value in ((1, 2.0), (1, 2.0), (2, 8.0)):  # loss scaling skipped one
         variables[0].assign([value])
         averaged.update(tf.constant(updates))
@@ -174,7 +174,7 @@ def test_the_state_is_one_copy_of_each_variable_and_counts():
         [tf_keras.layers.Dense(4, input_shape=(3,)), tf_keras.layers.BatchNormalization()]
     )
     integer = tf.Variable([1, 2], dtype=tf.int64)
-    averaged = average.build("ema(0.9)", [*model.variables, integer], 1)
+    averaged = averaging.build("ema(0.9)", [*model.variables, integer], 1)
     shapes = sorted(tuple(v.shape) for v in averaged.variables if v.dtype.is_floating)
     assert shapes == sorted(tuple(v.shape) for v in model.variables)
     assert [tuple(v.shape) for v in averaged.variables if v.dtype.is_integer] == [()]
@@ -188,7 +188,7 @@ def test_in_mixed_precision_averages_are_float32():
         layer.build([None, 3])
     finally:
         tf_keras.mixed_precision.set_global_policy("float32")
-    averaged = average.build("ema(0.9)", layer.variables, 1)
+    averaged = averaging.build("ema(0.9)", layer.variables, 1)
     first = layer.kernel.numpy()
     layer.kernel.assign_add(tf.ones([3, 2]))
     averaged.update(tf.constant(1))
@@ -199,7 +199,7 @@ def test_in_mixed_precision_averages_are_float32():
 
 def test_a_copy_is_exact_and_of_the_last_time():
     averaged, variables, history = train("ema(0.9)", steps=5)
-    copy = average.Copy(variables)
+    copy = averaging.WeightsSnapshot(variables)
     with copy.swapped():
         np.testing.assert_array_equal(variables[0], history[-1][0], "nothing was taken yet")
     for values in ([0.1, 1e-20, 3e30], [0.3, 7.0, -1e-9]):
@@ -215,7 +215,7 @@ REPLICAS = """
     import numpy as np
     import tensorflow as tf
     import tf_keras
-    from tfpipe.training import average
+    from tfpipe.training import averaging
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
@@ -230,7 +230,7 @@ REPLICAS = """
                     synchronization=tf.VariableSynchronization.ON_READ,
                     aggregation=tf.VariableAggregation.MEAN,
                 )
-                averaged = average.build(text, [mirrored, local], 1)
+                averaged = averaging.build(text, [mirrored, local], 1)
 
             def replica(n):
                 one = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -269,7 +269,7 @@ REPLICAS = """
             copies = [v.numpy()[0] for v in strategy.experimental_local_results(local)]
             assert copies == [5, 10, 15], copies
     with strategy.scope():
-        copy = average.Copy([mirrored, local])
+        copy = averaging.WeightsSnapshot([mirrored, local])
     copy.update(1)
     last = mirrored.numpy()
     mirrored.assign([0.0, 0.0])
@@ -289,7 +289,7 @@ def test_replicas_average_their_own_copies():
 
 
 def test_none_is_none():
-    assert average.build("none", new_variables(), 1) is None
+    assert averaging.build("none", new_variables(), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -313,5 +313,5 @@ def test_none_is_none():
 )
 def test_wrong_specs_are_explained(text, message):
     with pytest.raises(UserError, match=message) as error:
-        average.check(text)
+        averaging.check(text)
     assert "\n" not in str(error.value)
