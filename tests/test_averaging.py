@@ -1,9 +1,9 @@
 """Averages of the weights: against tensorflow-addons, TensorFlow and formulas."""
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from tests.conftest import ROOT
 from tfpipe.core.errors import UserError
 from tfpipe.training import averaging
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tfpipe.training.addons import tfa
-
+needs_addons = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_addons") is None,
+    reason="tensorflow-addons has no wheels for this Python",
+)
 STEPS, PER_EPOCH = 40, 10
 
 # How a step is run.
@@ -73,20 +73,29 @@ def assert_averages(averaged, variables, expected):
             np.testing.assert_allclose(variable, value, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99])
+@needs_addons
+@pytest.mark.parametrize(
+    ("decay", "mode"), [(0.0, "graph"), (0.5, "xla"), (0.9, "eager"), (0.99, "graph")]
+)
 def test_ema_is_that_of_the_addons(decay, mode):
     averaged, variables, _ = train(f"ema({decay})", mode)
+    from tfpipe.training.addons import tfa
+
     # Theirs counts the updates before the one that it averages.
     make = tfa.optimizers.MovingAverage
     expected = addons(lambda sgd: make(sgd, decay, start_step=-1, dynamic_decay=True))
     assert_averages(averaged, variables, expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("start", "every"), [(1, 1), (2, 1), (1, 0.5), (0.5, 0.7), (4, 3)])
+@needs_addons
+@pytest.mark.parametrize(
+    ("start", "every", "mode"),
+    [(1, 1, "eager"), (2, 1, "graph"), (1, 0.5, "xla"), (0.5, 0.7, "graph"), (4, 3, "graph")],
+)
 def test_swa_is_that_of_the_addons(start, every, mode):
     averaged, variables, _ = train(f"swa({start},{every})", mode)
+    from tfpipe.training.addons import tfa
+
     first, period = round(start * PER_EPOCH), round(every * PER_EPOCH)
     expected = addons(lambda sgd: tfa.optimizers.SWA(sgd, first - 1, period))
     assert_averages(averaged, variables, expected)
@@ -197,16 +206,16 @@ def test_in_mixed_precision_averages_are_float32():
         np.testing.assert_allclose(layer.kernel, first + 1 - 2 / 11, rtol=1e-6)
 
 
-def test_a_copy_is_exact_and_of_the_last_time():
+def test_a_snapshot_is_exact_and_of_the_last_time():
     averaged, variables, history = train("ema(0.9)", steps=5)
-    copy = averaging.WeightsSnapshot(variables)
-    with copy.swapped():
+    snapshot = averaging.WeightsSnapshot(variables)
+    with snapshot.swapped():
         np.testing.assert_array_equal(variables[0], history[-1][0], "nothing was taken yet")
     for values in ([0.1, 1e-20, 3e30], [0.3, 7.0, -1e-9]):
         variables[0].assign(values)
-        copy.update(1)
+        snapshot.update(1)
     variables[0].assign([0.0, 0.0, 0.0])
-    with averaged.swapped(), copy.swapped():
+    with averaged.swapped(), snapshot.swapped():
         np.testing.assert_array_equal(variables[0], np.float32([0.3, 7.0, -1e-9]))
     np.testing.assert_array_equal(variables[0], [0, 0, 0])
 
@@ -214,7 +223,6 @@ def test_a_copy_is_exact_and_of_the_last_time():
 REPLICAS = """
     import numpy as np
     import tensorflow as tf
-    import tf_keras
     from tfpipe.training import averaging
 
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -280,6 +288,7 @@ REPLICAS = """
 """
 
 
+@pytest.mark.slow  # a process
 def test_replicas_average_their_own_copies():
     """Three replicas on the CPU, which a process can only be given before TensorFlow starts."""
     done = subprocess.run(
@@ -295,20 +304,20 @@ def test_none_is_none():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not one average; known: ema, none, swa"),
-        ("ema(0.9)|swa(1)", "is not one average"),
-        ("emma(0.9)", "unknown average 'emma'; did you mean 'ema'"),
-        ("ema", r"cannot take ema; write ema\(DECAY\)"),
-        ("ema(1)", "the decay is not in 0..1"),
-        ("ema(-0.1)", "the decay is not in 0..1"),
-        ("swa", r"cannot take swa; write swa\(START_EPOCH\) or swa\(START_EPOCH,EVERY_EPOCHS\)"),
+        ("", "ema, none, swa"),
+        ("ema(0.9)|swa(1)", "not one average"),
+        ("emma(0.9)", "did you mean 'ema'"),
+        ("ema", r"ema\(DECAY\)"),
+        ("ema(1)", "below 1"),
+        ("ema(-0.1)", "at least 0"),
+        ("swa", r"swa\(START_EPOCH,EVERY_EPOCHS\)"),
         ("swa(1,2,3)", "cannot take swa"),
         ("swa(ema)", "cannot take swa"),
-        ("swa(-1)", "START_EPOCH is -1, not 0 to 100000"),
-        ("swa(1,0)", "EVERY_EPOCHS is 0, not 0.001"),
+        ("swa(-1)", "START_EPOCH is -1"),
+        ("swa(1,0)", "EVERY_EPOCHS is 0"),
         ("swa(1e300)", "START_EPOCH is 1e"),
         ("none(1)", "cannot take none"),
-        ("swa(", "is not a spec"),
+        ("swa(", "not a spec"),
     ],
 )
 def test_wrong_specs_are_explained(text, message):
