@@ -17,6 +17,7 @@ from test_update import OPTIMIZERS
 from tests.training import check_same_run, log_of, save_backbone
 from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
+from tfpipe.training import cluster as clusters
 from tfpipe.training import strategy, update
 from tfpipe.training.config import TrainConfig
 
@@ -78,7 +79,7 @@ def test_one_device_is_tensorflows_default(monkeypatch):
 
 def test_the_error_of_a_batch_that_devices_cannot_share_names_one_that_they_can():
     three = types.SimpleNamespace(num_replicas_in_sync=3, cluster_resolver=None)
-    cluster = strategy.Cluster(three)
+    cluster = clusters.Cluster(three)
     cluster.check(18)
     with pytest.raises(UserError, match=r"among 3 devices.*batch_size=18") as error:
         cluster.check(16)
@@ -165,7 +166,7 @@ import tensorflow as tf
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.strategy import share_out
+from tfpipe.training.cluster import share_out
 from tfpipe.training.update import Update
 
 def trained(strategy, name, float16):

@@ -19,19 +19,20 @@ from tfpipe.core import cli, options, terminal
 from tfpipe.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tfpipe.training.strategy import Cluster
+    from tfpipe.training.cluster import Cluster
 
 
 def main(config: TrainConfig) -> None:
     """Run the command; see the module's docstring."""
     from tfpipe.runs import trainer as training
     from tfpipe.training import strategy
+    from tfpipe.training.cluster import Cluster
 
     if config.describe:
         show_model(config)
         return
     with strategy.explained_losses():
-        cluster = strategy.Cluster(strategy.choose(config.strategy))
+        cluster = Cluster(strategy.choose(config.strategy))
         cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)
         if config.folds:

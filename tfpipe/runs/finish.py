@@ -17,10 +17,10 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.model.split import split
 from tfpipe.records.part import Part
 from tfpipe.runs import calibrate
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_extractor import FeatureExtractor
 from tfpipe.training.run_folder import RunFolder
-from tfpipe.training.strategy import Cluster
 
 
 def check(config: TrainConfig, classes: int) -> None:

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import ResumableError, UserError, one_line
-from tfpipe.training.strategy import LOST, Cluster
+from tfpipe.training.cluster import Cluster
+from tfpipe.training.strategy import LOST
 from tfpipe.training.train_state import TrainState
 
 # Checkpoints that are kept: the newest may be damaged.

@@ -24,11 +24,11 @@ from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.split import Split, between
 from tfpipe.records import salvage
 from tfpipe.records.part import Part
+from tfpipe.training.cluster import Cluster, joined, share_out
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_cache import Column, FeatureCache, size
 from tfpipe.training.feature_dataset import FIELDS, FeatureDataset
 from tfpipe.training.run_folder import RunFolder
-from tfpipe.training.strategy import Cluster, joined, share_out
 
 # Bytes of decoded images that may wait while the layers are being compiled.
 _AHEAD_BYTES = 128 << 20

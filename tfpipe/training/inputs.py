@@ -23,12 +23,12 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 from tfpipe.records import salvage
 from tfpipe.records.part import Part
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_dataset import FeatureDataset
 from tfpipe.training.feature_extractor import FeatureExtractor
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
-from tfpipe.training.strategy import Cluster
 
 Batch = dict[str, Any]
 

@@ -19,13 +19,13 @@ from tfpipe.model.split import split
 from tfpipe.records.part import Part
 from tfpipe.training import stages
 from tfpipe.training.checkpoints import Checkpoints
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
 from tfpipe.training.log import TENSORBOARD, Epoch, Log
 from tfpipe.training.profile import Profile
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
 from tfpipe.training.steps import DivergenceError, Steps
-from tfpipe.training.strategy import Cluster
 from tfpipe.training.train_state import TrainState
 
 # Give up a stage after going back this many times, each time with half the learning rate.

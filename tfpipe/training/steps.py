@@ -12,10 +12,10 @@ import tensorflow as tf
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 from tfpipe.training import averaging, losses, randomness
+from tfpipe.training.cluster import share_out, summed
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
-from tfpipe.training.strategy import share_out, summed
 from tfpipe.training.update import Update
 
 # Steps between two readings of the loss. Each reading waits for the device.

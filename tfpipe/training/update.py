@@ -8,8 +8,8 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 from tfpipe.training import optimizers, schedules
+from tfpipe.training.cluster import summed
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.strategy import summed
 
 
 class Update:
