@@ -2,9 +2,9 @@
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import SummaryMetadata
 from tensorflow.core.protobuf import config_pb2
@@ -70,20 +70,17 @@ class Log:
     def __init__(self, folder: pathlib.Path, epochs: int):
         """Open the logs; drop lines after the first `epochs`, which run again."""
         self._path = folder / LOG
-        self._rows: list[dict[str, object]] = []
-        if self._path.exists():
-            with open(self._path, newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+        self._epochs = [epoch for epoch in read(folder) if epoch.epoch <= epochs]
         self._board = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, epoch: Epoch) -> None:
         """Add a line; the file is complete at any moment."""
+        self._epochs.append(epoch)
         values = dataclasses.asdict(epoch)
-        self._rows.append(values)
         with storage.atomic_file(self._path) as file:
-            writer = csv.DictWriter(file, list(values), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(values)
+            writer.writerows(map(dataclasses.astuple, self._epochs))
         with self._board.as_default(step=epoch.epoch):
             for name, value in values.items():
                 if not isinstance(value, str) and name != "epoch":
@@ -120,15 +117,13 @@ class Log:
 
     def show(self) -> None:
         """Print a table with the best epoch of each stage."""
-        stages: dict[str, list[dict]] = {}
-        for row in self._rows:
-            stages.setdefault(str(row["stage"]), []).append(row)
         rows = []
-        for name, epochs in stages.items():
-            best = epochs[int(np.argmin([float(row["val_loss"]) for row in epochs]))]
-            seconds = sum(float(row["seconds"]) for row in epochs)
-            measures = (f"{float(best[key]):.4f}" for key in ("loss", "val_loss", "val_accuracy"))
-            rows.append([name, len(epochs), best["epoch"], *measures, f"{seconds:,.0f} s"])
+        for name, group in itertools.groupby(self._epochs, lambda epoch: epoch.stage):
+            epochs = list(group)
+            best = min(epochs, key=lambda epoch: epoch.val_loss)
+            seconds = sum(epoch.seconds for epoch in epochs)
+            figures = (f"{v:.4f}" for v in (best.loss, best.val_loss, best.val_accuracy))
+            rows.append([name, len(epochs), best.epoch, *figures, f"{seconds:,.0f} s"])
         if rows:
             columns = ["stage", "epochs", "best", "loss", "val_loss", "val_accuracy", "time"]
             terminal.show_table("training", columns, rows)
