@@ -1,6 +1,5 @@
-"""Averages of the weights: against tensorflow-addons, TensorFlow and formulas."""
+"""Averages of the weights: against TensorFlow and formulas."""
 
-import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -14,10 +13,6 @@ from tests.conftest import ROOT
 from tfpipe.core.errors import UserError
 from tfpipe.training import averaging
 
-needs_addons = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_addons") is None,
-    reason="tensorflow-addons has no wheels for this Python",
-)
 STEPS, PER_EPOCH = 40, 10
 
 # How a step is run.
@@ -57,54 +52,19 @@ def train(text, mode="eager", steps=STEPS, per_epoch=PER_EPOCH):
     return averaged, variables, history
 
 
-def addons(make, steps=STEPS):
-    """Trains with the same gradients under an optimizer of tensorflow-addons."""
-    variables = new_variables()
-    optimizer = make(tf_keras.optimizers.legacy.SGD(0.1))
-    for index in range(steps):
-        optimizer.apply_gradients(zip(gradients(index), variables, strict=True))
-    optimizer.assign_average_vars(variables)
-    return variables
-
-
 def assert_averages(averaged, variables, expected):
     with averaged.swapped():
         for variable, value in zip(variables, expected, strict=True):
             np.testing.assert_allclose(variable, value, rtol=2e-6, atol=1e-7)
 
 
-@needs_addons
 @pytest.mark.parametrize(
     ("decay", "mode"), [(0.0, "graph"), (0.5, "xla"), (0.9, "eager"), (0.99, "graph")]
 )
-def test_ema_is_that_of_the_addons(decay, mode):
-    averaged, variables, _ = train(f"ema({decay})", mode)
-    from tfpipe.training.addons import tfa
-
-    # Theirs counts the updates before the one that it averages.
-    make = tfa.optimizers.MovingAverage
-    expected = addons(lambda sgd: make(sgd, decay, start_step=-1, dynamic_decay=True))
-    assert_averages(averaged, variables, expected)
-
-
-@needs_addons
-@pytest.mark.parametrize(
-    ("start", "every", "mode"),
-    [(1, 1, "eager"), (2, 1, "graph"), (1, 0.5, "xla"), (0.5, 0.7, "graph"), (4, 3, "graph")],
-)
-def test_swa_is_that_of_the_addons(start, every, mode):
-    averaged, variables, _ = train(f"swa({start},{every})", mode)
-    from tfpipe.training.addons import tfa
-
-    first, period = round(start * PER_EPOCH), round(every * PER_EPOCH)
-    expected = addons(lambda sgd: tfa.optimizers.SWA(sgd, first - 1, period))
-    assert_averages(averaged, variables, expected)
-
-
-def test_ema_is_tensorflows_with_num_updates():
-    averaged, variables, history = train("ema(0.9)")
+def test_ema_is_tensorflows_with_num_updates(decay, mode):
+    averaged, variables, history = train(f"ema({decay})", mode)
     shadows, count = [tf.Variable(v) for v in history[0]], tf.Variable(0)
-    reference = tf.train.ExponentialMovingAverage(0.9, num_updates=count)
+    reference = tf.train.ExponentialMovingAverage(decay, num_updates=count)
     reference.apply(shadows)  # makes its own from the first weights
     for weights in history[1:]:
         count.assign_add(1)
@@ -126,8 +86,9 @@ def test_ema_is_tensorflows_with_num_updates():
         ("swa(4)", 10, [40]),
     ],
 )
-def test_swa_is_the_mean_of_what_it_takes(text, per_epoch, taken):
-    averaged, variables, history = train(text, "graph", per_epoch=per_epoch)
+def test_swa_is_the_mean_of_the_weights_at_its_times(text, per_epoch, taken):
+    mode = "xla" if text == "swa(2)" else "graph"
+    averaged, variables, history = train(text, mode, per_epoch=per_epoch)
     expected = [np.mean([history[n][i] for n in taken], axis=0) for i in (0, 1)]
     assert_averages(averaged, variables, expected)
 

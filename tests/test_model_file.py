@@ -228,7 +228,9 @@ class TestRun:
         with pytest.raises(UserError, match=r"net\.keras@second does not exist"):
             train.main(config)
         changed.save(path)
-        with pytest.raises(UserError, match=r"net\.keras differs from the model file that .* began with"):
+        with pytest.raises(
+            UserError, match=r"net\.keras differs from the model file that .* began with"
+        ):
             train.main(config)
         (pathlib.Path(config.run_dir) / "backbones" / "net.keras").unlink()
         with pytest.raises(UserError, match=r"run/backbones/net\.keras@second does not exist"):

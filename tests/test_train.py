@@ -76,7 +76,12 @@ def test_trains_in_bfloat16_compiled_with_every_option_of_the_update(tiny_config
 @pytest.mark.parametrize(("slow", "bottleneck"), [("input", "input"), ("step", "compute")])
 def test_a_profile_tells_the_bottleneck(tmp_path, monkeypatch, slow, bottleneck):
     clock = [0.0]
-    monkeypatch.setattr(profile.time, "monotonic", lambda: clock[0])
+
+    def now():
+        clock[0] += 1e-6
+        return clock[0]
+
+    monkeypatch.setattr(profile.time, "monotonic", now)
 
     def batches():
         while True:

@@ -87,21 +87,6 @@ def test_every_optimizer_follows_a_schedule_in_a_graph(name, float16):
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 
-def test_momentum_free_steps_are_as_long_as_the_schedule_says():
-    config = options(schedule="inverse_time(1)", warmup_epochs=0.5, optimizer="sgd")
-    weight = tf.Variable(0.0)
-    update = Update(config, [weight], steps=4, float16=False)
-    step = tf.function(lambda: update.add([tf.constant(-1.0)], due=True))
-    lengths = []
-    for _ in range(6):
-        before = float(weight)
-        step()
-        lengths.append(float(weight) - before)
-    time = np.arange(6) / 4
-    expected = 1e-3 / (1 + time) * np.minimum((np.arange(6) + 1) / 2, 1)
-    np.testing.assert_allclose(lengths, expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
