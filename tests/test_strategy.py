@@ -202,7 +202,7 @@ for name in sys.argv[1].split(","):
 @pytest.mark.slow  # a process
 @pytest.mark.timeout(300)
 def test_every_optimizer_updates_mirrored_weights_alike():
-    run_script(UPDATES, ",".join({*OPTIMIZERS} - {"lookahead"}))
+    run_script(UPDATES, ",".join(OPTIMIZERS - {"lookahead"}))
 
 
 def test_an_optimizer_that_cannot_be_mirrored_is_refused():
