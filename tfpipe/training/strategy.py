@@ -23,6 +23,8 @@ LOST = (
 
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
+NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+
 _CONFIG = "TF_CONFIG"
 _EXAMPLE = (
     '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
@@ -51,28 +53,17 @@ def choose(name: str) -> tf.distribute.Strategy:
             f" {', '.join(NAMES)}",
             status=2,
         )
-    cluster = _cluster_of(os.environ.get(_CONFIG, ""))
+    workers = _workers(os.environ.get(_CONFIG, ""))
+    gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
-        if _workers(cluster) > 1:
-            name = "multi_worker"
-        else:
-            name = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
-    return _MAKERS[name](cluster)
-
-
-def _one_device(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
-    return tf.distribute.get_strategy()
-
-
-def _mirrored(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
-
-
-def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
-    workers = _workers(cluster)
+        name = "multi_worker" if workers > 1 else "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "tpu":
+        return _tpu()
     if not workers:
         raise UserError(
             f"`strategy=multi_worker`: {_CONFIG} names no workers: set it in each worker's"
@@ -83,8 +74,7 @@ def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _tpu(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
+def _tpu() -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
@@ -97,58 +87,42 @@ def _tpu(cluster: dict) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-_MAKERS = {
-    "one_device": _one_device,
-    "mirrored": _mirrored,
-    "multi_worker": _multi_worker,
-    "tpu": _tpu,
-}
-NAMES = ("auto", *_MAKERS)
-
-
-def _workers(cluster: dict) -> int:
-    return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
-
-
-def _cluster_of(text: str) -> dict[str, list[str]]:
-    """Return the addresses of each kind of task that a TF_CONFIG names.
+def _workers(text: str) -> int:
+    """Return the number of workers that a TF_CONFIG names, the chief included.
 
     Raises:
         UserError: TensorFlow would not take it.
     """
     if not text.strip():
-        return {}
-
-    def wrong(what: str) -> UserError:
-        return UserError(f"{_CONFIG} {what}: it must be as {_EXAMPLE}, or not be set")
-
+        return 0
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise wrong(f"is not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise wrong("is not an object")
-    cluster = config.get("cluster") or {}
+        raise _wrong(f"is not JSON ({error})") from None
+    cluster = config.get("cluster") or {} if isinstance(config, dict) else None
     if not isinstance(cluster, dict):
-        raise wrong('has a "cluster" that is not an object')
+        raise _wrong("is not an object with a cluster, another object")
     for kind, addresses in cluster.items():
         if kind not in ("chief", "worker", "evaluator"):
-            raise wrong(f"has a task of kind {kind!r}, but only chief and worker can train")
+            raise _wrong(f"has a task of kind {kind!r}, but only chief and worker can train")
         if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
-            raise wrong(f'has a "{kind}" that is not a list of HOST:PORT')
+            raise _wrong(f'has a "{kind}" that is not a list of HOST:PORT')
     if not cluster:
-        return {}
-    if len(cluster.get("chief", [])) > 1:
-        raise wrong("names several chiefs")
+        return 0
+    chiefs, workers = (len(cluster.get(kind, [])) for kind in ("chief", "worker"))
+    if chiefs > 1:
+        raise _wrong("names several chiefs")
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= set(task):
-        raise wrong('has no "task" with "type" and "index"')
-    if task["type"] not in cluster:
-        raise wrong(f"has the task type {task['type']!r}, which is not in its cluster")
-    last = len(cluster[task["type"]]) - 1
+        raise _wrong('has no "task" with "type" and "index"')
+    last = len(cluster.get(task["type"], [])) - 1
     if not (str(task["index"]).isdigit() and int(task["index"]) <= last):
-        raise wrong(f"has the task index {task['index']!r}, not 0 to {last}")
-    return cluster
+        raise _wrong(f"has the task {task['type']} {task['index']}, which is not in its cluster")
+    return chiefs + workers
+
+
+def _wrong(what: str) -> UserError:
+    return UserError(f"{_CONFIG} {what}: it must be as {_EXAMPLE}, or not be set")
 
 
 def _is_address(text: object) -> bool:
@@ -168,7 +142,7 @@ def explained_losses() -> Iterator[None]:
     try:
         yield
     except LOST as error:
-        if _workers(_cluster_of(os.environ.get(_CONFIG, ""))) < 2:
+        if _workers(os.environ.get(_CONFIG, "")) < 2:
             raise
         reason = one_line(str(error).strip().splitlines()[0])
         raise UserError(
