@@ -31,6 +31,7 @@ def test_the_best_weights_have_the_best_logged_loss(run_dir):
     assert not [p for p in run_dir.rglob("*") if "partial" in p.name]
 
 
+@pytest.mark.slow  # trains three epochs of images
 def test_a_softmax_learns_too(tiny_config, tmp_path):
     train.main(tiny_config(output="softmax"))
     assert min(val_losses(tmp_path / "run")) < 0.6

@@ -78,6 +78,7 @@ def test_a_stage_trains_only_the_layers_from_its_start_on(tiny_config, tmp_path)
         assert same == (before.name != "conv2"), before.name
 
 
+@pytest.mark.slow  # trains twice
 def test_cached_features_train_like_images(tiny_config, tmp_path):
     """Without augmentation, once in another order: so the losses of the first epoch are close."""
     config = CACHED | {"stages": "one:from=conv3", "head": "", "shuffle_mb": 64, "epochs": 1}
@@ -327,7 +328,7 @@ def test_two_trainings_in_one_folder_are_refused(tiny_config, tmp_path):
             train.main(tiny_config())
 
 
-@pytest.mark.parametrize("average", ["ema(0.9)", "swa(1)"])
+@pytest.mark.parametrize("average", ["ema(0.9)", pytest.param("swa(1)", marks=pytest.mark.slow)])
 def test_averages_are_validated_and_exported(tiny_config, tmp_path, two_epochs, average):
     """After two epochs the validation loss differs from that of the weights themselves."""
     config = tiny_config(average=average, **CACHED, epochs=2)
