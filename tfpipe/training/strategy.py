@@ -144,9 +144,11 @@ def explained_losses() -> Iterator[None]:
     except LOST as error:
         if _workers(os.environ.get(_CONFIG, "")) < 2:
             raise
-        reason = one_line(str(error).strip().splitlines()[0])
+        # TensorFlow puts its graph's nodes and Python's stack before the reason.
+        lines = str(error).rpartition("aborted by: ")[2].strip().splitlines()
+        reason = one_line(lines[0]) if lines else type(error).__name__
         raise UserError(
             f"another worker was lost ({reason}): start the same command on all workers again; they"
-            " go on from the newest checkpoint",
+            " resume from the newest checkpoint",
             status=LOST_STATUS,
         ) from None
