@@ -21,7 +21,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.model import classifier
 from tfpipe.model.calibration import Calibration
 from tfpipe.runs import calibrate, finish
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 from tfpipe.training.config import TrainConfig
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"

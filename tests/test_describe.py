@@ -1,11 +1,15 @@
 """`tfpipe.train --describe`: the model as a table, its blocks, and what it reads."""
 
+import functools
+
 import pytest
 import tf_keras
 
 from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, describe
+
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 def test_the_classes_are_the_records(tiny_config, capsys):
@@ -32,10 +36,10 @@ def test_a_damaged_manifest_is_not_taken_for_none(tmp_path, tiny_config):
     ("name", "size", "expected"),
     [
         ("vgg16", 32, [f"block{n}" for n in range(1, 6)]),
-        ("resnet50", 32, ["conv1", "pool1", "conv2", "conv3", "conv4", "conv5"]),
+        SLOW("resnet50", 32, ["conv1", "pool1", "conv2", "conv3", "conv4", "conv5"]),
         ("mobilenet", 32, ["conv1", "conv_dw_1", "conv_pw_1", "conv_pad_2", "conv_dw_2"]),
-        ("inceptionv3", 75, [f"mixed{n}" for n in range(11)]),
-        ("xception", 71, [f"block{n}" for n in range(1, 15)]),
+        SLOW("inceptionv3", 75, [f"mixed{n}" for n in range(11)]),
+        SLOW("xception", 71, [f"block{n}" for n in range(1, 15)]),
     ],
 )
 def test_blocks_are_those_of_the_papers(name, size, expected):
@@ -49,6 +53,7 @@ def test_blocks_are_those_of_the_papers(name, size, expected):
     assert sum(layer.count_params() for layer in members) == model.count_params()
 
 
+@pytest.mark.slow  # builds InceptionV3
 def test_a_merge_ends_its_block():
     """Of InceptionV3, whose `mixed9_1` is a part of block 10."""
     grouped = describe.blocks(backbones.get("inceptionv3").build(75))

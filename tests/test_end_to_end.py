@@ -20,7 +20,7 @@ from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from tfpipe.model.ensemble import Combination, EnsemblePredictor, combiners
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.runs import combine, finish, trained
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 from tfpipe.training.config import TrainConfig
 
 METHODS = sorted(combine.methods)

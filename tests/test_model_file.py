@@ -12,7 +12,7 @@ import tf_keras
 from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, model_file
-from tfpipe.training import resolve, run
+from tfpipe.training import resolve, run_folder
 
 layers = tf_keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
@@ -215,7 +215,7 @@ class TestRun:
     def test_a_run_is_restored_without_the_file_but_resumed_with_it(self, config):
         path = pathlib.Path(config.backbones.split(",")[1].split("@")[0])
         train.main(config)
-        opened = run.load(config.run_dir)
+        opened = run_folder.load(config.run_dir)
         original = tf_keras.models.load_model(path)
         changed = make_model()
         path.unlink()
@@ -228,7 +228,9 @@ class TestRun:
         with pytest.raises(UserError, match=r"net\.keras@second does not exist"):
             train.main(config)
         changed.save(path)
-        with pytest.raises(UserError, match=r"net\.keras is not the model file that .* began with"):
+        with pytest.raises(
+            UserError, match=r"net\.keras differs from the model file that .* began with"
+        ):
             train.main(config)
         (pathlib.Path(config.run_dir) / "backbones" / "net.keras").unlink()
         with pytest.raises(UserError, match=r"run/backbones/net\.keras@second does not exist"):

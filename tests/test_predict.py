@@ -27,7 +27,7 @@ from tfpipe.predictions.table import Predictions
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.runs import finish
-from tfpipe.training import run as runs
+from tfpipe.training import run_folder as runs
 
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
 TWO = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"

@@ -41,8 +41,7 @@ from tfpipe.reporting import (
 )
 from tfpipe.reporting.labelled_predictions import LabelledPredictions
 from tfpipe.runs import finish, trained
-from tfpipe.training import log
-from tfpipe.training import run as runs
+from tfpipe.training import log, resume
 from tfpipe.training.config import TrainConfig
 
 HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
@@ -359,7 +358,7 @@ def test_the_structure_counts_what_the_stages_train(other):
 
 def test_the_structure_shows_a_frozen_backbone(tiny_config):
     config = tiny_config(backbones="vgg16", stages="head", pooling="avg", head="")
-    started = runs.start(config, manifests.load(config.records), "float32", False)
+    started = resume.start(config, manifests.load(config.records), "float32", False)
     _, structure = model_structure.build(started)
     ((name, blocks),) = structure.backbones.items()
     assert name == "vgg16, 32 x 32"

@@ -65,17 +65,3 @@ def test_wrong_stages_are_explained(text, message):
     with pytest.raises(UserError, match=message) as error:
         parse(text)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("head:epochs=9,augment=", 1),
-        ("head:epochs=9,augment=flip_lr,feature_views=4", 4),
-        ("head:epochs=9,augment=flip_lr,feature_views=0", 9),
-        ("head:epochs=9,augment=;top:from=conv2,epochs=5", 6),
-        ("all:from=all,epochs=7", 7),
-    ],
-)
-def test_how_often_the_images_go_through_the_backbone(given, expected):
-    assert stages.passes(parse(given)) == expected

@@ -1,6 +1,5 @@
-"""Several devices or machines train as one does; a worker that was lost comes back."""
+"""Several devices or machines train like one; a lost worker ends the others with status 75."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,13 +11,14 @@ import types
 
 import pytest
 import tensorflow as tf
-import tf_keras
 from conftest import ROOT, TINY
-from test_train import check_same_run, log_of
+from test_update import OPTIMIZERS
 
+from tests.training import check_same_run, log_of, save_backbone
 from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
-from tfpipe.training import parameter_server, strategy, update
+from tfpipe.training import cluster as clusters
+from tfpipe.training import strategy, update
 from tfpipe.training.config import TrainConfig
 
 TWO = ["localhost:1234", "localhost:1235"]
@@ -28,23 +28,20 @@ TWO = ["localhost:1234", "localhost:1235"]
     ("text", "message"),
     [
         ("{", "TF_CONFIG is not JSON"),
-        ("[]", "TF_CONFIG is not an object"),
+        ("[]", "not an object"),
         ('{"cluster": []}', None),
-        ('{"cluster": 3}', 'has a "cluster" that is not an object'),
+        ('{"cluster": 3}', "not an object"),
         ({"cluster": {"worker": "localhost:1"}}, '"worker" that is not a list of HOST:PORT'),
         ({"cluster": {"worker": ["localhost"]}}, '"worker" that is not a list of HOST:PORT'),
         ({"cluster": {"worker": ["localhost:99999"]}}, "not a list of HOST:PORT"),
-        ({"cluster": {"master": TWO}}, "unknown kind of task 'master'"),
+        ({"cluster": {"master": TWO}}, "task of kind 'master'"),
         ({"cluster": {"worker": TWO}}, 'has no "task"'),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, 'has no "task"'),
-        ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "task type 'chief'"),
-        ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "index 2, not 0 to"),
-        ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "index 'x', not"),
+        ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "task chief 0"),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "task worker 2"),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "task worker x"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
-        (
-            {"cluster": {"worker": TWO, "ps": TWO}, "task": {"type": "ps", "index": 0}},
-            "--strategy=parameter_server: TF_CONFIG names no chief",
-        ),
+        ({"cluster": {"worker": TWO, "ps": TWO}}, "task of kind 'ps'"),
     ],
 )
 def test_what_is_wrong_with_tf_config_is_explained(monkeypatch, text, message):
@@ -61,8 +58,9 @@ def test_what_is_wrong_with_tf_config_is_explained(monkeypatch, text, message):
     ("name", "message"),
     [
         ("multi_worker", "TF_CONFIG names no workers"),
-        ("parameter_server", "TF_CONFIG names no chief: it must name a chief, workers and ps"),
-        ("tpu", "--strategy=tpu: there is no TPU"),
+        ("parameter_server", "give `strategy=multi_worker`"),
+        ("everything", "one_device, mirrored, multi_worker, tpu"),
+        ("tpu", "strategy=tpu.*no TPU"),
     ],
 )
 def test_a_strategy_that_cannot_be_had_is_explained(monkeypatch, name, message):
@@ -72,33 +70,6 @@ def test_a_strategy_that_cannot_be_had_is_explained(monkeypatch, name, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"accumulate_steps": 2}, "--accumulate_steps=2: workers that do not wait"),
-        ({"optimizer": "lamb"}, "--optimizer=lamb makes its variables in the first"),
-    ],
-)
-def test_what_parameter_servers_cannot_do_is_refused(changes, message):
-    config = TrainConfig(records="", run_dir="")
-    for optimizer in ("adam", "nesterov"):
-        parameter_server.check(dataclasses.replace(config, optimizer=optimizer))
-    with pytest.raises(UserError, match=message):
-        parameter_server.check(dataclasses.replace(config, **changes))
-
-
-def test_parameter_servers_refuse_a_scaled_loss():
-    for policy in ("float32", "mixed_bfloat16"):
-        parameter_server.check_precision(policy)
-    with pytest.raises(UserError, match="--precision=mixed_float16: the scale"):
-        parameter_server.check_precision("mixed_float16")
-
-
-def test_every_strategy_is_an_option():
-    field = TrainConfig.__dataclass_fields__["strategy"]
-    assert field.metadata["choices"] == strategy.NAMES
-
-
 def test_one_device_is_tensorflows_default(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name in ("auto", "one_device"):
@@ -106,50 +77,39 @@ def test_one_device_is_tensorflows_default(monkeypatch):
     assert strategy.choose("mirrored").num_replicas_in_sync == 1
 
 
-def test_devices_that_cannot_share_a_batch_are_told_the_next_larger_one():
+def test_the_error_of_a_batch_that_devices_cannot_share_names_one_that_they_can():
     three = types.SimpleNamespace(num_replicas_in_sync=3, cluster_resolver=None)
-    cluster = strategy.Cluster(three)
+    cluster = clusters.Cluster(three)
     cluster.check(18)
-    with pytest.raises(UserError, match=r"among 3 devices: .* as --batch_size=18") as error:
+    with pytest.raises(UserError, match=r"among 3 devices.*batch_size=18") as error:
         cluster.check(16)
     assert error.value.status == 2
 
 
-def test_an_error_of_a_single_process_is_not_taken_for_a_loss(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(tf.errors.UnavailableError), strategy.rejoining():
-        raise tf.errors.UnavailableError(None, None, "x")
-
-
-def test_a_worker_gives_up_when_others_are_lost_again_and_again(monkeypatch):
-    config = {"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 0}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    monkeypatch.setenv("TFPIPE_REJOINS", str(strategy.MAX_REJOINS))
-    again = pytest.raises(UserError, match="start all workers again with the same command")
-    with again as error, strategy.rejoining():
-        raise tf.errors.UnavailableError(None, None, "x")
-    assert error.value.status == strategy.LOST_STATUS
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_lost_worker_is_an_error_with_status_75(monkeypatch, workers):
+    """A single process has none to lose, so its error is another's."""
+    task = {"cluster": {"worker": TWO[:workers]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(task))
+    kind = UserError if workers == 2 else tf.errors.UnavailableError
+    with pytest.raises(kind) as error, strategy.explained_losses():
+        message = "Graph execution error:\nDetected at x\nCollective ops is aborted by: gone\nOp"
+        raise tf.errors.UnavailableError(None, None, message)
+    if workers == 2:
+        assert error.value.status == strategy.LOST_STATUS == 75
+        assert "lost (gone)" in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """A small backbone without dropout, whose masks differ from device to device."""
-    layers = tf_keras.layers
-    image = layers.Input([32, 32, 3])
-    x = layers.Rescaling(1 / 127.5, -1)(image)
-    for number in (1, 2):
-        x = layers.Conv2D(8, 3, padding="same", name=f"conv{number}")(x)
-        x = layers.BatchNormalization(name=f"norm{number}")(x)
-        x = layers.ReLU(name=f"relu{number}")(x)
-        x = layers.MaxPooling2D(4, name=f"pool{number}")(x)
-    path = tmp_path_factory.mktemp("backbone") / "plain.keras"
-    tf_keras.Model(image, x).save(path)
-    return f"{path}@pool2"
+    """Without dropout, whose masks differ from device to device."""
+    return save_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture
 def options(records, backbone, tmp_path):
-    """Returns a function from a run's name and changes to its options."""
+    """Returns a function from the name of a run and changed options to its options."""
 
     def make(name, **changes):
         base = {**TINY, "records": str(records), "run_dir": str(tmp_path / name)}
@@ -159,12 +119,11 @@ def options(records, backbone, tmp_path):
     return make
 
 
-STAGES = "head:epochs=2,lr=1e-2;all:from=all,backbone_lr=1e-3,accumulate_steps=3"
+STAGES = "head:epochs=1,lr=1e-2;all:from=all,epochs=2,backbone_lr=1e-3,accumulate_steps=3"
 
 MIRRORED = """
 import json, sys
 import tensorflow as tf
-import tf_keras
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
@@ -188,8 +147,8 @@ def run_script(code, *args):
 
 
 @pytest.mark.large
-def test_mirrored_devices_train_as_one_does(options, tmp_path):
-    """In stages from cached features and from pictures, resumed after the first epoch too."""
+def test_mirrored_devices_train_like_one(options, tmp_path):
+    """In stages, from cached features and from images."""
     changes = {"stages": STAGES, "feature_views": 2, "pooling": "avg"}
     runs = [
         options("one", strategy="one_device", **changes),
@@ -201,15 +160,14 @@ def test_mirrored_devices_train_as_one_does(options, tmp_path):
 
 
 UPDATES = """
+import sys
 import numpy as np
 import tensorflow as tf
-import tf_keras
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
 from tfpipe.training.config import TrainConfig
-from tfpipe.training import optimizers
-from tfpipe.training.strategy import share_out
+from tfpipe.training.cluster import share_out
 from tfpipe.training.update import Update
 
 def trained(strategy, name, float16):
@@ -232,7 +190,7 @@ def trained(strategy, name, float16):
         run[update.due(number % 3 + 1)](share_out(strategy, tf.constant(x)))
     return [weight.numpy() for weight in weights]
 
-for name in set(optimizers.optimizers) - {"lookahead"}:
+for name in sys.argv[1].split(","):
     for float16 in (False, True)[: 1 + (name in ("adam", "nadam"))]:
         one = trained(tf.distribute.get_strategy(), name, float16)
         other = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), name, float16)
@@ -242,8 +200,10 @@ for name in set(optimizers.optimizers) - {"lookahead"}:
 """
 
 
+@pytest.mark.slow  # a process
+@pytest.mark.timeout(300)
 def test_every_optimizer_updates_mirrored_weights_alike():
-    run_script(UPDATES)
+    run_script(UPDATES, ",".join(OPTIMIZERS - {"lookahead"}))
 
 
 def test_an_optimizer_that_cannot_be_mirrored_is_refused():
@@ -254,27 +214,24 @@ def test_an_optimizer_that_cannot_be_mirrored_is_refused():
 
 
 class Cluster:
-    """The processes of one training; without `jobs` two workers."""
+    """The processes of one training by two workers."""
 
-    def __init__(self, options, log, **jobs):
-        jobs = jobs or {"worker": 2}
-        sockets = [socket.socket() for _ in range(sum(jobs.values()))]
+    def __init__(self, options, log):
+        sockets = [socket.socket() for _ in range(2)]
         for each in sockets:
             each.bind(("localhost", 0))
-        addresses = iter([f"localhost:{each.getsockname()[1]}" for each in sockets])
-        self._jobs = {kind: [next(addresses) for _ in range(jobs[kind])] for kind in jobs}
+        self._addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
         for each in sockets:
             each.close()
         self._options, self._log = options, log
         self.processes = {}
 
-    def start(self, index, kind="worker", **changes):
-        task = {"type": kind, "index": index}
-        config = json.dumps({"cluster": self._jobs, "task": task})
-        given = self._options | changes
-        flags = [f"--{name}={value}" for name, value in given.items()]
-        with open(self._log / f"{kind}{index}.log", "a") as log:
-            self.processes[kind, index] = subprocess.Popen(
+    def start(self, index, **changes):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": self._addresses}, "task": task})
+        flags = [f"--{name}={value}" for name, value in (self._options | changes).items()]
+        with open(self._log / f"{index}.log", "a") as log:
+            self.processes[index] = subprocess.Popen(
                 [sys.executable, "-m", "tfpipe.train", *flags],
                 env={**os.environ, "TF_CONFIG": config},
                 stdout=log,
@@ -283,60 +240,60 @@ class Cluster:
             )
 
     def start_all(self):
-        for kind, addresses in self._jobs.items():
-            for index in range(len(addresses)):
-                self.start(index, kind)
+        for index in range(2):
+            self.start(index)
         return self
 
-    def kill_after_an_epoch(self, index, kind, run_dir):
+    def kill_after_an_epoch(self, index, run_dir):
         log = run_dir / "log.csv"
-        deadline = time.monotonic() + 120
-        while not log.exists() and time.monotonic() < deadline:
+        while not log.exists() and self.processes[index].poll() is None:
             time.sleep(0.02)
-        killed = self.processes.pop((kind, index))
+        killed = self.processes.pop(index)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
 
-    def end(self, seconds=250, status=0):
-        """Waits for all to end with that status, and returns what each said, by kind and index."""
+    def end(self, status=0):
+        """Waits for all to end with that status, and returns the log of each, by index."""
         try:
             for process in self.processes.values():
-                process.wait(seconds)
+                process.wait()
         finally:
             for process in self.processes.values():
                 process.kill()
-        said = {
-            (kind, index): (self._log / f"{kind}{index}.log").read_text()
-            for kind, index in self.processes
-        }
-        for task, process in self.processes.items():
-            assert process.returncode == status, (task, said)
-        return said
+        logs = {index: (self._log / f"{index}.log").read_text() for index in self.processes}
+        for index, process in self.processes.items():
+            assert process.returncode == status, (index, logs)
+        return logs
 
 
-def test_two_workers_train_as_one_process_does(options, tmp_path):
+@pytest.mark.slow  # processes
+@pytest.mark.timeout(300)
+def test_two_workers_train_like_one_process(options, tmp_path):
     train.main(TrainConfig(**options("one", stages=STAGES)))
-    said = Cluster(options("two", stages=STAGES), tmp_path).start_all().end()
-    assert "each batch shared by 2 devices" in said["worker", 0]
-    assert "epoch" not in said["worker", 1]
+    logs = Cluster(options("two", stages=STAGES), tmp_path).start_all().end()
+    assert "each batch shared by 2 devices" in logs[0]
+    assert "epoch" not in logs[1]
     check_same_run(tmp_path / "one", tmp_path / "two")
     names = [{p.name for p in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert names[0] == names[1]
 
 
-def test_workers_of_different_commands_are_told_so(options, tmp_path):
+@pytest.mark.slow  # processes
+@pytest.mark.timeout(300)
+def test_workers_with_different_options_are_refused(options, tmp_path):
     workers = Cluster(options("two"), tmp_path)
     workers.start(0)
     workers.start(1, learning_rate=0.5, augment="flip_lr")
-    said = workers.end(status=2)
-    assert "error: worker 1 was given other flags than worker 0: run" in said["worker", 0]
-    assert "--learning_rate=0.5 where worker 0 has 0.003" in said["worker", 1]
-    assert "--augment=flip_lr where worker 0 has " in said["worker", 1]
+    logs = workers.end(status=2)
+    assert "error: worker 1 has other options than worker 0" in logs[0]
+    assert "--learning_rate=0.5 where worker 0 has 0.003" in logs[1]
+    assert "--augment=flip_lr where worker 0 has " in logs[1]
     assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.large
-def test_two_workers_cross_validate_as_one_process_does(image_folder, options, tmp_path):
+@pytest.mark.timeout(900)
+def test_two_workers_cross_validate_like_one_process(image_folder, options, tmp_path):
     folded = tmp_path / "records"
     build_records.main(build_records.Options(source=(str(image_folder),), out=str(folded), folds=2))
     changes = {"records": str(folded), "folds": 2, "epochs": 2}
@@ -349,42 +306,14 @@ def test_two_workers_cross_validate_as_one_process_does(image_folder, options, t
 
 
 @pytest.mark.large
-def test_a_worker_that_was_killed_comes_back(options, tmp_path):
-    """The other one notices, begins again too, and both end as if nothing had happened."""
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_worker_ends_the_other_and_both_resume(options, tmp_path, lost):
     train.main(TrainConfig(**options("one", epochs=12)))
     workers = Cluster(options("two", epochs=12), tmp_path).start_all()
-    workers.kill_after_an_epoch(1, "worker", tmp_path / "two")
+    workers.kill_after_an_epoch(lost, tmp_path / "two")
     assert len(log_of(tmp_path / "two")) < 12
-    workers.start(1)
-    chief = workers.end()["worker", 0]
-    assert "a worker was lost" in chief
-    assert "resuming" in chief
+    assert "another worker was lost" in workers.end(status=75)[1 - lost]
+    assert "resuming" in workers.start_all().end()[0]
     # Two workers' sums round otherwise than one's, and twelve epochs enlarge that.
     check_same_run(tmp_path / "one", tmp_path / "two", within=1e-4)
-
-
-PARAMETER_SERVERS = {"chief": 1, "worker": 2, "ps": 1}
-
-
-def test_workers_train_on_parameter_servers(options, tmp_path):
-    """In stages, from cached features and from pictures; the servers end with the chief."""
-    changes = {"stages": STAGES.replace(",accumulate_steps=3", ""), "augment": "flip_lr"}
-    said = Cluster(options("ps", **changes), tmp_path, **PARAMETER_SERVERS).start_all().end()
-    assert "the chief at localhost:" in said["worker", 1]
-    assert "the chief at localhost:" in said["ps", 0]
-    rows = log_of(tmp_path / "ps")
-    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("kind", ["worker", "ps"])
-def test_a_lost_process_of_parameter_servers_is_survived(options, tmp_path, kind):
-    """Without a worker the others go on; a parameter server has to be started again."""
-    cluster = Cluster(options("ps", epochs=30), tmp_path, **PARAMETER_SERVERS).start_all()
-    cluster.kill_after_an_epoch(0, kind, tmp_path / "ps")
-    assert len(log_of(tmp_path / "ps")) < 30
-    if kind == "ps":
-        cluster.start(0, "ps")
-    chief = cluster.end()["chief", 0]
-    assert ("resuming" in chief) == (kind == "ps")
-    assert [row["epoch"] for row in log_of(tmp_path / "ps")] == [str(n) for n in range(1, 31)]

@@ -1,18 +1,17 @@
-"""Trains a classifier on records, and goes on where it stopped when run again.
+"""Train a classifier on records; the same command resumes a training that was ended.
 
     python -m tfpipe.train --flagfile=configs/NAME.flags --records=records/NAME --run_dir=runs/NAME
 
-The run folder gets the resolved configuration (config.json), the best weights, checkpoints to
-resume from, log.csv and TensorBoard's logs; at the end the best weights are calibrated on the
-validation split. Later commands need only --run_dir. With --folds there is such a folder for each
-fold, and the predictions of all images by the run without them. With --describe the model is shown,
-and nothing else is done.
+The run folder gets the resolved configuration (config.json), the best weights, checkpoints,
+log.csv and TensorBoard's logs. At the end the best weights are calibrated on the validation split.
+Later commands need only --run_dir. With --folds there is a folder for each fold, and a prediction
+of every image by the run that was not trained on it. --describe only shows the model.
 
-On several machines run the same command on each, with the environment variable TF_CONFIG that
-TensorFlow takes; --run_dir and --records are folders that all of them see.
+On several machines run the same command on each, with TensorFlow's environment variable TF_CONFIG;
+--run_dir and --records are folders that all machines share. If a worker is lost, the others end
+with status 75: start the same command on all of them again.
 """
 
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -20,22 +19,20 @@ from tfpipe.core import cli, options, terminal
 from tfpipe.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tfpipe.training.strategy import Cluster
+    from tfpipe.training.cluster import Cluster
 
 
 def main(config: TrainConfig) -> None:
-    """Runs the command; see the module's docstring."""
+    """Run the command; see the module's docstring."""
     from tfpipe.runs import trainer as training
-    from tfpipe.training import parameter_server, strategy
+    from tfpipe.training import strategy
+    from tfpipe.training.cluster import Cluster
 
     if config.describe:
         show_model(config)
         return
-    with strategy.rejoining():
-        chosen = strategy.choose(config.strategy)
-        if chosen is None:
-            return
-        cluster = strategy.Cluster(chosen)
+    with strategy.explained_losses():
+        cluster = Cluster(strategy.choose(config.strategy))
         cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)
         if config.folds:
@@ -43,34 +40,27 @@ def main(config: TrainConfig) -> None:
         else:
             training.train(config, cluster)
             terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
-        parameter_server.leave(chosen)
 
 
 def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
-    """Trains a run for each fold of the records, and joins their held-out predictions."""
+    """Train a run for each fold of the records, and join their held-out predictions."""
     import tf_keras
 
     from tfpipe.records import manifest as manifests
     from tfpipe.runs import crossval
     from tfpipe.runs import trainer as training
-    from tfpipe.training.run import begun
 
     runs = crossval.configs(config, manifests.load(config.records))
-    precision = config.precision
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf_keras.backend.clear_session()  # the models of the folds before
-        # What was measured in the first fold is for all: they share the features. And one that has
-        # begun goes on in it, also on a machine that would choose another.
-        if config.precision == "auto" and (before := begun(run.run_dir)):
-            precision = before.config.precision
-        precision = training.train(dataclasses.replace(run, precision=precision), cluster)
+        training.train(run, cluster)
     if cluster.is_chief:
         crossval.join(config, runs)
 
 
 def show_model(config: TrainConfig) -> None:
-    """Prints the model that these options make; of the records only the classes are read."""
+    """Print the model of these options. Of the records it reads only the classes."""
     from tfpipe.model import describe as description
     from tfpipe.model import split
     from tfpipe.records import manifest as manifests
@@ -81,7 +71,7 @@ def show_model(config: TrainConfig) -> None:
         classes = len(manifests.load(config.records).classes)
     else:
         classes = 2
-        terminal.say(f"--records={config.records} does not exist: two classes are assumed")
+        terminal.say(f"--records={config.records} does not exist: the model has two classes")
     built = training.plain_model(config, classes)
     trained = {}
     planned = stages.parse(config)

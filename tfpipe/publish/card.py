@@ -18,7 +18,7 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.records import manifest as manifests
 from tfpipe.runs import finish
 from tfpipe.runs.trained import Trained
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 JSON, TEXT = "model_card.json", "model_card.md"
 SCHEMA_VERSION = 1
@@ -112,7 +112,7 @@ def _data(run: Trained) -> dict[str, Any]:
 
 
 def _training(run: Trained) -> dict[str, Any]:
-    if not isinstance(run, Run):
+    if not isinstance(run, RunFolder):
         return {
             "combined_by": run.combination.method,
             "members": [_training(member) | member.identity() for member in run.members],

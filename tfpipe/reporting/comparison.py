@@ -13,7 +13,7 @@ from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
 from tfpipe.reporting import record_images, training_plots
 from tfpipe.reporting.cards import Card, CardMaker
 from tfpipe.reporting.chapter import Chapter
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 MAX_DISPUTED = 8  # shown images that only one of two targets predicts correctly
 
@@ -68,7 +68,7 @@ def write(chapters: Sequence[Chapter], *, pictures: bool) -> Comparison:
     """
     histories = {}
     for chapter in chapters:
-        name, is_run = chapter.target.name, isinstance(chapter.target.trained, Run)
+        name, is_run = chapter.target.name, isinstance(chapter.target.trained, RunFolder)
         for run, epochs in chapter.histories.items():
             histories[name if is_run else f"{name}/{run}"] = epochs
     drawn = training_plots.draw(histories, ("loss", "accuracy"))

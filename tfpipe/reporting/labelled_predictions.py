@@ -13,7 +13,7 @@ from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import finish
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself
 
@@ -68,7 +68,7 @@ def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions
     trained = target.trained
     if trained is None:
         raise UserError(f"it is not finished: {_TRAIN_ON}")
-    is_run, path = isinstance(trained, Run), trained.predictions_file
+    is_run, path = isinstance(trained, RunFolder), trained.predictions_file
     if path.is_file() and (not is_run or finish.is_current(trained)):
         return _from_logits(finish.read_predictions(path))
     if not is_run:

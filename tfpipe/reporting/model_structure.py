@@ -12,7 +12,7 @@ from tfpipe.model import describe, split
 from tfpipe.model.classifier import Classifier, Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
 from tfpipe.training.precision import under
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 FROZEN = -1  # in place of a stage's number
 MAX_ROWS = 26  # of a drawn backbone; more blocks are merged
@@ -69,7 +69,7 @@ class ModelStructure:
         )
 
 
-def build(run: Run) -> tuple[Classifier, ModelStructure]:
+def build(run: RunFolder) -> tuple[Classifier, ModelStructure]:
     """Build a run's classifier without its weights, and find the parameters of each stage.
 
     Raises:
@@ -80,7 +80,7 @@ def build(run: Run) -> tuple[Classifier, ModelStructure]:
     return built, describe_stages(run, built)
 
 
-def describe_stages(run: Run, built: Classifier) -> ModelStructure:
+def describe_stages(run: RunFolder, built: Classifier) -> ModelStructure:
     """Return the structure of a run's classifier; this sets `trainable` of its layers."""
     first_stage: dict[int, int] = {}  # by the identity of a trained variable
     stages = {}

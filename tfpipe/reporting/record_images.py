@@ -13,7 +13,7 @@ from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs.trained import Trained
 from tfpipe.training import resolve
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 BATCH_SIZE = 32
 
@@ -22,7 +22,7 @@ _OTHER_RECORDS = "these are not the records that the run was validated on"
 
 def validation_parts(trained: Trained, manifest: Manifest) -> list[Subset]:
     """Return the records behind predictions.csv, in its order."""
-    if isinstance(trained, Run):
+    if isinstance(trained, RunFolder):
         return [trained.validation(manifest)]
     if trained.cross_validated:
         return [member.validation(manifest) for member in trained.members]
@@ -31,7 +31,7 @@ def validation_parts(trained: Trained, manifest: Manifest) -> list[Subset]:
 
 def training_part(trained: Trained, manifest: Manifest) -> Subset:
     """Return the training records; those of a cross-validation are all records."""
-    if isinstance(trained, Run):
+    if isinstance(trained, RunFolder):
         return resolve.parts(trained.config, manifest)[0]
     if trained.out_of_fold:
         return Subset(manifest, (ALL_SPLITS,))

@@ -6,8 +6,8 @@ import pathlib
 from tfpipe.core.errors import UserError
 from tfpipe.runs import crossval, trained
 from tfpipe.runs.trained import Ensemble, Trained
-from tfpipe.training import run as runs
-from tfpipe.training.run import Run
+from tfpipe.training import run_folder as runs
+from tfpipe.training.run_folder import RunFolder
 
 _FOLD = "fold-*"  # folders of the runs of a cross-validation
 
@@ -26,19 +26,19 @@ class ReportTarget:
     name: str
     folder: pathlib.Path
     trained: Trained | None
-    runs: dict[str, Run]
+    runs: dict[str, RunFolder]
 
     @property
     def kind(self) -> str:
         """Its kind, for people."""
         if self.trained is None:
             return "unfinished cross-validation"
-        if isinstance(self.trained, Run):
+        if isinstance(self.trained, RunFolder):
             return "run"
         return "cross-validation" if self.trained.cross_validated else "ensemble"
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RunFolder:
         """The first of its runs."""
         return next(iter(self.runs.values()))
 
@@ -75,12 +75,12 @@ def _load(name: str, folder: pathlib.Path) -> ReportTarget:
     return ReportTarget(name, folder, loaded, _runs(name, loaded))
 
 
-def _runs(name: str, loaded: Trained) -> dict[str, Run]:
+def _runs(name: str, loaded: Trained) -> dict[str, RunFolder]:
     """Return all runs inside a run or an ensemble, each by a unique name."""
-    if isinstance(loaded, Run):
+    if isinstance(loaded, RunFolder):
         return {name: loaded}
     folders = [member.folder.name for member in loaded.members]
-    named: dict[str, Run] = {}
+    named: dict[str, RunFolder] = {}
     for number, (own, member) in enumerate(zip(folders, loaded.members, strict=True), start=1):
         if own in named or folders.count(own) > 1:
             own = f"{own} ({number})"

@@ -20,7 +20,7 @@ from tfpipe.evaluation import metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.records.manifest import Manifest
 from tfpipe.runs import calibrate, finish
-from tfpipe.training import run as run_folders
+from tfpipe.training import run_folder as run_folders
 from tfpipe.training.config import TrainConfig
 
 FOLDS = "folds.json"

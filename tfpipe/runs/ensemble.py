@@ -15,7 +15,7 @@ from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.ensemble import Combination
 from tfpipe.runs import calibrate, combine, finish, trained
 from tfpipe.runs.trained import Ensemble, Trained
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 
 
 def make(
@@ -104,7 +104,7 @@ def _members(folders: list[str]) -> tuple[Trained, ...]:
         if isinstance(member, Ensemble) and not member.cross_validated:
             raise UserError(f"--runs: {member.folder} is an ensemble: name its members instead")
         member.identity()  # finds that there are no weights
-        current = finish.is_current(member) if isinstance(member, Run) else True
+        current = finish.is_current(member) if isinstance(member, RunFolder) else True
         if not (current and member.predictions_file.is_file()):
             raise UserError(
                 f"{member.predictions_file} is missing or of other weights: run tfpipe.train there"

@@ -17,10 +17,10 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.model.split import split
 from tfpipe.records.subset import Subset
 from tfpipe.runs import calibrate
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.frozen import Frozen
-from tfpipe.training.run import Run
-from tfpipe.training.strategy import Cluster
+from tfpipe.training.feature_extractor import FeatureExtractor
+from tfpipe.training.run_folder import RunFolder
 
 
 def check(config: TrainConfig, classes: int) -> None:
@@ -29,7 +29,7 @@ def check(config: TrainConfig, classes: int) -> None:
     calibrate.check(config.calibration, classes)
 
 
-def finish(run: Run, val: Subset, built: Classifier | None = None) -> None:
+def finish(run: RunFolder, val: Subset, built: Classifier | None = None) -> None:
     """Calibrates a run on the records that it is validated on.
 
     Nothing is done if it is calibrated already, or has no weights, as after no epoch.
@@ -51,7 +51,9 @@ def finish(run: Run, val: Subset, built: Classifier | None = None) -> None:
     calibrate_on(run, found, predictor.output)
 
 
-def _from_features(run: Run, predictor: Predictor, val: Subset) -> dict[str, np.ndarray] | None:
+def _from_features(
+    run: RunFolder, predictor: Predictor, val: Subset
+) -> dict[str, np.ndarray] | None:
     """Returns what `inference.predict` would, if what frozen layers made of the images is kept."""
     if len(predictor.views) > 1 or run.resolved.precision != "float32":
         return None
@@ -59,14 +61,14 @@ def _from_features(run: Run, predictor: Predictor, val: Subset) -> dict[str, np.
     cluster = Cluster(tf.distribute.get_strategy())
     for stage in run.stages:
         parts = split(classifier, stage.start)
-        frozen = Frozen(run, stage.config, classifier, parts, cluster)
-        if not frozen.fits(val, 1) or (rows := frozen.found(val)) is None:
+        extractor = FeatureExtractor(run, stage.config, classifier, parts, cluster)
+        if not extractor.fits(val, 1) or (dataset := extractor.find(val)) is None:
             continue
-        rows = rows.without_copies()
+        dataset = dataset.without_copies()
         logits = [
-            parts.trained(rows.batch(indices)["boundary"], training=False).numpy()
+            parts.trained(dataset.batch(indices)["features"], training=False).numpy()
             for indices in np.array_split(
-                np.arange(len(rows)), -(-len(rows) // inference.BATCH_SIZE)
+                np.arange(len(dataset)), -(-len(dataset) // inference.BATCH_SIZE)
             )
         ]
         images = [fields for fields in val.records() if not fields.copy]
@@ -79,7 +81,7 @@ def _from_features(run: Run, predictor: Predictor, val: Subset) -> dict[str, np.
     return None
 
 
-def is_current(run: Run) -> bool:
+def is_current(run: RunFolder) -> bool:
     """Returns whether the run is calibrated for the weights and options that it has."""
     if not (run.calibration_file.is_file() and run.predictions_file.is_file()):
         return False
@@ -90,7 +92,7 @@ def is_current(run: Run) -> bool:
     return isinstance(saved, dict) and saved.get("made_for") == run.calibrated_for()
 
 
-def calibrate_on(run: Run, found: dict[str, np.ndarray], output: str) -> None:
+def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> None:
     """Calibrates a run on images that it was not trained on.
 
     Writes `predictions.csv` and then `calibration.json` into its folder, and says what is gained.

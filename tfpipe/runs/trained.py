@@ -1,6 +1,6 @@
 """What a later command may be given as --run_dir: a run, a cross-validation of runs, an ensemble.
 
-All have the interface of `tfpipe.training.run.Run`, as far as later commands need it.
+All have the interface of `tfpipe.training.run_folder.RunFolder`, as far as later commands need it.
 A cross-validation is an ensemble of its folds' runs, whose logits are averaged. The folder of an
 ensemble has
 
@@ -28,8 +28,8 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import crossval
-from tfpipe.training import run as runs
-from tfpipe.training.run import Run
+from tfpipe.training import run_folder as runs
+from tfpipe.training.run_folder import RunFolder
 
 ENSEMBLE = "ensemble.json"
 METRICS = "metrics.json"
@@ -44,7 +44,7 @@ _AGAIN = "run tfpipe.ensemble again with --overwrite"
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Runs, or cross-validations of runs, that answer as one; with the properties of a `Run`.
+    """Runs, or cross-validations of runs, that answer as one; with the properties of a `RunFolder`.
 
     Attributes:
         folder: of the ensemble.
@@ -54,7 +54,7 @@ class Ensemble:
     """
 
     folder: pathlib.Path
-    members: tuple["Run | Ensemble", ...]
+    members: tuple["RunFolder | Ensemble", ...]
     combination: Combination
     cross_validated: bool = False
 
@@ -105,7 +105,7 @@ class Ensemble:
         return self.members[0].validation(manifest)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what the members' logits follow from; see `Run.identity`."""
+        """Returns what the members' logits follow from; see `RunFolder.identity`."""
         return {"members": [member.identity() for member in self.members]}
 
     def calibration(self) -> Calibration:
@@ -133,7 +133,7 @@ class Ensemble:
         return EnsemblePredictor(tuple(members), self.combination, output)
 
 
-Trained = Run | Ensemble
+Trained = RunFolder | Ensemble
 
 
 def load(run_dir: str | os.PathLike) -> Trained:
@@ -178,8 +178,8 @@ def check_classes(trained: Trained, manifest: Manifest) -> None:
         )
 
 
-def _first(trained: Trained) -> Run:
-    return trained if isinstance(trained, Run) else _first(trained.members[0])
+def _first(trained: Trained) -> RunFolder:
+    return trained if isinstance(trained, RunFolder) else _first(trained.members[0])
 
 
 def _load_folds(folder: pathlib.Path) -> Ensemble:

@@ -1,150 +1,115 @@
-"""One run, from its options to calibrated weights."""
+"""Trains one run, from its options to calibrated weights."""
 
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.input import pipeline
-from tfpipe.model import backbones, classifier, split
+from tfpipe.model import backbones, classifier
+from tfpipe.model import split as model_split
 from tfpipe.model.classifier import Classifier
 from tfpipe.records import manifest as manifests
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.runs import finish
 from tfpipe.training import (
-    average,
+    averaging,
     inputs,
     loop,
     losses,
-    parameter_server,
+    randomness,
     resolve,
-    run,
+    resume,
     runtime,
     stages,
-    trial,
     update,
 )
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.precision import under
+from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.runtime import Runtime
-from tfpipe.training.stages import Stage
-from tfpipe.training.strategy import Cluster
 
-SALVAGED = "salvaged"  # folder in the run's, of what is left of damaged shards
+SALVAGED = "salvaged"  # folder in the run folder, of the good records of damaged shards
 
 
-def train(config: TrainConfig, cluster: Cluster) -> str:
-    """Trains one run, or goes on with it, as one worker of a cluster.
-
-    Returns:
-        The precision that it was trained in.
+def train(config: TrainConfig, cluster: Cluster) -> None:
+    """Train one run, or resume it, as one worker of a cluster.
 
     Raises:
-        UserError: an option, the records or the run's folder are not as they have to be.
+        UserError: an option is wrong, or the records or the run folder do not fit.
     """
     with cluster.outputs(config.run_dir) as folder:
-        precision = _fit(config, cluster, folder)
+        _fit(config, cluster, folder)
         cluster.barrier()
-        return precision
 
 
-def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
-    """Does as `train`, and writes into the folder."""
-    # Whatever can be wrong is found before the first long step, and before anything is written.
+def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
+    """Train one run and write its results to `folder`."""
+    # Find every mistake before the first long step, and before anything is written.
     inputs.reading(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
-    manifest = manifests.load(config.records)
     manifest = salvage.readable(
-        manifest,
+        manifests.load(config.records),
         (config.train_split, config.val_split),
         max_corrupt=config.max_corrupt,
         folder=folder / SALVAGED,
     )
-    learned, held_out = resolve.parts(config, manifest)
-    steps = pipeline.steps_per_epoch(learned, config.batch_size)
-    asynchronous = parameter_server.is_asynchronous(cluster.strategy)
+    train_split, val_split = resolve.parts(config, manifest)
+    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
-        average.check(stage.config.average)
+        averaging.check(stage.config.average)
         Augment(stage.config.augment)
-        if asynchronous:
-            parameter_server.check(stage.config)
     finish.check(config, len(manifest.classes))
-    runtime.compile_quietly()
-    images = learned.count * stages.passes(planned)
-    chosen = _choose_runtime(config, planned, len(manifest.classes), images, cluster)
+    chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
     else:
-        terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 tells how it goes on")
+        terminal.say(f"worker {cluster.worker} of {cluster.workers}: worker 0 shows the progress")
         terminal.be_quiet(True)
-    if asynchronous:
-        parameter_server.check_precision(chosen.precision)
-    runtime.seed_everything(config.seed)
-    opened = run.start(config, manifest, chosen.precision, chosen.xla)
+    randomness.seed_everything(config.seed)
+    run = resume.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
-        losses.build(stage.config, opened.resolved.shares)
-    with under(chosen.precision), cluster.strategy.scope():
-        built = opened.build(first_weights=True)
-        for stage in planned:
-            split.check(built, stage.start)
-    terminal.say(_describe(opened, built, learned, held_out, cluster))
-    locked = opened.locked() if cluster.is_chief else contextlib.nullcontext()
+        losses.build(stage.config, run.resolved.shares)
+    with (
+        under(chosen.precision),
+        cluster.strategy.scope(),
+        randomness.collect_generators() as generators,
+    ):
+        built = run.build(first_weights=True)
+    for stage in planned:
+        model_split.check(built, stage.start)
+    terminal.say(_describe(run, built, train_split, val_split, cluster))
+    locked = run.locked() if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
         if cluster.is_chief:
-            opened.save()
-        loop.Loop(opened, built, learned, held_out, cluster, folder).fit()
+            run.save()
+        loop.Loop(run, built, generators, train_split, val_split, cluster, folder).fit()
         if cluster.is_chief:
-            one_device = cluster.strategy.num_replicas_in_sync == 1 and not asynchronous
-            plain = chosen.precision == "float32" and one_device
-            finish.finish(opened, held_out, built if plain else None)
-    return chosen.precision
+            plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
+            finish.finish(run, val_split, built if plain else None)
 
 
-def _choose_runtime(
-    config: TrainConfig, planned: Sequence[Stage], classes: int, images: int, cluster: Cluster
-) -> Runtime:
-    """Returns precision and compiler, which the chief measures, if need be, for all workers.
+def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
+    """Return precision and compiler, the same on all workers.
 
-    Args:
-        config: the options.
-        planned: the stages that they name.
-        classes: how many there are.
-        images: that the training takes through a backbone, each as often as it does.
-        cluster: of the workers.
+    A run that began on another kind of CPU keeps its precision.
     """
     chosen = runtime.choose(config.precision, config.xla)
-    if chosen.measure and (before := run.begun(config.run_dir)):
+    before = resume.begun(config.run_dir)
+    if before and config.precision == "auto" and chosen.device == "CPU":
         precision = before.resolved.precision
-        chosen = dataclasses.replace(
-            chosen, precision=precision, why="measured when the run began", measure=False
-        )
-    if chosen.measure and images < runtime.MEASURED_FROM:
-        why = f"{chosen.why}, and for so few images it is not measured"
-        chosen = dataclasses.replace(chosen, why=why, measure=False)
-    if chosen.measure and cluster.is_chief:
-        # Where a part is frozen in every stage, most of the time goes into what it makes of the
-        # images.
-        frozen = all(stage.start != split.ALL for stage in planned)
-        chosen = runtime.measured(
-            chosen,
-            lambda policy: trial.make(
-                lambda: plain_model(config, classes),
-                "features" if frozen else "all",
-                config.batch_size // cluster.strategy.num_replicas_in_sync,
-                policy=policy,
-                xla=chosen.xla,
-            ),
-        )
+        if precision not in (chosen.precision, "mixed_float16"):
+            chosen = dataclasses.replace(chosen, precision=precision, why="as the run began")
     precision, xla = cluster.agree((chosen.precision, chosen.xla))
     return dataclasses.replace(chosen, precision=precision, xla=xla)
 
 
 def plain_model(config: TrainConfig, classes: int) -> Classifier:
-    """Returns the classifier that these options make, with random weights."""
+    """Return the classifier of these options, with random weights."""
     branches = [
         classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
         for branch in resolve.branches(config)
@@ -160,21 +125,20 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
 
 
 def _describe(
-    opened: run.Run, built: Classifier, learned: Subset, held_out: Subset, cluster: Cluster
+    run: RunFolder, built: Classifier, train_split: Subset, val_split: Subset, cluster: Cluster
 ) -> str:
-    """Returns one line on what is trained on what."""
-    config = opened.config
-    names = " + ".join(f"{b['name']} at {b['size']}" for b in opened.resolved.branches)
+    """Return one line on the model and its records."""
+    config = run.config
+    names = " + ".join(f"{b['name']} at {b['size']}" for b in run.resolved.branches)
     augmented = (
-        f"; augmentation {config.augment}, compiled with XLA wherever it runs"
+        f"; augmentation {config.augment}, compiled with XLA on every device"
         if config.augment
         else ""
     )
     replicas = cluster.strategy.num_replicas_in_sync
     shared = f"; each batch shared by {replicas} devices" if replicas > 1 else ""
-    classes = len(opened.resolved.classes)
     return (
-        f"{names}: {built.model.count_params():,} parameters, on {learned.count:,} images of"
-        f" {classes} classes ({learned.name}), validated on {held_out.images:,} ({held_out.name})"
-        f"{augmented}{shared}"
+        f"{names}: {built.model.count_params():,} parameters, on {train_split.count:,} images of"
+        f" {len(run.resolved.classes)} classes ({train_split.name}), validated on"
+        f" {val_split.images:,} ({val_split.name}){augmented}{shared}"
     )

@@ -1,1 +1,1 @@
-"""Training: precision and XLA policy, loop, checkpoints."""
+"""Training: run folder, stages, loop, checkpoints, losses, optimizers, devices."""

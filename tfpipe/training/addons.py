@@ -1,9 +1,9 @@
 """The only module that imports tensorflow-addons.
 
-That package has had its last release (0.23), which was made for TensorFlow 2.15 and has no wheels
-after Python 3.11. Its optimizers are plain Python on Keras 2, so they run on tf_keras once the
-names that the package imports lead there. They do so during that import only: nothing else in the
-process sees a changed `tensorflow.keras` or `keras`, so a user's own Keras 3 is left alone.
+Its last release, 0.23, was made for TensorFlow 2.15 and has no wheels for Python 3.12 and later.
+Its optimizers are plain Python on Keras 2, so they run on tf_keras once the names that the package
+imports lead there. They lead there during that import only, so a user's own Keras 3 in the same
+process keeps working.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 
-# Where Keras 2.15 had what the package imports by name, and where tf_keras has it.
+# Modules that the package imports, and their place in tf_keras.
 _KERAS_MODULES = {
     "keras.src.backend": "tf_keras.src.backend",
     "keras.src.engine": "tf_keras.src.engine",
@@ -32,7 +32,7 @@ _PUBLIC = ("backend", "callbacks", "layers", "metrics", "optimizers", "optimizer
 
 
 class _TensorFlow(types.ModuleType):
-    """TensorFlow with tf_keras for its `keras`, as the package was written for."""
+    """TensorFlow with tf_keras as its `keras`."""
 
     __path__ = tf.__path__
     __spec__ = tf.__spec__
@@ -56,7 +56,7 @@ def _keras_2() -> Iterator[None]:
     replaced["keras.src"].backend = replaced["keras.src.backend"]
     before = dict(sys.modules)
     with mock.patch.dict(sys.modules), warnings.catch_warnings():
-        # It announces its end of life, and the versions that it was made for, at each import.
+        # The package announces its end of life and its versions at each import.
         warnings.simplefilter("ignore")
         sys.modules.update(replaced)
         yield

@@ -1,9 +1,9 @@
-"""What the steps of a stage are fed with: images, or what the frozen layers made of them before.
+"""Input of a stage's steps: images, or the features of frozen layers.
 
-    images: read, augmented, through the frozen layers            in each epoch
-    or:     the tensors at the boundary, from the feature cache   after one pass over the images
+    images: read, augmented, through the frozen layers    in each epoch
+    or:     features from the cache                       after one pass over the images
 
-Both give batches of the same form to the trained layers, and one function takes either.
+`Inputs.forward` takes the batches of both.
 """
 
 import math
@@ -23,90 +23,90 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import Split
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.frozen import Frozen, Rows
-from tfpipe.training.run import Run
+from tfpipe.training.feature_dataset import FeatureDataset
+from tfpipe.training.feature_extractor import FeatureExtractor
+from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
-from tfpipe.training.strategy import Cluster
 
 Batch = dict[str, Any]
 
 _SHOWN = 16  # images of a sample
-
-# Batches that are taken from the cache before they are asked for.
-_AHEAD = 4
+_AHEAD = 4  # batches that are read from the cache ahead of the step
 
 
 class Inputs:
-    """The batches of one stage: the part of each that is this worker's.
+    """The batches of one stage: this worker's rows of each.
 
-    Made in the scope of a tf.distribute strategy, if there is one.
+    Build it in the scope of the tf.distribute strategy, if there is one.
 
     Attributes:
-        steps: in an epoch.
-        images: in an epoch.
-        validation_images: how many are validated on.
+        steps: steps in an epoch.
+        images: images in an epoch.
+        validation_images: images of the validation.
     """
 
     def __init__(
         self,
-        run: Run,
-        train: Subset,
-        val: Subset,
+        run: RunFolder,
+        train_split: Subset,
+        val_split: Subset,
         classifier: Classifier,
         stage: Stage,
         split: Split,
         earlier: Split | None = None,
     ):
-        """Chooses what is cached, and computes it if it is not there.
+        """Choose what to cache, and compute it if it is missing.
 
         Args:
-            run: whose options and folder they are.
-            train: the records to train on.
-            val: those to validate on.
+            run: its options and folder.
+            train_split: records to train on.
+            val_split: records to validate on.
             classifier: of the run.
-            stage: whose inputs these are.
+            stage: of the training.
             split: of the classifier, for this stage.
-            earlier: at the earliest boundary of the stages to come, if that is another.
+            earlier: split at the earliest layer of the next stages, if that is another.
 
         Raises:
             UserError: an option does not fit, or the cache cannot be written.
         """
-        self._train, self._val = train, val
+        self._train_split, self._val_split = train_split, val_split
         self._stage, self._split = stage, split
         self._config = config = stage.config
-        self._classes = len(train.manifest.classes)
+        self._classes = len(train_split.manifest.classes)
         self._side = classifier.image_size
         self._cluster = cluster = Cluster(tf.distribute.get_strategy())
         self._reading = reading(config, self._side, worker=cluster.worker, workers=cluster.workers)
         self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
-        # Gathers are several times faster compiled, also on a CPU, where the model itself is not.
+        # XLA makes gathers several times faster, on a CPU too.
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
-        self.steps = pipeline.steps_per_epoch(train, config.batch_size)
-        self.images, self.validation_images = train.count, val.images
-        frozen = Frozen(run, config, classifier, split, cluster, earlier)
-        views = self._views if self._fits(frozen, train, self._views) else 0
-        val_fits = self._fits(frozen, val, 1)
+        self.steps = pipeline.steps_per_epoch(train_split, config.batch_size)
+        self.images, self.validation_images = train_split.count, val_split.images
+        extractor = FeatureExtractor(run, config, classifier, split, cluster, earlier)
+        views = self._views if self._fits(extractor, train_split, self._views) else 0
+        val_fits = self._fits(extractor, val_split, 1)
         with cluster.chief_first():
-            self._views_kept = [
-                frozen.rows(train, view if self._augment else None, views) for view in range(views)
+            self._train_features = [
+                extractor.get(train_split, view if self._augment else None, views)
+                for view in range(views)
             ]
-            self._val_kept = frozen.rows(val).without_copies() if val_fits else None
+            self._val_features = extractor.get(val_split).without_copies() if val_fits else None
 
     def training(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[Batch | None]:
-        """Yields the batches of epochs `first_epoch` to `epochs` - 1, `steps` for each.
+        """Yield the batches of epochs `first_epoch` to `epochs` - 1, `steps` for each.
 
         Args:
-            first_epoch: the epoch to begin with, from 0.
-            first_step: of that epoch.
-            epochs: the epoch to end before.
+            first_epoch: epoch to begin with, from 0.
+            first_step: step of that epoch to begin with.
+            epochs: epoch to end before.
 
         Yields:
-            "image" and what belongs to it, as `pipeline.train_batches` says, or "boundary", a list
-            of tensors; "label" int64 [B], "number" int64 [B], "weight" float32 [B], which is 0 for
-            a repetition. None where an epoch has fewer.
+            "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
+            tensors; "label" int64 [B], "number" int64 [B], "weight" float32 [B], 0 for padding.
+            None where an epoch has fewer steps.
         """
-        if self._views_kept:
+        if self._train_features:
             yield from in_threads(
                 self._take,
                 self._orders(first_epoch, first_step, epochs),
@@ -114,9 +114,9 @@ class Inputs:
                 ahead=_AHEAD,
             )
             return
-        with salvage.explained(self._train.manifest):
+        with salvage.explained(self._train_split.manifest):
             yield from pipeline.train_batches(
-                self._train,
+                self._train_split,
                 self._reading,
                 augment=self._augment,
                 first_epoch=first_epoch,
@@ -125,27 +125,27 @@ class Inputs:
             )
 
     def validation(self) -> Iterator[Batch]:
-        """Yields the batches of the validation images, filled up with weight 0.
+        """Yield the batches of the validation images, padded with weight 0.
 
-        Every worker gets as many, and together all images.
+        Every worker gets the same number of batches, and together they get all images.
         """
         reading = self._reading
-        if self._val_kept is not None:
-            rows, batch = self._val_kept, self._config.batch_size
-            for start in range(0, len(rows), batch):
-                indices = np.arange(start, min(start + batch, len(rows)))
-                yield rows.batch(indices, batch, reading.rows)
+        if self._val_features is not None:
+            dataset, batch = self._val_features, self._config.batch_size
+            for start in range(0, len(dataset), batch):
+                indices = np.arange(start, min(start + batch, len(dataset)))
+                yield dataset.batch(indices, batch, reading.rows)
             return
         batches = pipeline.eval_batches(
-            self._val,
+            self._val_split,
             image_size=self._side,
             batch_size=reading.local_size,
             worker=reading.worker,
             workers=reading.workers,
         )
-        most = math.ceil(self._val.images / reading.workers)
+        most = math.ceil(self._val_split.images / reading.workers)
         missing = math.ceil(most / reading.local_size)
-        with salvage.explained(self._val.manifest):
+        with salvage.explained(self._val_split.manifest):
             for batch in batches:
                 missing -= 1
                 yield _on_device(batch)
@@ -155,10 +155,14 @@ class Inputs:
             )
 
     def sample(self) -> tf.Tensor:
-        """Returns some training images as the first epoch has them, [N, S, S, 3] in 0..255."""
-        with salvage.explained(self._train.manifest):
+        """Return some training images as in the first epoch, [N, S, S, 3] in 0..255."""
+        with salvage.explained(self._train_split.manifest):
             batch = next(
-                iter(pipeline.eval_batches(self._train, image_size=self._side, batch_size=_SHOWN))
+                iter(
+                    pipeline.eval_batches(
+                        self._train_split, image_size=self._side, batch_size=_SHOWN
+                    )
+                )
             )
         real = batch["weight"] > 0
         images, number = batch["image"][real], batch["number"][real]
@@ -169,63 +173,63 @@ class Inputs:
         return augment(images, labels, tf.constant(numbers), side=self._side)[0]
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns logits float32 [B, 1 or C], and the labels they should fit, float32 [B, C]."""
+        """Return logits float32 [B, 1 or C], and their target labels, float32 [B, C]."""
         labels = tf.one_hot(batch["label"], self._classes)
-        boundary = batch.get("boundary")
-        if boundary is None:
+        features = batch.get("features")
+        if features is None:
             images = batch["image"]
             if training and (self._augment or "size" in batch):
                 images, labels = self._augment_batch(
                     images, labels, batch["draws"], side=self._side, sizes=batch.get("size")
                 )
-            boundary = self._split.boundary(images)
-        return self._split.trained(boundary, training=training), labels
+            features = self._split.boundary(images)
+        return self._split.trained(features, training=training), labels
 
     @property
     def _views(self) -> int:
-        """How many augmented views of each training image are to be kept; 0 for none at all."""
+        """Number of views of each training image to cache; 0 for none."""
         if not self._augment:
             return 1
         views = self._config.feature_views
         if views and self._augment.mixes:
             raise UserError(
-                f"--feature_views={views}: --augment={self._config.augment} mixes the pictures of a"
-                " batch, so none has features of its own: give --feature_views=0"
+                f"`feature_views={views}`: `augment={self._config.augment}` mixes the images of a"
+                " batch, so no image has features of its own: give `feature_views=0`"
             )
         return views
 
-    def _fits(self, frozen: Frozen, part: Subset, views: int) -> bool:
-        """Tells whether so many views of a part are kept, and the user if they are too large."""
-        if frozen.fits(part, views):
+    def _fits(self, extractor: FeatureExtractor, part: Subset, views: int) -> bool:
+        """Return whether to cache the views of a part; inform the user if they are too large."""
+        if extractor.fits(part, views):
             return True
         if self._split.any_frozen and views and self._config.feature_gb:
             terminal.say(
-                f"stage {self._stage.name}: what the frozen layers make of {part.name} would take"
-                f" {frozen.gigabytes(part, views):.1f} GB, more than"
-                f" --feature_gb={self._config.feature_gb:g}: it is computed in each epoch"
+                f"stage {self._stage.name}: the frozen layers' features of {part.name} would take"
+                f" {extractor.gigabytes(part, views):.1f} GB, more than the"
+                f" {self._config.feature_gb:g} GB of feature_gb: they are computed in each epoch"
             )
         return False
 
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
-        """Yields (view, indices of rows) of each batch; another order in each epoch."""
-        total, batch = len(self._views_kept[0]), self._config.batch_size
+        """Yield (features, indices of rows) of each batch; another order in each epoch."""
+        total, batch = len(self._train_features[0]), self._config.batch_size
         for epoch in range(first_epoch, epochs):
             order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
                 indices = order[step * batch : (step + 1) * batch]
-                yield self._views_kept[epoch % len(self._views_kept)], indices
+                yield self._train_features[epoch % len(self._train_features)], indices
 
-    def _take(self, rows: Rows, indices: np.ndarray) -> Batch:
-        return rows.batch(indices, self._config.batch_size, self._reading.rows)
+    def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:
+        return dataset.batch(indices, self._config.batch_size, self._reading.rows)
 
 
 def _on_device(batch: Batch) -> Batch:
-    """Leaves strings out, which have no place on a device, nor in a compiled step."""
+    """Drop strings, which neither a device nor a compiled step takes."""
     return {key: value for key, value in batch.items() if value.dtype != tf.string}
 
 
 def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1) -> Reading:
-    """Returns how the options ask for training records to be read, by one of the workers.
+    """Return how one of the workers reads the training records.
 
     Raises:
         UserError: one of them is out of range.
@@ -233,9 +237,9 @@ def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: i
     least = {"shuffle_mb": 1, "decode_threads": 0, "buffer_mb": 0, "feature_views": 0}
     for flag, bound in least.items():
         if getattr(config, flag) < bound:
-            raise UserError(f"--{flag}={getattr(config, flag)}: give {bound} or more", status=2)
+            raise UserError(f"`{flag}={getattr(config, flag)}`: give {bound} or more", status=2)
     if not config.feature_gb >= 0:
-        raise UserError(f"--feature_gb={config.feature_gb:g}: give 0 or more", status=2)
+        raise UserError(f"`feature_gb={config.feature_gb:g}`: give 0 or more", status=2)
     return Reading(
         image_size=image_size,
         batch_size=config.batch_size,

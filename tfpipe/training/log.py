@@ -1,10 +1,10 @@
-"""What a training says of its epochs: `log.csv`, TensorBoard, and lines and a table for people."""
+"""Results of each epoch: `log.csv`, TensorBoard, and a line and a table for people."""
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import SummaryMetadata
 from tensorflow.core.protobuf import config_pb2
@@ -20,10 +20,9 @@ TENSORBOARD = "tensorboard"  # folder in the run's
 class Epoch:
     """One line of the log; a field is a column.
 
-    `loss` is what the training minimises, `val_loss` the plain cross-entropy in nats, whatever is
-    minimised. `learning_rate` is the rate at the epoch's end.
-
-    `input_wait` is the share of the training time in which no batch was there to go on with.
+    `loss` is what the training minimises; `val_loss` is always the cross-entropy in nats.
+    `learning_rate` is the rate at the end of the epoch. `input_wait` is the share of the training
+    time spent waiting for batches.
     """
 
     epoch: int
@@ -46,10 +45,10 @@ class Epoch:
 
 
 def read(folder: pathlib.Path) -> list[Epoch]:
-    """Reads the `log.csv` of a run's folder: no epochs without one.
+    """Read the `log.csv` of a run folder; return no epochs if there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     path = folder / LOG
     if not path.exists():
@@ -62,29 +61,26 @@ def read(folder: pathlib.Path) -> list[Epoch]:
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): train anew") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}): train again") from None
 
 
 class Log:
     """The run's `log.csv` and its twin for TensorBoard."""
 
     def __init__(self, folder: pathlib.Path, epochs: int):
-        """Opens the logs; lines beyond the first `epochs`, which will be run again, are dropped."""
+        """Open the logs; drop lines after the first `epochs`, which run again."""
         self._path = folder / LOG
-        self._rows: list[dict[str, object]] = []
-        if self._path.exists():
-            with open(self._path, newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+        self._epochs = [epoch for epoch in read(folder) if epoch.epoch <= epochs]
         self._board = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, epoch: Epoch) -> None:
-        """Adds a line; the file is whole at any moment."""
+        """Add a line; the file is complete at any moment."""
+        self._epochs.append(epoch)
         values = dataclasses.asdict(epoch)
-        self._rows.append(values)
         with storage.atomic_file(self._path) as file:
-            writer = csv.DictWriter(file, list(values), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(values)
+            writer.writerows(map(dataclasses.astuple, self._epochs))
         with self._board.as_default(step=epoch.epoch):
             for name, value in values.items():
                 if not isinstance(value, str) and name != "epoch":
@@ -92,11 +88,11 @@ class Log:
         self._board.flush()
 
     def images(self, stage: str, images: tf.Tensor) -> None:
-        """Shows some training images in TensorBoard.
+        """Show some training images in TensorBoard.
 
         Args:
-            stage: the name they are shown under.
-            images: float32 or uint8 [N, S, S, 3] in 0..255, as the model gets them.
+            stage: name of the stage.
+            images: float32 or uint8 [N, S, S, 3] in 0..255, the model's input.
         """
         shown = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
         with self._board.as_default(step=0):
@@ -104,10 +100,10 @@ class Log:
         self._board.flush()
 
     def graph(self, stage: str, graph: tf.Graph) -> None:
-        """Shows the graph of a stage's step in TensorBoard.
+        """Show the graph of a stage's step in TensorBoard.
 
-        TensorFlow's own trace of what runs holds every function of the process three times, with
-        the constant weights of frozen layers, and cannot be read back when that is more than 2 GB.
+        `tf.summary.trace_on` writes every function of the process three times, with the constant
+        weights of frozen layers. Above 2 GB such a trace cannot be read.
         """
         run = config_pb2.RunMetadata()
         function = run.function_graphs.add()
@@ -120,16 +116,14 @@ class Log:
         self._board.flush()
 
     def show(self) -> None:
-        """Prints one table: a line for each stage, of its best epoch."""
-        stages: dict[str, list[dict]] = {}
-        for row in self._rows:
-            stages.setdefault(str(row["stage"]), []).append(row)
+        """Print a table with the best epoch of each stage."""
         rows = []
-        for name, epochs in stages.items():
-            best = epochs[int(np.argmin([float(row["val_loss"]) for row in epochs]))]
-            seconds = sum(float(row["seconds"]) for row in epochs)
-            measures = (f"{float(best[key]):.4f}" for key in ("loss", "val_loss", "val_accuracy"))
-            rows.append([name, len(epochs), best["epoch"], *measures, f"{seconds:,.0f} s"])
+        for name, group in itertools.groupby(self._epochs, lambda epoch: epoch.stage):
+            epochs = list(group)
+            best = min(epochs, key=lambda epoch: epoch.val_loss)
+            seconds = sum(epoch.seconds for epoch in epochs)
+            figures = (f"{v:.4f}" for v in (best.loss, best.val_loss, best.val_accuracy))
+            rows.append([name, len(epochs), best.epoch, *figures, f"{seconds:,.0f} s"])
         if rows:
             columns = ["stage", "epochs", "best", "loss", "val_loss", "val_accuracy", "time"]
             terminal.show_table("training", columns, rows)

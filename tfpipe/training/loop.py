@@ -1,4 +1,4 @@
-"""The training loop: stages, epochs, validation, the best weights, going on where it stopped."""
+"""The training loop: stages, epochs, validation, best weights, and resuming."""
 
 import csv
 import dataclasses
@@ -6,6 +6,7 @@ import itertools
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,20 +18,21 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import split
 from tfpipe.records.subset import Subset
 from tfpipe.training import stages
+from tfpipe.training.checkpoints import Checkpoints
+from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
 from tfpipe.training.log import TENSORBOARD, Epoch, Log
 from tfpipe.training.profile import Profile
-from tfpipe.training.progress import Checkpoints, Progress
-from tfpipe.training.run import Run
+from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
 from tfpipe.training.steps import DivergenceError, Steps
-from tfpipe.training.strategy import Cluster
+from tfpipe.training.train_state import TrainState
 
-# How often a stage is set back before it is given up, halving the learning rate each time.
-MAX_REWINDS = 5
+# Give up a stage after going back this many times, each time with half the learning rate.
+MAX_RETRIES = 5
 
-# Seconds between two files of the best weights, which takes Keras up to a second, and an epoch on
-# cached features less. The checkpoint after each epoch has them too.
+# Minimum seconds between two saves of the best weights. A save takes up to 1 s, longer than an
+# epoch on cached features. The checkpoint after each epoch has them too.
 SAVE_EVERY_S = 10
 
 BAD_BATCH = "nan_batch.csv"
@@ -40,84 +42,86 @@ class Loop:
     """Trains the classifier of one run, from its last checkpoint on.
 
     Every worker of a cluster runs the same loop and decides the same, as losses are sums over all
-    of them.
+    workers.
     """
 
     def __init__(
         self,
-        run: Run,
+        run: RunFolder,
         classifier: Classifier,
-        train: Subset,
-        val: Subset,
-        cluster: Cluster | None = None,
-        folder: pathlib.Path | None = None,
+        generators: Sequence[tf.random.Generator],
+        train_split: Subset,
+        val_split: Subset,
+        cluster: Cluster,
+        folder: pathlib.Path,
     ):
-        """Prepares to train on some records and to validate on others.
+        """Prepare the training.
 
         Args:
-            run: whose folder all workers read.
+            run: folder that all workers read.
             classifier: of the run, built in the scope of the cluster's strategy.
-            train: the records to train on.
-            val: those to validate on.
-            cluster: of the workers; None for this process alone, on one device.
-            folder: where this one writes; None for the run's.
+            generators: of the classifier's random layers.
+            train_split: records to train on.
+            val_split: records to validate on.
+            cluster: of the workers.
+            folder: that this worker writes.
         """
-        self._run, self._classifier = run, classifier
-        self._train, self._val = train, val
-        self._cluster = cluster or Cluster(tf.distribute.get_strategy())
-        self._own = dataclasses.replace(run, folder=folder or run.folder)
-        self._checkpoints = Checkpoints(run.last, self._cluster, self._own.last)
-        self._profile = Profile(self._own.folder / TENSORBOARD if run.config.profile else None)
+        self._run, self._classifier, self._generators = run, classifier, generators
+        self._train_split, self._val_split = train_split, val_split
+        self._cluster = cluster
+        self._own = dataclasses.replace(run, folder=folder)
+        self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
+        self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
 
     def fit(self) -> None:
-        """Trains stage after stage, each until its last epoch or its patience is over.
+        """Train stage after stage, each until its last epoch or the end of its patience.
 
         Raises:
-            UserError: a loss is no number, or a file cannot be written.
+            UserError: a loss is not finite, or a file cannot be written.
         """
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
-        for stage in self._run.stages[self._progress.stage :]:
-            if stage.index > self._progress.stage:
-                self._progress.begin_stage(stage.index)
+        for stage in self._run.stages[self._state.stage :]:
+            if stage.index > self._state.stage:
+                self._state.begin_stage(stage.index)
                 resume = False
             while True:
                 try:
                     self._one_stage(stage, resume=resume)
                     break
                 except DivergenceError as diverged:
-                    self._set_back(stage, diverged)
+                    self._go_back(stage, diverged)
                     resume = True
                 except tf.errors.ResourceExhaustedError:
-                    half = max(1, self._run.config.batch_size // 2)
+                    size = self._run.config.batch_size
                     raise UserError(
-                        f"--batch_size={self._run.config.batch_size} needs more memory than the"
-                        f" device has: give another --run_dir and --batch_size={half}, with"
-                        " --accumulate_steps=2 for the same updates"
+                        f"`batch_size={size}` needs more memory than the device has: give another"
+                        f" `run_dir` and `batch_size={max(1, size // 2)}`, with"
+                        " `accumulate_steps=2` for the same updates"
                     ) from None
         if self._cluster.is_chief:
             self._log.show()
-        progress = self._progress
+        state = self._state
         terminal.say(
-            f"trained {progress.epoch} epochs; the best is epoch {progress.best_epoch + 1} with"
-            f" val_loss {progress.best_loss:.4f} and val_accuracy {progress.best_accuracy:.4f}"
+            f"trained {state.epoch} epochs; the best is epoch {state.best_epoch + 1} with"
+            f" val_loss {state.best_loss:.4f} and val_accuracy {state.best_accuracy:.4f}"
         )
 
     def _find(self) -> bool:
-        """Takes the progress of the newest checkpoint; returns whether there is one."""
+        """Take the state of the newest checkpoint; return whether there is one."""
         found = self._checkpoints.find()
-        self._progress = found or Progress()
-        self._log = Log(self._own.folder, self._progress.epoch)
+        self._state = found or TrainState()
+        self._log = Log(self._own.folder, self._state.epoch)
         return found is not None
 
     def _one_stage(self, stage: Stage, *, resume: bool) -> None:
-        progress, config = self._progress, stage.config
-        if resume and progress.finished(config.epochs, config.patience):
+        state, config = self._state, stage.config
+        if resume and state.finished(config.epochs, config.patience):
             return
         if stage.index:
             self._run.load_stage(self._classifier, stage.index - 1)
-        if progress.rewinds:
-            rate = config.learning_rate * 0.5**progress.rewinds
+        if state.retries:
+            rate = config.learning_rate * 0.5**state.retries
             stage = dataclasses.replace(
                 stage, config=dataclasses.replace(config, learning_rate=rate)
             )
@@ -129,82 +133,92 @@ class Loop:
                 count = f"{parts.parameters:,} parameters"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
             inputs = Inputs(
-                self._run, self._train, self._val, self._classifier, stage, parts, earlier
+                self._run,
+                self._train_split,
+                self._val_split,
+                self._classifier,
+                stage,
+                parts,
+                earlier,
             )
-            steps = Steps(self._run, stage, self._classifier, parts, inputs)
+            steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""
-            terminal.say(f"resuming {self._run.folder} after epoch {progress.epoch}{within}")
+            terminal.say(f"resuming {self._run.folder} after epoch {state.epoch}{within}")
         else:
-            self._checkpoints.save(steps.state, progress)
+            self._checkpoints.save(steps.state, state)
             if config.augment:
                 self._log.images(stage.name, inputs.sample())
         self._epochs(stage, inputs, steps)
 
-    def _set_back(self, stage: Stage, diverged: DivergenceError) -> None:
-        """Goes back to the last checkpoint; raises UserError if that is not wanted or no help."""
-        progress = self._progress
+    def _go_back(self, stage: Stage, diverged: DivergenceError) -> None:
+        """Go back to the last checkpoint; raise UserError if the options or retries forbid it."""
+        state = self._state
         path = self._own.folder / BAD_BATCH
         bad = set(self._cluster.gathered(diverged.numbers).tolist())
-        names = [f.filename for f in self._train.records() if draws.number(f.sha256) in bad]
+        names = [
+            fields.filename
+            for fields in self._train_split.records()
+            if draws.number(fields.sha256) in bad
+        ]
         with storage.atomic_file(path) as file:
             csv.writer(file, lineterminator="\n").writerows([["name"], *([name] for name in names)])
         what = (
-            f"the loss is no number at step {diverged.step} of epoch {progress.epoch + 1}, whose"
-            f" batch is in {path}"
+            f"the loss is not finite at step {diverged.step} of epoch {state.epoch + 1}; {path}"
+            " lists the images of that batch"
         )
-        rate = stage.config.learning_rate * 0.5**progress.rewinds
-        if stage.config.on_nan == "stop" or progress.rewinds == MAX_REWINDS:
+        rate = stage.config.learning_rate * 0.5**state.retries
+        if stage.config.on_nan == "stop" or state.retries == MAX_RETRIES:
             raise UserError(
-                f"{what}: lower --learning_rate (now {rate:g}) and give another --run_dir; the last"
-                " good state is kept"
+                f"{what}: lower `learning_rate` (now {rate:g}) and give another `run_dir`; the last"
+                " good checkpoint is kept"
             )
-        rewinds = progress.rewinds + 1
+        retries = state.retries + 1
         self._find()
-        self._progress.rewinds = rewinds
+        self._state.retries = retries
         terminal.warn(
-            f"{what}: back to the last checkpoint, and on with a learning rate of {rate / 2:g}"
+            f"{what}: back to the last checkpoint, with a learning rate of {rate / 2:g} from there"
         )
 
     def _epochs(self, stage: Stage, inputs: Inputs, steps: Steps) -> None:
-        progress, config = self._progress, stage.config
-        last = progress.first_epoch + config.epochs
-        batches = inputs.training(progress.epoch, steps.done, last)
-        # After a checkpoint the file may be older than the copy in it.
-        unsaved, saved = progress.stage_best_epoch >= 0, -math.inf
-        over = progress.finished(config.epochs, config.patience)
+        state, config = self._state, stage.config
+        last = state.first_epoch + config.epochs
+        batches = inputs.training(state.epoch, steps.done, last)
+        # The file of the best weights may be older than the checkpoint.
+        unsaved, saved = state.stage_best_epoch >= 0, -math.inf
+        over = state.finished(config.epochs, config.patience)
         while not over:
             result = self._one_epoch(stage, inputs, steps, batches)
-            best_of_stage, best = progress.add(result.val_loss, result.val_accuracy)
-            over = progress.finished(config.epochs, config.patience)
+            best_of_stage, best = state.add(result.val_loss, result.val_accuracy)
+            over = state.finished(config.epochs, config.patience)
             if best_of_stage:
                 steps.keep_best()
                 unsaved = True
             if unsaved and (over or time.monotonic() - saved >= SAVE_EVERY_S):
                 with steps.best.swapped():
-                    of_all = progress.best_epoch == progress.stage_best_epoch
+                    of_all = state.best_epoch == state.stage_best_epoch
                     self._own.save_weights(self._classifier, stage.index, best=of_all)
                 unsaved, saved = False, time.monotonic()
             self._log.add(result)
             steps.begin_epoch()
-            self._checkpoints.save(steps.state, progress)
+            self._checkpoints.save(steps.state, state)
             star = "  best so far" if best else ""
-            terminal.say(f"{self._label(stage, progress.epoch)}  {result}{star}")
+            terminal.say(f"{self._label(stage, state.epoch)}  {result}{star}")
             if self._profile.verdict:
                 terminal.say(self._profile.verdict)
                 self._profile.verdict = ""
 
     def _one_epoch(self, stage: Stage, inputs: Inputs, steps: Steps, batches) -> Epoch:
-        progress, config = self._progress, stage.config
+        state, config = self._state, stage.config
         start = saved = time.monotonic()
         before = steps.done
-        label, note = self._label(stage, progress.epoch + 1), ""
+        label, note = self._label(stage, state.epoch + 1), ""
         left, images = inputs.images - before * config.batch_size, 0
         with terminal.progress(label, left) as advance:
             watched = self._profile.watch(batches, inputs.steps - before)
             losses = steps.train(watched)
-            if progress.epoch == progress.first_epoch and not before:
+            if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
                 self._log.graph(stage.name, steps.graph)
             for loss in losses:
@@ -214,7 +228,7 @@ class Loop:
                 images += more
                 advance(more, note)
                 if self._is_time(saved, config.checkpoint_minutes, loss) and steps.is_whole():
-                    self._checkpoints.save(steps.state, progress)
+                    self._checkpoints.save(steps.state, state)
                     saved = time.monotonic()
         loss, accuracy = steps.means()
         trained = time.monotonic() - start
@@ -224,7 +238,7 @@ class Loop:
         if not math.isfinite(val_loss):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
-            epoch=progress.epoch + 1,
+            epoch=state.epoch + 1,
             stage=stage.name,
             loss=loss,
             accuracy=accuracy,
@@ -237,9 +251,9 @@ class Loop:
         )
 
     def _is_time(self, saved: float, minutes: float, loss: float | None) -> bool:
-        """Tells whether a checkpoint is due, by the chief's clock.
+        """Return whether a checkpoint is due, by the chief's clock.
 
-        Several workers ask for it only where a loss was read, and they have waited anyway.
+        Several workers ask for it only at steps that read the loss, where they wait anyway.
         """
         if self._cluster.workers > 1 and loss is None:
             return False
@@ -247,4 +261,4 @@ class Loop:
 
     def _label(self, stage: Stage, epoch: int) -> str:
         name = f"{stage.name} " if len(self._run.stages) > 1 else ""
-        return f"{name}epoch {epoch - self._progress.first_epoch}/{stage.config.epochs}"
+        return f"{name}epoch {epoch - self._state.first_epoch}/{stage.config.epochs}"

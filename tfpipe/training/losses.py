@@ -1,8 +1,8 @@
-"""What a training minimises. Validation is always the plain cross-entropy, whatever is chosen here.
+"""Losses of the training. Validation always measures the plain cross-entropy.
 
-A loss gives each class of a sample a term that depends on the class's log-probability. The sample's
-loss is the sum over the classes of label share x class weight x term, so that all losses take mixed
-and smoothed labels. To add one, register a function from log-probabilities to terms.
+A loss has a term for each class of an image, from the log-probability of the class. The loss of the
+image is the sum over the classes of label share x class weight x term, so that every loss takes
+mixed and smoothed labels. To add one, register a function from log-probabilities to terms.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from tfpipe.training.config import TrainConfig
 MAX_SMOOTHING = 0.5
 NO_WEIGHTS, BALANCED = "none", "balanced"
 
-# From log-probabilities float32 [N, C] and --focal_gamma to terms of the same shape, at least 0.
+# From log-probabilities float32 [N, C] and the focal gamma to terms of the same shape, at least 0.
 losses: Registry[Callable[[tf.Tensor, float], tf.Tensor]] = Registry("loss")
 
 
@@ -33,7 +33,7 @@ def _crossentropy(log_p: tf.Tensor, gamma: float) -> tf.Tensor:
 @losses.register("focal")
 def _focal(log_p: tf.Tensor, gamma: float) -> tf.Tensor:
     """-(1 - p)^gamma log p (Lin et al. 2017, arXiv:1708.02002, equation 4)."""
-    # Below float32's resolution the power's slope is infinite for a gamma below 1.
+    # At 0 the slope of the power is infinite for a gamma below 1.
     miss = tf.maximum(-tf.math.expm1(log_p), 1e-7)
     return -(miss**gamma) * log_p
 
@@ -43,10 +43,10 @@ class Loss:
     """The loss of one run.
 
     Attributes:
-        name: its name in the registry.
-        smoothing: the share of each label that is spread evenly over all classes, 0 to 0.5.
+        name: name in the registry.
+        smoothing: share of each label spread evenly over all classes, 0 to 0.5.
         gamma: of the focal loss, at least 0.
-        weights: one for each class, or None for 1 each.
+        weights: weight of each class, or None for 1 each.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Loss:
     weights: tuple[float, ...] | None
 
     def __call__(self, classifier: Classifier, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Returns the loss of each sample, float32 [N], at least 0.
+        """Return the loss of each image, float32 [N], at least 0.
 
         Args:
-            classifier: whose output the logits are.
-            labels: float32 [N, C], the share of each class.
+            classifier: that gave the logits.
+            labels: float32 [N, C], share of each class.
             logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
         """
         if self.smoothing:
@@ -73,11 +73,11 @@ class Loss:
 
 
 def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
-    """Builds the loss that the options ask for.
+    """Build the loss of the options.
 
     Args:
         config: its `loss`, `label_smoothing`, `focal_gamma` and `class_weights`.
-        shares: of each class among the training records, in the order of the labels.
+        shares: share of each class among the training records, in the order of the labels.
 
     Raises:
         UserError: an unknown loss or class, or a value out of its range.
@@ -85,10 +85,10 @@ def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
     losses[config.loss]  # raises for an unknown name
     if not 0 <= config.label_smoothing <= MAX_SMOOTHING:
         raise UserError(
-            f"--label_smoothing={config.label_smoothing:g} is not in 0..{MAX_SMOOTHING:g}"
+            f"`label_smoothing={config.label_smoothing:g}`: give 0 to {MAX_SMOOTHING:g}"
         )
     if not 0 <= config.focal_gamma < math.inf:
-        raise UserError(f"--focal_gamma={config.focal_gamma:g} is not a number from 0 on")
+        raise UserError(f"`focal_gamma={config.focal_gamma:g}`: give 0 or more")
     weights = _class_weights(config.class_weights, shares)
     return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
 
@@ -100,17 +100,17 @@ def _class_weights(text: str, shares: dict[str, float]) -> tuple[float, ...] | N
         missing = [name for name, share in shares.items() if not share]
         if missing:
             raise UserError(
-                f"--class_weights=balanced: no training record is of class {missing[0]}: give the"
+                f"`class_weights=balanced`: no training record is of class {missing[0]}: give the"
                 " weights as NAME=W,NAME=W"
             )
-        # scikit-learn's compute_class_weight: then the mean weight of the records is 1.
+        # As scikit-learn's compute_class_weight: the mean weight of the records is 1.
         return tuple(1 / (len(shares) * share) for share in shares.values())
     weights = {}
     for part in text.split(","):
         name, _, value = part.strip().rpartition("=")
         if name not in shares or name in weights:
             raise UserError(
-                f"--class_weights={text}: {part!r} is not NAME=W with a class of its own; the"
+                f"`class_weights={text}`: {part!r} is not NAME=W with each class once: the"
                 f" classes are {', '.join(shares)}; or give {NO_WEIGHTS} or {BALANCED}"
             )
         weights[name] = _weight(text, value)
@@ -123,5 +123,5 @@ def _weight(text: str, value: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 < weight < math.inf:
-        raise UserError(f"--class_weights={text}: {value!r} is not a number above 0")
+        raise UserError(f"`class_weights={text}`: {value!r} is not a number above 0")
     return weight

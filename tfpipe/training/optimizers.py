@@ -11,7 +11,7 @@ from tfpipe.core.registry import Registry
 Optimizer = tf_keras.optimizers.Optimizer | tf_keras.optimizers.legacy.Optimizer
 Rate = float | tf_keras.optimizers.schedules.LearningRateSchedule
 
-# From a learning rate, and `weight_decay` where that is not 0, to the optimizer.
+# From a learning rate, and `weight_decay` if it is not 0, to the optimizer.
 optimizers: Registry[Callable[..., Optimizer]] = Registry("optimizer")
 
 _keras = tf_keras.optimizers
@@ -31,17 +31,17 @@ WITHOUT_DECAY = ("nadam",)
 
 @optimizers.register("nadam")
 def _nadam(rate: Rate) -> Optimizer:
-    # Keras' new Nadam counts its steps in a Python integer, which a compiled step reads only once.
+    # Keras' new Nadam counts its steps in Python, which a compiled step reads only once.
     if not callable(rate):
         return _keras.legacy.Nadam(rate)
-    # It refuses a schedule, but calls a function of nothing.
+    # It refuses a schedule, but takes a function without arguments.
     optimizer = _keras.legacy.Nadam(lambda: rate(optimizer.iterations))
     return optimizer
 
 
 def _from_addons(name: str) -> Callable[..., Optimizer]:
     def make(rate: Rate, **decay: float) -> Optimizer:
-        from tfpipe.training import addons  # takes a second to import, and few runs need it
+        from tfpipe.training import addons  # takes 1 s to import
 
         return getattr(addons, name)(rate, **decay)
 
@@ -53,35 +53,35 @@ for _name in ("lamb", "radam", "lookahead"):
 
 
 def build(name: str, learning_rate: Rate, weight_decay: float = 0.0) -> Optimizer:
-    """Builds an optimizer.
+    """Build an optimizer.
 
     Args:
-        name: its name in the registry.
+        name: name in the registry.
         learning_rate: above 0, or a schedule.
-        weight_decay: decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101): each update takes
-            learning_rate x weight_decay x weight off each weight; lamb puts that under its trust
-            ratio. 0 for none.
+        weight_decay: decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101): each update
+            subtracts learning_rate x weight_decay x weight. lamb includes it in its trust ratio.
+            0 for none.
 
     Raises:
-        UserError: an unknown name, a rate that is not above 0, or a weight decay that is negative
-            or that the optimizer does not have.
+        UserError: the name is unknown, the rate is not above 0, or the weight decay is negative or
+            not supported by the optimizer.
     """
     if not callable(learning_rate):
         check_rate(learning_rate)
     make = optimizers[name]
     if not 0 <= weight_decay < math.inf:
-        raise UserError(f"--weight_decay={weight_decay:g} is not a number from 0 (off) on")
+        raise UserError(f"`weight_decay={weight_decay:g}`: give 0 (off) or more")
     if not weight_decay:
         return make(learning_rate)
     if name in WITHOUT_DECAY:
         having = ", ".join(other for other in optimizers if other not in WITHOUT_DECAY)
         raise UserError(
-            f"--weight_decay={weight_decay:g}: {name} has none; give 0, or one that has: {having}"
+            f"`weight_decay={weight_decay:g}`: {name} has none: give 0, or one of {having}"
         )
     return make(learning_rate, weight_decay=weight_decay)
 
 
 def check_rate(learning_rate: float) -> None:
-    """Raises UserError if a learning rate is not above 0."""
+    """Raise UserError if a learning rate is not above 0."""
     if not learning_rate > 0:
-        raise UserError(f"--learning_rate={learning_rate:g} is not above 0")
+        raise UserError(f"`learning_rate={learning_rate:g}`: give a rate above 0")

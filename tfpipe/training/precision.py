@@ -1,4 +1,4 @@
-"""Keras' policy of precision, which is global, for as long as a model is built under it."""
+"""Keras' policy of precision, which is global."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import tf_keras
 
 @contextlib.contextmanager
 def under(policy: str) -> Iterator[None]:
-    """Sets Keras' global policy while the block runs."""
+    """Set Keras' global policy while the block runs."""
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy(policy)
     try:

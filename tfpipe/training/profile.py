@@ -1,4 +1,4 @@
-"""Whether the input or the model is the bottleneck, and a trace that shows why."""
+"""Tells whether the input or the model is the bottleneck, and records a trace."""
 
 import pathlib
 import time
@@ -9,35 +9,34 @@ import tensorflow as tf
 
 T = TypeVar("T")
 
-# The first steps compile, and take what has been prefetched meanwhile.
+# The first steps compile, and use batches prefetched meanwhile.
 SKIPPED = 10
 TRACED = 10
 
-# Of a step spent waiting for a batch; with less, a faster input would hardly be noticed.
-_MUCH = 0.1
+# Share of a step spent waiting for a batch, above which the input is the bottleneck.
+_BOTTLENECK = 0.1
 
 
 class Profile:
     """Times the steps of the epochs, and traces some of the first one.
 
     Attributes:
-        waited: the share of the last epoch, or of the one that goes on, in which no batch was
-            there to go on with.
-        verdict: what was found in the first epoch, one line, if a trace was asked for.
+        waited: share of the current or last epoch spent waiting for batches.
+        verdict: one line on the first epoch, if a trace was asked for.
     """
 
     def __init__(self, folder: pathlib.Path | None):
-        """Traces to TensorBoard's `folder`; None for no trace."""
+        """Trace to TensorBoard's `folder`; None for no trace."""
         self._folder = folder
         self.waited = 0.0
         self.verdict = ""
 
     def watch(self, batches: Iterator[T], steps: int) -> Iterator[T]:
-        """Yields the batches of one epoch; what is done between two of them is a step.
+        """Yield the batches of one epoch; the time between two of them is a step.
 
         Args:
-            batches: of all epochs; None ends one that has fewer batches.
-            steps: how many an epoch has.
+            batches: of all epochs; None ends an epoch with fewer batches.
+            steps: steps in an epoch.
         """
         skipped = min(SKIPPED, steps // 2)
         start = counted = time.monotonic()
@@ -53,7 +52,7 @@ class Profile:
             asked = time.monotonic()
             batch = next(batches)
             wait = time.monotonic() - asked
-            if batch is None:  # the epoch has no more
+            if batch is None:  # the epoch has fewer
                 break
             all_waits += wait
             waits += wait
@@ -79,8 +78,8 @@ class Profile:
 
 
 def _verdict(share: float, seconds: float) -> str:
-    bottleneck = "input" if share > _MUCH else "compute"
+    bottleneck = "input" if share > _BOTTLENECK else "compute"
     return (
-        f"bottleneck: {bottleneck}; of a step of {1000 * seconds:,.0f} ms {share:.0%} is spent"
-        " waiting for input"
+        f"bottleneck: {bottleneck}; a step takes {1000 * seconds:,.0f} ms and waits for input"
+        f" {share:.0%} of it"
     )

@@ -1,4 +1,4 @@
-"""What a run makes of its options and records, so that later commands ask nothing twice."""
+"""Resolves options against the records, once for all later commands."""
 
 import collections
 import pathlib
@@ -11,23 +11,23 @@ from tfpipe.training.config import Resolved, TrainConfig
 
 
 def branches(config: TrainConfig) -> tuple[dict, ...]:
-    """Resolves --backbones, --image_size and --weights.
+    """Resolve the options `backbones`, `image_size` and `weights`.
 
     Returns:
-        For each backbone its name, input side in pixels, and first weights: those of a model file
-        are the file's, so --weights is for the others.
+        For each backbone its name, input side in pixels, and first weights. A model file has its
+        own weights.
 
     Raises:
-        UserError: one of them is unknown, is named twice, or does not fit.
+        UserError: a backbone is unknown or named twice, or a value does not fit.
     """
     found = [backbones.get(text) for text in config.backbones.split(",")]
     names = [backbone.name for backbone in found]
     if len(set(names)) < len(names):
-        raise UserError(f"--backbones={config.backbones}: each backbone may be named once")
+        raise UserError(f"`backbones={config.backbones}`: name each backbone once")
     files = {backbone.path for backbone in found if backbone.path}
     if len({pathlib.Path(path).name for path in files}) < len(files):
         raise UserError(
-            f"--backbones={config.backbones}: two model files have one name: rename one of them"
+            f"`backbones={config.backbones}`: two model files have one name: rename one of them"
         )
     others = [backbone for backbone in found if not backbone.path]
     weights = _per_backbone("weights", config.weights, others) if others else {}
@@ -43,7 +43,7 @@ def branches(config: TrainConfig) -> tuple[dict, ...]:
 
 
 def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
-    """Resolves --train_split, --val_split and --fold: what is trained on, and what is held out.
+    """Return the records to train on and to validate on.
 
     Raises:
         UserError: the records have no such splits or folds.
@@ -58,10 +58,10 @@ def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
 
 
 def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
-    """Resolves the options of a run on some records.
+    """Resolve the options of a run on some records.
 
     Raises:
-        UserError: one of them is wrong, or does not fit the records.
+        UserError: an option is wrong, or does not fit the records.
     """
     output = classifier.choose_output(config.output, len(manifest.classes))
     train, _ = parts(config, manifest)
@@ -76,10 +76,10 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
     )
 
 
-def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
-    """Reads a flag that holds one value for all backbones, or `name=value` for each.
+def _per_backbone(option: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
+    """Read an option with one value for all backbones, or `name=value` for each.
 
-    A backbone that is cut has the name of the whole one too, unless another one has it.
+    The name of the whole backbone is enough for a cut one, unless two have it.
     """
     names = [backbone.name for backbone in found]
     shorts = collections.Counter(backbone.short_name for backbone in found)
@@ -97,24 +97,24 @@ def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict
         name, equals, value = part.partition("=")
         if not equals or backbones.plain_name(name) not in plain:
             raise UserError(
-                f"--{flag}: {part!r} is not name=value with a name of --backbones"
+                f"`{option}`: {part!r} is not name=value with the name of a backbone"
                 f" ({', '.join(names)})"
             )
         values[plain[backbones.plain_name(name)]] = value
     missing = [name for name in names if name not in values]
     if missing:
-        raise UserError(f"--{flag}={text} says nothing of {missing[0]}: add {missing[0]}=VALUE")
+        raise UserError(f"`{option}={text}` has no value for {missing[0]}: add {missing[0]}=VALUE")
     return values
 
 
 def _size(text: str, backbone: backbones.Backbone) -> int:
     if not text.isdigit():
         raise UserError(
-            f"--image_size={text}: give a side in pixels, or 0 for {backbone.name}'s own"
+            f"`image_size={text}`: give a side in pixels, or 0 for {backbone.name}'s own"
         )
     size = int(text) or backbone.input_size
     if not size:
         raise UserError(
-            f"--image_size={text}: {backbone.path} takes images of any size: give a side in pixels"
+            f"`image_size={text}`: {backbone.path} takes images of any size: give a side in pixels"
         )
     return size

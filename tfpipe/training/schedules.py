@@ -1,10 +1,10 @@
-"""How the learning rate changes over a training, by name.
+"""Schedules of the learning rate, by name.
 
     rate = learning_rate x warm-up x schedule, of the time in epochs
 
-Time is the optimizer's own count of updates over the updates in an epoch, so the rate changes with
-every update, and a resumed training goes on at the rate it stopped at. To add a schedule, register
-a function that returns its factor.
+Time is the optimizer's count of updates divided by the updates in an epoch, so the rate changes
+with every update, and a resumed training has the right rate. To add a schedule, register a function
+that returns its factor.
 """
 
 import math
@@ -21,7 +21,7 @@ from tfpipe.training.config import TrainConfig
 # From the time in epochs, float64 [], to the factor of the rate, float64 [].
 Factor = Callable[[tf.Tensor], tf.Tensor]
 
-# From the --epochs of the training and the arguments in the spec to the factor.
+# From the epochs of the training and the arguments of the spec to the factor.
 schedules: Registry[Callable[..., Factor]] = Registry("schedule")
 
 
@@ -34,7 +34,7 @@ def _constant(epochs: int) -> Factor:
 
 @schedules.register("cosine")
 def _cosine(epochs: int, over: float | None = None) -> Factor:
-    """`cosine`, `cosine(EPOCHS)`: half a cosine from 1 to 0, over --epochs or that many.
+    """`cosine`, `cosine(EPOCHS)`: half a cosine from 1 to 0, over all epochs or EPOCHS.
 
     Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, without restarts.
     """
@@ -44,7 +44,7 @@ def _cosine(epochs: int, over: float | None = None) -> Factor:
 
 @schedules.register("step")
 def _step(epochs: int, every: float, factor: float) -> Factor:
-    """`step(EPOCHS,FACTOR)`: multiplies by FACTOR each time that many epochs are over."""
+    """`step(EPOCHS,FACTOR)`: multiplies by FACTOR after every EPOCHS epochs."""
     del epochs
     _positive("step", every)
     base = tf.constant(_positive("step", factor), tf.float64)
@@ -60,15 +60,15 @@ def _inverse_time(epochs: int, decay: float) -> Factor:
 
 
 class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate after a number of updates, as every optimizer takes it."""
+    """The learning rate after a number of updates, for every optimizer."""
 
     def __init__(self, learning_rate: float, factor: Factor, warmup: float, per_epoch: int):
-        """Joins the parts.
+        """Join the parts.
 
         Args:
-            learning_rate: after the warm-up, where the factor is 1.
+            learning_rate: rate after the warm-up where the factor is 1.
             factor: of the schedule.
-            warmup: epochs in which the rate rises linearly, reaching its full value with the last
+            warmup: epochs in which the rate rises linearly, up to its full value at their last
                 update (Goyal et al. 2017, arXiv:1706.02677, section 2.2); 0 for none.
             per_epoch: updates in an epoch.
         """
@@ -78,7 +78,7 @@ class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         self._per_epoch = per_epoch
 
     def rate(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the rate of the update after `step` updates, float64 []."""
+        """Return the rate of the update after `step` updates, float64 []."""
         step = tf.cast(step, tf.float64)
         rate = self._learning_rate * self._factor(step / self._per_epoch)
         if self._warmup:
@@ -86,12 +86,12 @@ class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the same, float32 []."""
+        """Return the same, float32 []."""
         return tf.cast(self.rate(step), tf.float32)
 
 
 def build(config: TrainConfig, per_epoch: int) -> Schedule | float:
-    """Builds the schedule of the options, or returns the rate itself where it never changes.
+    """Build the schedule of the options, or return the rate itself if it never changes.
 
     Args:
         config: its `learning_rate`, `schedule`, `warmup_epochs` and `epochs`.
@@ -102,14 +102,14 @@ def build(config: TrainConfig, per_epoch: int) -> Schedule | float:
     """
     factor = spec.make(config.schedule, schedules, config.epochs, option="schedule")
     if not 0 <= config.warmup_epochs < math.inf:
-        raise UserError(f"--warmup_epochs={config.warmup_epochs:g} is not a number from 0 on")
+        raise UserError(f"`warmup_epochs={config.warmup_epochs:g}`: give 0 or more")
     if _parse(config.schedule).name == "constant" and not config.warmup_epochs:
         return config.learning_rate
     return Schedule(config.learning_rate, factor, config.warmup_epochs, per_epoch)
 
 
 def follows_epochs(schedule: str) -> bool:
-    """Returns whether other --epochs mean other rates, so that a run cannot be lengthened."""
+    """Return whether the rates depend on the epochs, so that a run cannot be lengthened."""
     return _parse(schedule) == spec.Call("cosine")
 
 
@@ -119,5 +119,5 @@ def _parse(text: str) -> spec.Call:
 
 def _positive(name: str, value: float) -> float:
     if not 0 < value < math.inf:
-        raise UserError(f"--schedule: {name} takes numbers above 0, not {value:g}")
+        raise UserError(f"`schedule`: {name} takes numbers above 0, not {value:g}")
     return value

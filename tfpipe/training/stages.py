@@ -1,8 +1,8 @@
-"""The stages of a training: what each trains, and the options in which it differs.
+"""Stages of a training: the layers that each trains, and its own options.
 
     --stages="head:epochs=5,lr=1e-3,patience=3; top2:from=block13,lr=1e-4; all:from=all,lr=1e-5"
 
-Each stage starts from the weights of the best epoch of the one before it.
+Each stage starts from the weights of the best epoch of the stage before.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from tfpipe.training.config import TrainConfig
 
 FROM = "from"
 
-# Options that a stage can have for itself; elsewhere, the value of the flag holds for all stages.
+# Options that a stage may set for itself. The others are the same for all stages.
 OWN = (
     *("epochs", "patience", "optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
@@ -35,10 +35,10 @@ class Stage:
     """One stage.
 
     Attributes:
-        index: its number, from 0.
-        name: for people.
+        index: number of the stage, from 0.
+        name: shown to people.
         start: where the trained part begins: "head", "all", or what `split.split` takes.
-        config: the options, with the stage's own values in place of the flags'.
+        config: the options, with the stage's own values.
     """
 
     index: int
@@ -48,55 +48,40 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """The name of the stage's files."""
+        """Name of the stage's files."""
         return f"{self.index + 1}-{self.name}"
 
 
 def parse(config: TrainConfig) -> tuple[Stage, ...]:
-    """Returns the stages that `--stages` names.
+    """Return the stages of the option `stages`.
 
     Raises:
-        UserError: it does not have the form, or an option does not have its values.
+        UserError: it does not have the form, or an option has a wrong value.
     """
     texts = [text.strip() for text in config.stages.split(";")]
     stages = tuple(_stage(index, text, config) for index, text in enumerate(texts))
     names = [stage.name for stage in stages]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f"--stages: two stages are named {twice}: give each a name of its own")
+        raise UserError(f"`stages`: two stages are named {twice}: give each its own name")
     return stages
 
 
-def passes(stages: Sequence[Stage]) -> int:
-    """Returns about how often a training takes the images through a backbone, or a part of it.
-
-    Args:
-        stages: of the training, as they are planned.
-    """
-    found = 0
-    for stage in stages:
-        config = stage.config
-        views = config.feature_views if config.augment else 1
-        kept = stage.start == HEAD and views
-        found += views if kept else config.epochs
-    return found
-
-
 def earliest(stages: Sequence[Stage]) -> str:
-    """Returns where the first of some stages, and those of them that see the same pictures, begin.
+    """Return the earliest start among the next stage and all later ones with the same images.
 
     Args:
-        stages: the one that comes next, and those after it.
+        stages: the next stage, and those after it.
 
     Returns:
-        A place as `split.split` takes it, at or before the first stage's in every backbone.
+        A place for `split.split`, at or before the first stage's in every backbone.
     """
     first = stages[0]
 
-    def pictures(stage: Stage) -> tuple[str, int]:
+    def images(stage: Stage) -> tuple[str, int]:
         return stage.config.augment, stage.config.feature_views
 
-    alike = [each.start for each in stages if pictures(each) == pictures(first)]
+    alike = [each.start for each in stages if images(each) == images(first)]
     places = [start for start in dict.fromkeys(alike) if start not in (HEAD, ALL)]
     if first.start == ALL or not places:
         return first.start
@@ -107,7 +92,7 @@ def _stage(index: int, text: str, config: TrainConfig) -> Stage:
     name, _, rest = text.partition(":")
     name = name.strip()
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"--stages: {text!r} does not begin with a name of letters; {_HOW}")
+        raise UserError(f"`stages`: {text!r} does not begin with a name of letters: {_HOW}")
     values, start = {}, HEAD
     for pair in re.split(f",{_OUTSIDE_PARENTHESES}", rest) if rest.strip() else []:
         key, equals, value = (part.strip() for part in pair.partition("="))
@@ -115,9 +100,9 @@ def _stage(index: int, text: str, config: TrainConfig) -> Stage:
         if key == FROM and value:
             start = value
         elif equals and key in OWN and key not in values:
-            values[key] = _value(key, value, f"--stages: {name}:{pair.strip()}")
+            values[key] = _value(key, value, f"`stages`: {name}:{pair.strip()}")
         else:
-            raise UserError(f"--stages: {name}: cannot take {pair.strip()!r}; {_HOW}")
+            raise UserError(f"`stages`: {name}: cannot take {pair.strip()!r}: {_HOW}")
     return Stage(index, name, start, dataclasses.replace(config, **values))
 
 

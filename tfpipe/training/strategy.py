@@ -1,30 +1,16 @@
-"""Training on several devices or machines with tf.distribute: who does which share of a batch.
-
-    global batch --+-- worker 0 --+-- replica 0      gradients and sums of all replicas are added,
-                   |              +-- replica 1      so each makes the same update of its own copy
-                   +-- worker 1 --+-- ...            of the weights
-
-A worker is a process, a replica a device of it. Worker 0, the chief, writes the run folder.
-"""
+"""Strategies of tf.distribute for several devices or machines, and the loss of a machine."""
 
 import contextlib
 import json
 import os
-import pathlib
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.training import parameter_server
 
-# What a collective operation, or the start of a cluster, fails with when a worker is not there.
+# Errors of a collective operation, or of the start of a cluster, when a worker is missing.
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -35,13 +21,9 @@ LOST = (
     tf.errors.UnknownError,
 )
 
-# How often a process begins again after a loss, each time before it has lived for so long.
-MAX_REJOINS = 20
-_LONG_S = 600.0
-_PAUSE_S = 3.0  # before it does: the others must notice the loss too
-_REJOINS = "TFPIPE_REJOINS"  # environment variable that counts them
-
 LOST_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+
+NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 _CONFIG = "TF_CONFIG"
 _EXAMPLE = (
@@ -49,49 +31,42 @@ _EXAMPLE = (
 )
 
 
-def choose(name: str) -> tf.distribute.Strategy | None:
-    """Makes the strategy that --strategy asks for; call it before any other use of TensorFlow.
+def choose(name: str) -> tf.distribute.Strategy:
+    """Build the strategy of a name. Call it before any other use of TensorFlow.
 
     Args:
-        name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs where there is
-            none; "multi_worker", one of the processes that TF_CONFIG names; "parameter_server",
-            likewise; "tpu"; or "auto": parameter_server if TF_CONFIG names any, multi_worker if it
-            names several workers, mirrored if there are several GPUs, else one_device.
+        name: "one_device"; "mirrored", all GPUs of this machine, or all logical CPUs if it has
+            none; "multi_worker", one of the processes that TF_CONFIG names; "tpu"; or "auto":
+            multi_worker if TF_CONFIG names several workers, mirrored if there are several GPUs,
+            else one_device.
 
     Returns:
-        The strategy; a process of several waits here until all of them are there. None in one that
-        only serves another, when that has ended.
+        The strategy. A worker waits here until all workers have started.
 
     Raises:
-        UserError: TF_CONFIG is wrong or missing, or there is no such device.
+        UserError: the name is unknown, TF_CONFIG is wrong or missing, or there is no such device.
     """
-    cluster = _cluster_of(os.environ.get(_CONFIG, ""))
+    if name not in NAMES:
+        gone = "parameter servers are gone: " if name == "parameter_server" else ""
+        raise UserError(
+            f"`strategy={name}`: {gone}give `strategy=multi_worker` on several machines, or one of"
+            f" {', '.join(NAMES)}",
+            status=2,
+        )
+    workers = _workers(os.environ.get(_CONFIG, ""))
+    gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
-        if "ps" in cluster:
-            name = "parameter_server"
-        elif _workers(cluster) > 1:
-            name = "multi_worker"
-        else:
-            name = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
-    return _MAKERS[name](cluster)
-
-
-def _one_device(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
-    return tf.distribute.get_strategy()
-
-
-def _mirrored(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
-
-
-def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
-    workers = _workers(cluster)
+        name = "multi_worker" if workers > 1 else "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "tpu":
+        return _tpu()
     if not workers:
         raise UserError(
-            f"--strategy=multi_worker: {_CONFIG} names no workers: set it in each worker's"
+            f"`strategy=multi_worker`: {_CONFIG} names no workers: set it in each worker's"
             f" environment, as {_CONFIG}='{_EXAMPLE}'"
         )
     if workers > 1:
@@ -99,22 +74,7 @@ def _multi_worker(cluster: dict) -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _parameter_server(cluster: dict) -> tf.distribute.Strategy | None:
-    missing = [kind for kind in parameter_server.KINDS if not cluster.get(kind)]
-    if missing:
-        raise UserError(
-            f"--strategy=parameter_server: {_CONFIG} names no {missing[0]}: it must name a chief,"
-            " workers and ps, and be set in the environment of each"
-        )
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if resolver.task_type == parameter_server.CHIEF:
-        return parameter_server.lead(resolver)
-    parameter_server.serve(resolver)
-    return None
-
-
-def _tpu(cluster: dict) -> tf.distribute.Strategy:
-    del cluster
+def _tpu() -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
         tf.config.experimental_connect_to_cluster(resolver)
@@ -122,64 +82,47 @@ def _tpu(cluster: dict) -> tf.distribute.Strategy:
     except (ValueError, OSError, tf.errors.OpError) as error:
         reason = one_line(str(error).splitlines()[0])
         raise UserError(
-            f"--strategy=tpu: there is no TPU ({reason}): give --strategy=auto"
+            f"`strategy=tpu`: there is no TPU ({reason}): give `strategy=auto`"
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 
 
-_MAKERS = {
-    "one_device": _one_device,
-    "mirrored": _mirrored,
-    "multi_worker": _multi_worker,
-    "parameter_server": _parameter_server,
-    "tpu": _tpu,
-}
-NAMES = ("auto", *_MAKERS)
-
-
-def _workers(cluster: dict) -> int:
-    return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
-
-
-def _cluster_of(text: str) -> dict[str, list[str]]:
-    """Returns the addresses of each kind of task that a TF_CONFIG names.
+def _workers(text: str) -> int:
+    """Return the number of workers that a TF_CONFIG names, the chief included.
 
     Raises:
-        UserError: it is not what TensorFlow takes.
+        UserError: TensorFlow would not take it.
     """
     if not text.strip():
-        return {}
-
-    def wrong(what: str) -> UserError:
-        return UserError(f"{_CONFIG} {what}: it must be as {_EXAMPLE}, or not be set")
-
+        return 0
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise wrong(f"is not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise wrong("is not an object")
-    cluster = config.get("cluster") or {}
+        raise _wrong(f"is not JSON ({error})") from None
+    cluster = config.get("cluster") or {} if isinstance(config, dict) else None
     if not isinstance(cluster, dict):
-        raise wrong('has a "cluster" that is not an object')
+        raise _wrong("is not an object with a cluster, another object")
     for kind, addresses in cluster.items():
-        if kind not in ("chief", "worker", "ps", "evaluator"):
-            raise wrong(f"has the unknown kind of task {kind!r} (known: chief, worker, ps)")
+        if kind not in ("chief", "worker", "evaluator"):
+            raise _wrong(f"has a task of kind {kind!r}, but only chief and worker can train")
         if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
-            raise wrong(f'has a "{kind}" that is not a list of HOST:PORT')
+            raise _wrong(f'has a "{kind}" that is not a list of HOST:PORT')
     if not cluster:
-        return {}
-    if len(cluster.get("chief", [])) > 1:
-        raise wrong("names several chiefs")
+        return 0
+    chiefs, workers = (len(cluster.get(kind, [])) for kind in ("chief", "worker"))
+    if chiefs > 1:
+        raise _wrong("names several chiefs")
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= set(task):
-        raise wrong('has no "task" with "type" and "index"')
-    if task["type"] not in cluster:
-        raise wrong(f"has the task type {task['type']!r}, which is not in its cluster")
-    last = len(cluster[task["type"]]) - 1
+        raise _wrong('has no "task" with "type" and "index"')
+    last = len(cluster.get(task["type"], [])) - 1
     if not (str(task["index"]).isdigit() and int(task["index"]) <= last):
-        raise wrong(f"has the task index {task['index']!r}, not 0 to {last}")
-    return cluster
+        raise _wrong(f"has the task {task['type']} {task['index']}, which is not in its cluster")
+    return chiefs + workers
+
+
+def _wrong(what: str) -> UserError:
+    return UserError(f"{_CONFIG} {what}: it must be as {_EXAMPLE}, or not be set")
 
 
 def _is_address(text: object) -> bool:
@@ -187,201 +130,25 @@ def _is_address(text: object) -> bool:
     return bool(host) and port.isdigit() and 0 < int(port) < 2**16
 
 
-class Cluster:
-    """The processes that train together; a single one is a cluster too.
-
-    All of them call the same methods in the same order, as each waits for the others.
-
-    Attributes:
-        strategy: of tf.distribute.
-        worker: which of the processes this one is, from 0.
-        workers: how many there are.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy):
-        """Finds this process's place among the others."""
-        self.strategy = strategy
-        self.worker, self.workers = 0, 1
-        resolver = strategy.cluster_resolver
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            jobs = resolver.cluster_spec().as_dict()
-            self.workers = _workers(jobs)
-            chiefs = len(jobs.get("chief", [])) if resolver.task_type == "worker" else 0
-            self.worker = chiefs + (resolver.task_id or 0)
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process is the one that writes the run folder."""
-        return self.worker == 0
-
-    def check(self, batch_size: int) -> None:
-        """Raises UserError if the replicas cannot share a batch."""
-        replicas = self.strategy.num_replicas_in_sync
-        if batch_size % replicas:
-            more = -(-batch_size // replicas) * replicas
-            raise UserError(
-                f"--batch_size={batch_size} cannot be divided among {replicas} devices: give a"
-                f" multiple of {replicas}, as --batch_size={more}",
-                status=2,
-            )
-
-    @contextlib.contextmanager
-    def outputs(self, folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-        """Yields where this process writes: the folder if it is the chief, else a temporary one.
-
-        TensorFlow wants all workers to write what it writes of variables, as reading some of them
-        asks every worker for its part.
-        """
-        if self.is_chief:
-            yield pathlib.Path(folder)
-            return
-        with tempfile.TemporaryDirectory(prefix="tfpipe-worker-") as own:
-            yield pathlib.Path(own)
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sum of all workers' integers, [N] of the same N, on each of them."""
-        if self.workers == 1:
-            return values
-        first = self.worker * _local(self.strategy)
-
-        def one(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
-            mine = context.replica_id_in_sync_group == first
-            return tf.constant(values if mine else np.zeros_like(values))
-
-        spread = self.strategy.experimental_distribute_values_from_function(one)
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None).numpy()
-
-    def barrier(self) -> None:
-        """Waits until all workers are here."""
-        self.total(np.zeros(1, np.int64))
-
-    def agree(self, value: Any) -> Any:
-        """Returns the chief's value, JSON-able, on every worker."""
-        if self.workers == 1:
-            return value
-        data = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int64)
-        size = int(self.total(np.array([len(data) if self.is_chief else 0]))[0])
-        padded = data if self.is_chief else np.zeros(size, np.int64)
-        return json.loads(self.total(padded).astype(np.uint8).tobytes())
-
-    def check_same(self, options: dict[str, Any]) -> None:
-        """Raises UserError, on all workers, if they were not given the same options.
-
-        Args:
-            options: of this worker, JSON-able, by the names of their flags.
-        """
-        chiefs = self.agree(options)
-        differing = [name for name, value in options.items() if value != chiefs[name]]
-        others = np.flatnonzero(self.gathered(np.array([len(differing)])))
-        if not others.size:
-            return
-        if not differing:
-            raise UserError(
-                f"worker {others[0]} was given other flags than worker 0: run the same command on"
-                " all workers",
-                status=2,
-            )
-        flags = ", ".join(
-            f"--{name}={options[name]} where worker 0 has {chiefs[name]!r}" for name in differing
-        )
-        raise UserError(f"{flags}: run the same command on all workers", status=2)
-
-    def gathered(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the rows of all workers, int64 [W x N], from each one's [N]."""
-        padded = np.zeros([self.workers, len(rows)], np.int64)
-        padded[self.worker] = rows
-        return self.total(padded.ravel())
-
-    @contextlib.contextmanager
-    def chief_first(self) -> Iterator[None]:
-        """Runs the block on the chief, and then, when it has what that wrote, on the others."""
-        if not self.is_chief:
-            self.barrier()
-        yield
-        if self.is_chief:
-            self.barrier()
-
-
-def _local(strategy: tf.distribute.Strategy) -> int:
-    """Returns how many replicas this process has."""
-    if strategy.num_replicas_in_sync == 1:
-        return 1
-    return len(strategy.extended.worker_devices)
-
-
-def share_out(strategy: tf.distribute.Strategy, batch: Any) -> Any:
-    """Returns a worker's batch as one for each of its replicas: consecutive rows, as many each.
-
-    Args:
-        strategy: whose replicas they are.
-        batch: a structure of tensors [B, ...].
-    """
-    replicas = _local(strategy)
-    if replicas == 1:
-        return batch
-
-    def rows(context: tf.distribute.experimental.ValueContext) -> Any:
-        index = context.replica_id_in_sync_group % replicas
-
-        def part(values: tf.Tensor) -> tf.Tensor:
-            size = len(values) // replicas
-            return values[index * size : (index + 1) * size]
-
-        return tf.nest.map_structure(part, batch)
-
-    return strategy.experimental_distribute_values_from_function(rows)
-
-
-def joined(strategy: tf.distribute.Strategy, values: Any) -> tf.Tensor:
-    """Returns what `strategy.run` gave for a batch that was shared out, [B, ...] again."""
-    parts = strategy.experimental_local_results(values)
-    return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
-
-
-def summed(values: Any) -> Any:
-    """Returns the sums over all replicas of the current strategy of a structure of tensors.
-
-    In a replica's part of a tf.function. With one replica these are the values themselves.
-    """
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return values
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
 @contextlib.contextmanager
-def rejoining() -> Iterator[None]:
-    """Runs the whole command again in this process when another worker was lost.
+def explained_losses() -> Iterator[None]:
+    """Turn the loss of another worker into an error that says how the training goes on.
 
-    TensorFlow cannot let a worker back into a running cluster, so the survivors begin again, wait
-    for the one that comes back, and all go on from the checkpoint.
+    TensorFlow cannot take a worker back into a running cluster, so all of them start again.
 
     Raises:
-        UserError: that happened too often.
+        UserError: a worker was lost, with the status `LOST_STATUS`.
     """
-    start = time.monotonic()
     try:
         yield
     except LOST as error:
-        if _workers(_cluster_of(os.environ.get(_CONFIG, ""))) < 2:
+        if _workers(os.environ.get(_CONFIG, "")) < 2:
             raise
-        reason = one_line(str(error).strip().splitlines()[0])
-        lived = time.monotonic() - start
-        times = int(os.environ.get(_REJOINS, "0")) + 1 if lived < _LONG_S else 1
-        if times > MAX_REJOINS:
-            raise UserError(
-                f"a worker was lost {times} times in a row ({reason}): start all workers again with"
-                " the same command; they go on from the checkpoint",
-                status=LOST_STATUS,
-            ) from None
-        terminal.warn(
-            f"a worker was lost ({reason}): this one begins again, waits for all workers, and they"
-            " go on from the checkpoint"
-        )
-        os.environ[_REJOINS] = str(times)
-    else:
-        return
-    time.sleep(_PAUSE_S)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        # TensorFlow puts its graph's nodes and Python's stack before the reason.
+        lines = str(error).rpartition("aborted by: ")[2].strip().splitlines()
+        reason = one_line(lines[0]) if lines else type(error).__name__
+        raise UserError(
+            f"another worker was lost ({reason}): start the same command on all workers again; they"
+            " resume from the newest checkpoint",
+            status=LOST_STATUS,
+        ) from None

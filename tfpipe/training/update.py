@@ -1,4 +1,4 @@
-"""From gradients to changed weights: scaled, accumulated over steps, clipped, applied."""
+"""Updates of the weights: gradients are scaled, accumulated, clipped and applied."""
 
 import math
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 from tfpipe.training import optimizers, schedules
+from tfpipe.training.cluster import summed
 from tfpipe.training.config import TrainConfig
-from tfpipe.training.strategy import summed
 
 
 class Update:
     """Changes the variables with the gradients of one or several steps.
 
-    Made in the scope of a tf.distribute strategy, if there is one. Each replica accumulates its own
-    gradients; their sum over the replicas is clipped and applied.
+    Build it in the scope of the tf.distribute strategy, if there is one. Each replica accumulates
+    its own gradients. Their sum over the replicas is clipped and applied.
 
-    Accumulated gradients are never kept from one epoch to the next, so they need no place in a
-    checkpoint: the last update of an epoch takes the steps that are left.
+    The last update of an epoch takes the steps that are left, so gradients never accumulate across
+    epochs and checkpoints need not have them.
 
     Attributes:
-        optimizer: the state that goes into a checkpoint; it counts the updates.
+        optimizer: its state goes into a checkpoint; it counts the updates.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Update:
         steps: int,
         float16: bool,
     ):
-        """Prepares the state.
+        """Prepare the state.
 
         Args:
             config: the options.
-            variables: what is trained.
-            backbone: those among them that have --backbone_learning_rate, if it is given.
-            steps: in an epoch, at least 1.
-            float16: whether the loss must be scaled up, lest small gradients vanish.
+            variables: to train.
+            backbone: those of `variables` that have the rate `backbone_learning_rate`.
+            steps: steps in an epoch, at least 1.
+            float16: whether to scale the loss up, so that small gradients do not become 0.
         """
         self._variables = variables
         self._steps = steps
@@ -55,8 +55,8 @@ class Update:
         if hasattr(optimizer, "build"):
             optimizer.build(variables)
         self.optimizer = optimizer
-        # All optimizers change a weight in proportion to the rate, so a part of each change is what
-        # the same part of the rate would have made of it.
+        # All optimizers change a weight in proportion to the rate, so scaling the change is the
+        # same as scaling the rate.
         self._ratio = _ratio(config)
         self._backbone = [] if self._ratio == 1 else list(backbone)
         accumulated = variables if self._every > 1 else []
@@ -76,20 +76,20 @@ class Update:
         return self._rate
 
     def due(self, step: int) -> bool:
-        """Returns whether the weights change with this step of an epoch, counted from 1."""
+        """Return whether this step of an epoch, counted from 1, updates the weights."""
         return step % self._every == 0 or step == self._steps
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
-        """Returns the loss whose gradients `add` takes."""
+        """Return the loss whose gradients `add` takes."""
         return self.optimizer.get_scaled_loss(loss) if self._scales else loss
 
     def add(self, gradients: list[tf.Tensor], *, due: bool) -> None:
-        """Takes one step's gradients; where due, applies their mean over the steps since the last.
+        """Add one step's gradients. If due, apply the mean over the steps since the last update.
 
         Args:
-            gradients: of the scaled loss by each of the variables; with several replicas, of the
-                replica's part of the loss, whose sum over all is the loss.
-            due: what `due` says of the step.
+            gradients: of the scaled loss by each variable. With several replicas, of the replica's
+                part of the loss: the loss is the sum over the replicas.
+            due: result of `due` for the step.
         """
         if self._scales:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
@@ -104,7 +104,7 @@ class Update:
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
         before = [tf.identity(variable) for variable in self._backbone]
-        # Kept by Keras' new optimizers under the name that the older ones have for it.
+        # Keras' older optimizers have only this name for skip_gradients_aggregation.
         self.optimizer.apply_gradients(
             zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
         )
@@ -113,7 +113,7 @@ class Update:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what is accumulated; for an epoch's start, as one may have ended early."""
+        """Drop accumulated gradients, at the start of an epoch: the last may have ended early."""
         if self._sums:
             for total in self._sums:
                 total.assign(tf.zeros(total.shape, total.dtype))
@@ -121,38 +121,38 @@ class Update:
 
 
 def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
-    """Raises UserError if an option on the update of the weights is wrong.
+    """Raise UserError if an option of the update is wrong.
 
     Args:
         config: the options.
-        steps: in an epoch.
+        steps: steps in an epoch.
         replicas: devices that train together.
     """
     if config.optimizer == "lookahead" and replicas > 1:
-        # It makes variables in the first step, which TensorFlow cannot do there for several.
+        # It creates variables in the first step, which TensorFlow cannot do on several replicas.
         raise UserError(
-            f"--optimizer=lookahead cannot train on {replicas} devices: give radam, which it wraps,"
-            " or --strategy=one_device"
+            f"`optimizer=lookahead` cannot train on {replicas} devices: give radam, which it wraps,"
+            " or `strategy=one_device`"
         )
     if config.accumulate_steps < 1:
-        raise UserError(f"--accumulate_steps={config.accumulate_steps} is not at least 1")
+        raise UserError(f"`accumulate_steps={config.accumulate_steps}`: give at least 1")
     if not 0 <= config.clip_norm < math.inf:
-        raise UserError(f"--clip_norm={config.clip_norm:g} is not a number from 0 (off) on")
+        raise UserError(f"`clip_norm={config.clip_norm:g}`: give 0 (off) or more")
     optimizers.build(config.optimizer, _rate(config, steps), config.weight_decay)
     if not 0 <= config.backbone_learning_rate < math.inf:
         raise UserError(
-            f"--backbone_learning_rate={config.backbone_learning_rate:g} is not a number from 0 (as"
-            " --learning_rate) on"
+            f"`backbone_learning_rate={config.backbone_learning_rate:g}`: give 0 (the same as"
+            " learning_rate) or more"
         )
     if _ratio(config) != 1 and config.optimizer == "lookahead":
         raise UserError(
-            "--backbone_learning_rate: lookahead moves all weights at once: give 0, or another"
-            " --optimizer"
+            "`backbone_learning_rate`: lookahead moves all weights at once: give 0, or another"
+            " `optimizer`"
         )
 
 
 def _ratio(config: TrainConfig) -> float:
-    """Returns the backbones' rate as a part of the head's."""
+    """Return the backbones' rate divided by the head's."""
     return (config.backbone_learning_rate or config.learning_rate) / config.learning_rate
 
 

@@ -1,4 +1,4 @@
-"""The cache of features: whole or not there, verified, bounded, told when the disk is full."""
+"""The cache of features: complete or missing, verified, bounded, and clear about a full disk."""
 
 import os
 
@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
-from tfpipe.training import features
-from tfpipe.training.features import Cache, Column
+from tfpipe.training import feature_cache
+from tfpipe.training.feature_cache import Column, FeatureCache
 
-COLUMNS = [Column("boundary0", (2, 3), "float32"), Column("label", (), "int64")]
+COLUMNS = [Column("features0", (2, 3), "float32"), Column("label", (), "int64")]
 ROWS = 10
 
 
@@ -32,8 +32,8 @@ class Computed:
             yield [values[start : start + 4], labels[start : start + 4]]
 
 
-def get(folder, computed, **causes):
-    return Cache(folder, 1.0).get(causes, COLUMNS, ROWS, computed)
+def get(folder, computed, **cache_key):
+    return FeatureCache(folder, 1.0).get(cache_key, COLUMNS, ROWS, computed)
 
 
 def test_what_was_computed_once_is_found(tmp_path):
@@ -45,14 +45,14 @@ def test_what_was_computed_once_is_found(tmp_path):
     assert computed.times == 1
 
 
-def test_other_causes_are_other_entries(tmp_path):
+def test_another_key_is_another_entry(tmp_path):
     computed = Computed()
-    for causes in ({"weights": "a"}, {"weights": "b"}, {"weights": "a", "view": 1}):
-        get(tmp_path, computed, **causes)
+    for cache_key in ({"weights": "a"}, {"weights": "b"}, {"weights": "a", "view": 1}):
+        get(tmp_path, computed, **cache_key)
     assert computed.times == 3
 
 
-@pytest.mark.parametrize("name", ["boundary0.npy", "label.npy", features.META])
+@pytest.mark.parametrize("name", ["features0.npy", feature_cache.META])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_entry_is_computed_again(tmp_path, capfd, name, damage):
     computed = Computed()
@@ -66,13 +66,13 @@ def test_a_damaged_entry_is_computed_again(tmp_path, capfd, name, damage):
         path.write_bytes(data if damage == "flip" else data[:-1])
     again = get(tmp_path, computed)
     assert np.array_equal(again[0], rows()[0])
-    # A flipped bit in meta.json's causes changes nothing that is read.
-    assert computed.times == 2 or (name == features.META and damage == "flip")
+    # A flipped bit in meta.json's key changes nothing that is read.
+    assert computed.times == 2 or (name == feature_cache.META and damage == "flip")
     if computed.times == 2:
         assert "is damaged" in capfd.readouterr().err
 
 
-def test_an_interrupted_entry_is_not_there(tmp_path):
+def test_an_interrupted_entry_is_missing(tmp_path):
     def interrupted():
         yield from list(Computed())[:1]
         raise KeyboardInterrupt
@@ -82,10 +82,10 @@ def test_an_interrupted_entry_is_not_there(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
-    usage = features.shutil.disk_usage(tmp_path)._replace(free=2**28 + 100)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"has 0.3 GB free: .*--feature_cache=FOLDER") as error:
+def test_a_disk_without_room_is_an_error_before(tmp_path, monkeypatch):
+    usage = feature_cache.shutil.disk_usage(tmp_path)._replace(free=2**28 + 100)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"has 0.3 GB free: .*feature_cache") as error:
         get(tmp_path / "not" / "there", Computed())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "not").exists()
@@ -102,8 +102,8 @@ def test_a_disk_that_becomes_full_leaves_nothing(tmp_path):
         return file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "open", full, raising=False)
-        with pytest.raises(UserError, match=r"cannot write .*No space left.*make room") as error:
+        patch.setattr(feature_cache, "open", full, raising=False)
+        with pytest.raises(UserError, match=r"cannot write .*No space left") as error:
             get(tmp_path, Computed())
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -111,18 +111,18 @@ def test_a_disk_that_becomes_full_leaves_nothing(tmp_path):
 
 def test_the_bound_counts_every_byte():
     row = 2 * 3 * 4 + 8
-    cache = Cache(None, 100 * row / 1e9)
+    cache = FeatureCache(None, 100 * row / 1e9)
     assert cache.fits(COLUMNS, 100)
     assert not cache.fits(COLUMNS, 101)
-    assert features.size(COLUMNS, 7) == 7 * row
+    assert feature_cache.size(COLUMNS, 7) == 7 * row
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_precision_is_kept_to_the_bit(tmp_path, dtype):
-    column = Column("boundary0", (5,), dtype)
+    column = Column("features0", (5,), dtype)
     values = tf.cast(tf.random.stateless_normal([4, 5], [1, 2]), dtype)
-    (found,) = Cache(tmp_path, 1.0).get({}, [column], 4, iter([[values.numpy()]]))
+    (found,) = FeatureCache(tmp_path, 1.0).get({}, [column], 4, iter([[values.numpy()]]))
     tensor = column.tensor(np.take(found, [2, 0], axis=0))
     assert tensor.dtype == values.dtype
     assert np.array_equal(tf.cast(tensor, "float32"), tf.cast(tf.gather(values, [2, 0]), "float32"))
-    assert storage.size(next(tmp_path.glob("*/boundary0.npy"))) >= 4 * column.row_bytes
+    assert storage.size(next(tmp_path.glob("*/features0.npy"))) >= 4 * column.row_bytes

@@ -1,12 +1,12 @@
-"""What frozen layers make of every record, computed once and kept on the disk.
+"""Features of frozen layers on the disk, computed once for every record.
 
     FOLDER/KEY/
-      boundary0.npy ...    the tensors at the boundary, a row for each record
-      label.npy ...        what the records say of themselves
-      meta.json            what the values follow from, and the CRC-32C of each file
+      features0.npy ...    tensors at the split layer, a row for each record
+      label.npy ...        fields of the records
+      meta.json            the cache key, and the CRC-32C of each file
 
-The key is a digest of all that the values follow from, so what has become stale is never found. An
-entry appears whole or not at all, and is verified when it is opened.
+KEY is a digest of all that the values depend on, so an entry never becomes stale. An entry appears
+whole or not at all, and opening it verifies the checksums.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from tfpipe.core.errors import UserError
 
 META = "meta.json"
 
-# Of a file at a time, when it is verified.
+# Bytes that a verification reads at a time.
 _CHUNK_BYTES = 2**24
 
-# Left free on the disk: a training writes checkpoints and weights too.
+# Bytes left free on the disk for checkpoints and weights.
 _SPARE_BYTES = 2**28
 
 
@@ -38,9 +38,9 @@ class Column:
     """One array of an entry.
 
     Attributes:
-        name: of its file, without the ending.
-        shape: of a row.
-        dtype: of the values, as TensorFlow names it.
+        name: name of the file, without the ending.
+        shape: shape of a row.
+        dtype: TensorFlow's name of the type.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def stored(self) -> np.dtype:
-        """The dtype in the file: NumPy's format has no bfloat16, so its bits are kept."""
+        """The dtype in the file. NumPy's format has no bfloat16, so the file has its bits."""
         return np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype)
 
     @property
@@ -58,68 +58,64 @@ class Column:
         return int(np.prod(self.shape)) * self.stored.itemsize
 
     def bits(self, values: np.ndarray) -> np.ndarray:
-        """Returns values as they are stored."""
+        """Return values as the file stores them."""
         return np.ascontiguousarray(values).view(self.stored)
 
     def tensor(self, rows: np.ndarray) -> tf.Tensor:
-        """Returns stored rows as a tensor."""
+        """Return stored rows as a tensor."""
         values = tf.convert_to_tensor(rows)
         return tf.bitcast(values, self.dtype) if self.dtype == "bfloat16" else values
 
 
-class Cache:
-    """A folder of entries.
-
-    Attributes:
-        folder: may be shared by several runs.
-    """
+class FeatureCache:
+    """A folder of entries, which several runs may share."""
 
     def __init__(self, folder: pathlib.Path, limit_gb: float):
-        """Opens a folder; it is made when something is kept.
+        """Open a folder, which `get` creates if needed.
 
         Args:
-            folder: where.
-            limit_gb: how much one stage may keep, in 10^9 bytes.
+            folder: of the entries.
+            limit_gb: limit of the features of one stage, in 10^9 bytes.
         """
-        self.folder = folder
+        self._folder = folder
         self._limit = limit_gb * 1e9
 
     def fits(self, columns: list[Column], rows: int) -> bool:
-        """Tells whether so many rows are within the limit."""
+        """Return whether this number of rows is within the limit."""
         return size(columns, rows) <= self._limit
 
     def get(
         self,
-        causes: dict[str, Any],
+        cache_key: dict[str, Any],
         columns: list[Column],
         rows: int,
         compute: Iterator[list[np.ndarray]],
     ) -> list[np.ndarray]:
-        """Returns the arrays of an entry, which is computed if it is not there.
+        """Return the arrays of an entry; compute it first if it is missing or damaged.
 
         Args:
-            causes: all that the values follow from, JSON-able.
+            cache_key: all that the values depend on, JSON-able.
             columns: of the entry.
-            rows: how many there are to be.
+            rows: number of rows.
             compute: yields some rows of every column at a time.
 
         Returns:
-            For each column an array [rows, ...] as it is stored, mapped into memory.
+            For each column an array [rows, ...] as stored, mapped into memory.
 
         Raises:
             UserError: the disk is full, or cannot be written to.
         """
-        found = self.find(causes, columns, rows)
+        found = self.find(cache_key, columns, rows)
         if found is None:
-            self._write(self._path(causes, columns, rows), causes, columns, rows, compute)
-            found = self.find(causes, columns, rows)
+            self._write(self._path(cache_key, columns, rows), cache_key, columns, rows, compute)
+            found = self.find(cache_key, columns, rows)
         return found
 
     def find(
-        self, causes: dict[str, Any], columns: list[Column], rows: int
+        self, cache_key: dict[str, Any], columns: list[Column], rows: int
     ) -> list[np.ndarray] | None:
-        """Returns the arrays of an entry, as `get` does, or None if it is not there or damaged."""
-        path = self._path(causes, columns, rows)
+        """Return the arrays of an entry like `get`, or None if it is missing or damaged."""
+        path = self._path(cache_key, columns, rows)
         if not path.exists():
             return None
         problem = _problem(path, columns)
@@ -128,46 +124,40 @@ class Cache:
             return None
         return [np.load(path / f"{each.name}.npy", mmap_mode="r") for each in columns]
 
-    def _path(self, causes: dict[str, Any], columns: list[Column], rows: int) -> pathlib.Path:
+    def _path(self, cache_key: dict, columns: list[Column], rows: int) -> pathlib.Path:
         shapes = [dataclasses.astuple(each) for each in columns]
-        text = json.dumps([causes, shapes, rows], sort_keys=True)
-        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        text = json.dumps([cache_key, shapes, rows], sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _write(self, path, causes, columns, rows, compute) -> None:
-        self._check_space(size(columns, rows))
-        try:
-            with storage.atomic_folder(path, replace=True) as work:
-                sums = _write_columns(work, columns, rows, compute)
-                storage.write_json(work / META, {"causes": causes, "crc32c": sums})
-        except OSError as error:
-            raise UserError(
-                f"--feature_cache: cannot write {path} ({error.strerror or error}):"
-                f" {self._advice(size(columns, rows))}"
-            ) from None
-
-    def _check_space(self, needed: int) -> None:
-        there = next(each for each in (self.folder, *self.folder.parents) if each.exists())
+    def _write(self, path, cache_key, columns, rows, compute) -> None:
+        needed = size(columns, rows)
+        advice = (
+            f"the features take {needed / 1e9:.1f} GB: make room, give `feature_cache` a folder on"
+            " another disk, or give `feature_gb=0` to compute them in each epoch"
+        )
+        there = next(each for each in (path, *path.parents) if each.exists())
         free = shutil.disk_usage(there).free
         if needed + _SPARE_BYTES > free:
             raise UserError(
-                f"--feature_cache: {self.folder} has {free / 1e9:.1f} GB free:"
-                f" {self._advice(needed)}"
+                f"`feature_cache`: {self._folder} has {free / 1e9:.1f} GB free: {advice}"
             )
-
-    def _advice(self, needed: int) -> str:
-        return (
-            f"the features take {needed / 1e9:.1f} GB; make room, give --feature_cache=FOLDER on"
-            " another disk, or --feature_gb=0 to compute them in each epoch"
-        )
+        try:
+            with storage.atomic_folder(path, replace=True) as work:
+                sums = _write_columns(work, columns, rows, compute)
+                storage.write_json(work / META, {"cache_key": cache_key, "crc32c": sums})
+        except OSError as error:
+            raise UserError(
+                f"`feature_cache`: cannot write {path} ({error.strerror or error}): {advice}"
+            ) from None
 
 
 def size(columns: list[Column], rows: int) -> int:
-    """Returns the bytes of so many rows."""
+    """Return the bytes of this number of rows."""
     return rows * sum(each.row_bytes for each in columns)
 
 
 def _write_columns(work, columns, rows, compute) -> dict[str, int]:
-    """Writes each column's file; returns their checksums."""
+    """Write the file of each column; return their checksums."""
     files = [open(work / f"{each.name}.npy", "wb") for each in columns]  # noqa: SIM115
     try:
         for column, file in zip(columns, files, strict=True):
@@ -187,7 +177,7 @@ def _write_columns(work, columns, rows, compute) -> dict[str, int]:
 
 
 def _problem(path: pathlib.Path, columns: list[Column]) -> str:
-    """Returns what is wrong with an entry; empty if nothing is."""
+    """Return what is wrong with an entry, or an empty text."""
     try:
         sums = json.loads((path / META).read_text(encoding="utf-8"))["crc32c"]
         for column in columns:

@@ -1,7 +1,7 @@
-"""Averages of the weights over a training, to be evaluated and exported in place of the last ones.
+"""Averages of the weights over a training, evaluated and exported in place of the last weights.
 
-Keras' own (`use_ema`) leaves out BatchNorm's statistics, and its older optimizers have none; those
-of tensorflow-addons wrap older optimizers only. To add one, subclass `Average` and register it.
+Keras' own (`use_ema`) leaves out BatchNorm's statistics, and its older optimizers have none. To add
+an average, subclass `Average` and register a function that builds it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from tfpipe.core import spec
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
 
-# From the variables, the updates in an epoch and the arguments in the spec to the average.
+# From the variables, the updates in an epoch and the arguments of the spec to the average.
 averages: Registry[Callable[..., "Average | None"]] = Registry("average")
 
 # Epochs that swa takes: whole numbers of thousandths, few enough for 64-bit arithmetic.
@@ -22,64 +22,58 @@ _SHORTEST, _LONGEST = 0.001, 100_000
 
 
 class Average(tf.Module):
-    """Averages of variables; `variables` is the state that goes into a checkpoint.
+    """Averages of variables. A checkpoint of it saves its state.
 
-    Made in the scope of a tf.distribute strategy, if there is one. Each replica then keeps the
-    averages of its own copies and nothing is communicated; where the copies differ, as BatchNorm's
-    statistics do, reading an average outside of the replicas gives the mean over them.
+    Build it in the scope of the tf.distribute strategy, if there is one. Each replica averages its
+    own copies without communication. Where the copies differ, as BatchNorm's statistics do, reading
+    an average outside of the replicas returns the mean over them.
     """
 
     def __init__(self, variables: Sequence[tf.Variable]):
-        """Starts from the variables as they are; each average takes as much memory as its own."""
+        """Start from the current values. The averages take as much memory as the variables."""
         super().__init__()
-        on_read = tf.VariableSynchronization.ON_READ
-        self._count = tf.Variable(
-            tf.constant(0, tf.int64),
-            trainable=False,
-            synchronization=on_read,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self._count = _counter(0)
         self._averages = kept = [
             tf.Variable(
                 variable.read_value(),
                 trainable=False,
-                synchronization=on_read,
+                synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.MEAN,
             )
             for variable in variables
         ]
-        # In a function: a list of the model's variables would be taken for state of this module.
+        # A function, because tf.Module would save a list of the model's variables.
         self._pairs = lambda: zip(variables, kept, strict=True)
         self._local = tf.distribute.get_strategy().experimental_local_results
 
     def update(self, updates: tf.Tensor) -> None:
-        """Takes the weights as they are now, if it is time to.
+        """Add the current weights to the average, if it is time to.
 
-        To be called after each update of the weights: eagerly, or in the training step, which may
-        be compiled with XLA and may run in the replicas of a strategy.
+        Call it after each update of the weights: eagerly, or in the training step, which may be
+        compiled with XLA and may run in the replicas of a strategy.
 
         Args:
-            updates: how many updates of the weights there have been, an integer [], at least 1.
+            updates: number of updates of the weights so far, an integer [], at least 1.
         """
         raise NotImplementedError
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Exchanges weights and averages while the block runs, unless nothing is averaged yet.
+        """Swap weights and averages while the block runs, unless nothing is averaged yet.
 
-        Outside of a tf.function and of replicas. Variables are exchanged one after the other, so
-        that it takes the memory of one of them. No checkpoint should be saved in the block.
+        Use it outside of tf.function and replicas, and save no checkpoint in the block. Variables
+        are swapped one by one, so it takes the memory of the largest.
         """
         if not self._count.numpy():
             yield
             return
-        self._exchange()
+        self._swap()
         try:
             yield
         finally:
-            self._exchange()
+            self._swap()
 
-    def _exchange(self) -> None:
+    def _swap(self) -> None:
         for variable, average in self._pairs():
             for one, other in zip(self._local(variable), self._local(average), strict=True):
                 value = one.read_value()
@@ -87,18 +81,18 @@ class Average(tf.Module):
                 other.assign(value)
 
     def _approach(self, share: tf.Tensor) -> None:
-        """Moves the averages that share of the way, float32 [] in 0..1, to the weights."""
+        """Move the averages towards the weights by a share of the distance, float32 [] in 0..1."""
         for variable, average in self._pairs():
             step = tf.cast(share, average.dtype) * (variable.read_value() - average)
             average.assign_add(step)
         self._count.assign_add(1)
 
 
-class Copy(Average):
-    """The weights as they were when they were last taken, as at the end of the best epoch."""
+class WeightsSnapshot(Average):
+    """The weights as they were at the last `update`, such as the end of the best epoch."""
 
     def update(self, updates: "int | tf.Tensor") -> None:
-        """Takes the weights as they are now, outside of a tf.function; see `Average.update`."""
+        """Copy the current weights, outside of a tf.function; see `Average.update`."""
         del updates
         for variable, copy in self._pairs():
             for one, other in zip(self._local(variable), self._local(copy), strict=True):
@@ -107,19 +101,19 @@ class Copy(Average):
 
 
 class Exponential(Average):
-    """average = d x average + (1 - d) x weight with each update, starting at the first weights.
+    """average = d x average + (1 - d) x weight with each update, from the first weights on.
 
-    With d = min(DECAY, (1 + n) / (10 + n)) after n updates, as tf.train.ExponentialMovingAverage
-    has it with `num_updates`, so that the first weights are soon forgotten.
+    After n updates d is min(DECAY, (1 + n) / (10 + n)), as in tf.train.ExponentialMovingAverage
+    with `num_updates`, so the first weights soon lose their influence.
     """
 
     def __init__(self, variables: Sequence[tf.Variable], decay: float):
-        """Starts; `decay` is in 0..1, without 1."""
+        """Start from the current weights; `decay` is in [0, 1)."""
         super().__init__(variables)
         self._decay = decay
 
     def update(self, updates: tf.Tensor) -> None:
-        """Takes the weights as they are now; see `Average.update`."""
+        """Add the current weights; see `Average.update`."""
         n = tf.cast(updates, tf.float32)
         self._approach(1 - tf.minimum(self._decay, (1 + n) / (10 + n)))
 
@@ -127,8 +121,8 @@ class Exponential(Average):
 class Stochastic(Average):
     """The equal mean of the weights at several times (Izmailov et al. 2018, arXiv:1803.05407).
 
-    BatchNorm's statistics are averaged as the weights are; the paper computes them anew, by another
-    pass over the data.
+    BatchNorm's statistics are averaged like weights. The paper computes them again instead, with
+    another pass over the data.
     """
 
     def __init__(
@@ -137,28 +131,21 @@ class Stochastic(Average):
         start: fractions.Fraction,
         every: fractions.Fraction,
     ):
-        """Starts.
+        """Prepare the state.
 
         Args:
-            variables: what is averaged.
-            start: the updates after which weights are first taken, from 0 on; the weights before
-                any update are never taken.
-            every: the updates from one time to the next, above 0. Times between two updates are
-                those of the later one.
+            variables: to average.
+            start: first time, in updates, at least 0. The weights before any update never count.
+            every: updates between two times, above 0. A time between two updates means the later.
         """
         super().__init__(variables)
         self._start = start
         self._every = every
-        # Apart from the count of weights taken: an update that loss scaling skips is not one.
-        self._passed = tf.Variable(
-            tf.constant(int(self._times(0)), tf.int64),
-            trainable=False,
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        # Not `_count`: an update that loss scaling skips must not count twice.
+        self._passed = _counter(int(self._times(0)))
 
     def update(self, updates: tf.Tensor) -> None:
-        """Takes the weights if one of the times has come; see `Average.update`."""
+        """Add the current weights if a time has come; see `Average.update`."""
         times = self._times(tf.cast(updates, tf.int64))
 
         def take() -> None:
@@ -168,24 +155,34 @@ class Stochastic(Average):
         tf.cond(times > self._passed, take, lambda: None)
 
     def _times(self, updates: "int | tf.Tensor") -> "int | tf.Tensor":
-        """Returns how many times there are up to an update, in whole numbers: none drifts."""
+        """Return the number of times up to an update, in integers, which do not drift."""
         since = updates * self._start.denominator - self._start.numerator
         length = self._every.numerator * self._start.denominator
         return tf.maximum(since * self._every.denominator // length + 1, 0)
 
 
+def _counter(value: int) -> tf.Variable:
+    """Return an integer that each replica counts for itself."""
+    return tf.Variable(
+        tf.constant(value, tf.int64),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
 @averages.register("none")
 def _none(variables: Sequence[tf.Variable], per_epoch: int) -> None:
-    """`none`: the weights as they are."""
+    """`none`: the weights themselves."""
     del variables, per_epoch
 
 
 @averages.register("ema")
 def _ema(variables: Sequence[tf.Variable], per_epoch: int, decay: float) -> Average:
-    """`ema(DECAY)`: an exponential moving average over the updates, as `Exponential` says."""
+    """`ema(DECAY)`: an exponential moving average over the updates; see `Exponential`."""
     del per_epoch
     if not 0 <= decay < 1:
-        raise UserError(f"--average=ema({decay:g}): the decay is not in 0..1, as 0.999")
+        raise UserError(f"`average=ema({decay:g})`: give a decay of at least 0 and below 1")
     return Exponential(variables, decay)
 
 
@@ -196,22 +193,22 @@ def _swa(
     """`swa(START_EPOCH)` or `swa(START_EPOCH,EVERY_EPOCHS)`: the mean of those epochs' weights."""
     for name, value, least in (("START_EPOCH", start, 0.0), ("EVERY_EPOCHS", every, _SHORTEST)):
         if not least <= value <= _LONGEST:
-            raise UserError(f"--average=swa: {name} is {value:g}, not {least:g} to {_LONGEST}")
+            raise UserError(f"`average=swa`: {name} is {value:g}: give {least:g} to {_LONGEST}")
     first, length = (fractions.Fraction(v).limit_denominator(1000) for v in (start, every))
     return Stochastic(variables, first * per_epoch, length * per_epoch)
 
 
 def build(text: str, variables: Sequence[tf.Variable], per_epoch: int) -> Average | None:
-    """Builds the average that the options ask for.
+    """Build the average that the option `average` asks for.
 
     Args:
-        text: the spec of --average.
-        variables: what is trained, BatchNorm's statistics included, with its first weights; those
-            that are not floating point are left out.
+        text: a spec, such as "ema(0.999)".
+        variables: all that changes in a training, BatchNorm's statistics included. Integers are
+            left out.
         per_epoch: updates in an epoch, at least 1.
 
     Returns:
-        The average, or None for none.
+        The average, or None for "none".
 
     Raises:
         UserError: an unknown average or wrong arguments.
@@ -221,5 +218,5 @@ def build(text: str, variables: Sequence[tf.Variable], per_epoch: int) -> Averag
 
 
 def check(text: str) -> None:
-    """Raises UserError if --average is wrong."""
+    """Raise UserError if the option `average` is wrong."""
     build(text, [], per_epoch=1)

@@ -3,16 +3,16 @@
 The files are:
 
     runs/NAME/
-      config.json        options as given, and what they were resolved to
-      backbones/         copies of the model files that backbones were cut from, if any
+      config.json        options as given, and as resolved
+      backbones/         copies of the model files that backbones are cut from, if any
       best.weights.h5    weights of the epoch with the lowest validation loss
       stages/            the same for each stage
-      features/          what frozen layers made of the images, unless --feature_cache is given
-      last/              newest checkpoints of the whole training state, to resume from
-      log.csv            one line an epoch
+      features/          features of frozen layers, unless --feature_cache is given
+      last/              newest checkpoints of the whole training, to resume from
+      log.csv            one line for each epoch
       tensorboard/       the same for TensorBoard
-      lock               held by the training at work here
-      calibration.json   how logits become probabilities, and the weights that this is for
+      lock               held by the training that is running here
+      calibration.json   how logits become probabilities, and for which weights
       predictions.csv    logits and probabilities of the validation split
       metrics.json       written by tfpipe.evaluate
       report.html        written by tfpipe.report, or comparison.html
@@ -24,7 +24,6 @@ Commands after the training need nothing but this folder and the records.
 import contextlib
 import dataclasses
 import fcntl
-import filecmp
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,24 +37,16 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.training import resolve, schedules, stages
+from tfpipe.training import resolve, stages
 from tfpipe.training.config import Resolved, TrainConfig
 from tfpipe.training.precision import under
 
 LAST = "last"  # folder of the checkpoints
-LOCK = "lock"  # file that a training at work in the folder holds
-
-# Options that may change when a run goes on: how long it lasts, where the records lie, and what is
-# done with the trained model.
-RESUMABLE = (
-    *("epochs", "patience", "records", "run_dir", "tta", "calibration"),
-    *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
-    *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),
-)
+LOCK = "lock"  # file that a running training holds
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder and its configuration."""
 
     folder: pathlib.Path
@@ -64,56 +55,56 @@ class Run:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names in the order of their labels."""
+        """Names of the classes, in the order of their labels."""
         return self.resolved.classes
 
     @property
     def class_shares(self) -> tuple[float, ...]:
-        """The share of each among the training records."""
+        """Share of each class among the training records."""
         return self.resolved.class_shares
 
     @property
     def records(self) -> str:
-        """The folder of the records."""
+        """Folder of the records."""
         return self.config.records
 
     @property
     def tta(self) -> str:
-        """The test-time views."""
+        """Test-time views."""
         return self.config.tta
 
     @property
     def out_of_fold(self) -> bool:
-        """Whether the predictions are of all images, each by a model that has not seen it."""
+        """Whether the predictions are of all images, each by a model that was not trained on it."""
         return False
 
     @property
     def best_weights(self) -> pathlib.Path:
-        """The weights that evaluate, predict and export use."""
+        """Weights that evaluation, prediction and export use."""
         return self.folder / "best.weights.h5"
 
     @property
     def calibration_file(self) -> pathlib.Path:
-        """What `tfpipe.runs.finish` writes once the training has ended."""
+        """Calibration, written when the training has ended."""
         return self.folder / "calibration.json"
 
     @property
     def predictions_file(self) -> pathlib.Path:
-        """What it writes beside that."""
+        """Predictions of the validation split, written with the calibration."""
         return self.folder / "predictions.csv"
 
     @property
     def last(self) -> pathlib.Path:
-        """The folder of the checkpoints that a training resumes from."""
+        """Folder of the checkpoints that a training resumes from."""
         return self.folder / LAST
 
     @property
     def stages(self) -> tuple[stages.Stage, ...]:
-        """What is trained, one after the other."""
+        """Stages of the training, in their order."""
         return stages.parse(self.config)
 
     def save_weights(self, built: classifier.Classifier, stage: int, *, best: bool) -> None:
-        """Keeps the weights as a stage's best so far, and, if `best` is set, as the run's."""
+        """Save the weights as the best of a stage so far and, if `best` is set, of the run."""
         path = self._stage_weights(stage)
         path.parent.mkdir(exist_ok=True)
         # Keras chooses the format by the ending, so the partial file has the same one.
@@ -125,18 +116,18 @@ class Run:
                 shutil.copyfileobj(file, copy)
 
     def load_stage(self, built: classifier.Classifier, stage: int) -> None:
-        """Sets the weights to a stage's best; raises UserError if they are damaged."""
+        """Set the weights to the best of a stage; raise UserError if they are damaged."""
         self._load(built, self._stage_weights(stage))
 
     def _stage_weights(self, stage: int) -> pathlib.Path:
         return self.folder / "stages" / f"{self.stages[stage].label}.weights.h5"
 
     def validation(self, manifest: Manifest) -> Subset:
-        """Returns the records to validate on; raises UserError as `resolve.parts` does."""
+        """Return the validation records; raise UserError like `resolve.parts`."""
         return resolve.parts(self.config, manifest)[1]
 
     def model_files(self) -> dict[pathlib.Path, pathlib.Path]:
-        """Returns the model files that backbones are cut from, and the run's copy of each."""
+        """Return the model files that backbones are cut from, and the run's copy of each."""
         names = [branch["name"] for branch in self.resolved.branches]
         paths = [
             pathlib.Path(model_file.parse(name)[0]) for name in names if model_file.is_cut(name)
@@ -145,36 +136,32 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder, which is made if need be.
+        """Keep other trainings out of the folder, which is created if needed.
 
         Raises:
-            UserError: one is at work there, or the folder cannot be made.
+            UserError: another training is running there, or the folder cannot be created.
         """
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / LOCK).open("w")
-        except OSError as error:
-            raise UserError(f"--run_dir: cannot write {self.folder}: {error.strerror}") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"another tfpipe.train is at work in {self.folder}: wait for it to end, or give"
-                    " another --run_dir"
+                    f"another tfpipe.train is running in {self.folder}: wait for its end, or give"
+                    " another `run_dir`"
                 ) from None
             yield
 
     def save(self) -> None:
-        """Writes the configuration and copies model files, making the folder if need be."""
-        try:
+        """Write the configuration and copy model files; create the folder if needed."""
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             for original, copy in self.model_files().items():
                 copy.parent.mkdir(exist_ok=True)
                 with storage.atomic_file(copy, "wb") as target, original.open("rb") as source:
                     shutil.copyfileobj(source, target)
-        except OSError as error:
-            raise UserError(f"--run_dir: cannot write {self.folder}: {error.strerror}") from None
         storage.write_json(
             self.folder / "config.json",
             {
@@ -184,12 +171,19 @@ class Run:
             },
         )
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"`run_dir`: cannot write {self.folder}: {error.strerror}") from None
+
     def build(self, *, first_weights: bool) -> classifier.Classifier:
-        """Builds the classifier of this run under the current Keras policy.
+        """Build the classifier under the current Keras policy.
 
         Args:
-            first_weights: whether to load the backbones' first weights; not needed where trained
-                ones follow. Model files are then read from the run's copies.
+            first_weights: whether to load the backbones' first weights. Without them, model files
+                are read from the run's copies.
         """
         branches = [
             classifier.Branch(
@@ -215,7 +209,7 @@ class Run:
         return f"{self.model_files()[pathlib.Path(path)]}@{layer}"
 
     def identity(self) -> dict[str, str]:
-        """Returns what logits follow from; with another value they are another model's.
+        """Return what logits depend on; another value means another model.
 
         Raises:
             UserError: there are no weights yet.
@@ -224,15 +218,15 @@ class Run:
         return {"weights_sha256": verify.sha256(self.best_weights), "tta": self.config.tta}
 
     def calibrated_for(self) -> dict[str, str]:
-        """Returns what a calibration follows from; with another value it is for another model."""
+        """Return what a calibration depends on."""
         return self.identity() | {"calibration": self.config.calibration}
 
     def calibration(self) -> Calibration:
-        """Reads `calibration.json`.
+        """Read `calibration.json`.
 
         Returns:
-            No calibration if there is no file yet, or, with a warning, if it was made for other
-            weights or options, as while a finished run is trained further.
+            The calibration. None is applied if there is no file yet, or, with a warning, if it is
+            for other weights or options, as while a finished run is trained further.
 
         Raises:
             UserError: the file is damaged.
@@ -240,10 +234,10 @@ class Run:
         return read_calibration(self.calibration_file, self.calibrated_for)
 
     def restore(self, *, tta: str = "") -> Predictor:
-        """Returns the predictor of the best weights, as the run is calibrated.
+        """Return the predictor of the best weights, with the run's calibration.
 
         Args:
-            tta: test-time views instead of the run's, "none" for none; empty for the run's.
+            tta: test-time views, "none" for none; empty for the run's.
 
         Raises:
             UserError: there are no weights yet, or they or the calibration are damaged.
@@ -251,27 +245,26 @@ class Run:
         return dataclasses.replace(self.uncalibrated(tta=tta), calibration=self.calibration())
 
     def uncalibrated(self, *, tta: str = "") -> Predictor:
-        """Does as `restore`, without the calibration."""
+        """Return the predictor like `restore`, without the calibration."""
         chosen = views.parse(tta or self.config.tta)
         return Predictor(self.restore_classifier(), chosen)
 
     def restore_classifier(
         self, built: classifier.Classifier | None = None
     ) -> classifier.Classifier:
-        """Builds the classifier in float32 and loads the best weights.
+        """Build the classifier in float32 and load the best weights.
 
         Args:
-            built: one of this run in float32, on one device, to load them into instead.
+            built: a classifier of this run, in float32 and on one device, to load them into
+                instead.
 
         Raises:
             UserError: there are none yet, or they are damaged.
         """
         self._check_trained()
-        if built is not None:
-            self._load(built, self.best_weights)
-            return built
-        with under("float32"):
-            built = self.build(first_weights=False)
+        if built is None:
+            with under("float32"):
+                built = self.build(first_weights=False)
         self._load(built, self.best_weights)
         return built
 
@@ -290,37 +283,16 @@ class Run:
             raise UserError(f"{path} is damaged ({reason}): run tfpipe.train there again") from None
 
 
-def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Run:
-    """Opens the run folder for training: a new one, or the same run to be resumed.
-
-    Nothing is written yet; see `Run.save`.
-
-    Raises:
-        UserError: training in the folder has begun with other options or other records.
-    """
-    run = Run(
-        pathlib.Path(config.run_dir), config, resolve.resolve(config, manifest, precision, xla)
-    )
-    if before := begun(config.run_dir):
-        _check_same(before, run)
-    return run
-
-
-def begun(run_dir: str) -> Run | None:
-    """Opens a run that training would go on with; None if none has begun there."""
-    return load(run_dir) if (pathlib.Path(run_dir) / LAST).exists() else None
-
-
-def load(run_dir: str) -> Run:
-    """Opens a run folder for reading; raises UserError if it is none."""
+def load(run_dir: str) -> RunFolder:
+    """Open a run folder for reading; raise UserError if it is none."""
     folder = pathlib.Path(run_dir)
     path = folder / "config.json"
     saved = storage.read_json(
-        path, what="a run's configuration", hint="give --run_dir as tfpipe.train was given it"
+        path, what="a run's configuration", hint="give the `run_dir` that tfpipe.train was given"
     )
     if not isinstance(saved, dict) or not {"options", "resolved"} <= set(saved):
         raise UserError(f"{path} is not a run's configuration: run tfpipe.train there again")
-    return Run(
+    return RunFolder(
         folder,
         options.from_json(TrainConfig, saved["options"], where=str(path)),
         options.from_json(Resolved, saved["resolved"], where=str(path)),
@@ -328,11 +300,11 @@ def load(run_dir: str) -> Run:
 
 
 def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = None) -> Calibration:
-    """Reads a `calibration.json`; see `Run.calibration`.
+    """Read a `calibration.json`; see `RunFolder.calibration`.
 
     Args:
         path: of the file.
-        made_for: gives what it has to be made for; None if that need not be known.
+        made_for: returns what the calibration must be for; None for no check.
     """
     if not path.is_file():
         return Calibration()
@@ -348,27 +320,3 @@ def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = N
         return options.from_json(Calibration, saved["calibration"], where=str(path))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
-
-
-def _check_same(old: Run, new: Run) -> None:
-    before, now = dataclasses.asdict(old.config), dataclasses.asdict(new.config)
-    fixed = set(before) - set(RESUMABLE)
-    if any(schedules.follows_epochs(stage.config.schedule) for stage in new.stages):
-        fixed.add("epochs")
-    for name in before:
-        if name in fixed and before[name] != now[name]:
-            raise UserError(
-                f"{old.folder} holds a run with --{name}={before[name]}, now {now[name]}: give"
-                " another --run_dir, or the same options to resume"
-            )
-    for original, copy in new.model_files().items():
-        if not (copy.is_file() and filecmp.cmp(original, copy, shallow=False)):
-            raise UserError(
-                f"{original} is not the model file that {old.folder} began with ({copy}): give that"
-                " file, or another --run_dir"
-            )
-    if old.resolved.records_fingerprint != new.resolved.records_fingerprint:
-        raise UserError(
-            f"{old.folder} was trained on other records than {new.config.records} now holds: give"
-            " another --run_dir"
-        )

@@ -1,0 +1,80 @@
+"""Precision and XLA by device, and random layers whose state is saved."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from tfpipe.core.errors import UserError
+from tfpipe.training import precision, randomness, runtime
+
+AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
+PLAIN = frozenset({"avx2", "avx512f"})
+
+
+@pytest.mark.parametrize(
+    ("capability", "features", "chosen", "xla", "reason"),
+    [
+        (None, PLAIN, "float32", False, "no bfloat16 instructions"),
+        (None, AMX, "mixed_bfloat16", False, "amx_bf16"),
+        (None, frozenset({"avx512_bf16"}), "mixed_bfloat16", False, "avx512_bf16"),
+        (None, frozenset(), "float32", False, "no bfloat16 instructions"),
+        ((6, 1), frozenset(), "float32", True, "compute capability 6.1"),
+        ((7, 0), frozenset(), "mixed_float16", True, "compute capability 7.0"),
+        ((7, 5), AMX, "mixed_float16", True, "compute capability 7.5"),
+        ((8, 0), frozenset(), "mixed_bfloat16", True, "compute capability 8.0"),
+        ((12, 0), frozenset(), "mixed_bfloat16", True, "compute capability 12.0"),
+    ],
+)
+def test_auto_follows_the_device(capability, features, chosen, xla, reason):
+    found = runtime.decide("auto", "auto", capability, "it", features)
+    assert (found.precision, found.xla) == (chosen, xla)
+    assert reason in found.explanation
+    assert "\n" not in found.explanation
+
+
+@pytest.mark.parametrize("asked", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_given_values_are_used(asked, xla):
+    found = runtime.decide(asked, xla, None, "CPU", PLAIN)
+    assert (found.precision, found.xla) == (asked, xla == "on")
+    assert found.explanation.count("asked for") == 2
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match=r"precision=mixed_float16.* needs a GPU"):
+        runtime.decide("mixed_float16", "auto", None, "CPU", PLAIN)
+
+
+def test_this_machine_gets_a_choice():
+    known = ("float32", "mixed_bfloat16", "mixed_float16")
+    assert runtime.choose("auto", "auto").precision in known
+
+
+def test_an_error_leaves_the_policy_as_it_was():
+    with pytest.raises(ZeroDivisionError), precision.under("mixed_bfloat16"):
+        raise ZeroDivisionError
+    assert tf_keras.mixed_precision.global_policy().name == "float32"
+
+
+@pytest.mark.parametrize("strategy", [tf.distribute.get_strategy, tf.distribute.MirroredStrategy])
+def test_dropout_continues_from_the_saved_state_of_its_generators(tmp_path, strategy):
+    randomness.seed_everything(0)
+    layers = tf_keras.layers
+    with strategy().scope(), randomness.collect_generators() as generators:
+        image = tf_keras.Input([64])
+        x = layers.GaussianNoise(1.0)(layers.Dense(64)(layers.Dropout(0.5)(image)))
+        model = tf_keras.Model(image, layers.Dropout(0.5)(x))
+    assert len(generators) == 3
+    state = tf.train.Checkpoint(random=generators)
+    step = tf.function(lambda: model(tf.ones([2, 64]), training=True))
+    randomness.reseed(generators, 7, 1)
+    first, path = step().numpy(), state.save(tmp_path / "state")
+    second = step().numpy()
+    randomness.reseed(generators, 7, 1)
+    assert np.array_equal(step(), first)
+    state.restore(path).assert_consumed()
+    assert np.array_equal(step(), second)
+    assert not np.array_equal(first, second)
+    randomness.reseed(generators, 7, 2)
+    assert not np.array_equal(step(), first)

@@ -1,0 +1,64 @@
+"""Features of some records, as batches for the trained layers."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.input import pipeline
+from tfpipe.records.subset import Subset
+from tfpipe.training.feature_cache import Column
+
+# Fields of the records that an entry of the cache keeps beside the features, int64 [].
+FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDataset:
+    """Some rows of an entry of the cache, one for each record.
+
+    Attributes:
+        columns: of the entry; `FIELDS` are the last.
+        arrays: array of each column, as stored, with all rows of the entry.
+        rows: indices of the rows in use.
+    """
+
+    columns: list[Column]
+    arrays: list[np.ndarray]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, part: Subset) -> "FeatureDataset":
+        """Return the rows of the folds that a part of the records holds."""
+        fold, copy = self.arrays[-2], self.arrays[-1]
+        chosen = np.broadcast_to(part.holds(fold, copy), fold.shape)
+        return dataclasses.replace(self, rows=np.flatnonzero(chosen))
+
+    def without_copies(self) -> "FeatureDataset":
+        """Return the rows of images, without transformed copies of them."""
+        return dataclasses.replace(self, rows=self.rows[self.arrays[-1][self.rows] == 0])
+
+    def batch(
+        self, indices: np.ndarray, size: int | None = None, part: slice = slice(None)
+    ) -> dict[str, Any]:
+        """Return rows as a batch.
+
+        Args:
+            indices: of the rows.
+            size: pads the batch to this size, as `pipeline.filled` does; None for no padding.
+            part: rows of the padded batch to return.
+
+        Returns:
+            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and "weight",
+            float32 [B], 0 for padding.
+        """
+        chosen, weight = pipeline.filled(self.rows[indices], size or len(indices))
+        tensors = {
+            column.name: column.tensor(np.take(array, chosen[part], axis=0))
+            for column, array in zip(self.columns, self.arrays, strict=True)
+        }
+        fields = {each.name: tensors.pop(each.name) for each in FIELDS}
+        return {"features": list(tensors.values()), **fields, "weight": tf.constant(weight[part])}

@@ -1,0 +1,189 @@
+"""Features of frozen layers: from the cache, or computed for it by the shortest way.
+
+    images --> earlier split layer --> split layer        each computed once, and kept
+
+If later stages start earlier in the backbone, images pass the layers before the earliest start once
+for all stages. Each stage then computes only the rest, up to its own split layer.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfpipe.augment import Augment
+from tfpipe.core import terminal
+from tfpipe.images.preprocess import CHANNELS
+from tfpipe.input import draws, pipeline, tuning
+from tfpipe.model.classifier import Classifier, as_list
+from tfpipe.model.constants import with_constant_weights
+from tfpipe.model.split import Split, between
+from tfpipe.records import salvage
+from tfpipe.records.subset import Subset
+from tfpipe.training.cluster import Cluster, joined, share_out
+from tfpipe.training.config import TrainConfig
+from tfpipe.training.feature_cache import Column, FeatureCache, size
+from tfpipe.training.feature_dataset import FIELDS, FeatureDataset
+from tfpipe.training.run_folder import RunFolder
+
+# Bytes of decoded images that may wait while the layers are being compiled.
+_AHEAD_BYTES = 128 << 20
+
+
+class FeatureExtractor:
+    """The frozen part of a split, and its features of a run's records."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: TrainConfig,
+        classifier: Classifier,
+        split: Split,
+        cluster: Cluster,
+        earlier: Split | None = None,
+    ):
+        """Open the cache; compute nothing yet.
+
+        Args:
+            run: its folder and resolved options.
+            config: options of the stage or of the run.
+            classifier: whose layers run, with their current weights.
+            split: of the classifier.
+            cluster: of the workers; this one's replicas share each batch.
+            earlier: a split at an earlier layer, or at the same one, whose features are worth
+                keeping too; None for none.
+        """
+        self._config, self._side = config, classifier.image_size
+        self._classes = len(run.resolved.classes)
+        self._strategy = cluster.strategy
+        self._cache = FeatureCache(
+            pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
+            config.feature_gb,
+        )
+        self._columns = [
+            Column(f"features{index}", tuple(each.shape[1:]), each.dtype.name)
+            for index, each in enumerate(split.frozen.outputs)
+        ] + list(FIELDS)
+        self._cache_key = {
+            "branches": run.resolved.branches,
+            "pooling": config.pooling,
+            "precision": run.resolved.precision,
+            "split_layer": split.firsts,
+            "weights": _digest(split),
+        }
+        self._any = split.any_frozen
+        self._from_images = with_constant_weights(lambda images: self._run(split.boundary, images))
+        self._augment = Augment(config.augment)
+        self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
+        self._earlier = None
+        if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
+            self._earlier = FeatureExtractor(run, config, classifier, earlier, cluster)
+            way = functools.partial(between(classifier, earlier, split), training=False)
+            self._from_earlier = with_constant_weights(lambda tensors: self._run(way, tensors))
+
+    def gigabytes(self, part: Subset, views: int) -> float:
+        """Return the size of this number of views of a part on the disk, in 10^9 bytes."""
+        return size(self._columns, _whole(part).count * views) / 1e9
+
+    def fits(self, part: Subset, views: int) -> bool:
+        """Return whether this number of views of a part is worth keeping, and within the limit."""
+        rows = _whole(part).count * views
+        return self._any and rows > 0 and self._cache.fits(self._columns, rows)
+
+    def get(self, part: Subset, view: int | None = None, views: int = 1) -> FeatureDataset:
+        """Return the features of a part; compute them first if they are missing.
+
+        Args:
+            part: of the records. The cache keeps all folds, so that it serves each of them.
+            view: number of an augmented view, drawn like the epoch of that number; None for the
+                images themselves.
+            views: number of views, for the progress bar and the limit.
+        """
+        whole = _whole(part)
+        compute = self._compute(whole, view, views)
+        arrays = self._cache.get(self._key(whole, view), self._columns, whole.count, compute)
+        return FeatureDataset(self._columns, arrays, np.arange(whole.count)).only(part)
+
+    def find(self, part: Subset) -> FeatureDataset | None:
+        """Return the features of a part's images, or None if they are missing."""
+        whole = _whole(part)
+        arrays = self._cache.find(self._key(whole, None), self._columns, whole.count)
+        if arrays is None:
+            return None
+        return FeatureDataset(self._columns, arrays, np.arange(whole.count)).only(part)
+
+    def _key(self, whole: Subset, view: int | None) -> dict[str, Any]:
+        key = self._cache_key | {"shards": [shard.sha256 for shard in whole.shards]}
+        if view is not None:
+            key |= {"augment": self._config.augment, "seed": self._config.seed, "view": view}
+        return key
+
+    def _compute(self, whole: Subset, view: int | None, views: int) -> Iterator[list[np.ndarray]]:
+        """Yield the columns of some records at a time."""
+        title = f"features of {whole.name}"
+        if view is not None:
+            title += f", view {view + 1} of {views}"
+        if self._earlier and self._earlier.fits(whole, views):
+            batches = self._later_batches(self._earlier.get(whole, view, views))
+            title += ", from an earlier layer"
+        else:
+            batches = self._image_batches(whole, view)
+        with salvage.explained(whole.manifest), terminal.progress(title, whole.count) as advance:
+            for features, batch in batches:
+                real = batch["weight"].numpy() > 0
+                fields = (batch[each.name] for each in FIELDS)
+                yield [each.numpy()[real] for each in [*features, *fields]]
+                advance(int(real.sum()))
+
+    def _later_batches(self, dataset: FeatureDataset) -> Iterator[tuple[list[tf.Tensor], dict]]:
+        batch_size = self._config.batch_size
+        for start in range(0, len(dataset), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(dataset)))
+            batch = dataset.batch(indices, batch_size)
+            yield self._on_replicas(self._from_earlier, batch["features"]), batch
+
+    def _image_batches(
+        self, whole: Subset, view: int | None
+    ) -> Iterator[tuple[list[tf.Tensor], dict]]:
+        size = self._config.batch_size
+        batches = pipeline.eval_batches(
+            whole,
+            image_size=self._side,
+            batch_size=size,
+            copies=True,
+            ahead=max(tuning.AHEAD, _AHEAD_BYTES // (size * self._side**2 * CHANNELS)),
+        )
+        for batch in batches:
+            images = batch["image"]
+            if view is not None:
+                seed, epoch = np.array([self._config.seed]), np.array([view])
+                numbers = draws.uniform(seed, epoch, batch["number"].numpy(), self._augment.draws)
+                labels = tf.one_hot(batch["label"], self._classes)
+                images, _ = self._augment_batch(images, labels, numbers, side=self._side)
+            yield self._on_replicas(self._from_images, images), batch
+
+    def _on_replicas(self, function: Any, values: Any) -> list[tf.Tensor]:
+        """Call a function of a batch on the replicas, each with its share."""
+        found = function(share_out(self._strategy, values))
+        return [joined(self._strategy, each) for each in found]
+
+    def _run(self, layers: Callable[[Any], Any], values: Any) -> list[tf.Tensor]:
+        return self._strategy.run(lambda share: as_list(layers(share)), args=(values,))
+
+
+def _whole(part: Subset) -> Subset:
+    """Return the records of all folds."""
+    return Subset(part.manifest, part.splits)
+
+
+def _digest(split: Split) -> str:
+    """Return a digest of the frozen layers' weights."""
+    digest = hashlib.sha256()
+    for weight in split.frozen.get_weights():
+        digest.update(str((weight.shape, weight.dtype)).encode())
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
