@@ -140,7 +140,7 @@ def assert_resumes(out, flags, whole):
 # What is there when the build is killed, in the order in which it comes to be.
 PHASES = [
     "scan/*.jsonl",
-    "parts/*.tfrecord-*",
+    "shards/*.tfrecord",
     "result/*.tfrecord",
     "result/manifest.json",
 ]
@@ -158,7 +158,7 @@ def test_killed_in_each_phase_it_resumes(source, whole, tmp_path, phase):
     if not assert_absent_or_complete(out):
         (work,) = tmp_path.iterdir()
         assert any(work.glob("scan/*.jsonl"))
-        assert "going on in" in assert_resumes(out, flags, whole)
+        assert "resuming in" in assert_resumes(out, flags, whole)
 
 
 @pytest.mark.large
@@ -186,7 +186,7 @@ def test_killed_at_20_random_points_it_resumes(tmp_path, record_property):
         left = out.parent.glob(".partial-*/*/*")
         done = collections.Counter(path.parent.name for path in left)
         said = assert_resumes(out, (*flags, f"--out={out}"), whole)
-        assert "going on in" in said or there or not done
+        assert "resuming in" in said or there or not done
         published += there
         resumed += bool(done) and not there
         print(f"{point} {delay:.2f} s {('parent', 'group')[point % 2]} {there=} {dict(done)}")
@@ -416,9 +416,9 @@ def test_a_full_disk_then_room_again(source, whole, tmp_path, size):
         DISK=disk,
         KEPT=kept,
     )
-    first, second = printed.split("going on in")
+    first, second = printed.split("resuming in")
     lines = first.splitlines()
-    assert "the same command goes on from there" in lines[0]
+    assert "the same command resumes from there" in lines[0]
     assert lines[1].startswith("error: cannot write ")
     assert "No space left on device" in lines[1]
     assert lines[2:5] == ["status 1", ".", ".."]

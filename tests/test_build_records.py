@@ -442,10 +442,10 @@ def test_full_disk_then_room_again(images, tmp_path):
     assert done.returncode == 1
     kept, error = done.stderr.splitlines()
     assert error.startswith("error: cannot write ")
-    assert "the same command goes on" in kept
+    assert "the same command resumes" in kept
     assert [name.startswith(".partial-out-") for name in os.listdir(tmp_path)] == [True]
     done = run(*flags)
-    assert "going on in" in done.stderr
+    assert "resuming in" in done.stderr
     assert os.listdir(tmp_path) == ["out"]
     build(images, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
@@ -488,7 +488,7 @@ def test_interrupt_says_that_it_can_go_on(tmp_path, delay_s):
     there = [name for name in os.listdir(tmp_path) if name != "in"]
     assert "out" not in there
     # Before there is anything to keep, nothing is said of it.
-    assert ["the same command goes on" in line for line in kept] == [True] * len(there)
+    assert ["the same command resumes" in line for line in kept] == [True] * len(there)
 
 
 def test_malformed_images_through_the_command(tmp_path):

@@ -13,12 +13,12 @@ from scipy.stats import mstats
 
 from tfpipe.building import statistics
 from tfpipe.building.statistics import DIGITS, QUANTILES, describe
-from tfpipe.images.found import Found, Item
+from tfpipe.images.image_info import ImageInfo, ImageRef
 
 
 def found(width, height, size=1000, color=(10.0, 20.0, 30.0)):
-    return Found(
-        item=Item(0, "a.jpg"),
+    return ImageInfo(
+        ref=ImageRef(0, "a.jpg"),
         format="jpeg",
         height=1,  # as stored: must not count
         width=1,

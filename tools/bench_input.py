@@ -167,7 +167,7 @@ class Bench:
         records = self._build("original", options.source, "original")
         files = catalog.read([sources.open_source(str(records))], "auto", "")
         rows: dict[str, list[tuple[str, str]]] = {}
-        for number, item in enumerate(files.items):
+        for number, item in enumerate(files.refs):
             label = files.label_of[item]
             data = files.sources[0].read(item.name)
             suffix = "jpg" if data.startswith(b"\xff\xd8") else "png"

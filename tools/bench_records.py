@@ -45,7 +45,7 @@ from tfpipe.building import catalog
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
-from tfpipe.images.found import Item
+from tfpipe.images.image_info import ImageRef
 
 LIMITS = ("read", "decode")
 STARTUP_IMAGES = 16
@@ -110,10 +110,10 @@ class Bench:
         self._options, self._work = options, work
         opened = [sources.open_source(path) for path in options.source]
         files = catalog.read(opened, "auto", "")
-        self._images = len(files.items)
+        self._images = len(files.refs)
         self._counts = sorted({min(count, self._images) for count in counts})
-        by_class: dict[str, list[Item]] = {}
-        for item in files.items:
+        by_class: dict[str, list[ImageRef]] = {}
+        for item in files.refs:
             by_class.setdefault(files.label_of[item], []).append(item)
         # The classes in turn, so that the first few images are of all of them.
         ranked = [(rank, item) for items in by_class.values() for rank, item in enumerate(items)]
@@ -158,7 +158,7 @@ class Bench:
             _, figures = _run([*command, f"--out={folder}/records"])
         return {"images": images} | figures
 
-    def _path(self, opened: Sequence[sources.Source], item: Item) -> str:
+    def _path(self, opened: Sequence[sources.Source], item: ImageRef) -> str:
         """Returns the path of an image's file, which is made if the image lies in an archive."""
         path = pathlib.Path(opened[item.source].locate(item.name)).absolute()
         if not path.is_file():

@@ -281,7 +281,7 @@ class Bench:
         images = self._work / "images"
         images.mkdir()
         rows: dict[str, list[tuple[str, str]]] = {}
-        for number, item in enumerate(files.items):
+        for number, item in enumerate(files.refs):
             data = files.sources[0].read(item.name)
             suffix = "jpg" if data.startswith(b"\xff\xd8") else "png"
             path = images / f"{number:08d}.{suffix}"

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tfpipe.images.decode import decode
+from tfpipe.images.strict import decode
 
 # Of the longer side, in pixels: enough to see an image by, and a third of a MB as a PNG.
 _LEAST, _MOST = 256, 512

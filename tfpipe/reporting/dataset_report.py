@@ -12,7 +12,7 @@ from typing import Any
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images.duplicates import Member
-from tfpipe.images.found import Found
+from tfpipe.images.image_info import ImageInfo
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.rejects import Reject
@@ -40,7 +40,7 @@ ALTS = {
 def save(
     folder: remote.Path,
     described: Manifest,
-    found: Sequence[Found],
+    found: Sequence[ImageInfo],
     labels: Sequence[str],
     rejected: Sequence[Reject],
     members: Sequence[Member] = (),
