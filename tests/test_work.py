@@ -116,9 +116,7 @@ def test_work_stays_if_the_build_can_go_on(out, capfd, error, stays):
 
 
 def test_two_builds_at_once(out, capfd):
-    words = pytest.raises(
-        UserError, match=rf"out={out}.*another build writes there now[^\n]*$"
-    )
+    words = pytest.raises(UserError, match=rf"out={out}.*another build writes there now[^\n]*$")
     with work.open_work(out, KEY) as folder:
         (folder / "result/a").write_text("1")
         with words, work.open_work(out, KEY):
