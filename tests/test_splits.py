@@ -3,7 +3,6 @@
 import collections
 import hashlib
 import math
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -255,13 +254,3 @@ def test_empty_and_single():
     assert splits.folds([sha(1)], ["x"], 0, 0) == [-1]
     assert splits.assign([sha(1)], ["x"], {"only": 1.0}, 0) == ["only"]
     assert set(assign([(sha(i), "x") for i in range(5)], {"only": 1.0}, 0)) == {"only"}
-
-
-def test_many_images_take_seconds():
-    n = 50_000  # and a million 20 times as long: the time is in proportion but for a logarithm
-    contents = [sha(i) for i in range(n)]
-    groups = [0 if i < n // 2 else i // 3 for i in range(n)]
-    start = time.process_time()
-    splits.assign(contents, [f"class{i % 1000}" for i in range(n)], FIFTH, 0)
-    splits.assign(contents, ["ab"[i % 2] for i in range(n)], FIFTH, 0, groups)
-    assert time.process_time() - start < 10

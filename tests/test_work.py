@@ -1,4 +1,4 @@
-"""The folder of a build in progress: its lock, its leftovers, and how it becomes a data set."""
+"""The work folder of a build: its lock, its leftovers, and how it is published."""
 
 import contextlib
 import os
@@ -234,6 +234,7 @@ def test_a_place_that_is_none_is_one_line(tmp_path):
         pass
 
 
+@pytest.mark.slow  # starts two commands
 def test_two_commands_at_once(image_folder, out):
     """The second ends with one line, and the first is not disturbed."""
     flags = [f"--source={image_folder}", f"--out={out}", "--workers=1", "--noreport"]
