@@ -6,7 +6,6 @@ command to kill it, so they are slow.
 
 import contextlib
 import csv
-import io
 import os
 import pathlib
 import random
@@ -23,6 +22,7 @@ import numpy as np
 import PIL.Image
 import processes
 import pytest
+from pictures import add_scans, exif, png, save
 
 from tfpipe import build_records
 from tfpipe.records import example, manifest, tfrecord, verify
@@ -81,13 +81,11 @@ def picture(number, height=64, width=64):
 def make_images(folder, count=200):
     """Writes that many cats and dogs; some are to be converted, are twice there, or damaged."""
     folder.mkdir(parents=True, exist_ok=True)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
     for kind in ("cat", "dog"):
         for i in range(count):
             path = folder / f"{kind}.{i}.{'gif' if i % 10 == 3 else 'jpg'}"
             image = picture([i - (i % 20 == 7), *kind.encode()])
-            image.save(path, **({"exif": exif} if i % 10 == 4 else {}))
+            image.save(path, **({"exif": exif(6)} if i % 10 == 4 else {}))
     data = (folder / "cat.1.jpg").read_bytes()
     (folder / "cat.9999.jpg").write_bytes(data[: len(data) // 2])
     return folder
@@ -239,59 +237,40 @@ def rejects(folder):
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def png(width, height, depth, colour, pixels, *extra):
-    """Returns a PNG file of these compressed pixels and further chunks."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", pixels), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-
-
 def deflated(megabytes):
     """Returns so many zeros, compressed a thousandfold."""
     packer = zlib.compressobj(9)
     return b"".join([*(packer.compress(bytes(10**6)) for _ in range(megabytes)), packer.flush()])
 
 
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def many_scans(count):
-    jpeg = saved(PIL.Image.new("L", (1024, 1024)), "JPEG", progressive=True)
-    last = jpeg.rindex(b"\xff\xda")
-    return jpeg[:-2] + jpeg[last:-2] * count + jpeg[-2:]
-
-
 def bombs():
     """Returns files, small ones mostly, that want much memory or time, and what becomes of each."""
     dot = zlib.compress(b"\0\0\0\0")
     zeros = deflated(200)
-    gif = saved(picture(2).quantize(), "GIF")
+    gif = save(picture(2).quantize(), "GIF")
     webp = b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xff\x3f\0\xff\x3f\0"  # 16,384 x 16,384
     bmp = struct.pack(
         "<2sIIIIiiHHIIiiII", b"BM", 60_000_054, 0, 54, 40, 5000, 4000, 1, 24, *[0] * 6
     )
     black = PIL.Image.new("RGB", (9400, 9400))
     return {
-        "header.png": (png(30_000, 30_000, 8, 2, dot), {"too many pixels"}),
-        "bits.png": (png(30_000, 30_000, 1, 0, deflated(113)), {"too many pixels"}),
-        "text.png": (png(1, 1, 8, 2, dot, (b"zTXt", b"k\0\0" + zeros)), None),
-        "profile.png": (png(1, 1, 8, 2, dot, (b"iCCP", b"k\0\0" + zeros)), None),
-        "excess.png": (png(1, 1, 8, 2, zeros), {"damaged"}),
+        "header.png": (png(30_000, 30_000, 8, 2, [], compressed=dot), {"too many pixels"}),
+        "bits.png": (png(30_000, 30_000, 1, 0, [], compressed=deflated(113)), {"too many pixels"}),
+        "text.png": (png(1, 1, 8, 2, [bytes(3)], (b"zTXt", b"k\0\0" + zeros)), None),
+        "profile.png": (png(1, 1, 8, 2, [bytes(3)], (b"iCCP", b"k\0\0" + zeros)), None),
+        "excess.png": (png(1, 1, 8, 2, [], compressed=zeros), {"damaged"}),
         "canvas.gif": (gif[:6] + b"\xff\xff\xff\xff" + gif[10:], {"too many pixels"}),
         "canvas.webp": (
             b"RIFF" + struct.pack("<I", len(webp)) + webp,
             {"damaged", "too many pixels"},
         ),
-        "scans.jpg": (many_scans(883), {"too many scans"}),
+        "scans.jpg": (
+            add_scans(save(PIL.Image.new("L", (1024, 1024)), "JPEG", progressive=True), 883),
+            {"too many scans"},
+        ),
         "zeros.bmp": (bmp + bytes(60_000_000), None),
-        "zeros.png": (saved(black, "PNG"), None),
-        "zeros.jpg": (saved(black, "JPEG", progressive=True), None),
+        "zeros.png": (save(black, "PNG"), None),
+        "zeros.jpg": (save(black, "JPEG", progressive=True), None),
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from pictures import exif
 
 from tfpipe import build_records
 from tfpipe.building import shards
@@ -47,9 +48,7 @@ def make_images(folder, count=10, kinds=("cat", "dog")):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = make_images(tmp_path_factory.mktemp("in") / "images")
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    picture(77).save(folder / "cat.77.jpg", exif=exif)
+    picture(77).save(folder / "cat.77.jpg", exif=exif(6))
     picture(78).save(folder / "dog.78.gif")
     picture(79).convert("L").save(folder / "dog.79.jpg")
     return folder

@@ -3,13 +3,12 @@
 Images are drawn as arrays, so the right pixels are known without any decoder.
 """
 
-import io
-
 import numpy as np
 import PIL.Image
 import pytest
 import scipy.ndimage
 import tensorflow as tf
+from pictures import TURNED, draw, exif, save
 
 from tfpipe.images import pixels as rules
 from tfpipe.images import preprocess, preprocess_host, upload
@@ -20,40 +19,9 @@ SIDE = 32
 SIZES = [(48, 64), (300, 200), (641, 47), (3000, 1), (1, 3000), (1, 1), (SIDE, SIDE)]
 
 
-def draw(height, width):
-    """Smooth, so that JPEG keeps it, and different in every corner; uint8 [height, width, 3]."""
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    return np.stack([20 + 200 * x, 20 + 200 * y, 220 - 100 * x - 90 * y], -1).astype(np.uint8)
-
-
-def save(pixels, kind, mode=None, **options):
-    image = pixels if isinstance(pixels, PIL.Image.Image) else PIL.Image.fromarray(pixels)
-    file = io.BytesIO()
-    (image.convert(mode) if mode else image).save(file, kind, **options)
-    return file.getvalue()
-
-
 def grey(pixels):
     luma = np.round(pixels @ np.array(rules.LUMA)).astype(np.uint8)
     return np.repeat(luma[..., None], 3, -1)
-
-
-def exif(pixels, orientation):
-    data = PIL.Image.Exif()
-    data[0x0112] = orientation
-    return save(np.ascontiguousarray(pixels), "JPEG", quality=95, subsampling=0, exif=data)
-
-
-# How a camera stores an image that is to be turned by this orientation (EXIF 2.32, 4.6.5).
-TURNED = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a, -1),
-}
 
 
 def half_transparent(pixels):
@@ -78,6 +46,11 @@ def sixteen_bit(pixels):
     return save(values, "PNG"), np.repeat(pixels[..., :1], 3, -1)
 
 
+def turned(pixels, orientation):
+    pixels = TURNED[orientation](pixels)
+    return save(pixels, "JPEG", quality=95, subsampling=0, exif=exif(orientation))
+
+
 def jpeg(**options):
     return lambda p: (save(p, "JPEG", quality=95, subsampling=0, **options), p)
 
@@ -88,7 +61,7 @@ KINDS = {
     "progressive JPEG": jpeg(progressive=True),
     "grey JPEG": lambda p: (save(p, "JPEG", "L", quality=95), grey(p)),
     "CMYK JPEG": lambda p: (save(p, "JPEG", "CMYK", quality=95), p),
-    **{f"JPEG turned by {n}": lambda p, n=n: (exif(TURNED[n](p), n), p) for n in range(2, 9)},
+    **{f"JPEG turned by {n}": lambda p, n=n: (turned(p, n), p) for n in range(2, 9)},
     "PNG": lambda p: (save(p, "PNG"), p),
     "grey PNG": lambda p: (save(p, "PNG", "L"), grey(p)),
     "alpha": half_transparent,
@@ -154,8 +127,8 @@ def levels(stored, side=SIDE):
 def combinations():
     """Every size for every kind, but only one size for six of the turned JPEGs."""
     for kind in KINDS:
-        turned = "turned" in kind and not kind.endswith("6")
-        yield from ((kind, size) for size in (SIZES[1:2] if turned else SIZES))
+        is_turned = "turned" in kind and not kind.endswith("6")
+        yield from ((kind, size) for size in (SIZES[1:2] if is_turned else SIZES))
 
 
 @pytest.mark.parametrize(("kind", "size"), combinations(), ids=str)

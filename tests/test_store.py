@@ -9,6 +9,7 @@ import simplejpeg
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import exif, save
 
 from tfpipe import build_records, verify_records
 from tfpipe.core.errors import UserError
@@ -24,12 +25,6 @@ def smooth(height, width):
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 12)], axis=-1)
     return (127.5 + 120 * waves).astype(np.uint8)
-
-
-def saved(pixels, kind, **options):
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
 
 
 def opened(encoded):
@@ -117,7 +112,7 @@ def test_exact_sizes(height, width, new_height, new_width, kind):
 @pytest.mark.parametrize("form", ["original", "resized:40", "resized:50x40", "resized:50"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_what_has_the_size_passes_byte_for_byte(form, kind):
-    data = saved(smooth(40, 50), kind)
+    data = save(smooth(40, 50), kind)
     image = parse(form).convert(data)
     assert image.encoded == data
     assert (image.format, image.height, image.width) == (kind.lower(), 40, 50)
@@ -126,13 +121,11 @@ def test_what_has_the_size_passes_byte_for_byte(form, kind):
 @pytest.mark.parametrize("form", ["original", "resized:400"])
 def test_what_is_converted_is_written_anew(form):
     """A rotated JPEG as a JPEG, others without loss unless they are resized."""
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 3
     pixels = smooth(40, 50)
-    turned = parse(form).convert(saved(pixels, "JPEG", exif=exif, quality=95))
+    turned = parse(form).convert(save(pixels, "JPEG", exif=exif(3), quality=95))
     assert (turned.format, turned.converted) == ("jpeg", "rotated")
     assert np.abs(opened(turned.encoded) - pixels[::-1, ::-1]).mean() < 3
-    gif = saved(pixels, "GIF")
+    gif = save(pixels, "GIF")
     image = parse(form).convert(gif)
     assert image.format == ("jpeg" if form.startswith("resized") else "png")
     assert np.abs(opened(image.encoded) - opened(gif)).mean() <= (3 if "resized" in form else 0)
@@ -140,7 +133,7 @@ def test_what_is_converted_is_written_anew(form):
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_raw_of_the_same_size_is_pillows_decode(kind):
-    data = saved(smooth(33, 47), kind)
+    data = save(smooth(33, 47), kind)
     raw = parse("raw:47x33").convert(data)
     assert raw.encoded == PIL.Image.open(io.BytesIO(data)).tobytes()
 
@@ -171,7 +164,7 @@ def test_quality():
     ],
 )
 def test_a_smaller_copy_has_no_coarser_chroma_than_its_file(kind, options, expected):
-    data = saved(smooth(90, 120), kind, **options)
+    data = save(smooth(90, 120), kind, **options)
     for form in ("resized:60x50", "resized:45"):
         stored = parse(form).convert(data).encoded
         assert simplejpeg.decode_jpeg_header(stored)[2:] == ("YCbCr", expected)

@@ -5,7 +5,6 @@ Images are drawn as arrays, so that the right pixels are known without any decod
 
 import csv
 import hashlib
-import io
 import pathlib
 import random
 import struct
@@ -17,6 +16,7 @@ import PIL.features
 import PIL.Image
 import pytest
 import tensorflow as tf
+from pictures import TURNED, add_scans, exif, png, save
 
 from tfpipe.core.errors import Rejected
 from tfpipe.images import store as stores
@@ -34,26 +34,6 @@ def smooth(height=48, width=32):
     """A picture that JPEG keeps nearly, different in every corner; uint8 [height, width, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([40 + 4 * y, 40 + 6 * x, 250 - 2 * x - 2 * y], axis=-1).astype(np.uint8)
-
-
-def save(pixels, kind, mode=None, **options):
-    picture = pixels if isinstance(pixels, PIL.Image.Image) else PIL.Image.fromarray(pixels)
-    file = io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width, height, depth, colour, rows, *extra, compressed=None):
-    """Writes a PNG file by hand: Pillow writes neither 16-bit RGB nor 2-bit grey."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    if compressed is None:
-        compressed = zlib.compress(b"".join(b"\0" + row for row in rows))
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", compressed), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def decode(image):
@@ -119,30 +99,14 @@ def test_interlaced_png_passes():
     np.testing.assert_array_equal(decode(image), rows)
 
 
-# How a picture is stored that is to be turned as the orientation says (EXIF 2.32, 4.6.5).
-STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-    9: lambda a: a,  # not a value of the standard
-}
-
-
 AVIF = ["AVIF"] if PIL.features.check("avif") else []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", *AVIF])
-@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("orientation", [1, *TURNED, 9])  # 9 is no value of the standard
 def test_exif_orientation_is_applied(kind, orientation):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](smooth()))
-    image = ORIGINAL.convert(save(stored, kind, exif=exif.tobytes()))
+    stored = TURNED.get(orientation, np.copy)(smooth())
+    image = ORIGINAL.convert(save(stored, kind, exif=exif(orientation).tobytes()))
     assert (image.height, image.width) == (48, 32)
     assert_near(decode(image), smooth(), 5)
     if kind in ("JPEG", "PNG"):
@@ -151,7 +115,7 @@ def test_exif_orientation_is_applied(kind, orientation):
 
 def test_orientation_in_xmp_is_applied():
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
-    data = save(np.ascontiguousarray(smooth()[::-1, ::-1]), "JPEG", xmp=xmp)
+    data = save(smooth()[::-1, ::-1], "JPEG", xmp=xmp)
     image = ORIGINAL.convert(data)
     assert image.converted == "rotated"
     assert_near(decode(image), smooth(), 5)
@@ -272,9 +236,9 @@ def test_animations_give_their_first_picture():
 
 
 def test_converted_files_carry_no_metadata():
-    exif = PIL.Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "SECRET"
-    data = save(smooth(), "JPEG", exif=exif, comment=b"SECRET", icc_profile=b"SECRET" * 9)
+    secret = exif(6)
+    secret[0x010E] = "SECRET"
+    data = save(smooth(), "JPEG", exif=secret, comment=b"SECRET", icc_profile=b"SECRET" * 9)
     image = ORIGINAL.convert(data)
     assert image.converted == "rotated"
     assert b"SECRET" not in image.encoded
@@ -347,9 +311,7 @@ def test_bombs_are_refused_by_their_header():
     )
     for data in (huge, webp):
         assert rejected(data) == "too many pixels"
-    jpeg = save(smooth(), "JPEG", progressive=True)
-    last = jpeg.rindex(b"\xff\xda")
-    scans = jpeg[:-2] + jpeg[last:-2] * MAX_SCANS + jpeg[-2:]
+    scans = add_scans(save(smooth(), "JPEG", progressive=True), MAX_SCANS)
     assert rejected(scans) == "too many scans"
     excess = png(2, 1, 8, 2, [], compressed=zlib.compress(bytes(2**23)))
     assert rejected(excess) == "damaged"

@@ -3,7 +3,6 @@
 import io
 import struct
 import tarfile
-import zlib
 
 import numpy as np
 import PIL.Image
@@ -12,6 +11,7 @@ import tensorflow as tf
 from conftest import SHARED, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import add_scans, png, save
 
 from tfpipe.core.errors import Rejected
 from tfpipe.images import gif, preprocess, strict, upload
@@ -31,12 +31,6 @@ def decoded(files):
     return images.numpy(), [error.decode() for error in errors.numpy()]
 
 
-def encode(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def smooth(mode="RGB", size=(64, 48)):
     """So smooth that JPEG keeps it."""
     x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
@@ -48,19 +42,19 @@ def smooth(mode="RGB", size=(64, 48)):
 
 def animation():
     frames = [smooth().quantize(32), PIL.Image.new("P", (64, 48), 3)]
-    return encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
+    return save(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
 
 
 FILES = {
-    "JPEG": encode(smooth(), "JPEG"),
-    "progressive JPEG": encode(smooth(), "JPEG", progressive=True),
-    "CMYK JPEG": encode(smooth("CMYK"), "JPEG"),
-    "PNG": encode(smooth(), "PNG"),
-    "alpha": encode(smooth("RGBA"), "PNG"),
-    "GIF": encode(smooth().quantize(32), "GIF"),
-    "transparent GIF": encode(smooth().quantize(32), "GIF", transparency=3),
+    "JPEG": save(smooth(), "JPEG"),
+    "progressive JPEG": save(smooth(), "JPEG", progressive=True),
+    "CMYK JPEG": save(smooth("CMYK"), "JPEG"),
+    "PNG": save(smooth(), "PNG"),
+    "alpha": save(smooth("RGBA"), "PNG"),
+    "GIF": save(smooth().quantize(32), "GIF"),
+    "transparent GIF": save(smooth().quantize(32), "GIF", transparency=3),
     "animation": animation(),
-    "BMP": encode(smooth(), "BMP"),
+    "BMP": save(smooth(), "BMP"),
 }
 
 
@@ -86,21 +80,16 @@ def test_all_may_be_damaged_or_none_there(count):
 
 
 def test_a_batch_is_its_images():
-    files = [encode(draw("dog", number), "JPEG") for number in range(40)]
+    files = [save(draw("dog", number), "JPEG") for number in range(40)]
     images, errors = decoded(files)
     assert not any(errors)
     for file, image in zip(files, images, strict=True):
         np.testing.assert_array_equal(image, preprocess.decode_image(file, SIDE))
 
 
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def large_png(side):
     """A header that promises more than there is."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    return png(side, side, 1, 0, [], compressed=b"")
 
 
 def large_gif(side, screen=1):
@@ -115,15 +104,9 @@ def bmp(depth=24, compression=0, width=4, height=4):
     return b"BM" + struct.pack("<IHHI", 54 + len(body), 0, 0, 54) + head + body
 
 
-def scans(count):
-    data = FILES["progressive JPEG"]
-    at = data.rindex(b"\xff\xda")
-    return data[:at] + data[at:-2] * count + data[-2:]
-
-
 REFUSED = {
-    "WebP": (encode(smooth(), "WEBP"), upload.NO_IMAGE),
-    "TIFF": (encode(smooth(), "TIFF"), upload.NO_IMAGE),
+    "WebP": (save(smooth(), "WEBP"), upload.NO_IMAGE),
+    "TIFF": (save(smooth(), "TIFF"), upload.NO_IMAGE),
     "PNG of 10^8 pixels": (large_png(10_000), upload.TOO_LARGE),
     "PNG of 2^31 a side": (large_png(2**31 - 1), upload.TOO_LARGE),
     "GIF of a large screen": (large_gif(1, 65535), upload.TOO_LARGE),
@@ -131,7 +114,7 @@ REFUSED = {
     "BMP of 10^8 pixels": (bmp(width=10_000, height=-10_000), upload.TOO_LARGE),
     "BMP of 8 bits": (bmp(8), upload.UNKNOWN_BMP),
     "compressed BMP": (bmp(32, compression=3), upload.UNKNOWN_BMP),
-    "scans": (scans(upload.MAX_SCANS + 1), upload.TOO_MANY_SCANS),
+    "scans": (add_scans(FILES["progressive JPEG"], upload.MAX_SCANS), upload.TOO_MANY_SCANS),
 }
 
 
@@ -144,13 +127,13 @@ def test_what_is_refused_beforehand(name):
 
 
 def test_a_usual_number_of_scans_is_read():
-    assert decoded([scans(20)])[1] == [""]
+    assert decoded([add_scans(FILES["progressive JPEG"], 10)])[1] == [""]
 
 
 def test_of_an_animation_only_the_first_picture_is_unpacked():
     """A megabyte of such pictures would need 100 times that."""
     frame = large_gif(1)[13:-1]
-    first = encode(smooth().quantize(32), "GIF")
+    first = save(smooth().quantize(32), "GIF")
     many = first[:-1] + frame * 1000 + b";"
     found, pixels = gif.first_picture(tf.constant(many))
     assert found.numpy() == first
