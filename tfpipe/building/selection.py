@@ -79,8 +79,8 @@ class Selection:
         self.drop(matches.indices, EXCLUDED, [f"{path} names it"] * len(matches.indices))
         if matches.unmatched:
             terminal.warn(
-                f"--exclude={path}: {len(matches.unmatched)} of its names match no good image, the"
-                f" first {matches.unmatched[0]!r}"
+                f"{len(matches.unmatched)} of the names in {path} match no good image, the first"
+                f" {matches.unmatched[0]!r}"
             )
 
     def find_duplicates(self, mode: str) -> None:
