@@ -455,7 +455,7 @@ def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
         ({"run_dir": "a", "threshold": "2"}, ["--threshold=2"]),
         ({"run_dir": "a", "explain_limit": -1}, ["--explain_limit=-1"]),
         ({"run_dir": "a", "beam_args": "x"}, ["--beam_args", "--runner=beam"]),
-        ({"run_dir": "a", "runner": "beam", "beam_args": "x"}, ["--beam_args=x"]),
+        ({"run_dir": "a", "runner": "beam", "beam_args": "x"}, ["beam_args=x"]),
     ],
     ids=str,
 )
