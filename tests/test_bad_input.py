@@ -8,31 +8,20 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import pytest
+from commands import assert_one_error
 from conftest import ROOT
 
+from tfpipe import evaluate, export, predict, train
+from tfpipe.training.config import TrainConfig
 
-def run(module, *arguments):
-    # As a user's terminal is: what the tests set to keep themselves quiet is not there.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
 
 
-def assert_one_line(done, *words):
-    assert done.returncode not in (0, 3), done.stdout
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len([line for line in lines if line.startswith("error: ")]) == 1, done.stderr
-    assert lines[-1].startswith("error: ")
-    for word in words:
-        assert word in lines[-1], done.stderr
+def run(name, *flags):
+    options = TrainConfig if name == "train" else MODULES[name].Options
+    return commands.run(MODULES[name].main, options, *flags)
 
 
 @pytest.fixture
@@ -46,63 +35,61 @@ def empty_run(tmp_path, run_dir):
 def test_a_flagfile_with_an_unknown_flag(tmp_path):
     flagfile = tmp_path / "x.flags"
     flagfile.write_text("# comment\n--epochs=3\n--epoch_count=3\n")
-    done = run("tfpipe.train", f"--flagfile={flagfile}", "--records=r", f"--run_dir={tmp_path}/r")
-    assert_one_line(done, "x.flags, line 3", "epoch_count")
+    done = run("train", f"--flagfile={flagfile}", "--records=r", f"--run_dir={tmp_path}/r")
+    assert_one_error(done, "x.flags, line 3", "epoch_count")
     assert os.listdir(tmp_path) == ["x.flags"]
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("tfpipe.train", ["--flagfile=nowhere.flags"], ["nowhere.flags"]),
-        ("tfpipe.train", ["--run_dir=x"], ["--records is missing"]),
-        ("tfpipe.train", ["--records=x", "--run_dir=x", "--epochs=three"], ["--epochs=three"]),
-        ("tfpipe.train", ["--records=x", "--run_dir=x", "--xla=maybe"], ["--xla", "auto"]),
-        ("tfpipe.evaluate", ["runs/x"], ["unexpected argument 'runs/x'"]),
-        ("tfpipe.evaluate", ["--run_dir=x", "--spilt=val"], ["spilt", "split"]),
-        ("tfpipe.predict", ["--run_dir=x"], ["--source is missing"]),
+        ("train", ["--flagfile=nowhere.flags"], ["nowhere.flags"]),
+        ("train", ["--run_dir=x"], ["--records is missing"]),
+        ("train", ["--records=x", "--run_dir=x", "--epochs=three"], ["--epochs=three"]),
+        ("train", ["--records=x", "--run_dir=x", "--xla=maybe"], ["--xla", "auto"]),
+        ("evaluate", ["runs/x"], ["unexpected argument 'runs/x'"]),
+        ("evaluate", ["--run_dir=x", "--spilt=val"], ["spilt", "split"]),
+        ("predict", ["--run_dir=x"], ["--source is missing"]),
     ],
 )
 def test_wrong_flags(module, arguments, words):
     done = run(module, *arguments)
-    assert_one_line(done, *words)
+    assert_one_error(done, *words)
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("module", ["evaluate", "predict", "export"])
+REST = {
+    "evaluate": lambda folder, source: [],
+    "predict": lambda folder, source: [f"--source={source}", f"--out={folder}/s.csv"],
+    "export": lambda folder, source: [f"--export_dir={folder}/export"],
+}
+
+
+@pytest.mark.parametrize("module", REST)
 def test_a_run_folder_that_is_none(module, tmp_path):
-    arguments = {
-        "evaluate": [],
-        "predict": ["--source=x.zip", f"--out={tmp_path}/s.csv"],
-        "export": [f"--export_dir={tmp_path}/export"],
-    }[module]
-    done = run(f"tfpipe.{module}", f"--run_dir={tmp_path}/nothing", *arguments)
-    assert_one_line(done, "nothing/config.json does not exist", "--run_dir")
+    rest = REST[module](tmp_path, "x.zip")
+    done = run(module, f"--run_dir={tmp_path}/nothing", *rest)
+    assert_one_error(done, "nothing/config.json does not exist", "--run_dir")
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("module", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("module", REST)
 def test_a_run_folder_without_a_checkpoint(module, empty_run, image_folder, tmp_path):
-    arguments = {
-        "evaluate": [],
-        "predict": [f"--source={image_folder}", f"--out={tmp_path}/s.csv"],
-        "export": [f"--export_dir={tmp_path}/export"],
-    }[module]
-    done = run(f"tfpipe.{module}", f"--run_dir={empty_run}", *arguments)
-    assert_one_line(done, str(empty_run), "best.weights.h5", "tfpipe.train")
+    done = run(module, f"--run_dir={empty_run}", *REST[module](tmp_path, image_folder))
+    assert_one_error(done, str(empty_run), "best.weights.h5", "tfpipe.train")
     assert os.listdir(tmp_path) == ["run"]
     assert os.listdir(empty_run) == ["config.json"]
 
 
 def test_a_damaged_checkpoint(empty_run):
     (empty_run / "best.weights.h5").write_bytes(b"not HDF5")
-    done = run("tfpipe.evaluate", f"--run_dir={empty_run}")
-    assert_one_line(done, "best.weights.h5 is damaged")
+    done = run("evaluate", f"--run_dir={empty_run}")
+    assert_one_error(done, "best.weights.h5 is damaged")
 
 
 def test_train_without_records(tmp_path):
-    done = run("tfpipe.train", f"--records={tmp_path}/none", f"--run_dir={tmp_path}/run")
-    assert_one_line(done, "none/manifest.json does not exist", "build_records")
+    done = run("train", f"--records={tmp_path}/none", f"--run_dir={tmp_path}/run")
+    assert_one_error(done, "none/manifest.json does not exist", "build_records")
     assert not os.listdir(tmp_path)
 
 
@@ -112,32 +99,32 @@ def test_train_without_records(tmp_path):
 )
 def test_predict_from_what_is_no_source(run_dir, tmp_path, source, words):
     (tmp_path / "text.zip").write_text("no zip")
-    out = tmp_path / "s.csv"
-    done = run(
-        "tfpipe.predict", f"--run_dir={run_dir}", f"--source={tmp_path / source}", f"--out={out}"
-    )
-    assert_one_line(done, source, *words)
+    where = [f"--source={tmp_path / source}", f"--out={tmp_path / 's.csv'}"]
+    assert_one_error(run("predict", f"--run_dir={run_dir}", *where), source, *words)
     assert os.listdir(tmp_path) == ["text.zip"]
 
 
 def test_predict_into_a_folder_that_is_not_there(run_dir, image_folder, tmp_path):
-    done = run(
-        "tfpipe.predict",
-        f"--run_dir={run_dir}",
-        f"--source={image_folder}",
-        f"--out={tmp_path}/no/s.csv",
-    )
-    assert_one_line(done, "--out=", "folder that exists")
+    where = [f"--source={image_folder}", f"--out={tmp_path}/no/s.csv"]
+    done = run("predict", f"--run_dir={run_dir}", *where)
+    assert_one_error(done, "--out=", "folder that exists")
 
 
+@pytest.mark.slow  # starts two commands
 def test_a_quiet_terminal(records, tmp_path):
     """Nothing of TensorFlow, oneDNN, absl, XLA or tensorflow-addons is to be seen."""
-    done = run(
+    # As a user's terminal is: what the tests set to keep themselves quiet is not there.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+
+    def start(module, *flags):
+        command = [sys.executable, "-m", module, *flags, f"--run_dir={tmp_path / 'run'}"]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    done = start(
         "tfpipe.train",
         *("--backbones=small_cnn", "--weights=none", "--image_size=32", "--stages=all:from=all"),
         *("--pooling=flatten", "--epochs=1", "--augment=flip_lr", "--optimizer=lamb"),
         f"--records={records}",
-        f"--run_dir={tmp_path / 'run'}",
     )
     assert done.returncode == 0, done.stderr
     table = [line.split() for line in done.stdout.splitlines() if line.strip()]
@@ -149,5 +136,4 @@ def test_a_quiet_terminal(records, tmp_path):
     )
     for line in done.stderr.splitlines():
         assert line.startswith(starts), done.stderr
-    loud = run("tfpipe.evaluate", "--verbosity=1", f"--run_dir={tmp_path / 'run'}")
-    assert len(loud.stderr.splitlines()) > 2
+    assert len(start("tfpipe.evaluate", "--verbosity=1").stderr.splitlines()) > 2

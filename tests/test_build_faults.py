@@ -1,13 +1,11 @@
 """What a build survives: kills, crashed workers, bombs, full and read-only disks, odd files.
 
-The build runs as a user runs it, and what it leaves is compared byte for byte with an
-uninterrupted one's.
+The result is compared byte for byte with that of an uninterrupted build. Most tests start the
+command to kill it, so they are slow.
 """
 
-import collections
 import contextlib
 import csv
-import io
 import os
 import pathlib
 import random
@@ -16,16 +14,17 @@ import signal
 import struct
 import subprocess
 import sys
-import tarfile
 import time
 import zlib
 
+import commands
 import numpy as np
 import PIL.Image
 import processes
 import pytest
+from pictures import add_scans, exif, png, save
 
-from tfpipe.building import workers
+from tfpipe import build_records
 from tfpipe.records import example, manifest, tfrecord, verify
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,14 +38,14 @@ MEGABYTES = 640
 class Command:
     """A build that runs."""
 
-    def __init__(self, *flags, cwd=ROOT):
+    def __init__(self, *flags):
         self.family = processes.Family()
         environment = {**self.family.environment, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tfpipe.build_records", *map(str, flags)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,  # a few lines, which a pipe holds until `finish`
-            cwd=cwd,
+            cwd=ROOT,
             env=environment,
             start_new_session=True,
         )
@@ -62,8 +61,8 @@ class Command:
         self.finish()
 
 
-def run(*flags, cwd=ROOT):
-    return Command(*flags, cwd=cwd).finish()
+def run(*flags):
+    return Command(*flags).finish()
 
 
 def contents(folder):
@@ -82,13 +81,11 @@ def picture(number, height=64, width=64):
 def make_images(folder, count=200):
     """Writes that many cats and dogs; some are to be converted, are twice there, or damaged."""
     folder.mkdir(parents=True, exist_ok=True)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
     for kind in ("cat", "dog"):
         for i in range(count):
             path = folder / f"{kind}.{i}.{'gif' if i % 10 == 3 else 'jpg'}"
             image = picture([i - (i % 20 == 7), *kind.encode()])
-            image.save(path, **({"exif": exif} if i % 10 == 4 else {}))
+            image.save(path, **({"exif": exif(6)} if i % 10 == 4 else {}))
     data = (folder / "cat.1.jpg").read_bytes()
     (folder / "cat.9999.jpg").write_bytes(data[: len(data) // 2])
     return folder
@@ -140,12 +137,13 @@ def assert_resumes(out, flags, whole):
 # What is there when the build is killed, in the order in which it comes to be.
 PHASES = [
     "scan/*.jsonl",
-    "parts/*.tfrecord-*",
+    "shards/*.tfrecord",
     "result/*.tfrecord",
     "result/manifest.json",
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_killed_in_each_phase_it_resumes(source, whole, tmp_path, phase):
     out = tmp_path / "out"
@@ -158,11 +156,11 @@ def test_killed_in_each_phase_it_resumes(source, whole, tmp_path, phase):
     if not assert_absent_or_complete(out):
         (work,) = tmp_path.iterdir()
         assert any(work.glob("scan/*.jsonl"))
-        assert "going on in" in assert_resumes(out, flags, whole)
+        assert "resuming in" in assert_resumes(out, flags, whole)
 
 
 @pytest.mark.large
-def test_killed_at_20_random_points_it_resumes(tmp_path, record_property):
+def test_killed_at_20_random_points_it_resumes(tmp_path):
     points = 20
     originals = SHARED / "data/dogs-vs-cats/train.zip"
     source = originals if originals.is_file() else make_images(tmp_path / "in", 2000)
@@ -173,7 +171,7 @@ def test_killed_at_20_random_points_it_resumes(tmp_path, record_property):
     assert status == 0, stderr
     whole = contents(tmp_path / "whole/out")
     rng = random.Random(SEED)
-    resumed = published = 0
+    resumed = 0
     for point in range(points):
         out = tmp_path / str(point) / "out"
         delay = duration * (point + rng.random()) / points
@@ -183,18 +181,14 @@ def test_killed_at_20_random_points_it_resumes(tmp_path, record_property):
         build.kill(group=point % 2)
         assert build.family.wait_for_end()
         there = assert_absent_or_complete(out)
-        left = out.parent.glob(".partial-*/*/*")
-        done = collections.Counter(path.parent.name for path in left)
+        done = any(out.parent.glob(".partial-*/*/*"))
         said = assert_resumes(out, (*flags, f"--out={out}"), whole)
-        assert "going on in" in said or there or not done
-        published += there
-        resumed += bool(done) and not there
-        print(f"{point} {delay:.2f} s {('parent', 'group')[point % 2]} {there=} {dict(done)}")
-    record_property("resumed", resumed)
-    record_property("published", published)
+        assert "resuming in" in said or there or not done
+        resumed += done and not there
     assert resumed >= points / 4
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(source, whole, tmp_path):
     out = tmp_path / "out"
     build = Command(f"--source={source}", f"--out={out}", *FLAGS)
@@ -243,118 +237,52 @@ def rejects(folder):
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_malformed_images_in_bounds_and_judged_right(tmp_path, record_property):
-    corpus = SHARED / "data/bad-inputs/images.tar"
-    if not corpus.is_file():
-        pytest.skip(f"{corpus} is not there")
-    with tarfile.open(corpus) as archive:
-        archive.extractall(tmp_path / "raw", filter="data")
-    index = (tmp_path / "raw/index.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(index, newline="")))
-    expected = {}
-    for number, row in enumerate(rows):  # names and folders of their own: these say the class
-        path = tmp_path / "raw" / row["path"]
-        name = f"{'ab'[number % 2]}/{number}{path.suffix}"
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        path.rename(tmp_path / "in" / name)
-        expected[name] = row
-    out = tmp_path / "out"
-    start = time.monotonic()
-    build = Command(f"--source={tmp_path}/in", f"--out={out}", "--duplicates=keep", "--noreport")
-    status, stderr, peak = watch(build)
-    seconds = time.monotonic() - start
-    assert status == 3, stderr
-    assert "Traceback" not in stderr
-    assert "crash" not in manifest.load(out).rejected
-    accepted, rejected = records(out), rejects(out)
-    assert len(accepted) + len(rejected) == len(rows) == 125
-    wrong = {"firm": [], "lenient": []}
-    for name, row in expected.items():
-        verdict = "reject"
-        if name in accepted:
-            same = accepted[name] == (tmp_path / "in" / name).read_bytes()
-            verdict = "accept" if same else "accept_converted"
-        allowed = {row["expected"], *(row["also_ok"].split(";") * (row["confidence"] != "firm"))}
-        if row["category"] == "grayscale_jpeg":  # stored as it is, and counted as converted
-            allowed.add("accept")
-        if verdict not in allowed:
-            wrong[row["confidence"]].append((row["path"], verdict))
-    firm = sum(row["confidence"] == "firm" for row in rows)
-    rate = 1 - len(wrong["firm"]) / firm
-    record_property("firm_rate", rate)
-    record_property("peak_mb", peak)
-    print(f"firm {rate:.4f} of {firm}, {wrong}, {peak:.0f} MB, {seconds:.1f} s")
-    assert rate >= 0.98, wrong
-    assert peak < MEGABYTES
-    assert seconds < 125 * workers.SECONDS / 10
-
-
-def png(width, height, depth, colour, pixels, *extra):
-    """Returns a PNG file of these compressed pixels and further chunks."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", pixels), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-
-
 def deflated(megabytes):
     """Returns so many zeros, compressed a thousandfold."""
     packer = zlib.compressobj(9)
     return b"".join([*(packer.compress(bytes(10**6)) for _ in range(megabytes)), packer.flush()])
 
 
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def many_scans(count):
-    jpeg = saved(PIL.Image.new("L", (1024, 1024)), "JPEG", progressive=True)
-    last = jpeg.rindex(b"\xff\xda")
-    return jpeg[:-2] + jpeg[last:-2] * count + jpeg[-2:]
-
-
 def bombs():
     """Returns files, small ones mostly, that want much memory or time, and what becomes of each."""
     dot = zlib.compress(b"\0\0\0\0")
     zeros = deflated(200)
-    gif = saved(picture(2).quantize(), "GIF")
+    gif = save(picture(2).quantize(), "GIF")
     webp = b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xff\x3f\0\xff\x3f\0"  # 16,384 x 16,384
     bmp = struct.pack(
         "<2sIIIIiiHHIIiiII", b"BM", 60_000_054, 0, 54, 40, 5000, 4000, 1, 24, *[0] * 6
     )
     black = PIL.Image.new("RGB", (9400, 9400))
     return {
-        "header.png": (png(30_000, 30_000, 8, 2, dot), {"too many pixels"}),
-        "bits.png": (png(30_000, 30_000, 1, 0, deflated(113)), {"too many pixels"}),
-        "text.png": (png(1, 1, 8, 2, dot, (b"zTXt", b"k\0\0" + zeros)), None),
-        "profile.png": (png(1, 1, 8, 2, dot, (b"iCCP", b"k\0\0" + zeros)), None),
-        "excess.png": (png(1, 1, 8, 2, zeros), {"damaged"}),
+        "header.png": (png(30_000, 30_000, 8, 2, [], compressed=dot), {"too many pixels"}),
+        "bits.png": (png(30_000, 30_000, 1, 0, [], compressed=deflated(113)), {"too many pixels"}),
+        "text.png": (png(1, 1, 8, 2, [bytes(3)], (b"zTXt", b"k\0\0" + zeros)), None),
+        "profile.png": (png(1, 1, 8, 2, [bytes(3)], (b"iCCP", b"k\0\0" + zeros)), None),
+        "excess.png": (png(1, 1, 8, 2, [], compressed=zeros), {"damaged"}),
         "canvas.gif": (gif[:6] + b"\xff\xff\xff\xff" + gif[10:], {"too many pixels"}),
         "canvas.webp": (
             b"RIFF" + struct.pack("<I", len(webp)) + webp,
             {"damaged", "too many pixels"},
         ),
-        "scans.jpg": (many_scans(883), {"too many scans"}),
+        "scans.jpg": (
+            add_scans(save(PIL.Image.new("L", (1024, 1024)), "JPEG", progressive=True), 883),
+            {"too many scans"},
+        ),
         "zeros.bmp": (bmp + bytes(60_000_000), None),
-        "zeros.png": (saved(black, "PNG"), None),
-        "zeros.jpg": (saved(black, "JPEG", progressive=True), None),
+        "zeros.png": (save(black, "PNG"), None),
+        "zeros.jpg": (save(black, "JPEG", progressive=True), None),
     }
 
 
-def test_bombs_in_bounds(tmp_path, record_property):
+@pytest.mark.slow
+def test_bombs_in_bounds(tmp_path):
     source = in_folders(tmp_path / "in", 6)
     made = bombs()
     for number, (name, (data, _)) in enumerate(made.items()):
         (source / f"{'cat' if number % 2 else 'dog'}/{name}").write_bytes(data)
     out = tmp_path / "out"
-    start = time.monotonic()
     build = Command(f"--source={source}", f"--out={out}", "--duplicates=keep", *FLAGS)
     status, stderr, peak = watch(build)
-    seconds = time.monotonic() - start
     assert status == 3, stderr
     rejected = {pathlib.Path(path).name: reason for path, reason in rejects(out).items()}
     accepted = {pathlib.Path(name).name for name in records(out)}
@@ -364,11 +292,8 @@ def test_bombs_in_bounds(tmp_path, record_property):
             assert (name in accepted) != (name in rejected), name
         else:
             assert rejected[name] in reasons, name
-    record_property("peak_mb", peak)
-    print({name: rejected.get(name, "good") for name in made}, f"{peak:.0f} MB, {seconds:.1f} s")
     assert len(records(out)) == 12 + len(accepted & made.keys())
     assert peak < MEGABYTES
-    assert seconds < 120
 
 
 def mount_allowed():
@@ -397,9 +322,10 @@ def in_own_mounts(script, **variables):
     return done.stdout
 
 
-@pytest.mark.parametrize("size", ["100k", "2m", "2900k"])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["100k", "2m"])
 def test_a_full_disk_then_room_again(source, whole, tmp_path, size):
-    """Full while images are looked into, while pieces are written, while shards are."""
+    """Full during the scan, and while shards are written."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     command = [sys.executable, "-m", "tfpipe.build_records", f"--source={source}", *FLAGS]
@@ -416,9 +342,9 @@ def test_a_full_disk_then_room_again(source, whole, tmp_path, size):
         DISK=disk,
         KEPT=kept,
     )
-    first, second = printed.split("going on in")
+    first, second = printed.split("resuming in")
     lines = first.splitlines()
-    assert "the same command goes on from there" in lines[0]
+    assert "the same command resumes from there" in lines[0]
     assert lines[1].startswith("error: cannot write ")
     assert "No space left on device" in lines[1]
     assert lines[2:5] == ["status 1", ".", ".."]
@@ -427,6 +353,7 @@ def test_a_full_disk_then_room_again(source, whole, tmp_path, size):
     assert contents(kept) == whole
 
 
+@pytest.mark.slow
 def test_a_read_only_target_is_one_line(source, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -459,12 +386,12 @@ def test_odd_files_are_reported_and_nothing_else(tmp_path):
     for name in odd:
         (source / "cat" / f"good {name}").write_bytes(good)
         (source / "dog" / f"bad {name}").write_bytes(good[:99])
-    start = time.monotonic()
-    status, stderr = run("--source=in", "--out=-out", *FLAGS, cwd=tmp_path)
-    assert time.monotonic() - start < 10
-    assert status == 3, stderr
-    assert all(line.isprintable() for line in stderr.splitlines())
-    assert len(stderr.splitlines()) <= 3
+    done = commands.run(
+        build_records.main, build_records.Options, "--source=in", "--out=-out", *FLAGS, cwd=tmp_path
+    )
+    assert done.returncode == 3, done.stderr
+    assert all(line.isprintable() for line in done.stderr.splitlines())
+    assert len(done.stderr.splitlines()) <= 3
     listed = {
         path.removeprefix("in/"): reason for path, reason in rejects(tmp_path / "-out").items()
     }

@@ -182,15 +182,15 @@ def test_copies_among_real_images_are_found(shared):
 
     from PIL import Image
 
-    from tfpipe.images import perceptual
+    from tfpipe.images import perceptual_hash
 
     with zipfile.ZipFile(shared / "data/dogs-vs-cats/train.zip") as archive:
         names = [f"train/{kind}.{i}.jpg" for kind in ("cat", "dog") for i in range(200)]
         found = [
-            perceptual.thumbnail(np.asarray(Image.open(io.BytesIO(archive.read(name)))))
+            perceptual_hash.thumbnail(np.asarray(Image.open(io.BytesIO(archive.read(name)))))
             for name in names
         ]
-    hashes = [look.hash for look in perceptual.looks(found)]
+    hashes = [each.hash for each in perceptual_hash.hash_images(found)]
     firsts = duplicates.clusters(names, hashes)
     # One photograph is there twice; a person looked.
     pair = [names[i] for i in (firsts[duplicates.copies(firsts)[0]], duplicates.copies(firsts)[0])]

@@ -14,7 +14,7 @@ from PIL import Image
 from tfpipe import build_records, sources
 from tfpipe.augment import Augment
 from tfpipe.core.errors import UserError
-from tfpipe.images import decoder, preprocess
+from tfpipe.images import preprocess, preprocess_host
 from tfpipe.input import cache, files, pipeline
 from tfpipe.input.samples import Reading
 from tfpipe.records import example, tfrecord
@@ -62,7 +62,7 @@ def from_host(data, side):
     picture = Image.open(io.BytesIO(data))
     kind = "jpeg" if picture.format == "JPEG" else "png"
     into = np.empty((side, side, 3), np.uint8)
-    decoder.square(stored(data, kind, picture.height, picture.width), side, into)
+    preprocess_host.square(stored(data, kind, picture.height, picture.width), side, into)
     return into
 
 
@@ -109,7 +109,7 @@ def test_the_device_gets_the_pixels_that_the_host_would_resize():
     picture = Image.open(io.BytesIO(data))
     image = stored(data, "jpeg", picture.height, picture.width)
     into = np.full((int(2.25 * 64**2), 3), 9, np.uint8)
-    assert decoder.canvas(image, 64, into) == (height, width)
+    assert preprocess_host.canvas(image, 64, into) == (height, width)
     pixels = preprocess.decode_pixels(data, 64).numpy()
     np.testing.assert_array_equal(into[: height * width].reshape(height, width, 3), pixels)
     assert (into[height * width :] == 9).all()
@@ -120,7 +120,7 @@ def test_a_picture_of_too_many_pixels_is_made_smaller_for_the_device(size):
     picture = Image.linear_gradient("L").resize(size).convert("RGB")
     image = stored(encode(picture, "PNG"), "png", size[1], size[0])
     into = np.empty((48 * 48, 3), np.uint8)
-    height, width = decoder.canvas(image, 32, into)
+    height, width = preprocess_host.canvas(image, 32, into)
     assert 0.5 * 48 * 48 < height * width <= 48 * 48
     reference = picture.resize((width, height), Image.Resampling.BOX)
     found = into[: height * width].reshape(height, width, 3)
@@ -133,7 +133,7 @@ def test_a_window_is_cut_out_before_the_resize():
     width, height = picture.size
     window = np.array([0.25, 0.5, 0.5, 0.4], np.float32)
     into = np.empty((40, 40, 3), np.uint8)
-    decoder.square(stored(data, "png", height, width), 40, into, window)
+    preprocess_host.square(stored(data, "png", height, width), 40, into, window)
     left, top = round(0.5 * width), round(0.25 * height)
     box = (left, top, round(0.9 * width), round(0.75 * height))
     assert np.abs(into - resized(picture.crop(box), 40)).max() <= 1.01

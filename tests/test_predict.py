@@ -19,8 +19,8 @@ from sklearn import metrics
 
 from tfpipe import predict
 from tfpipe.core.errors import UserError
-from tfpipe.images import scan
-from tfpipe.input import files, pipeline
+from tfpipe.images.store import Store, StoredImage
+from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.predictions import chunk, formats, order, overlay
 from tfpipe.predictions.table import Predictions
@@ -30,7 +30,7 @@ from tfpipe.runs import finish
 from tfpipe.training import run_folder as runs
 
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
-TWO = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+TWO = "--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers=2"
 
 
 def read_csv(path):
@@ -152,7 +152,8 @@ def test_every_model_rejects_what_is_damaged(model, damaged, tmp_path, run_dir, 
 
 def test_what_the_server_refuses_is_a_reject(server, damaged, tmp_path, monkeypatch):
     """As where the server reads less than we do."""
-    monkeypatch.setattr(files.scan, "inspect", lambda data: scan.Image(data, "jpeg", 0, 0, "", ""))
+    unchecked = lambda self, data: StoredImage(data, "jpeg", 0, 0, "")  # noqa: E731
+    monkeypatch.setattr(Store, "convert", unchecked)
     out = tmp_path / "out.jsonl"
     assert run(out, damaged, server=server, model_name="tiny") == predict.REJECTS
     rows = {row["id"]: row["error"] for row in read_jsonl(out)}
@@ -419,8 +420,8 @@ def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
     for number in range(1, 200):
         os.link(source / "0.jpg", source / f"{number}.jpg")
     read, ahead = [], []
-    inspect = scan.inspect
-    monkeypatch.setattr(files.scan, "inspect", lambda data: read.append(1) or inspect(data))
+    convert = Store.convert
+    monkeypatch.setattr(Store, "convert", lambda *a: read.append(1) or convert(*a))
     from tfpipe.predictions.run import RunClassifier
 
     classify = RunClassifier.classify
@@ -450,7 +451,7 @@ def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
         ({"run_dir": "a", "threshold": "2"}, ["--threshold=2"]),
         ({"run_dir": "a", "explain_limit": -1}, ["--explain_limit=-1"]),
         ({"run_dir": "a", "beam_args": "x"}, ["--beam_args", "--runner=beam"]),
-        ({"run_dir": "a", "runner": "beam", "beam_args": "x"}, ["--beam_args=x"]),
+        ({"run_dir": "a", "runner": "beam", "beam_args": "x"}, ["beam_args=x"]),
     ],
     ids=str,
 )

@@ -105,8 +105,8 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(run_dir, many, tmp_path, 
     assert len(chunks_done(folder, "o.jsonl")) < 3, "it was killed too late to test anything"
     status, said = finish(start(many, folder / "o.jsonl", *arguments))
     assert status == predict.REJECTS
-    assert "going on in" in said[0] or not chunks  # it may have done nothing yet
-    assert "beginning anew" not in said[0]
+    assert "resuming in" in said[0] or not chunks  # it may have done nothing yet
+    assert "starting over" not in said[0]
     (tmp_path / "maps").rename(folder / "maps")
     assert contents(folder) == contents(tmp_path / "whole")
     assert len(contents(folder)) == 3 + 50
@@ -228,11 +228,11 @@ def test_a_full_disk_then_room_again(run_dir, many, tmp_path, most):
     status, said = finish(start(many, tmp_path / "full/o.csv", *flags, preexec_fn=limit))
     assert status == 1
     assert said[-1].startswith("error: cannot write ")
-    assert "the same command goes on from there" in said[-2]
+    assert "the same command resumes from there" in said[-2]
     assert [name[:15] for name in os.listdir(tmp_path / "full")] == [".partial-o.csv-"]
     status, said = finish(start(many, tmp_path / "full/o.csv", *flags))
     assert status == predict.REJECTS
-    assert "going on in" in said[0]
+    assert "resuming in" in said[0]
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
@@ -266,7 +266,7 @@ def test_a_server_that_goes_and_comes_back(export_dir, image_folder, tmp_path, m
         with pytest.raises(ResumableError, match=f"^--server={address}: no server answers") as end:
             run(tmp_path / "o.jsonl", image_folder, **flags)
     assert "\n" not in str(end.value)
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes from there" in capsys.readouterr().err
     assert len(chunks_done(tmp_path, "o.jsonl")) >= 2
     del done[:]
     monkeypatch.setattr(chunk, "_save", lambda *arguments: save(*arguments) or done.append(1))
@@ -301,5 +301,5 @@ def test_ctrl_c_says_that_it_can_go_on(run_dir, many, tmp_path):
     process.send_signal(signal.SIGINT)
     status, said = finish(process)
     assert status == 130
-    assert "the same command goes on from there" in said[-2]
+    assert "the same command resumes from there" in said[-2]
     assert said[-1] == "error: interrupted"

@@ -1,4 +1,4 @@
-"""The whole path on real cats and dogs with real weights, and its promised figures."""
+"""The whole path on real cats and dogs with real weights reaches its promised figures."""
 
 import csv
 import json
@@ -104,6 +104,6 @@ def test_a_submission_for_kaggle(originals, shared, tmp_path):
     assert [int(identity) for identity, _ in rows[1:]] == list(range(1, 401))
     found = json.loads((folder / "run" / "calibration.json").read_text())["calibration"]
     labels = [float(label) for _, label in rows[1:]]
-    # As the file has them: of a float32 seven digits.
+    # The file has seven digits of a float32.
     low, high = (float(f"{np.float32(found[side]):.7g}") for side in ("low", "high"))
     assert low <= min(labels) <= max(labels) <= high

@@ -16,7 +16,7 @@ from test_dataset_report import Page
 
 from tfpipe import screens
 from tfpipe.core.errors import UserError
-from tfpipe.images.found import Found, Item
+from tfpipe.images.image_info import ImageInfo, ImageRef
 from tfpipe.model import backbones
 from tfpipe.page import thumbnail
 from tfpipe.screens import (
@@ -43,8 +43,8 @@ def plain_png(colour, side=24):
 def describe(index, data=b"", width=24, height=24, file_bytes=None):
     sha = hashlib.sha256(b"%d" % index + data).hexdigest()
     count = len(data) if file_bytes is None else file_bytes
-    return Found(
-        item=Item(0, f"{index}.png"),
+    return ImageInfo(
+        ref=ImageRef(0, f"{index}.png"),
         format="png",
         height=height,
         width=width,

@@ -3,7 +3,6 @@
 import collections
 import hashlib
 import math
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -56,7 +55,7 @@ def test_parse():
     ],
 )
 def test_parse_rejects(text):
-    with pytest.raises(UserError, match="--splits="):
+    with pytest.raises(UserError, match="splits="):
         splits.parse(text)
 
 
@@ -244,7 +243,7 @@ def test_folds_keep_groups_together():
 
 @pytest.mark.parametrize("k", [-1, 1, 101])
 def test_wrong_number_of_folds(k):
-    with pytest.raises(UserError, match=f"--folds={k}: give 2 to 100") as caught:
+    with pytest.raises(UserError, match=f"folds={k}.* 2 to 100") as caught:
         splits.folds([], [], k, 0)
     assert caught.value.status == 2
 
@@ -255,13 +254,3 @@ def test_empty_and_single():
     assert splits.folds([sha(1)], ["x"], 0, 0) == [-1]
     assert splits.assign([sha(1)], ["x"], {"only": 1.0}, 0) == ["only"]
     assert set(assign([(sha(i), "x") for i in range(5)], {"only": 1.0}, 0)) == {"only"}
-
-
-def test_many_images_take_seconds():
-    n = 50_000  # and a million 20 times as long: the time is in proportion but for a logarithm
-    contents = [sha(i) for i in range(n)]
-    groups = [0 if i < n // 2 else i // 3 for i in range(n)]
-    start = time.process_time()
-    splits.assign(contents, [f"class{i % 1000}" for i in range(n)], FIFTH, 0)
-    splits.assign(contents, ["ab"[i % 2] for i in range(n)], FIFTH, 0, groups)
-    assert time.process_time() - start < 10

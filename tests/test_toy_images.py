@@ -36,6 +36,9 @@ def test_files_are_named_as_kaggle_names_them(drawn):
         *(f"test1/{n}.jpg" for n in range(1, 4)),
         "toy.json",
     }
+    assert json.loads((drawn / toy.MARKER).read_text()) == {"count": 5, "test_count": 3, "seed": 0}
+    files = contents(drawn)
+    assert len(set(files.values())) == len(files), "no two are the same"
 
 
 def test_every_image_is_a_jpeg_of_the_promised_size(drawn):
@@ -51,11 +54,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(drawn, tmp
     assert draw(tmp_path / "again") == contents(drawn)
     other = draw(tmp_path / "other", seed=1)
     assert all(other[name] != data for name, data in contents(drawn).items())
-
-
-def test_no_two_images_are_the_same(drawn):
-    files = contents(drawn)
-    assert len(set(files.values())) == len(files)
 
 
 def test_a_higher_count_only_adds_images(drawn, tmp_path):
@@ -110,10 +108,7 @@ def test_wrong_numbers_are_refused(wrong, tmp_path):
         draw(tmp_path / "images", **wrong)
 
 
-def test_the_marker_holds_the_arguments(drawn):
-    assert json.loads((drawn / toy.MARKER).read_text()) == {"count": 5, "test_count": 3, "seed": 0}
-
-
+@pytest.mark.slow  # draws 160 images
 def test_only_shapes_tell_the_classes_apart():
     def statistics(kind, index):
         data = toy.render(kind, index, seed=0)

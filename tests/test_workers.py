@@ -1,6 +1,5 @@
-"""A pool loses nothing but the item at fault, whatever a decoder does to its process."""
+"""A pool loses only the item at fault, whatever a decoder does to its process."""
 
-import ctypes
 import os
 import pathlib
 import signal
@@ -10,57 +9,15 @@ import time
 import PIL.Image
 import processes
 import pytest
+from worker_tasks import Broken, do
 
 from tfpipe import sources
 from tfpipe.building import workers
-from tfpipe.building.survey import survey
-from tfpipe.building.tasks import Job
+from tfpipe.building.job import Job
+from tfpipe.building.scan import scan
 from tfpipe.core.errors import ResumableError, UserError
-from tfpipe.images.found import Found, Item
+from tfpipe.images.image_info import ImageInfo, ImageRef
 from tfpipe.images.store import Store, parse
-
-GIB = 2**30
-
-
-def do(job, item, before_each):
-    """A task: what the first half of the item's name says."""
-    before_each()
-    what = item.split()[0]
-    if what == "exit":
-        os._exit(3)
-    elif what == "segfault":
-        ctypes.string_at(1)
-    elif what == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "hang":
-        ctypes.CDLL(None).sleep(60)
-    elif what == "spin":
-        while True:
-            pass
-    elif what == "memory":
-        bytearray(2 * GIB)
-    elif what == "nap":
-        time.sleep(0.1)
-    elif what == "deaf":  # Python's own handlers never run inside C
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ctypes.CDLL(None).sleep(60)
-    elif what == "mistake":
-        raise UserError(f"{item} is wrong: mend it", status=7)
-    elif what == "threads":
-        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-        assert [os.environ[name] for name in names] == ["1", "1"]
-    elif what == "limits":
-        bytearray(400 * 2**20)
-        with pytest.raises(MemoryError):
-            bytearray(600 * 2**20)
-
-
-class Broken:
-    """A source that cannot be listed any more."""
-
-    def prepare(self):
-        raise OSError("gone")
 
 
 @pytest.fixture
@@ -106,15 +63,8 @@ def test_what_a_process_dies_of_costs_one_item(job, monkeypatch):
     assert_no_worker_is_left()
 
 
-def test_nothing_but_crashes(job):
-    with workers.Pool(job, 2) as pool:
-        done = list(pool.run(do, [f"exit {i}" for i in range(8)]))
-    assert len({item for item, _ in done}) == len(done) == 8
-    assert {why.reason for _, why in done} == {"crash"}
-
-
 def test_workers_killed_from_outside(job):
-    items = [f"nap {i}" for i in range(24)]
+    items = [f"nap {i}" for i in range(24)] + [f"exit {i}" for i in range(4)]
     done = {}
     with workers.Pool(job, 2) as pool:
         for item, lost in pool.run(do, items):
@@ -122,8 +72,9 @@ def test_workers_killed_from_outside(job):
             if len(done) in (4, 10, 16):
                 os.kill(forked()[0], signal.SIGKILL)
     assert done.keys() == set(items)
-    lost = [why for why in done.values() if why is not None]
+    lost = [why for item, why in done.items() if why is not None and item.startswith("nap")]
     assert len(lost) <= 3
+    assert {done[f"exit {i}"].reason for i in range(4)} == {"crash"}
     assert {why.detail for why in lost} <= {"the process that decoded it ended (signal 9)"}
 
 
@@ -149,26 +100,26 @@ def test_images_that_are_too_large_only_together_are_all_good(tmp_path, monkeypa
         PIL.Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"in/{i}.png")
     source = sources.open_source(str(tmp_path / "in"))
     job = Job((source,), str(tmp_path / "work"), parse("raw:2000"), 0)  # 12 MB each
-    items = [Item(0, name) for name in source.names()]
+    items = [ImageRef(0, name) for name in source.names()]
     with workers.Pool(job, 2) as pool:
-        found, lost = survey(job, pool, items)
+        infos, lost = scan(job, pool, items)
     assert lost == []
-    assert [each.item for each in found] == items
-    assert all(isinstance(each, Found) and each.bytes == 12 * 10**6 for each in found)
+    assert [each.ref for each in infos] == items
+    assert all(isinstance(each, ImageInfo) and each.bytes == 12 * 10**6 for each in infos)
 
 
-def test_what_was_looked_into_before_its_process_was_lost_counts(tmp_path):
+def test_a_complete_result_of_a_lost_process_counts(tmp_path):
     class Runner:
         def run(self, function, items):
             for item in items:
                 function(job, item)
-                yield item, workers.Lost("crash", "of the next task, as it is")
+                yield item, workers.Lost("crash", "of the next task")
 
     (tmp_path / "in").mkdir()
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "in/a.png")
     job = Job((sources.open_source(str(tmp_path / "in")),), str(tmp_path / "work"), Store(), 0)
-    found, lost = survey(job, Runner(), [Item(0, "a.png")])
-    assert (len(found), lost) == (1, [])
+    infos, lost = scan(job, Runner(), [ImageRef(0, "a.png")])
+    assert (len(infos), lost) == (1, [])
 
 
 def test_a_pool_is_used_again(job):
@@ -187,7 +138,7 @@ def test_a_pool_is_used_again(job):
 
 def test_processes_that_do_not_start_are_one_line(job, capfd):
     broken = Job((Broken(),), job.work, job.store, 0)
-    words = pytest.raises(ResumableError, match=r"worker processes end.*--workers")
+    words = pytest.raises(ResumableError, match=r"worker processes end.*workers")
     with words, workers.Pool(broken, 2) as pool:
         list(pool.run(do, ["good"]))
     assert "Traceback" not in capfd.readouterr().err

@@ -8,7 +8,7 @@ A small stand-in for the real data, for demos and tests that must not download a
 
 Both classes draw sizes, colours, furs, poses and backdrops in the same way: only the shapes of
 ears, eyes, muzzle and tail tell them apart. The same seed gives the same images, and a higher
-count only adds to them. If the folder is there already, nothing is drawn.
+count only adds to them. Nothing is drawn if the folder has the images already.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ Point = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to draw, and where."""
+    """The flags."""
 
     out: str = options.option("folder to write; it appears whole or not at all")
     count: int = options.option("labelled images, half of them cats; at least 2", 600)
@@ -56,7 +56,7 @@ class Options:
 
 
 class Pen:
-    """Draws outlined shapes; coordinates are in head radii from the centre of the head, y down.
+    """Draw outlined shapes; coordinates are in head radii from the centre of the head, y down.
 
     Args:
         image: the picture to draw on, SUPERSAMPLE times its final size.
@@ -73,20 +73,20 @@ class Pen:
         self._edge = rng.uniform(0.02, 0.06)
 
     def ellipse(self, centre: Point, radii: Point, fill: Color, tilt_deg=0.0, edge=True) -> None:
-        """Fills an ellipse, turned clockwise by `tilt_deg`."""
+        """Fill an ellipse, turned clockwise by `tilt_deg`."""
         turn = _turn(np.deg2rad(tilt_deg))
         for grown, color in [(self._edge, _shade(fill)), (0, fill)] if edge else [(0, fill)]:
             points = (CIRCLE * np.add(radii, grown)) @ turn + centre
             self._draw.polygon(self._place(points), color)
 
     def polygon(self, points: list[Point], fill: Color, edge=True) -> None:
-        """Fills a polygon."""
+        """Fill a polygon."""
         if edge:
             self._line([*points, points[0]], 2 * self._edge, _shade(fill))
         self._draw.polygon(self._place(points), fill)
 
     def curve(self, start: Point, bend: Point, end: Point, width: float, fill: Color) -> None:
-        """Draws a quadratic Bezier curve, without an outline."""
+        """Draw a quadratic Bezier curve, without an outline."""
         share = np.linspace(0, 1, 12)[:, None]
         weights = np.concatenate([(1 - share) ** 2, 2 * share * (1 - share), share**2], axis=1)
         self._line(weights @ [start, bend, end], width, fill)
@@ -102,7 +102,7 @@ class Pen:
 
 
 def draw_animal(image: Image.Image, kind: str, rng: np.random.Generator) -> None:
-    """Draws a cat or a dog onto a picture of SUPERSAMPLE times its final size."""
+    """Draw a cat or a dog onto a picture of SUPERSAMPLE times its final size."""
     pen = Pen(image, rng)
     base, second = (_vary(FURS[i], rng) for i in rng.choice(len(FURS), size=2, replace=False))
     pattern, ear = rng.choice(PATTERNS), second if rng.random() < 0.4 else _mix(base, INK, 0.3)
@@ -138,10 +138,10 @@ def _draw_body(pen: Pen, kind: str, base: Color, second: Color, pattern: str, rn
 
 
 def _draw_pattern(pen: Pen, centre: Point, radii: Point, fill: Color, pattern: str, rng) -> None:
-    """Draws a fur pattern that stays within the ellipse."""
+    """Draw a fur pattern that stays within the ellipse."""
 
     def at(angle_deg: float, share: float) -> Point:
-        """Returns the point at this angle, 0 being up, and this share of the radius."""
+        """Return the point at this angle, 0 for up, and this share of the radius."""
         angle = np.deg2rad(angle_deg)
         return tuple(np.array([np.sin(angle), -np.cos(angle)]) * radii * share + centre)
 
@@ -177,7 +177,7 @@ def _draw_eyes(pen: Pen, kind: str, x: float, y: float, rng: np.random.Generator
     iris = _vary(IRISES[rng.integers(len(IRISES))], rng)
     apart, size = rng.uniform(0.36, 0.44), rng.uniform(0.17, 0.22)
     for eye, side in ((x - apart, -1), (x + apart, 1)):
-        # As much white and black in both, lest a histogram tells them apart.
+        # As much white and black in both, so that no histogram tells them apart.
         wide, high, tilt = (1.15, 0.95, 12 * side) if kind == "cat" else (1, 1.1, 0)
         pupil = (0.35, 0.8) if kind == "cat" else (0.53, 0.53)
         pen.ellipse((eye, y), (wide * size, high * size), WHITE, tilt)
@@ -212,7 +212,7 @@ def _draw_smile(pen: Pen, x: float, y: float, size: float) -> None:
 
 
 def draw_backdrop(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draws what is behind the animal, at the final size: two colours, a ground, some shapes."""
+    """Draw the backdrop at the final size: two colours, a ground, some shapes."""
     width, height = size
     angle, kind = rng.uniform(0, np.pi), rng.choice(BACKDROPS)
     mask = Image.new("L", size)
@@ -240,7 +240,7 @@ def draw_backdrop(size: tuple[int, int], rng: np.random.Generator) -> Image.Imag
 
 
 def render(kind: str, index: int, seed: int) -> bytes:
-    """Draws one image as a JPEG file.
+    """Draw one image as a JPEG file.
 
     Args:
         kind: "cat", "dog", or "test" for either.
@@ -270,7 +270,7 @@ def render(kind: str, index: int, seed: int) -> bytes:
 
 
 def _turn(angle: float) -> np.ndarray:
-    """Returns the matrix that turns row vectors by this angle, clockwise as y points down."""
+    """Return the matrix that turns row vectors by this angle, clockwise as y points down."""
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
@@ -279,7 +279,7 @@ def _mix(one: Color, other: Color, share: float) -> Color:
 
 
 def _shade(color: Color) -> Color:
-    """Returns the colour of a shape's outline."""
+    """Return the colour of a shape's outline."""
     return _mix(color, INK, 0.65)
 
 
@@ -294,11 +294,11 @@ def _random_color(rng: np.random.Generator) -> Color:
 
 
 def main(opts: Options) -> None:
-    """Draws the folder, unless it is there already."""
+    """Draw the folder, unless it has the images already."""
     if opts.count < len(CLASSES) or opts.test_count < 0 or opts.seed < 0:
         raise UserError(
-            f"--count={opts.count} --test_count={opts.test_count} --seed={opts.seed}: the count is"
-            f" at least {len(CLASSES)}, the other two at least 0",
+            f"--count={opts.count} --test_count={opts.test_count} --seed={opts.seed}: give a count"
+            f" of at least {len(CLASSES)}, and at least 0 for the others",
             status=2,
         )
     out = pathlib.Path(opts.out)

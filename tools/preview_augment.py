@@ -20,7 +20,7 @@ from tfpipe import sources
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.core.options import option
-from tfpipe.images import decode
+from tfpipe.images import strict
 from tfpipe.sources import labels
 
 MAX_COUNT, MAX_DRAWS = 32, 24
@@ -112,7 +112,7 @@ def _choose(options: Options) -> tuple[list[str], np.ndarray]:
     chosen, images, side = [], [], options.image_size
     for index in np.random.default_rng(options.seed).permutation(len(names)):
         try:
-            picture = Image.fromarray(decode.decode(source.read(names[index])).pixels)
+            picture = Image.fromarray(strict.decode(source.read(names[index])).pixels)
         except sources.Rejected as error:
             terminal.warn(f"{source.locate(names[index])} is left out: {error}")
             continue

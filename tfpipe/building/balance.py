@@ -1,7 +1,7 @@
-"""Classes of equal size in the training split: some images fewer, or transformed copies more.
+"""Make the classes of the training split equal: drop images, or add transformed copies.
 
-Only the training split, which is the first of --splits, is balanced. The others are what a
-classifier is measured by, and keep the classes as they come.
+Only the first split, for training, is balanced. The others measure a classifier and keep the
+classes as they are.
 
 A copy is its original after one random transform, as seed recipe R1 (T. Gui, 2018) made to
 replace outliers: crop, rotate, shear, or mirror along either axis. It has its original's fold.
@@ -18,17 +18,17 @@ from PIL import Image
 
 MODES = ("none", "drop", "copies")
 
-# From recipe R1: the sides of a crop, and how far it turns and leans either way.
+# From recipe R1: the sides of a crop, and the largest angle of a rotation or shear.
 _CROP = 0.9
 _DEGREES = 20.0
 
 
 class Copy(NamedTuple):
-    """An image to be made.
+    """A copy to be made.
 
     Attributes:
-        original: index of the image that it is made of.
-        number: from 1 for the first copy of that image.
+        original: index of the original.
+        number: of the copy of that image, from 1.
     """
 
     original: int
@@ -38,13 +38,13 @@ class Copy(NamedTuple):
 def drop(
     keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[int]:
-    """Chooses images to leave out, so that every class has as many as the smallest.
+    """Choose images to leave out, so that every class has as many as the smallest.
 
     Args:
         keys: hex digests of the contents of all images.
         labels: their classes.
-        training: indices of the images in the training split, from which to choose.
-        seed: another seed, another choice.
+        training: indices of the images in the training split.
+        seed: of the choice.
 
     Returns:
         Indices of the images to leave out, ascending. A hash of seed and contents chooses them,
@@ -58,17 +58,17 @@ def drop(
 def copies(
     keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[Copy]:
-    """Chooses images to copy, so that every class has as many as the largest.
+    """Choose images to copy, so that every class has as many as the largest.
 
     Args:
         keys: hex digests of the contents of all images.
         labels: their classes.
-        training: indices of the images in the training split, from which to choose.
-        seed: another seed, another choice.
+        training: indices of the images in the training split.
+        seed: of the choice.
 
     Returns:
-        The copies, sorted. The images of a class take turns, in the order of a hash, so that each
-        is copied once before any is copied twice.
+        The copies, sorted. The images of a class take turns in the order of a hash: each is copied
+        once before any is copied twice.
     """
     members = _by_class(keys, labels, training, seed)
     most = max(map(len, members), default=0)
@@ -80,17 +80,17 @@ def copies(
 
 
 def transform(pixels: np.ndarray, key: str, number: int, seed: int) -> np.ndarray:
-    """Makes one copy: exactly one of five transforms, each as likely.
+    """Make one copy by one of five equally likely transforms.
 
-    A window of 0.9 of each side, anywhere, scaled back to full size; a rotation, or a horizontal
-    shear, by up to 20 degrees either way; left and right mirrored; or top and bottom. What lies
-    outside the image is the image mirrored at its edge, so that no corner is black.
+    They are a crop of 0.9 of each side, scaled back to full size; a rotation or a horizontal shear
+    by up to 20 degrees either way; and a flip along either axis. Beyond its edges the image is
+    mirrored, so that no corner is black.
 
     Args:
         pixels: uint8 [height, width, 3], RGB.
         key: hex digest of the original's contents.
         number: of the copy, from 1.
-        seed: another seed, another transform.
+        seed: of the transform.
 
     Returns:
         uint8 of the same shape.
@@ -100,35 +100,35 @@ def transform(pixels: np.ndarray, key: str, number: int, seed: int) -> np.ndarra
 
 
 def crop(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A window of 0.9 of each side, scaled back to full size."""
+    """Crop 0.9 of each side and scale it back to full size."""
     height, width = pixels.shape[:2]
     left, top = rng.random(2) * (1 - _CROP) * (width, height)
-    # min: rounding must not carry the window over the edge.
+    # min, because rounding must not move the crop over the edge.
     box = (left, top, min(left + _CROP * width, width), min(top + _CROP * height, height))
     image = Image.fromarray(pixels)
     return np.asarray(image.resize(image.size, Image.Resampling.BICUBIC, box=box))
 
 
 def rotate(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A rotation about the centre by up to 20 degrees either way."""
+    """Rotate about the centre by up to 20 degrees either way."""
     angle = _angle(rng)
     cos, sin = math.cos(angle), math.sin(angle)
     return _warp(pixels, np.array([[cos, -sin], [sin, cos]]))
 
 
 def shear(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Columns that lean by up to 20 degrees either way, with the centre where it was."""
+    """Shear horizontally about the centre by up to 20 degrees either way."""
     return _warp(pixels, np.array([[1.0, math.tan(_angle(rng))], [0.0, 1.0]]))
 
 
 def flip_lr(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Left and right mirrored."""
+    """Mirror left and right."""
     del rng
     return pixels[:, ::-1].copy()
 
 
 def flip_ud(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Top and bottom mirrored."""
+    """Mirror top and bottom."""
     del rng
     return pixels[::-1].copy()
 
@@ -143,10 +143,10 @@ def _angle(rng: np.random.Generator) -> float:
 
 
 def _warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Samples where a matrix sends the output's pixels, as (x, y) from the image's centre."""
+    """Sample each output pixel where `matrix` maps it, as (x, y) from the image's centre."""
     height, width = pixels.shape[:2]
     half = np.array([width, height]) / 2
-    # As far as the corners reach beyond the image, and two pixels for the cubic's neighbours.
+    # Pad by the reach of the corners, and two pixels for the cubic kernel.
     reach = np.abs(matrix) @ half
     pad_x, pad_y = np.maximum(np.ceil(reach - half), 0).astype(int) + 2
     padded = np.pad(pixels, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="symmetric")
@@ -163,7 +163,7 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _by_class(
     keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[list[int]]:
-    """Returns the indices of each class in the order of a hash."""
+    """Return the indices of each class in the order of a hash."""
     members = collections.defaultdict(list)
     for index in training:
         members[labels[index]].append((_digest(f"balance:{seed}:{keys[index]}"), index))

@@ -1,158 +1,110 @@
-"""A data set in the making: from the files of its sources to the folder that is published."""
+"""Build a data set: from sources to the folder that is published."""
 
 import collections
 import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tfpipe import screens
-from tfpipe.building import balance, shards, splits, statistics, tasks
+import tfpipe
+from tfpipe import screens, sources
+from tfpipe.building import catalog, exclude, shards, splits, statistics, work
+from tfpipe.building import options as build_options
 from tfpipe.building.catalog import Catalog
-from tfpipe.building.selection import DUPLICATE_MODES, SCREENED, Selection
-from tfpipe.building.survey import Runner, survey
-from tfpipe.building.tasks import Entry, Job
+from tfpipe.building.job import Job, Runner
+from tfpipe.building.options import Options
+from tfpipe.building.scan import scan
+from tfpipe.building.selection import SCREENED, Selection
+from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
-from tfpipe.core.errors import UserError
-from tfpipe.core.options import option
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
+from tfpipe.sources import labels
 
 
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """The flags of a build, but for those of the screens."""
+def build(options: Options) -> tuple[remote.Path, bool]:
+    """Build a data set, unless it is up to date.
 
-    source: tuple[str, ...] = option(
-        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
-        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
-        " add up"
-    )
-    out: str = option("the folder to write; its parents are made")
-    splits: str = option(
-        "names of the splits and their fractions of the images, which sum to 1",
-        "train:0.8,val:0.2",
-    )
-    seed: int = option("chooses the partition into splits and the order of the records", 0)
-    labels: str = option(
-        "where the label is: filename (cat.0.jpg), folder (cat/0.jpg), auto (the file name if every"
-        " image's has that form and else the folder), or csv:FILE, a list with the columns"
-        " path,label; a list given as --source has its own labels",
-        "auto",
-    )
-    classes: str = option(
-        "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
-    )
-    group_column: str = option(
-        "the column of the lists whose equal values stay in one split, such as patient; empty for"
-        " none",
-        "group",
-    )
-    exclude: str = option(
-        "a text file of image names, one on each line, that are to be left out; empty for none", ""
-    )
-    duplicates: str = option(
-        "what becomes of images that are there more than once, be it re-encoded or resized: group"
-        " (all in one split), drop (all but the first), keep (each by itself)",
-        "group",
-        choices=DUPLICATE_MODES,
-    )
-    folds: int = option("parts for cross-validation, whose number each record has; 0 for none", 0)
-    rebalance: str = option(
-        "how the classes of the first split are made equal: none (not at all), drop (images of the"
-        " larger ones), copies (randomly transformed copies of the smaller ones' images)",
-        "none",
-        choices=balance.MODES,
-    )
-    store: str = option(
-        "what a record holds: original (the file itself), resized:320 (a JPEG whose shorter side is"
-        " 320 pixels at most), resized:299x299 (width and height), or raw:256 (bare pixels)",
-        "original",
-    )
-    jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
-    shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
-    shard_size_mb: int = option("size that a shard is to have, in 10^6 bytes", 128)
-    workers: int = option("processes that decode images; 0 for one on each CPU core", 0)
-    runner: str = option(
-        "what runs the work: local (processes here, with bounded memory and time for each image),"
-        " or beam (Apache Beam, also on many machines, without these bounds)",
-        "local",
-        choices=("local", "beam"),
-    )
-    beam_args: str = option(
-        "flags of Beam in one string, as in --beam_args='--runner=FlinkRunner --parallelism=64';"
-        " empty for --workers processes here",
-        "",
-    )
-    max_rejects: int = option("rejected images that are no failure", 0)
-    report: bool = option("write report.html, a page about the images, with plots", True)
-    overwrite: bool = option("replace the data set that is in --out", False)
-    quiet: bool = option("print nothing but warnings and errors", False)
+    Args:
+        options: what to build; all of them are checked before anything is written.
+
+    Returns:
+        The folder of the data set, and whether it is new.
+
+    Raises:
+        UserError: an option is wrong, there is nothing to build, or nothing can be written.
+    """
+    build_options.check(options)
+    open_runner = _choose_runner(options)
+    opened = [sources.open_source(path) for path in options.source]
+    out = work.check_out(options.out, options.source)
+    arguments, fingerprint = build_options.arguments(options), _fingerprint(options, opened)
+    key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
+    if work.finish(out, key):
+        return out, True
+    if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+        terminal.say(f"{options.out} is up to date: it was built from these images and options")
+        work.remove_leftovers(out)
+        return out, False
+    files = catalog.read(opened, options.labels, options.group_column)
+    classes = labels.order(files.label_of.values(), options.classes)
+    prepared = screens.prepare(options, classes)
+    store = stores.parse(options.store, options.jpeg_quality)
+    with work.open_work(out, key) as folder:
+        job = Job(tuple(opened), str(folder), store, options.seed)
+        with open_runner(job) as runner:
+            _Build(options, files, classes, prepared, fingerprint, job, runner).run()
+        work.publish(folder, out)
+    return out, True
 
 
-@dataclasses.dataclass(frozen=True)
-class Options(screens.Options, _Options):
-    """The flags of a build."""
-
-
-# Flags that decide where and how the work is done, but not what comes of it.
-_NO_ARGUMENTS = (
-    "out",
-    "workers",
-    "runner",
-    "beam_args",
-    "screen_cache",
-    "max_rejects",
-    "overwrite",
-    "quiet",
-)
-
-
-def arguments(options: Options) -> dict[str, Any]:
-    """Returns the flags that decide the contents: those by which a data set is current or not."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(options).items()
-        if name not in _NO_ARGUMENTS
-    }
-
-
-def digest(lines: Iterable[str]) -> str:
-    """Returns the SHA-256 of lines, in hexadecimal digits."""
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[Runner]]:
-    """Returns what makes the runner that --runner names."""
+def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[Runner]]:
+    """Return a function from a job to what runs its tasks."""
     if options.runner == "local":
-        if options.beam_args:
-            raise UserError("--beam_args is for --runner=beam only: give both, or none", status=2)
         start_early()
         return lambda job: Pool(job, options.workers or os.cpu_count() or 1)
-    from tfpipe.building import beam  # here, because Beam takes seconds to start
+    from tfpipe.building import beam  # here, because Beam takes seconds to import
 
     flags = beam.parse(options.beam_args, options.workers)
     return lambda job: contextlib.nullcontext(beam.Runner(job, flags))
 
 
+def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
+    """Return a digest that changes when the images or lists do."""
+    parts = [source.fingerprint() for source in opened]
+    parts += [repr(sorted(source.groups(options.group_column).items())) for source in opened]
+    parts.append(labels.fingerprint(options.labels, options.group_column))
+    if options.exclude:
+        parts.append(repr(exclude.load(options.exclude)))
+    for path in (options.screen_model, options.screen_weights) if options.screens else ():
+        if os.path.isfile(path):  # not the name of a model
+            parts.append(repr((os.path.getsize(path), os.stat(path).st_mtime_ns)))
+    return _digest(parts)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of lines, in hexadecimal digits."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
-class Build:
-    """Makes a data set in the work folder of a job.
+class _Build:
+    """A build in its work folder.
 
     Attributes:
-        options: the flags.
-        files: the images, not yet looked into.
+        options: the options.
+        files: the files, not yet read.
         classes: in the order of their numbers.
         prepared: the screens.
         fingerprint: hex digest of the inputs, for the manifest.
-        job: where to, and how.
+        job: the settings of the tasks.
         runner: runs the tasks.
     """
 
@@ -169,43 +121,51 @@ class Build:
         return remote.to_path(self.job.work) / "result"
 
     def run(self) -> None:
-        """Does all that is not done yet.
+        """Do all steps that are not done yet.
 
         Raises:
-            UserError: nothing would be left of a class or for a split, or nothing can be written.
+            UserError: a class or split would be empty, or nothing can be written.
         """
-        with terminal.progress("checking", len(self.files.items)) as advance:
-            found, lost = survey(self.job, self.runner, self.files.items, advance)
-        selection = Selection(self.files, found, [*self.files.rejects, *lost])
+        with terminal.progress("checking", len(self.files.refs)) as advance:
+            infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
+        selection = Selection(self.files, infos, [*self.files.rejects, *rejected])
         if self.options.exclude:
             selection.exclude(self.options.exclude)
         selection.find_duplicates(self.options.duplicates)
-        self.files.check_no_class_is_lost((each.item for each in found), selection.rejects)
+        self.files.check_no_class_is_lost((each.ref for each in infos), selection.rejects)
         suspects = self._screen(selection) if self.prepared else {}
-        kept = (each.item for each in selection.found)
+        kept = (each.ref for each in selection.infos)
         self.files.check_no_class_is_lost(kept, selection.rejects)
         fractions = splits.parse(self.options.splits)
-        entries = selection.assign(
+        examples = selection.assign(
             self.classes,
             fractions,
             folds=self.options.folds,
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
-        written = self._write(entries, fractions)
+        plans = shards.plan(
+            examples,
+            fractions,
+            seed=self.options.seed,
+            shards=self.options.shards,
+            shard_bytes=self.options.shard_size_mb * 10**6,
+        )
+        with terminal.progress("writing", len(examples)) as advance:
+            written = tuple(shards.write(self._result, self.job, self.runner, plans, advance))
         rejects.save(self._result / rejects.REJECTS, selection.rejects)
         duplicates.save(self._result / duplicates.DUPLICATES, selection.duplicates)
         described = Manifest(
-            arguments=arguments(self.options),
+            arguments=build_options.arguments(self.options),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, entries, written, fractions),
+            **self._describe(selection, examples, written, fractions),
         )
         if self.options.report:
             report.save(
                 self._result,
                 described,
-                selection.found,
+                selection.infos,
                 selection.labels,
                 selection.rejects,
                 members=selection.duplicates,
@@ -215,13 +175,13 @@ class Build:
         dataclasses.replace(described, files=files).save(self._result)
 
     def _screen(self, selection: Selection) -> dict[str, int]:
-        """Runs the screens and leaves out what they list, if so asked; returns how many that is."""
+        """Run the screens, drop what they list if asked, and return the number that each lists."""
         images = screens.Images(
-            found=selection.found,
+            found=selection.infos,
             paths=selection.paths,
             labels=[self.classes.index(label) for label in selection.labels],
             classes=self.classes,
-            read=lambda index: tasks.read_encoded(self.job, images.found[index]),
+            read=lambda index: shards.read_encoded(self.job, images.found[index]),
             cache=remote.to_path(self.options.screen_cache or self.job.work),
             groups=selection.clusters,
         )
@@ -235,34 +195,18 @@ class Build:
             selection.drop(reasons, SCREENED, list(reasons.values()))
         return {name: len(suspects) for name, suspects in listed.items()}
 
-    def _write(self, entries: list[Entry], fractions: dict[str, float]) -> tuple[Shard, ...]:
-        """Writes the shards."""
-        plans = shards.plan(
-            entries,
-            fractions,
-            seed=self.options.seed,
-            shards=self.options.shards,
-            shard_bytes=self.options.shard_size_mb * 10**6,
-        )
-        # Data that are not on this machine, or not to be worked on here, do not pass through it.
-        whole = self.options.runner == "beam" or remote.is_remote(self.job.work)
-        with terminal.progress("writing", len(entries)) as advance:
-            return tuple(
-                shards.write(self._result, self.job, self.runner, plans, advance, whole=whole)
-            )
-
     def _describe(
         self,
         selection: Selection,
-        entries: list[Entry],
+        examples: list[ExampleSpec],
         written: tuple[Shard, ...],
         fractions: dict[str, float],
     ) -> dict[str, Any]:
-        """Returns the fields of the manifest that say what came of the images."""
-        records = collections.Counter((entry.split, entry.text) for entry in entries)
-        copies = collections.Counter((entry.split, entry.text) for entry in entries if entry.copy)
-        folds = collections.Counter((entry.fold, entry.text) for entry in entries if not entry.copy)
-        converted = collections.Counter(found.converted for found in selection.found)
+        """Return the fields of the manifest that describe the result."""
+        records = collections.Counter((each.split, each.text) for each in examples)
+        copies = collections.Counter((each.split, each.text) for each in examples if each.copy)
+        folds = collections.Counter((each.fold, each.text) for each in examples if not each.copy)
+        converted = collections.Counter(info.converted for info in selection.infos)
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
 
@@ -272,16 +216,16 @@ class Build:
         return {
             "classes": self.classes,
             "splits": table(records, fractions),
-            "accepted": len(entries) - sum(copies.values()),
+            "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),
-            "fingerprint": digest(
-                sorted(f"{e.found.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in entries)
+            "fingerprint": _digest(
+                sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in examples)
             ),
-            "mean_record_bytes": sum(shard.bytes for shard in written) / len(entries),
+            "mean_record_bytes": sum(shard.bytes for shard in written) / len(examples),
             "shards": written,
             "copies": table(copies, sorted({split for split, _ in copies})),
             "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
             "duplicates": duplicates.count(selection.duplicates),
-            "statistics": statistics.describe(selection.found, selection.labels),
+            "statistics": statistics.describe(selection.infos, selection.labels),
         }

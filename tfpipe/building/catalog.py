@@ -1,10 +1,10 @@
-"""The files of a build, each with its label: what the sources hold, before any file is read."""
+"""The files of a build and their labels, listed before any file is read."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
-from tfpipe.images.found import Item
+from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
 from tfpipe.sources import Source, labels
 
@@ -14,89 +14,89 @@ class Catalog:
     """The files of a build.
 
     Attributes:
-        sources: where they are.
-        items: those that are meant as images, in the order of their records' making.
+        sources: the sources.
+        refs: the files with names of images, in the order of the sources.
         rejects: all others.
-        label_of: the label of each item, and of each file that a list names, though it be missing.
-        group_of: what an item shares with others that must stay in one split, where a list says.
+        label_of: the label of each of `refs`, and of each file that a list names, missing or not.
+        group_of: the group of those that a list puts in one; a group stays in one split.
     """
 
     sources: tuple[Source, ...]
-    items: tuple[Item, ...]
+    refs: tuple[ImageRef, ...]
     rejects: tuple[Reject, ...]
-    label_of: dict[Item, str]
-    group_of: dict[Item, str]
+    label_of: dict[ImageRef, str]
+    group_of: dict[ImageRef, str]
 
-    def locate(self, item: Item) -> str:
-        """Returns where a file is, for a person."""
-        return self.sources[item.source].locate(item.name)
+    def locate(self, ref: ImageRef) -> str:
+        """Return where a file is, for a person."""
+        return self.sources[ref.source].locate(ref.name)
 
-    def check_no_class_is_lost(self, kept: Iterable[Item], rejects: Sequence[Reject]) -> None:
-        """Raises UserError if none of a class's images is kept.
+    def check_no_class_is_lost(self, kept: Iterable[ImageRef], rejects: Sequence[Reject]) -> None:
+        """Raise UserError if none of a class's images is kept.
 
         Args:
-            kept: the items that can be used.
+            kept: the files that can be used.
             rejects: all files that cannot.
         """
-        gone = sorted(set(self.label_of.values()) - {self.label_of[item] for item in kept})
-        if not gone:
+        lost = sorted(set(self.label_of.values()) - {self.label_of[ref] for ref in kept})
+        if not lost:
             return
-        paths = {self.locate(item) for item, label in self.label_of.items() if label == gone[0]}
+        paths = {self.locate(ref) for ref, label in self.label_of.items() if label == lost[0]}
         first = min(reject for reject in rejects if reject.path in paths)
         raise UserError(
-            f"no image of class {gone[0]!r} can be used, so nothing was written; the first of"
-            f" {len(paths)} is {first.path} ({first.reason}: {first.detail}): mend them, or"
+            f"no image of class {lost[0]!r} can be used, so nothing was written; the first of"
+            f" {len(paths)} is {first.path} ({first.reason}: {first.detail}): repair them, or"
             " remove the class"
         )
 
 
 def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
-    """Lists the files of the sources and labels them.
+    """List the files of the sources and label them.
 
     Args:
-        sources: where they are.
-        mode: as `--labels`, see `labels.assign`.
-        group_column: the column of the lists that says what stays together; "" for none.
+        sources: the sources.
+        mode: the option `labels`, see `labels.assign`.
+        group_column: the column of the lists with the groups; "" for none.
 
     Raises:
         UserError: there is no image, or one has no label.
     """
-    items, lost = [], []
+    refs, rejects = [], []
     for index, source in enumerate(sources):
-        lost += [Reject(source.locate(name), why, more) for name, why, more in source.skipped]
+        rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
         for name in source.names():
             if source.holds_images_only or labels.is_image_name(name):
-                items.append(Item(index, name))
+                refs.append(ImageRef(index, name))
             else:
                 detail = "its name does not end like an image's, as in .jpg or .png"
-                lost.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
-    if not items:
+                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
+    if not refs:
         raise UserError(
-            f"--source: none of the {len(lost)} files in"
+            f"`source`: none of the {len(rejects)} files in"
             f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
             " image's: name folders, archives or lists with .jpg or .png files"
         )
-    names = [item.name for item in items]
-    labels_of = [source.labels for source in sources]
-    own = [labels_of[item.source].get(item.name) for item in items]
-    named = labels.assign(names, mode, own)
-    by_source = [source.groups(group_column) for source in sources]
+    names = [ref.name for ref in refs]
+    listed = [source.labels for source in sources]
+    own = [listed[ref.source].get(ref.name) for ref in refs]
+    assigned = labels.assign(names, mode, own)
+    groups_of = [source.groups(group_column) for source in sources]
     own_groups = [
-        None if label is None else by_source[item.source].get(item.name, "")
-        for item, label in zip(items, own, strict=True)
+        None if label is None else groups_of[ref.source].get(ref.name, "")
+        for ref, label in zip(refs, own, strict=True)
     ]
     groups = labels.groups(names, mode, group_column, own_groups)
-    listed = {
-        Item(index, name): label
-        for index, all_ in enumerate(labels_of)
-        for name, label in all_.items()
+    label_of = {
+        ImageRef(index, name): label
+        for index, by_name in enumerate(listed)
+        for name, label in by_name.items()
     }
     for source in sources:
         source.release()
     return Catalog(
         sources=tuple(sources),
-        items=tuple(items),
-        rejects=tuple(lost),
-        label_of=listed | dict(zip(items, named, strict=True)),
-        group_of={item: group for item, group in zip(items, groups, strict=True) if group},
+        refs=tuple(refs),
+        rejects=tuple(rejects),
+        label_of=label_of | dict(zip(refs, assigned, strict=True)),
+        group_of={ref: group for ref, group in zip(refs, groups, strict=True) if group},
     )

@@ -1,4 +1,4 @@
-"""Images that a person has decided to leave out: `--exclude=FILE`, a text file of names."""
+"""Leave out the images that a text file names: the option `exclude`."""
 
 import collections
 import os
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from tfpipe.core.errors import UserError
 
-# A million names of 64 bytes; it bounds the memory too.
+# A million names of 64 bytes.
 MAX_BYTES = 64 * 2**20
 
 
 class Matches(NamedTuple):
-    """What a list of names does.
+    """The images that a list names.
 
     Attributes:
-        indices: of the images that it names, ascending.
+        indices: of these images, ascending.
         unmatched: the entries that name no image, in the list's order.
     """
 
@@ -24,52 +24,48 @@ class Matches(NamedTuple):
 
 
 def load(path: str) -> tuple[str, ...]:
-    """Reads a list: a name on each line; what begins with # and empty lines do not count.
+    """Read a list with one name a line; skip empty lines and lines that begin with #.
 
     Args:
-        path: of a UTF-8 text file; its lines may end as on Windows.
+        path: of a UTF-8 text file, with the line ends of any system.
 
     Returns:
-        The names without space around them, each once, in the list's order.
+        The names, stripped, each once, in the list's order.
 
     Raises:
-        UserError: the file is unreadable, too large or not UTF-8.
+        UserError: the file is missing, unreadable, too large or not UTF-8.
     """
     advice = "name a text file with one image name on each line"
     try:
         if not os.path.isfile(path):  # a FIFO would wait for a writer
-            raise UserError(f"--exclude={path}: there is no such file: {advice}")
-        # One byte more than is allowed, as the file may grow meanwhile.
+            raise UserError(f"`exclude={path}` is not a file: {advice}")
+        # One byte more than allowed, because the file may grow meanwhile.
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise UserError(
-                f"--exclude={path} has more than {MAX_BYTES // 2**20} MiB, the most of such a list:"
-                f" {advice}"
+                f"`exclude={path}` is larger than the allowed {MAX_BYTES // 2**20} MiB: {advice}"
             )
         text = data.decode("utf-8-sig")  # editors on Windows put a byte order mark in front
     except UnicodeDecodeError as error:
         raise UserError(
-            f"--exclude={path} is not UTF-8 text ({error.reason}): save it as UTF-8"
+            f"`exclude={path}` is not UTF-8 text ({error.reason}): save it as UTF-8"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         detail = getattr(error, "strerror", None) or error
-        raise UserError(f"--exclude={path!r} cannot be read ({detail}): {advice}") from None
-    # Not splitlines: names may hold what it takes for the end of a line, such as U+2028.
+        raise UserError(f"`exclude={path}` cannot be read ({detail}): {advice}") from None
+    # Not splitlines, which also splits at characters that names may hold, such as U+2028.
     lines = (line.strip() for line in text.split("\n"))
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
 def match(entries: Sequence[str], names: Sequence[str]) -> Matches:
-    """Finds the images that a list names.
+    """Find the images that a list names.
 
     Args:
-        entries: as from `load`. An entry names an image by its whole path in its source, or by its
-            file name alone; then all images of that name are meant, in whatever folder or source.
-        names: paths of images relative to their sources, with `/` between folders.
-
-    Returns:
-        The images that are named, and the entries that name none.
+        entries: from `load`. An entry is the path of an image in its source, or a file name; a
+            file name names all such images, in any folder and source.
+        names: paths of images in their sources, with `/` between folders.
     """
     places = collections.defaultdict(list)
     for index, name in enumerate(names):

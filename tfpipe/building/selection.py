@@ -1,4 +1,4 @@
-"""Which images become records, and where each goes: decided from their descriptions alone."""
+"""Decide which images become records, and their splits and folds, from their descriptions."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from tfpipe import sources
 from tfpipe.building import balance, exclude, splits, stratify
 from tfpipe.building.catalog import Catalog
-from tfpipe.building.tasks import Entry
+from tfpipe.building.shards import ExampleSpec
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.images.found import Found
+from tfpipe.images.image_info import ImageInfo
 from tfpipe.records.rejects import Reject
 
 EXCLUDED, DUPLICATE, SCREENED, UNBALANCED = "excluded", "duplicate", "screened", "rebalanced"
 
-# Why a person, not a fault, keeps an image out; such rejects are no failure.
+# Reasons for images that are left out as asked; they are no failure.
 CHOSEN = (EXCLUDED, DUPLICATE, SCREENED, UNBALANCED, sources.COPY)
 
 DUPLICATE_MODES = ("keep", "drop", "group")
@@ -24,19 +24,19 @@ DUPLICATE_MODES = ("keep", "drop", "group")
 
 @dataclasses.dataclass
 class Selection:
-    """The images of a build, from which each step takes some out.
+    """The images of a build; each step takes some out.
 
     Attributes:
-        catalog: where they are, and what they are called.
-        found: those that are left.
-        rejects: all files that are not.
-        clusters: for each image that is left a number that it shares with its duplicates; None
-            until they have been looked for, and where they are not kept together.
-        duplicates: the clusters that were found, as `duplicates.members` gives them.
+        catalog: their files.
+        infos: the images that are left.
+        rejects: all other files.
+        clusters: for each image a number that it shares with its duplicates; None before
+            `find_duplicates`, and if duplicates need not stay together.
+        duplicates: the clusters of duplicates, from `duplicates.members`.
     """
 
     catalog: Catalog
-    found: list[Found]
+    infos: list[ImageInfo]
     rejects: list[Reject]
     clusters: list[int] | None = None
     duplicates: list[Member] = dataclasses.field(default_factory=list)
@@ -44,20 +44,20 @@ class Selection:
     @property
     def labels(self) -> list[str]:
         """The label of each image."""
-        return [self.catalog.label_of[each.item] for each in self.found]
+        return [self.catalog.label_of[each.ref] for each in self.infos]
 
     @property
     def keys(self) -> list[str]:
         """The hash of each image's file."""
-        return [each.file_sha256 for each in self.found]
+        return [each.file_sha256 for each in self.infos]
 
     @property
     def paths(self) -> list[str]:
         """Where each image is, for a person."""
-        return [self.catalog.locate(each.item) for each in self.found]
+        return [self.catalog.locate(each.ref) for each in self.infos]
 
     def drop(self, indices: Iterable[int], reason: str, details: Sequence[str]) -> None:
-        """Takes images out.
+        """Take images out.
 
         Args:
             indices: which.
@@ -66,41 +66,39 @@ class Selection:
         """
         detail_of = dict(zip(indices, details, strict=True))
         self.rejects += [
-            Reject(self.catalog.locate(self.found[i].item), reason, detail)
+            Reject(self.catalog.locate(self.infos[i].ref), reason, detail)
             for i, detail in detail_of.items()
         ]
-        self.found = [each for i, each in enumerate(self.found) if i not in detail_of]
+        self.infos = [each for i, each in enumerate(self.infos) if i not in detail_of]
         if self.clusters is not None:
             self.clusters = [each for i, each in enumerate(self.clusters) if i not in detail_of]
 
     def exclude(self, path: str) -> None:
-        """Takes out what a list names (`--exclude`); tells of entries that name nothing."""
-        matches = exclude.match(exclude.load(path), [each.item.name for each in self.found])
+        """Take out the images that a list names; warn about names that match none."""
+        matches = exclude.match(exclude.load(path), [each.ref.name for each in self.infos])
         self.drop(matches.indices, EXCLUDED, [f"{path} names it"] * len(matches.indices))
         if matches.unmatched:
             terminal.warn(
-                f"--exclude={path}: {len(matches.unmatched)} of its names match no good image, the"
-                f" first {matches.unmatched[0]!r}"
+                f"{len(matches.unmatched)} of the names in {path} match no good image, the first"
+                f" {matches.unmatched[0]!r}"
             )
 
     def find_duplicates(self, mode: str) -> None:
-        """Finds images that are there more than once, and drops all but one of each for "drop"."""
-        hashes = [each.hash for each in self.found]
+        """Find duplicates; for "drop" take out all but the first of each cluster."""
+        hashes = [each.hash for each in self.infos]
+        paths, labels = self.paths, self.labels
         clusters = duplicates.clusters(self.keys, hashes)
-        self.duplicates = duplicates.members(
-            clusters, self.keys, hashes, self.paths, self.labels, mode
-        )
-        conflicts = duplicates.conflicts(clusters, self.labels)
+        self.duplicates = duplicates.members(clusters, self.keys, hashes, paths, labels, mode)
+        conflicts = duplicates.conflicts(clusters, labels)
         if conflicts:
-            paths = [one_line(self.paths[index]) for index in conflicts[0][:2]]
             terminal.warn(
                 f"{len(conflicts)} groups of duplicates have images with different labels, the"
-                f" first {' and '.join(paths)}; {duplicates.DUPLICATES} lists them"
+                f" first {' and '.join(one_line(paths[i]) for i in conflicts[0][:2])};"
+                f" {duplicates.DUPLICATES} lists them"
             )
         if mode == "drop":
-            paths = self.paths
-            gone = duplicates.copies(clusters)
-            self.drop(gone, DUPLICATE, [f"a duplicate of {paths[clusters[i]]}" for i in gone])
+            copies = duplicates.copies(clusters)
+            self.drop(copies, DUPLICATE, [f"a duplicate of {paths[clusters[i]]}" for i in copies])
         elif mode == "group":
             self.clusters = clusters
 
@@ -112,8 +110,8 @@ class Selection:
         folds: int,
         rebalance: str,
         seed: int,
-    ) -> list[Entry]:
-        """Decides the split and fold of each image, and balances the training split.
+    ) -> list[ExampleSpec]:
+        """Decide the split and fold of each image, and balance the training split.
 
         Args:
             classes: in the order of their numbers.
@@ -123,35 +121,36 @@ class Selection:
             seed: of all choices.
 
         Returns:
-            The records to be.
+            The records to write.
 
         Raises:
             UserError: a split would be empty.
         """
         groups = stratify.join(
-            [self.catalog.group_of.get(each.item) for each in self.found],
-            self.clusters or [None] * len(self.found),
+            [self.catalog.group_of.get(each.ref) for each in self.infos],
+            self.clusters or [None] * len(self.infos),
         )
-        split_of = splits.assign(self.keys, self.labels, fractions, seed, groups)
-        fold_of = splits.folds(self.keys, self.labels, folds, seed, groups)
+        labels, number = self.labels, {name: index for index, name in enumerate(classes)}
+        split_of = splits.assign(self.keys, labels, fractions, seed, groups)
+        fold_of = splits.folds(self.keys, labels, folds, seed, groups)
         empty = [split for split in fractions if split not in split_of]
         if empty:
             raise UserError(
-                f"split {empty[0]!r} would have none of the {len(self.found)} images: add images,"
-                " or give fewer --splits"
+                f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
+                " or give fewer `splits`"
             )
-        labels, number = self.labels, {name: index for index, name in enumerate(classes)}
-        entries = [
-            Entry(found, number[label], label, split, fold)
-            for found, label, split, fold in zip(self.found, labels, split_of, fold_of, strict=True)
+        examples = [
+            ExampleSpec(info, number[label], label, split, fold)
+            for info, label, split, fold in zip(self.infos, labels, split_of, fold_of, strict=True)
         ]
         if rebalance == "none":
-            return entries
+            return examples
         first = next(iter(fractions))
         training = [index for index, split in enumerate(split_of) if split == first]
         if rebalance == "copies":
-            made = balance.copies(self.keys, labels, training, seed)
-            return entries + [entries[each.original]._replace(copy=each.number) for each in made]
-        gone = set(balance.drop(self.keys, labels, training, seed))
-        self.drop(gone, UNBALANCED, ["its class has more images than the smallest"] * len(gone))
-        return [entry for index, entry in enumerate(entries) if index not in gone]
+            copies = balance.copies(self.keys, labels, training, seed)
+            return examples + [examples[c.original]._replace(copy=c.number) for c in copies]
+        dropped = set(balance.drop(self.keys, labels, training, seed))
+        detail = "its class has more images than the smallest"
+        self.drop(dropped, UNBALANCED, [detail] * len(dropped))
+        return [each for index, each in enumerate(examples) if index not in dropped]

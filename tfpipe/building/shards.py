@@ -1,84 +1,95 @@
-"""Divides records among shards, in a shuffled order that the seed and the images alone decide."""
+"""Divide examples among shards in a shuffled order, and write the shards."""
 
-import dataclasses
 import hashlib
-import os
-import pathlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import NamedTuple
 
-from tfpipe.building import tasks
-from tfpipe.building.survey import Runner
-from tfpipe.building.tasks import PARTS, WRITTEN, Entry, Job, Part, write_part, write_shard
+import numpy as np
+
+from tfpipe.building import balance
+from tfpipe.building.job import Job, Runner
 from tfpipe.core import remote, storage
-from tfpipe.core.errors import ResumableError
+from tfpipe.core.errors import Rejected, ResumableError, UserError
+from tfpipe.images import strict
+from tfpipe.images.image_info import ImageInfo, store_again
+from tfpipe.images.store import RAW, StoredImage, png
+from tfpipe.images.strict import DecodedImage
+from tfpipe.records import example, tfrecord
 from tfpipe.records.manifest import Shard
+
+_FOLDER = "shards"  # in the work folder
 
 # What a record adds to its encoded image: keys, names, lengths and checksums.
 _OVERHEAD_BYTES = 350
 
-# A piece of a shard is what one process writes in one go, and holds in memory.
-PART_BYTES = 2 * 2**20
 
-_BLOCK_BYTES = 2**20
+class ExampleSpec(NamedTuple):
+    """One image that will be a record.
+
+    Attributes:
+        info: the image.
+        label: the index of its class.
+        text: the name of its class.
+        split: its split.
+        fold: the number of its fold; -1 without folds.
+        copy: the number, from 1, of a transformed copy; 0 for the image itself.
+    """
+
+    info: ImageInfo
+    label: int
+    text: str
+    split: str
+    fold: int = -1
+    copy: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class ShardPlan(NamedTuple):
     """One shard to be written.
 
     Attributes:
         name: of its file.
-        split: the split its records belong to.
-        entries: the records, in their order.
+        split: the split of its records.
+        examples: its records, in their order.
     """
 
     name: str
     split: str
-    entries: tuple[Entry, ...]
-
-    def parts(self) -> list[Part]:
-        """Returns the pieces of the shard, in their order, each of about `PART_BYTES`."""
-        pieces, begin, size = [], 0, 0
-        for end, entry in enumerate(self.entries, start=1):
-            size += entry.found.bytes + _OVERHEAD_BYTES
-            if size >= PART_BYTES or end == len(self.entries):
-                pieces.append(Part(f"{self.name}-{len(pieces):05d}", self.entries[begin:end]))
-                begin, size = end, 0
-        return pieces
-
-    def shard(self, **written: Any) -> Shard:
-        """Returns the shard as it is on disk, of `bytes` and `sha256`."""
-        return Shard(self.name, self.split, len(self.entries), **written)
+    examples: tuple[ExampleSpec, ...]
 
 
 def plan(
-    entries: Iterable[Entry], splits: Iterable[str], *, seed: int, shards: int, shard_bytes: int
-) -> list[Plan]:
-    """Decides which record goes where.
+    examples: Iterable[ExampleSpec],
+    splits: Iterable[str],
+    *,
+    seed: int,
+    shards: int,
+    shard_bytes: int,
+) -> list[ShardPlan]:
+    """Decide which record goes into which shard; only the seed and the images decide.
 
     Args:
-        entries: the records, in any order.
+        examples: the records, in any order.
         splits: the names of the splits, in the order of the result.
-        seed: another seed, another order.
-        shards: the number of shards of each split, but not more than it has records; 0 for as
-            many as keep each near `shard_bytes`.
+        seed: of the order.
+        shards: the number of shards of each split, at most its number of records; 0 for as many as
+            keep each near `shard_bytes`.
         shard_bytes: see `shards`.
 
     Returns:
         The shards; each split has its records spread evenly, in a globally shuffled order.
     """
-    # Sorting by a hash shuffles, needs no random state, and does not depend on the order given.
-    order = sorted(entries, key=lambda e: (_order_key(e, seed), e.found.item, e.copy))
+    # Sorting by a hash shuffles whatever the given order, and needs no random state.
+    order = sorted(examples, key=lambda e: (_order_key(e, seed), e.info.ref, e.copy))
     plans = []
     for split in splits:
-        chosen = [entry for entry in order if entry.split == split]
-        total = sum(entry.found.bytes + _OVERHEAD_BYTES for entry in chosen)
+        chosen = [each for each in order if each.split == split]
+        total = sum(each.info.bytes + _OVERHEAD_BYTES for each in chosen)
         count = max(1, min(shards or -(-total // shard_bytes), len(chosen)))
         bounds = [len(chosen) * i // count for i in range(count + 1)]
         for i in range(count):
             name = f"{split}-{i:05d}-of-{count:05d}.tfrecord"
-            plans.append(Plan(name, split, tuple(chosen[bounds[i] : bounds[i + 1]])))
+            plans.append(ShardPlan(name, split, tuple(chosen[bounds[i] : bounds[i + 1]])))
     return plans
 
 
@@ -86,140 +97,143 @@ def write(
     folder: remote.Path,
     job: Job,
     runner: Runner,
-    plans: Sequence[Plan],
+    plans: Sequence[ShardPlan],
     advance: Callable[[int], object] = lambda n: None,
-    *,
-    whole: bool = False,
 ) -> list[Shard]:
-    """Writes shards, those that are not there yet.
+    """Write the shards that are not written yet.
 
     Args:
-        folder: where they are to be.
+        folder: the folder to put them in.
         job: the build.
         runner: runs the tasks.
         plans: from `plan`.
         advance: called with the number of further records that are done.
-        whole: whether a task writes a shard. If not, it writes a piece, so that a few shards keep
-            many processes busy, and the pieces are joined here, where all bytes pass.
 
     Returns:
         The shards as they are on disk.
 
     Raises:
-        UserError: the disk is full, an image has changed, or cannot be read any more.
+        UserError: the disk is full, or an image has changed or is unreadable by now.
     """
-    task, suffix, kind = (write_shard, WRITTEN, _Whole) if whole else (write_part, "", _Joined)
-    there = set(storage.names_in(f"{job.work}/{PARTS}"))
-    targets, owner, todo = [], {}, []
-    for each in plans:
-        pieces = [Part(each.name, each.entries)] if whole else each.parts()
-        is_joined = not whole and (folder / each.name).exists()
-        left = [p for p in pieces if not is_joined and p.name + suffix not in there]
-        missing = {piece.name for piece in left}
-        targets.append(kind(folder, job.work, each, [p.name for p in pieces], missing))
-        owner |= {piece.name: targets[-1] for piece in left}
-        todo += left
-    advance(sum(len(each.entries) for each in plans) - sum(len(part.entries) for part in todo))
+    there = set(storage.names_in(f"{job.work}/{_FOLDER}"))
+    pending = [each for each in plans if f"{each.name}.json" not in there]
+    advance(sum(len(p.examples) for p in plans) - sum(len(p.examples) for p in pending))
+    for each in _run(runner, pending, job):
+        advance(len(each.examples))
     try:
-        for target in targets:
-            target.take()
-        for part in _run(runner, task, todo, job):
-            advance(len(part.entries))
-            owner[part.name].take(part.name)
+        return [_take(folder, job.work, each) for each in plans]
     except OSError as error:
         raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
-    return [target.shard for target in targets]
 
 
-def _run(runner: Runner, task: Callable, todo: Sequence[Part], job: Job) -> Iterator[Part]:
-    """Yields each piece when it is written; one that is lost is tried once more."""
-    for attempt in ("first", "last"):
-        again = []
-        for part, lost in runner.run(task, todo) if todo else ():
-            if lost is None:
-                yield part
-            elif attempt == "first":  # it may have been killed by mistake, or for lack of memory
-                again.append(part)
-            else:
-                first = job.locate(part.entries[0].found.item)
-                raise ResumableError(
-                    f"writing {part.name} failed ({lost.reason}: {lost.detail}), at or soon after"
-                    f" {first!r}: run the command again with fewer --workers"
-                )
-        todo = again
+def write_shard(
+    job: Job, shard: ShardPlan, before_each: Callable[[], object] = lambda: None
+) -> None:
+    """Write a shard, and then its size and digest; a task.
 
-
-@dataclasses.dataclass
-class _Whole:
-    """A shard that a task writes in one go.
-
-    Attributes:
-        folder: where it is to be.
-        work: the work folder.
-        plan: the shard.
-        pieces: the names of its pieces, in their order; here there is one.
-        missing: those that are not written yet.
-        shard: what it is on disk, once nothing is missing.
+    Raises:
+        UserError: a file has changed since the scan, or the disk is full.
     """
-
-    folder: remote.Path
-    work: str
-    plan: Plan
-    pieces: list[str]
-    missing: set[str]
-    shard: Shard | None = None
-
-    def take(self, piece: str = "") -> None:
-        """Goes on with a piece that was written now; without one, with what is there already."""
-        self.missing.discard(piece)
-        if self.missing:
-            return
-        written = tasks.load_written(self.work, self.plan.name)
-        if written is None:
-            raise ResumableError(
-                f"{self.plan.name} is gone from {self.work}/{PARTS}: run the command again"
-            )
-        if not storage.exists(self.folder / self.plan.name):
-            storage.rename(f"{self.work}/{PARTS}/{self.plan.name}", self.folder / self.plan.name)
-        self.shard = self.plan.shard(**written)
+    digest, size = hashlib.sha256(), 0
+    path = f"{job.work}/{_FOLDER}/{shard.name}"
+    with storage.whole_file(path) as file:
+        for each in shard.examples:
+            before_each()
+            frame = tfrecord.frame(_record(job, each))
+            file.write(frame)
+            digest.update(frame)
+            size += len(frame)
+    written = {"bytes": size, "sha256": digest.hexdigest()}
+    storage.write_whole(f"{path}.json", json.dumps(written).encode())
 
 
-@dataclasses.dataclass
-class _Joined(_Whole):
-    """A shard that is joined here of its pieces, while further ones are being written."""
+def read_stored(job: Job, info: ImageInfo) -> bytes:
+    """Return the stored image of a file that was scanned.
 
-    joined: int = 0
-    bytes: int = 0
-    digest: Any = dataclasses.field(default_factory=hashlib.sha256)
-
-    def take(self, piece: str = "") -> None:
-        """Does as `_Whole.take` says, with the pieces that follow those before."""
-        self.missing.discard(piece)
-        path = self.folder / self.plan.name
-        if not piece and path.exists():
-            self._read(path, None)
-        else:
-            partial = pathlib.Path(self.work, PARTS, self.plan.name)
-            while self.joined < len(self.pieces):
-                name = self.pieces[self.joined]
-                if name in self.missing:
-                    return
-                with open(partial, "ab" if self.joined else "wb") as target:
-                    self._read(pathlib.Path(self.work, PARTS, name), target)
-                self.joined += 1
-            os.replace(partial, path)
-        for name in self.pieces:
-            pathlib.Path(self.work, PARTS, name).unlink(missing_ok=True)
-        self.shard = self.plan.shard(bytes=self.bytes, sha256=self.digest.hexdigest())
-
-    def _read(self, path: pathlib.Path, target: BinaryIO | None) -> None:
-        with open(path, "rb") as source:
-            while block := source.read(_BLOCK_BYTES):
-                self.digest.update(block)
-                self.bytes += len(block)
-                if target:
-                    target.write(block)
+    Raises:
+        UserError: the file has changed since.
+    """
+    if info.spool:
+        data = storage.read_whole(f"{job.work}/{info.spool}", info.offset, info.bytes)
+        if data is not None and hashlib.sha256(data).hexdigest() == info.sha256:
+            return data
+    try:
+        return store_again(job.read(info.ref), info, job.store)
+    except Rejected:
+        raise UserError(
+            f"{job.locate(info.ref)!r} changed while the data set was built: run the command again"
+            " when nothing writes to `source`"
+        ) from None
 
 
-def _order_key(entry: Entry, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:order:{entry.found.sha256}".encode()).digest()
+def read_encoded(job: Job, info: ImageInfo) -> bytes:
+    """Return the stored image as a JPEG or PNG file; raise as `read_stored` does."""
+    stored = read_stored(job, info)
+    return png(_bare(info, stored)) if info.format == RAW else stored
+
+
+def _run(runner: Runner, pending: list[ShardPlan], job: Job) -> Iterator[ShardPlan]:
+    """Yield each shard when it is written; try a lost one once more."""
+    for attempt in (1, 2):
+        lost_ones = []
+        for shard, lost in runner.run(write_shard, pending) if pending else ():
+            if lost is None:
+                yield shard
+            elif attempt == 1:  # killed by mistake, or for lack of memory
+                lost_ones.append(shard)
+            else:
+                first = job.locate(shard.examples[0].info.ref)
+                raise ResumableError(
+                    f"writing {shard.name} failed ({lost.reason}: {lost.detail}), at or after"
+                    f" {first!r}: run the command again with fewer `workers`"
+                )
+        pending = lost_ones
+
+
+def _take(folder: remote.Path, work: str, shard: ShardPlan) -> Shard:
+    """Move a written shard to `folder`, unless it is there already."""
+    path = f"{work}/{_FOLDER}/{shard.name}"
+    written = storage.read_whole(f"{path}.json")
+    if written is None:
+        raise ResumableError(f"{shard.name} is gone from {work}/{_FOLDER}: run the command again")
+    if not storage.exists(folder / shard.name):
+        storage.rename(path, folder / shard.name)
+    return Shard(shard.name, shard.split, len(shard.examples), **json.loads(written))
+
+
+def _record(job: Job, spec: ExampleSpec) -> bytes:
+    info = spec.info
+    encoded = read_stored(job, info)
+    image, sha256 = info, info.sha256
+    if spec.copy:
+        image = _copy(job, encoded, spec)
+        encoded, sha256 = image.encoded, image.sha256
+    return example.serialize(
+        encoded,
+        format=image.format,
+        height=image.height,
+        width=image.width,
+        sha256=sha256,
+        label=spec.label,
+        text=spec.text,
+        filename=info.ref.name,
+        fold=spec.fold,
+        copy=bool(spec.copy),
+    )
+
+
+def _copy(job: Job, encoded: bytes, spec: ExampleSpec) -> StoredImage:
+    """Return a transformed copy of an image, stored as the others are."""
+    info = spec.info
+    pixels = _bare(info, encoded) if info.format == RAW else strict.decode(encoded).pixels
+    pixels = balance.transform(pixels, info.file_sha256, spec.copy, job.seed)
+    return job.store.apply(DecodedImage(pixels, "jpeg", "copy"), b"")
+
+
+def _bare(info: ImageInfo, stored: bytes) -> np.ndarray:
+    """Return the uint8 [H, W, 3] of a "raw" image."""
+    return np.frombuffer(stored, np.uint8).reshape(info.height, info.width, 3)
+
+
+def _order_key(spec: ExampleSpec, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:order:{spec.info.sha256}".encode()).digest()

@@ -1,43 +1,43 @@
-"""What the images of a data set are like: sizes, shapes, bytes and colours, for its manifest."""
+"""Statistics of the images of a data set, for its manifest: sizes, shapes, bytes and colours."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from tfpipe.images.found import Found
+from tfpipe.images.image_info import ImageInfo
 
-# Of every measure: its minimum and maximum, and quantiles between.
+# What is given of each measure.
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
 
-# Digits behind the point that a measure is rounded to.
+# The digits after the point of each measure.
 DIGITS = {"width": 1, "height": 1, "aspect": 4, "bytes": 0, "bytes_per_pixel": 4}
 COLOR_DIGITS = 2
 
 
-def describe(found: Sequence[Found], labels: Sequence[str]) -> dict:
-    """Returns statistics of the images as they came, upright, before `--store` resized them.
+def describe(infos: Sequence[ImageInfo], labels: Sequence[str]) -> dict:
+    """Return statistics of the files' images, upright, before the option `store` resized them.
 
     Args:
-        found: the images, at least one.
+        infos: the images, at least one.
         labels: the class of each.
 
     Returns:
         `{"all": summary, "classes": {class: summary}}`, the classes sorted, ready for JSON and the
-        same for any order of the images. A summary has `images`, their number; for `width` and
-        `height` (pixels), `aspect` (width / height), `bytes` (of the file) and `bytes_per_pixel`
-        (bytes / (width * height)) the `QUANTILES`; and `color`, the mean of the images' mean
+        same for any order of the images. A summary has `images`, their number; the `QUANTILES` of
+        `width` and `height` (pixels), `aspect` (width / height), `bytes` (of the file) and
+        `bytes_per_pixel` (bytes / (width * height)); and `color`, the mean of the images' mean
         R, G and B, 0 to 255.
 
         Quantiles are interpolated linearly between the two nearest images, NumPy's default:
         definition 7 of Hyndman and Fan, "Sample Quantiles in Statistical Packages" (1996).
     """
     width, height, size = (
-        np.fromiter((getattr(each, name) for each in found), np.float64, len(found))
+        np.fromiter((getattr(each, name) for each in infos), np.float64, len(infos))
         for name in ("file_width", "file_height", "file_bytes")
     )
     values = np.stack([width, height, width / height, size, size / (width * height)])  # as DIGITS
-    colors = [each.color for each in found]
+    colors = [each.color for each in infos]
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)
@@ -51,20 +51,20 @@ def describe(found: Sequence[Found], labels: Sequence[str]) -> dict:
 
 
 def _summarize(values: np.ndarray, colors: list[tuple[float, float, float]]) -> dict:
-    """Summarizes `values`, one row for each measure, and `colors`, one for each column."""
+    """Summarize `values` [measures, images] and the images' `colors`."""
     summary: dict = {"images": len(colors)}
     rows = np.quantile(values, list(QUANTILES.values()), axis=1).T
     for (measure, digits), row in zip(DIGITS.items(), rows, strict=True):
         summary[measure] = {
             name: _rounded(value, digits) for name, value in zip(QUANTILES, row, strict=True)
         }
-    # Exactly rounded sums, which do not depend on the order.
+    # Exactly rounded sums do not depend on the order.
     means = (math.fsum(channel) / len(colors) for channel in zip(*colors, strict=True))
     summary["color"] = [_rounded(mean, COLOR_DIGITS) for mean in means]
     return summary
 
 
 def _rounded(value: float, digits: int) -> int | float:
-    """Rounds; a whole number becomes an int, which JSON shows without a point."""
+    """Round; a whole number becomes an int, which JSON shows without a point."""
     number = round(float(value), digits)
     return int(number) if number.is_integer() else number

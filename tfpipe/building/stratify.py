@@ -1,4 +1,4 @@
-"""A partition of images whose parts have their share of every class: the rule of `splits`.
+"""Partition images so that each part has its share of every class: the rule of `splits`.
 
     number of a unit     0 ........ val's interval begins at 0.8 .... 1
     units of a class     a   b  c        d    e | f           g          cut here by chance,
@@ -12,10 +12,10 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-# By how much the share of a part in a class may be off its fraction: 2 percentage points.
+# How far a part's share of a class may be from its fraction: 2 percentage points.
 TOLERANCE = 0.02
 
-# A part without any of a class is worse than any number of images too few or too many.
+# A part without any of a class weighs more than any number of images too few or too many.
 _EMPTY = 2**40
 
 
@@ -26,15 +26,14 @@ def partition(
     salt: str,
     groups: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """Divides images; `splits` says by what rule.
+    """Divide images by the rule of `splits`.
 
     Args:
         keys: hex digests of the images' contents; equal ones stay together.
         labels: their classes, one for each.
         fractions: of the images, one for each part; they sum to 1.
-        salt: another salt, another partition.
-        groups: for each image what it shares with those that must stay with it; None or "" for
-            nothing.
+        salt: of the partition.
+        groups: the group of each image; a group stays together; None or "" for none.
 
     Returns:
         The index of a part for each image.
@@ -45,7 +44,7 @@ def partition(
     smallest: dict[int, str] = {}
     for first, key in zip(firsts, keys, strict=True):
         smallest[first] = min(key, smallest.get(first, key))
-    # Units are counted by their keys, so that ties end alike whatever the order of the images.
+    # Units are numbered by their keys, so that ties do not depend on the order of the images.
     unit_of = {first: i for i, first in enumerate(sorted(smallest, key=smallest.__getitem__))}
     class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
     units = _Units(
@@ -54,18 +53,18 @@ def partition(
         np.array([class_of[label] for label in labels]),
         np.array(fractions),
     )
-    units.mend()
+    units.rebalance()
     return [units.part[unit_of[first]] for first in firsts]
 
 
 def join(*keyings: Sequence[Hashable]) -> list[int]:
-    """Joins images that share a value in any of `keyings`, directly or through others.
+    """Join images that share a value in any of `keyings`, directly or through others.
 
     Args:
-        keyings: each has one value for every image; None and "" are shared with none.
+        keyings: each has one value for every image; None and "" join nothing.
 
     Returns:
-        For each image the index of the first that it is joined to, which may be itself.
+        For each image the index of the first one that it is joined to, which may be itself.
     """
     parent = list(range(len(keyings[0])))
 
@@ -85,7 +84,7 @@ def join(*keyings: Sequence[Hashable]) -> list[int]:
 
 
 class _Units:
-    """What stays together, and the part where each is.
+    """The units and their parts; a unit is a set of images that stay together.
 
     Attributes:
         part: the index of the part of each unit.
@@ -94,7 +93,7 @@ class _Units:
     def __init__(
         self, numbers: np.ndarray, units: np.ndarray, classes: np.ndarray, fractions: np.ndarray
     ):
-        """Puts each unit where its number lies.
+        """Put each unit into the part of its number.
 
         Args:
             numbers: float64 [units] in [0, 1].
@@ -104,9 +103,9 @@ class _Units:
         """
         ends = np.cumsum(fractions)
         self._numbers, self._starts, self._ends = numbers, ends - fractions, ends
-        # The fractions may sum to a hair less than 1, and what is beyond is the last part's.
+        # The fractions may sum to a little less than 1; the rest belongs to the last part.
         part = np.minimum(np.searchsorted(ends, numbers, side="right"), len(ends) - 1)
-        # A holding is what one unit has of one class; they are sorted by unit.
+        # A holding is the images of one class in one unit; holdings are sorted by unit.
         holdings, images = np.unique(units * (classes.max() + 1) + classes, return_counts=True)
         unit, label = np.divmod(holdings, classes.max() + 1)
         counts = np.zeros((classes.max() + 1, len(fractions)), np.int64)
@@ -121,27 +120,27 @@ class _Units:
         self._first = np.searchsorted(unit, np.arange(len(numbers) + 1)).tolist()
         self._label, self._images = label.tolist(), images.tolist()
 
-    def mend(self) -> None:
-        """Moves units until every part has its share of each class, or no move helps.
+    def rebalance(self) -> None:
+        """Move units until every part has its share of each class, or no move helps.
 
-        Every move lowers a sum of integers, so that they end.
+        Every move lowers a sum of positive integers, so the loop ends.
         """
         while self._bad:
-            moved = [self._mend_class(label) for label in self._bad]
+            moved = [self._rebalance_class(label) for label in self._bad]
             if not any(moved):
                 return
-            # A unit of several classes may have done another class harm.
+            # The move of a unit of several classes may harm another class.
             self._bad = [c for c in range(len(self._counts)) if self._off(c)]
 
-    def _mend_class(self, label: int) -> bool:
-        """Moves units of one class until it is right or no move helps; returns whether any did."""
+    def _rebalance_class(self, label: int) -> bool:
+        """Move units of a class until its shares are right or no move helps; return if any did."""
         moved = False
         while self._off(label) and self._move_nearest(label):
             moved = True
         return moved
 
     def _move_nearest(self, label: int) -> bool:
-        """Goes once through the moves of a class, the nearest first, and makes those that help."""
+        """Try each move of a class once, the nearest first; make those that help."""
         units, counts = self._members[label], np.array(self._counts[label])
         here = np.array([self.part[unit] for unit in units.tolist()])
         full, short = counts > self._high[label], counts < self._low[label]
@@ -162,7 +161,7 @@ class _Units:
         return range(self._first[unit], self._first[unit + 1])
 
     def _gain(self, unit: int, to: int) -> int:
-        """Returns by how much a move lowers what the parts are off."""
+        """Return by how much a move lowers the parts' excess."""
         source, gain = self.part[unit], 0
         if source == to:
             return 0
@@ -183,7 +182,7 @@ class _Units:
         return any(self._excess(label, part, n) for part, n in enumerate(self._counts[label]))
 
     def _excess(self, label: int, part: int, count: int) -> int:
-        """Returns how many images of a class are too many, or too few, in a part."""
+        """Return by how many images of a class a part has too many or too few."""
         if count > self._high[label][part]:
             return count - self._high[label][part]
         if count < self._low[label][part]:
@@ -198,14 +197,14 @@ def _number(text: str) -> float:
 def _bounds(
     images: np.ndarray, units: np.ndarray, fractions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the least and the most images of each class that each part may have.
+    """Return the least and the most images of each class that each part may have.
 
-    Both allow for the tolerance, and for rounding up and down. So if every unit is one image of one
-    class, there is a partition within the bounds, and single moves lead to it.
+    Both include the tolerance, and rounding down and up. So if every unit is one image, there is a
+    partition within the bounds, and single moves lead to it.
 
     Args:
-        images: int [classes], how many there are.
-        units: int [classes], in how many units.
+        images: int [classes], the number of images.
+        units: int [classes], the number of units.
         fractions: float64 [parts].
 
     Returns:
@@ -214,7 +213,7 @@ def _bounds(
     images = images[:, None]
     parts = len(fractions)
     exact = images * fractions
-    # One at least, where there is one for each; the larger parts give in proportion.
+    # At least one for each part if there are enough units; larger parts give in proportion.
     above = np.maximum(exact - 1, 0)
     room = np.maximum(above.sum(1, keepdims=True), 1e-9)
     enough = units[:, None] >= parts

@@ -1,17 +1,17 @@
-"""The folder where a data set is made: a build that was ended goes on in it.
+"""The work folder of a build: a build that was ended resumes in it.
 
-Other commands that write what takes long keep their work in such a folder too.
+Other commands that take long keep their work in such a folder too.
 
 It lies beside the data set, on the same file system, so that publishing is one rename:
 
     records/.partial-NAME-1f2e3d4c5b6a/
       lock       held by the build that is running
-      scan/ parts/    results of tasks, see `tasks`
+      scan/ shards/    results of tasks, see `job.Job`
       result/    becomes records/NAME when it is complete
 
-At a URL there are no locks: nothing keeps two builds from writing one data set at once, and what
-other builds left stays. Nor is a folder renamed at once, so files are moved one by one, and
-manifest.json last: no reader takes a folder without it for a data set.
+A folder at a URL has no lock: nothing keeps two builds from writing one data set at once, and what
+other builds left stays. Its files are moved one by one, and manifest.json last, because no reader
+takes a folder without it for a data set.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import ResumableError, UserError
@@ -31,14 +31,58 @@ _KEY_DIGITS = 12
 _LOCK = "lock"
 
 
-@contextlib.contextmanager
-def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remote.Path]:
-    """Yields the work folder of a build, which stays if the same build can go on later.
+def check_out(out: str, sources: Sequence[str]) -> remote.Path:
+    """Check, before hours of work, that a data set can be written.
 
     Args:
-        out: where the data set will be.
-        key: hex digest of all that decides what is built; another build never goes on here.
-        what: what a build is called in messages.
+        out: the folder or URL for it.
+        sources: the paths of the sources, which must not hold it.
+
+    Returns:
+        The folder to write; where `out` leads to if it is a link.
+
+    Raises:
+        UserError: it lies in a source, or nothing can be written there.
+    """
+    path = remote.to_path(out)
+    is_remote = remote.is_remote(out)
+    for source in sources:
+        if is_remote:
+            inside = path.startswith(f"{source.rstrip('/')}/")
+        else:
+            inside = path.resolve().is_relative_to(os.path.realpath(source))
+        if inside:
+            raise UserError(
+                f"`out={out}` lies in `source={source}`, where the next build would read it as"
+                " input: name a folder elsewhere"
+            )
+    if not is_remote:
+        path = path.resolve() if path.is_symlink() else path
+        parent = next((each for each in path.resolve().parents if each.exists()), path)
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(
+                f"`out={out}`: nothing can be written to {parent}: name a folder elsewhere"
+            )
+        return path
+    if not path.name or path.parent.endswith("/"):
+        raise UserError(f"`out={out}` is no folder: name one, as in gs://bucket/folder")
+    try:
+        storage.exists(path)
+    except OSError as error:
+        raise UserError(
+            f"`out={out}` cannot be reached ({error.strerror}): name another folder"
+        ) from None
+    return path
+
+
+@contextlib.contextmanager
+def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remote.Path]:
+    """Yield the work folder of a build; it stays if the same build can resume later.
+
+    Args:
+        out: the folder of the data set.
+        key: hex digest of all that decides the result; only a build with the same key resumes.
+        what: what messages call the build.
 
     Raises:
         UserError: another build is running there, or nothing can be written.
@@ -48,7 +92,7 @@ def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remot
         remove_leftovers(out, keep=work, what=what)
         storage.make_folder(work / "result")
         names = {*storage.names_in(work)} - {_LOCK, "result"}
-        # Of one that was killed before it did anything there is nothing to go on from.
+        # A build that was killed before it did anything left nothing to resume from.
         resumed = bool(names or storage.names_in(work / "result"))
         lock = contextlib.nullcontext() if remote.is_remote(out) else _lock(work, out, what)
     except OSError as error:
@@ -56,19 +100,19 @@ def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remot
     with lock:
         trusted = remote.is_remote(out) or _is_trusted(work)
         if resumed and not trusted:
-            terminal.say(f"beginning anew in {work}, as the machine went down since")
+            terminal.say(f"starting over in {work}, because the machine was restarted since")
             for name in {*storage.names_in(work)} - {_LOCK}:
                 storage.remove_tree(work / name)
             storage.make_folder(work / "result")
         elif resumed:
-            terminal.say(f"going on in {work}, which an earlier {what} left")
+            terminal.say(f"resuming in {work}, which an earlier {what} left")
             for name in storage.names_in(work / "result"):
-                if name.startswith(storage.PARTIAL_PREFIX):  # it was killed while it wrote that
+                if name.startswith(storage.PARTIAL_PREFIX):  # a file that was half written
                     storage.remove(work / "result" / name)
         try:
             yield work
         except (ResumableError, KeyboardInterrupt):
-            terminal.say(f"what is done is kept in {work}; the same command goes on from there")
+            terminal.say(f"{work} keeps what is done; the same command resumes from there")
             raise
         except UserError:
             storage.remove_tree(work)
@@ -76,7 +120,7 @@ def open_work(out: remote.Path, key: str, what: str = "build") -> Iterator[remot
 
 
 def _lock(work: pathlib.Path, out: pathlib.Path, what: str) -> contextlib.ExitStack:
-    """Returns what holds the lock until it is closed."""
+    """Return what holds the lock until it is closed."""
     lock = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, lock)
@@ -84,16 +128,16 @@ def _lock(work: pathlib.Path, out: pathlib.Path, what: str) -> contextlib.ExitSt
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"--out={out}: another {what} writes there now: wait for it, or give another --out"
+                f"`out={out}`: another {what} writes there now: wait for it, or give another `out`"
             ) from None
         return stack.pop_all()
 
 
 def _is_trusted(work: pathlib.Path) -> bool:
-    """Returns whether what is in a work folder is surely what was written there.
+    """Return whether the files in a work folder surely have what was written to them.
 
-    Nothing in it is made to survive a power cut, which would take as long as the work, so the lock
-    says since when the machine has been running.
+    They are not synced to the disk, which would take as long as the work, so a power cut may damage
+    them. The lock therefore holds the boot id of the machine.
     """
     try:
         now = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -106,9 +150,9 @@ def _is_trusted(work: pathlib.Path) -> bool:
 
 
 def publish(work: remote.Path, out: remote.Path) -> None:
-    """Gives the complete data set its name and removes the work folder.
+    """Give the complete data set its name and remove the work folder.
 
-    A data set that is there already gives way after the new one is safe on the disk.
+    An older data set of that name is replaced after the new one is safe on the disk.
     """
     result = work / "result"
     try:
@@ -129,7 +173,7 @@ def publish(work: remote.Path, out: remote.Path) -> None:
 
 
 def _move_files(work: remote.Url, result: remote.Url, out: remote.Url) -> None:
-    """Publishes at a URL; may be ended and done again."""
+    """Publish at a URL; it may be ended and done again."""
     new = manifest.load(result)
     own = {*new.files, *(shard.name for shard in new.shards)}
     for name in sorted({*storage.names_in(out)} - own, key=lambda name: name != MANIFEST):
@@ -142,12 +186,15 @@ def _move_files(work: remote.Url, result: remote.Url, out: remote.Url) -> None:
 
 
 def finish(out: remote.Path, key: str) -> bool:
-    """Publishes what the same build had completed when it was ended; returns whether it did.
+    """Publish what the same build had completed at a URL before it was ended.
 
     Args:
-        out: where the data set will be. On this machine it is published at once, so that nothing
-            remains to be done.
-        key: as of `open_work`.
+        out: the folder of the data set. On this machine publishing is one step, so nothing remains
+            to be done.
+        key: as for `open_work`.
+
+    Returns:
+        Whether there was anything to publish.
     """
     if not remote.is_remote(out):
         return False
@@ -161,12 +208,12 @@ def finish(out: remote.Path, key: str) -> bool:
 def remove_leftovers(
     out: remote.Path, keep: remote.Path | None = None, what: str = "build"
 ) -> None:
-    """Removes what other builds of the same data set left.
+    """Remove what other builds of the same data set left.
 
     Args:
-        out: where the data set is, or will be.
+        out: the folder of the data set.
         keep: the work folder that stays.
-        what: what a build is called in messages.
+        what: what messages call a build.
 
     Raises:
         UserError: one of them is running.

@@ -1,1 +1,1 @@
-"""One image file: decoded, checked, described, and turned into the model's pixels."""
+"""One image file: check it, decode it, describe it, and turn it into the model's pixels."""

@@ -1,7 +1,7 @@
-"""Images that are there more than once: the same file, or a re-encoded or resized copy.
+"""Find duplicates: equal files, and re-encoded or resized copies.
 
-A mirrored, rotated or strongly cropped copy is not found; two drawings of one shape in different
-colours count as copies, as the hash is of grey values.
+Mirrored, rotated and strongly cropped copies are not found. Two drawings of one shape in different
+colours count as copies, because the hash is of grey values.
 """
 
 import collections
@@ -20,16 +20,16 @@ DUPLICATES = "duplicates.csv"
 
 # Two hashes are near if they differ in at most 40 of their 256 bits, and in at most 6 of the 64 of
 # the lowest frequencies. Measured on 9,600 photographs of cats and dogs, 46 million pairs: six
-# pairs are so near, with 0 to 15 bits, and all six show the same photograph; the next pair differs
-# in 69. Of copies of 400 of the photographs these are found: re-encoded at JPEG quality 20 to 95,
-# brightness or contrast changed by 10 or 20 %, greyscale: all; half the size, 200 pixels, blurred:
-# 99 %; cropped at each side by 1 %: 91 %, by 2 %: 61 %; with a border of 5 pixels: 47 %.
+# pairs are that near, with 0 to 15 bits, and all six show the same photograph; the next pair
+# differs in 69. Found of copies of 400 photographs: re-encoded at JPEG quality 20 to 95, brightness
+# or contrast changed by 10 or 20 %, greyscale: all; half the size, 200 pixels, blurred: 99 %;
+# cropped at each side by 1 %: 91 %, by 2 %: 61 %; with a border of 5 pixels: 47 %.
 MAX_DISTANCE = 40
 _MAX_LOW_DISTANCE = 6
 
-# A hash with fewer ones says little: an image rich in detail has 128, and of those 9,600 images
-# none has fewer than 99. Flat images and smooth gradients, which have at most 40, look alike
-# whatever they show; they are duplicates only if their files are equal.
+# A hash with fewer ones says little: an image rich in detail has 128, and none of those 9,600
+# images has fewer than 99. Flat images and smooth gradients have at most 40 and look alike whatever
+# they show; they are duplicates only if their files are equal.
 _MIN_ONES = 96
 
 
@@ -37,13 +37,13 @@ class Member(NamedTuple):
     """One image of a cluster.
 
     Attributes:
-        cluster: the clusters' numbers are 0, 1, ... in the order of their first members.
+        cluster: 0, 1, ... in the order of the clusters' first members.
         path: of its source and in it, for a person.
         label: its class.
         kind: "first", "exact" (its file equals the first member's) or "near".
         distance: bits in which its hash differs from the first member's; in a chain of near
             duplicates it can exceed MAX_DISTANCE.
-        action: what becomes of it.
+        action: "keep", "drop" or "group".
     """
 
     cluster: int
@@ -55,17 +55,17 @@ class Member(NamedTuple):
 
 
 def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
-    """Finds the images that are there more than once.
+    """Find the clusters of duplicates.
 
     Two images are in one cluster if their files are equal, or their hashes are near, or a chain of
     such pairs joins them.
 
     Args:
         file_sha256s: hex digests of the images' files.
-        hashes: their perceptual hashes, as of `perceptual.looks`, one for each.
+        hashes: their perceptual hashes, from `perceptual_hash.hash_images`.
 
     Returns:
-        For each image the index of the first image of its cluster: its own, if there is no other.
+        For each image the index of the first image of its cluster, which may be its own.
     """
     firsts = list(range(len(hashes)))
 
@@ -83,7 +83,7 @@ def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
     telling = _ones(rows).sum(axis=1) >= _MIN_ONES
     with_file: dict[str, int] = {}
     with_hash: dict[str, int] = {}
-    # Equal hashes are joined here, so that a thousand equal images do not make a million pairs.
+    # Equal hashes are joined first, so that a thousand equal images do not give a million pairs.
     for i, (sha256, hash_) in enumerate(zip(file_sha256s, hashes, strict=True)):
         join(i, with_file.setdefault(sha256, i))
         if telling[i]:
@@ -95,12 +95,12 @@ def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
 
 
 def copies(firsts: Sequence[int]) -> list[int]:
-    """Returns the indices of all images but the first of each cluster: those that "drop" drops."""
+    """Return the indices of all images but the first of each cluster."""
     return [i for i, first in enumerate(firsts) if i != first]
 
 
 def conflicts(firsts: Sequence[int], labels: Sequence[str]) -> list[list[int]]:
-    """Returns the members of every cluster that bears more than one label."""
+    """Return the members of every cluster with more than one label."""
     return [group for group in _groups(firsts) if len({labels[i] for i in group}) > 1]
 
 
@@ -112,16 +112,15 @@ def members(
     labels: Sequence[str],
     policy: str,
 ) -> list[Member]:
-    """Lists the clusters that have more than one member.
+    """List the clusters that have more than one member.
 
     Args:
-        firsts: as from `clusters`, of the next two.
+        firsts: from `clusters`.
         file_sha256s: hex digests of the images' files.
         hashes: their perceptual hashes.
         paths: where they are, for a person.
         labels: their classes.
-        policy: what becomes of duplicates: "keep", "drop" (all but the first), or "group" (all
-            into one split).
+        policy: "keep" duplicates, "drop" all but the first, or "group" them in one split.
 
     Returns:
         Their members, cluster by cluster, each in the order of the images.
@@ -139,7 +138,7 @@ def members(
 
 
 def count(members: Sequence[Member]) -> dict[str, int]:
-    """Returns how many clusters, members and clusters with several labels there are."""
+    """Return the numbers of clusters, of members, and of clusters with several labels."""
     labels = collections.defaultdict(set)
     for member in members:
         labels[member.cluster].add(member.label)
@@ -148,7 +147,7 @@ def count(members: Sequence[Member]) -> dict[str, int]:
 
 
 def save(path: remote.Path, members: Iterable[Member]) -> None:
-    """Writes the list of duplicates, in the order given, escaped so that each fills one line."""
+    """Write the list of duplicates, one a line, with unprintable characters escaped."""
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Member._fields)
@@ -156,7 +155,7 @@ def save(path: remote.Path, members: Iterable[Member]) -> None:
 
 
 def load(folder: remote.Path) -> list[Member]:
-    """Reads `duplicates.csv`; escapes stay. Raises UserError if it is missing or damaged."""
+    """Read `duplicates.csv`, escapes and all; raise UserError if it is missing or damaged."""
     path = folder / DUPLICATES
     try:
         with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8", newline="") as file:
@@ -168,7 +167,7 @@ def load(folder: remote.Path) -> list[Member]:
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is missing or damaged ({one_line(error)}): build the data set again with"
-            " --overwrite"
+            " `overwrite`"
         ) from None
 
 
@@ -180,15 +179,15 @@ def _groups(firsts: Sequence[int]) -> list[list[int]]:
 
 
 def _near_pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yields the pairs of distinct hashes that are near; a pair may come more than once.
+    """Yield the pairs of distinct hashes that are near; a pair may come more than once.
 
-    Two rows of 64 bits that differ in at most 6 agree in at least 2 of their 8 bytes. So for each
-    two of the bytes the rows are sorted by these, and only rows with the same ones are compared
-    (multi-index hashing: M. Norouzi, A. Punjani, D. Fleet, "Fast Search in Hamming Space with
+    Two rows of 64 bits that differ in at most 6 agree in at least 2 of their 8 bytes. So the rows
+    are sorted by each pair of bytes, and only rows with equal pairs are compared (multi-index
+    hashing: M. Norouzi, A. Punjani, D. Fleet, "Fast Search in Hamming Space with
     Multi-Index Hashing", CVPR 2012).
 
     Args:
-        rows: uint64 [n, 4], as from `_rows`.
+        rows: uint64 [n, 4], from `_rows`.
     """
     # A hash has 16 rows of two bytes; the 8 x 8 lowest frequencies are the first byte of the first
     # 8 rows.
@@ -199,8 +198,8 @@ def _near_pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
         order = np.argsort(key, kind="stable")
         key_ends = np.cumsum(np.bincount(key))
         ends, ordered = key_ends[key[order]], low[order]
-        # Each row is compared with the next of its key, then with the next but one, and so on: the
-        # arrays never have more elements than there are rows, however many share a key.
+        # Compare each row with the next of its key, then with the next but one, and so on. No array
+        # has more elements than there are rows, however many share a key.
         left = np.arange(len(rows))
         for offset in itertools.count(1):
             left = left[left + offset < ends[left]]
@@ -213,12 +212,12 @@ def _near_pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _rows(hashes: Sequence[str]) -> np.ndarray:
-    """Returns hashes as uint64 [n, 4]; the order of the bytes is that of the digits."""
+    """Return hashes as uint64 [n, 4], their bytes in the order of the digits."""
     return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(len(hashes), 4)
 
 
 def _ones(words: np.ndarray) -> np.ndarray:
-    """Counts the ones in each element of a uint64 array (H. Warren, Hacker's Delight, ch. 5)."""
+    """Count the ones in each element of a uint64 array (H. Warren, Hacker's Delight, ch. 5)."""
     words = words - (words >> 1 & 0x5555555555555555)
     words = (words & 0x3333333333333333) + (words >> 2 & 0x3333333333333333)
     return (words + (words >> 4) & 0x0F0F0F0F0F0F0F0F) * 0x0101010101010101 >> 56

@@ -1,14 +1,14 @@
-"""The first picture of a GIF file, found without decoding any.
+"""Find the first image of a GIF file without decoding it.
 
-TensorFlow's decoder unpacks all pictures of an animation even where only the first is asked for;
-a megabyte may hold gigabytes of them.
+TensorFlow's decoder unpacks all images of an animation, also to return only the first. A megabyte
+may hold gigabytes of them.
 """
 
 import tensorflow as tf
 
-from tfpipe.images.head import Head
+from tfpipe.images.byte_reader import ByteReader
 
-# A block of a picture's data has at most 255 bytes; more of them than this are refused.
+# The most blocks of at most 255 bytes that are read.
 _MAX_BLOCKS = 2**16
 
 # GIF89a, sections 17 to 27.
@@ -20,19 +20,18 @@ _BYTES = [bytes([value]) for value in range(256)]
 
 
 def first_picture(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finds the first picture of a GIF file.
+    """Find the first image of a GIF file.
 
     Args:
         encoded: string scalar, the file.
 
     Returns:
-        The file, string scalar, ending after that picture, white where it was transparent, which
-        TensorFlow would show as black; one with no end of a picture, or with
-        one of too many blocks, is cut somewhere, so that a decoder refuses it. And how many pixels
-        a decoder needs memory for, float32 scalar: those of the whole screen, or of the picture,
-        which may say that it is larger.
+        The file up to the end of that image, string scalar, with the transparent colour made white;
+        TensorFlow would show it as black. If the image has no end, or too many blocks, the file is
+        cut somewhere, and a decoder refuses it. And the pixels that a decoder needs memory for,
+        float32 scalar: of the whole screen, or of the image if that claims to be larger.
     """
-    head = Head(encoded, -1)
+    head = ByteReader(encoded, -1)
 
     def colors(packed: tf.Tensor) -> tf.Tensor:  # the bytes of a colour table
         return tf.where(packed >= 0x80, 3 * 2 ** (packed % 8 + 1), 0)
@@ -72,14 +71,16 @@ def first_picture(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _on_white(cut, head, picture, control), pixels
 
 
-def _on_white(encoded: tf.Tensor, head: Head, picture: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
-    """Makes the transparent colour white, and opaque.
+def _on_white(
+    encoded: tf.Tensor, head: ByteReader, picture: tf.Tensor, control: tf.Tensor
+) -> tf.Tensor:
+    """Make the transparent colour white and opaque.
 
     Args:
         encoded: the file.
-        head: of it.
-        picture: where its picture begins.
-        control: where its graphic control extension begins, 0 without one.
+        head: its bytes.
+        picture: the position of its first image.
+        control: the position of its graphic control extension, 0 without one.
     """
     flags, index = head.byte(control + 3), head.byte(control + 6)
     is_local = head.byte(picture + 9) >= 0x80

@@ -1,6 +1,7 @@
-"""What of a picture is stored in a record: the file itself, a smaller picture, or bare pixels."""
+"""What a record stores of an image: the file itself, a smaller image, or bare pixels."""
 
 import dataclasses
+import hashlib
 import io
 import re
 from typing import NamedTuple
@@ -10,37 +11,42 @@ import PIL.Image
 import simplejpeg
 
 from tfpipe.core.errors import UserError
-from tfpipe.images import perceptual
-from tfpipe.images.decode import Picture
+from tfpipe.images import perceptual_hash, strict
+from tfpipe.images.strict import DecodedImage
 
-# At this quality a second JPEG coding is not visible.
-JPEG_QUALITY = 95
+JPEG_QUALITY = 95  # a second JPEG coding is not visible
 
-_JPEG = b"\xff\xd8"  # that such a file begins with
+RAW = "raw"  # `StoredImage.format` of bare pixels
 
-RAW = "raw"  # `Stored.format` of bare pixels
-
-_MAX_SIDE = 4096  # pixels that may be asked for
+_JPEG = b"\xff\xd8"  # the first bytes of a JPEG file
+_MAX_SIDE = 4096  # pixels
 _FORM = re.compile(r"(?P<form>original|resized|raw)(:(?P<a>\d{1,5})(x(?P<b>\d{1,5}))?)?", re.ASCII)
 _ALLOWED = (
     "give original, resized:320 (the shorter side), resized:299x299 (width and height) or raw:256"
 )
 
 
-class Stored(NamedTuple):
-    """What a record holds of an image.
+class StoredImage(NamedTuple):
+    """An image as a record stores it; TensorFlow decodes it to the right upright RGB pixels.
 
     Attributes:
         encoded: a JPEG or PNG file, or the bytes of uint8 [height, width, 3], RGB.
         format: "jpeg", "png" or "raw".
         height: in pixels.
         width: in pixels.
+        converted: as in `strict.DecodedImage`.
     """
 
     encoded: bytes
     format: str
     height: int
     width: int
+    converted: str
+
+    @property
+    def sha256(self) -> str:
+        """The hex digest of `encoded`."""
+        return hashlib.sha256(self.encoded).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,31 +66,41 @@ class Store:
     quality: int = JPEG_QUALITY
 
     @property
-    def enough(self) -> int:
-        """What `decode.decode` is to be asked for; a file that is stored is only looked at."""
-        return 0 if self.height else perceptual.SIDE
+    def min_side(self) -> int:
+        """The `min_side` for `strict.decode`: the thumbnail's, if the file itself is stored."""
+        return 0 if self.height else perceptual_hash.SIDE
 
-    def apply(self, picture: Picture, data: bytes) -> Stored:
-        """Returns what is stored of a picture that was decoded, as `enough` asks, from `data`.
+    def convert(self, data: bytes) -> StoredImage:
+        """Decode an image file completely and return what is stored of it.
 
-        The file itself is kept wherever it will do: it is plain, and not to be resized or has the
-        size already. A picture is never enlarged to keep its proportions.
+        The same file and store give the same bytes.
+
+        Raises:
+            Rejected: the file cannot be used, see `strict.decode`.
         """
-        height, width = picture.height, picture.width
-        size = self._size(width, height)
+        return self.apply(strict.decode(data, min_side=self.min_side), data)
+
+    def apply(self, image: DecodedImage, data: bytes) -> StoredImage:
+        """Return what is stored of an image that was decoded from `data` with `min_side`.
+
+        The file itself is stored if it is plain and has the right size already. An image is never
+        enlarged to keep its proportions.
+        """
+        height, width = image.height, image.width
+        size = new_width, new_height = self._size(width, height)
         if self.form == RAW:
-            return Stored(_resized(picture.pixels, size).tobytes(), RAW, size[1], size[0])
-        if picture.is_plain and size == (width, height):
-            return Stored(data, picture.kind, height, width)
-        kind = "jpeg" if self.form == "resized" else picture.kind
-        pixels = _resized(picture.pixels, size)
-        if kind == "png":
-            return Stored(png(pixels), kind, size[1], size[0])
-        coarse = self.form == "resized" and _has_coarse_chroma(data)
-        return Stored(self.jpeg(pixels, coarse_chroma=coarse), kind, size[1], size[0])
+            encoded, kind = _resize(image.pixels, size).tobytes(), RAW
+        elif image.is_plain and size == (width, height):
+            encoded, kind = data, image.format
+        elif image.format == "png" and self.form != "resized":
+            encoded, kind = png(_resize(image.pixels, size)), "png"
+        else:
+            coarse = self.form == "resized" and _has_coarse_chroma(data)
+            encoded, kind = self.jpeg(_resize(image.pixels, size), coarse_chroma=coarse), "jpeg"
+        return StoredImage(encoded, kind, new_height, new_width, image.converted)
 
     def jpeg(self, pixels: np.ndarray, *, coarse_chroma: bool = False) -> bytes:
-        """Returns uint8 [H, W, 3] as a JPEG file, its chroma in full or in half the resolution."""
+        """Return uint8 [H, W, 3] as a JPEG file, its chroma in full or in half the resolution."""
         subsampling = "420" if coarse_chroma else "444"
         return simplejpeg.encode_jpeg(
             np.ascontiguousarray(pixels), quality=self.quality, colorsubsampling=subsampling
@@ -95,14 +111,15 @@ class Store:
             return width, height
         if self.width:
             return self.width, self.height
-        scale = self.height / min(width, height)
-        if scale >= 1:
-            return width, height
+        scale = min(1.0, self.height / min(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+ORIGINAL = Store()
+
+
 def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
-    """Parses --store: "original", "resized:320", "resized:299x299", "raw:256" or "raw:320x240".
+    """Parse `store`: "original", "resized:320", "resized:299x299", "raw:256" or "raw:320x240".
 
     Raises:
         UserError: the text has another form, or a number is out of range.
@@ -110,13 +127,13 @@ def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
     match = _FORM.fullmatch(text)
     sized = match is not None and match["a"] is not None
     if match is None or sized == (match["form"] == "original"):
-        raise UserError(f"--store={text}: {_ALLOWED}", status=2)
+        raise UserError(f"`store={text}` is not a form of storage: {_ALLOWED}", status=2)
     if not 1 <= quality <= 100:
-        raise UserError(f"--jpeg_quality={quality} is not from 1 to 100", status=2)
+        raise UserError(f"`jpeg_quality={quality}` is not from 1 to 100", status=2)
     sides = [int(side) for side in (match["a"], match["b"]) if side]
     if not all(1 <= side <= _MAX_SIDE for side in sides):
         raise UserError(
-            f"--store={text}: give a size from 1 to {_MAX_SIDE} pixels; {_ALLOWED}", status=2
+            f"`store={text}`: give a size from 1 to {_MAX_SIDE} pixels; {_ALLOWED}", status=2
         )
     if not sides:
         return Store(quality=quality)
@@ -125,25 +142,26 @@ def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
     return Store(match["form"], width, sides[-1], quality)
 
 
-def _has_coarse_chroma(data: bytes) -> bool:
-    """Tells whether a file has its chroma in half the resolution, as most photographs have.
+def png(pixels: np.ndarray) -> bytes:
+    """Return uint8 [H, W, 3] as a PNG file."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
-    A smaller copy then may have so too: it is a third faster to decode.
+
+def _has_coarse_chroma(data: bytes) -> bool:
+    """Return whether a file has its chroma in half the resolution, as most photographs do.
+
+    Then a smaller copy has it too: it decodes a third faster.
     """
     if not data.startswith(_JPEG):
         return False
     return simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", "420")
 
 
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (width, height), antialiased, as `preprocess` does in TensorFlow."""
     if size == (pixels.shape[1], pixels.shape[0]):
         return pixels
-    # With antialiasing and the triangle kernel, as `input.preprocess` resizes in TensorFlow.
-    return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BILINEAR))
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """Returns uint8 [H, W, 3] as a PNG file."""
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    image = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size, PIL.Image.Resampling.BILINEAR))

@@ -1,12 +1,10 @@
-"""Images as clients send them: of any kind and size, perhaps damaged, perhaps made to do harm.
+"""Decode the images that clients send: of any kind and size, damaged or hostile.
 
-Each is judged alone: one that cannot be read costs only its sender an answer. What they become is
-what `tfpipe.images.decode` makes of the same files before they are records: upright, the first
-picture of an animation, on white where it is transparent. So an answer does not depend on the way
-an image took.
+Each image is judged alone: a bad one costs only its sender the prediction. The pixels follow the
+rules in `pixels`, as those of a build do, so a prediction does not depend on the image's path.
 
-A graph has no exceptions. What can be seen beforehand is refused with a reason; where a decoder
-fails, the rest goes on without that image (`ignore_errors`).
+A graph has no exceptions. Files that are seen to be unusable are refused with a reason. If a
+decoder fails, the other images of the batch are still classified (`ignore_errors`).
 """
 
 import functools
@@ -14,13 +12,11 @@ import functools
 import tensorflow as tf
 
 from tfpipe.images import gif, orientation, preprocess
-from tfpipe.images.head import Head
-from tfpipe.images.preprocess import CHANNELS
+from tfpipe.images import pixels as rules
+from tfpipe.images.byte_reader import ByteReader
+from tfpipe.images.pixels import CHANNELS, MAX_PIXELS, MAX_SCANS
 
-# The limits of a build: `decode.MAX_PIXELS` and `intact.MAX_SCANS`.
-MAX_PIXELS = 89_478_485
-MAX_SCANS = 100
-# Each scan of a JPEG passes over all its pixels. The largest picture may have the usual ten.
+# Scans times pixels. A JPEG of `MAX_PIXELS` may have the usual ten scans.
 MAX_SCANNED = 10 * MAX_PIXELS
 
 EMPTY = "the file is empty"
@@ -34,22 +30,22 @@ _PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 _BMP_DEPTH_AT = 28  # bits of a pixel
 _PNG_DEPTH_AT = 24  # of its header: bits of a channel
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)  # APP14, "transform" 0
-_SCAN = b"\xff\xda"  # the marker that begins one
+_SCAN = b"\xff\xda"  # the first bytes of a scan
 
-# How many images of a batch are decoded at a time, if there are so many threads.
+# Images of a batch that are decoded at a time.
 _PARALLEL = 16
 
 
 def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a batch of image files and resizes each to a square.
+    """Decode a batch of image files and resize each to a square.
 
     Args:
         encoded: string [N], JPEG, PNG, GIF or BMP files of any sizes.
         size: the side of the result in pixels, S.
 
     Returns:
-        uint8 [N, S, S, 3], RGB in 0..255, black where an image cannot be read; and string [N], why
-        it cannot, one of this module's constants, or "".
+        uint8 [N, S, S, 3], RGB in 0..255, black for an unreadable image; and string [N], the reason
+        why it is unreadable, one of this module's constants, or "".
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -57,12 +53,12 @@ def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
         return index, *_judged(file, size)
 
     count = tf.size(encoded)
-    # One more that is always read, so that there is a batch; it stands for all that are not.
+    # The last one is always readable: no batch is empty, and unreadable images get its pixels.
     files = tf.concat([encoded, [""]], 0)
     dataset = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), files))
     dataset = dataset.map(judged, num_parallel_calls=_PARALLEL, deterministic=True)
     dataset = dataset.ignore_errors().batch(tf.cast(count + 1, tf.int64))
-    # Optimizing a data set takes longer than decoding an image, and it would be done at each call.
+    # Each call would optimize the data set, which takes longer than decoding an image.
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
@@ -77,20 +73,20 @@ def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """Does as `decode`, without the reasons."""
+    """Return the images of `decode` without the reasons."""
     return decode(encoded, size)[0]
 
 
 def _judged(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the square of an image and "", or a black one and what is wrong with it.
+    """Return the square of an image and "", or a black one and what is wrong with it.
 
-    Each branch is a function that is optimized when a model is loaded; so what they share is done
-    once, after them.
+    Each branch becomes a function that is optimized when a model is loaded, so the shared steps
+    follow the branches.
 
     Raises:
         tf.errors.InvalidArgumentError: a decoder finds damage.
     """
-    head = Head(encoded, 64)
+    head = ByteReader(encoded, 64)
     starts = (_PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC)
     known = [tf.io.is_jpeg(encoded), *map(head.starts_with, starts), tf.constant(True)]
     kind = tf.argmax(tf.cast(tf.stack(known), tf.int32), output_type=tf.int32)  # the first
@@ -108,16 +104,16 @@ def _judged(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     others = len(decoders) - 1
     pixels = tf.switch_case(tf.where(error == "", kind, others), decoders)
     image = preprocess.resize(tf.ensure_shape(pixels, [None, None, CHANNELS]), size)
-    # A square, which is small and stays one.
+    # After the resize, because a small square is faster to turn.
     image = orientation.upright(image, orientation.orientation(encoded))
     return tf.ensure_shape(image, [size, size, CHANNELS]), error
 
 
-def _check_jpeg(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a file for the decoder, string scalar, and what is wrong with it, or ""."""
+def _check_jpeg(encoded: tf.Tensor, head: ByteReader) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a file for the decoder, string scalar, and what is wrong with it, or ""."""
     shape = tf.io.extract_jpeg_shape(encoded)
     pixels = _area(shape[0], shape[1])
-    # tf.strings.split makes ten times as many operations of it.
+    # tf.strings.split takes ten times as many operations.
     parts = tf.raw_ops.StringSplitV2(input=[encoded], sep=_SCAN).values
     scans = tf.size(parts) - 1
     many = (scans > MAX_SCANS) | (pixels * tf.cast(scans, tf.float32) > MAX_SCANNED)
@@ -125,17 +121,17 @@ def _check_jpeg(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
     return plain, tf.where(many, TOO_MANY_SCANS, _size_error(pixels))
 
 
-def _check_png(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+def _check_png(encoded: tf.Tensor, head: ByteReader) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = head.number(16, 4, big=True), head.number(20, 4, big=True)
     return encoded, _size_error(_area(width, height))
 
 
-def _check_gif(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+def _check_gif(encoded: tf.Tensor, head: ByteReader) -> tuple[tf.Tensor, tf.Tensor]:
     first, pixels = gif.first_picture(encoded)
     return first, _size_error(pixels)
 
 
-def _check_bmp(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+def _check_bmp(encoded: tf.Tensor, head: ByteReader) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = head.number(18, 4), head.number(22, 4)  # negative from the top down
     depth = head.number(_BMP_DEPTH_AT, 2)
     known = (head.number(14, 4) >= 40) & (head.number(30, 4) == 0)
@@ -143,11 +139,11 @@ def _check_bmp(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
     return encoded, tf.where(known, _size_error(_area(width, height)), UNKNOWN_BMP)
 
 
-def _check_other(encoded: tf.Tensor, head: Head) -> tuple[tf.Tensor, tf.Tensor]:
+def _check_other(encoded: tf.Tensor, head: ByteReader) -> tuple[tf.Tensor, tf.Tensor]:
     return encoded, tf.where(head.size == 0, EMPTY, NO_IMAGE)
 
 
-def _decode_bmp(encoded: tf.Tensor, head: Head) -> tf.Tensor:
+def _decode_bmp(encoded: tf.Tensor, head: ByteReader) -> tf.Tensor:
     return tf.cond(
         head.number(_BMP_DEPTH_AT, 2) == 24,
         lambda: tf.io.decode_bmp(encoded, channels=3),
@@ -164,18 +160,18 @@ def _size_error(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _as_adobe(encoded: tf.Tensor) -> tf.Tensor:
-    """Has a CMYK JPEG read with its inks inverted, as Adobe writes and all else reads them.
+    """Add Adobe's marker to a CMYK JPEG, so that TensorFlow reads its inks as inverted.
 
-    TensorFlow takes them so only where the file has Adobe's marker. A marker of its own wins, as it
-    follows.
+    Adobe writes them inverted, and all other decoders read them so. The file's own marker wins,
+    because it follows.
     """
     return tf.strings.substr(encoded, 0, 2) + _ADOBE + tf.strings.substr(encoded, 2, 2**31 - 1)
 
 
-def _on_white(encoded: tf.Tensor, head: Head) -> tf.Tensor:
-    """Decodes a PNG, with white where it is transparent, to uint8 [H, W, 3]."""
+def _on_white(encoded: tf.Tensor, head: ByteReader) -> tf.Tensor:
+    """Decode a PNG to uint8 [H, W, 3], on white."""
     image = tf.io.decode_png(encoded, channels=4)
-    # Without transparency TensorFlow gives so many bits, fewer than eight, to all the alpha.
+    # For an opaque file of less than 8 bits TensorFlow sets alpha to the largest value of its bits.
     depth = head.byte(_PNG_DEPTH_AT)
     alpha = tf.cast(image[..., 3:], tf.int32)
     least, most = tf.reduce_min(alpha), tf.reduce_max(alpha)
@@ -183,6 +179,6 @@ def _on_white(encoded: tf.Tensor, head: Head) -> tf.Tensor:
 
     def mixed() -> tf.Tensor:
         color = tf.cast(image[..., :CHANNELS], tf.int32)
-        return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+        return tf.cast(rules.on_white(color, alpha), tf.uint8)
 
     return tf.cond(opaque, lambda: image[..., :CHANNELS], mixed)

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core.errors import Rejected
-from tfpipe.images import preprocess, scan
+from tfpipe.images import preprocess
+from tfpipe.images.store import ORIGINAL
 from tfpipe.input import tuning
 from tfpipe.input.threads import in_threads
 from tfpipe.sources import Source
@@ -28,7 +29,7 @@ def read_files(
         source: where the files are.
         names: which of them.
         prepare: called with the name and the JPEG or PNG file that a record of the image would
-            hold (`tfpipe.images.scan`), on any thread.
+            hold (`tfpipe.images.store`), on any thread.
         ahead: how many files may be read before they are asked for.
 
     Yields:
@@ -37,7 +38,7 @@ def read_files(
 
     def read(name: str) -> T | Rejected:
         try:
-            encoded = scan.inspect(source.read(name)).encoded
+            encoded = ORIGINAL.convert(source.read(name)).encoded
         except Rejected as rejected:
             return rejected
         return prepare(name, encoded)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.images import decoder, preprocess
+from tfpipe.images import preprocess, preprocess_host
 from tfpipe.input import cache, draws, tuning
 from tfpipe.input.cache import Pictures, Samples
 from tfpipe.records import example
@@ -122,7 +122,7 @@ class Reading:
 
         Args:
             images: of records.
-            windows: float32 [N, 4], what of each is wanted (`decoder.Window`); None for all.
+            windows: float32 [N, 4], the part of each to use; None for all.
 
         Raises:
             UserError: one of them is damaged.
@@ -132,10 +132,10 @@ class Reading:
         for i, image in enumerate(images):
             try:
                 if self.resize_on == DEVICE:
-                    sizes[i] = decoder.canvas(image, self.image_size, pixels[i])
+                    sizes[i] = preprocess_host.canvas(image, self.image_size, pixels[i])
                 else:
-                    window = decoder.WHOLE if windows is None else windows[i]
-                    decoder.square(image, self.image_size, pixels[i], window)
+                    window = preprocess_host.WHOLE if windows is None else windows[i]
+                    preprocess_host.square(image, self.image_size, pixels[i], window)
             except (ValueError, OSError, SyntaxError, cv2.error) as error:
                 raise UserError(
                     f"the image of {one_line(image.filename)} cannot be decoded"

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from tfpipe.images.decode import decode
+from tfpipe.images.strict import decode
 from tfpipe.page import heat_overlay
 
 # Pixels of the longer side: enough to recognise an image, and at most some 300 kB.

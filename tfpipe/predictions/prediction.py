@@ -11,7 +11,7 @@ import numpy as np
 import tfpipe
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import ResumableError, UserError
-from tfpipe.images.decode import NOT_AN_IMAGE
+from tfpipe.images.strict import NOT_AN_IMAGE
 from tfpipe.predictions import chunk as chunks
 from tfpipe.predictions import order
 from tfpipe.predictions.chunk import FileChunk, PredictionJob

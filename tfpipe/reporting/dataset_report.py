@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images.duplicates import Member
-from tfpipe.images.found import Found
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.rejects import Reject
@@ -60,7 +59,7 @@ class Section(NamedTuple):
 def save(
     folder: remote.Path,
     manifest: Manifest,
-    found: Sequence[Found],
+    found: Sequence[ImageInfo],
     labels: Sequence[str],
     rejected: Sequence[Reject],
     members: Sequence[Member] = (),

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.core.registry import Registry
-from tfpipe.images.found import Found
+from tfpipe.images.image_info import ImageInfo
 
 REPORT, DROP = "report", "drop"
 
@@ -82,7 +82,7 @@ class Images:
         groups: equal numbers for duplicates of each other; None without duplicates.
     """
 
-    found: Sequence[Found]
+    found: Sequence[ImageInfo]
     paths: Sequence[str]
     labels: Sequence[int]
     classes: tuple[str, ...]

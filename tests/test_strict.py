@@ -1,16 +1,14 @@
-"""Which image files are good, and that what is stored has the right pixels in TensorFlow.
+"""The build's strict check: which files are good, and that TensorFlow reads what is stored right.
 
-Pictures are drawn as arrays, so that the right pixels are known without any decoder.
+Images are drawn as arrays, so that the right pixels are known without any decoder.
 """
 
 import csv
 import hashlib
-import io
 import pathlib
 import random
 import struct
 import tarfile
-import time
 import zlib
 
 import numpy as np
@@ -18,11 +16,14 @@ import PIL.features
 import PIL.Image
 import pytest
 import tensorflow as tf
+from pictures import TURNED, add_scans, exif, png, save
 
-from tfpipe.images import decode as images
-from tfpipe.images import intact, scan
+from tfpipe.core.errors import Rejected
 from tfpipe.images import store as stores
-from tfpipe.images.found import Item
+from tfpipe.images import strict
+from tfpipe.images.image_info import ImageRef, describe, store_again
+from tfpipe.images.pixels import MAX_SCANS
+from tfpipe.images.store import ORIGINAL
 
 IMAGES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/images.tar"
 
@@ -33,26 +34,6 @@ def smooth(height=48, width=32):
     """A picture that JPEG keeps nearly, different in every corner; uint8 [height, width, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([40 + 4 * y, 40 + 6 * x, 250 - 2 * x - 2 * y], axis=-1).astype(np.uint8)
-
-
-def save(pixels, kind, mode=None, **options):
-    picture = pixels if isinstance(pixels, PIL.Image.Image) else PIL.Image.fromarray(pixels)
-    file = io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width, height, depth, colour, rows, *extra, compressed=None):
-    """Writes a PNG file by hand: Pillow writes neither 16-bit RGB nor 2-bit grey."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    if compressed is None:
-        compressed = zlib.compress(b"".join(b"\0" + row for row in rows))
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", compressed), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def decode(image):
@@ -72,8 +53,8 @@ def assert_near(pixels, expected, levels=8):
 
 
 def rejected(data):
-    with pytest.raises(scan.Rejected) as caught:
-        scan.inspect(data)
+    with pytest.raises(Rejected) as caught:
+        ORIGINAL.convert(data)
     assert caught.value.detail
     assert "0x" not in caught.value.detail  # an address would differ from run to run
     return caught.value.reason
@@ -92,7 +73,7 @@ def rejected(data):
 )
 def test_plain_files_pass_byte_for_byte(kind, mode, options, converted):
     data = save(smooth(), kind, mode, **options)
-    image = scan.inspect(data)
+    image = ORIGINAL.convert(data)
     assert image.encoded == data
     assert (image.format, image.height, image.width) == (kind.lower(), 48, 32)
     assert image.converted == converted
@@ -113,35 +94,19 @@ def test_interlaced_png_passes():
     data = bytearray(png(8, 8, 8, 2, [], compressed=zlib.compress(raw)))
     data[28] = 1
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    image = scan.inspect(bytes(data))
+    image = ORIGINAL.convert(bytes(data))
     assert image.converted == ""
     np.testing.assert_array_equal(decode(image), rows)
-
-
-# How a picture is stored that is to be turned as the orientation says (EXIF 2.32, 4.6.5).
-STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-    9: lambda a: a,  # not a value of the standard
-}
 
 
 AVIF = ["AVIF"] if PIL.features.check("avif") else []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", *AVIF])
-@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("orientation", [1, *TURNED, 9])  # 9 is no value of the standard
 def test_exif_orientation_is_applied(kind, orientation):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](smooth()))
-    image = scan.inspect(save(stored, kind, exif=exif.tobytes()))
+    stored = TURNED.get(orientation, np.copy)(smooth())
+    image = ORIGINAL.convert(save(stored, kind, exif=exif(orientation).tobytes()))
     assert (image.height, image.width) == (48, 32)
     assert_near(decode(image), smooth(), 5)
     if kind in ("JPEG", "PNG"):
@@ -150,8 +115,8 @@ def test_exif_orientation_is_applied(kind, orientation):
 
 def test_orientation_in_xmp_is_applied():
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
-    data = save(np.ascontiguousarray(smooth()[::-1, ::-1]), "JPEG", xmp=xmp)
-    image = scan.inspect(data)
+    data = save(smooth()[::-1, ::-1], "JPEG", xmp=xmp)
+    image = ORIGINAL.convert(data)
     assert image.converted == "rotated"
     assert_near(decode(image), smooth(), 5)
     assert b"Orientation" not in image.encoded
@@ -159,7 +124,7 @@ def test_orientation_in_xmp_is_applied():
 
 def test_damaged_exif_does_not_matter():
     data = save(smooth(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    assert scan.inspect(data).encoded == data
+    assert ORIGINAL.convert(data).encoded == data
 
 
 @pytest.mark.parametrize(
@@ -171,7 +136,7 @@ def test_damaged_exif_does_not_matter():
     ],
 )
 def test_other_formats_become_png(kind, options):
-    image = scan.inspect(save(smooth(), kind, **options))
+    image = ORIGINAL.convert(save(smooth(), kind, **options))
     assert (image.format, image.converted) == ("png", kind.lower())
     # A GIF has 256 colours and lossy WebP loses; the others are exact.
     lossy = kind == "GIF" or "quality" in options
@@ -180,7 +145,7 @@ def test_other_formats_become_png(kind, options):
 
 def test_cmyk_jpeg_has_the_right_polarity():
     for ink, expected in [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 255, 0), (255, 255, 0))]:
-        image = scan.inspect(save(PIL.Image.new("CMYK", (16, 16), ink), "JPEG"))
+        image = ORIGINAL.convert(save(PIL.Image.new("CMYK", (16, 16), ink), "JPEG"))
         assert (image.format, image.converted) == ("jpeg", "cmyk")
         assert_near(decode(image), np.full((16, 16, 3), expected), 4)
 
@@ -191,25 +156,25 @@ def test_transparent_becomes_white():
     pixels[..., 3] = [[0, 255, 255], [255, 0, 255]]
     expected = np.where(pixels[..., 3:] == 0, 255, pixels[..., :3])
     for kind, options in [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]:
-        image = scan.inspect(save(pixels, kind, **options))
+        image = ORIGINAL.convert(save(pixels, kind, **options))
         np.testing.assert_array_equal(decode(image), expected)
-    assert scan.inspect(save(pixels, "PNG")).converted == "alpha"
+    assert ORIGINAL.convert(save(pixels, "PNG")).converted == "alpha"
 
 
 def test_half_transparent_is_blended():
     pixels = np.array([[[100, 0, 200, 51]]], np.uint8)  # a fifth
     blended = [[[224, 204, 244]]]  # 255 + (c - 255) / 5
-    assert np.abs(decode(scan.inspect(save(pixels, "PNG"))).astype(int) - blended).max() <= 1
+    assert np.abs(decode(ORIGINAL.convert(save(pixels, "PNG"))).astype(int) - blended).max() <= 1
 
 
 def test_palette():
     picture = PIL.Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 100, 50])
     picture.putdata([1, 0])
-    image = scan.inspect(save(picture, "PNG"))
+    image = ORIGINAL.convert(save(picture, "PNG"))
     assert image.converted == "palette"
     assert decode(image).tolist() == [[[200, 100, 50], [10, 20, 30]]]
-    image = scan.inspect(save(picture, "PNG", transparency=1))
+    image = ORIGINAL.convert(save(picture, "PNG", transparency=1))
     assert image.converted == "alpha"
     assert decode(image).tolist() == [[[255, 255, 255], [10, 20, 30]]]
 
@@ -231,7 +196,7 @@ def test_palette():
 )
 def test_grey_png_of_any_depth(depth, row, clear, expected):
     extra = [] if clear is None else [(b"tRNS", struct.pack(">H", clear))]
-    image = scan.inspect(png(4, 1, depth, 0, [row], *extra))
+    image = ORIGINAL.convert(png(4, 1, depth, 0, [row], *extra))
     assert decode(image)[0, :, 0].tolist() == expected
     if clear is None:
         assert image.converted == ("16 bit" if depth == 16 else "bit depth")
@@ -241,9 +206,10 @@ def test_grey_png_of_any_depth(depth, row, clear, expected):
 
 def test_rgb_png_of_16_bits():
     row = struct.pack(">6H", 0x1000, 0x2000, 0x30FF, 0xFFFF, 0, 0x80)
-    assert decode(scan.inspect(png(2, 1, 16, 2, [row]))).tolist() == [[[16, 32, 48], [255, 0, 0]]]
+    image = ORIGINAL.convert(png(2, 1, 16, 2, [row]))
+    assert decode(image).tolist() == [[[16, 32, 48], [255, 0, 0]]]
     clear = (b"tRNS", struct.pack(">3H", 0x1000, 0x2000, 0x30FF))
-    image = scan.inspect(png(2, 1, 16, 2, [row], clear))
+    image = ORIGINAL.convert(png(2, 1, 16, 2, [row], clear))
     assert decode(image).tolist() == [[[255, 255, 255], [255, 0, 0]]]
 
 
@@ -251,7 +217,7 @@ def test_16_bit_tiff():
     values = np.array([[0, 0x1234, 0xFFFF]], np.uint16)
     for order in ("<", ">"):
         picture = PIL.Image.fromarray(values.astype(f"{order}u2"))
-        image = scan.inspect(save(picture, "TIFF"))
+        image = ORIGINAL.convert(save(picture, "TIFF"))
         assert decode(image)[0, :, 1].tolist() == [0, 0x12, 255]
 
 
@@ -264,16 +230,16 @@ def test_animations_give_their_first_picture():
     red, blue = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     for kind, options in [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]:
         data = save(red, kind, save_all=True, append_images=[blue], **options)
-        image = scan.inspect(data)
+        image = ORIGINAL.convert(data)
         assert decode(image)[0, 0].tolist() == [255, 0, 0]
         assert image.converted == ("animated" if kind == "PNG" else kind.lower())
 
 
 def test_converted_files_carry_no_metadata():
-    exif = PIL.Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "SECRET"
-    data = save(smooth(), "JPEG", exif=exif, comment=b"SECRET", icc_profile=b"SECRET" * 9)
-    image = scan.inspect(data)
+    secret = exif(6)
+    secret[0x010E] = "SECRET"
+    data = save(smooth(), "JPEG", exif=secret, comment=b"SECRET", icc_profile=b"SECRET" * 9)
+    image = ORIGINAL.convert(data)
     assert image.converted == "rotated"
     assert b"SECRET" not in image.encoded
 
@@ -300,13 +266,13 @@ def test_progressive_cut_is_noticed():
     data = save(smooth(), "JPEG", progressive=True)
     for length in range(0, len(data), 9):
         rejected(data[:length])
-    assert scan.inspect(data + b"trailing bytes").format == "jpeg"
+    assert ORIGINAL.convert(data + b"trailing bytes").format == "jpeg"
 
 
 def test_missing_ends_are_noticed():
     """Pillow has all its pixels before it sees these, and TensorFlow refuses them."""
     data = png(2, 1, 8, 2, [bytes(6)])
-    assert scan.inspect(data).converted == ""
+    assert ORIGINAL.convert(data).converted == ""
     assert rejected(data[:-12]) == "damaged"  # no end chunk
     assert rejected(data[:-1] + b"x") == "damaged"  # its checksum
     unfinished = zlib.compress(bytes(7))[:-4]
@@ -330,8 +296,8 @@ def test_damage_that_passes_is_read_by_tensorflow():
             else:
                 data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
         try:
-            image = scan.inspect(bytes(data))
-        except scan.Rejected:
+            image = ORIGINAL.convert(bytes(data))
+        except Rejected:
             continue
         decode(image)
         passed += 1
@@ -343,28 +309,24 @@ def test_bombs_are_refused_by_their_header():
     webp = bytes.fromhex(  # 38 bytes that unpack to 12,000 x 12,000 pixels
         "524946461e000000574542505650384c110000002fdfeeb70b0750bc2a14b9ff8188e87f0000"
     )
-    start = time.monotonic()
     for data in (huge, webp):
         assert rejected(data) == "too many pixels"
-    jpeg = save(smooth(), "JPEG", progressive=True)
-    last = jpeg.rindex(b"\xff\xda")
-    scans = jpeg[:-2] + jpeg[last:-2] * intact.MAX_SCANS + jpeg[-2:]
+    scans = add_scans(save(smooth(), "JPEG", progressive=True), MAX_SCANS)
     assert rejected(scans) == "too many scans"
     excess = png(2, 1, 8, 2, [], compressed=zlib.compress(bytes(2**23)))
     assert rejected(excess) == "damaged"
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("form", ["original", "resized:20", "raw:16"])
 def test_repeat_gives_the_same_and_notices_a_change(form):
     store = stores.parse(form)
     for data in (save(smooth(), "JPEG"), save(smooth(), "GIF")):
-        found, stored, _ = scan.describe(Item(0, "x"), data, store)
+        found, stored, _ = describe(ImageRef(0, "x"), data, store)
         found = found._replace(spool="x" if stored else "")
-        assert scan.repeat(data, found, store) == (stored or data)
+        assert store_again(data, found, store) == (stored or data)
         assert hashlib.sha256(stored or data).hexdigest() == found.sha256
-        with pytest.raises(scan.Rejected):
-            scan.repeat(save(smooth()[:-1], "JPEG"), found, store)
+        with pytest.raises(Rejected):
+            store_again(save(smooth()[:-1], "JPEG"), found, store)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -378,12 +340,10 @@ def test_malformed_images(tmp_path):
     assert len(rows) == 125
     wrong = {"firm": [], "lenient": []}
     for row in rows:
-        start = time.monotonic()
         try:
-            image = scan.inspect((tmp_path / row["path"]).read_bytes())
-        except scan.Rejected:
+            image = ORIGINAL.convert((tmp_path / row["path"]).read_bytes())
+        except Rejected:
             image = None
-        assert time.monotonic() - start < 10, row["path"]
         verdict = "reject"
         if image is not None:
             verdict = "accept_converted" if image.converted else "accept"
@@ -424,32 +384,33 @@ def test_a_smaller_version_tells_the_same_damage(options, subsampling):
     pixels = noise + np.linspace(0, 200, 520, dtype=np.uint8)[None, :, None]
     data = save(pixels, "JPEG", subsampling=subsampling, **options)
     outcomes = {}
-    for seed in range(60):
-        for enough in (0, 64, 32):
+    for seed in range(30):
+        for min_side in (0, 64, 32):
             try:
-                picture = images.decode(damaged(data, seed), enough=enough)
+                picture = strict.decode(damaged(data, seed), min_side=min_side)
                 outcome = picture.height, picture.width, picture.converted
-            except scan.Rejected as rejected:
+            except Rejected as rejected:
                 outcome = rejected.reason, rejected.detail
             assert outcomes.setdefault(seed, outcome) == outcome
     assert len({outcome[0] for outcome in outcomes.values()}) > 1, "both kinds"
 
 
 @pytest.mark.parametrize(
-    ("size", "enough", "expected"),
+    ("size", "min_side", "expected"),
     [
         ((300, 520), 0, (300, 520)),
         ((300, 520), 64, (75, 130)),
         ((301, 523), 64, (76, 131)),
         ((520, 300), 32, (65, 38)),
-        ((127, 900), 64, (127, 900)),
+        ((125, 900), 64, (125, 900)),
+        ((127, 900), 64, (64, 450)),
         ((9, 7), 64, (9, 7)),
     ],
 )
-def test_a_smaller_version_is_the_picture(size, enough, expected):
+def test_a_smaller_version_is_the_picture(size, min_side, expected):
     y, x = np.mgrid[0 : size[0], 0 : size[1]]
     pixels = np.stack([y * 255 // size[0], x * 255 // size[1], 0 * x], -1).astype(np.uint8)
-    picture = images.decode(save(pixels, "JPEG", quality=95, subsampling=0), enough=enough)
+    picture = strict.decode(save(pixels, "JPEG", quality=95, subsampling=0), min_side=min_side)
     assert (picture.height, picture.width) == size
     assert picture.pixels.shape == (*expected, 3)
     box = PIL.Image.fromarray(pixels).resize(expected[::-1], PIL.Image.Resampling.BOX)

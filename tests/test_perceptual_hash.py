@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from tfpipe.images import perceptual
+from tfpipe.images import perceptual_hash
 
 imagehash = pytest.importorskip("imagehash")
 
@@ -25,7 +25,7 @@ def photographs(shared, count=40):
 
 
 def look(image):
-    return perceptual.looks([perceptual.thumbnail(np.asarray(image))])[0]
+    return perceptual_hash.hash_images([perceptual_hash.thumbnail(np.asarray(image))])[0]
 
 
 def distance(a: str, b: str) -> int:
@@ -81,7 +81,7 @@ def test_copies_of_real_images_are_near_and_others_are_not(shared):
 @pytest.mark.parametrize("seed", range(5))
 def test_color_is_the_mean(seed):
     pixels = np.asarray(draw("cat", seed))
-    samples = perceptual.thumbnail(pixels)
+    samples = perceptual_hash.thumbnail(pixels)
     assert look(pixels).color == pytest.approx(samples.mean(axis=(0, 1)), abs=0.0501)
     # The noise of these pictures has the standard deviation 25.
     assert look(pixels).color == pytest.approx(pixels.mean(axis=(0, 1)), abs=5)
@@ -106,7 +106,7 @@ def test_a_gradient_has_few_ones_and_noise_below_a_grey_level_none():
 def test_thumbnail_samples_the_middles_of_equal_cells(height, width):
     numbers = np.arange(height * width).reshape(height, width)
     pixels = np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=-1).astype(np.uint8)
-    found = perceptual.thumbnail(pixels).astype(int) @ (65536, 256, 1)
+    found = perceptual_hash.thumbnail(pixels).astype(int) @ (65536, 256, 1)
     rows = [int((i + 0.5) * height / 64) for i in range(64)]
     columns = [int((i + 0.5) * width / 64) for i in range(64)]
     assert np.array_equal(found, numbers[np.ix_(rows, columns)])
@@ -115,7 +115,7 @@ def test_thumbnail_samples_the_middles_of_equal_cells(height, width):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9000), (9000, 1), (2, 3), (9000, 9000)])
 def test_every_size_has_a_look(shape):
     pixels = np.broadcast_to(np.array([10, 20, 30], np.uint8), (*shape, 3))
-    assert perceptual.thumbnail(pixels).shape == (64, 64, 3)
+    assert perceptual_hash.thumbnail(pixels).shape == (64, 64, 3)
     assert look(pixels).color == (10.0, 20.0, 30.0)
 
 
@@ -126,14 +126,14 @@ def test_a_look_does_not_depend_on_its_chunk(chunk, kind):
     make = {
         "noise": lambda i: rng.integers(0, 256, (64, 64, 3), np.uint8),
         "flat": lambda i: np.full((64, 64, 3), 10 * i, np.uint8),
-        "drawn": lambda i: perceptual.thumbnail(np.asarray(draw("dog", i))),
+        "drawn": lambda i: perceptual_hash.thumbnail(np.asarray(draw("dog", i))),
     }[kind]
     thumbnails = [make(i) for i in range(25)]
-    together = perceptual.looks(thumbnails)
+    together = perceptual_hash.hash_images(thumbnails)
     apart = [
         found
         for start in range(0, 25, chunk)
-        for found in perceptual.looks(thumbnails[start : start + chunk])
+        for found in perceptual_hash.hash_images(thumbnails[start : start + chunk])
     ]
     assert apart == together
 
@@ -142,12 +142,12 @@ def test_sums_are_exact():
     # Integer arithmetic, whose order cannot matter, gives the same waves.
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     grey = (pixels.astype(object) @ np.array([299, 587, 114], object)).reshape(32, 2, 32, 2)
-    dct = perceptual._DCT.astype(int).astype(object)
+    dct = perceptual_hash._DCT.astype(int).astype(object)
     waves = dct @ grey.sum(axis=(1, 3)) @ dct.T
-    waves = np.rint((waves / perceptual._STEP).astype(float)).ravel()
+    waves = np.rint((waves / perceptual_hash._STEP).astype(float)).ravel()
     bits = "".join("01"[wave > np.median(waves)] for wave in waves)
     assert look(pixels).hash == f"{int(bits, 2):064x}"
 
 
 def test_no_images():
-    assert perceptual.looks([]) == []
+    assert perceptual_hash.hash_images([]) == []

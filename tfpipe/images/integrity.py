@@ -1,20 +1,18 @@
-"""Checks of a file's structure that Pillow leaves out and TensorFlow insists on.
+"""Check what Pillow does not: the structure of a JPEG or PNG file up to its end.
 
-Pillow is content as soon as it has every pixel; TensorFlow reads to the end of the file's
-structure and refuses a picture whose end is damaged, which would stop a training run.
+Pillow stops as soon as it has every pixel. TensorFlow reads to the end of the file and refuses an
+image whose end is damaged, which would stop a training run.
 """
 
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 from tfpipe.core.errors import Rejected
+from tfpipe.images.pixels import MAX_SCANS
 
-# Every scan of a JPEG is a pass over the whole picture. Progressive ones have about ten; 218 KB
-# with 883 scans keep a decoder busy for 24 s.
-MAX_SCANS = 100
-
-# A marker, as against a stuffed zero, a fill byte or a restart inside a scan.
+# A marker, unlike a stuffed zero, a fill byte or a restart inside a scan.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 
@@ -23,13 +21,13 @@ _BLOCK_BYTES = 2**20
 
 
 def check_jpeg(data: bytes) -> bool:
-    """Checks that a JPEG file has an end and not too many scans; what follows the end is ignored.
+    """Check that a JPEG file has an end, and not too many scans before it.
 
     Returns:
-        Whether it has metadata (EXIF or XMP), which may say that the picture is to be turned.
+        Whether it has metadata (EXIF or XMP), which may hold an orientation.
 
     Raises:
-        Rejected: it has no end, or more than `MAX_SCANS` scans.
+        Rejected: there is no end, or more than `MAX_SCANS` scans.
     """
     scans = 0
     has_metadata = False
@@ -50,11 +48,11 @@ def check_jpeg(data: bytes) -> bool:
 
 
 def check_png(data: bytes, raw_bytes: int) -> None:
-    """Checks the chunks of a PNG file and the end of its compressed pixels.
+    """Check the chunks of a PNG file and the end of its compressed pixels.
 
     Args:
         data: the file.
-        raw_bytes: the most that the pixels can unpack to; twice as much is allowed.
+        raw_bytes: the unpacked size of the pixels; twice as much is allowed.
 
     Raises:
         Rejected: a checksum is wrong, or a part is missing.
@@ -73,8 +71,8 @@ def check_png(data: bytes, raw_bytes: int) -> None:
         raise Rejected("damaged", "the pixels of the PNG file have no end")
 
 
-def _png_chunks(data: bytes):
-    """Yields the kind and body of each chunk; raises Rejected for a damaged or missing one."""
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and body of each chunk; raise Rejected if one is damaged or missing."""
     position = _PNG_SIGNATURE_BYTES
     kind = b""
     while kind != b"IEND":

@@ -1,0 +1,58 @@
+"""What the tasks of a build share, and what runs them."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from tfpipe.core import remote, storage
+from tfpipe.images.image_info import ImageRef
+from tfpipe.images.store import Store
+from tfpipe.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The settings that all tasks of a build share.
+
+    A task writes its result to the work folder, under a name that the task alone decides. The name
+    appears only when the file is complete. So a lost task is done again, and a build that was
+    killed resumes:
+
+        scan/000000064-32.jsonl    the descriptions of images 64 to 95, one a line, in order
+        scan/000000064-32.spool    what is stored of those that were converted or resized
+        shards/train-00000-of-00002.tfrecord         a shard, and, written after it,
+        shards/train-00000-of-00002.tfrecord.json    its size and digest
+
+    Attributes:
+        sources: the sources; an `ImageRef` has an index into them.
+        work: the work folder.
+        store: how images are stored.
+        seed: of the transformed copies.
+    """
+
+    sources: tuple[Source, ...]
+    work: str
+    store: Store
+    seed: int
+
+    def prepare(self) -> None:
+        """Load what reading and writing need, before an image's memory and time are limited."""
+        for source in self.sources:
+            source.prepare()
+        if remote.is_remote(self.work):
+            storage.exists(self.work)  # imports TensorFlow
+
+    def locate(self, ref: ImageRef) -> str:
+        """Return where a file is, for a person."""
+        return self.sources[ref.source].locate(ref.name)
+
+    def read(self, ref: ImageRef) -> bytes:
+        """Return the contents of a file; raise Rejected if it cannot be read."""
+        return self.sources[ref.source].read(ref.name)
+
+
+class Runner(Protocol):
+    """Runs tasks: `workers.Pool` on this machine, `beam.Runner` also on others."""
+
+    def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, Any]]:
+        """Run a task for each item; yield each item with None, or with why it was lost."""

@@ -1,0 +1,120 @@
+"""The options of a build."""
+
+import dataclasses
+from typing import Any
+
+from tfpipe import screens
+from tfpipe.building import balance, splits
+from tfpipe.building.selection import DUPLICATE_MODES
+from tfpipe.core.errors import UserError
+from tfpipe.core.options import option
+from tfpipe.images import store as stores
+from tfpipe.sources import labels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """The flags of a build, but for those of the screens."""
+
+    source: tuple[str, ...] = option(
+        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
+        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
+        " add up"
+    )
+    out: str = option("the folder to write; its parents are made")
+    splits: str = option(
+        "names of the splits and their fractions of the images, which sum to 1",
+        "train:0.8,val:0.2",
+    )
+    seed: int = option("chooses the partition into splits and the order of the records", 0)
+    labels: str = option(
+        "where the label is: filename (cat.0.jpg), folder (cat/0.jpg), auto (the file name if every"
+        " image's has that form and else the folder), or csv:FILE, a list with the columns"
+        " path,label; a list given as --source has its own labels",
+        "auto",
+    )
+    classes: str = option(
+        "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
+    )
+    group_column: str = option(
+        "the column of the lists whose equal values stay in one split, such as patient; empty for"
+        " none",
+        "group",
+    )
+    exclude: str = option(
+        "a text file with the names of images to leave out, one a line; empty for none", ""
+    )
+    duplicates: str = option(
+        "how to treat duplicates, also re-encoded or resized ones: group (all in one split), drop"
+        " (all but the first), keep (each by itself)",
+        "group",
+        choices=DUPLICATE_MODES,
+    )
+    folds: int = option("folds for cross-validation; each record has its number; 0 for none", 0)
+    rebalance: str = option(
+        "how to make the classes of the first split equal: none, drop (images of the larger ones),"
+        " copies (add randomly transformed copies of the smaller ones' images)",
+        "none",
+        choices=balance.MODES,
+    )
+    store: str = option(
+        "what a record holds: original (the file itself), resized:320 (a JPEG whose shorter side is"
+        " 320 pixels at most), resized:299x299 (width and height), or raw:256 (bare pixels)",
+        "original",
+    )
+    jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
+    shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
+    shard_size_mb: int = option("target size of a shard, in 10^6 bytes", 128)
+    workers: int = option("processes that decode images; 0 for one on each CPU core", 0)
+    runner: str = option(
+        "what runs the work: local (processes here, with bounded memory and time for each image),"
+        " or beam (Apache Beam, also on many machines, without these bounds)",
+        "local",
+        choices=("local", "beam"),
+    )
+    beam_args: str = option(
+        "flags of Beam in one string, as in --beam_args='--runner=FlinkRunner --parallelism=64';"
+        " empty for --workers threads here",
+        "",
+    )
+    max_rejects: int = option("rejected images that are no failure", 0)
+    report: bool = option("write report.html, a page about the images, with plots", True)
+    overwrite: bool = option("replace the data set that is in --out", False)
+    quiet: bool = option("print nothing but warnings and errors", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(screens.Options, _Options):
+    """The flags of a build."""
+
+
+# Options that decide where and how the work is done, but not its result.
+_NO_ARGUMENTS = {
+    *("out", "workers", "runner", "beam_args", "screen_cache"),
+    *("max_rejects", "overwrite", "quiet"),
+}
+
+_MINIMUMS = {"shards": 0, "shard_size_mb": 1, "workers": 0, "max_rejects": 0}
+
+
+def arguments(options: Options) -> dict[str, Any]:
+    """Return the options that decide the contents; a data set is current if they are equal."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in _NO_ARGUMENTS
+    }
+
+
+def check(options: Options) -> None:
+    """Raise UserError if an option has a wrong value, before anything is read."""
+    for name, least in _MINIMUMS.items():
+        value = getattr(options, name)
+        if value < least:
+            raise UserError(f"`{name}={value}` is too small: give at least {least}", status=2)
+    splits.parse(options.splits)
+    splits.check_folds(options.folds)
+    labels.check(options.labels)
+    stores.parse(options.store, options.jpeg_quality)
+    if options.runner == "local" and options.beam_args:
+        raise UserError("`beam_args` needs `runner=beam`: give both, or none", status=2)

@@ -1,0 +1,182 @@
+"""Decode and describe every file of a build; resume an earlier build of the same."""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from tfpipe.building.job import Job, Runner
+from tfpipe.core import storage
+from tfpipe.core.errors import Rejected, ResumableError
+from tfpipe.images import perceptual_hash
+from tfpipe.images.image_info import ImageInfo, ImageRef, describe
+from tfpipe.records.rejects import Reject
+
+_FOLDER = "scan"  # in the work folder
+
+# Enough to hide the cost of a task; a progress bar moves; a build that is killed loses little.
+_CHUNK = 32
+
+_END = b'"end"\n'  # the last line of a scan file; without it the file is incomplete
+
+
+class Chunk(NamedTuple):
+    """Files that one task decodes.
+
+    Attributes:
+        first: the number of the first one.
+        refs: the files.
+    """
+
+    first: int
+    refs: tuple[ImageRef, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its scan file, without the suffix."""
+        return f"{self.first:09d}-{len(self.refs)}"
+
+    def singles(self) -> list["Chunk"]:
+        """Return a chunk for each of the files."""
+        return [Chunk(self.first + i, (ref,)) for i, ref in enumerate(self.refs)]
+
+
+def scan(
+    job: Job,
+    runner: Runner,
+    refs: Sequence[ImageRef],
+    advance: Callable[[int, str], object] = lambda n, note: None,
+) -> tuple[list[ImageInfo], list[Reject]]:
+    """Decode and describe files.
+
+    Args:
+        job: the build.
+        runner: runs the tasks.
+        refs: the files.
+        advance: called with the number of further files that are done, and a note for a person.
+
+    Returns:
+        The good images and the rejects, each in the order of `refs`.
+
+    Raises:
+        UserError: the results cannot be written, or no process stays alive.
+    """
+    there = set(storage.names_in(f"{job.work}/{_FOLDER}"))
+    outcomes: dict[int, list[ImageInfo | Reject]] = {}
+    rejected = converted = 0
+
+    def take(chunk: Chunk) -> bool:
+        nonlocal rejected, converted
+        loaded = load_outcomes(job.work, chunk)
+        if loaded is None:
+            return False
+        outcomes[chunk.first] = loaded
+        rejected += sum(isinstance(outcome, Reject) for outcome in loaded)
+        converted += sum(bool(getattr(outcome, "converted", "")) for outcome in loaded)
+        advance(len(loaded), f"{rejected:,} rejected, {converted:,} converted")
+        return True
+
+    def is_done(chunk: Chunk) -> bool:
+        return f"{chunk.name}.jsonl" in there and take(chunk)
+
+    pending: list[Chunk] = []
+    for first in range(0, len(refs), _CHUNK):
+        chunk = Chunk(first, tuple(refs[first : first + _CHUNK]))
+        if is_done(chunk):
+            continue
+        left = [single for single in chunk.singles() if not is_done(single)]
+        pending += [chunk] if len(left) == len(chunk.refs) else left
+    while pending:
+        again = []
+        for chunk, lost in runner.run(scan_chunk, pending):
+            if take(chunk):  # it may be complete even if its process was lost
+                continue
+            if lost is None:
+                raise ResumableError(
+                    f"the work folder {job.work} lacks the result of a finished task: run the"
+                    " command again when nothing else writes there"
+                )
+            if len(chunk.refs) > 1:  # to find the one at fault
+                again += chunk.singles()
+            else:
+                save_outcomes(job.work, chunk, [Reject(job.locate(chunk.refs[0]), *lost)])
+                take(chunk)
+        pending = again
+    ordered = list(itertools.chain.from_iterable(outcomes[first] for first in sorted(outcomes)))
+    return (
+        [outcome for outcome in ordered if isinstance(outcome, ImageInfo)],
+        [outcome for outcome in ordered if isinstance(outcome, Reject)],
+    )
+
+
+def scan_chunk(job: Job, chunk: Chunk, before_each: Callable[[], object] = lambda: None) -> None:
+    """Decode the files of a chunk and write their descriptions; a task.
+
+    Args:
+        job: the build.
+        chunk: the files.
+        before_each: called before each file.
+    """
+    outcomes: list[ImageInfo | Reject] = []
+    thumbnails = []
+    spool, size = f"{_FOLDER}/{chunk.name}.spool", 0
+    with contextlib.ExitStack() as stack:
+        for ref in chunk.refs:
+            before_each()
+            try:
+                info, stored, thumbnail = describe(ref, job.read(ref), job.store)
+            except Rejected as rejected:
+                outcomes.append(Reject(job.locate(ref), rejected.reason, rejected.detail))
+                continue
+            except MemoryError:
+                outcomes.append(
+                    Reject(job.locate(ref), "too large", "not enough memory to store it")
+                )
+                continue
+            if stored:  # written at once, as the next image may need all the memory
+                if not size:
+                    file = stack.enter_context(storage.whole_file(f"{job.work}/{spool}"))
+                file.write(stored)
+                info = info._replace(spool=spool, offset=size)
+                size += len(stored)
+            outcomes.append(info)
+            thumbnails.append(thumbnail)
+    hashes = iter(perceptual_hash.hash_images(thumbnails))
+    outcomes = [
+        outcome._replace(**next(hashes)._asdict()) if isinstance(outcome, ImageInfo) else outcome
+        for outcome in outcomes
+    ]
+    save_outcomes(job.work, chunk, outcomes)
+
+
+def save_outcomes(work: str, chunk: Chunk, outcomes: Sequence[ImageInfo | Reject]) -> None:
+    """Write the descriptions of the files of a chunk."""
+    lines = (
+        json.dumps(outcome[1:] if isinstance(outcome, ImageInfo) else outcome._asdict())
+        for outcome in outcomes
+    )
+    data = "".join(f"{line}\n" for line in lines).encode() + _END
+    storage.write_whole(f"{work}/{_FOLDER}/{chunk.name}.jsonl", data)
+
+
+def load_outcomes(work: str, chunk: Chunk) -> list[ImageInfo | Reject] | None:
+    """Read the descriptions of the files of a chunk; None if they are missing or incomplete."""
+    data = storage.read_whole(f"{work}/{_FOLDER}/{chunk.name}.jsonl")
+    if data is None or not data.endswith(_END):
+        return None
+    rows = json.loads(b"[%s]" % b",".join(data.splitlines()[:-1]))  # half the time of one by one
+    # Equal strings become one object, because every image's description stays in memory.
+    strings: dict[str, str] = {}
+
+    def shared(row: list) -> Iterator:
+        for value in row:
+            if isinstance(value, str):
+                yield strings.setdefault(value, value)
+            else:
+                yield tuple(value) if isinstance(value, list) else value
+
+    return [
+        Reject(**row) if isinstance(row, dict) else ImageInfo(ref, *shared(row))
+        for ref, row in zip(chunk.refs, rows, strict=True)
+    ]
