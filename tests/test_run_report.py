@@ -36,7 +36,7 @@ from tfpipe.reporting import (
     subject,
 )
 from tfpipe.reporting.predictions import Predictions
-from tfpipe.runs import finish, trained
+from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.training import log
 from tfpipe.training.config import TrainConfig
 
@@ -123,7 +123,7 @@ def test_a_run_has_every_part(text, run):
     assert {"data-classes", "data-images", "data-files"} <= ids(text)
     assert_self_contained(text)
     found = Page(text)
-    told = finish.read_predictions(run / "predictions.csv")
+    told = predictions_file.read(run / "predictions.csv")
     accuracy = (told["probabilities"].argmax(1) == told["label"]).mean()
     assert [row[:2] for row in found.rows if row and row[0] == "accuracy"] == [
         ["accuracy", f"{accuracy:.4f}"]
@@ -184,7 +184,7 @@ def test_several_runs_are_compared(run, other):
     assert {"comparison", "r1-result", "r2-result", "r1-training", "r2-model", "data"} <= ids(text)
     assert len(re.findall(r'id="data"', text)) == 1
     found = Page(text)
-    parts = [finish.read_predictions(folder / "predictions.csv") for folder in (run, other)]
+    parts = [predictions_file.read(folder / "predictions.csv") for folder in (run, other)]
     right = [part["probabilities"].argmax(1) == part["label"] for part in parts]
     words = " ".join("".join(found.texts).split())
     assert f"Both are right on {int((right[0] & right[1]).sum())} images" in words
@@ -209,7 +209,7 @@ class TestBroken:
         return shutil.copytree(run_dir, tmp_path / "run")
 
     def test_without_predictions_they_are_computed(self, copy, capsys):
-        told = finish.read_predictions(copy / "predictions.csv")
+        told = predictions_file.read(copy / "predictions.csv")
         (copy / "predictions.csv").unlink()
         (copy / "calibration.json").unlink()
         text = write(copy, pictures=1, neighbours=0)
@@ -249,7 +249,7 @@ class TestBroken:
         assert "nowhere" in capsys.readouterr().err
 
     def test_other_records_are_noticed(self, copy, many):
-        other = trained.load(many).records
+        other = loaded_run.load(many).records
         text = write(copy, records=other)
         assert "There are no pictures" in text
         assert "result" in ids(text)

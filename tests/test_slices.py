@@ -7,7 +7,7 @@ import scipy.stats
 
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
-from tfpipe.evaluation.measures import Answers, measures
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics
 from tfpipe.evaluation.slices import MOST, Images, attributes, slices
 
 ROUNDS = 200
@@ -16,7 +16,7 @@ ROUNDS = 200
 def answers_of(given, labels):
     """Answers for two classes that give the right one these probabilities."""
     second = np.where(labels == 1, given, 1 - given)
-    return Answers(np.stack([1 - second, second], axis=1), labels)
+    return LabeledPredictions(np.stack([1 - second, second], axis=1), labels)
 
 
 def images_of(n, seed=0, folders=3):
@@ -43,9 +43,9 @@ class TestSlices:
             parts = by(found, name)
             assert sum(part["n"] for part in parts) == n
             loss = sum(part["n"] * part["log_loss"] for part in parts) / n
-            assert loss == pytest.approx(measures["log_loss"].value(answers))
+            assert loss == pytest.approx(metrics["log_loss"].value(answers))
             for part in parts:
-                assert set(measures) <= set(part)
+                assert set(metrics) <= set(part)
                 assert part["log_loss_interval"][0] <= part["log_loss"]
 
     def test_numbers_are_cut_at_their_quartiles(self):
@@ -114,17 +114,17 @@ class TestCompare:
         second = scipy.special.expit(1.4 + 1.5 * hard + rng.normal(0, 0.3, 800))
         return answers_of(first, labels), answers_of(second, labels)
 
-    @pytest.mark.parametrize("name", measures)
+    @pytest.mark.parametrize("name", metrics)
     def test_the_difference_is_that_of_the_measures(self, name, pair):
         found = compare.compare(*pair, rounds=ROUNDS)["measures"][name]
-        one, two = (measures[name].value(answers) for answers in pair)
+        one, two = (metrics[name].value(answers) for answers in pair)
         assert (found["value"], found["against"]) == (one, two)
         assert found["difference"] == pytest.approx(one - two)
         low, high = found["interval"]
         assert low < found["difference"] < high
         assert 2 / (ROUNDS + 1) <= found["p_value"] <= 1
 
-    @pytest.mark.parametrize("name", measures)
+    @pytest.mark.parametrize("name", metrics)
     def test_the_other_way_round_it_is_the_same(self, name, pair):
         found = compare.compare(*pair, rounds=ROUNDS)["measures"][name]
         other = compare.compare(*pair[::-1], rounds=ROUNDS)["measures"][name]
@@ -149,7 +149,7 @@ class TestCompare:
         """What the two have in common does not blur the difference."""
         found = compare.compare(*pair, rounds=ROUNDS)["measures"]["log_loss"]
         low, high = found["interval"]
-        statistics = {"log_loss": measures["log_loss"].of(pair[0])}
+        statistics = {"log_loss": metrics["log_loss"].of(pair[0])}
         own = bootstrap.interval(bootstrap.resampled(statistics, 800, rounds=ROUNDS)["log_loss"])
         assert high - low < (own[1] - own[0]) / 2
 
@@ -197,7 +197,7 @@ class TestCompare:
             gain = abs(found["measures"][name]["difference"])
             low, high = sorted(map(abs, found["measures"][name]["interval"]))
             assert text == (
-                f"a is better than b in {measures[name].title} by {gain:.4f}"
+                f"a is better than b in {metrics[name].title} by {gain:.4f}"
                 f" (95 %: {low:.4f} to {high:.4f}), p = {2 / (ROUNDS + 1):.2g}"
             )
 

@@ -17,7 +17,7 @@ from test_train import check_same_run, log_of, weights_of
 
 from tfpipe import train
 from tfpipe.core.errors import UserError
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training import frozen, steps
 from tfpipe.training import progress as progresses
 from tfpipe.training import run as runs
@@ -52,11 +52,11 @@ def test_stages_go_on_from_the_best_epoch_of_the_one_before(tiny_config, tmp_pat
 def test_a_stage_trains_only_what_is_behind_its_boundary(tiny_config, tmp_path):
     train.main(tiny_config(stages="top:from=conv3", **CACHED | {"augment": "flip_lr"}))
     run = runs.load(str(tmp_path / "run"))
-    trained = run.restore().classifier.towers[0].backbone
+    trained = run.restore().classifier.backbones[0].backbone
     from tfpipe.training import runtime
 
     runtime.seed_everything(run.config.seed)
-    fresh = run.build(first_weights=True).towers[0].backbone
+    fresh = run.build(first_weights=True).backbones[0].backbone
     for layer in fresh.layers[1:]:
         same = all(
             np.array_equal(a, b)
@@ -152,11 +152,11 @@ def test_the_calibration_takes_what_is_kept(tiny_config, tmp_path, monkeypatch):
     config = CACHED | {"stages": "head;top:from=conv3", "tta": "", "epochs": 2}
     train.main(tiny_config(**config))
     run = runs.load(str(tmp_path / "run"))
-    kept = finish.read_predictions(run.predictions_file)
+    kept = predictions_file.read(run.predictions_file)
     run.calibration_file.unlink()
-    monkeypatch.setattr(finish, "_from_features", lambda *_: None)
+    monkeypatch.setattr(run_calibration, "_from_features", lambda *_: None)
     train.main(tiny_config(**config))
-    images = finish.read_predictions(run.predictions_file)
+    images = predictions_file.read(run.predictions_file)
     assert list(kept["name"]) == list(images["name"])
     assert np.array_equal(kept["label"], images["label"])
     np.testing.assert_allclose(kept["logits"], images["logits"], atol=1e-4)

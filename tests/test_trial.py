@@ -11,7 +11,7 @@ AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 
 
 def build(classes=2, name="small_cnn"):
-    branch = classifier.Branch(name, 32, "none")
+    branch = classifier.BackboneConfig(name, 32, "none")
     return classifier.build([branch], classes, pooling="avg", head="dropout(0.5)", output="auto")
 
 

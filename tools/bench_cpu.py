@@ -3,7 +3,7 @@
     python tools/bench_cpu.py [--rounds=3] [--models=MobileNet,ResNet50] [--json=FILE]
 
     inference    a forward pass
-    constants    the same with constant weights (tfpipe.model.constants)
+    constants    the same with constant weights (tfpipe.model.fold)
     training     an update of everything: forward, backward, descent
 
 Each measurement is a process of its own, because the settings cannot be taken back.
@@ -88,7 +88,7 @@ def measure(name: str, task: str, setting: str, batch: int) -> None:
     import tensorflow as tf
     import tf_keras
 
-    from tfpipe.model.constants import with_constant_weights
+    from tfpipe.model.fold import folded
 
     backbone = getattr(tf_keras.applications, name)(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
@@ -109,7 +109,7 @@ def measure(name: str, task: str, setting: str, batch: int) -> None:
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
-    constants = with_constant_weights(lambda images: model(images, training=False))
+    constants = tf.function(folded(model))
     step = {"inference": inference, "constants": constants, "training": training}[task]
     images = tf.random.uniform([batch, 224, 224, 3])
     for _ in range(2):

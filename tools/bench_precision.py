@@ -122,7 +122,7 @@ def measure(options: Options) -> Iterator[dict]:
     from tfpipe.training import trial
 
     side = options.image_size or backbones.get(backbone).input_size
-    branch = classifier.Branch(backbone, side, backbones.NO_WEIGHTS)
+    branch = classifier.BackboneConfig(backbone, side, backbones.NO_WEIGHTS)
 
     def build() -> classifier.Classifier:
         return classifier.build([branch], 2, pooling="avg", head=options.head, output="auto")

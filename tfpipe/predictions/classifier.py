@@ -110,4 +110,4 @@ def clipped(probabilities: np.ndarray, bounds: tuple[float, float] | None) -> np
     from tfpipe.model.calibration import Calibration  # which loads TensorFlow
 
     low, high = bounds
-    return np.asarray(Calibration(low=low, high=high).clip(probabilities))
+    return np.asarray(Calibration(clip_min=low, clip_max=high).clip(probabilities))

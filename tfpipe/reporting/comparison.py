@@ -7,7 +7,7 @@ import numpy as np
 
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import compare
-from tfpipe.evaluation.measures import Answers
+from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
 from tfpipe.reporting.predictions import Predictions
 
@@ -64,8 +64,8 @@ def _pair(
     except UserError as error:
         return Pair(other, [], None, None, str(error))
     first, second = (
-        Answers(one.probabilities, one.labels),
-        Answers(two.probabilities[order], two.labels[order]),
+        LabeledPredictions(one.probabilities, one.labels),
+        LabeledPredictions(two.probabilities[order], two.labels[order]),
     )
     compared = compare.compare(first, second)
     right = first.right, second.right
@@ -91,7 +91,11 @@ def _pair(
 
 
 def _scatter(
-    best: str, other: str, first: Answers, second: Answers, classes: Sequence[str]
+    best: str,
+    other: str,
+    first: LabeledPredictions,
+    second: LabeledPredictions,
+    classes: Sequence[str],
 ) -> bytes:
     """Draws the probability of the second class by one run and by another."""
     with drawing(f"P({escaped(classes[1], 18)}) by both", 4.4) as (figure, axes, done):

@@ -14,7 +14,7 @@ from tfpipe.page import contact_sheet
 from tfpipe.records.example import Fields
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.part import Part
-from tfpipe.runs.trained import Trained
+from tfpipe.runs.loaded_run import LoadedRun
 from tfpipe.training import resolve
 from tfpipe.training.run import Run
 
@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 _KEYS = ("image/encoded", "image/format", "image/height", "image/width")
 
 
-def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
+def predicted(trained: LoadedRun, manifest: Manifest) -> list[Part]:
     """Returns the records that predictions.csv is of, in its order."""
     if isinstance(trained, Run):
         return [trained.validation(manifest)]
@@ -33,7 +33,7 @@ def predicted(trained: Trained, manifest: Manifest) -> list[Part]:
     return predicted(trained.members[0], manifest)
 
 
-def learned(trained: Trained, manifest: Manifest) -> Part:
+def learned(trained: LoadedRun, manifest: Manifest) -> Part:
     """Returns the records that were trained on; of a cross-validation all."""
     if isinstance(trained, Run):
         return resolve.parts(trained.config, manifest)[0]

@@ -8,11 +8,11 @@ import numpy as np
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.measures import measures, names
+from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.slices import attributes
 from tfpipe.evaluation.summary import summary
 from tfpipe.reporting.predictions import Predictions
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 
 MAX_CLASSES = 40  # rows; of more classes those of the lowest F1
 MAX_MISTAKES = 12
@@ -39,7 +39,7 @@ def of(found: Predictions, classes: Sequence[str], folder: pathlib.Path) -> dict
     )
     titles = {}
     for name in names():
-        titles[name] = measures[name].title
+        titles[name] = metrics[name].title
         if name == "log_loss":
             titles |= _BEFORE
     rows = [
@@ -70,7 +70,7 @@ def of(found: Predictions, classes: Sequence[str], folder: pathlib.Path) -> dict
         ],
         "others": len(classes) - len(ranked),
         "mistakes": _mistakes(np.array(told["confusion"]), classes),
-        "slices": _slices(folder / trained.METRICS, told),
+        "slices": _slices(folder / loaded_run.METRICS, told),
     }
 
 

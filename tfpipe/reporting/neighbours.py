@@ -9,9 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import one_line
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import template
 from tfpipe.records.example import Fields
 from tfpipe.records.part import Part
@@ -53,7 +51,9 @@ def find(
         classes: names in the order of their labels.
         most: how many of these to look at; their features are computed.
     """
-    features = with_constant_weights(lambda batch: predictor.features(tf.cast(batch, tf.float32)))
+    features = tf.function(
+        lambda batch: predictor.features(tf.cast(batch, tf.float32)), autograph=False
+    )
     size = predictor.image_size
 
     def of(records: Iterable[Fields]) -> np.ndarray:

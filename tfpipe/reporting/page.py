@@ -15,7 +15,7 @@ from tfpipe.reporting import dataset_report as data_report
 from tfpipe.reporting.chapter import Chapter, Choice
 from tfpipe.reporting.comparison import Pair
 from tfpipe.reporting.data import Data
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 from tfpipe.training.run import Run
 
 MAX_RUNS = 8
@@ -113,7 +113,9 @@ def render(told: list[Chapter], sets: list[Data], compared: Comparison | None) -
 def _file(out: str, subjects: list[subject.Subject]) -> pathlib.Path:
     """Returns where the page goes; raises UserError if that cannot be."""
     if not out:
-        return subjects[0].folder / (trained.REPORT if len(subjects) == 1 else trained.COMPARISON)
+        return subjects[0].folder / (
+            loaded_run.REPORT if len(subjects) == 1 else loaded_run.COMPARISON
+        )
     path = pathlib.Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--out={out}: give a file in a folder that exists")
@@ -201,7 +203,7 @@ def _save_plots(told: list[Chapter], sets: list[Data], compared: Comparison | No
         common |= {name: png for name, (png, _) in compared.plots.items()}
     for each in told:
         own: dict[str, Any] = {name: png for name, (png, _) in each.plots.items()}
-        folder = each.subject.folder / trained.PLOTS
+        folder = each.subject.folder / loaded_run.PLOTS
         try:
             folder.mkdir(exist_ok=True)
             for name, png in (own | (common if each is told[0] else {})).items():

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.model import heat_map
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import template
 from tfpipe.records.example import Fields
 from tfpipe.reporting import images

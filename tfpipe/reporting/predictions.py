@@ -13,7 +13,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.subject import Subject
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training.run import Run
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself; more are for the command to do
@@ -66,9 +66,9 @@ def find(subject: Subject, manifest: Manifest | None) -> Predictions:
     if trained is None:
         raise UserError("it is not finished: run tfpipe.train there again, which goes on with it")
     if trained.predictions_file.is_file() and (
-        not isinstance(trained, Run) or finish.is_current(trained)
+        not isinstance(trained, Run) or run_calibration.is_current(trained)
     ):
-        return _of(finish.read_predictions(trained.predictions_file))
+        return _of(predictions_file.read(trained.predictions_file))
     if not isinstance(trained, Run):
         raise UserError(f"{trained.predictions_file} is missing: run the command that made it")
     if not trained.best_weights.is_file():

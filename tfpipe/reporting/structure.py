@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.model import describe, split
+from tfpipe.model import describe, partition
 from tfpipe.model.classifier import Classifier, Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
 from tfpipe.training.precision import under
@@ -74,7 +74,7 @@ def of(run: Run, built: Classifier) -> Structure:
     stages = {}
     for stage in run.stages:
         batch_norm = stage.config.batch_norm == "trained"
-        parts = split.split(built, stage.start, batch_norm=batch_norm)
+        parts = partition.partition(built, stage.start, batch_norm=batch_norm)
         stages[stage.name] = parts.parameters
         for variable in parts.trained.trainable_variables:
             first_stage.setdefault(id(variable), stage.index)

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 
 from tfpipe.core.errors import UserError
-from tfpipe.runs import crossval, trained
-from tfpipe.runs.trained import Ensemble, Trained
+from tfpipe.runs import crossval, loaded_run
+from tfpipe.runs.loaded_run import Ensemble, LoadedRun
 from tfpipe.training import run as runs
 from tfpipe.training.run import Run
 
@@ -25,7 +25,7 @@ class Subject:
 
     name: str
     folder: pathlib.Path
-    trained: Trained | None
+    trained: LoadedRun | None
     runs: dict[str, Run]
 
     @property
@@ -65,16 +65,16 @@ def load(folders: list[str]) -> list[Subject]:
 
 def _load(name: str, folder: pathlib.Path) -> Subject:
     unfinished = not any(
-        (folder / each).is_file() for each in (crossval.FOLDS, trained.ENSEMBLE, "config.json")
+        (folder / each).is_file() for each in (crossval.FOLDS, loaded_run.ENSEMBLE, "config.json")
     )
     folds = sorted(path.parent for path in folder.glob(f"{_FOLD}/config.json"))
     if unfinished and folds:
         return Subject(name, folder, None, {path.name: runs.load(str(path)) for path in folds})
-    found = trained.load(folder)
+    found = loaded_run.load(folder)
     return Subject(name, folder, found, _runs(name, found))
 
 
-def _runs(name: str, found: Trained) -> dict[str, Run]:
+def _runs(name: str, found: LoadedRun) -> dict[str, Run]:
     """Returns the runs that something consists of, each by a name of its own."""
     if isinstance(found, Run):
         return {name: found}

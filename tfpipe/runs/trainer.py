@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.input import pipeline
-from tfpipe.model import backbones, classifier, split
+from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
 from tfpipe.records import manifest as manifests
 from tfpipe.records import salvage
 from tfpipe.records.part import Part
-from tfpipe.runs import finish
+from tfpipe.runs import run_calibration
 from tfpipe.training import (
     average,
     inputs,
@@ -72,7 +72,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
         Augment(stage.config.augment)
         if asynchronous:
             parameter_server.check(stage.config)
-    finish.check(config, len(manifest.classes))
+    run_calibration.check(config, len(manifest.classes))
     runtime.compile_quietly()
     images = learned.count * stages.passes(planned)
     chosen = _choose_runtime(config, planned, len(manifest.classes), images, cluster)
@@ -90,7 +90,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     with under(chosen.precision), cluster.strategy.scope():
         built = opened.build(first_weights=True)
         for stage in planned:
-            split.check(built, stage.start)
+            partition.check(built, stage.start)
     terminal.say(_describe(opened, built, learned, held_out, cluster))
     locked = opened.locked() if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
@@ -100,7 +100,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
         if cluster.is_chief:
             one_device = cluster.strategy.num_replicas_in_sync == 1 and not asynchronous
             plain = chosen.precision == "float32" and one_device
-            finish.finish(opened, held_out, built if plain else None)
+            run_calibration.calibrate(opened, held_out, built if plain else None)
     return chosen.precision
 
 
@@ -128,7 +128,7 @@ def _choose_runtime(
     if chosen.measure and cluster.is_chief:
         # Where a part is frozen in every stage, most of the time goes into what it makes of the
         # images.
-        frozen = all(stage.start != split.ALL for stage in planned)
+        frozen = all(stage.start != partition.ALL for stage in planned)
         chosen = runtime.measured(
             chosen,
             lambda policy: trial.make(
@@ -146,7 +146,7 @@ def _choose_runtime(
 def plain_model(config: TrainConfig, classes: int) -> Classifier:
     """Returns the classifier that these options make, with random weights."""
     branches = [
-        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
+        classifier.BackboneConfig(branch["name"], branch["size"], backbones.NO_WEIGHTS)
         for branch in resolve.branches(config)
     ]
     return classifier.build(

@@ -49,7 +49,7 @@ class Labels(Screen):
         flags = f"--screen_features={name} --screen_weights={weights}"
         try:
             backbone = backbones.get(name)
-            branch = classifier.Branch(name, backbone.input_size, weights)
+            branch = classifier.BackboneConfig(name, backbone.input_size, weights)
             self._features = classifier.build(
                 [branch], len(classes), pooling="avg", head="", output=classifier.SOFTMAX
             ).features

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import draws, pipeline, tuning
 from tfpipe.model.classifier import Classifier, as_list
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.split import Split, between
+from tfpipe.model.fold import folded
+from tfpipe.model.partition import Partition, between
 from tfpipe.records import salvage
 from tfpipe.records.part import Part
 from tfpipe.training.config import TrainConfig
@@ -45,9 +46,9 @@ class Frozen:
         run: Run,
         config: TrainConfig,
         classifier: Classifier,
-        split: Split,
+        split: Partition,
         cluster: Cluster,
-        earlier: Split | None = None,
+        earlier: Partition | None = None,
     ):
         """Opens the cache; nothing is computed yet.
 
@@ -80,14 +81,13 @@ class Frozen:
         }
         self._any = split.any_frozen
 
-        self._from_images = with_constant_weights(lambda images: self._run(split.boundary, images))
+        self._from_images = self._folded(split.frozen)
         self._augment = Augment(config.augment)
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = Frozen(run, config, classifier, earlier, cluster)
-            way = functools.partial(between(classifier, earlier, split), training=False)
-            self._from_earlier = with_constant_weights(lambda tensors: self._run(way, tensors))
+            self._from_earlier = self._folded(between(classifier, earlier, split))
 
     def gigabytes(self, part: Part, views: int) -> float:
         """Returns what so many views of a part would take on the disk, in 10^9 bytes."""
@@ -176,8 +176,23 @@ class Frozen:
         found = function(share_out(self._strategy, values))
         return [joined(self._strategy, each) for each in found]
 
-    def _run(self, layers: Callable[[Any], Any], values: Any) -> list[tf.Tensor]:
-        return self._strategy.run(lambda part: as_list(layers(part)), args=(values,))
+    def _folded(self, model: tf_keras.Model) -> Callable[[Any], list[tf.Tensor]]:
+        """Return a function of images or tensors, with the model's weights at its first call."""
+
+        @functools.cache
+        def compiled() -> Callable[[Any], list[tf.Tensor]]:
+            with self._strategy.scope():
+                layers = folded(model)
+
+            @tf.function(autograph=False)
+            def run(values: Any) -> list[tf.Tensor]:
+                return self._strategy.run(
+                    lambda part: as_list(layers(part, training=False)), args=(values,)
+                )
+
+            return run
+
+        return lambda values: compiled()(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +245,7 @@ def _whole(part: Part) -> Part:
     return Part(part.manifest, part.splits)
 
 
-def _digest(split: Split) -> str:
+def _digest(split: Partition) -> str:
     """Returns a digest of the frozen layers' weights."""
     digest = hashlib.sha256()
     for weight in split.frozen.get_weights():

@@ -20,7 +20,7 @@ from tfpipe.input import draws, pipeline, service
 from tfpipe.input.samples import Reading
 from tfpipe.input.threads import in_threads
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.split import Split
+from tfpipe.model.partition import Partition
 from tfpipe.records import salvage
 from tfpipe.records.part import Part
 from tfpipe.training.config import TrainConfig
@@ -55,8 +55,8 @@ class Inputs:
         val: Part,
         classifier: Classifier,
         stage: Stage,
-        split: Split,
-        earlier: Split | None = None,
+        split: Partition,
+        earlier: Partition | None = None,
     ):
         """Chooses what is cached, and computes it if it is not there.
 

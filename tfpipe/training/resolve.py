@@ -76,7 +76,7 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
     )
 
 
-def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
+def _per_backbone(flag: str, text: str, found: list[backbones.Architecture]) -> dict[str, str]:
     """Reads a flag that holds one value for all backbones, or `name=value` for each.
 
     A backbone that is cut has the name of the whole one too, unless another one has it.
@@ -107,7 +107,7 @@ def _per_backbone(flag: str, text: str, found: list[backbones.Backbone]) -> dict
     return values
 
 
-def _size(text: str, backbone: backbones.Backbone) -> int:
+def _size(text: str, backbone: backbones.Architecture) -> int:
     if not text.isdigit():
         raise UserError(
             f"--image_size={text}: give a side in pixels, or 0 for {backbone.name}'s own"

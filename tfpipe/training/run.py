@@ -94,7 +94,7 @@ class Run:
 
     @property
     def calibration_file(self) -> pathlib.Path:
-        """What `tfpipe.runs.finish` writes once the training has ended."""
+        """What `tfpipe.runs.run_calibration` writes once the training has ended."""
         return self.folder / "calibration.json"
 
     @property
@@ -192,7 +192,7 @@ class Run:
                 ones follow. Model files are then read from the run's copies.
         """
         branches = [
-            classifier.Branch(
+            classifier.BackboneConfig(
                 branch["name"] if first_weights else self._kept(branch["name"]),
                 branch["size"],
                 branch["weights"] if first_weights else backbones.NO_WEIGHTS,
@@ -345,7 +345,7 @@ def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = N
                 " are not calibrated: run tfpipe.train there to its end"
             )
             return Calibration()
-        return options.from_json(Calibration, saved["calibration"], where=str(path))
+        return Calibration.from_json(saved["calibration"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from tfpipe.core.errors import UserError
-from tfpipe.model.split import ALL, HEAD
+from tfpipe.model.partition import ALL, HEAD
 from tfpipe.training.config import TrainConfig
 
 FROM = "from"
@@ -37,7 +37,7 @@ class Stage:
     Attributes:
         index: its number, from 0.
         name: for people.
-        start: where the trained part begins: "head", "all", or what `split.split` takes.
+        start: where the trained part begins: "head", "all", or what `partition.partition` takes.
         config: the options, with the stage's own values in place of the flags'.
     """
 
@@ -89,7 +89,7 @@ def earliest(stages: Sequence[Stage]) -> str:
         stages: the one that comes next, and those after it.
 
     Returns:
-        A place as `split.split` takes it, at or before the first stage's in every backbone.
+        A place as `partition.partition` takes it, at or before the first stage's in every backbone.
     """
     first = stages[0]
 

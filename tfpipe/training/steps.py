@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.split import Split
+from tfpipe.model.partition import Partition
 from tfpipe.training import average, losses, parameter_server, runtime
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run import Run
@@ -48,7 +48,7 @@ class Steps:
     """
 
     def __init__(
-        self, run: Run, stage: Stage, classifier: Classifier, split: Split, inputs: Inputs
+        self, run: Run, stage: Stage, classifier: Classifier, split: Partition, inputs: Inputs
     ):
         """Prepares a stage's steps; nothing is compiled yet."""
         config = stage.config

@@ -11,7 +11,7 @@ import tf_keras
 
 from tfpipe.core.registry import Registry
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.constants import with_constant_weights
+from tfpipe.model.fold import folded
 from tfpipe.training import optimizers
 from tfpipe.training.precision import under
 
@@ -37,7 +37,9 @@ def _features(classifier: Classifier, batch_size: int, xla: bool) -> Callable[[]
     forward = functools.partial(classifier.features, training=False)
     if xla:
         return functools.partial(tf.function(forward, autograph=False, jit_compile=True), images)
-    return functools.partial(with_constant_weights(forward), images)
+    return functools.partial(
+        tf.function(functools.partial(folded(classifier.features), training=False)), images
+    )
 
 
 @stages.register("head")
