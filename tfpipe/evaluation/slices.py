@@ -6,7 +6,7 @@ slice. To add an attribute, register it here.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from tfpipe.evaluation.metrics import LabeledPredictions, metrics, values_of
 MOST = 10  # slices of words; all rarer words are one more
 
 
-class Images(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Images:
     """Attributes of the evaluated images.
 
     Attributes:
@@ -31,6 +32,11 @@ class Images(NamedTuple):
     height: np.ndarray
     width: np.ndarray
     brightness: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> "Images":
+        """Return some images, by indices or a mask."""
+        columns = (self.name, self.height, self.width, self.brightness)
+        return Images(*(column[chosen] for column in columns))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,8 +185,7 @@ def _images(run: LoadedRun, names: np.ndarray) -> tuple[Images | None, str]:
     missing = [name for name in names if name not in rows]
     if missing:
         return None, f"{manifest.folder} has no image {missing[0]}"
-    chosen = np.array([rows[name] for name in names])
-    return Images(*(column[chosen] for column in there)), ""
+    return there[np.array([rows[name] for name in names])], ""
 
 
 def _images_of(columns: dict[str, np.ndarray]) -> Images:
