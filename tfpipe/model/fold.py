@@ -10,11 +10,14 @@ fast in bfloat16. Constant weights gain 1.2 times for single images, as oneDNN r
 variables are as fast for batches (docs/benchmarks.md).
 """
 
+import collections
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+
+from tfpipe.model import keras_graph
 
 layers = tf_keras.layers
 
@@ -71,25 +74,26 @@ def folded(model: tf_keras.Model, *, constant: bool = False) -> tf_keras.Model:
 
 def _norms(model: tf_keras.Model) -> dict[int, layers.BatchNormalization]:
     """Return the BatchNorm to fold into a convolution, by the convolution's id."""
+    nodes = keras_graph.nodes(model)
+    calls = collections.Counter(id(node.layer) for node in nodes)
     users: dict[int, list[Any]] = {id(tensor): [None] for tensor in model.outputs}
-    for layer in model.layers:
-        for node in layer.inbound_nodes:
-            for tensor in node.keras_inputs:
-                users.setdefault(id(tensor), []).append(layer)
+    for node in nodes:
+        for tensor in node.keras_inputs:
+            users.setdefault(id(tensor), []).append(node.layer)
     found = {}
-    for layer in model.layers:
-        if type(layer) in _CONSTANTS and len(layer.inbound_nodes) == 1:
-            (user, *others) = users.get(id(layer.output), [None])
-            if not others and _is_foldable(layer, user):
-                found[id(layer)] = user
+    for node in nodes:
+        layer, (user, *others) = node.layer, users.get(id(node.outputs), [None])
+        once = calls[id(layer)] == calls[id(user)] == 1
+        if once and not others and _is_foldable(layer, user):
+            found[id(layer)] = user
     return found
 
 
 def _is_foldable(layer: layers.Layer, user: Any) -> bool:
     return (
-        type(layer) is not layers.Dense
+        type(layer) in _CONSTANTS
+        and type(layer) is not layers.Dense
         and isinstance(user, layers.BatchNormalization)
-        and len(user.inbound_nodes) == 1
         and layer.data_format == "channels_last"
         and list(user.axis) == [3]
         and layer.activation is tf_keras.activations.linear

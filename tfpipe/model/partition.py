@@ -14,6 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfpipe.core.errors import UserError
+from tfpipe.model import keras_graph
 from tfpipe.model.classifier import Backbone, Classifier, as_list, join
 from tfpipe.model.describe import blocks
 
@@ -153,19 +154,15 @@ def _crossing(model: tf_keras.Model, first: int) -> list[tf.Tensor]:
         return list(model.inputs)
     if first == len(model.layers):
         return list(model.outputs)
-    early = {
-        id(tensor)
-        for layer in model.layers[:first]
-        for node in layer.inbound_nodes
-        for tensor in tf.nest.flatten(node.outputs)
-    }
-    late = [
-        tensor
-        for layer in model.layers[first:]
-        for node in layer.inbound_nodes
-        for tensor in node.keras_inputs
-    ]
-    return list({id(tensor): tensor for tensor in late if id(tensor) in early}.values())
+    late = {id(layer) for layer in model.layers[first:]}
+    made, used = [], []
+    for node in keras_graph.nodes(model):
+        if id(node.layer) in late:
+            used += node.keras_inputs
+        else:
+            made += tf.nest.flatten(node.outputs)
+    early = {id(tensor) for tensor in made}
+    return list({id(tensor): tensor for tensor in used if id(tensor) in early}.values())
 
 
 def _firsts(classifier: Classifier, start: str) -> list[int]:
