@@ -428,9 +428,13 @@ def test_every_failed_download_says_where_to_put_the_file(name, network, capsys)
 
 @pytest.mark.parametrize("name", ["mobilenet", "vgg16"])  # without and with a checksum
 def test_a_damaged_download_is_told(name, network, monkeypatch):
-    page = b"<html>Please log in</html>"
-    headers = {"Content-Length": str(len(page))}
-    answer = lambda: urllib.response.addinfourl(io.BytesIO(page), headers, "", 200)  # noqa: E731
+    def answer():
+        page = b"<html>Please log in</html>"
+        headers = {"Content-Length": str(len(page))}
+        response = urllib.response.addinfourl(io.BytesIO(page), headers, "", 200)
+        response.msg = "OK"
+        return response
+
     monkeypatch.setattr(network, "answer", answer)
     assert f"weights of {name} arrived damaged" in refuse_download(name)
 
