@@ -52,11 +52,11 @@ def test_stages_go_on_from_the_best_epoch_of_the_one_before(tiny_config, tmp_pat
 def test_a_stage_trains_only_what_is_behind_its_boundary(tiny_config, tmp_path):
     train.main(tiny_config(stages="top:from=conv3", **CACHED | {"augment": "flip_lr"}))
     run = runs.load(str(tmp_path / "run"))
-    trained = run.restore().classifier.backbones[0].backbone
+    trained = run.restore().classifier.backbones[0].model
     from tfpipe.training import runtime
 
     runtime.seed_everything(run.config.seed)
-    fresh = run.build(first_weights=True).backbones[0].backbone
+    fresh = run.build(first_weights=True).backbones[0].model
     for layer in fresh.layers[1:]:
         same = all(
             np.array_equal(a, b)
