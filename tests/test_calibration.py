@@ -16,11 +16,10 @@ import tensorflow as tf
 from conftest import TINY
 
 from tfpipe import train
-from tfpipe.core import options
 from tfpipe.core.errors import UserError
 from tfpipe.model import classifier
 from tfpipe.model.calibration import Calibration
-from tfpipe.runs import calibrate, finish
+from tfpipe.runs import calibration_fit, run_calibration
 from tfpipe.training import run_folder as runs
 from tfpipe.training.config import TrainConfig
 
@@ -80,12 +79,12 @@ class TestApply:
             found.apply(self.several, SOFTMAX)
 
     def test_bounds_of_two_classes(self):
-        found = Calibration(low=0.01, high=0.95).apply(self.logits, SIGMOID).numpy()
+        found = Calibration(clip_min=0.01, clip_max=0.95).apply(self.logits, SIGMOID).numpy()
         second = scipy.special.expit(self.logits[:, 0].astype(np.float64)).clip(0.01, 0.95)
         np.testing.assert_allclose(found, np.stack([1 - second, second], 1), rtol=1e-5)
 
     def test_a_bound_of_more_classes(self):
-        found = Calibration(low=0.1).apply(self.several, SOFTMAX).numpy()
+        found = Calibration(clip_min=0.1).apply(self.several, SOFTMAX).numpy()
         raised = np.maximum(scipy.special.softmax(self.several.astype(np.float64), axis=1), 0.1)
         np.testing.assert_allclose(found, raised / raised.sum(1, keepdims=True), rtol=1e-5)
 
@@ -96,9 +95,9 @@ class TestApply:
             {"scale": 0.0},
             {"scale": float("nan")},
             {"shift": float("inf")},
-            {"low": -0.1},
-            {"low": 0.5, "high": 0.5},
-            {"high": 1.1},
+            {"clip_min": -0.1},
+            {"clip_min": 0.5, "clip_max": 0.5},
+            {"clip_max": 1.1},
         ],
     )
     def test_what_is_no_calibration_is_refused(self, changes):
@@ -107,35 +106,37 @@ class TestApply:
 
     def test_survives_json(self):
         found = Calibration("platt", 1 / 3, -0.1, 1e-5, 0.999)
-        text = json.dumps(options.to_json(found))
-        assert options.from_json(Calibration, json.loads(text), where="x") == found
+        text = json.dumps(found.to_json())
+        assert Calibration.from_json(json.loads(text)) == found
 
 
 class TestFit:
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
     def test_finds_the_temperature(self, temperature):
-        found = calibrate.fit(*draw(20_000, 1, temperature=temperature), SIGMOID, "temperature")
+        found = calibration_fit.fit(
+            *draw(20_000, 1, temperature=temperature), SIGMOID, "temperature"
+        )
         assert found.method == "temperature"
         assert 1 / found.scale == pytest.approx(temperature, rel=0.04)
         logits, labels = draw_many(20_000, 1, temperature=temperature)
-        found = calibrate.fit(logits, labels, SOFTMAX, "temperature")
+        found = calibration_fit.fit(logits, labels, SOFTMAX, "temperature")
         assert 1 / found.scale == pytest.approx(temperature, rel=0.04)
 
     @pytest.mark.parametrize(("temperature", "shift"), [(1.0, 0.0), (2.0, 1.0), (0.5, -2.0)])
     def test_finds_scale_and_shift(self, temperature, shift):
         logits, labels = draw(20_000, 2, temperature=temperature, shift=shift)
-        found = calibrate.fit(logits, labels, SIGMOID, "platt")
+        found = calibration_fit.fit(logits, labels, SIGMOID, "platt")
         assert 1 / found.scale == pytest.approx(temperature, rel=0.05)
         assert found.shift == pytest.approx(shift, abs=0.1)
         pair = np.concatenate([logits * 0 + 7, logits + 7], axis=1)
-        other = calibrate.fit(pair, labels, SOFTMAX, "platt")
+        other = calibration_fit.fit(pair, labels, SOFTMAX, "platt")
         assert other.scale == pytest.approx(found.scale, rel=1e-3)
         assert other.shift == pytest.approx(found.shift, abs=1e-3)
 
     def test_minimises_the_smoothed_loss_of_platt_and_lin(self):
         """By brute force over a grid around it, with targets as their papers print them."""
         logits, labels = draw(60, 3, temperature=2.0, shift=0.5)
-        found = calibrate.fit(logits, labels, SIGMOID, "platt")
+        found = calibration_fit.fit(logits, labels, SIGMOID, "platt")
         positives = labels.sum()
         negatives = len(labels) - positives
         targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -152,22 +153,25 @@ class TestFit:
         assert loss(found.scale, found.shift) == pytest.approx(best, abs=1e-6)
 
     def test_auto_takes_what_gains(self):
-        assert calibrate.fit(*draw(4000, 4), SIGMOID, "auto").method == "none"
+        assert calibration_fit.fit(*draw(4000, 4), SIGMOID, "auto").method == "none"
         logits, labels = draw(4000, 4, temperature=2.0)
-        assert calibrate.fit(logits, labels, SIGMOID, "auto").method in ("temperature", "platt")
+        assert calibration_fit.fit(logits, labels, SIGMOID, "auto").method in (
+            "temperature",
+            "platt",
+        )
         logits, labels = draw(4000, 4, shift=1.5)
-        assert calibrate.fit(logits, labels, SIGMOID, "auto").method == "platt"
+        assert calibration_fit.fit(logits, labels, SIGMOID, "auto").method == "platt"
         logits, labels = draw_many(4000, 4, temperature=2.0)
-        found = calibrate.fit(logits, labels, SOFTMAX, "auto")
+        found = calibration_fit.fit(logits, labels, SOFTMAX, "auto")
         assert found.method == "temperature"
-        assert found == calibrate.fit(logits, labels, SOFTMAX, "auto")  # the same folds
+        assert found == calibration_fit.fit(logits, labels, SOFTMAX, "auto")  # the same folds
 
     def test_none_leaves_everything_as_it_is(self):
-        assert calibrate.fit(*draw(100, 5, temperature=9.0), SIGMOID, "none") == Calibration()
+        assert calibration_fit.fit(*draw(100, 5, temperature=9.0), SIGMOID, "none") == Calibration()
 
     def test_platt_is_for_two_classes(self):
         with pytest.raises(ValueError, match="two classes"):
-            calibrate.fit(*draw_many(50, 0), SOFTMAX, "platt")
+            calibration_fit.fit(*draw_many(50, 0), SOFTMAX, "platt")
 
     @pytest.mark.parametrize("temperature", [1.0, 2.5])
     @pytest.mark.parametrize("classes", [2, 4])
@@ -180,11 +184,18 @@ class TestFit:
         fresh = make(50_000, 99, temperature=temperature)
         raw = log_loss(Calibration(), *fresh, output)
         for seed in range(5):
-            found = calibrate.fit(*make(1000, seed, temperature=temperature), output, "auto")
+            found = calibration_fit.fit(*make(1000, seed, temperature=temperature), output, "auto")
             assert log_loss(found.unclipped, *fresh, output) < raw + 2e-3
             assert log_loss(found, *fresh, output) < raw + 4e-3
             if temperature > 2:
                 assert log_loss(found, *fresh, output) < raw - 0.05
+
+
+def bounds_of(logits, labels, output):
+    """Returns the calibration of logits that are not scaled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_fit, "choose", lambda *_: "none")
+        return calibration_fit.fit(logits, labels, output, "auto")
 
 
 class TestBounds:
@@ -204,16 +215,14 @@ class TestBounds:
     @pytest.mark.parametrize("seed", range(6))
     def test_two_classes_against_brute_force(self, seed):
         logits, labels = draw(int(50 * 4**seed), seed, temperature=1.5, distance=3 + seed / 2)
-        found = calibrate._bounded(
-            Calibration(), np.concatenate([logits * 0, logits], 1).astype(np.float64), labels
-        )
+        found = bounds_of(logits, labels, SIGMOID)
         second = scipy.special.expit(logits[:, 0].astype(np.float64))
-        assert found.low == pytest.approx(self.expected(second, labels == 1))
-        assert 1 - found.high == pytest.approx(self.expected(1 - second, labels == 0))
+        assert found.clip_min == pytest.approx(self.expected(second, labels == 1))
+        assert 1 - found.clip_max == pytest.approx(self.expected(1 - second, labels == 0))
 
     def test_several_classes_against_brute_force(self):
         logits, labels = draw_many(500, 0, classes=3, temperature=3.0)
-        found = calibrate._bounded(Calibration(), logits.astype(np.float64), labels)
+        found = bounds_of(logits, labels, SOFTMAX)
         raw = scipy.special.softmax(logits.astype(np.float64), axis=1)
 
         def loss(e):
@@ -222,16 +231,18 @@ class TestBounds:
             given = raised[np.arange(len(labels)), labels]
             return -np.log(given).sum() - 0.5 * np.log(e) - 0.5 * np.log(1 - e)
 
-        assert found.low == pytest.approx(min(np.geomspace(1e-5, 0.05, 75), key=loss))
-        assert found.high == 1.0
+        assert found.clip_min == pytest.approx(min(np.geomspace(1e-5, 0.05, 75), key=loss))
+        assert found.clip_max == 1.0
 
     def test_certain_and_right_is_bounded_by_how_often(self):
         """Of m right answers the share of mistakes to be expected is (1/2) / (m + 1)."""
         for m in (30, 500, 20_000):
             labels = np.arange(2 * m) % 2
-            found = calibrate.fit(200.0 * labels[:, None] - 100, labels, SIGMOID, "auto")
-            assert found.low == pytest.approx(0.5 / (m + 1), rel=0.13)  # the grid's step is 12 %
-            assert 1 - found.high == pytest.approx(0.5 / (m + 1), rel=0.13)
+            found = calibration_fit.fit(200.0 * labels[:, None] - 100, labels, SIGMOID, "auto")
+            assert found.clip_min == pytest.approx(
+                0.5 / (m + 1), rel=0.13
+            )  # the grid's step is 12 %
+            assert 1 - found.clip_max == pytest.approx(0.5 / (m + 1), rel=0.13)
 
 
 LOGITS = st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-20, 20, width=32)
@@ -255,8 +266,8 @@ def samples(draw):
 @hypothesis.given(samples())
 def test_nothing_makes_it_blow_up(sample):
     logits, labels, output, method = sample
-    found = calibrate.fit(logits, labels, output, method)
-    assert 0 <= found.low < found.high <= 1
+    found = calibration_fit.fit(logits, labels, output, method)
+    assert 0 <= found.clip_min < found.clip_max <= 1
     assert method in ("auto", found.method)
     probabilities = found.apply(tf.constant(logits), output).numpy()
     assert probabilities.dtype == np.float32
@@ -289,7 +300,7 @@ class TestFinish:
         assert saved["n"] > 0
         predictor = run.restore()
         assert len(predictor.views) == 3
-        assert dataclasses.asdict(predictor.calibration) == saved["calibration"]
+        assert predictor.calibration.to_json() == saved["calibration"]
         with open(run.predictions_file, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == "name label probability_cat probability_dog logit_dog".split()
@@ -308,7 +319,7 @@ class TestFinish:
         run = runs.load(finished.run_dir)
         before = run.calibration_file.read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr(finish, "calibrate_on", None)  # whoever calls it fails
+            patch.setattr(run_calibration, "calibrate_on", None)  # whoever calls it fails
             train.main(finished)
         assert run.calibration_file.read_bytes() == before
         changed = dataclasses.replace(finished, tta="", calibration="temperature")
@@ -357,5 +368,5 @@ class TestFinish:
         assert not os.path.exists(config.run_dir)
 
     def test_platt_for_more_classes_is_refused(self, tiny_config):
-        with pytest.raises(UserError, match=r"--calibration=platt is for two classes.* have 3"):
-            finish.check(tiny_config(calibration="platt"), 3)
+        with pytest.raises(UserError, match=r"calibration=platt. is for two classes.* have 3"):
+            run_calibration.check(tiny_config(calibration="platt"), 3)

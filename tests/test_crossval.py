@@ -110,8 +110,8 @@ def test_a_finished_cross_validation_is_only_shown_again(validated, capsys, monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folds": 5}, r"--folds=5: .* has 3: give that"),
-        ({"folds": 3, "fold": 1}, r"--folds=3 --fold=1: give one of them"),
+        ({"folds": 5}, r"folds=5.: .* has 3: give that"),
+        ({"folds": 3, "fold": 1}, r"folds=3. and .fold=1.: give one of them"),
         ({"fold": 7}, r"has no fold 7; it has 0, 1, 2"),
     ],
 )
@@ -121,6 +121,6 @@ def test_wrong_folds_are_explained(tiny_config, folded, changes, message):
 
 
 def test_records_without_folds_are_told(tiny_config):
-    with pytest.raises(UserError, match=r"has no folds: build the records with --folds=4"):
+    with pytest.raises(UserError, match=r"has no folds: build the records with .folds=4"):
         train.main(tiny_config(folds=4))
     assert crossval.FOLDS

@@ -28,7 +28,7 @@ def evaluated(run_dir, records):
     """Probabilities of the evaluation, by file name."""
     predictor = runs.load(str(run_dir)).restore()
     assert len(predictor.views) == 3
-    assert 0 < predictor.calibration.low < predictor.calibration.high < 1
+    assert 0 < predictor.calibration.clip_min < predictor.calibration.clip_max < 1
     manifest = manifests.load(records)
     batches = pipeline.eval_batches(
         Subset(manifest, ("all",)), image_size=predictor.image_size, batch_size=32
@@ -139,7 +139,7 @@ class TestPredict:
         assert rows[0] == ["id", "label"]
         assert [row[0] for row in rows[1:]] == ["1", "2", "9", "10"]
         bounds = runs.load(str(run_dir)).calibration()
-        assert all(bounds.low <= float(row[1]) <= bounds.high for row in rows[1:])
+        assert all(bounds.clip_min <= float(row[1]) <= bounds.clip_max for row in rows[1:])
         assert all(float(row[1]) > 0.5 for row in rows[1:])  # dogs all of them
         left = ["submission.csv", "submission.csv.summary.json", "test1"]
         assert sorted(p.name for p in tmp_path.iterdir()) == left

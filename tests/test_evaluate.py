@@ -10,16 +10,15 @@ from conftest import TINY, draw
 from json_schema import ANNOTATIONS, CHECKED, violations, words
 from PIL import Image
 
-from tfpipe import build_records, evaluate, train
-from tfpipe import evaluation as measure
+from tfpipe import build_records, evaluate, evaluation, train
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.measures import measures
+from tfpipe.evaluation.metrics import metrics
 from tfpipe.evaluation.slices import attributes
 from tfpipe.records import manifest as manifests
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file
 from tfpipe.training.config import TrainConfig
 
-PATH = pathlib.Path(measure.__file__).with_name("metrics.schema.json")
+PATH = pathlib.Path(evaluation.__file__).with_name("metrics.schema.json")
 SCHEMA = json.loads(PATH.read_text(encoding="utf-8"))
 
 
@@ -83,13 +82,13 @@ def test_the_schema_holds_every_key(run, other):
 
 def test_every_measure_is_everywhere(run, other, capsys):
     found = evaluated(run, against=str(other))
-    assert set(measures) <= set(found)
-    assert set(found["intervals"]) == {*measures, "log_loss_raw", "log_loss_calibrated"}
-    assert set(found["against"]["measures"]) == set(measures)
-    assert all(set(measures) <= set(part) for part in found["slices"])
+    assert set(metrics) <= set(found)
+    assert set(found["intervals"]) == {*metrics, "log_loss_raw", "log_loss_calibrated"}
+    assert set(found["against"]["measures"]) == set(metrics)
+    assert all(set(metrics) <= set(part) for part in found["slices"])
     shown = capsys.readouterr().out
-    for name in measures:
-        assert shown.count(f"  {measures[name].title} ") >= 2, name
+    for name in metrics:
+        assert shown.count(f"  {metrics[name].title} ") >= 2, name
         assert f"{found[name]:.4f}" in shown
 
 
@@ -116,7 +115,7 @@ def test_slices_are_of_the_images_as_they_are(run, records, image_folder):
 def test_predictions_are_those_of_the_run(run, tmp_path, capsys):
     out = tmp_path / "out.csv"
     found = evaluated(run, predictions=str(out))
-    own, written = finish.read_predictions(run / "predictions.csv"), finish.read_predictions(out)
+    own, written = predictions_file.read(run / "predictions.csv"), predictions_file.read(out)
     assert written["name"].tolist() == own["name"].tolist()
     np.testing.assert_allclose(written["probabilities"], own["probabilities"], atol=1e-5)
     given = written["probabilities"][np.arange(found["n"]), written["label"]]
@@ -164,7 +163,7 @@ class TestAgainst:
         files = [tmp_path / "a.csv", tmp_path / "b.csv"]
         found = evaluated(run, against=str(other), predictions=str(files[0]))
         evaluated(other, predictions=str(files[1]))
-        one, two = (finish.read_predictions(file) for file in files)
+        one, two = (predictions_file.read(file) for file in files)
         rows, label = np.arange(found["n"]), one["label"]
         losses = [-np.log(p["probabilities"][rows, label].astype(float)) for p in (one, two)]
         difference = found["against"]["measures"]["log_loss"]["difference"]
@@ -235,7 +234,7 @@ class TestDegenerate:
         value = json.loads(path.read_text())
         value["splits"]["test"] = {"cat": 0, "dog": 0}
         path.write_text(json.dumps(value))
-        with pytest.raises(UserError, match="has no images of test: give another --split, one of"):
+        with pytest.raises(UserError, match=r"has no images of test: give another .split, one of"):
             evaluated(run, records=str(tmp_path / "records"), split="test")
 
 
@@ -250,7 +249,7 @@ def test_three_classes(tmp_path, capsys):
     found = evaluated(folder, predictions=str(out), against=str(folder))
     assert found["classes"] == ["cat", "dog", "fox"]
     assert np.array(found["confusion"]).sum() == found["n"] == sum(found["support"].values())
-    p, label = (finish.read_predictions(out)[key] for key in ("probabilities", "label"))
+    p, label = (predictions_file.read(out)[key] for key in ("probabilities", "label"))
     brier = ((p - np.eye(3)[label]) ** 2).sum(axis=1).mean()
     assert found["brier"] == pytest.approx(brier, rel=1e-5)
     assert found["against"]["measures"]["log_loss"]["p_value"] == 1

@@ -18,19 +18,19 @@ from test_upload import FILES
 
 from tfpipe import export, train
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.measures import measures
+from tfpipe.evaluation.metrics import metrics
 from tfpipe.evaluation.summary import summary
 from tfpipe.images import upload
 from tfpipe.model import classifier, signatures
-from tfpipe.model.classifier import Branch
-from tfpipe.model.ensemble import Combination, EnsemblePredictor
+from tfpipe.model.classifier import BackboneConfig
+from tfpipe.model.combination import Combination
 from tfpipe.model.heat_map import heat_maps
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.model.views import parse
 from tfpipe.protocol import messages
 from tfpipe.publish import card, gate, graph, requirement, samples, warm_up
 from tfpipe.records import example, tfrecord
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 from tfpipe.training.config import TrainConfig
 
 SIGNATURES = {
@@ -61,7 +61,7 @@ def loaded(export_dir):
 
 @pytest.fixture(scope="module")
 def predictor(run_dir):
-    return trained.load(run_dir).restore()
+    return loaded_run.load(run_dir).restore()
 
 
 def asked(loaded, name, files):
@@ -124,7 +124,7 @@ def test_features_are_what_the_head_sees(loaded, predictor):
 
 def tiny_classifier(pooling="avg", output="auto", classes=2, head=""):
     tf_keras.utils.set_random_seed(4)
-    branches = [Branch("small_cnn", 32, "none")]
+    branches = [BackboneConfig("small_cnn", 32, "none")]
     return draw_logits(
         classifier.build(branches, classes, pooling=pooling, head=head, output=output)
     )
@@ -135,8 +135,8 @@ def test_the_heat_map_of_a_pooled_linear_head_is_the_class_activation_map(output
     """Zhou et al., arXiv:1512.04150, equation 2: the class's weights of each place's features."""
     built = tiny_classifier(output=output, classes=classes)
     images = np.random.default_rng(1).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
-    (tower,) = built.towers
-    maps = tower.backbone(tower.prepare(images), training=False).numpy()
+    (tower,) = built.backbones
+    maps = tower.model(tower.prepare(images), training=False).numpy()
     kernel = built.head.get_layer("logits").kernel.numpy()
     chosen = np.array([0, 1, classes - 1])
     weights = np.concatenate([-kernel, kernel], 1) if output == "sigmoid" else kernel
@@ -200,7 +200,7 @@ def test_warm_up_asks_every_signature_in_every_size(export_dir, loaded):
 def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     folder = export_dir / "1"
     said = json.loads((folder / card.JSON).read_text())
-    run = trained.load(run_dir)
+    run = loaded_run.load(run_dir)
     assert (said["name"], said["version"], said["classes"]) == ("tiny", 1, ["cat", "dog"])
     assert said["data"]["fingerprint"] == run.resolved.records_fingerprint
     assert said["decision"] == {
@@ -214,7 +214,7 @@ def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     assert said["input"]["side_in_pixels"] == 32
     assert said["training"]["weights_sha256"] == run.identity()["weights_sha256"]
     text = (folder / card.TEXT).read_text()
-    assert all(f"| {measures[name].title} | " in text for name in measures)
+    assert all(f"| {metrics[name].title} | " in text for name in metrics)
     assert f"| log loss | {said['measures']['log_loss']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert all(limit in text for limit in card.LIMITS)
 
@@ -251,7 +251,7 @@ def test_a_file_for_phones(run_dir, tmp_path, kind, capsys):
     assert float(difference) < (1e-4 if kind == "float32" else 0.2)
     assert int(same) >= 6
     sizes = (folder / "1" / "model.tflite").stat().st_size
-    weights = sum(np.prod(v.shape) for v in trained.load(run_dir).restore().variables)
+    weights = sum(np.prod(v.shape) for v in loaded_run.load(run_dir).restore().variables)
     assert sizes < (5 if kind == "float32" else 2) * weights + 60_000
 
 
@@ -308,9 +308,9 @@ def test_requirements_are_compared_as_they_are_written():
     assert requirement.parse("") == ()
 
 
-@pytest.mark.parametrize("name", measures)
+@pytest.mark.parametrize("name", metrics)
 def test_every_measure_may_be_required(run_dir, name):
-    measured = card.measures(trained.load(run_dir))
+    measured = card.measures(loaded_run.load(run_dir))
     requirement.check(requirement.parse(f"{name}>=0,{name}<=100"), measured)
     with pytest.raises(UserError, match=f"{name} is .*, and {name}<0 is required"):
         requirement.check(requirement.parse(f"{name}<0"), measured)
@@ -327,7 +327,7 @@ def test_what_is_undefined_cannot_be_required():
 class TestGate:
     @pytest.fixture(scope="class")
     def taken(self, run_dir, predictor):
-        return samples.take(trained.load(run_dir), predictor, "", 5)
+        return samples.take(loaded_run.load(run_dir), predictor, "", 5)
 
     def test_lets_the_same_answers_pass(self, export_dir, taken):
         assert len(taken.files) == 5

@@ -1,6 +1,13 @@
 """Backbones and classifiers: parameter counts as published, names, weights, outputs."""
 
 import dataclasses
+import io
+import pathlib
+import re
+import urllib.error
+import urllib.request
+import urllib.response
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -11,14 +18,14 @@ import tf_keras
 from tests.conftest import draw_logits
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier
-from tfpipe.model.classifier import Branch
+from tfpipe.model.classifier import BackboneConfig
 from tfpipe.training import resolve
 
 
 def build(names, classes=2, size=0, weights="none", **changes):
     options = {"pooling": "avg", "head": "dropout(0.5)", "output": "auto", **changes}
     chosen = [backbones.get(name) for name in names]
-    branches = [Branch(b.text, size or b.input_size, weights) for b in chosen]
+    branches = [BackboneConfig(b.text, size or b.input_size, weights) for b in chosen]
     return draw_logits(classifier.build(branches, classes, **options))
 
 
@@ -57,7 +64,7 @@ def test_the_last_layer_starts_at_even_odds_or_as_keras_draws_it():
 
     def weights(**changes):
         tf_keras.utils.set_random_seed(3)
-        branch = Branch("small_cnn", 32, "none")
+        branch = BackboneConfig("small_cnn", 32, "none")
         options = {"pooling": "avg", "head": "", "output": "softmax", **changes}
         return classifier.build([branch], 5, **options).head.get_layer("logits").kernel.numpy()
 
@@ -86,7 +93,7 @@ def test_poolings_are_numpys(pooling):
 def test_a_new_classifier_gives_even_odds():
     tf_keras.utils.set_random_seed(5)  # with some, all four units are dead
     built = classifier.build(
-        [Branch("small_cnn", 32, "none")], 5, pooling="avg", head="dense(4)", output="auto"
+        [BackboneConfig("small_cnn", 32, "none")], 5, pooling="avg", head="dense(4)", output="auto"
     )
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     assert not built.model(images, training=False).numpy().any()
@@ -176,7 +183,7 @@ def test_normalises_as_published(name, low, high):
 
 
 def test_one_image_feeds_backbones_of_several_sizes():
-    branches = [Branch("small_cnn", 48, "none"), Branch("mobilenet", 32, "none")]
+    branches = [BackboneConfig("small_cnn", 48, "none"), BackboneConfig("mobilenet", 32, "none")]
     built = classifier.build(branches, 2, pooling="avg", head="", output="auto")
     assert built.image_size == 48
     images = np.random.default_rng(0).uniform(0, 255, (2, 48, 48, 3)).astype(np.float32)
@@ -208,7 +215,7 @@ class TestOutput:
         np.testing.assert_allclose(losses, -(shares * np.log(expected)).sum(1), atol=1e-6)
 
     def test_a_sigmoid_over_three_classes_is_refused(self):
-        with pytest.raises(UserError, match="--output=sigmoid needs two classes"):
+        with pytest.raises(UserError, match=r"output=sigmoid. needs two classes"):
             build(["small_cnn"], 3, size=32, output="sigmoid")
 
     @pytest.mark.parametrize(
@@ -240,7 +247,7 @@ class TestWeights:
         np.testing.assert_array_equal(kernel, np.eye(1024))  # as the weights' notes say
 
     def test_a_missing_file_is_explained(self, tmp_path):
-        with pytest.raises(UserError, match=r"--weights: no file '.*nowhere\.h5' for small_cnn"):
+        with pytest.raises(UserError, match=r"weights.: no file '.*nowhere\.h5' for small_cnn"):
             backbones.build(backbones.get("small_cnn"), 32, str(tmp_path / "nowhere.h5"))
 
     @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
@@ -252,12 +259,12 @@ class TestWeights:
 
     def test_the_small_cnn_has_no_imagenet_weights(self):
         with pytest.raises(
-            UserError, match="small_cnn has no ImageNet weights: pass --weights=none"
+            UserError, match=r"small_cnn has no ImageNet weights: give .weights=none"
         ):
             backbones.build(backbones.get("small_cnn"), 32, "imagenet")
 
     def test_an_image_too_small_is_explained(self):
-        with pytest.raises(UserError, match="--image_size=16 is too small for xception"):
+        with pytest.raises(UserError, match=r"image_size=16. is too small for xception"):
             backbones.build(backbones.get("xception"), 16, "none")
 
 
@@ -265,7 +272,7 @@ def refuse_weights(name, path, size=32):
     with pytest.raises(UserError) as refused:
         backbones.build(backbones.get(name), size, str(path))
     message = str(refused.value)
-    start = f"--weights: {path} does not fit {name} without its top: "
+    start = f"`weights`: {path} does not fit {name} without its top: "
     assert message.startswith(start)
     assert "\n" not in message
     return message.removeprefix(start).removesuffix("; give the weights of that model")
@@ -288,12 +295,12 @@ class TestWeightsOfAnotherModel:
         [
             (
                 stack(32, 16, 64),
-                "its layer 'conv2' (weights (3, 3, 32, 16), (16,)) stands where small_cnn has"
+                "it has 'conv2' (weights (3, 3, 32, 16), (16,)) where small_cnn has"
                 " 'conv2' (weights (3, 3, 32, 32), (32,))",
             ),
             (
                 stack(32, 32, 64, top=[("fc", 9), ("predictions", 2)]),
-                "it goes on with 'fc' (weights (64, 9), (9,)) after the last layer of small_cnn",
+                "it has 'fc' (weights (64, 9), (9,)) after the last layer of small_cnn",
             ),
             (
                 stack(32, 32),
@@ -322,7 +329,7 @@ class TestWeightsOfAnotherModel:
         )
         half.save_weights(tmp_path / "half.h5")
         assert refuse_weights("mobilenet", tmp_path / "half.h5") == (
-            "its layer 'conv1' (weights (3, 3, 3, 16)) stands where mobilenet has 'conv1' (weights"
+            "it has 'conv1' (weights (3, 3, 3, 16)) where mobilenet has 'conv1' (weights"
             " (3, 3, 3, 32))"
         )
 
@@ -330,7 +337,7 @@ class TestWeightsOfAnotherModel:
         """MobileNetV2's first layers are MobileNet's but for the width of the second's output."""
         path = shared / "weights" / "mobilenet_1_0_224_tf_no_top.h5"
         assert refuse_weights("mobilenetv2", path) == (
-            "its layer 'conv_pw_1' (weights (1, 1, 32, 64)) stands where mobilenetv2 has"
+            "it has 'conv_pw_1' (weights (1, 1, 32, 64)) where mobilenetv2 has"
             " 'expanded_conv_project' (weights (1, 1, 32, 16))"
         )
 
@@ -364,71 +371,91 @@ class TestFilesOfAnotherKind:
         assert "truncated" in refuse_weights("small_cnn", tmp_path / "half.h5")
 
 
-def check_download(name, monkeypatch, tmp_path):
-    """Where the message says that the file belongs is where Keras itself would put it."""
-    asked = []
+@pytest.fixture
+def network(monkeypatch, tmp_path):
+    """Answers all requests by `answer`, for a user without any files of Keras."""
 
-    def urlretrieve(url, path, *_):
-        import urllib.error
+    class Network(urllib.request.HTTPSHandler):
+        asked: ClassVar[list[str]] = []
 
-        asked.append((url, path))
-        raise urllib.error.URLError("no network")
+        def https_open(self, request):
+            self.asked.append(request.full_url)
+            return self.answer()
 
+        def answer(self):
+            raise urllib.error.URLError("no network")
+
+    found = Network()
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".keras").mkdir()
-    monkeypatch.setattr("keras.src.utils.data_utils.urlretrieve", urlretrieve)
-    backbone = backbones.get(name)
+    urllib.request.install_opener(urllib.request.build_opener(found))
+    yield found
+    urllib.request.install_opener(None)
+
+
+def refuse_download(name):
     with pytest.raises(UserError) as refused:
-        backbones.build(backbone, backbone.input_size, "imagenet")
-    [(url, path)] = asked
-    assert path.startswith(f"{tmp_path}/.keras/models/")
-    assert str(refused.value) == (
-        f"the ImageNet weights of {name} cannot be downloaded (no network): put {url} at {path},"
-        f" or pass --weights={name}=PATH"
-    )
+        backbones.build(backbones.get(name), backbones.get(name).input_size, "imagenet")
+    message = str(refused.value)
+    assert "\n" not in message
+    assert f"weights={name}=PATH" in message
+    return message
+
+
+def check_download(name, network, capsys):
+    """Where the message says that the file belongs is where Keras itself looks for it."""
+    message = refuse_download(name)
+    url, path = re.search(r"\(no network\): put (\S+) at (\S+), or", message).groups()
+    assert network.asked[-1] == url
+    pathlib.Path(path).write_text("half a file")
+    capsys.readouterr()
+    again = refuse_download(name)
+    noticed = "A local file was found, but it seems" in capsys.readouterr().out
+    assert noticed or f"weights of {name} arrived damaged" in again
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "vgg16"])
-def test_a_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_path):
-    check_download(name, monkeypatch, tmp_path)
+def test_a_failed_download_says_where_to_put_the_file(name, network, capsys):
+    check_download(name, network, capsys)
 
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", [n for n in backbones.backbones if backbones.get(n).imagenet])
-def test_every_failed_download_says_where_to_put_the_file(name, monkeypatch, tmp_path):
+def test_every_failed_download_says_where_to_put_the_file(name, network, capsys):
     tf_keras.backend.clear_session()
-    check_download(name, monkeypatch, tmp_path)
+    check_download(name, network, capsys)
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "vgg16"])
-@pytest.mark.parametrize("noticed", [True, False])
-def test_a_damaged_download_is_told(name, noticed, monkeypatch, tmp_path):
-    """Whether Keras compares it with a checksum or not, which it has not for all models."""
+@pytest.mark.parametrize("name", ["mobilenet", "vgg16"])  # without and with a checksum
+def test_a_damaged_download_is_told(name, network, monkeypatch):
+    def answer():
+        page = b"<html>Please log in</html>"
+        headers = {"Content-Length": str(len(page))}
+        response = urllib.response.addinfourl(io.BytesIO(page), headers, "", 200)
+        response.msg = "OK"
+        return response
 
-    def get_file(fname, *_, **__):
-        if noticed:
-            raise ValueError("Incomplete or corrupted file detected. The md5 file hash is another.")
-        path = tmp_path / fname
-        path.write_text("<html>Please log in</html>")
-        return str(path)
-
-    monkeypatch.setattr("keras.src.utils.data_utils.get_file", get_file)
-    with pytest.raises(UserError, match=f"weights of {name} arrived damaged") as told:
-        backbones.build(backbones.get(name), 224, "imagenet")
-    assert "\n" not in str(told.value)
-    assert f"--weights={name}=PATH" in str(told.value)
+    monkeypatch.setattr(network, "answer", answer)
+    assert f"weights of {name} arrived damaged" in refuse_download(name)
 
 
-def test_another_error_of_a_download_is_not_hidden(monkeypatch):
-    def fail(*_, **__):
+def test_another_error_of_a_download_is_not_hidden(network, monkeypatch):
+    def fail():
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("keras.src.utils.data_utils.get_file", fail)
+    monkeypatch.setattr(network, "answer", fail)
     with pytest.raises(RuntimeError, match="something else"):
         backbones.build(backbones.get("mobilenet"), 224, "imagenet")
 
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+
+
+def register(monkeypatch, architecture):
+    """Registers an architecture for one test."""
+    known = {name: backbones.backbones[name] for name in backbones.backbones}
+    known[architecture.name] = lambda: architecture
+    monkeypatch.setattr(backbones, "backbones", known)
 
 
 def refuse_name(text):
@@ -472,7 +499,7 @@ class TestCuts:
 
         small = backbones.get("small_cnn")
         with_weights = dataclasses.replace(small, imagenet=fetch)
-        monkeypatch.setitem(backbones.backbones._entries, "small_cnn", lambda: with_weights)
+        register(monkeypatch, with_weights)
         with pytest.raises(UserError, match="no layer 'pool9'"):
             backbones.build(backbones.get("small_cnn@pool9"), 32, "imagenet")
         assert not fetched
@@ -481,7 +508,7 @@ class TestCuts:
 
     def test_a_layer_that_is_not_there(self):
         message = refuse_name("vgg16@block4_pol")
-        assert message.startswith("--backbones=vgg16@block4_pol: the model has no layer")
+        assert message.startswith("`backbones=vgg16@block4_pol`: the model has no layer")
         assert "did you mean 'block4_pool' or " in message
         assert message.endswith(", block5_conv2, block5_conv3, block5_pool")
 
@@ -490,20 +517,20 @@ class TestCuts:
         image = tf_keras.Input([32, 32, 3])
         x = tf_keras.layers.Conv2D(4, 1, name="first")(image)
         model = tf_keras.Model(image, tf_keras.layers.Add()([x, x]))
-        mine = backbones.Backbone("mine", 32, lambda size: model, backbones.scale_to_unit)
-        monkeypatch.setitem(backbones.backbones._entries, "mine", lambda: mine)
+        mine = backbones.Architecture("mine", 32, lambda size: model, backbones.scale_to_unit)
+        register(monkeypatch, mine)
         counted = model.layers[-1].name
         message = refuse_name(f"mine@{counted}")
         assert f"no layer {counted!r} to end at; its last layers are first" in message
 
     def test_a_small_image_is_explained_with_the_whole_name(self):
-        with pytest.raises(UserError, match="--image_size=16 is too small for xception"):
+        with pytest.raises(UserError, match=r"image_size=16. is too small for xception"):
             backbones.build(backbones.get("xception@block2_pool"), 16, "none")
 
     @pytest.mark.parametrize("text", ["small_cnn@", "small_cnn@pool1+", "small_cnn@pool1+pool1"])
     def test_other_forms_are_refused(self, text):
-        assert refuse_name(text).startswith(f"--backbones={text}: ")
-        assert "each of them once" in refuse_name(text)
+        assert refuse_name(text).startswith(f"`backbones={text}`: ")
+        assert "each once" in refuse_name(text)
 
     def test_an_unknown_backbone(self):
         assert "unknown backbone 'mobilnet'; did you mean 'mobilenet'?" in refuse_name(

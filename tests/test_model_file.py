@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -65,7 +66,7 @@ def test_a_model_of_any_size_takes_the_size_given(tmp_path):
     assert built.output_shape == (None, 7, 7, 5)
     expected = tf_keras.Model(model.input, model.get_layer("second").output)(IMAGES)
     np.testing.assert_array_equal(built(IMAGES), expected)
-    with pytest.raises(UserError, match=r"--image_size=3 does not fit .*: give a larger one"):
+    with pytest.raises(UserError, match=r"image_size=3. does not fit .*: give a larger one"):
         backbones.build(backbone, 3, "none")
 
 
@@ -83,7 +84,7 @@ def refuse(text):
         backbones.get(str(text))
     message = str(refused.value)
     assert "\n" not in message
-    assert message.startswith(f"--backbones={text}")
+    assert message.startswith(f"`backbones={text}")
     return message
 
 
@@ -112,7 +113,7 @@ def test_several_layers_are_several_feature_maps(tmp_path, side):
         expected = tf_keras.Model(model.input, model.get_layer(name).output)(IMAGES)
         np.testing.assert_array_equal(found, expected)
     assert len(built.weights) == 4
-    assert "each of them once" in refuse(f"{tmp_path}/net.keras@first+first")
+    assert "each once" in refuse(f"{tmp_path}/net.keras@first+first")
 
 
 @pytest.mark.parametrize("text", ["a/model.keras", "model.keras@", "a/model.h5@x", ".keras@x"])
@@ -129,6 +130,22 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     assert "cannot be loaded" in refuse(f"{tmp_path}/empty.keras@x")
     tf_keras.Sequential([layers.Dense(2, input_shape=[3])]).save(tmp_path / "vector.keras")
     assert "not square RGB images" in refuse(f"{tmp_path}/vector.keras@dense")
+
+
+def test_a_file_of_keras_2_15_is_read(saved, tmp_path):
+    """It names the package keras where tf_keras names itself."""
+    path = forge(saved[0], tmp_path / "old.keras", lambda text: text.replace("tf_keras", "keras"))
+    built = backbones.get(f"{path}@third").build(32)
+    for one, other in zip(built.get_weights(), saved[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_file_of_keras_3_is_refused(tmp_path):
+    image = keras.Input([8, 8, 3])
+    keras.Model(image, keras.layers.Conv2D(2, 3, name="end")(image)).save(tmp_path / "new.keras")
+    message = refuse(f"{tmp_path}/new.keras@end")
+    assert f"saved by Keras {keras.__version__}" in message
+    assert "tf_keras" in message
 
 
 def test_a_lambda_layer_is_refused(tmp_path):
@@ -239,7 +256,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"image_size": "40"}, r"--image_size=40: .*net\.keras takes images of 32 x 32"),
+            ({"image_size": "40"}, r"image_size=40.: .*net\.keras takes images of 32 x 32"),
             (
                 {"weights": "small_cnn=none,net-second=none"},
                 r"not name=value with a name of --backbones",

@@ -26,7 +26,7 @@ from tfpipe.predictions import chunk, formats, order, overlay
 from tfpipe.predictions.table import Predictions
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file
 from tfpipe.training import run_folder as runs
 
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
@@ -289,7 +289,7 @@ def test_other_sources_give_the_same(kind, run_dir, records, image_folder, tmp_p
 
 
 def test_the_threshold_is_chosen_on_the_runs_validation_images(run_dir, image_folder, tmp_path):
-    found = finish.read_predictions(run_dir / "predictions.csv")
+    found = predictions_file.read(run_dir / "predictions.csv")
     truth, second = found["label"], found["probabilities"][:, 1]
     out = tmp_path / "out.jsonl"
     run(out, image_folder, run_dir=str(run_dir), threshold="f1")

@@ -40,7 +40,7 @@ from tfpipe.reporting import (
     training_plots,
 )
 from tfpipe.reporting.labelled_predictions import LabelledPredictions
-from tfpipe.runs import finish, trained
+from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.training import log, resume
 from tfpipe.training.config import TrainConfig
 
@@ -114,7 +114,7 @@ def test_a_run_has_every_part(text, run):
     page = Page(text)
     assert {"result", "pictures", "training", "model", "data"} <= page.ids
     assert {"data-classes", "data-images", "data-files"} <= page.ids
-    saved = finish.read_predictions(run / "predictions.csv")
+    saved = predictions_file.read(run / "predictions.csv")
     accuracy = (saved["probabilities"].argmax(1) == saved["label"]).mean()
     assert [row[1] for row in page.rows if row and row[0] == "accuracy"] == [f"{accuracy:.4f}"]
     epochs = log.read(run)
@@ -147,7 +147,7 @@ def test_runs_are_compared_and_hostile_names_stay_text(run, other, hostile):
     page = Page(text)
     assert {"comparison", "r1-result", "r2-result", "r1-training", "r3-model"} <= page.ids
     assert len(re.findall(r'id="data"', text)) == 1
-    parts = [finish.read_predictions(folder / "predictions.csv") for folder in (run, other)]
+    parts = [predictions_file.read(folder / "predictions.csv") for folder in (run, other)]
     right = [part["probabilities"].argmax(1) == part["label"] for part in parts]
     assert f"Both are right on {int((right[0] & right[1]).sum())} images" in page.words
     assert "No comparison image by image" in page.words  # with the run on other images
@@ -169,7 +169,7 @@ class TestBroken:
         return shutil.copytree(run_dir, tmp_path / "run")
 
     def test_missing_predictions_are_computed(self, copy):
-        saved = finish.read_predictions(copy / "predictions.csv")
+        saved = predictions_file.read(copy / "predictions.csv")
         for name in ("predictions.csv", "calibration.json"):
             (copy / name).unlink()
         (found,) = target.load([str(copy)])
@@ -199,7 +199,7 @@ class TestBroken:
         assert "nowhere" in shown
 
     def test_the_records_are_others(self, copy, hostile):
-        page = Page(write(copy, records=trained.load(hostile).records, pictures=1))
+        page = Page(write(copy, records=loaded_run.load(hostile).records, pictures=1))
         assert "No pictures" in page.words
         assert "result" in page.ids
 

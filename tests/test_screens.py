@@ -105,7 +105,7 @@ def red_and_blue(tmp_path_factory):
 @pytest.fixture
 def small_features(monkeypatch):
     """Make mean colours the features of `small_cnn`."""
-    small = backbones.Backbone(
+    small = backbones.Architecture(
         "small_cnn", 16, _identity, backbones.scale_to_unit, imagenet=_identity
     )
     monkeypatch.setattr(backbones, "get", lambda name: small)

@@ -28,7 +28,7 @@ from tests.training import (
 from tfpipe import evaluate, train
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training import checkpoints, randomness, steps
 from tfpipe.training import run_folder as runs
 
@@ -71,7 +71,9 @@ def test_a_stage_trains_only_the_layers_from_its_start_on(tiny_config, tmp_path)
     train.main(tiny_config(**CACHED | changes | {"augment": "flip_lr"}))
     run = load(tmp_path)
     first, trained = fresh(run), run.restore_classifier()
-    pairs = zip(first.towers[0].backbone.layers, trained.towers[0].backbone.layers, strict=True)
+    pairs = zip(
+        first.backbones[0].backbone.layers, trained.backbones[0].backbone.layers, strict=True
+    )
     for before, after in pairs:
         weights = zip(before.get_weights(), after.get_weights(), strict=True)
         same = all(np.array_equal(a, b) for a, b in weights)
@@ -153,11 +155,11 @@ def test_the_calibration_uses_cached_features(tiny_config, tmp_path, monkeypatch
     config = CACHED | {"stages": "head;top:from=conv3", "tta": "", "epochs": 1}
     train.main(tiny_config(**config))
     run = load(tmp_path)
-    kept = finish.read_predictions(run.predictions_file)
+    kept = predictions_file.read(run.predictions_file)
     run.calibration_file.unlink()
-    monkeypatch.setattr(finish, "_from_features", lambda *_: None)
+    monkeypatch.setattr(run_calibration, "_from_features", lambda *_: None)
     train.main(tiny_config(**config))
-    images = finish.read_predictions(run.predictions_file)
+    images = predictions_file.read(run.predictions_file)
     assert list(kept["name"]) == list(images["name"])
     assert np.array_equal(kept["label"], images["label"])
     np.testing.assert_allclose(kept["logits"], images["logits"], atol=1e-4)

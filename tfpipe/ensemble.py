@@ -1,20 +1,20 @@
-"""Combines trained classifiers into one that later commands take as if it were a run.
+"""Combines trained classifiers into an ensemble, which later commands take as a run.
 
     python -m tfpipe.ensemble --runs=runs/a,runs/b --method=mean --out=runs/ens
 
-Members are runs, or cross-validations of runs (--folds), of which each counts as the mean of its
-folds' logits. Their `predictions.csv` must be of the same images, by name and label. These are
-combined, before the members' own calibrations, by
+Members are runs, or cross-validations of runs (--folds), which count as the log-opinion pool of
+their folds. Their `predictions.csv` must be of the same images, by name and label. Their logits
+before calibration are combined by
 
-    mean        the mean of the probabilities
-    geometric   the mean of the log-probabilities
-    vote        the share of members whose most probable class it is; of equals the first counts
-    blend       a weighted mean of the log-probabilities, of the lowest log loss
-    stack       logistic regression on the members' logits
+    mean        soft voting: the mean of the probabilities (linear opinion pool)
+    geometric   log-opinion pool: the mean of the log-probabilities
+    vote        hard voting: the share of members whose most probable class it is
+    blend       weighted average of the log-probabilities, with the lowest log loss
+    stack       stacking: logistic regression on the members' logits
 
-and the result is calibrated as a run is. The table compares them; what is fitted is measured by
-cross-validation. The folder OUT holds the description of the ensemble, its calibration and its
-predictions; the members stay where they are, and are refused if their weights change.
+The result is calibrated as a run is. The table compares the methods; fitted ones are measured by
+cross-validation. The folder OUT holds the ensemble's members and parameters, its calibration and
+its predictions. The members stay in their folders; the ensemble is refused if their weights change.
 """
 
 import dataclasses
@@ -34,23 +34,25 @@ class Options:
     runs: str = option("folders of the members, separated by commas")
     out: str = option("folder of the ensemble, for --run_dir of later commands")
     method: str = option("how to combine: mean, geometric, vote, blend or stack", "mean")
-    l2: float = option("of stack: the weight of half the sum of squared coefficients", 1.0)
+    l2: float = option(
+        "of stack: the L2 penalty, weight of half the sum of squared coefficients", 1.0
+    )
     calibration: str = option(
-        "what makes the combined probabilities fit the held-out images, as of tfpipe.train",
+        "calibration of the combined probabilities, as of tfpipe.train",
         "auto",
         TrainConfig.__dataclass_fields__["calibration"].metadata["choices"],
     )
-    overwrite: bool = option("replace an ensemble that is there", False)
+    overwrite: bool = option("replace an ensemble in OUT", False)
 
 
 def main(options: Options) -> None:
-    """Runs the command; see the module's docstring."""
+    """Run the command; see the module's docstring."""
     if not 0 < options.l2 < math.inf:
         raise UserError(f"--l2={options.l2}: give a number above 0")
 
-    from tfpipe.runs import ensemble
+    from tfpipe.runs import ensemble_builder
 
-    ensemble.make(
+    ensemble_builder.make(
         [folder.strip() for folder in options.runs.split(",")],
         pathlib.Path(options.out),
         method=options.method,

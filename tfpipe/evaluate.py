@@ -1,27 +1,25 @@
-"""Measures a trained classifier on records and writes metrics.json into its folder.
+"""Evaluates a trained classifier on records and writes metrics.json into its folder.
 
     python -m tfpipe.evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=val]
     python -m tfpipe.evaluate --run_dir=runs/NAME --against=runs/OTHER
 
-The folder is a run's, a cross-validation's (--folds) or an ensemble's. Everything but the split
-follows from it. The arithmetic is float32, as in the exported model, whatever precision the
-training used. All measures are of the answers as exported; the log loss is shown before calibration
-and before clipping too. On the split that the run was calibrated on, its validation split, a
-calibrated loss is a little lower than elsewhere; so is that of an ensemble on the split that it was
-fitted to.
+The folder is that of a run, a cross-validation (--folds) or an ensemble. The arithmetic is float32,
+as in the exported model, in whatever precision the run was trained. All metrics are of calibrated
+probabilities, as exported; the log loss is also shown before calibration and before clipping. It is
+a little too low on the validation split, which a run is calibrated on and an ensemble fitted to.
 
-Of two classes ROC AUC, average precision, Brier score and calibration error are of the probability
-of the second one. Of more, ROC AUC and average precision are the mean over the classes, each
+For two classes ROC AUC, average precision, Brier score and calibration error are of the probability
+of the second class. For more, ROC AUC and average precision are the mean over the classes, each
 against the rest; the Brier score is the sum over the classes; the calibration error is of the most
-probable class. Intervals are of the bootstrap: where the measure would lie, 95 % of the time, for
-other images like these. Slices tell small, dark or narrow images, and those of each folder, apart.
+probable class. Intervals are 95 % bootstrap intervals, for other images like these. Slices are
+small, dark or narrow images, and those of each folder.
 
---against measures another run on the same images, drawn together, so that differences show which
-the intervals of either run alone would hide.
+--against evaluates another run on the same images, resampled together. This shows differences that
+the intervals of the two runs would hide.
 
-Every image of a cross-validation was trained on by most of its runs. Without --records and --split
-its own out-of-fold predictions are measured, in which each image is classified by the run that has
-not seen it, and calibrated by the others; so are those of an ensemble that has such a member.
+Most runs of a cross-validation were trained on any given image. So without --records and --split
+its out-of-fold predictions are evaluated: each image is classified by the run that was not trained
+on it, with a calibration fitted to the others. Ensembles with such a member are evaluated alike.
 """
 
 import dataclasses
@@ -31,11 +29,12 @@ from typing import TYPE_CHECKING
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
+from tfpipe.runs import predictions_file
 
 if TYPE_CHECKING:
     from tfpipe.records.subset import Subset
-    from tfpipe.runs.evaluation import Evaluation
-    from tfpipe.runs.trained import Trained
+    from tfpipe.runs.loaded_run import LoadedRun
+    from tfpipe.runs.run_evaluation import Evaluation
 
 # Raised when a field is renamed or changes its meaning.
 SCHEMA_VERSION = 1
@@ -48,27 +47,27 @@ class Options:
     """The options of this command."""
 
     run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
-    records: str = option("records to evaluate on; empty for those of the run", "")
+    records: str = option("records to evaluate on; empty for the run's", "")
     split: str = option("split of the records, or all; empty for the run's validation split", "")
-    tta: str = option("test-time views, or none; empty for those of the run", "")
+    tta: str = option("test-time views, or none; empty for the run's", "")
     against: str = option("folder of another run, to be compared on the same images", "")
-    predictions: str = option("CSV file to write the answer for each image to", "")
+    predictions: str = option("CSV file to write the predictions to", "")
     rounds: int = option("samples of the bootstrap; a p-value is at least 2 / (rounds + 1)", 1000)
 
 
 def main(options: Options) -> None:
-    """Runs the command; see the module's docstring."""
+    """Run the command; see the module's docstring."""
     least, most = _ROUNDS
     if not least <= options.rounds <= most:
         raise UserError(f"--rounds={options.rounds}: give {least} to {most:,}", status=2)
 
     import tfpipe
     from tfpipe.evaluation import compare, tables
-    from tfpipe.runs import finish, trained
+    from tfpipe.runs import loaded_run
 
-    run = trained.load(options.run_dir)
+    run = loaded_run.load(options.run_dir)
     _check_predictions(options.predictions, run)
-    other = trained.load(options.against) if options.against else None
+    other = loaded_run.load(options.against) if options.against else None
     part = _part(options, run)
     if other is not None:
         _check_against(options, run, other, part)
@@ -85,49 +84,51 @@ def main(options: Options) -> None:
         second = _evaluated(other, part, options)
         compared = {"run_dir": options.against, "tta": options.tta or other.tta}
         compared |= found.against(second, options.rounds)
-    measured = described | found.measured(options.rounds)
-    path = run.folder / trained.METRICS
+    measured = described | found.metrics(options.rounds)
+    path = run.folder / loaded_run.METRICS
     storage.write_json(path, measured | ({"against": compared} if compared else {}))
     tables.show(found.what, measured)
     if compared:
         tables.show_against(compared, options.run_dir, options.against)
         terminal.result(compare.sentence(compared, options.run_dir, options.against))
     if options.predictions:
-        finish.write_predictions(options.predictions, run.classes, found.found)
-        terminal.say(f"the answer for each image is in {options.predictions}")
+        predictions_file.write(options.predictions, run.classes, found.found)
+        terminal.say(f"the predictions are in {options.predictions}")
     terminal.say(f"written to {path}")
 
 
-def _part(options: Options, run: "Trained") -> "Subset | None":
-    """Returns the records to measure on, or None for out-of-fold predictions."""
-    from tfpipe.runs import evaluation
+def _part(options: Options, run: "LoadedRun") -> "Subset | None":
+    """Return the records to evaluate on, or None for out-of-fold predictions."""
+    from tfpipe.runs import run_evaluation
 
     if not run.out_of_fold or options.records or options.split:
-        return evaluation.part_of(run, options.records, options.split)
+        return run_evaluation.part_of(run, options.records, options.split)
     if options.tta:
         raise UserError(
-            f"--tta={options.tta}: the out-of-fold predictions of {run.folder} are of its own"
+            f"--tta={options.tta}: the out-of-fold predictions of {run.folder} have the run's own"
             " views: give --split or --records too"
         )
     terminal.say(
-        f"{run.folder}: each image as classified by the runs that have not seen it; --split or"
-        " --records classifies by all of them together"
+        f"{run.folder}: each image is classified by the runs that were not trained on it; give"
+        " --split or --records to classify by all of them together"
     )
     return None
 
 
-def _evaluated(run: "Trained", part: "Subset | None", options: Options) -> "Evaluation":
-    from tfpipe.runs import evaluation
+def _evaluated(run: "LoadedRun", part: "Subset | None", options: Options) -> "Evaluation":
+    from tfpipe.runs import run_evaluation
 
     return (
-        evaluation.out_of_fold(run) if part is None else evaluation.on_part(run, part, options.tta)
+        run_evaluation.out_of_fold(run)
+        if part is None
+        else run_evaluation.on_part(run, part, options.tta)
     )
 
 
 def _check_against(
-    options: Options, run: "Trained", other: "Trained", part: "Subset | None"
+    options: Options, run: "LoadedRun", other: "LoadedRun", part: "Subset | None"
 ) -> None:
-    """Raises UserError if a run cannot be compared, and warns if it may know the images."""
+    """Raise UserError if a run cannot be compared; warn if it may be trained on the images."""
     if other.classes != run.classes:
         raise UserError(
             f"--against={options.against} has the classes {', '.join(other.classes)}, but"
@@ -138,19 +139,18 @@ def _check_against(
     if run.out_of_fold != other.out_of_fold:
         folder = run.folder if run.out_of_fold else other.folder
         raise UserError(
-            f"--against={options.against}: of the two only {folder} is a cross-validation, or has"
-            " one in it, whose runs have seen most images: give --records or --split, of images"
-            " that neither was trained on"
+            f"--against={options.against}: only {folder} is a cross-validation or contains one:"
+            " give --records or --split with images that neither was trained on"
         )
     if part is not None and not _validated_on(other, part):
         terminal.warn(
             f"{other.folder} was not validated on {part.name} of {part.manifest.folder}, so it may"
-            " have been trained on these images: its measures may be too good"
+            " have been trained on these images: its metrics may be too good"
         )
 
 
-def _validated_on(run: "Trained", part: "Subset") -> bool:
-    """Returns whether a run was validated on records of just this part."""
+def _validated_on(run: "LoadedRun", part: "Subset") -> bool:
+    """Return whether a run was validated on exactly these records."""
     from tfpipe.records import manifest as manifests
 
     try:
@@ -160,17 +160,15 @@ def _validated_on(run: "Trained", part: "Subset") -> bool:
         return False
 
 
-def _check_predictions(path: str, run: "Trained") -> None:
-    """Raises UserError if --predictions cannot be written there."""
+def _check_predictions(path: str, run: "LoadedRun") -> None:
+    """Raise UserError if --predictions cannot be written."""
     if not path:
         return
     file = pathlib.Path(path)
     if not file.parent.is_dir() or file.is_dir():
         raise UserError(f"--predictions={path}: give a file in a folder that exists")
     if file.resolve() == run.predictions_file.resolve():
-        raise UserError(
-            f"--predictions={path} belongs to the run, which is calibrated by it: name another file"
-        )
+        raise UserError(f"--predictions={path} is the run's own file: name another file")
 
 
 if __name__ == "__main__":

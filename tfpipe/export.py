@@ -81,9 +81,9 @@ def main(options: Options) -> None:
 
     from tfpipe.model import signatures
     from tfpipe.publish import card, graph
-    from tfpipe.runs import trained
+    from tfpipe.runs import loaded_run
 
-    run = trained.load(options.run_dir)
+    run = loaded_run.load(options.run_dir)
     predictor = run.restore()
     measured = card.measures(run)
     requirement.check(requirements, measured)

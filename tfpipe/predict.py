@@ -30,6 +30,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.evaluation import threshold as thresholds
 from tfpipe.predictions import formats, order, output, server
+from tfpipe.runs import predictions_file
 
 # The exit status when everything was written but some image could not be read.
 REJECTS = 3
@@ -209,9 +210,8 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
         return thresholds.choose(rule, None, None)
 
     from tfpipe.predictions.classifier import clipped
-    from tfpipe.runs import finish
 
-    found = finish.read_predictions(classifier.run.predictions_file)
+    found = predictions_file.read(classifier.run.predictions_file)
     probabilities = clipped(found["probabilities"], classifier.bounds)
     return thresholds.choose(rule, probabilities[:, 1], found["label"])
 

@@ -62,7 +62,7 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
 def show_model(config: TrainConfig) -> None:
     """Print the model of these options. Of the records it reads only the classes."""
     from tfpipe.model import describe as description
-    from tfpipe.model import split
+    from tfpipe.model import partition
     from tfpipe.records import manifest as manifests
     from tfpipe.runs import trainer as training
     from tfpipe.training import stages
@@ -77,7 +77,7 @@ def show_model(config: TrainConfig) -> None:
     planned = stages.parse(config)
     for stage in planned:
         batch_norm = stage.config.batch_norm == "trained"
-        parts = split.split(built, stage.start, batch_norm=batch_norm)
+        parts = partition.partition(built, stage.start, batch_norm=batch_norm)
         name = "trainable" if len(planned) == 1 else f"trainable in stage {stage.name}"
         trained[name] = parts.parameters
     description.show(built, trained)

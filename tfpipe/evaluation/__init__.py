@@ -1,7 +1,7 @@
-"""How good predicted probabilities are: measures, their intervals, slices, comparisons, curves.
+"""Evaluation of predicted probabilities: metrics, intervals, slices, comparisons, diagrams.
 
-All of it takes labels int [n] and probabilities [n, C], and computes in float64 without TensorFlow.
-To add a measure, register it in `tfpipe.evaluation.measures`: metrics.json, the table of
-tfpipe.evaluate, the intervals, the slices, the comparison of two runs, the model card and
---require of tfpipe.export then have it.
+Everything takes labels int [n] and probabilities [n, C], and computes in float64 without
+TensorFlow. To add a metric, register it in `tfpipe.evaluation.metrics`. It then appears in
+metrics.json, in the tables and intervals of tfpipe.evaluate, in slices and comparisons, in the
+model card, and in the requirements of tfpipe.export.
 """

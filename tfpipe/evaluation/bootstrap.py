@@ -1,7 +1,7 @@
-"""How far measures would vary: the bootstrap, one resampling for all of them.
+"""The bootstrap: how far metrics vary between samples of images, one resampling for all metrics.
 
-After Efron 1979, "Bootstrap Methods: Another Look at the Jackknife": the same measure of as many
-images, drawn again from these with replacement.
+Each round draws as many images as there are, with replacement (Efron 1979, "Bootstrap Methods:
+Another Look at the Jackknife").
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.evaluation.measures import Statistic
+from tfpipe.evaluation.metrics import Statistic
 
 ROUNDS = 1000
-LEAST = 10  # images; an interval of fewer would promise too much
+LEAST = 10  # images; fewer give no interval that can be relied on
 
-_BLOCK = 2**20  # weights at a time, which fit into a processor's cache
+_BLOCK = 2**20  # weights at a time, which fit into a CPU cache
 
 
 def weights(n: int, rounds: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yields how often each of n images is drawn: float64 [R, n], for some rounds at a time."""
+    """Yield how often each of n images is drawn: float64 [R, n], some rounds at a time."""
     draws = np.random.default_rng(seed)
     step = max(1, _BLOCK // max(n, 1))
     for start in range(0, rounds, step):
@@ -30,16 +30,16 @@ def weights(n: int, rounds: int, seed: int = 0) -> Iterator[np.ndarray]:
 def resampled(
     statistics: Mapping[str, Statistic], n: int, *, rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns what measures are of other samples of the same images.
+    """Return metrics of bootstrap samples.
 
     Args:
         statistics: from weights [R, n] to values [R], by name.
-        n: how many images there are, at least 1.
-        rounds: how many samples are drawn, the same for all.
-        seed: of the draws.
+        n: the number of images, at least 1.
+        rounds: the number of samples, the same for all metrics.
+        seed: of the random numbers.
 
     Returns:
-        By name float64 [rounds], NaN where a measure is undefined.
+        By name float64 [rounds], NaN where a metric is undefined.
     """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
     with (
@@ -54,10 +54,10 @@ def resampled(
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """Returns the bounds between which 95 % of resampled values lie.
+    """Return the bounds of 95 % of resampled values.
 
     Args:
-        values: from `resampled`; those that are NaN do not count.
+        values: from `resampled`; NaN values are left out.
 
     Returns:
         The lower and the upper one, or None if less than half of the values are defined.

@@ -1,4 +1,4 @@
-"""Whether one model is better than another: a paired bootstrap on the same images."""
+"""Compares two models by a paired bootstrap on the same images."""
 
 import os
 from typing import Any
@@ -7,30 +7,32 @@ import numpy as np
 
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap
-from tfpipe.evaluation.measures import Answers, Statistic, measures, names
+from tfpipe.evaluation.metrics import LabeledPredictions, Statistic, metrics, names
 
 
-def compare(first: Answers, second: Answers, *, rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
-    """Compares two models' answers for the same images in the same order.
+def compare(
+    first: LabeledPredictions, second: LabeledPredictions, *, rounds: int = bootstrap.ROUNDS
+) -> dict[str, Any]:
+    """Compare two models' predictions of the same images in the same order.
 
-    Each sample of the bootstrap has the same images for both, so that what makes an image hard for
-    either of them cancels out (Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
-    chapter 16).
+    Each sample of the bootstrap has the same images for both, so images that are hard for both do
+    not widen the interval (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter
+    16).
 
     Args:
-        first: with the same labels as the other.
-        second: answers of the other model.
+        first: of one model.
+        second: of the other model, with the same labels.
         rounds: of the bootstrap, B.
 
     Returns:
-        "measures", by name: "value" of the first, "against" of the second, "difference", the first
-        minus the second, "interval", its 95 % bounds, and "p_value", two-sided: twice the smaller
-        share of samples whose difference is on one side of 0 or is 0, with one more on either side
-        (Davison and Hinkley 1997, 4.2), so from 2 / (B + 1) to 1. And "reasons" of what is None, by
-        name, as in "roc_auc.interval".
+        "measures", by metric: "value" of the first, "against" of the second, "difference", the
+        first minus the second, "interval", its 95 % bounds, and "p_value", two-sided, from
+        2 / (B + 1) to 1: twice the smaller share of samples whose difference is 0 or on one side of
+        it, with one more on either side (Davison and Hinkley 1997, 4.2). And "reasons" for each
+        None, by its name, as in "roc_auc.interval".
     """
     n = len(first)
-    values = {name: (measures[name].value(first), measures[name].value(second)) for name in names()}
+    values = {name: (metrics[name].value(first), metrics[name].value(second)) for name in names()}
     defined = [name for name in values if not np.isnan(values[name]).any()]
     statistics = {name: _difference(name, first, second) for name in defined}
     enough = n >= bootstrap.LEAST
@@ -47,7 +49,7 @@ def compare(first: Answers, second: Answers, *, rounds: int = bootstrap.ROUNDS) 
             "p_value": None if interval is None else _p_value(samples[name]),
         }
         if name not in defined:
-            reason = f"needs {measures[name].needs}"
+            reason = f"needs {metrics[name].needs}"
         else:
             reason = (
                 "undefined for most samples of these images"
@@ -60,19 +62,19 @@ def compare(first: Answers, second: Answers, *, rounds: int = bootstrap.ROUNDS) 
 
 
 def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log_loss") -> str:
-    """Returns what `compare` found for one measure, in words.
+    """Return the comparison by one metric in words.
 
     Args:
-        compared: what it returned.
-        first: what the first model is called.
-        second: what the second one is called.
-        name: of the measure.
+        compared: from `compare`.
+        first: name of the first model.
+        second: name of the second model.
+        name: of the metric.
     """
-    title, found = measures[name].title, compared["measures"][name]
+    title, found = metrics[name].title, compared["measures"][name]
     if found["interval"] is None:
         reason = next(r for key, r in compared["reasons"].items() if key.startswith(f"{name}."))
         return f"whether {first} or {second} is better in {title} cannot be said: {reason}"
-    higher = measures[name].higher_is_better
+    higher = metrics[name].higher_is_better
     gain = found["difference"] if higher else -found["difference"]
     low, high = found["interval"] if higher else [-bound for bound in found["interval"][::-1]]
     if gain < 0:
@@ -80,23 +82,23 @@ def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log
     figures = f"by {gain:.4f} (95 %: {low:.4f} to {high:.4f}), p = {found['p_value']:.2g}"
     if low > 0:
         return f"{first} is better than {second} in {title} {figures}"
-    told = f"{first} is ahead {figures}" if gain else f"both have {found['value']:.4f}"
-    return f"{first} and {second} cannot be told apart in {title}: {told}"
+    detail = f"{first} is ahead {figures}" if gain else f"both have {found['value']:.4f}"
+    return f"{first} and {second} cannot be told apart in {title}: {detail}"
 
 
 def order(
     first: str | os.PathLike, names: np.ndarray, second: str | os.PathLike, others: np.ndarray
 ) -> np.ndarray:
-    """Returns where each of the first model's images is among the second's, int64 [n].
+    """Return the index of each of the first model's images among the second's, int64 [n].
 
-    Names that are there twice, as of two sources with one name, are told apart by their order only
-    if all are in the same order.
+    Repeated names, as of two sources with one name, are allowed only if all names are in the same
+    order.
 
     Args:
-        first: what has predictions of them, for messages.
-        names: str [n].
-        second: the other, for messages.
-        others: str [n].
+        first: the first model's folder, for messages.
+        names: of its images, str [n].
+        second: the second model's folder, for messages.
+        others: of its images, str [n].
 
     Raises:
         UserError: the images are not the same.
@@ -106,8 +108,8 @@ def order(
     own, its = set(names.tolist()), set(others.tolist())
     if own != its:
         raise UserError(
-            f"{first} and {second} have predictions of other images: {len(own - its):,} names are"
-            f" only in the first, {len(its - own):,} only in the second: take runs that are"
+            f"{first} and {second} have predictions of different images: {len(own - its):,} names"
+            f" are only in the first, {len(its - own):,} only in the second: take runs that are"
             " validated on the same records"
         )
     if len(own) < max(len(names), len(others)):
@@ -118,8 +120,8 @@ def order(
     return np.argsort(others)[np.argsort(np.argsort(names))]
 
 
-def _difference(name: str, first: Answers, second: Answers) -> Statistic:
-    one, two = measures[name].of(first), measures[name].of(second)
+def _difference(name: str, first: LabeledPredictions, second: LabeledPredictions) -> Statistic:
+    one, two = metrics[name].of(first), metrics[name].of(second)
     return lambda weights: one(weights) - two(weights)
 
 

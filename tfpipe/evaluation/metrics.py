@@ -1,13 +1,281 @@
-"""Log loss, accuracy and confusion of predicted probabilities, in float64."""
+"""Metrics: numbers that tell how good predicted probabilities are, and their registry.
+
+A metric looks at the predictions once, and returns a function of weights [R, n]. This gives the
+metric for R samples; sample r holds image i weights[r, i] times. So the bootstrap computes all its
+samples at once, and weights of 1 give the metric of the images themselves.
+
+For two classes a metric of one class is that of the second class. For more it is the mean over the
+classes, each against the rest, where it is defined ("macro").
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse
+
+from tfpipe.core.registry import Registry
+from tfpipe.evaluation import diagrams
 
 # Probabilities are float32, which cannot tell values closer to 0 or 1 than this apart.
 EPSILON = 1e-7
 
+BINS = 10  # of the calibration error, as of `diagrams.reliability`
+
+# From weights float64 [R, n] to values float64 [R], NaN where a measure is undefined.
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+class LabeledPredictions:
+    """Predicted probabilities and the right classes.
+
+    Attributes:
+        probabilities: float64 [n, C].
+        labels: int64 [n].
+        guess: int64 [n], the most probable classes.
+        right: bool [n], whether they are right.
+    """
+
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray):
+        self.probabilities = np.asarray(probabilities, np.float64)
+        self.labels = np.asarray(labels, np.int64)
+        self.guess = self.probabilities.argmax(axis=1)
+        self.right = self.guess == self.labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, chosen: np.ndarray) -> "LabeledPredictions":
+        """Return some images, by indices or a mask."""
+        return LabeledPredictions(self.probabilities[chosen], self.labels[chosen])
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, C."""
+        return self.probabilities.shape[1]
+
+    @functools.cached_property
+    def counts(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """A function from weights [R, n] to three counts [C, R] for each class.
+
+        They count its images, the images taken for it, and those of them that are its own.
+        """
+        whole = np.ones(len(self), bool)
+        tables = [
+            scipy.sparse.csr_matrix(
+                (np.ones(int(rows.sum())), (classes[rows], np.flatnonzero(rows))),
+                shape=(self.classes, len(self)),
+            )
+            for classes, rows in (
+                (self.labels, whole),
+                (self.guess, whole),
+                (self.labels, self.right),
+            )
+        ]
+        return lambda weights: tuple(table @ weights.T for table in tables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One entry of the registry.
+
+    Attributes:
+        title: in tables.
+        of: from predictions to the statistic.
+        higher_is_better: or lower.
+        needs: what it is undefined without, as in "images of two classes".
+    """
+
+    title: str
+    of: Callable[[LabeledPredictions], Statistic]
+    higher_is_better: bool
+    needs: str = "an image"
+
+    def value(self, predictions: LabeledPredictions) -> float:
+        """Return the metric of predictions, NaN if it is undefined."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(self.of(predictions)(np.ones((1, len(predictions))))[0])
+
+
+metrics: Registry[Metric] = Registry("metric")
+
+
+def names() -> list[str]:
+    """Return the metrics' names in the order of tables: the log loss first, then accuracy."""
+    return sorted(metrics, key=lambda name: (name != "log_loss", name != "accuracy", name))
+
+
+def metric(
+    name: str, title: str, *, higher_is_better: bool, needs: str = "an image"
+) -> Callable[
+    [Callable[[LabeledPredictions], Statistic]], Callable[[LabeledPredictions], Statistic]
+]:
+    """Return a decorator that registers a function as `Metric.of`."""
+
+    def enter(
+        function: Callable[[LabeledPredictions], Statistic],
+    ) -> Callable[[LabeledPredictions], Statistic]:
+        metrics.add(name, Metric(title, function, higher_is_better, needs))
+        return function
+
+    return enter
+
+
+def values_of(predictions: LabeledPredictions) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return every metric by name, None if undefined, and the reason for each None by name."""
+    values, reasons = {}, {}
+    for name in names():
+        value = metrics[name].value(predictions)
+        values[name] = None if np.isnan(value) else value
+        if values[name] is None:
+            reasons[name] = f"needs {metrics[name].needs if len(predictions) else 'an image'}"
+    return values, reasons
+
+
+def mean_of(values: np.ndarray) -> Statistic:
+    """Return the statistic that is the mean of values [n]."""
+    return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+@metric("log_loss", "log loss", higher_is_better=False)
+def _log_loss(predictions: LabeledPredictions) -> Statistic:
+    """The mean of `losses`, in nats."""
+    return mean_of(losses(predictions.probabilities, predictions.labels))
+
+
+@metric("accuracy", "accuracy", higher_is_better=True)
+def _accuracy(predictions: LabeledPredictions) -> Statistic:
+    """The share of images whose most probable class is right."""
+    return mean_of(predictions.right.astype(np.float64))
+
+
+@metric("balanced_accuracy", "balanced accuracy", higher_is_better=True)
+def _balanced_accuracy(predictions: LabeledPredictions) -> Statistic:
+    """The mean recall of the classes that have images."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        of_class, _, right = predictions.counts(weights)
+        return _mean_over_classes(right / of_class)
+
+    return statistic
+
+
+@metric("f1_macro", "F1, macro", higher_is_better=True)
+def _f1_macro(predictions: LabeledPredictions) -> Statistic:
+    """The mean F1 score, of precision and recall, of the classes that have images."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        of_class, taken, right = predictions.counts(weights)
+        return _mean_over_classes(np.where(of_class > 0, 2 * right / (of_class + taken), np.nan))
+
+    return statistic
+
+
+@metric("brier", "Brier score", higher_is_better=False)
+def _brier(predictions: LabeledPredictions) -> Statistic:
+    """The mean squared error of the probabilities (Brier 1950).
+
+    For two classes of P(second class), in 0..1; for more the sum over the classes, in 0..2.
+    """
+    errors = predictions.probabilities - np.eye(predictions.classes)[predictions.labels]
+    squares = errors**2
+    return mean_of(squares[:, 1] if predictions.classes == 2 else squares.sum(axis=1))
+
+
+@metric("calibration_error", "calibration error", higher_is_better=False)
+def _calibration_error(predictions: LabeledPredictions) -> Statistic:
+    """The expected calibration error (Naeini et al. 2015; Guo et al. 2017), in 0..1.
+
+    The mean distance of score and accuracy in the bars of `diagrams.reliability`, weighted by the
+    number of images. With few images it is above 0 even for perfect probabilities, and higher still
+    in bootstrap samples, so its interval lies rather too high.
+    """
+    scores, right = diagrams.scored(predictions.probabilities, predictions.labels)
+    table = np.zeros((len(predictions), BINS))
+    table[np.arange(len(predictions)), diagrams.bin_of(scores, BINS)] = scores - right
+    return lambda weights: np.abs(weights @ table).sum(axis=1) / weights.sum(axis=1)
+
+
+@metric("roc_auc", "ROC AUC", higher_is_better=True, needs="images of two classes")
+def _roc_auc(predictions: LabeledPredictions) -> Statistic:
+    """The probability that an image of a class has a higher score for it than another image.
+
+    Equal scores count half (Hanley and McNeil 1982).
+    """
+
+    def area(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+        below = np.cumsum(negative, axis=1) - negative / 2
+        return (positive * below).sum(axis=1) / positive.sum(axis=1) / negative.sum(axis=1)
+
+    return _against_the_rest(predictions, area)
+
+
+@metric(
+    "average_precision",
+    "average precision",
+    higher_is_better=True,
+    needs="images of the positive class, of two the second",
+)
+def _average_precision(predictions: LabeledPredictions) -> Statistic:
+    """The mean of the precisions at the scores of a class's images.
+
+    Without interpolation, as scikit-learn's `average_precision_score`.
+    """
+
+    def mean(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+        right = np.cumsum(positive[:, ::-1], axis=1)
+        taken = right + np.cumsum(negative[:, ::-1], axis=1)
+        precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
+        return (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
+
+    return _against_the_rest(predictions, mean)
+
+
+def _against_the_rest(
+    predictions: LabeledPredictions, function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Statistic:
+    """Return the statistic that is the mean over the classes of a ranking metric.
+
+    Args:
+        predictions: the predictions.
+        function: from the numbers of positives and negatives with each score, [R, scores] from low
+            to high, to values [R].
+    """
+    chosen = [1] if predictions.classes == 2 else range(predictions.classes)
+    ranked = [_ranked(predictions.probabilities[:, c], predictions.labels == c) for c in chosen]
+    return lambda weights: _mean_over_classes(
+        np.stack([function(*counts(weights)) for counts in ranked])
+    )
+
+
+def _ranked(
+    scores: np.ndarray, positives: np.ndarray
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from weights [R, n] to the arguments of `_against_the_rest`'s function."""
+    order = np.argsort(scores, kind="stable")
+    distinct, starts = np.unique(scores[order], return_index=True)
+    positive = positives[order]
+
+    def counts(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ordered = weights[:, order]
+        of_positives = np.where(positive, ordered, 0.0)
+        if len(distinct) < len(order):
+            ordered = np.add.reduceat(ordered, starts, axis=1)
+            of_positives = np.add.reduceat(of_positives, starts, axis=1)
+        return of_positives, ordered - of_positives
+
+    return counts
+
+
+def _mean_over_classes(values: np.ndarray) -> np.ndarray:
+    """Return the mean [R] of the defined values of [C, R], NaN where none is."""
+    defined = ~np.isnan(values)
+    return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns -log of the probability given to the right class, in nats: float64 [n], from 0.
+    """Return -log of the right class's probability, in nats: float64 [n], from 0.
 
     Args:
         probabilities: [n, C], in 0..1, rows adding up to 1; clipped to [EPSILON, 1 - EPSILON].
@@ -18,17 +286,17 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of `losses`."""
+    """Return the mean of `losses`."""
     return float(losses(probabilities, labels).mean())
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of samples whose most probable class is the right one."""
+    """Return the share of images whose most probable class is the right one."""
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns counts int64 [C, C]: a row for each true class, a column for each predicted one."""
+    """Return counts int64 [C, C]: a row for each true class, a column for each predicted one."""
     classes = probabilities.shape[1]
     cells = labels * classes + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)

@@ -1,24 +1,25 @@
-"""Where answers are worse than elsewhere: the measures of small, dark or oddly shaped images.
+"""Slices: the metrics of small, dark or oddly shaped images, and of each folder.
 
-Numbers are cut at the quartiles of the images that are measured, so that a slice has about a
-quarter of them; words make a slice each. To add an attribute, register it here.
+Numbers are cut at their quartiles, so a slice has about a quarter of the images. Each word is a
+slice. To add an attribute, register it here.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tfpipe.core.registry import Registry
 from tfpipe.evaluation import bootstrap
-from tfpipe.evaluation.measures import Answers, measured, measures
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics, values_of
 
-MOST = 10  # slices of words; the others, which have the fewest images, are one more
+MOST = 10  # slices of words; all rarer words are one more
 
 
-class Images(NamedTuple):
-    """What is known of the images that were measured.
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Attributes of the evaluated images.
 
     Attributes:
         name: str [n], path relative to the source.
@@ -32,15 +33,20 @@ class Images(NamedTuple):
     width: np.ndarray
     brightness: np.ndarray
 
+    def __getitem__(self, chosen: np.ndarray) -> "Images":
+        """Return some images, by indices or a mask."""
+        columns = (self.name, self.height, self.width, self.brightness)
+        return Images(*(column[chosen] for column in columns))
+
 
 @dataclasses.dataclass(frozen=True)
 class Attribute:
-    """What images are told apart by.
+    """An attribute that images are sliced by.
 
     Attributes:
         title: in tables, with its unit if it has one.
         of: from images to numbers or words [n].
-        digits: of its numbers behind the point.
+        digits: of its numbers after the point.
     """
 
     title: str
@@ -54,7 +60,7 @@ attributes.add(
 )
 attributes.add("aspect", Attribute("width : height", lambda each: each.width / each.height, 2))
 attributes.add("brightness", Attribute("mean luma", lambda each: each.brightness, 1))
-# The records know of an image's source only its path in there.
+# The records have the path of an image within its source, and nothing else of the source.
 attributes.add(
     "source",
     Attribute("folder", lambda each: np.array([n.rpartition("/")[0] or "." for n in each.name])),
@@ -62,43 +68,45 @@ attributes.add(
 
 
 def slices(
-    answers: Answers, images: Images, *, rounds: int = bootstrap.ROUNDS
+    predictions: LabeledPredictions, images: Images, *, rounds: int = bootstrap.ROUNDS
 ) -> list[dict[str, Any]]:
-    """Returns the measures of each slice.
+    """Return the metrics of each slice.
 
     Args:
-        answers: for n > 0 images.
-        images: the same ones.
+        predictions: of n > 0 images.
+        images: the attributes of the same images.
         rounds: of the bootstrap.
 
     Returns:
-        For each slice "by", the attribute; "from" and "to", its lowest and highest value there, or
-        "value", the word; "n"; every measure; "log_loss_interval", its 95 % bounds; "worse",
-        whether these lie wholly above the log loss of all images (of forty slices that are like
-        the rest, about one does); and "reasons" of what is None, by name.
+        For each slice "by", the attribute; "from" and "to", its lowest and highest value, or
+        "value", the word; "n"; every metric; "log_loss_interval", its 95 % bounds; "worse",
+        whether both lie above the log loss of all images (by chance, about one slice of forty is);
+        and "reasons" for each None, by name.
     """
-    overall = measures["log_loss"].value(answers)
+    overall = metrics["log_loss"].value(predictions)
     found = []
     for name in attributes:
         values = attributes[name].of(images)
         parts = _words(values) if values.dtype.kind in "UO" else _quartiles(values)
         for described, chosen in parts:
-            found.append({"by": name, **described, **_measured(answers[chosen], overall, rounds)})
+            found.append(
+                {"by": name, **described, **_metrics(predictions[chosen], overall, rounds)}
+            )
     return found
 
 
-def _measured(answers: Answers, overall: float, rounds: int) -> dict[str, Any]:
-    values, reasons = measured(answers)
+def _metrics(predictions: LabeledPredictions, overall: float, rounds: int) -> dict[str, Any]:
+    values, reasons = values_of(predictions)
     interval = None
-    if len(answers) >= bootstrap.LEAST and rounds:
-        statistics = {"log_loss": measures["log_loss"].of(answers)}
-        samples = bootstrap.resampled(statistics, len(answers), rounds=rounds)
+    if len(predictions) >= bootstrap.LEAST and rounds:
+        statistics = {"log_loss": metrics["log_loss"].of(predictions)}
+        samples = bootstrap.resampled(statistics, len(predictions), rounds=rounds)
         interval = bootstrap.interval(samples["log_loss"])
     else:
         reasons["log_loss_interval"] = f"needs {bootstrap.LEAST} images"
     worse = interval is not None and interval[0] > overall
     return {
-        "n": len(answers),
+        "n": len(predictions),
         **values,
         "log_loss_interval": interval,
         "worse": worse,
@@ -107,7 +115,7 @@ def _measured(answers: Answers, overall: float, rounds: int) -> dict[str, Any]:
 
 
 def _quartiles(values: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Returns a description of each quartile and its indices; equal values stay together."""
+    """Return each quartile's description and indices; equal values stay together."""
     cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
     place = np.searchsorted(cuts, values, side="right")
     parts = [np.flatnonzero(place == index) for index in range(len(cuts) + 1)]
@@ -119,7 +127,7 @@ def _quartiles(values: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
 
 
 def _words(values: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Returns a description of each word, from the most frequent on, and its indices."""
+    """Return each word's description and indices, the most frequent word first."""
     words, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     parts = [({"value": str(words[i])}, np.flatnonzero(place == i)) for i in order[:MOST]]

@@ -1,12 +1,22 @@
-"""All measures of one set of answers, as `metrics.json` and the model card have them."""
+"""The summary of predictions: all metrics, as `metrics.json` and the model card have them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tfpipe.evaluation import bootstrap, metrics
-from tfpipe.evaluation.measures import Answers, Statistic, mean_of, measured, measures, names
+from tfpipe.evaluation import bootstrap
+from tfpipe.evaluation.metrics import (
+    LabeledPredictions,
+    Statistic,
+    confusion,
+    log_loss,
+    losses,
+    mean_of,
+    metrics,
+    names,
+    values_of,
+)
 
 
 def summary(
@@ -17,39 +27,39 @@ def summary(
     rounds: int = bootstrap.ROUNDS,
     before: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Returns all measures under the names that `metrics.json` has.
+    """Return all metrics under the keys of `metrics.json`.
 
     Args:
         probabilities: [n, C], in 0..1.
         labels: int [n].
         classes: the C class names in label order.
         rounds: of the bootstrap; with 0 there are no intervals.
-        before: probabilities [n, C] before a step of the calibration, by the name that their log
-            loss gets, as log_loss_raw.
+        before: probabilities [n, C] before a step of the calibration, by the key of their log loss,
+            as log_loss_raw.
 
     Returns:
-        "n"; every measure of `measures`, and those of `before`; "intervals", by measure the 95 %
-        bounds; "classes"; "confusion", rows for the true classes; "support" (images), "recall",
-        "precision" and "f1" by class; and "reasons", for each of these that is None, by its name,
-        as in "recall.cat", why it is undefined.
+        "n"; every metric, and the log losses of `before`; "intervals", by metric the 95 % bounds;
+        "classes"; "confusion", rows for the true classes; "support" (images), "recall",
+        "precision" and "f1" by class; and "reasons" for each None, by its name, as in
+        "recall.cat".
     """
-    answers = Answers(probabilities, labels)
-    values, reasons = measured(answers)
-    statistics = {name: measures[name].of(answers) for name in names()}
+    predictions = LabeledPredictions(probabilities, labels)
+    values, reasons = values_of(predictions)
+    statistics = {name: metrics[name].of(predictions) for name in names()}
     for name, others in (before or {}).items():
-        statistics[name] = mean_of(metrics.losses(others, answers.labels))
-        values[name] = metrics.log_loss(others, answers.labels) if len(answers) else None
+        statistics[name] = mean_of(losses(others, predictions.labels))
+        values[name] = log_loss(others, predictions.labels) if len(predictions) else None
         if values[name] is None:
             reasons[name] = "needs an image"
-    intervals, missing = _intervals(statistics, values, len(answers), rounds)
-    by_class, without = _by_class(answers, classes)
+    intervals, missing = _intervals(statistics, values, len(predictions), rounds)
+    by_class, without = _by_class(predictions, classes)
     return {
-        "n": len(answers),
+        "n": len(predictions),
         **values,
         "intervals": intervals,
         "classes": list(classes),
         **by_class,
-        "confusion": metrics.confusion(answers.probabilities, answers.labels).tolist(),
+        "confusion": confusion(predictions.probabilities, predictions.labels).tolist(),
         "reasons": reasons | missing | without,
     }
 
@@ -57,7 +67,7 @@ def summary(
 def _intervals(
     statistics: Mapping[str, Statistic], values: Mapping[str, float | None], n: int, rounds: int
 ) -> tuple[dict[str, tuple[float, float] | None], dict[str, str]]:
-    """Returns the intervals by measure, and by "intervals.MEASURE" why one is None."""
+    """Return the intervals by metric, and the reasons for None by "intervals.METRIC"."""
     defined = {name: each for name, each in statistics.items() if values[name] is not None}
     enough = n >= bootstrap.LEAST and rounds > 0
     samples = bootstrap.resampled(defined, n, rounds=rounds) if enough else {}
@@ -67,20 +77,24 @@ def _intervals(
         if found[name] is not None:
             continue
         if name not in defined:
-            reason = "the measure is undefined"
+            reason = "the metric is undefined"
         elif not rounds:
             reason = "no rounds of the bootstrap"
         elif not enough:
             reason = f"needs {bootstrap.LEAST} images"
         else:
-            reason = "the measure is undefined for most samples of these images"
+            reason = "the metric is undefined for most samples of these images"
         reasons[f"intervals.{name}"] = reason
     return found, reasons
 
 
-def _by_class(answers: Answers, classes: tuple[str, ...]) -> tuple[dict[str, dict], dict[str, str]]:
-    """Returns measures by their name and class, and by "MEASURE.CLASS" why one is None."""
-    of_class, taken, right = (counts[:, 0] for counts in answers.counts(np.ones((1, len(answers)))))
+def _by_class(
+    predictions: LabeledPredictions, classes: tuple[str, ...]
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Return metrics by name and class, and the reasons for None by "METRIC.CLASS"."""
+    of_class, taken, right = (
+        counts[:, 0] for counts in predictions.counts(np.ones((1, len(predictions))))
+    )
     shares = {
         "recall": (right, of_class, "no images"),
         "precision": (right, taken, "no image was taken for it"),

@@ -1,14 +1,14 @@
-"""What a person reads of measures on a terminal."""
+"""Tables of metrics for the terminal."""
 
 from typing import Any
 
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.evaluation.measures import measures, names
+from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.slices import attributes
 
-# Titles of what is only measured of some answers, below the log loss.
+# Titles of log losses before steps of the calibration, below the log loss; not every run has them.
 BEFORE = {"log_loss_calibrated": "  before clipping", "log_loss_raw": "  before calibration"}
 
 _CLASSES = 20  # rows of classes at most
@@ -17,13 +17,13 @@ _PAIRS = 10  # rows of confused pairs at most
 
 
 def show(what: str, measured: dict[str, Any]) -> None:
-    """Prints the tables of a `metrics.json`.
+    """Print the tables of a `metrics.json`.
 
     Args:
-        what: was measured on.
+        what: the evaluated images, in words.
         measured: from `summary`, with "slices" of `slices` or None.
     """
-    _show_measures(what, measured)
+    _show_metrics(what, measured)
     _tell_reasons(measured)
     _show_classes(measured)
     _show_confusion(measured)
@@ -34,13 +34,13 @@ def show(what: str, measured: dict[str, Any]) -> None:
 
 
 def show_against(compared: dict[str, Any], first: str, second: str) -> None:
-    """Prints the table of what `compare.compare` found for two models of these names."""
+    """Print the table of a comparison from `compare.compare`; `first` and `second` are names."""
     rows = []
     for name, found in compared["measures"].items():
         difference, p = found["difference"], found["p_value"]
         rows.append(
             [
-                measures[name].title,
+                metrics[name].title,
                 _number(found["value"]),
                 _number(found["against"]),
                 "-" if difference is None else f"{difference:+.4f}",
@@ -50,23 +50,23 @@ def show_against(compared: dict[str, Any], first: str, second: str) -> None:
         )
     terminal.show_table(
         f"{first} (A) against {second} (B)",
-        ["measure", "A", "B", "A - B", "95 % interval", "p"],
+        ["metric", "A", "B", "A - B", "95 % interval", "p"],
         rows,
     )
 
 
 def _titles(measured: dict[str, Any]) -> dict[str, str]:
-    """Returns the titles of the measures that there are, by name, in the order of the table."""
+    """Return the titles of the metrics by name, in the order of the table."""
     titles = {}
     for name in names():
-        titles[name] = measures[name].title
+        titles[name] = metrics[name].title
         if name == "log_loss":
             titles |= {key: title for key, title in BEFORE.items() if key in measured}
     return titles
 
 
 def _tell_reasons(measured: dict[str, Any]) -> None:
-    """Says why there is no value, or no interval though a value."""
+    """Print why a value, or an interval, is missing."""
     reasons = measured["reasons"]
     without: dict[str, list[str]] = {}
     for name, title in _titles(measured).items():
@@ -75,17 +75,17 @@ def _tell_reasons(measured: dict[str, Any]) -> None:
         elif (key := f"intervals.{name}") in reasons:
             without.setdefault(f"no interval: {reasons[key]}", []).append(title.strip())
     for reason, titles in without.items():
-        which = "every measure" if len(titles) == len(_titles(measured)) else ", ".join(titles)
+        which = "every metric" if len(titles) == len(_titles(measured)) else ", ".join(titles)
         terminal.say(f"{which}: {reason}")
 
 
-def _show_measures(what: str, measured: dict[str, Any]) -> None:
+def _show_metrics(what: str, measured: dict[str, Any]) -> None:
     rows = [
         [title, _number(measured[name]), _interval(measured["intervals"][name])]
         for name, title in _titles(measured).items()
     ]
     terminal.show_table(
-        f"{what}: {_images(measured['n'])}", ["measure", "value", "95 % interval"], rows
+        f"{what}: {_images(measured['n'])}", ["metric", "value", "95 % interval"], rows
     )
 
 
@@ -159,8 +159,8 @@ def _show_slices(slices: list[dict[str, Any]]) -> None:
     )
     if any(part["worse"] for part in slices):
         terminal.say(
-            "worse: the interval lies wholly above the log loss of all images; of forty slices that"
-            " are like the rest, about one does"
+            "worse: the whole interval lies above the log loss of all images; by chance, about one"
+            " slice of forty is"
         )
 
 

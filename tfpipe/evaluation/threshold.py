@@ -1,9 +1,8 @@
-"""From which probability on an image is of the second of two classes: given, or chosen.
+"""Decision thresholds: the least probability of the second of two classes, given or chosen.
 
-Chosen on labelled predictions: each probability that occurs there splits the images in one way, and
-the best split is found by trying all of them. Between two neighbouring probabilities the threshold
-lies in the middle. Of several equally good ones that is taken which is nearest to where theory has
-it for calibrated probabilities.
+A threshold is chosen on labelled predictions by trying all that split the images differently. It
+lies in the middle between two neighbouring probabilities. Ties go to the threshold closest to the
+theoretical optimum for calibrated probabilities.
 """
 
 import dataclasses
@@ -16,22 +15,22 @@ from tfpipe.core.errors import UserError
 GIVEN, F1, COST = "given", "f1", "cost"
 
 _ALLOWED = (
-    "give a number from 0 to 1, f1, or cost:FP,FN with what one false alarm and one miss of the"
-    " second class cost, as cost:1,5"
+    "give a number from 0 to 1, f1, or cost:FP,FN with the cost of a false positive and of a false"
+    " negative, as cost:1,5"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How a threshold comes about.
+    """A rule for choosing a threshold.
 
     Attributes:
         method: "given", "f1" (where the F1 score is highest) or "cost" (where the mean cost is
             lowest).
         value: of "given", in 0..1.
-        false_positive: of "cost", what it costs to take an image of the first class for one of the
-            second, at least 0.
-        false_negative: what the contrary costs. One of both is above 0.
+        false_positive: of "cost", the cost of taking an image of the first class for the second,
+            at least 0.
+        false_negative: the cost of the opposite error, at least 0. One of both is above 0.
     """
 
     method: str
@@ -45,12 +44,10 @@ class Threshold:
     """A threshold that was chosen or given.
 
     Attributes:
-        value: probabilities of the second class from this on are of that class. Above 1 where it is
-            best to find none.
-        method: as of the rule.
-        score: the F1 score, or the mean cost of an image, that it has on the labelled images; None
-            if it was given.
-        images: how many these are; 0 if it was given.
+        value: the least probability of the second class; above 1 if no image is best taken for it.
+        method: of the rule.
+        score: the F1 score, or the mean cost of an image, on the labelled images; None if given.
+        images: the number of labelled images; 0 if given.
     """
 
     value: float
@@ -61,13 +58,13 @@ class Threshold:
     def __str__(self):
         if self.score is None:
             return f"{self.value:g}"
-        measure = "F1 score" if self.method == F1 else "mean cost"
-        return f"{self.value:.6g}, {measure} {self.score:.4f} on {self.images:,} images"
+        name = "F1 score" if self.method == F1 else "mean cost"
+        return f"{self.value:.6g}, {name} {self.score:.4f} on {self.images:,} images"
 
 
 def parse(text: str) -> Rule:
-    """Reads `--threshold`; raises UserError."""
-    where = f"--threshold={text}"
+    """Read the option `threshold`; raises UserError for another form."""
+    where = f"`threshold={text}`"
     if text == F1:
         return Rule(F1)
     method, separator, rest = text.partition(":")
@@ -84,7 +81,7 @@ def parse(text: str) -> Rule:
 
 
 def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
-    """Finds the threshold that a rule asks for.
+    """Return the threshold of a rule.
 
     Args:
         rule: "f1" or "cost"; a given threshold is returned as it is.
@@ -92,12 +89,12 @@ def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Thresho
         labels: int [n], 0 or 1.
 
     Raises:
-        UserError: there are no images, or none of the second class, whose F1 score has no meaning.
+        UserError: there are no images, or for "f1" none of the second class.
     """
     if rule.method == GIVEN:
         return Threshold(rule.value, GIVEN)
     if not len(labels):
-        raise UserError(f"--threshold={rule.method}: there are no predictions to choose it by")
+        raise UserError(f"`threshold={rule.method}`: there are no predictions to choose it by")
     if rule.method == F1:
         return _best_f1(probabilities, labels)
     return _least_cost(rule, probabilities, labels)
@@ -108,8 +105,7 @@ def _best_f1(probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
     positive = true_positive[0]
     if not positive:
         raise UserError(
-            "--threshold=f1: none of the images that it is chosen by is of the second class: give a"
-            " number"
+            "`threshold=f1`: none of the labelled images is of the second class: give a number"
         )
     # 2 TP / (2 TP + FP + FN), van Rijsbergen 1979; FN = positive - TP.
     scores = 2 * true_positive / (true_positive + false_positive + positive)
@@ -133,11 +129,11 @@ def _least_cost(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Th
 def _splits(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns every threshold that splits the images otherwise, and what it finds.
+    """Return every threshold that splits the images differently, with its counts.
 
     Returns:
-        float64 [k], ascending from 0, at which all are of the second class, to one above 1, at
-        which none is; int [k], how many are found rightly; int [k], how many wrongly.
+        Thresholds float64 [k], ascending from 0, where all images are positive, to above 1, where
+        none is; true positives int [k]; false positives int [k].
     """
     values, place = np.unique(np.asarray(probabilities, np.float64), return_inverse=True)
     positive = np.bincount(place, labels == 1, minlength=len(values)).astype(np.int64)
@@ -149,7 +145,7 @@ def _splits(
 
 
 def _from_here_on(counts: np.ndarray) -> np.ndarray:
-    """Returns the sums of all from each place on, int [k + 1] for [k], of which the last is 0."""
+    """Return the sums from each index to the end, int [k + 1] for [k]; the last is 0."""
     return np.append(counts[::-1].cumsum()[::-1], 0)
 
 

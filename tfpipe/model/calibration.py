@@ -1,7 +1,8 @@
-"""From logits to probabilities that fit: scaled, shifted, kept from certainty."""
+"""Calibration: logits to probabilities, scaled, shifted and clipped."""
 
 import dataclasses
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -10,36 +11,41 @@ from tfpipe.model import classifier
 NONE, TEMPERATURE, PLATT = "none", "temperature", "platt"
 METHODS = (NONE, TEMPERATURE, PLATT)
 
+# The names of fields in JSON files, where they differ.
+_JSON_NAMES = {"clip_min": "low", "clip_max": "high"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What is done with logits; `tfpipe.runs.calibrate` finds it, every trained model keeps it.
+    """A fitted calibration; every trained run has one. `tfpipe.runs.calibration_fit` fits it.
 
     Attributes:
         method: "none"; "temperature", logits times `scale`, which is 1 / T (Guo et al. 2017, "On
             Calibration of Modern Neural Networks"); or "platt", for two classes, the second's log
             odds times `scale` plus `shift` (Platt 1999, "Probabilistic Outputs for Support Vector
             Machines").
-        scale: above 0, so that the order of two images stays.
+        scale: above 0, so the order of images stays.
         shift: in nats.
-        low: of two classes, what P(second) is raised to; of more, every probability, after which
-            they are divided by their sum.
-        high: what they are lowered to likewise.
+        clip_min: the least P(second) of two classes. Of more, the least probability of each class,
+            before they are divided by their sum.
+        clip_max: the greatest, likewise.
     """
 
     method: str = NONE
     scale: float = 1.0
     shift: float = 0.0
-    low: float = 0.0
-    high: float = 1.0
+    clip_min: float = 0.0
+    clip_max: float = 1.0
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is none of {', '.join(METHODS)}")
         if not (0 < self.scale < math.inf and math.isfinite(self.shift)):
             raise ValueError(f"scale {self.scale} or shift {self.shift} is out of range")
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"bounds {self.low}, {self.high} are not 0 <= low < high <= 1")
+        if not 0 <= self.clip_min < self.clip_max <= 1:
+            raise ValueError(
+                f"bounds {self.clip_min}, {self.clip_max} are not 0 <= low < high <= 1"
+            )
 
     def __str__(self):
         scaling = {
@@ -47,15 +53,25 @@ class Calibration:
             TEMPERATURE: f"{TEMPERATURE} {1 / self.scale:.3g}",
             PLATT: f"{PLATT} {self.scale:.3g} z {self.shift:+.3g}",
         }[self.method]
-        return f"{scaling}, bounds {self.low:.3g} and {self.high:.6g}"
+        return f"{scaling}, bounds {self.clip_min:.3g} and {self.clip_max:.6g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON types, as all files have them."""
+        return {_JSON_NAMES.get(k, k): value for k, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Calibration":
+        """Return what `to_json` wrote; raises KeyError, TypeError or ValueError if damaged."""
+        names = {_JSON_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(cls)}
+        return cls(**{names[key]: value for key, value in dict(saved).items()})
 
     @property
     def unclipped(self) -> "Calibration":
         """The same without bounds."""
-        return dataclasses.replace(self, low=0.0, high=1.0)
+        return dataclasses.replace(self, clip_min=0.0, clip_max=1.0)
 
     def apply(self, logits: tf.Tensor, output: str) -> tf.Tensor:
-        """Returns the probability of each class, float32 [N, C], rows adding up to 1.
+        """Return the probability of each class, float32 [N, C]; each row adds up to 1.
 
         Args:
             logits: float32 [N, 1] if `output` is "sigmoid", [N, C] if it is "softmax".
@@ -75,11 +91,12 @@ class Calibration:
         return self.clip(classifier.probabilities(logits, output))
 
     def clip(self, probabilities: tf.Tensor) -> tf.Tensor:
-        """Applies the bounds to float32 [N, C]; without any the very same values come back."""
-        if (self.low, self.high) == (0.0, 1.0):
+        """Clip float32 [N, C] to the bounds; without bounds, return the argument itself."""
+        if (self.clip_min, self.clip_max) == (0.0, 1.0):
             return probabilities
         if probabilities.shape[-1] == 2:
-            lowest, highest = [1 - self.high, self.low], [1 - self.low, self.high]
+            lowest = [1 - self.clip_max, self.clip_min]
+            highest = [1 - self.clip_min, self.clip_max]
             return tf.clip_by_value(probabilities, lowest, highest)
-        raised = tf.clip_by_value(probabilities, self.low, self.high)
-        return raised / tf.reduce_sum(raised, -1, keepdims=True)
+        clipped = tf.clip_by_value(probabilities, self.clip_min, self.clip_max)
+        return clipped / tf.reduce_sum(clipped, -1, keepdims=True)

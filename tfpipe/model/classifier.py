@@ -1,12 +1,13 @@
-"""The classifier: one image to one or several backbones, their features joined, and a head.
+"""The classifier: one or several backbones, their features joined, and a head.
 
     image [S, S, 3] --+-- resize, normalise, backbone a, pool --+
                       +-- resize, normalise, backbone b, pool --+-- concat -- head -- logits
 
-S is the largest input side among the backbones; the others shrink the image on the device.
+S is the largest input side of the backbones. The others shrink the image on the device.
 """
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -14,11 +15,11 @@ import tf_keras
 from tfpipe.core import spec
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.model import backbones as registry
+from tfpipe.model import backbones as architectures
 
 
 class AsWritten(tf_keras.layers.Layer):
-    """A layer of our own, traced as it is written; else Keras has AutoGraph rewrite its source."""
+    """A layer that AutoGraph leaves alone; Keras has it rewrite the source of others."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -26,10 +27,10 @@ class AsWritten(tf_keras.layers.Layer):
 
 
 class AverageAndMax(AsWritten):
-    """The average and the maximum of a feature map [N, h, w, C] side by side, [N, 2 C]."""
+    """Concatenates average and maximum of a feature map [N, h, w, C] to [N, 2 C]."""
 
     def call(self, maps: tf.Tensor) -> tf.Tensor:
-        """Applies the layer."""
+        """Return [N, 2 C]."""
         return tf.concat([tf.reduce_mean(maps, [1, 2]), tf.reduce_max(maps, [1, 2])], axis=-1)
 
 
@@ -43,10 +44,13 @@ SIGMOID, SOFTMAX = "sigmoid", "softmax"
 
 
 @dataclasses.dataclass(frozen=True)
-class Branch:
-    """One backbone within a classifier: its name, its input's side in pixels, its weights.
+class BackboneConfig:
+    """One backbone of a classifier to be built.
 
-    The name is what `backbones.get` takes.
+    Attributes:
+        name: as `backbones.get` takes it.
+        size: the side of its input in pixels.
+        weights: as `backbones.build` takes them.
     """
 
     name: str
@@ -55,23 +59,23 @@ class Branch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tower:
-    """The layers of one branch, from the image to a vector.
+class Backbone:
+    """The layers of one backbone, from the image to a vector.
 
     Attributes:
-        name: of the backbone.
-        prepare: from float [N, S, S, 3] to what the backbone takes.
-        backbone: to one or several feature maps.
-        poolings: from each of them to a vector.
+        name: of the architecture.
+        prepare: from float [N, S, S, 3] to the model's input.
+        model: to one or several feature maps.
+        poolings: from each feature map to a vector.
     """
 
     name: str
     prepare: tf_keras.layers.Layer
-    backbone: tf_keras.Model
+    model: tf_keras.Model
     poolings: tuple[tf_keras.layers.Layer, ...]
 
     def pool(self, maps: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the vector [N, .] of each feature map [N, h, w, C]."""
+        """Return the vector [N, .] of each feature map [N, h, w, C]."""
         return [pooling(each) for pooling, each in zip(self.poolings, maps, strict=True)]
 
 
@@ -82,7 +86,7 @@ class Classifier:
     Attributes:
         model: float [N, S, S, 3], RGB in 0..255, to logits; `head` of `features`.
         features: the backbones, pooled and joined: the same input to [N, F].
-        towers: the branches that `features` joins.
+        backbones: the parts that `features` joins.
         head: [N, F] to logits, float32: [N, 1] for a sigmoid, [N, C] for a softmax.
         output: "sigmoid" or "softmax".
         image_size: S.
@@ -90,17 +94,17 @@ class Classifier:
 
     model: tf_keras.Model
     features: tf_keras.Model
-    towers: tuple[Tower, ...]
+    backbones: tuple[Backbone, ...]
     head: tf_keras.Model
     output: str
     image_size: int
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """Returns the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
+        """Return the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
         return probabilities(logits, self.output)
 
     def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Returns the cross-entropy of each sample, in nats, float32 [N].
+        """Return the cross-entropy of each sample, in nats, float32 [N].
 
         Args:
             labels: float32 [N, C], the share of each class.
@@ -112,7 +116,7 @@ class Classifier:
 
 
 def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
-    """Returns the probability of each class, float32 [N, C].
+    """Return the probability of each class, float32 [N, C].
 
     Args:
         logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
@@ -124,7 +128,7 @@ def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
 
 
 def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the log of `probabilities`, exact also where those round to 0 or 1.
+    """Return the log of `probabilities`, exact also where those round to 0 or 1.
 
     Args:
         logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
@@ -135,22 +139,27 @@ def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
 
 
 class Prepare(AsWritten):
-    """Resizes to one backbone's input side and normalises as it expects, in float32."""
+    """Resizes images to one backbone's input side and normalises them, in float32."""
 
-    def __init__(self, backbone: registry.Backbone, size: int, **kwargs):
-        super().__init__(dtype="float32", trainable=False, **kwargs)
-        self.backbone = backbone
+    def __init__(self, architecture: architectures.Architecture, size: int, **kwargs):
+        super().__init__(**{"dtype": "float32", "trainable": False, **kwargs})
+        self.architecture = architecture
         self.size = size
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for `tf_keras.models.clone_model`; they are not plain JSON."""
+        own = {"architecture": self.architecture, "size": self.size}
+        return {**super().get_config(), **own}
+
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Maps float [N, S, S, 3], RGB in 0..255, to float32 [N, size, size, 3]."""
+        """Map float [N, S, S, 3], RGB in 0..255, to float32 [N, size, size, 3]."""
         if images.shape[1] != self.size or images.shape[2] != self.size:
             images = tf.image.resize(images, [self.size, self.size])
-        return self.backbone.normalise(images)
+        return self.architecture.normalise(images)
 
 
 def build(
-    branches: list[Branch],
+    configs: list[BackboneConfig],
     classes: int,
     *,
     pooling: str,
@@ -158,26 +167,26 @@ def build(
     output: str,
     head_init: str = "zeros",
 ) -> Classifier:
-    """Builds the classifier under the current Keras mixed-precision policy.
+    """Build the classifier under the current Keras mixed-precision policy.
 
     Args:
-        branches: at least one; each backbone at most once.
+        configs: at least one; each architecture at most once.
         classes: how many, at least 2.
         pooling: a name in `POOLINGS`, from a feature map to a vector.
         head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
         output: "sigmoid" (two classes only), "softmax", or "auto".
-        head_init: Keras' name of what draws the last layer's first weights.
+        head_init: Keras' name of the initializer of the last layer's weights.
 
     Raises:
         UserError: an unknown name, weights that do not fit, or a sigmoid for several classes.
     """
     output = choose_output(output, classes)
-    side = max(branch.size for branch in branches)
+    side = max(config.size for config in configs)
     image = tf_keras.Input([side, side, 3], dtype="float32", name="image")
-    towers = [_tower(branch, pooling) for branch in branches]
+    backbones = [_build_backbone(config, pooling) for config in configs]
     pooled = []
-    for tower in towers:
-        pooled += tower.pool(as_list(tower.backbone(tower.prepare(image))))
+    for backbone in backbones:
+        pooled += backbone.pool(as_list(backbone.model(backbone.prepare(image))))
     features = tf_keras.Model(image, join(pooled), name="features")
 
     vector = tf_keras.Input(features.output_shape[1:], name="features")
@@ -186,39 +195,35 @@ def build(
         x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
     units = 1 if output == SIGMOID else classes
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
-    # From zeros they start at even odds: random weights on thousands of features are noise to be
-    # unlearnt, but let the gradient into the layers before them from the first step on.
+    # Zeros start at even odds. Random weights on thousands of features are noise to be unlearnt,
+    # but pass a gradient to earlier layers from the first step on.
     logits = tf_keras.layers.Dense(
         units, kernel_initializer=head_init, dtype="float32", name="logits"
     )(x)
     head_model = tf_keras.Model(vector, logits, name="head")
 
     model = tf_keras.Model(image, head_model(features(image)), name="classifier")
-    return Classifier(model, features, tuple(towers), head_model, output, side)
+    return Classifier(model, features, tuple(backbones), head_model, output, side)
 
 
-def _tower(branch: Branch, pooling: str) -> Tower:
-    backbone = registry.get(branch.name)
-    model = registry.build(backbone, branch.size, branch.weights)
-    poolings = [POOLINGS[pooling](name=f"{name}_{pooling}") for name in _outputs(backbone, model)]
-    prepare = Prepare(backbone, branch.size, name=f"{backbone.name}_prepare")
-    return Tower(backbone.name, prepare, model, tuple(poolings))
-
-
-def _outputs(backbone: registry.Backbone, model: tf_keras.Model) -> list[str]:
-    """Names the feature maps of a backbone."""
-    if len(model.outputs) == 1:
-        return [backbone.name]
-    return [f"{backbone.name}{index}" for index in range(len(model.outputs))]
+def _build_backbone(config: BackboneConfig, pooling: str) -> Backbone:
+    architecture = architectures.get(config.name)
+    name = architecture.name
+    model = architectures.build(architecture, config.size, config.weights)
+    several = len(model.outputs) > 1
+    maps = [f"{name}{index}" if several else name for index in range(len(model.outputs))]
+    poolings = tuple(POOLINGS[pooling](name=f"{each}_{pooling}") for each in maps)
+    prepare = Prepare(architecture, config.size, name=f"{name}_prepare")
+    return Backbone(name, prepare, model, poolings)
 
 
 def join(vectors: list[tf.Tensor]) -> tf.Tensor:
-    """Returns vectors [N, .] as one."""
+    """Return vectors [N, .] joined to one."""
     return vectors[0] if len(vectors) == 1 else tf_keras.layers.Concatenate(name="join")(vectors)
 
 
 def as_list(value: tf.Tensor | list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns what a Keras model gave as a list: with a single output, it is that output."""
+    """Return the outputs of a Keras model as a list; a single output is no list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -227,9 +232,9 @@ head_layers: Registry = Registry("head layer")
 
 @head_layers.register("dropout")
 def _dropout(rate: float = 0.5, *, name: str) -> tf_keras.layers.Layer:
-    """`dropout(0.5)`: drops that share of the values in training."""
+    """`dropout(0.5)`: drops that share of values in training."""
     if not 0 <= rate < 1:
-        raise UserError(f"--head: dropout({rate:g}) is not in [0, 1)")
+        raise UserError(f"`head`: dropout({rate:g}) is not in [0, 1)")
     return tf_keras.layers.Dropout(rate, name=name)
 
 
@@ -237,26 +242,25 @@ def _dropout(rate: float = 0.5, *, name: str) -> tf_keras.layers.Layer:
 def _dense(units: float = 64.0, *, name: str) -> tf_keras.layers.Layer:
     """`dense(64)`: a fully connected layer of that many ReLU units."""
     if units < 1 or units != int(units):
-        raise UserError(f"--head: dense({units:g}) needs a whole number of units, at least 1")
+        raise UserError(f"`head`: dense({units:g}) needs a whole number of units, at least 1")
     return tf_keras.layers.Dense(int(units), activation="relu", name=name)
 
 
 @head_layers.register("norm")
 def _norm(*, name: str) -> tf_keras.layers.Layer:
-    """`norm`: each value less its mean, by its standard deviation, of a batch and then of many.
+    """`norm`: a BatchNorm without scale and offset.
 
-    A BatchNorm without weights. Features of different size then count alike, for --weight_decay
-    and for one learning rate.
+    It brings all features to one scale, as weight decay and a common learning rate need.
     """
     return tf_keras.layers.BatchNormalization(center=False, scale=False, name=name)
 
 
 def choose_output(output: str, classes: int) -> str:
-    """Resolves "auto": a sigmoid for two classes; raises UserError for a sigmoid over more."""
+    """Resolve "auto": a sigmoid for two classes; raises UserError for a sigmoid over more."""
     if output == "auto":
         return SIGMOID if classes == 2 else SOFTMAX
     if output == SIGMOID and classes != 2:
         raise UserError(
-            f"--output=sigmoid needs two classes, the records have {classes}: use softmax or auto"
+            f"`output=sigmoid` needs two classes, the records have {classes}: use softmax or auto"
         )
     return output

@@ -1,8 +1,8 @@
-"""Cuts: a model that ends at layers of its own, whose outputs are its feature maps.
+"""Cuts a model at inner layers, whose outputs become its feature maps.
 
-A backbone's name says where after an `@`: `vgg16@block4_pool` is VGG16 from its input to that
-layer, `vgg16@block4_pool+block5_pool` has two feature maps. Layers after the last one are no part
-of it. `path/model.keras@layer` cuts a model file; see `tfpipe.model.model_file`.
+The layers follow an `@` in a backbone's name: `vgg16@block4_pool` is VGG16 from its input to that
+layer, and `vgg16@block4_pool+block5_pool` has two feature maps. `path/model.keras@layer` cuts a
+model file; see `tfpipe.model.model_file`.
 """
 
 import difflib
@@ -19,18 +19,18 @@ AT, AND = "@", "+"
 
 
 def parse(text: str, *, where: str) -> tuple[str, ...]:
-    """Splits "layer+layer" into layers; raises UserError for an empty or repeated one."""
+    """Split "layer+layer" into layers; raises UserError for an empty or repeated one."""
     layers = tuple(layer.strip() for layer in text.split(AND))
     if not all(layers) or len(set(layers)) < len(layers):
         raise UserError(
-            f"{where}: {text!r} is not LAYER or LAYER{AND}LAYER, each of them once: name the layers"
+            f"{where}: {text!r} is not LAYER or LAYER{AND}LAYER, each once: name the layers"
             " that give feature maps"
         )
     return layers
 
 
 def name(stem: str, layers: Sequence[str]) -> str:
-    """Returns the name of a cut, as "vgg16-block4_pool", which TensorFlow takes for a scope."""
+    """Return the name of a cut, as "vgg16-block4_pool"; a valid scope name of TensorFlow."""
     joined = "-".join([pathlib.Path(stem).stem, *layers])
     return re.sub(r"[^A-Za-z0-9_.-]", "_", joined).lstrip("_-")
 
@@ -43,14 +43,14 @@ def end(
     where: str,
     among: Sequence[str] | None = None,
 ) -> tf_keras.Model:
-    """Returns a model that ends at layers of another and shares them.
+    """Return a model that ends at layers of another one and shares them.
 
     Args:
         model: from float [N, S, S, 3].
         layers: names; each becomes an output, in this order.
         name: the new model's.
-        where: the flag with its value, for the beginning of a message.
-        among: the names to choose from; None for those of all layers.
+        where: the option with its value, for the beginning of a message.
+        among: the names to choose from; None for all layers.
 
     Returns:
         The same input to a feature map [N, h, w, c] for each layer.
@@ -68,7 +68,7 @@ def end(
                 f" {', '.join(among[-6:])}"
             )
     try:
-        # The last node: a model used as a layer has one of its own before that.
+        # The last node: a model used as a layer has its own node before it.
         outputs = [model.get_layer(layer).get_output_at(-1) for layer in layers]
         for layer, output in zip(layers, outputs, strict=True):
             shape = getattr(output, "shape", None)
@@ -87,10 +87,9 @@ def end(
 
 
 def named_by_keras(layer: tf_keras.layers.Layer) -> bool:
-    """Tells whether a layer has the name of its class, as conv2d_3.
+    """Return whether a layer is named after its class, as conv2d_3.
 
-    Keras counts such layers up as long as the process runs: the same layer has another name in the
-    next model.
+    Keras numbers such layers per process, so the same layer has another name in the next model.
     """
     plain = re.sub(r"_\d+$", "", layer.name).replace("_", "")
     own = type(layer).__name__.lower()

@@ -1,4 +1,4 @@
-"""Describes a classifier as a table: its backbones block by block, the pooling, and the head."""
+"""Describes a classifier in a table: the blocks of its backbones, the pooling and the head."""
 
 import re
 
@@ -8,17 +8,17 @@ from tfpipe.core import terminal
 from tfpipe.model import cut
 from tfpipe.model.classifier import Classifier, Prepare
 
-# A block is named by what comes before the first number that ends a word: block1_conv1,
-# conv_pw_1_bn, block2a_expand, convnext_tiny_stage_0_block_1.
+# A block's name ends with the first number that ends a word: block1_conv1, conv_pw_1_bn,
+# block2a_expand, convnext_tiny_stage_0_block_1.
 _BLOCK = re.compile(r"(.*?\d+[a-z]?)(?=[_/.-]|$)")
 
 
 def show(classifier: Classifier, trained: dict[str, int]) -> None:
-    """Prints the classifier's parts and its parameters.
+    """Print the classifier's parts and its parameters.
 
     Args:
         classifier: as built.
-        trained: how many parameters each stage trains.
+        trained: the number of parameters that each stage trains.
     """
     rows = []
     for layer in classifier.features.layers:
@@ -46,11 +46,11 @@ def show(classifier: Classifier, trained: dict[str, int]) -> None:
 
 
 def blocks(model: tf_keras.Model) -> dict[str, list[tf_keras.layers.Layer]]:
-    """Groups a model's layers, but for its input, by the blocks that their names tell of.
+    """Group a model's layers, without its input, by the block in their names.
 
-    Layers that Keras named (conv2d_3) belong to the block before them, or to the one that a merge
-    of the block's own name ends, as InceptionV3's `mixed0`. What follows that end is of another
-    block whatever its name, as `mixed9_1` of `mixed10`.
+    Layers with Keras's automatic names (conv2d_3) belong to the block before them. If a merge layer
+    has the name of a block, as InceptionV3's `mixed0`, it ends that block, and they belong to it.
+    Layers after that end belong to a later block, as `mixed9_1` to `mixed10`.
     """
     grouped: dict[str, list[tf_keras.layers.Layer]] = {}
     unnamed: list[tf_keras.layers.Layer] = []

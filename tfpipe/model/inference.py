@@ -1,4 +1,4 @@
-"""Logits and probabilities of a trained classifier for many images."""
+"""Inference: logits and probabilities of many images."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -6,11 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import terminal
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 
-# Large enough to keep a device busy, small enough for a laptop.
+# Keeps a device busy, and fits into a laptop's memory.
 BATCH_SIZE = 32
 
 
@@ -20,19 +18,19 @@ def predict(
     total: int,
     description: str,
 ) -> dict[str, np.ndarray]:
-    """Runs a predictor over batches of `tfpipe.input.pipeline`.
+    """Run a predictor over batches of `tfpipe.input.pipeline`.
 
     Args:
         predictor: in float32.
-        batches: with "image", "weight" and whatever else is to be returned in the same order.
-        total: how many images there are, for the progress bar.
-        description: what is going on, for the progress bar.
+        batches: with "image", "weight" and other keys.
+        total: the number of images, for the progress bar.
+        description: the title of the progress bar.
 
     Returns:
         "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
-        batches except "image" and "weight", without the samples of weight 0.
+        batches except "image" and "weight", without the images of weight 0.
     """
-    run = with_constant_weights(predictor.logits)
+    run = tf.function(predictor.logits, autograph=False)
     found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
     found["probabilities"] = predictor.calibration.apply(found["logits"], predictor.output).numpy()
     return found
@@ -44,13 +42,13 @@ def gather(
     description: str,
     more: Mapping[str, Callable[[dict[str, tf.Tensor]], tf.Tensor]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns all that batches hold but the images, without the samples of weight 0.
+    """Return all columns of batches but the images, without the images of weight 0.
 
     Args:
         batches: as for `predict`.
-        total: see there.
-        description: see there.
-        more: by name what else is computed of each batch.
+        total: as for `predict`.
+        description: as for `predict`.
+        more: further columns, each by a function of a batch.
     """
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:

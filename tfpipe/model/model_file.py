@@ -1,13 +1,14 @@
-"""Model files: a Keras model from a `.keras` file that is not trusted, whole or cut at a layer.
+"""Model files: Keras 2 models from `.keras` files that are not trusted, whole or cut at layers.
 
-As a backbone, `--backbones=path/model.keras@layer` is the model from its input to the output of
-that layer, or of several: `@layer+layer`. The model takes RGB in 0..255: whatever normalisation it
-needs is among its layers. Its weights are the file's. Only the `.keras` format is read, as Keras'
-older ones run code when loaded.
+As a backbone, `path/model.keras@layer` is the model from its input to the output of that layer, or
+of several: `@layer+layer`. The model takes RGB in 0..255, so its layers include any normalisation.
+Its weights are the file's. Only the `.keras` format is read, as Keras's older formats run code when
+loaded. Files of Keras 2.12 to 2.15 and of tf_keras are read, files of Keras 3 are refused.
 """
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,9 +21,8 @@ from tfpipe.model import cut
 SUFFIX = ".keras"
 _HOW = f"give PATH{SUFFIX}@LAYER, a Keras model and the layer that gives its feature map"
 
-# Layers that run whatever function or graph the file names, and what TFOpLambda (which the
-# operators in a functional model become) may run: arithmetic and shapes, nothing that reads or
-# writes files.
+# Layers that run any function or graph that the file names. TFOpLambda stands for operators in a
+# functional model; it may run arithmetic and shapes, but nothing that reads or writes files.
 _CODE_LAYERS = {"Lambda", "__lambda__", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"}
 _PURE_MODULES = ("math.", "nn.", "image.", "__operators__.")
 _PURE_FUNCTIONS = set(
@@ -32,29 +32,29 @@ _PURE_FUNCTIONS = set(
 
 
 def is_cut(text: str) -> bool:
-    """Tells whether a backbone's name is meant as a model file's, rather than a registered one."""
+    """Return whether a backbone's name is a model file's, rather than a registered one."""
     stem = text.partition(cut.AT)[0]
     return SUFFIX in text or stem.endswith(".h5") or os.sep in stem
 
 
 def parse(text: str) -> tuple[str, str]:
-    """Splits "path/model.keras@layers" into path and layers; raises UserError for another form."""
+    """Split "path/model.keras@layers" into path and layers; raises UserError for another form."""
     stem, at, layer = text.strip().partition(f"{SUFFIX}@")
     if not (stem and at and layer):
-        raise UserError(f"--backbones={text} names no model file and layer; {_HOW}")
+        raise UserError(f"`backbones={text}` names no model file and layer; {_HOW}")
     return stem + SUFFIX, layer
 
 
 def load(path: str, *, where: str, how: str) -> tf_keras.Model:
-    """Loads a model without running any code of the file.
+    """Load a model without running any code of the file.
 
     Args:
         path: of a `.keras` file.
-        where: the flag with its value, for the beginning of a message.
-        how: what to give instead, for its end.
+        where: the option with its value, for the beginning of a message.
+        how: what to give instead, for the end of a message.
 
     Raises:
-        UserError: the file is missing, is no Keras model, or brings code of its own.
+        UserError: the file is missing, is no Keras 2 model, or has code of its own.
     """
     if not os.path.isfile(path) or not path.endswith(SUFFIX):
         what = f"is not a {SUFFIX} file" if os.path.exists(path) else "does not exist"
@@ -62,29 +62,29 @@ def load(path: str, *, where: str, how: str) -> tf_keras.Model:
     _check_config(path, where, how)
     try:
         return tf_keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever the damaged part ran into
+    except Exception as error:  # a damaged file may raise anything
         raise UserError(
             f"{where} cannot be loaded ({_first_line(error)}); {how}, without code of its own"
         ) from None
 
 
 def takes_square_rgb(model: tf_keras.Model) -> bool:
-    """Tells whether the only input is [N, S, S, 3], S a number or None."""
+    """Return whether the only input is [N, S, S, 3], S a number or None."""
     shape = model.input_shape
     return isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
 
 
 def cut_at(path: str, layers: Sequence[str]) -> tf_keras.Model:
-    """Loads a model and ends it at layers.
+    """Load a model and end it at layers.
 
     Returns:
-        From float [N, S, S, 3], S None where the file takes any size, to a feature map
-        [N, h, w, c] for each layer.
+        A model from float [N, S, S, 3], S None for any size, to a feature map [N, h, w, c] for each
+        layer.
 
     Raises:
-        UserError: as `load` and `cut.end`, or it takes something else.
+        UserError: as of `load` and `cut.end`, or the input is no square RGB image.
     """
-    where = f"--backbones={path}{cut.AT}{cut.AND.join(layers)}"
+    where = f"`backbones={path}{cut.AT}{cut.AND.join(layers)}`"
     model = load(path, where=where, how=_HOW)
     if not takes_square_rgb(model):
         raise UserError(f"{where} takes {model.input_shape}, not square RGB images; {_HOW}")
@@ -92,7 +92,7 @@ def cut_at(path: str, layers: Sequence[str]) -> tf_keras.Model:
 
 
 def resize(model: tf_keras.Model, size: int, *, path: str, name: str) -> tf_keras.Model:
-    """Returns a copy of a cut model, weights and all, for images of one size.
+    """Return a copy of a cut model, with its weights, for images of one size.
 
     Args:
         model: as `cut_at` returns it.
@@ -106,32 +106,46 @@ def resize(model: tf_keras.Model, size: int, *, path: str, name: str) -> tf_kera
     side = model.input_shape[1]
     if side not in (None, size):
         raise UserError(
-            f"--image_size={size}: {path} takes images of {side} x {side} pixels only: give {side},"
+            f"`image_size={size}`: {path} takes images of {side} x {side} pixels only: give {side},"
             " or 0 for that"
         )
     try:
         copy = tf_keras.models.clone_model(model, tf_keras.Input([size, size, 3]))
     except ValueError as error:
         raise UserError(
-            f"--image_size={size} does not fit {path} ({_first_line(error)}): give a larger one"
+            f"`image_size={size}` does not fit {path} ({_first_line(error)}): give a larger one"
         ) from None
     copy.set_weights(model.get_weights())
     return tf_keras.Model(copy.inputs, copy.output, name=name)
 
 
 def _check_config(path: str, where: str, how: str) -> None:
-    """Raises UserError unless every object of the model comes from Keras and is no code.
+    """Raise UserError unless it is a Keras 2 model whose objects are all Keras's and no code.
 
-    `safe_mode` refuses Python code, but imports whatever module the configuration names for the
-    model (compare CVE-2025-1550), and lets a Lambda layer call any function of Keras
-    (CVE-2025-8747).
+    `safe_mode` refuses Python code, but imports any module that the configuration names (compare
+    CVE-2025-1550), and allows a Lambda layer any function of Keras (CVE-2025-8747).
     """
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
+            has_metadata = "metadata.json" in archive.namelist()
+            metadata = json.loads(archive.read("metadata.json")) if has_metadata else {}
+        version = str(dict(metadata).get("keras_version", ""))
         refused = next(_refused(config), None)
-    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
         raise UserError(f"{where} is not a Keras model ({_first_line(error)}); {how}") from None
+    if re.match(r"[3-9]|\d\d", version):
+        raise UserError(
+            f"{where} was saved by Keras {version}, and only models of Keras 2 are read: save it"
+            " with the package tf_keras, or build the model there and load the weights"
+        )
     if refused:
         raise UserError(f"{where} is refused: it uses {refused}; {how}, without code of its own")
 

@@ -1,34 +1,36 @@
-"""What the exported model can be asked: one entry of a registry for each signature.
+"""Signatures of the exported model: a registry with an entry for each.
 
-To add one, write a function from a `Context` to a `tf.function` with an input signature, or to None
-for a model that has no use for it:
+To add one, write a function from a `Context` to a `tf.function` with an input signature. It returns
+None for a model that cannot have the signature.
 
     @signatures.register("my_signature")
     def _mine(context: Context): ...
 
-TensorFlow Serving joins requests along the first dimension, and cuts the answers there; so that of
-every input and output is N, the number of images.
+TensorFlow Serving joins requests along the first dimension and splits the results there. So the
+first dimension of every input and output is N, the number of images.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-from tensorflow.python.saved_model import fingerprinting_utils
 
+from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
 from tfpipe.images import preprocess, upload
 from tfpipe.model import heat_map
-from tfpipe.model.constants import frozen
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
+
+# Constants are part of a graph, a protobuf message of at most 2 GB.
+MOST_BYTES = 10**9
 
 IMAGE = "image/encoded"  # the key of the image in a tf.Example
 
-# What TensorFlow Serving calls the signatures of Classify and Regress; all others are Predict's.
+# The method names of TensorFlow Serving's Classify and Regress; all others are Predict's.
 METHODS = {
     "classify": tf.saved_model.CLASSIFY_METHOD_NAME,
     "regress": tf.saved_model.REGRESS_METHOD_NAME,
@@ -37,12 +39,15 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a signature is made from.
+    """The model that signatures are built from.
 
     Attributes:
         predictor: trained, in float32.
         classes: names in the order of their labels.
-        freeze: whether classification has its weights as constants (`tfpipe.model.constants`).
+        freeze: whether classification runs on a folded copy of the model, see `tfpipe.model.fold`.
+
+    Raises:
+        UserError: the weights are too large to freeze.
     """
 
     predictor: Predictor | EnsemblePredictor
@@ -50,31 +55,48 @@ class Context:
     freeze: bool = False
 
     def __post_init__(self):
+        size = sum(v.shape.num_elements() * v.dtype.size for v in self.predictor.variables)
+        if self.freeze and size > MOST_BYTES:
+            raise UserError(
+                f"`optimize=freeze`: the weights take {size / 1e9:.1f} GB, a graph holds at most"
+                f" {MOST_BYTES / 1e9:g} GB of them: export with `optimize=none`"
+            )
+
+    @functools.cached_property
+    def classifier(self) -> Predictor | EnsemblePredictor:
+        """The predictor that classifies: folded if `freeze`."""
+        return self.predictor.folded() if self.freeze else self.predictor
+
+    # Each function is traced once and shared by all signatures. Otherwise the file would hold all
+    # constants several times, and loading it would optimize as many graphs.
+
+    @functools.cached_property
+    def classify(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return probabilities float32 [N, C] for uint8 [N, S, S, 3]."""
         spec = tf.TensorSpec([None, *self.image_shape], tf.uint8)
-        classify = self.predictor.classify
-        # Each is traced once, whatever asks for it: else the file had all constants many times, and
-        # whoever loads it as many graphs to optimize.
-        classify = frozen(classify, spec) if self.freeze else tf.function(classify, autograph=False)
-        decode = tf.function(
+        return tf.function(self.classifier.classify, input_signature=[spec], autograph=False)
+
+    @functools.cached_property
+    def decode(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """Return the images, uint8 [N, S, S, 3], and errors, string [N], of files string [N]."""
+        return tf.function(
             lambda encoded: upload.decode(encoded, self.predictor.image_size),
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
-        object.__setattr__(self, "classify", classify)
-        object.__setattr__(self, "_decode", decode)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Of one image, [S, S, 3]."""
+        """The shape of an image, [S, S, 3]."""
         size = self.predictor.image_size
         return (size, size, preprocess.CHANNELS)
 
     def answer(self, images: tf.Tensor, errors: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """Classifies images.
+        """Classify images.
 
         Args:
             images: uint8 [N, S, S, 3].
-            errors: string [N], not empty for an image that could not be read; None for none.
+            errors: string [N], empty for images that could be read; None if all could.
 
         Returns:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
@@ -96,16 +118,12 @@ class Context:
             found["probability"] = probabilities[:, 1]
         return found
 
-    def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the images, uint8 [N, S, S, 3], and errors, string [N], of files string [N]."""
-        return self._decode(encoded)
-
     def answer_files(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classifies image files, string [N]."""
+        """Classify image files, string [N]."""
         return self.answer(*self.decode(encoded))
 
     def answer_examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classifies the images in serialized tf.Examples, string [N]."""
+        """Classify the images in serialized tf.Examples, string [N]."""
         features = {IMAGE: tf.io.FixedLenFeature([], tf.string, "")}
         return self.answer_files(tf.io.parse_example(serialized, features)[IMAGE])
 
@@ -114,7 +132,7 @@ signatures: Registry[Callable[[Context], Callable | None]] = Registry("signature
 
 
 def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
-    """Makes a signature of a function of image files."""
+    """Return a signature for a function of image files."""
     spec = tf.TensorSpec([None], tf.string, name="image_bytes")
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -145,7 +163,7 @@ def _predict_images(context: Context) -> Callable:
 
 @signatures.register("features")
 def _features(context: Context) -> Callable:
-    """What the head sees of an image: "features" float32 [N, F]; of an error NaN."""
+    """The input of the head: "features" float32 [N, F]; NaN for an error."""
 
     def features(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, errors = context.decode(image_bytes)
@@ -158,12 +176,12 @@ def _features(context: Context) -> Callable:
 
 @signatures.register("explain")
 def _explain(context: Context) -> Callable:
-    """As predict_bytes, and where the class is seen: "heat_map" float32 [N, S, S] in 0..1."""
+    """As predict_bytes, with the class's "heat_map" float32 [N, S, S] in 0..1."""
 
     def explain(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, errors = context.decode(image_bytes)
         answer = context.answer(images, errors)
-        # Of an error there is no class, and nothing is seen.
+        # An error has no class; its heat map is 0.
         classes = tf.maximum(answer["class_index"], 0)
         heat = heat_map.heat_maps(context.predictor, images, classes)
         bad = (errors != "")[:, tf.newaxis, tf.newaxis]
@@ -173,7 +191,7 @@ def _explain(context: Context) -> Callable:
 
 
 def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
-    """Makes a signature of a function of serialized tf.Examples."""
+    """Return a signature for a function of serialized tf.Examples."""
     spec = tf.TensorSpec([None], tf.string, name="inputs")
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -204,22 +222,22 @@ def _regress(context: Context) -> Callable | None:
 
 
 def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
-    """Writes a SavedModel with every registered signature.
+    """Write a SavedModel with every registered signature.
 
     Args:
-        context: what is exported.
+        context: the model to export.
         folder: an existing, empty folder.
-        labels: a text file with a class name on each line, kept among the model's assets.
+        labels: a text file with a class name on each line; becomes an asset of the model.
 
     Returns:
-        The signatures by name, as the file has them.
+        The signatures in the file by name.
     """
     module = tf.Module()
-    # The variables alone: with the Keras model itself every layer would be traced and saved too.
-    module.weights = context.predictor.variables
+    # Only the variables: with the Keras model itself every layer would be traced and saved too.
+    module.weights = [*context.predictor.variables, *context.classifier.variables]
     module.labels = tf.saved_model.Asset(labels)
     builders = {name: signatures[name] for name in signatures}
-    # One function for the names that share it.
+    # One function for the names of one builder.
     made = {builder: builder(context) for builder in builders.values()}
     functions = {name: made[builder] for name, builder in builders.items() if made[builder]}
     tf.saved_model.save(module, folder, signatures=functions)
@@ -227,12 +245,12 @@ def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
 
 
 def _named(folder: str, names: Iterable[str]) -> dict[str, SignatureDef]:
-    """Says which signatures are Classify's and Regress'; TensorFlow calls all of them Predict's."""
+    """Set the method names of Classify and Regress; TensorFlow sets Predict's for all."""
     path = pathlib.Path(folder) / "saved_model.pb"
     saved = SavedModel.FromString(path.read_bytes())
     (graph,) = saved.meta_graphs
     for name in METHODS.keys() & set(names):
         graph.signature_def[name].method_name = METHODS[name]
     path.write_bytes(saved.SerializeToString())
-    fingerprinting_utils.write_fingerprint(folder)  # it has the file's checksum
+    (path.parent / "fingerprint.pb").unlink()  # has the old file's checksum, and is optional
     return {name: graph.signature_def[name] for name in names}

@@ -1,7 +1,7 @@
-"""Test-time views: images that a trained classifier sees besides the image itself.
+"""Test-time views: transformed copies of an image, whose logits are averaged with its own.
 
-To add one, write a function of images float32 [N, S, S, 3] and the numbers of its spec to images of
-the same shape, of TensorFlow's own operations, as it is exported too:
+To add one, write a function from images float32 [N, S, S, 3] and the numbers of its spec to images
+of the same shape. Use TensorFlow operations only, as the views are part of the exported model:
 
     @views.register("my_view")
     def _mine(images, strength): ...
@@ -26,10 +26,10 @@ views: Registry[Callable[..., tf.Tensor]] = Registry("test-time view")
 
 
 def parse(text: str) -> tuple[View, ...]:
-    """Reads a list of views, as "flip_lr,crop(0.9)|flip_lr"; in a chain each follows the last.
+    """Read a list of views, as "flip_lr,crop(0.9)|flip_lr"; `|` applies one after another.
 
     Args:
-        text: the value of --tta; blank or "none" for no view but the image itself.
+        text: the option `tta`; blank or "none" for the image itself only.
 
     Returns:
         Functions of float32 [N, S, S, 3] to the same shape; the first is the identity.
@@ -39,7 +39,9 @@ def parse(text: str) -> tuple[View, ...]:
     """
     chains = () if text.strip() == NONE else spec.parse_list(text, option="tta")
     if len(set(chains)) < len(chains):
-        raise UserError(f"--tta={text}: name each view once; the image itself is always among them")
+        raise UserError(
+            f"`tta={text}`: name each view once; the image itself is always one of them"
+        )
     return (_identity, *(_composed([_view(call) for call in chain]) for chain in chains))
 
 
@@ -57,10 +59,10 @@ def _view(call: spec.Call) -> View:
         inspect.signature(function).bind(None, *call.args)
     except TypeError:
         usage = inspect.getdoc(function).splitlines()[0]
-        raise UserError(f"--tta: {call}: wrong number of values; {usage}") from None
+        raise UserError(f"`tta`: {call}: wrong number of values; {usage}") from None
     if not all(isinstance(arg, float) and math.isfinite(arg) for arg in call.args):
-        raise UserError(f"--tta: {call}: {call.name} takes finite numbers only")
-    function(tf.zeros([1, 8, 8, 3]), *call.args)  # finds wrong numbers before the training
+        raise UserError(f"`tta`: {call}: {call.name} takes finite numbers only")
+    function(tf.zeros([1, 8, 8, 3]), *call.args)  # raises for wrong numbers, before the training
     return lambda images: function(images, *call.args)
 
 
@@ -78,9 +80,9 @@ def _flip_ud(images: tf.Tensor) -> tf.Tensor:
 
 @views.register("rot90")
 def _rot90(images: tf.Tensor, turns: float = 1.0) -> tf.Tensor:
-    """`rot90`: turned anticlockwise by 90 degrees; `rot90(2)` by so many quarter turns, 1 to 3."""
+    """`rot90`: turned anticlockwise by 90 degrees; `rot90(2)` by two quarter turns, up to 3."""
     if turns not in (1, 2, 3):
-        raise UserError(f"--tta: rot90({turns:g}): give 1, 2 or 3 quarter turns")
+        raise UserError(f"`tta`: rot90({turns:g}): give 1, 2 or 3 quarter turns")
     return tf.image.rot90(images, int(turns))
 
 
@@ -91,9 +93,9 @@ def _crop(images: tf.Tensor, fraction: float) -> tf.Tensor:
     Bilinear, with half-pixel centres, so the window need not be a whole number of pixels.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"--tta: crop({fraction:g}): the fraction is above 0 and below 1")
-    # TensorFlow's own crop_and_resize does the same, but where the batch has no fixed size, as in a
-    # served model, its graph optimizer complains of it at length on standard error.
+        raise UserError(f"`tta`: crop({fraction:g}): the fraction is above 0 and below 1")
+    # tf.image.crop_and_resize does the same, but for a batch of unknown size, as in a served model,
+    # TensorFlow's graph optimizer logs long warnings about it.
     side = images.shape[1]
     at = np.arange(side) * fraction + (1 - fraction) * (side - 1) / 2
     for axis, shape in ((1, [side, 1, 1]), (2, [side, 1])):

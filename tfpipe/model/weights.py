@@ -1,4 +1,4 @@
-"""Weights of backbones from files, or one line on why a file does not fit or is not to be had."""
+"""Weights of backbones from files, with one-line errors for files that do not fit."""
 
 import itertools
 import os
@@ -10,22 +10,22 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 
-# A layer that has weights: its name and their shapes.
+# A layer with weights: its name and their shapes.
 Layer = tuple[str, list[tuple[int, ...]]]
 
-# What Keras calls a file in its folder where that is not the end of its URL
+# Keras's names of files in its folder that differ from the end of their URLs
 # (keras.applications.nasnet).
 _RENAMED = {
     "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5",
     "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
 }
 
-# How Keras, by a checksum, and HDF5 begin to tell that a file is not what it should be.
+# How the messages of Keras (by checksum) and HDF5 for a damaged file begin.
 _DAMAGED = ("Incomplete or corrupted file", "Unable to open file", "Unable to synchronously open")
 
 
 def load(model: tf_keras.Model, path: str, *, name: str) -> None:
-    """Fills a model with the weights of a file; Keras matches layers by their order.
+    """Load the weights of a file into a model; Keras matches layers by their order.
 
     Args:
         model: a backbone, freshly built.
@@ -33,12 +33,12 @@ def load(model: tf_keras.Model, path: str, *, name: str) -> None:
         name: the backbone's, for messages.
 
     Raises:
-        UserError: there is no such file, or it is of another kind or model, of which the first
-            layer that differs is named.
+        UserError: there is no such file, or it is of another kind or model; the message names the
+            first layer that differs.
     """
     if not os.path.isfile(path):
         raise UserError(
-            f"--weights: no file {path!r} for {name}; give 'imagenet', 'none', or the path of a"
+            f"`weights`: no file {path!r} for {name}; give 'imagenet', 'none', or the path of a"
             " weights-only .h5 file"
         )
     try:
@@ -46,13 +46,13 @@ def load(model: tf_keras.Model, path: str, *, name: str) -> None:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         reason = _reason(path, model, name) or str(error).strip().partition("\n")[0]
         raise UserError(
-            f"--weights: {path} does not fit {name} without its top: {reason}; give the weights of"
+            f"`weights`: {path} does not fit {name} without its top: {reason}; give the weights of"
             " that model"
         ) from None
 
 
 def not_downloaded(error: Exception, name: str) -> UserError | None:
-    """Says what to do about ImageNet weights that Keras could not download, or not whole.
+    """Return an error for ImageNet weights whose download failed or was incomplete.
 
     Args:
         error: what Keras raised.
@@ -66,8 +66,8 @@ def not_downloaded(error: Exception, name: str) -> UserError | None:
     folder = os.path.expanduser("~/.keras/models")
     if first.startswith(_DAMAGED):
         return UserError(
-            f"the ImageNet weights of {name} arrived damaged ({first.rstrip('.')}): remove theirs"
-            f" from {folder} and try again, or pass --weights={name}=PATH"
+            f"the ImageNet weights of {name} arrived damaged ({first.rstrip('.')}): remove their"
+            f" file from {folder} and try again, or give `weights={name}=PATH`"
         )
     match = re.match(r"URL fetch failure on (\S+): (\S+) -- (.*)", first)
     if not match:
@@ -77,19 +77,19 @@ def not_downloaded(error: Exception, name: str) -> UserError | None:
     path = os.path.join(folder, _RENAMED.get(file, file))
     return UserError(
         f"the ImageNet weights of {name} cannot be downloaded ({reason}): put {url} at {path}, or"
-        f" pass --weights={name}=PATH"
+        f" give `weights={name}=PATH`"
     )
 
 
 def _reason(path: str, model: tf_keras.Model, name: str) -> str | None:
-    """Says why a file that Keras did not load does not fit, or None if that is not known."""
+    """Return why a file does not fit, or None if unknown."""
     if zipfile.is_zipfile(path):
-        return "it is a whole model, as --backbones=PATH.keras@LAYER takes"
+        return "it is a whole model: give it as `backbones=PATH.keras@LAYER`"
     if not h5py.is_hdf5(path):
         return "it is not an HDF5 file"
     try:
         found = _of_file(path)
-    except (OSError, KeyError, ValueError, RuntimeError):  # damaged: Keras says how
+    except (OSError, KeyError, ValueError, RuntimeError):  # damaged: Keras has the reason
         return None
     if not found:
         return "it has no list of layers, as .weights.h5 files have none (save one as NAME.h5)"
@@ -101,11 +101,11 @@ def _reason(path: str, model: tf_keras.Model, name: str) -> str | None:
 def _difference(found: list[Layer], wanted: list[Layer], name: str) -> str | None:
     for one, other in itertools.zip_longest(found, wanted):
         if other is None:
-            return f"it goes on with {_show(one)} after the last layer of {name}"
+            return f"it has {_show(one)} after the last layer of {name}"
         if one is None:
             return f"it ends where {name} has {_show(other)}"
         if one[1] != other[1]:
-            return f"its layer {_show(one)} stands where {name} has {_show(other)}"
+            return f"it has {_show(one)} where {name} has {_show(other)}"
     return None
 
 
@@ -138,7 +138,7 @@ def _of_file(path: str) -> list[Layer]:
 
 
 def _texts(group: h5py.Group, attribute: str) -> list[str]:
-    """Reads a list that Keras splits into attribute0, attribute1 ... where it is long."""
+    """Read a list; Keras splits long ones into attribute0, attribute1 ..."""
     names = [attribute]
     if attribute not in group.attrs:
         parts = (f"{attribute}{number}" for number in itertools.count())

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.core import options
 from tfpipe.model import signatures
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.predictions.classifier import Outcome
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +34,9 @@ class RunClassifier(LocalClassifier):
         return self._predictor.image_size
 
     @functools.cached_property
-    def run(self) -> trained.Trained:
+    def run(self) -> loaded_run.LoadedRun:
         """The run."""
-        return trained.load(self.folder)
+        return loaded_run.load(self.folder)
 
     @property
     def classes(self) -> tuple[str, ...]:  # noqa: D102
@@ -56,7 +53,7 @@ class RunClassifier(LocalClassifier):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
-        calibration = options.to_json(self._calibration)
+        calibration = self._calibration.to_json()
         return {**self.run.identity(), "views": self.tta, "calibration": calibration}
 
     def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
@@ -85,7 +82,7 @@ class RunClassifier(LocalClassifier):
 
     @functools.cached_property
     def _logits(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        return with_constant_weights(self._predictor.logits)
+        return tf.function(self._predictor.logits, autograph=False)
 
     @functools.cached_property
     def _explain(self) -> Callable:

@@ -9,15 +9,14 @@ from typing import Any
 import tfpipe
 from tfpipe.core import options, storage
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.measures import measures as registered
-from tfpipe.evaluation.measures import names
+from tfpipe.evaluation.metrics import metrics as registered
+from tfpipe.evaluation.metrics import names
 from tfpipe.evaluation.summary import summary
 from tfpipe.images import upload
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records import manifest as manifests
-from tfpipe.runs import finish
-from tfpipe.runs.trained import Trained
+from tfpipe.runs import predictions_file
+from tfpipe.runs.loaded_run import LoadedRun
 from tfpipe.training.run_folder import RunFolder
 
 JSON, TEXT = "model_card.json", "model_card.md"
@@ -33,7 +32,7 @@ LIMITS = (
 )
 
 
-def measures(run: Trained) -> dict[str, Any]:
+def measures(run: LoadedRun) -> dict[str, Any]:
     """Return the measures of a run's predictions of its validation images.
 
     Returns:
@@ -42,12 +41,12 @@ def measures(run: Trained) -> dict[str, Any]:
     Raises:
         UserError: there are no predictions, or they are damaged.
     """
-    found = finish.read_predictions(run.predictions_file)
+    found = predictions_file.read(run.predictions_file)
     return summary(found["probabilities"], found["label"], run.classes)
 
 
 def describe(
-    run: Trained,
+    run: LoadedRun,
     predictor: Predictor | EnsemblePredictor,
     measured: dict[str, Any],
     *,
@@ -88,7 +87,7 @@ def describe(
         "test_time_views": run.tta or "none",
         "calibration": {
             "text": str(predictor.calibration),
-            **options.to_json(predictor.calibration),
+            **predictor.calibration.to_json(),
         },
         "measures": measured,
         "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
@@ -98,7 +97,7 @@ def describe(
     }
 
 
-def _data(run: Trained) -> dict[str, Any]:
+def _data(run: LoadedRun) -> dict[str, Any]:
     """Return the description of the records, which may be gone."""
     found = {
         "records": run.records,
@@ -111,7 +110,7 @@ def _data(run: Trained) -> dict[str, Any]:
     return found | {"fingerprint": manifest.fingerprint, "images": manifest.splits}
 
 
-def _training(run: Trained) -> dict[str, Any]:
+def _training(run: LoadedRun) -> dict[str, Any]:
     if not isinstance(run, RunFolder):
         return {
             "combined_by": run.combination.method,

@@ -7,8 +7,7 @@ import tensorflow as tf
 
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import upload
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.publish.samples import SampleImages
 
 FILE = "model.tflite"

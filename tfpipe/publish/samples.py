@@ -9,10 +9,9 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.model import inference
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records import manifest as manifests
-from tfpipe.runs.trained import Trained, check_classes
+from tfpipe.runs.loaded_run import LoadedRun, check_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,7 @@ class SampleImages:
 
 
 def take(
-    run: Trained, predictor: Predictor | EnsemblePredictor, records: str, count: int
+    run: LoadedRun, predictor: Predictor | EnsemblePredictor, records: str, count: int
 ) -> SampleImages:
     """Take the first images of a run's validation records, and evaluates them.
 

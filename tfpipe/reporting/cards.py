@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.model import heat_map
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import heat_overlay, template, thumbnail
 from tfpipe.records.example import ImageExample
 from tfpipe.reporting import record_images

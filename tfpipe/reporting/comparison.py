@@ -8,7 +8,7 @@ import numpy as np
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import compare
-from tfpipe.evaluation.measures import Answers
+from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
 from tfpipe.reporting import record_images, training_plots
 from tfpipe.reporting.cards import Card, CardMaker
@@ -102,8 +102,8 @@ def pair(best: Chapter, other: Chapter) -> Pair:
             raise UserError(f"{name} and {other_name} have different labels for the same images")
     except UserError as error:
         return Pair(other_name, problem=str(error))
-    first = Answers(one.probabilities, one.labels)
-    second = Answers(two.probabilities[order], two.labels[order])
+    first = LabeledPredictions(one.probabilities, one.labels)
+    second = LabeledPredictions(two.probabilities[order], two.labels[order])
     compared = compare.compare(first, second)
     counts = tuple(
         int(((first.right == a) & (second.right == b)).sum())
@@ -123,7 +123,11 @@ def pair(best: Chapter, other: Chapter) -> Pair:
 
 
 def _scatter(
-    best: str, other: str, first: Answers, second: Answers, classes: Sequence[str]
+    best: str,
+    other: str,
+    first: LabeledPredictions,
+    second: LabeledPredictions,
+    classes: Sequence[str],
 ) -> bytes:
     """Draw the probabilities of the second class by both targets."""
     with drawing(f"P({escaped(classes[1], 18)}) by both", 4.4) as (figure, axes, done):

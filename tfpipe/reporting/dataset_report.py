@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images.duplicates import Member
+from tfpipe.images.image_info import ImageInfo
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.rejects import Reject

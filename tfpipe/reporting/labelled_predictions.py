@@ -12,7 +12,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.target import ReportTarget
-from tfpipe.runs import finish
+from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training.run_folder import RunFolder
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself
@@ -69,8 +69,8 @@ def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions
     if trained is None:
         raise UserError(f"it is not finished: {_TRAIN_ON}")
     is_run, path = isinstance(trained, RunFolder), trained.predictions_file
-    if path.is_file() and (not is_run or finish.is_current(trained)):
-        return _from_logits(finish.read_predictions(path))
+    if path.is_file() and (not is_run or run_calibration.is_current(trained)):
+        return _from_logits(predictions_file.read(path))
     if not is_run:
         raise UserError(f"{path} is missing: run the command that made it")
     if not trained.best_weights.is_file():

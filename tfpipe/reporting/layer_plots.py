@@ -4,10 +4,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.model.classifier import Tower, as_list
+from tfpipe.model.classifier import Backbone, as_list
 from tfpipe.model.describe import blocks
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page.figure import canvas, escaped
 
 FILTERS, FEATURE_MAPS = "filters", "feature_maps"
@@ -19,20 +18,20 @@ DEPTHS = 4  # blocks of a backbone, evenly spaced
 _TILE = 48  # smallest side of a tile in pixels
 
 
-def towers(predictor: Predictor | EnsemblePredictor) -> tuple[tuple[Tower, ...], int]:
+def towers(predictor: Predictor | EnsemblePredictor) -> tuple[tuple[Backbone, ...], int]:
     """Return the towers of the first classifier, and the side of its input in pixels."""
     while isinstance(predictor, EnsemblePredictor):
         predictor = predictor.members[0]
-    return predictor.classifier.towers, predictor.image_size
+    return predictor.classifier.backbones, predictor.image_size
 
 
-def filters(tower: Tower) -> bytes | None:
+def filters(tower: Backbone) -> bytes | None:
     """Draw the kernels of a backbone's first convolution as colours, each scaled to 0..1.
 
     Returns:
         A PNG file, or None if no convolution has three input channels.
     """
-    for layer in tower.backbone.layers:
+    for layer in tower.model.layers:
         kernel = layer.get_weights()[0] if isinstance(layer, tf_keras.layers.Conv2D) else None
         if kernel is not None and kernel.ndim == 4 and kernel.shape[2] == 3:
             break
@@ -45,7 +44,7 @@ def filters(tower: Tower) -> bytes | None:
     return _tiles(title, [("", _scaled(kernels))], columns=16)
 
 
-def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
+def feature_maps(tower: Backbone, image: np.ndarray, name: str) -> bytes:
     """Draw the feature maps of an image after some blocks of a backbone.
 
     Args:
@@ -58,13 +57,13 @@ def feature_maps(tower: Tower, image: np.ndarray, name: str) -> bytes:
     """
     ends = {
         block: layers[-1]
-        for block, layers in blocks(tower.backbone).items()
+        for block, layers in blocks(tower.model).items()
         if not isinstance(layers[-1].output, list) and layers[-1].output.shape.rank == 4
     }
     names = list(ends)
     places = np.linspace(0, len(names) - 1, min(DEPTHS, len(names))).round().astype(int)
     chosen = [names[place] for place in dict.fromkeys(places.tolist())]
-    model = tf_keras.Model(tower.backbone.inputs, [ends[block].output for block in chosen])
+    model = tf_keras.Model(tower.model.inputs, [ends[block].output for block in chosen])
     prepared = tower.prepare(tf.cast(image[np.newaxis], tf.float32))
     rows = []
     for block, found in zip(chosen, as_list(model(prepared, training=False)), strict=True):

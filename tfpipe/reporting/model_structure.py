@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tfpipe.model import describe, split
+from tfpipe.model import describe, partition
 from tfpipe.model.classifier import Classifier, Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
 from tfpipe.training.precision import under
@@ -86,7 +86,7 @@ def describe_stages(run: RunFolder, built: Classifier) -> ModelStructure:
     stages = {}
     for stage in run.stages:
         batch_norm = stage.config.batch_norm == "trained"
-        parts = split.split(built, stage.start, batch_norm=batch_norm)
+        parts = partition.partition(built, stage.start, batch_norm=batch_norm)
         stages[stage.name] = parts.parameters
         for variable in parts.trained.trainable_variables:
             first_stage.setdefault(id(variable), stage.index)

@@ -9,9 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import one_line
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.ensemble import EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import template, thumbnail
 from tfpipe.records.example import ImageExample
 from tfpipe.records.subset import Subset
@@ -53,7 +51,9 @@ def find(
         classes: names in the order of their labels.
         most: the number of training images to search.
     """
-    compute = with_constant_weights(lambda batch: predictor.features(tf.cast(batch, tf.float32)))
+    compute = tf.function(
+        lambda batch: predictor.features(tf.cast(batch, tf.float32)), autograph=False
+    )
 
     def features(records: Iterable[ImageExample]) -> np.ndarray:
         rows = []

@@ -11,7 +11,7 @@ from tfpipe.input import decoded_batches
 from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.runs.trained import Trained
+from tfpipe.runs.loaded_run import LoadedRun
 from tfpipe.training import resolve
 from tfpipe.training.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ BATCH_SIZE = 32
 _OTHER_RECORDS = "these are not the records that the run was validated on"
 
 
-def validation_parts(trained: Trained, manifest: Manifest) -> list[Subset]:
+def validation_parts(trained: LoadedRun, manifest: Manifest) -> list[Subset]:
     """Return the records behind predictions.csv, in its order."""
     if isinstance(trained, RunFolder):
         return [trained.validation(manifest)]
@@ -29,7 +29,7 @@ def validation_parts(trained: Trained, manifest: Manifest) -> list[Subset]:
     return validation_parts(trained.members[0], manifest)
 
 
-def training_part(trained: Trained, manifest: Manifest) -> Subset:
+def training_part(trained: LoadedRun, manifest: Manifest) -> Subset:
     """Return the training records; those of a cross-validation are all records."""
     if isinstance(trained, RunFolder):
         return resolve.parts(trained.config, manifest)[0]

@@ -7,8 +7,9 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from tfpipe.evaluation import curves, metrics
-from tfpipe.evaluation.measures import Answers, measures
+from tfpipe.evaluation import diagrams
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics
+from tfpipe.evaluation.metrics import confusion as confusion_counts
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
 from tfpipe.reporting.labelled_predictions import LabelledPredictions
 
@@ -37,7 +38,7 @@ def roc(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     """
     chosen, others = _hardest(found, classes)
     with drawing("ROC", _SIDE) as (figure, axes, done):
-        points = {index: curves.roc(*_one(found, index)) for index in [*chosen, *others]}
+        points = {index: diagrams.roc(*_one(found, index)) for index in [*chosen, *others]}
         areas = [sklearn.metrics.auc(*each) for each in points.values() if len(each[0])]
         _draw_curves(axes, points, chosen)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -55,7 +56,7 @@ def precision_recall(found: LabelledPredictions, classes: Sequence[str]) -> byte
     chosen, others = _hardest(found, classes)
     with drawing("Precision and recall", _SIDE) as (figure, axes, done):
         points = {
-            index: curves.precision_recall(*_one(found, index))[::-1]
+            index: diagrams.precision_recall(*_one(found, index))[::-1]
             for index in [*chosen, *others]
         }
         _draw_curves(axes, points, chosen, "steps-pre")
@@ -85,7 +86,7 @@ def reliability(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
         for number, (name, probabilities) in enumerate(rows.items()):
             is_final = number == len(rows) - 1
             color = COLORS[0] if is_final else COLORS[1]
-            bins = curves.reliability(probabilities, found.labels)
+            bins = diagrams.reliability(probabilities, found.labels)
             full = [each for each in bins if each.count]
             x, y = [each.confidence for each in full], [each.accuracy for each in full]
             low, high = zip(*(_interval(each.accuracy, each.count) for each in full), strict=True)
@@ -111,7 +112,7 @@ def reliability(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
 
 def confusion(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     """Draw the number of images by true and predicted class; see `roc`."""
-    table = metrics.confusion(found.probabilities, found.labels)
+    table = confusion_counts(found.probabilities, found.labels)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     count = len(classes)
     side = min(max(2.9, 0.42 * count + 1.6), 5.6)
@@ -143,7 +144,7 @@ def confusion(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
 
 def histogram(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     """Draw a histogram of the scores of the images; see `roc`."""
-    edges, counts = curves.histogram(found.probabilities, found.labels)
+    edges, counts = diagrams.histogram(found.probabilities, found.labels)
     names = [*classes]
     if len(classes) > 2:
         names, counts = ["right", "wrong"], counts[::-1]
@@ -179,7 +180,7 @@ def draw(found: LabelledPredictions, classes: Sequence[str]) -> dict[str, tuple[
 
 
 def _score_name(classes: Sequence[str]) -> str:
-    """Return the name of the score that `curves.scored` gives."""
+    """Return the name of the score that `diagrams.scored` gives."""
     return f"P({escaped(classes[1], 18)})" if len(classes) == 2 else "P(predicted class)"
 
 
@@ -195,13 +196,13 @@ def _hardest(found: LabelledPredictions, classes: Sequence[str]) -> tuple[list[i
     """
     if len(classes) == 2:
         return [1], []
-    area = measures["roc_auc"]
+    area = metrics["roc_auc"]
     areas = {}
     for index in range(len(classes)):
         scores, positives = _one(found, index)
         if positives.any() and not positives.all():
             pair = np.stack([1 - scores, scores], axis=1)
-            areas[index] = area.value(Answers(pair, positives.astype(np.int64)))
+            areas[index] = area.value(LabeledPredictions(pair, positives.astype(np.int64)))
     ranked = sorted(areas, key=lambda index: (areas[index], index))
     return ranked[:MAX_CURVES], ranked[MAX_CURVES : MAX_CURVES + MAX_BACKGROUND]
 

@@ -22,7 +22,7 @@ from tfpipe.reporting.chapter import Chapter, ReportOptions
 from tfpipe.reporting.comparison import Comparison
 from tfpipe.reporting.dataset_chapter import DatasetChapter
 from tfpipe.reporting.target import ReportTarget
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 
 MAX_TARGETS = 8
 
@@ -97,7 +97,9 @@ def render(
 
 def _output_file(out: str, targets: Sequence[ReportTarget]) -> pathlib.Path:
     if not out:
-        return targets[0].folder / (trained.REPORT if len(targets) == 1 else trained.COMPARISON)
+        return targets[0].folder / (
+            loaded_run.REPORT if len(targets) == 1 else loaded_run.COMPARISON
+        )
     path = pathlib.Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"`out={out}`: give a file in a folder that exists")
@@ -139,7 +141,7 @@ def _save_plots(
         own = {name: png for name, (png, _) in each.plots.items()}
         if each is chapters[0]:
             own |= common
-        folder = each.target.folder / trained.PLOTS
+        folder = each.target.folder / loaded_run.PLOTS
         try:
             folder.mkdir(exist_ok=True)
             for name, png in own.items():

@@ -9,12 +9,12 @@ import numpy as np
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.measures import measures, names
+from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.slices import attributes
 from tfpipe.evaluation.summary import summary
 from tfpipe.reporting import training_plots
 from tfpipe.reporting.labelled_predictions import LabelledPredictions
-from tfpipe.runs import trained
+from tfpipe.runs import loaded_run
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.log import Epoch
 
@@ -41,7 +41,7 @@ def result(
         count; "slices", or None if metrics.json has none for these images.
     """
     measured = summary(found.probabilities, found.labels, tuple(classes), before={_RAW: found.raw})
-    titles = {name: measures[name].title for name in names()}
+    titles = {name: metrics[name].title for name in names()}
     titles = {"log_loss": titles["log_loss"], _RAW: "log loss before calibration"} | titles
     rows = [
         {
@@ -68,7 +68,7 @@ def result(
         ],
         "others": len(classes) - len(ranked),
         "mistakes": _mistakes(np.array(measured["confusion"]), classes),
-        "slices": _slices(folder / trained.METRICS, measured),
+        "slices": _slices(folder / loaded_run.METRICS, measured),
     }
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 
 from tfpipe.core.errors import UserError
-from tfpipe.runs import crossval, trained
-from tfpipe.runs.trained import Ensemble, Trained
+from tfpipe.runs import crossval, loaded_run
+from tfpipe.runs.loaded_run import Ensemble, LoadedRun
 from tfpipe.training import run_folder as runs
 from tfpipe.training.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ class ReportTarget:
 
     name: str
     folder: pathlib.Path
-    trained: Trained | None
+    trained: LoadedRun | None
     runs: dict[str, RunFolder]
 
     @property
@@ -65,17 +65,17 @@ def load(folders: list[str]) -> list[ReportTarget]:
 
 def _load(name: str, folder: pathlib.Path) -> ReportTarget:
     finished = any(
-        (folder / each).is_file() for each in (crossval.FOLDS, trained.ENSEMBLE, "config.json")
+        (folder / each).is_file() for each in (crossval.FOLDS, loaded_run.ENSEMBLE, "config.json")
     )
     folds = sorted(path.parent for path in folder.glob(f"{_FOLD}/config.json"))
     if folds and not finished:
         fold_runs = {path.name: runs.load(str(path)) for path in folds}
         return ReportTarget(name, folder, None, fold_runs)
-    loaded = trained.load(folder)
+    loaded = loaded_run.load(folder)
     return ReportTarget(name, folder, loaded, _runs(name, loaded))
 
 
-def _runs(name: str, loaded: Trained) -> dict[str, RunFolder]:
+def _runs(name: str, loaded: LoadedRun) -> dict[str, RunFolder]:
     """Return all runs inside a run or an ensemble, each by a unique name."""
     if isinstance(loaded, RunFolder):
         return {name: loaded}

@@ -1,1 +1,1 @@
-"""Trained runs: train one, load it, calibrate it, cross-validate, combine."""
+"""LoadedRun runs: train one, load it, calibrate it, cross-validate, combine."""

@@ -7,13 +7,12 @@ import pathlib
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.input import pipeline
-from tfpipe.model import backbones, classifier
-from tfpipe.model import split as model_split
+from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
 from tfpipe.records import manifest as manifests
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
-from tfpipe.runs import finish
+from tfpipe.runs import run_calibration
 from tfpipe.training import (
     averaging,
     inputs,
@@ -63,7 +62,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
-    finish.check(config, len(manifest.classes))
+    run_calibration.check(config, len(manifest.classes))
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
@@ -81,7 +80,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     ):
         built = run.build(first_weights=True)
     for stage in planned:
-        model_split.check(built, stage.start)
+        partition.check(built, stage.start)
     terminal.say(_describe(run, built, train_split, val_split, cluster))
     locked = run.locked() if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
@@ -90,7 +89,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         loop.Loop(run, built, generators, train_split, val_split, cluster, folder).fit()
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
-            finish.finish(run, val_split, built if plain else None)
+            run_calibration.calibrate(run, val_split, built if plain else None)
 
 
 def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
@@ -111,7 +110,7 @@ def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
 def plain_model(config: TrainConfig, classes: int) -> Classifier:
     """Return the classifier of these options, with random weights."""
     branches = [
-        classifier.Branch(branch["name"], branch["size"], backbones.NO_WEIGHTS)
+        classifier.BackboneConfig(branch["name"], branch["size"], backbones.NO_WEIGHTS)
         for branch in resolve.branches(config)
     ]
     return classifier.build(

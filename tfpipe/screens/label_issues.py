@@ -48,7 +48,7 @@ class Labels(Screen):
         where = f"`screen_features={name}` with `screen_weights={weights}`"
         try:
             backbone = backbones.get(name)
-            branch = classifier.Branch(name, backbone.input_size, weights)
+            branch = classifier.BackboneConfig(name, backbone.input_size, weights)
             self._features = classifier.build(
                 [branch], len(classes), pooling="avg", head="", output=classifier.SOFTMAX
             ).features

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import draws, pipeline, tuning
 from tfpipe.model.classifier import Classifier, as_list
-from tfpipe.model.constants import with_constant_weights
-from tfpipe.model.split import Split, between
+from tfpipe.model.fold import folded
+from tfpipe.model.partition import Partition, between
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.training.cluster import Cluster, joined, share_out
@@ -42,9 +43,9 @@ class FeatureExtractor:
         run: RunFolder,
         config: TrainConfig,
         classifier: Classifier,
-        split: Split,
+        split: Partition,
         cluster: Cluster,
-        earlier: Split | None = None,
+        earlier: Partition | None = None,
     ):
         """Open the cache; compute nothing yet.
 
@@ -76,14 +77,13 @@ class FeatureExtractor:
             "weights": _digest(split),
         }
         self._any = split.any_frozen
-        self._from_images = with_constant_weights(lambda images: self._run(split.boundary, images))
+        self._from_images = self._folded(split.frozen)
         self._augment = Augment(config.augment)
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
             self._earlier = FeatureExtractor(run, config, classifier, earlier, cluster)
-            way = functools.partial(between(classifier, earlier, split), training=False)
-            self._from_earlier = with_constant_weights(lambda tensors: self._run(way, tensors))
+            self._from_earlier = self._folded(between(classifier, earlier, split))
 
     def gigabytes(self, part: Subset, views: int) -> float:
         """Return the size of this number of views of a part on the disk, in 10^9 bytes."""
@@ -171,8 +171,23 @@ class FeatureExtractor:
         found = function(share_out(self._strategy, values))
         return [joined(self._strategy, each) for each in found]
 
-    def _run(self, layers: Callable[[Any], Any], values: Any) -> list[tf.Tensor]:
-        return self._strategy.run(lambda share: as_list(layers(share)), args=(values,))
+    def _folded(self, model: tf_keras.Model) -> Callable[[Any], list[tf.Tensor]]:
+        """Return a function of images or tensors, with the model's weights at its first call."""
+
+        @functools.cache
+        def compiled() -> Callable[[Any], list[tf.Tensor]]:
+            with self._strategy.scope():
+                layers = folded(model)
+
+            @tf.function(autograph=False)
+            def run(values: Any) -> list[tf.Tensor]:
+                return self._strategy.run(
+                    lambda share: as_list(layers(share, training=False)), args=(values,)
+                )
+
+            return run
+
+        return lambda values: compiled()(values)
 
 
 def _whole(part: Subset) -> Subset:
@@ -180,7 +195,7 @@ def _whole(part: Subset) -> Subset:
     return Subset(part.manifest, part.splits)
 
 
-def _digest(split: Split) -> str:
+def _digest(split: Partition) -> str:
     """Return a digest of the frozen layers' weights."""
     digest = hashlib.sha256()
     for weight in split.frozen.get_weights():

@@ -20,7 +20,7 @@ from tfpipe.input import draws, pipeline, service
 from tfpipe.input.samples import Reading
 from tfpipe.input.threads import in_threads
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.split import Split
+from tfpipe.model.partition import Partition
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.training.cluster import Cluster
@@ -54,8 +54,8 @@ class Inputs:
         val_split: Subset,
         classifier: Classifier,
         stage: Stage,
-        split: Split,
-        earlier: Split | None = None,
+        split: Partition,
+        earlier: Partition | None = None,
     ):
         """Choose what to cache, and compute it if it is missing.
 

@@ -15,7 +15,7 @@ from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import draws
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.split import split
+from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
 from tfpipe.training import stages
 from tfpipe.training.checkpoints import Checkpoints
@@ -127,8 +127,9 @@ class Loop:
             )
         with self._cluster.strategy.scope():
             first = stages.earliest(self._run.stages[stage.index :])
-            earlier = split(self._classifier, first) if first != stage.start else None
-            parts = split(self._classifier, stage.start, batch_norm=config.batch_norm == "trained")
+            earlier = partition(self._classifier, first) if first != stage.start else None
+            batch_norm = config.batch_norm == "trained"
+            parts = partition(self._classifier, stage.start, batch_norm=batch_norm)
             if len(self._run.stages) > 1:
                 count = f"{parts.parameters:,} parameters"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")

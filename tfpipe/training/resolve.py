@@ -76,7 +76,7 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
     )
 
 
-def _per_backbone(option: str, text: str, found: list[backbones.Backbone]) -> dict[str, str]:
+def _per_backbone(option: str, text: str, found: list[backbones.Architecture]) -> dict[str, str]:
     """Read an option with one value for all backbones, or `name=value` for each.
 
     The name of the whole backbone is enough for a cut one, unless two have it.
@@ -107,7 +107,7 @@ def _per_backbone(option: str, text: str, found: list[backbones.Backbone]) -> di
     return values
 
 
-def _size(text: str, backbone: backbones.Backbone) -> int:
+def _size(text: str, backbone: backbones.Architecture) -> int:
     if not text.isdigit():
         raise UserError(
             f"`image_size={text}`: give a side in pixels, or 0 for {backbone.name}'s own"

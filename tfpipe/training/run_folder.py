@@ -186,7 +186,7 @@ class RunFolder:
                 are read from the run's copies.
         """
         branches = [
-            classifier.Branch(
+            classifier.BackboneConfig(
                 branch["name"] if first_weights else self._kept(branch["name"]),
                 branch["size"],
                 branch["weights"] if first_weights else backbones.NO_WEIGHTS,
@@ -317,6 +317,6 @@ def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = N
                 " are not calibrated: run tfpipe.train there to its end"
             )
             return Calibration()
-        return options.from_json(Calibration, saved["calibration"], where=str(path))
+        return Calibration.from_json(saved["calibration"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None

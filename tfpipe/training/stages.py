@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from tfpipe.core.errors import UserError
-from tfpipe.model.split import ALL, HEAD
+from tfpipe.model.partition import ALL, HEAD
 from tfpipe.training.config import TrainConfig
 
 FROM = "from"
@@ -37,7 +37,7 @@ class Stage:
     Attributes:
         index: number of the stage, from 0.
         name: shown to people.
-        start: where the trained part begins: "head", "all", or what `split.split` takes.
+        start: where the trained part begins: "head", "all", or what `partition.partition` takes.
         config: the options, with the stage's own values.
     """
 
@@ -74,7 +74,7 @@ def earliest(stages: Sequence[Stage]) -> str:
         stages: the next stage, and those after it.
 
     Returns:
-        A place for `split.split`, at or before the first stage's in every backbone.
+        A place for `partition.partition`, at or before the first stage's in every backbone.
     """
     first = stages[0]
 

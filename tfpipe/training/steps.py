@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.split import Split
+from tfpipe.model.partition import Partition
 from tfpipe.training import averaging, losses, randomness
 from tfpipe.training.cluster import share_out, summed
 from tfpipe.training.inputs import Batch, Inputs
@@ -54,7 +54,7 @@ class Steps:
         stage: Stage,
         classifier: Classifier,
         generators: Sequence[tf.random.Generator],
-        split: Split,
+        split: Partition,
         inputs: Inputs,
     ):
         """Prepare a stage's steps; nothing is compiled yet."""

@@ -6,7 +6,8 @@ Only this file names them.
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from tools.bench import peers
 from tools.bench.worker import Epoch
@@ -25,11 +26,11 @@ def tune(*, allocator: bool = True, onednn: bool = True) -> None:
         tfpipe.core.onednn.use()
 
 
-def constant_weights(function: Callable) -> Callable:
-    """Return the function with its variables as constants, as frozen layers run."""
-    from tfpipe.model.constants import with_constant_weights
+def folded(model: Any) -> Any:
+    """Return the model with BatchNorm folded into convolutions, as frozen layers run."""
+    from tfpipe.model import fold
 
-    return with_constant_weights(function)
+    return fold.folded(model)
 
 
 def pipeline(

@@ -5,7 +5,7 @@
 The tasks, with random weights and images, in images/s:
 
     inference    a forward pass
-    constants    the same with constant weights, as frozen layers run
+    folded       the same with BatchNorm folded into convolutions, as frozen layers run
     training     an update of everything: forward, backward, SGD
 
 The settings:
@@ -28,7 +28,7 @@ from tools.bench.harness import Case
 from tools.bench.peers import load_keras
 from tools.bench.worker import Epoch
 
-TASKS = ("inference", "constants", "training")
+TASKS = ("inference", "folded", "training")
 SETTINGS = ("plain", "allocator", "onednn", "both", "bfloat16", "xla")
 
 
@@ -78,6 +78,9 @@ def step(backbone: str, size: int, batch_size: int, task: str, setting: str, **_
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.build(model.trainable_variables)
 
+    if task == "folded":
+        model = ours.folded(model)
+
     def infer(images: tf.Tensor) -> tf.Tensor:
         return model(images, training=False)
 
@@ -88,8 +91,6 @@ def step(backbone: str, size: int, batch_size: int, task: str, setting: str, **_
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
-    if task == "constants":
-        infer = ours.constant_weights(infer)
     compiled = tf.function(train if task == "training" else infer, jit_compile=setting == "xla")
     images = tf.random.uniform([batch_size, size, size, 3])
 

@@ -1,4 +1,4 @@
-"""Makes an ensemble: its members' predictions are matched, combined, compared and calibrated."""
+"""Builds an ensemble: matches, combines, compares and calibrates its members' predictions."""
 
 import os
 import pathlib
@@ -6,15 +6,20 @@ import pathlib
 import numpy as np
 
 import tfpipe
-from tfpipe.core import options, storage, terminal
+from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import compare, metrics
-from tfpipe.model import ensemble
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
-from tfpipe.model.ensemble import Combination
-from tfpipe.runs import calibrate, combine, finish, trained
-from tfpipe.runs.trained import Ensemble, Trained
+from tfpipe.model.combination import BLEND, GEOMETRIC, MEAN, Combination, combiners
+from tfpipe.runs import (
+    calibration_fit,
+    combination_fit,
+    loaded_run,
+    predictions_file,
+    run_calibration,
+)
+from tfpipe.runs.loaded_run import Ensemble, LoadedRun
 from tfpipe.training.run_folder import RunFolder
 
 
@@ -27,41 +32,41 @@ def make(
     calibration: str,
     replace: bool,
 ) -> None:
-    """Writes the folder of an ensemble, whole or not at all, and shows what it gains.
+    """Write the folder of an ensemble atomically, and show its gain.
 
-    The parameters and the calibration that are kept are fitted to all predictions. Whatever is
-    measured is of cross-validation: the combination is fitted without a fold, and the calibration
-    to the other folds' combined logits.
+    The saved parameters and calibration are fitted to all predictions. The metrics are of
+    cross-validation: neither the combination nor the calibration is fitted to the measured fold.
 
     Args:
         folders: of the members.
-        out: where the ensemble goes.
-        method: a name of `combine.methods`.
-        l2: see `combine.fit`.
-        calibration: see `calibrate.fit`.
-        replace: whether an ensemble that is there is replaced.
+        out: the folder of the ensemble.
+        method: a name of `combination.combiners`.
+        l2: see `combination_fit.fit`.
+        calibration: see `calibration_fit.fit`.
+        replace: whether to replace an ensemble that is in `out`.
 
     Raises:
-        UserError: a member does not serve, the members do not fit together, or `out` is taken.
+        UserError: a member cannot be used, the members do not fit together, or `out` is taken.
     """
-    fitted = combine.methods[method].fit is not None
+    combiners[method]  # raises UserError for an unknown name
+    fitted = method in combination_fit.FITTED
     members = _members(folders)
-    calibrate.check(calibration, len(members[0].classes))
+    calibration_fit.check(calibration, len(members[0].classes))
     if replace and out.exists():
         _check_replaceable(out)
     with storage.atomic_folder(out, replace=replace) as work:
-        names, labels, answers = _matched(members)
-        combination = combine.fit(method, answers, labels, l2)
+        names, labels, log_probabilities = _matched(members)
+        combination = combination_fit.fit(method, log_probabilities, labels, l2)
         combined = (
-            combine.cross_fit(method, answers, labels, l2)
+            combination_fit.cross_fit(method, log_probabilities, labels, l2)
             if fitted
-            else combine.combine(answers, combination)
+            else combination.combine(log_probabilities).numpy()
         )
-        scores = _compared(folders, answers, labels)
+        scores = _compared(folders, log_probabilities, labels)
         label = f"{method}, cross-validated" if fitted else method
-        scores[label] = _measures(combined, labels)
+        scores[label] = _metrics(combined, labels)
         made = Ensemble(work, members, combination)
-        trained.save(
+        loaded_run.save(
             made,
             out,
             {
@@ -82,29 +87,28 @@ def make(
 
 
 def _check_replaceable(out: pathlib.Path) -> None:
-    """Raises UserError if a folder holds anything but an ensemble, which is not to be deleted."""
+    """Raise UserError if a folder holds anything but an ensemble."""
     names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    strange = sorted(names - set(trained.FILES))
+    strange = sorted(names - set(loaded_run.FILES))
     if strange:
         raise UserError(
-            f"--out={out} holds {strange[0]}, which is no part of an ensemble, so it is left alone:"
-            " name another folder"
+            f"`out={out}` holds {strange[0]}, which is no part of an ensemble: name another folder"
         )
 
 
-def _members(folders: list[str]) -> tuple[Trained, ...]:
-    """Opens the members; raises UserError if one does not serve, or they differ in classes."""
+def _members(folders: list[str]) -> tuple[LoadedRun, ...]:
+    """Open the members; raises UserError if one cannot be used, or their classes differ."""
     if len({os.path.realpath(folder) for folder in folders}) < max(2, len(folders)):
-        raise UserError(f"--runs={','.join(folders)}: name two or more folders, each once")
+        raise UserError(f"`runs={','.join(folders)}`: name two or more folders, each once")
     missing = next((folder for folder in folders if not pathlib.Path(folder).is_dir()), None)
     if missing is not None:
-        raise UserError(f"--runs: {missing} does not exist: name folders of tfpipe.train")
-    members = tuple(trained.load(folder) for folder in folders)
+        raise UserError(f"`runs`: {missing} does not exist: name folders of tfpipe.train")
+    members = tuple(loaded_run.load(folder) for folder in folders)
     for member in members:
         if isinstance(member, Ensemble) and not member.cross_validated:
-            raise UserError(f"--runs: {member.folder} is an ensemble: name its members instead")
-        member.identity()  # finds that there are no weights
-        current = finish.is_current(member) if isinstance(member, RunFolder) else True
+            raise UserError(f"`runs`: {member.folder} is an ensemble: name its members instead")
+        member.identity()  # raises UserError without weights
+        current = run_calibration.is_current(member) if isinstance(member, RunFolder) else True
         if not (current and member.predictions_file.is_file()):
             raise UserError(
                 f"{member.predictions_file} is missing or of other weights: run tfpipe.train there"
@@ -118,8 +122,8 @@ def _members(folders: list[str]) -> tuple[Trained, ...]:
     return members
 
 
-def _matched(members: tuple[Trained, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads the members' predictions and brings them into the order of the first member's.
+def _matched(members: tuple[LoadedRun, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read the members' predictions, all in the order of the first member's.
 
     Returns:
         The names, str [n]; the labels, int64 [n]; and log-probabilities, float64 [M, n, C].
@@ -127,9 +131,9 @@ def _matched(members: tuple[Trained, ...]) -> tuple[np.ndarray, np.ndarray, np.n
     Raises:
         UserError: they are of other images, of too few, or damaged.
     """
-    parts = [finish.read_predictions(member.predictions_file) for member in members]
+    parts = [predictions_file.read(member.predictions_file) for member in members]
     first = parts[0]
-    answers = []
+    log_probabilities = []
     for member, part in zip(members, parts, strict=True):
         logits = part["logits"]
         allowed = (1, 2) if len(member.classes) == 2 else (len(member.classes),)
@@ -139,30 +143,33 @@ def _matched(members: tuple[Trained, ...]) -> tuple[np.ndarray, np.ndarray, np.n
         if (part["label"][order] != first["label"]).any():
             name = first["name"][part["label"][order] != first["label"]][0]
             raise UserError(
-                f"{members[0].folder} and {member.folder} have other labels, as of {name}: combine"
-                " runs on the same records"
+                f"{members[0].folder} and {member.folder} have different labels, as of {name}:"
+                " combine runs on the same records"
             )
-        answers.append(combine.log_probabilities(logits[order]))
-    if len(first["name"]) < calibrate.LEAST:
+        log_probabilities.append(combination_fit.log_probabilities(logits[order]))
+    if len(first["name"]) < calibration_fit.LEAST:
         raise UserError(
             f"{members[0].predictions_file} has {len(first['name'])} images: an ensemble needs at"
-            f" least {calibrate.LEAST} that were not trained on"
+            f" least {calibration_fit.LEAST} images that no member was trained on"
         )
-    return first["name"], first["label"], np.stack(answers)
+    return first["name"], first["label"], np.stack(log_probabilities)
 
 
-def _compared(folders: list[str], answers: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
-    """Returns the measures of each member, and of the pools that have no parameters."""
+def _compared(
+    folders: list[str], log_probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, dict]:
+    """Return the metrics of each member, of the mean and of the geometric mean."""
     scores = {
-        folder: _measures(member, labels) for folder, member in zip(folders, answers, strict=True)
+        folder: _metrics(member, labels)
+        for folder, member in zip(folders, log_probabilities, strict=True)
     }
-    for method in (ensemble.MEAN, ensemble.GEOMETRIC):
-        combined = combine.combine(answers, Combination(method))
-        scores[method] = _measures(combined, labels)
+    for method in (MEAN, GEOMETRIC):
+        combined = Combination(method).combine(log_probabilities).numpy()
+        scores[method] = _metrics(combined, labels)
     return scores
 
 
-def _measures(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     probabilities = np.exp(log_probabilities)
     return {
         "log_loss": metrics.log_loss(probabilities, labels),
@@ -173,15 +180,15 @@ def _measures(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, fl
 def _calibrate(
     made: Ensemble, names: np.ndarray, labels: np.ndarray, combined: np.ndarray, method: str
 ) -> None:
-    """Writes `calibration.json`, fitted to all, and `predictions.csv`, each fold by the others."""
+    """Write `calibration.json`, fitted to all folds, and `predictions.csv`, cross-fitted."""
     two = len(made.classes) == 2
     output = SIGMOID if two else SOFTMAX
     logits = np.float32(combined[:, 1:] - combined[:, :1] if two else combined)
-    kept = calibrate.fit(logits, labels, output, method)
-    fold = calibrate.folds(len(labels))
-    probabilities = calibrate.cross_fit(logits, labels, output, method, fold)
+    kept = calibration_fit.fit(logits, labels, output, method)
+    fold = calibration_fit.folds(len(labels))
+    probabilities = calibration_fit.cross_fit(logits, labels, output, method, fold)
     found = {"name": names, "label": labels, "logits": logits, "probabilities": probabilities}
-    finish.write_predictions(made.predictions_file, made.classes, found)
+    predictions_file.write(made.predictions_file, made.classes, found)
     raw = Calibration().apply(logits, output).numpy()
     losses = {
         "log_loss_raw": metrics.log_loss(raw, labels),
@@ -189,7 +196,7 @@ def _calibrate(
     }
     storage.write_json(
         made.calibration_file,
-        {"calibration": options.to_json(kept), "n": len(labels), **losses},
+        {"calibration": kept.to_json(), "n": len(labels), **losses},
     )
     terminal.say(
         f"calibration {kept}: log loss {losses['log_loss_raw']:.4f}, calibrated"
@@ -198,7 +205,7 @@ def _calibrate(
 
 
 def _describe(combination: Combination) -> str:
-    """Returns the method with what a person may want to know of its parameters."""
-    if combination.method != ensemble.BLEND:
+    """Return the method, with the weights of a blend."""
+    if combination.method != BLEND:
         return combination.method
     return f"{combination.method} of {', '.join(f'{w:.3f}' for w in combination.weights)}"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from tfpipe.evaluation import bootstrap, curves, metrics
-from tfpipe.evaluation.measures import Answers, measures, names
+from tfpipe.evaluation import bootstrap, diagrams
+from tfpipe.evaluation.metrics import LabeledPredictions, log_loss, metrics, names
 from tfpipe.evaluation.summary import summary
 
 
@@ -65,37 +65,38 @@ REFERENCES = {
 
 @pytest.mark.parametrize("digits", [None, 1])
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("name", measures)
+@pytest.mark.parametrize("name", metrics)
 def test_every_measure_agrees_with_a_reference(name, classes, digits):
     probabilities, labels = drawn(classes, digits=digits)
     if name == "log_loss":
         probabilities = probabilities.clip(1e-6, 1 - 1e-6)
     expected = REFERENCES[name](labels, probabilities)
-    found = measures[name].value(Answers(probabilities, labels))
+    found = metrics[name].value(LabeledPredictions(probabilities, labels))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", measures)
+@pytest.mark.parametrize("name", metrics)
 def test_a_weight_is_that_many_images(name, classes):
-    answers = Answers(*drawn(classes, n=60, digits=1))
+    answers = LabeledPredictions(*drawn(classes, n=60, digits=1))
     weights = np.random.default_rng(1).integers(0, 4, (5, 60))
-    found = measures[name].of(answers)(weights.astype(np.float64))
-    again = [measures[name].value(answers[np.repeat(np.arange(60), row)]) for row in weights]
+    found = metrics[name].of(answers)(weights.astype(np.float64))
+    again = [metrics[name].value(answers[np.repeat(np.arange(60), row)]) for row in weights]
     np.testing.assert_allclose(found, again, rtol=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", measures)
+@pytest.mark.parametrize("name", metrics)
 def test_the_better_answers_measure_better(name, classes):
     probabilities, labels = drawn(classes)
     perfect = np.eye(classes)[labels]
     guesses = np.random.default_rng(5).dirichlet(np.ones(classes), 300)
     best, own, worst = (
-        measures[name].value(Answers(p, labels)) for p in (perfect, probabilities, guesses)
+        metrics[name].value(LabeledPredictions(p, labels))
+        for p in (perfect, probabilities, guesses)
     )
-    assert (best > own > worst) if measures[name].higher_is_better else (best < own < worst)
-    assert best == pytest.approx(1.0 if measures[name].higher_is_better else 0.0, abs=1e-6)
+    assert (best > own > worst) if metrics[name].higher_is_better else (best < own < worst)
+    assert best == pytest.approx(1.0 if metrics[name].higher_is_better else 0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -108,16 +109,16 @@ def test_the_summary_agrees_with_scikit_learn(classes):
         assert list(found[key].values()) == pytest.approx(values.tolist())
     assert found["confusion"] == sklearn.metrics.confusion_matrix(labels, chosen).tolist()
     assert (found["n"], found["reasons"]) == (300, {})
-    assert set(found["intervals"]) == set(measures) <= set(found)
-    for name in measures:
+    assert set(found["intervals"]) == set(metrics) <= set(found)
+    for name in metrics:
         low, high = found["intervals"][name]
         assert low < high
 
 
 def test_a_certain_mistake_costs_a_finite_loss():
     probabilities = np.array([[1.0, 0.0]], np.float32)
-    assert metrics.log_loss(probabilities, np.array([1])) == pytest.approx(-math.log(1e-7))
-    assert metrics.log_loss(probabilities, np.array([0])) == pytest.approx(0, abs=1e-6)
+    assert log_loss(probabilities, np.array([1])) == pytest.approx(-math.log(1e-7))
+    assert log_loss(probabilities, np.array([0])) == pytest.approx(0, abs=1e-6)
 
 
 def test_before_calibration_the_loss_has_an_interval_too():
@@ -193,7 +194,7 @@ def test_no_answers_break_a_summary(n, classes, digits, least, seed):
         probabilities, np.minimum(labels, least - 1), tuple("abcde"[:classes]), rounds=9
     )
     json.dumps(found, allow_nan=False)
-    for name in measures:
+    for name in metrics:
         interval = found["intervals"][name]
         assert interval is None or interval[0] <= interval[1]
 
@@ -208,20 +209,24 @@ def test_resampling_draws_each_image_as_often_as_the_others():
 
 def test_curves_are_those_of_scikit_learn_and_their_area_is_the_measure():
     probabilities, labels = drawn(2, digits=2)
-    answers, scores, positives = Answers(probabilities, labels), probabilities[:, 1], labels == 1
-    false, true = curves.roc(scores, positives)
-    assert sklearn.metrics.auc(false, true) == pytest.approx(measures["roc_auc"].value(answers))
-    precision, recall = curves.precision_recall(scores, positives)
+    answers, scores, positives = (
+        LabeledPredictions(probabilities, labels),
+        probabilities[:, 1],
+        labels == 1,
+    )
+    false, true = diagrams.roc(scores, positives)
+    assert sklearn.metrics.auc(false, true) == pytest.approx(metrics["roc_auc"].value(answers))
+    precision, recall = diagrams.precision_recall(scores, positives)
     area = -(np.diff(recall) * precision[:-1]).sum()
-    assert area == pytest.approx(measures["average_precision"].value(answers))
+    assert area == pytest.approx(metrics["average_precision"].value(answers))
     assert (precision[-1], recall[-1], recall[0]) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_reliability_adds_up_to_the_calibration_error(classes):
     probabilities, labels = drawn(classes)
-    bars = curves.reliability(probabilities, labels)
-    assert [bar.count for bar in bars] == curves.histogram(probabilities, labels, 10)[1].sum(
+    bars = diagrams.reliability(probabilities, labels)
+    assert [bar.count for bar in bars] == diagrams.histogram(probabilities, labels, 10)[1].sum(
         axis=0
     ).tolist()
     error = sum(bar.count * abs(bar.confidence - bar.accuracy) for bar in bars if bar.count) / 300
@@ -231,19 +236,19 @@ def test_reliability_adds_up_to_the_calibration_error(classes):
 
 def test_the_histogram_parts_the_classes():
     probabilities = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
-    edges, counts = curves.histogram(probabilities, np.array([0, 1, 1, 0]), 2)
+    edges, counts = diagrams.histogram(probabilities, np.array([0, 1, 1, 0]), 2)
     assert edges.tolist() == [0, 0.5, 1]
     assert counts.tolist() == [[1, 1], [0, 2]]
 
 
 def test_curves_of_one_class_are_empty():
     for positives in (np.zeros(3, bool), np.ones(3, bool)):
-        assert [len(values) for values in curves.roc(np.arange(3), positives)] == [0, 0]
-    assert len(curves.precision_recall(np.arange(3), np.zeros(3, bool))[0]) == 0
-    empty = curves.reliability(np.empty((0, 2)), np.empty(0, int))
+        assert [len(values) for values in diagrams.roc(np.arange(3), positives)] == [0, 0]
+    assert len(diagrams.precision_recall(np.arange(3), np.zeros(3, bool))[0]) == 0
+    empty = diagrams.reliability(np.empty((0, 2)), np.empty(0, int))
     assert {(bar.count, bar.confidence, bar.accuracy) for bar in empty} == {(0, None, None)}
 
 
 def test_the_log_loss_comes_first():
     assert names()[0] == "log_loss"
-    assert sorted(names()) == list(measures)
+    assert sorted(names()) == list(metrics)

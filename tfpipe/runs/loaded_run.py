@@ -1,12 +1,12 @@
-"""What a later command may be given as --run_dir: a run, a cross-validation of runs, an ensemble.
+"""Loads a run folder: of a run, of a cross-validation or of an ensemble.
 
-All have the interface of `tfpipe.training.run_folder.RunFolder`, as far as later commands need it.
-A cross-validation is an ensemble of its folds' runs, whose logits are averaged. The folder of an
-ensemble has
+All three share the part of `tfpipe.training.run.Run` that later commands need. A cross-validation
+is an ensemble of its folds' runs, whose log-probabilities are averaged. The folder of an ensemble
+has
 
-    ensemble.json      its members, how they are combined, and what that was fitted to
-    calibration.json   fitted to the combination
-    predictions.csv    its predictions of the images that no member was trained on
+    ensemble.json      its members, their combination, and the metrics of each method
+    calibration.json   fitted to the combined predictions
+    predictions.csv    its predictions of images that no member was trained on
     metrics.json       written by tfpipe.evaluate
     report.html        written by tfpipe.report, or comparison.html, and their plots/
 """
@@ -20,11 +20,10 @@ import numpy as np
 
 from tfpipe.core import options, storage
 from tfpipe.core.errors import UserError
-from tfpipe.model import ensemble
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
-from tfpipe.model.ensemble import Combination, EnsemblePredictor
-from tfpipe.model.predictor import Predictor
+from tfpipe.model.combination import GEOMETRIC, Combination
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import crossval
@@ -39,17 +38,17 @@ FILES = (
     *(REPORT, COMPARISON, PLOTS),
 )
 
-_AGAIN = "run tfpipe.ensemble again with --overwrite"
+_AGAIN = "run tfpipe.ensemble again with `overwrite`"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Runs, or cross-validations of runs, that answer as one; with the properties of a `RunFolder`.
+    """Runs, or cross-validations of runs, combined; with the properties of a `Run`.
 
     Attributes:
         folder: of the ensemble.
         members: at least one.
-        combination: of their answers.
+        combination: of their predictions.
         cross_validated: whether the members are the runs of a cross-validation.
     """
 
@@ -65,7 +64,7 @@ class Ensemble:
 
     @property
     def class_shares(self) -> tuple[float, ...]:
-        """The share of each among the training records, on average over the members."""
+        """The share of each class in the training records, averaged over the members."""
         shares = np.mean([member.class_shares for member in self.members], axis=0)
         return tuple(shares.tolist())
 
@@ -76,26 +75,26 @@ class Ensemble:
 
     @property
     def tta(self) -> str:
-        """The members' test-time views; of members that differ, one after the other."""
+        """The members' test-time views; different ones are joined by "; "."""
         return "; ".join(dict.fromkeys(member.tta for member in self.members))
 
     @property
     def out_of_fold(self) -> bool:
-        """Whether the predictions are of all images, each by models that have not seen it."""
+        """Whether the predictions are of all images, each by a model not trained on it."""
         return self.cross_validated or any(member.out_of_fold for member in self.members)
 
     @property
     def calibration_file(self) -> pathlib.Path:
-        """How combined logits become probabilities."""
+        """The file with the calibration."""
         return self.folder / crossval.CALIBRATION
 
     @property
     def predictions_file(self) -> pathlib.Path:
-        """Logits and probabilities of images that were not trained on."""
+        """The file with predictions of images that no member was trained on."""
         return self.folder / crossval.PREDICTIONS
 
     def validation(self, manifest: Manifest) -> Subset:
-        """Returns the records that the members are validated on, or the split of that name.
+        """Return the members' validation records, or the split of that name.
 
         Raises:
             UserError: the records have no such split.
@@ -105,19 +104,19 @@ class Ensemble:
         return self.members[0].validation(manifest)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what the members' logits follow from; see `RunFolder.identity`."""
+        """Return what determines the members' logits; see `Run.identity`."""
         return {"members": [member.identity() for member in self.members]}
 
     def calibration(self) -> Calibration:
-        """Reads `calibration.json`; none without one. Raises UserError if it is damaged."""
+        """Read `calibration.json`; no calibration without it. UserError if it is damaged."""
         identity = self.identity if self.cross_validated else None  # others are refused if changed
         return runs.read_calibration(self.calibration_file, identity)
 
     def restore(self, *, tta: str = "") -> EnsemblePredictor:
-        """Returns the predictor of the members' best weights, as the ensemble is calibrated.
+        """Return the calibrated predictor of the members' best weights.
 
         Args:
-            tta: test-time views instead of the members' own, "none" for none; empty for theirs.
+            tta: test-time views in place of the members', "none" for none; empty for theirs.
 
         Raises:
             UserError: a member has no weights, or they or the calibration are damaged.
@@ -125,7 +124,7 @@ class Ensemble:
         return dataclasses.replace(self.uncalibrated(tta=tta), calibration=self.calibration())
 
     def uncalibrated(self, *, tta: str = "") -> EnsemblePredictor:
-        """Does as `restore`, without the calibration."""
+        """Return the predictor of `restore` without its calibration."""
         members: list[Predictor | EnsemblePredictor] = [
             member.uncalibrated(tta=tta) for member in self.members
         ]
@@ -133,14 +132,14 @@ class Ensemble:
         return EnsemblePredictor(tuple(members), self.combination, output)
 
 
-Trained = RunFolder | Ensemble
+LoadedRun = RunFolder | Ensemble
 
 
-def load(run_dir: str | os.PathLike) -> Trained:
-    """Opens what tfpipe.train or tfpipe.ensemble left in a folder.
+def load(run_dir: str | os.PathLike) -> LoadedRun:
+    """Open a folder that tfpipe.train or tfpipe.ensemble wrote.
 
     Raises:
-        UserError: it is neither, or a member of an ensemble is missing or has changed.
+        UserError: the folder is none, or a member of the ensemble is missing or has changed.
     """
     folder = pathlib.Path(run_dir)
     if (folder / ENSEMBLE).is_file():
@@ -151,12 +150,12 @@ def load(run_dir: str | os.PathLike) -> Trained:
 
 
 def save(found: Ensemble, folder: pathlib.Path, more: dict[str, Any]) -> None:
-    """Writes `ensemble.json` into the ensemble's folder.
+    """Write `ensemble.json` into the ensemble's folder.
 
     Args:
-        found: the ensemble, whose folder may be a temporary one.
-        folder: where it will be; the members are found relative to it.
-        more: what else is to be told of it.
+        found: the ensemble; its folder may be a temporary one.
+        folder: its final folder; the members' paths are relative to it.
+        more: further keys.
     """
     members = [
         {"folder": os.path.relpath(member.folder.resolve(), folder.resolve()), **member.identity()}
@@ -169,17 +168,17 @@ def save(found: Ensemble, folder: pathlib.Path, more: dict[str, Any]) -> None:
     )
 
 
-def check_classes(trained: Trained, manifest: Manifest) -> None:
-    """Raises UserError if the records' classes are not those that were trained."""
-    if manifest.classes != trained.classes:
+def check_classes(run: LoadedRun, manifest: Manifest) -> None:
+    """Raise UserError if the records have other classes than the run."""
+    if manifest.classes != run.classes:
         raise UserError(
             f"{manifest.folder} has the classes {', '.join(manifest.classes)}, but"
-            f" {trained.folder} was trained on {', '.join(trained.classes)}: give other --records"
+            f" {run.folder} was trained on {', '.join(run.classes)}: give other `records`"
         )
 
 
-def _first(trained: Trained) -> RunFolder:
-    return trained if isinstance(trained, RunFolder) else _first(trained.members[0])
+def _first(run: LoadedRun) -> RunFolder:
+    return run if isinstance(run, RunFolder) else _first(run.members[0])
 
 
 def _load_folds(folder: pathlib.Path) -> Ensemble:
@@ -192,7 +191,7 @@ def _load_folds(folder: pathlib.Path) -> Ensemble:
         raise UserError(f"{path} is not a cross-validation ({error!r}): {hint}") from None
     if not members:
         raise UserError(f"{path} names no folds: {hint}")
-    return Ensemble(folder, members, Combination(ensemble.GEOMETRIC), cross_validated=True)
+    return Ensemble(folder, members, Combination(GEOMETRIC), cross_validated=True)
 
 
 def _load_ensemble(folder: pathlib.Path) -> Ensemble:
@@ -207,13 +206,13 @@ def _load_ensemble(folder: pathlib.Path) -> Ensemble:
     return Ensemble(folder, members, combination)
 
 
-def _load_member(path: pathlib.Path, folder: str, **identity: Any) -> Trained:
+def _load_member(path: pathlib.Path, folder: str, **identity: Any) -> LoadedRun:
     there = path.parent / folder
     if not there.is_dir():
-        raise UserError(f"{path} names the member {there}, which is not there: put it back")
+        raise UserError(f"{path} names the member {there}, which does not exist: put it back")
     member = load(there)
     if member.identity() != identity:
         raise UserError(
-            f"{there} has other weights or views than when {path.parent} was made of it: {_AGAIN}"
+            f"{there} has other weights or views than when {path.parent} was made: {_AGAIN}"
         )
     return member

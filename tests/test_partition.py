@@ -8,11 +8,11 @@ import tf_keras
 from tests.conftest import draw_logits
 from tfpipe.core.errors import UserError
 from tfpipe.model import classifier as classifiers
-from tfpipe.model.split import between, split
+from tfpipe.model.partition import between, partition
 
 
-def build(*names, size=64, head="", classes=2):
-    branches = [classifiers.Branch(name, size, "none") for name in names]
+def build(*names, size=75, head="", classes=2):
+    branches = [classifiers.BackboneConfig(name, size, "none") for name in names]
     built = classifiers.build(branches, classes, pooling="avg", head=head, output="auto")
     return draw_logits(built)
 
@@ -31,16 +31,8 @@ STARTS = ["head", "all", "conv_pw_11", "conv3", "conv_pw_6+conv2", "mobilenet/co
 
 @pytest.mark.parametrize("start", STARTS)
 def test_the_parts_are_the_whole(merged, start):
-    check_whole(merged, start, pictures())
-
-
-@pytest.mark.slow  # builds InceptionV3
-def test_the_parts_of_a_branching_backbone_are_the_whole():
-    check_whole(build("inceptionv3", size=75), "mixed9", pictures(75))
-
-
-def check_whole(merged, start, images):
-    parts = split(merged, start)
+    parts = partition(merged, start)
+    images = pictures()
     whole = merged.model(images, training=False)
     np.testing.assert_allclose(parts.trained(parts.frozen(images)), whole, atol=1e-5)
     step = tf.function(lambda x: parts.trained(parts.frozen(x)))
@@ -49,14 +41,14 @@ def check_whole(merged, start, images):
 
 @pytest.mark.parametrize("start", STARTS)
 def test_exactly_the_layers_behind_the_boundary_are_trained(merged, start):
-    parts = split(merged, start)
+    parts = partition(merged, start)
     assert not parts.frozen.trainable_variables
     trained = {v.ref() for v in parts.trained.trainable_variables}
     assert trained == {v.ref() for v in merged.model.trainable_variables}
     in_head = {v.ref() for v in merged.head.trainable_variables}
     assert {v.ref() for v in parts.backbone} == trained - in_head
-    for tower in merged.towers:
-        for layer in tower.backbone.layers:
+    for tower in merged.backbones:
+        for layer in tower.model.layers:
             if isinstance(layer, tf_keras.layers.BatchNormalization):
                 assert not layer.trainable
             elif start == "all":
@@ -77,7 +69,7 @@ def test_exactly_the_layers_behind_the_boundary_are_trained(merged, start):
 )
 def test_what_crosses_a_later_boundary_follows_from_an_earlier_one(merged, early, late):
     images = pictures()
-    early, late = split(merged, early), split(merged, late)
+    early, late = partition(merged, early), partition(merged, late)
     step = tf.function(lambda x: between(merged, early, late)(x))
     found = step(early.frozen(images))
     for one, other in zip(found, late.frozen(images), strict=True):
@@ -87,7 +79,7 @@ def test_what_crosses_a_later_boundary_follows_from_an_earlier_one(merged, early
 @pytest.mark.slow  # builds Xception
 def test_xceptions_blocks_13_and_14_have_these_parameters():
     """Counted by hand: separable convolutions 9c + cd, the shortcut's 728 x 1024."""
-    parts = split(build("xception", size=71), "block13")
+    parts = partition(build("xception"), "block13")
     separable = [(728, 728), (728, 1024), (1024, 1536), (1536, 2048)]
     expected = sum(9 * c + c * d for c, d in separable) + 728 * 1024
     assert parts.parameters == expected + 2049
@@ -95,10 +87,10 @@ def test_xceptions_blocks_13_and_14_have_these_parameters():
 
 def test_a_later_stage_may_train_less():
     built = build("mobilenet")
-    more = split(built, "conv_pw_6").parameters
-    less = split(built, "conv_pw_12").parameters
+    more = partition(built, "conv_pw_6").parameters
+    less = partition(built, "conv_pw_12").parameters
     assert less < more
-    assert split(built, "conv_pw_6").parameters == more
+    assert partition(built, "conv_pw_6").parameters == more
 
 
 def test_unfreezing_keeps_training_and_evaluation_alike():
@@ -107,7 +99,7 @@ def test_unfreezing_keeps_training_and_evaluation_alike():
     images = pictures(n=8)
 
     def gap(batch_norm):
-        parts = split(built, "all", batch_norm=batch_norm)
+        parts = partition(built, "all", batch_norm=batch_norm)
         before = [v.numpy() for v in built.model.non_trainable_variables]
         boundary = parts.frozen(images)
         found = parts.trained(boundary, training=True) - parts.trained(boundary, training=False)
@@ -132,7 +124,7 @@ def test_a_heads_norm_is_trained_while_the_backbone_is_frozen():
         ("head", False, True),
         ("all", True, True),
     ]:
-        parts = split(built, start, batch_norm=batch_norm)
+        parts = partition(built, start, batch_norm=batch_norm)
         norms = [each for each in built.head.layers if each.name.endswith("norm")]
         assert [norm.trainable for norm in norms] == [trained] * 2
         before = norms[0].moving_mean.numpy()
@@ -144,10 +136,10 @@ def test_a_heads_norm_is_trained_while_the_backbone_is_frozen():
 def test_frozen_dropout_is_off_and_trained_dropout_is_on():
     built = build("efficientnetb0", size=64)  # which drops whole blocks at random
     images = pictures(64, 4)
-    frozen = split(built, "head")
+    frozen = partition(built, "head")
     boundary = frozen.frozen(images, training=False)
     assert np.array_equal(boundary, frozen.frozen(images, training=False))
-    parts = split(built, "block6b")
+    parts = partition(built, "block6b")
     boundary = parts.frozen(images, training=False)
     first, second = (parts.trained(boundary, training=True).numpy() for _ in range(2))
     assert not np.array_equal(first, second)
@@ -164,5 +156,5 @@ def test_frozen_dropout_is_off_and_trained_dropout_is_on():
 )
 def test_unknown_places_list_the_blocks(merged, start, message):
     with pytest.raises(UserError, match=message) as error:
-        split(merged, start)
+        partition(merged, start)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The points of the plots that show how good probabilities are; nothing is drawn here."""
+"""The points of ROC, precision-recall and reliability diagrams and histograms; draws nothing."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ class Bin(NamedTuple):
     """A bar of a reliability diagram.
 
     Attributes:
-        low: its lower bound; it belongs to the bin, as 1 does to the last one.
-        high: its upper bound.
-        count: how many samples have a score in it.
-        confidence: their mean score; None of no samples.
-        accuracy: the share of them that is right, which a calibrated score equals; None of none.
+        low: its lower bound, which belongs to the bin.
+        high: its upper bound, which belongs to the last bin only.
+        count: the number of images with a score in it.
+        confidence: their mean score; None without images.
+        accuracy: the share of them that is right; equals a calibrated score. None without images.
     """
 
     low: float
@@ -25,16 +25,16 @@ class Bin(NamedTuple):
 
 
 def roc(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the receiver operating characteristic.
+    """Return the receiver operating characteristic.
 
     Args:
-        scores: [n], higher for what is more likely positive.
+        scores: [n], higher for images that are more likely positive.
         positives: bool [n].
 
     Returns:
         The false and the true positive rate, float64 [points], both rising from 0 to 1 with a
-        falling threshold; points on a straight line are left out. Both are empty unless there are
-        positives and others.
+        falling threshold, without points on a straight line. Both are empty without positives or
+        without negatives.
     """
     positives = np.asarray(positives, bool)
     if positives.all() or not positives.any():
@@ -44,7 +44,7 @@ def roc(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def precision_recall(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the precision for every recall.
+    """Return the precision for every recall.
 
     Args:
         scores: as for `roc`.
@@ -62,16 +62,15 @@ def precision_recall(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndar
 
 
 def scored(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what the reliability of probabilities is read from.
+    """Return scores and whether they are right, for `reliability`.
 
     Args:
         probabilities: [n, C].
         labels: int [n].
 
     Returns:
-        Scores float64 [n], and bool [n], whether what they are the probability of is so. For two
-        classes P(second class) and whether that is the class; for more the highest probability and
-        whether that class is the right one.
+        Scores float64 [n] and bool [n]. For two classes P(second class), and whether it is the
+        right class. For more the highest probability, and whether its class is right.
     """
     if probabilities.shape[1] == 2:
         return probabilities[:, 1].astype(np.float64), labels == 1
@@ -80,17 +79,17 @@ def scored(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
-    """Returns in which of equally wide bins of 0..1 each score [n] lies, int64 [n]."""
+    """Return the index of each score [n] among equally wide bins of 0..1, int64 [n]."""
     return np.clip((scores * bins).astype(np.int64), 0, bins - 1)
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> list[Bin]:
-    """Returns the bars of a reliability diagram (DeGroot and Fienberg 1983), from low to high.
+    """Return the bars of a reliability diagram (DeGroot and Fienberg 1983), from low to high.
 
     Args:
         probabilities: [n, C]; see `scored`.
         labels: int [n].
-        bins: equally wide ones of 0..1, also those without samples.
+        bins: their number, of equal width in 0..1, with those without images.
     """
     scores, right = scored(probabilities, labels)
     place = bin_of(scores, bins)
@@ -108,16 +107,16 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
 def histogram(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 20
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many samples have which score, those that are so apart from the others.
+    """Return the number of images in each bin of scores, by whether the score is right.
 
     Args:
         probabilities: [n, C]; see `scored`.
         labels: int [n].
-        bins: equally wide ones of 0..1.
+        bins: their number, of equal width in 0..1.
 
     Returns:
-        The bounds of the bins, float64 [bins + 1], and counts int64 [2, bins]: of two classes a row
-        for each; of more the wrong guesses and the right ones.
+        The bounds of the bins, float64 [bins + 1], and counts int64 [2, bins]: for two classes a
+        row for each; for more the wrong guesses and the right ones.
     """
     scores, right = scored(probabilities, labels)
     counts = np.bincount(right * bins + bin_of(scores, bins), minlength=2 * bins)

@@ -1,17 +1,17 @@
-"""Finds the calibration of logits that lowers the log loss, and the bounds of probabilities.
+"""Fits calibrations: scale and shift of logits for the lowest log loss, then bounds.
 
-Scale and shift minimise the log loss, by SciPy in float64, against targets that are a little short
-of certain (`smoothed`), so that they stay finite where every sample is right.
+Scale and shift minimise the log loss, by SciPy in float64, against smoothed targets (`smoothed`).
+So they stay finite where every image is right.
 
-A bound e keeps probabilities in [e, 1 - e]. Of the m samples whose probability was beyond it, k
-were mistakes; more or fewer may be tomorrow. Under Jeffreys' prior Beta(1/2, 1/2) of the share of
-mistakes, their log loss to be expected is that of half a mistake and half a right answer more,
+A bound e keeps probabilities in [e, 1 - e]. Say that m images have a probability beyond it, and k
+of them are mistakes. Under Jeffreys' prior Beta(1/2, 1/2) of the share of mistakes, their expected
+log loss has half a mistake and half a right answer more:
 
     -(k + 1/2) ln e - (m - k + 1/2) ln(1 - e)
 
-and the bound is the e for which this and the loss of all other samples is least. For two classes
-there is one at either side, for more classes one for all, where m - k is the share that raising the
-probabilities of other classes takes from the right one.
+The bound is the e with the least sum of this and the loss of all other images. Two classes have a
+bound on either side. More classes share one; there m - k is the probability that the right class
+loses when others are raised.
 """
 
 import dataclasses
@@ -25,31 +25,31 @@ from tfpipe.model.classifier import SIGMOID
 
 AUTO = "auto"
 FOLDS = 5
-LEAST = 2 * FOLDS  # samples; with fewer, cross-validation says nothing
+LEAST = 2 * FOLDS  # images; with fewer, cross-validation says nothing
 SCALES = (1e-3, 1e3)
 SHIFTS = (-30.0, 30.0)
 BOUNDS = np.geomspace(1e-5, 0.05, 75)
 
 
 def check(method: str, classes: int) -> None:
-    """Raises UserError if --calibration is not for so many classes."""
+    """Raise UserError if a method is not for that number of classes."""
     if method == PLATT and classes > 2:
         raise UserError(
-            f"--calibration={PLATT} is for two classes, the records have {classes}: use temperature"
+            f"`calibration={PLATT}` is for two classes, the records have {classes}: use temperature"
             " or auto"
         )
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: str) -> Calibration:
-    """Fits a calibration to samples that the model was not trained on.
+    """Fit a calibration to images that the model was not trained on.
 
     Args:
         logits: finite [n, 1] if `output` is "sigmoid", [n, C] if it is "softmax"; n is at least 1.
         labels: int [n], class indices.
         output: of the classifier.
-        method: "temperature"; "platt", for two classes; "auto", the one of them with the lower log
-            loss in a cross-validation of `FOLDS` folds, or no scaling if neither gains; each of
-            these with bounds. "none" is no scaling and no bounds.
+        method: "temperature"; "platt", for two classes; or "auto", the one with the lower
+            cross-validated log loss, or no scaling if neither gains. All of these have bounds.
+            "none" is no scaling and no bounds.
 
     Raises:
         ValueError: "platt" for more than two classes.
@@ -68,26 +68,25 @@ def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: str) -> Cal
 def cross_fit(
     logits: np.ndarray, labels: np.ndarray, output: str, method: str, fold: np.ndarray
 ) -> np.ndarray:
-    """Returns the probabilities float32 [n, C] of calibrations that are fitted without the fold.
+    """Return probabilities float32 [n, C], each by a calibration fitted without its fold.
 
     Args:
-        logits: as for `fit`, and so are the others.
-        labels: see there.
-        output: see there.
-        method: see there.
-        fold: of each sample, int [n].
+        logits: as for `fit`.
+        labels: as for `fit`.
+        output: as for `fit`.
+        method: as for `fit`.
+        fold: of each image, int [n].
     """
-    parts = np.unique(fold)
     found = np.empty([len(labels), max(2, logits.shape[1])], np.float32)
-    for part in parts:
-        test = fold == part
+    for number in np.unique(fold):
+        test = fold == number
         others = fit(logits[~test], labels[~test], output, method)
         found[test] = others.apply(logits[test], output)
     return found
 
 
 def choose(logits: np.ndarray, labels: np.ndarray) -> str:
-    """Returns the method of the lowest cross-validated log loss; see `fit`.
+    """Return the method with the lowest cross-validated log loss; see `fit`.
 
     Args:
         logits: float64 [n, C], C at least 2.
@@ -103,23 +102,19 @@ def choose(logits: np.ndarray, labels: np.ndarray) -> str:
         for method in losses:
             scaled = _scaled(logits[test], *_METHODS[method](logits[train], labels[train]))
             losses[method] += _losses(scaled, labels[test]).sum()
-    return min(losses, key=losses.get)  # the first of equals, so none unless one gains
+    return min(losses, key=losses.get)  # ties go to the first: no scaling
 
 
 def folds(count: int) -> np.ndarray:
-    """Returns the fold of each sample, int [n] in 0..FOLDS - 1.
-
-    Always the same, so that a run that is finished again is calibrated as before.
-    """
+    """Return the fold of each image, int [n] in 0..FOLDS - 1; the same in every call."""
     return np.random.default_rng(0).permutation(count) % FOLDS
 
 
 def smoothed(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns targets float64 [n, C] that keep a fit from certainty.
+    """Return targets float64 [n, C] short of certainty, which keep a fit finite.
 
-    The right class of N samples gets (N + 1) / (N + 2), as in Platt 1999 and in Lin, Lin and Weng
-    2007, "A note on Platt's probabilistic outputs for support vector machines"; the others share
-    the rest, which for two classes is theirs too.
+    A right class with N images gets (N + 1) / (N + 2), and the others share the rest (Platt 1999;
+    Lin, Lin and Weng 2007, "A note on Platt's probabilistic outputs for support vector machines").
     """
     counts = np.bincount(labels, minlength=classes)
     right = (counts[labels] + 1) / (counts[labels] + 2)
@@ -148,7 +143,7 @@ def _platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     if logits.shape[1] != 2:
         raise ValueError(f"platt is for two classes, not {logits.shape[1]}")
     odds = logits[:, 1] - logits[:, 0]
-    unit = max(1.0, np.abs(odds).max())  # both unknowns of one order, for the optimizer
+    unit = max(1.0, np.abs(odds).max())  # brings both unknowns to one order of magnitude
     odds, targets = odds / unit, smoothed(labels, 2)[:, 1]
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -181,33 +176,33 @@ def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _bounded(found: Calibration, logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Returns `found` with the bounds that the module's description derives."""
+    """Return `found` with bounds; see the module's docstring."""
     scaled = _scaled(logits, found.scale, found.shift)
     probabilities = scipy.special.softmax(scaled, axis=1)
     if probabilities.shape[1] == 2:
         first, second = (_one_side(probabilities[:, c], labels == c) for c in (0, 1))
-        return dataclasses.replace(found, low=second, high=1 - first)
+        return dataclasses.replace(found, clip_min=second, clip_max=1 - first)
     given = probabilities[np.arange(len(labels)), labels]
     losses = [
         (np.log(np.maximum(probabilities, e).sum(1)) - np.log(np.maximum(given, e))).sum()
         for e in BOUNDS
     ]
-    return dataclasses.replace(found, low=_least(losses))
+    return dataclasses.replace(found, clip_min=_least(losses))
 
 
 def _one_side(probability: np.ndarray, right: np.ndarray) -> float:
-    """Returns the bound below one of two classes.
+    """Return the least probability of one of two classes.
 
     Args:
         probability: of that class, float64 [n].
         right: bool [n], whether it was the right one.
     """
-    near = probability < BOUNDS[-1]  # the loss of all others is the same whatever the bound
+    near = probability < BOUNDS[-1]  # a bound does not change the others' loss
     raised = np.maximum(probability[near], BOUNDS[:, np.newaxis])
     return _least(-np.where(right[near], np.log(raised), np.log1p(-raised)).sum(1))
 
 
 def _least(losses: np.ndarray) -> float:
-    """Returns the bound of the least loss, given those of the samples for each."""
+    """Return the best bound, given the images' loss for each of `BOUNDS`."""
     half = -(np.log(BOUNDS) + np.log1p(-BOUNDS)) / 2
     return float(BOUNDS[np.argmin(losses + half)])

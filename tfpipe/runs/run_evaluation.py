@@ -1,13 +1,13 @@
-"""What a trained classifier answers for labelled images, and all that is measured of it."""
+"""Evaluates a loaded run: its predictions of labelled images, and their metrics."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
-from tfpipe.evaluation.measures import Answers
+from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.evaluation.slices import Images, slices
 from tfpipe.evaluation.summary import summary
 from tfpipe.input import pipeline
@@ -15,8 +15,8 @@ from tfpipe.model import inference
 from tfpipe.records import manifest as manifests
 from tfpipe.records.manifest import ALL_SPLITS
 from tfpipe.records.subset import Subset
-from tfpipe.runs import combine, finish, trained
-from tfpipe.runs.trained import Trained
+from tfpipe.runs import combination_fit, loaded_run, predictions_file, run_calibration
+from tfpipe.runs.loaded_run import LoadedRun
 
 OUT_OF_FOLD = "out-of-fold"
 
@@ -25,20 +25,20 @@ _SIDE = 64  # of images that only their brightness is read from
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Answers for images, at least one.
+    """A run's predictions of at least one image.
 
     Attributes:
-        run: that gave them.
-        what: it was measured on, in words.
+        run: that made them.
+        what: the images, in words.
         found: "name" str [n], escaped to one line, "label" int64 [n], "logits" float32 [n, 1 or C]
             and "probabilities" float32 [n, C].
         before: probabilities [n, C] before steps of the calibration, by the name of their log loss.
-        images: what is known of them.
-        reason: why that is nothing.
-        described: keys of `metrics.json` that tell of the images and the calibration.
+        images: their attributes, for slices; None if unknown.
+        reason: why `images` is None.
+        described: keys of `metrics.json` that describe the images and the calibration.
     """
 
-    run: Trained
+    run: LoadedRun
     what: str
     found: dict[str, np.ndarray]
     before: dict[str, np.ndarray]
@@ -47,12 +47,12 @@ class Evaluation:
     described: dict[str, Any]
 
     @property
-    def answers(self) -> Answers:
-        """What is measured."""
-        return Answers(self.found["probabilities"], self.found["label"])
+    def predictions(self) -> LabeledPredictions:
+        """The predictions, for `tfpipe.evaluation`."""
+        return LabeledPredictions(self.found["probabilities"], self.found["label"])
 
-    def measured(self, rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
-        """Returns what `metrics.json` has: `described`, `summary`, and "slices" of `slices`."""
+    def metrics(self, rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
+        """Return the contents of `metrics.json`: `described`, `summary`, and "slices"."""
         found = summary(
             self.found["probabilities"],
             self.found["label"],
@@ -64,56 +64,56 @@ class Evaluation:
         if self.images is None:
             found["reasons"]["slices"] = self.reason
         else:
-            parts = slices(self.answers, self.images, rounds=rounds)
+            parts = slices(self.predictions, self.images, rounds=rounds)
         return self.described | found | {"slices": parts}
 
     def against(self, other: "Evaluation", rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
-        """Returns how it compares with another run's answers, as `compare.compare`.
+        """Compare with another run's predictions; see `compare.compare`.
 
         Raises:
-            UserError: they are for other images or labels.
+            UserError: the images or labels differ.
         """
         first, second = self.run.folder, other.run.folder
         order = compare.order(first, self.found["name"], second, other.found["name"])
         differ = other.found["label"][order] != self.found["label"]
         if differ.any():
             raise UserError(
-                f"{first} and {second} have other labels, as of {self.found['name'][differ][0]}:"
-                " give --records for both"
+                f"{first} and {second} have different labels, as of"
+                f" {self.found['name'][differ][0]}: give `records` for both"
             )
-        return compare.compare(self.answers, other.answers[order], rounds=rounds)
+        return compare.compare(self.predictions, other.predictions[order], rounds=rounds)
 
 
-def part_of(run: Trained, records: str = "", split: str = "") -> Subset:
-    """Returns the records to measure a run on.
+def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
+    """Return the records to evaluate a run on.
 
     Args:
-        run: what is measured.
+        run: to be evaluated.
         records: their folder; empty for the run's own.
-        split: of them, or "all"; empty for what the run was validated on.
+        split: of the records, or "all"; empty for the run's validation split.
 
     Raises:
         UserError: the records are missing, damaged, of other classes, or none.
     """
     manifest = manifests.load(records or run.records)
     manifest.check()
-    trained.check_classes(run, manifest)
+    loaded_run.check_classes(run, manifest)
     part = Subset(manifest, (split,)) if split else run.validation(manifest)
     if not part.images:
         raise UserError(
-            f"{manifest.folder} has no images of {part.name}: give another --split, one of"
+            f"{manifest.folder} has no images of {part.name}: give another `split`, one of"
             f" {', '.join(manifest.splits)} and {ALL_SPLITS}"
         )
     return part
 
 
-def on_part(run: Trained, part: Subset, tta: str = "") -> Evaluation:
-    """Runs a classifier on records.
+def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
+    """Evaluate a run on records.
 
     Args:
-        run: what is measured.
+        run: to be evaluated.
         part: of records.
-        tta: test-time views instead of the run's, "none" for none; empty for the run's.
+        tta: test-time views in place of the run's, "none" for none; empty for the run's.
 
     Raises:
         UserError: the run has no weights, they are damaged, or a view is unknown.
@@ -126,46 +126,46 @@ def on_part(run: Trained, part: Subset, tta: str = "") -> Evaluation:
         described=True,
     )
     found = inference.predict(predictor, batches, part.images, f"evaluating {part.name}")
-    found["name"] = _text(found["name"])
-    before = finish.steps(predictor.calibration, found["logits"], predictor.output)
+    found["name"] = predictions_file.text(found["name"])
+    before = run_calibration.steps(predictor.calibration, found["logits"], predictor.output)
     del before["log_loss"]
     return Evaluation(
         run,
         f"{part.name} of {part.manifest.folder}",
         found,
         before,
-        Images(*(found[key] for key in Images._fields)),
+        _images_of(found),
         "",
         {
             "records": str(part.manifest.folder),
             "records_fingerprint": part.manifest.fingerprint,
             "split": part.name,
-            "calibration": dataclasses.asdict(predictor.calibration),
+            "calibration": predictor.calibration.to_json(),
         },
     )
 
 
-def out_of_fold(run: Trained) -> Evaluation:
-    """Returns what a cross-validation answered for each image by a run that has not seen it.
+def out_of_fold(run: LoadedRun) -> Evaluation:
+    """Evaluate the out-of-fold predictions of a cross-validation.
 
     Raises:
         UserError: its predictions are missing or damaged.
     """
-    found = finish.read_predictions(run.predictions_file)
+    found = predictions_file.read(run.predictions_file)
     images, reason = _images(run, found["name"])
     return Evaluation(
         run,
         f"out-of-fold predictions of {run.folder}",
         found,
-        {"log_loss_raw": np.exp(combine.log_probabilities(found["logits"]))},
+        {"log_loss_raw": np.exp(combination_fit.log_probabilities(found["logits"]))},
         images,
         reason,
         {"records": run.records, "split": OUT_OF_FOLD},
     )
 
 
-def _images(run: Trained, names: np.ndarray) -> tuple[Images | None, str]:
-    """Looks images up in the run's records, by their names; or returns why that cannot be."""
+def _images(run: LoadedRun, names: np.ndarray) -> tuple[Images | None, str]:
+    """Return the attributes of the run's images, by name; or None and the reason."""
     try:
         manifest = manifests.load(run.records)
         manifest.check()
@@ -177,18 +177,16 @@ def _images(run: Trained, names: np.ndarray) -> tuple[Images | None, str]:
         batch_size=inference.BATCH_SIZE,
         described=True,
     )
-    columns = inference.gather(batches, manifest.images(), "looking at the images")
-    there = Images(_text(columns["name"]), *(columns[key] for key in Images._fields[1:]))
+    columns = inference.gather(batches, manifest.images(), "reading the images")
+    there = _images_of(columns | {"name": predictions_file.text(columns["name"])})
     rows = {name: row for row, name in enumerate(there.name)}
     if len(rows) < len(there.name):
         return None, f"{manifest.folder} has several images with one name"
     missing = [name for name in names if name not in rows]
     if missing:
         return None, f"{manifest.folder} has no image {missing[0]}"
-    chosen = np.array([rows[name] for name in names])
-    return Images(*(column[chosen] for column in there)), ""
+    return there[np.array([rows[name] for name in names])], ""
 
 
-def _text(names: np.ndarray) -> np.ndarray:
-    """Returns names, bytes [n], as `finish.write_predictions` writes them, str [n]."""
-    return np.array([one_line(name.decode("utf-8", "surrogateescape")) for name in names])
+def _images_of(columns: dict[str, np.ndarray]) -> Images:
+    return Images(*(columns[key] for key in ("name", "height", "width", "brightness")))

@@ -1,0 +1,74 @@
+"""`predictions.csv`: the predictions of labelled images, a row for each image.
+
+The columns are `name`, escaped to one line; `label`, the index of the right class;
+`probability_CLASS` for each class; and `logit_CLASS` for each class, or for the second class only
+where the output is a sigmoid. Nine significant digits keep a float32 exactly.
+"""
+
+import csv
+import os
+
+import numpy as np
+
+from tfpipe.core import storage
+from tfpipe.core.errors import UserError, one_line
+
+
+def write(
+    path: str | os.PathLike, classes: tuple[str, ...], predictions: dict[str, np.ndarray]
+) -> None:
+    """Write predictions atomically.
+
+    Args:
+        path: of the CSV.
+        classes: names in the order of their labels.
+        predictions: "name", bytes or str [n], "label" int [n], "probabilities" float32 [n, C] and
+            "logits" float32 [n, 1 or C].
+    """
+    logits = predictions["logits"]
+    of_logits = classes[1:] if logits.shape[1] == 1 else classes
+    header = [f"probability_{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
+    numbers = np.concatenate([predictions["probabilities"], logits], axis=1)
+    with storage.atomic_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", "label", *header])
+        for name, label, row in zip(
+            text(predictions["name"]), predictions["label"], numbers, strict=True
+        ):
+            writer.writerow([name, label, *(f"{value:.9g}" for value in row)])
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read predictions.
+
+    Returns:
+        "name" str [n], "label" int64 [n], "probabilities" float32 [n, C], "logits" float32
+        [n, 1 or C].
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        values = np.array([row[2:] for row in rows], np.float32)
+        labels = np.array([row[1] for row in rows], np.int64)
+        names = np.array([row[0] for row in rows])
+        classes = sum(name.startswith("probability_") for name in header)
+        probabilities, logits = values[:, :classes], values[:, classes:]
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run tfpipe.train there again") from None
+    if not (np.isfinite(values).all() and (labels >= 0).all() and (labels < classes).all()):
+        raise UserError(
+            f"{path} is damaged: a number is not finite, or a label is no class: run tfpipe.train"
+            " there again"
+        )
+    return {"name": names, "label": labels, "probabilities": probabilities, "logits": logits}
+
+
+def text(names: np.ndarray) -> np.ndarray:
+    """Return names, bytes or str [n], as the file has them: str [n]."""
+    decoded = (
+        each if isinstance(each, str) else each.decode("utf-8", "surrogateescape") for each in names
+    )
+    return np.array([one_line(each) for each in decoded])
