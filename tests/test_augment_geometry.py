@@ -65,15 +65,15 @@ def matrices(text, u):
         chain = Augment(part)
         step = chain._steps[Kind.GEOMETRY][0]
         own = step.operation.function(
-            tf.constant(u[:, first : first + chain.draws]), SIDE, *step.call.args
+            tf.constant(u[:, first : first + chain.num_random]), SIDE, *step.call.args
         )
-        result, first = result @ own.numpy().astype(np.float64), first + chain.draws
+        result, first = result @ own.numpy().astype(np.float64), first + chain.num_random
     return result
 
 
 @pytest.mark.parametrize("text", [EXAMPLES[name][0] for name in NAMES])
 def test_samples_as_scipy_does(text):
-    u = uniform(Augment(text).draws)
+    u = uniform(Augment(text).num_random)
     fraction = 0.6 if text == "crop(0.6)" else 1.0
     rows = zip(pictures(), matrices(text, u), apply(text, u), u, strict=True)
     for image, matrix, found, own in rows:
@@ -88,7 +88,7 @@ CHAIN = "crop(0.8)|rotate(40)|shear(20)|zoom_xy(0.8,1.2)|translate(0.1)|flip_lr|
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_a_chain_and_the_resize_are_one_interpolation(seed, most):
     canvases, sizes, images = on_canvases(most=most, seed=seed)
-    u = uniform(Augment(CHAIN).draws, len(images), seed)
+    u = uniform(Augment(CHAIN).num_random, len(images), seed)
     found = apply(CHAIN, u, canvases, side=SIDE, sizes=sizes)
     for image, matrix, result, own in zip(images, matrices(CHAIN, u), found, u, strict=True):
         expected = scipy_warp(image, matrix, SIDE, 0.8, own[:2])
@@ -133,7 +133,7 @@ def test_resizes_pictures_that_fill_the_canvas():
 )
 def test_compiles_to_one_sample_of_four_pixels(text):
     chain = Augment(text)
-    inputs = pictures().reshape(COUNT, -1, 3), one_hot(), uniform(chain.draws)
+    inputs = pictures().reshape(COUNT, -1, 3), one_hot(), uniform(chain.num_random)
     sizes = np.full([COUNT, 2], SIDE, np.int32)
     compiled = tf.function(lambda *a: chain(*a, side=9, sizes=sizes)[0], jit_compile=True)
     program = compiled.experimental_get_compiler_ir(*map(tf.constant, inputs))("optimized_hlo")
@@ -147,7 +147,7 @@ def test_nothing_of_the_canvas_is_seen():
     filled = canvases.copy()
     for canvas, (height, width) in zip(filled, sizes, strict=True):
         canvas[height * width :] = 255
-    u = uniform(Augment(CHAIN).draws, len(canvases))
+    u = uniform(Augment(CHAIN).num_random, len(canvases))
     np.testing.assert_array_equal(
         apply(CHAIN, u, canvases, side=SIDE, sizes=sizes),
         apply(CHAIN, u, filled, side=SIDE, sizes=sizes),
@@ -162,8 +162,8 @@ def test_a_crop_on_the_host_is_the_crop_on_the_device(text):
     sizes = np.full([5, 2], 40, np.int32)
     here, there = Augment(text), Augment(text, crop_on_host=True)
     assert (here.crops_on_host, there.crops_on_host) == (False, True)
-    assert here.draws == there.draws
-    u = uniform(here.draws, len(canvases))
+    assert here.num_random == there.num_random
+    u = uniform(here.num_random, len(canvases))
     fraction = float(text[5 : text.index(")")])
     room = round(40 * (1 - fraction))
     u[:, :2] = np.random.default_rng(1).integers(0, room + 1, (len(canvases), 2)) / room
@@ -184,7 +184,7 @@ def test_only_a_crop_at_the_beginning_is_done_on_the_host():
     for text in ("flip_lr|crop(0.8)", "maybe(0.5,crop(0.8))", "flip_lr", ""):
         chain = Augment(text, crop_on_host=True)
         assert not chain.crops_on_host
-        np.testing.assert_array_equal(chain.window(np.zeros(chain.draws, "f")), [0, 0, 1, 1])
+        np.testing.assert_array_equal(chain.window(np.zeros(chain.num_random, "f")), [0, 0, 1, 1])
     chain = Augment("crop(0.8)", crop_on_host=True)
     assert chain
     np.testing.assert_array_equal(apply("")[0], chain(pictures(), one_hot(), uniform(2))[0][0])

@@ -19,7 +19,7 @@ from tfpipe import build_records, data_service, train
 from tfpipe.augment import Augment
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline, service
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import manifest
 from tfpipe.records.part import Part
 
@@ -126,7 +126,7 @@ def batches(paths, *, open_at_once=4, slow=False):
 
     def decode(record):
         numbers = tf.strings.to_number(tf.strings.split(record, ","), tf.int64)
-        return {"image": tf.zeros([8, 8, 3], tf.uint8), "label": numbers, "weight": 1.0}
+        return {"image": tf.zeros([8, 8, 3], tf.uint8), "label": numbers, "sample_weight": 1.0}
 
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=open_at_once)
@@ -195,12 +195,13 @@ def test_the_pipeline_gives_the_same_samples_through_a_service(running, records)
     augment = Augment("translate(0.1)")
     found = {}
     for address in ("", running.address):
-        reading = Reading(48, 7, service=address)
+        reading = InputConfig(48, 7, service=address)
         found[address] = {}
         for batch in pipeline.train_batches(part, reading, augment=augment, epochs=2):
-            assert batch["weight"].numpy().sum() == pytest.approx(7)
+            assert batch["sample_weight"].numpy().sum() == pytest.approx(7)
             for image, label, numbers, number in zip(
-                *(batch[key].numpy() for key in ("image", "label", "draws", "number")), strict=True
+                *(batch[key].numpy() for key in ("image", "label", "random", "example_id")),
+                strict=True,
             ):
                 found[address][numbers.tobytes()] = image.astype(int), int(label), int(number)
     here, there = found.values()
@@ -223,14 +224,14 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
     held_out, part = (
         Part(manifest.load(out), ("all",), fold=1, held_out=held_out) for held_out in (True, False)
     )
-    reading = Reading(16, 8, service=running.address)
+    reading = InputConfig(16, 8, service=running.address)
     steps = pipeline.steps_per_epoch(part, 8)
     found = list(pipeline.train_batches(part, reading, first_step=2, epochs=2))
     assert len(found) == 2 * steps - 2
     evaluated = pipeline.eval_batches(held_out, image_size=16, batch_size=held_out.count)
-    (others,) = (set(batch["number"].numpy().tolist()) for batch in evaluated)
+    (others,) = (set(batch["example_id"].numpy().tolist()) for batch in evaluated)
     for epoch in (found[: steps - 2], found[steps - 2 :]):
-        real = [batch["number"].numpy()[batch["weight"].numpy() > 0] for batch in epoch]
+        real = [batch["example_id"].numpy()[batch["sample_weight"].numpy() > 0] for batch in epoch]
         numbers = np.concatenate(real).tolist()
         assert len(set(numbers)) == len(numbers)
         assert not others & set(numbers)

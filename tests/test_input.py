@@ -16,7 +16,7 @@ from tfpipe.augment import Augment
 from tfpipe.core.errors import UserError
 from tfpipe.images import decoder, preprocess
 from tfpipe.input import cache, files, pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.records.part import Part
@@ -166,7 +166,7 @@ TWO_DRAWS = Augment("translate(0.1)")
 
 def batches(described, *, first_epoch=0, first_step=0, epochs=2, augment=TWO_DRAWS, **changes):
     part = described if isinstance(described, Part) else Part(described, ("train",))
-    reading = Reading(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
+    reading = InputConfig(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
     first = {"first_epoch": first_epoch, "first_step": first_step}
     found = pipeline.train_batches(part, reading, augment=augment, epochs=epochs, **first)
     return [{key: value.numpy() for key, value in batch.items()} for batch in found]
@@ -196,9 +196,9 @@ def test_train_batches_are_full_and_typed(manifest):
         assert batch["image"].shape == (7, 16, 16, 3)
         assert batch["image"].dtype == np.uint8
         assert batch["label"].shape == (7,)
-        assert batch["draws"].shape == (7, 2)
-        assert ((batch["draws"] >= 0) & (batch["draws"] < 1)).all()
-        assert batch["weight"].sum() == pytest.approx(7)
+        assert batch["random"].shape == (7, 2)
+        assert ((batch["random"] >= 0) & (batch["random"] < 1)).all()
+        assert batch["sample_weight"].sum() == pytest.approx(7)
 
 
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
@@ -206,18 +206,20 @@ def test_an_epoch_has_each_record_once_and_repetitions_without_weight(manifest, 
     count, size = manifest.count("train"), 7
     left = count % size
     *whole, last = batches(manifest, epochs=1, cache=cached, batch_size=size)
-    assert all((batch["weight"] == 1).all() for batch in whole)
-    assert last["weight"].tolist() == pytest.approx([size / left] * left + [0] * (size - left))
-    numbers = np.concatenate([batch["number"] for batch in whole] + [last["number"][:left]])
+    assert all((batch["sample_weight"] == 1).all() for batch in whole)
+    assert last["sample_weight"].tolist() == pytest.approx(
+        [size / left] * left + [0] * (size - left)
+    )
+    numbers = np.concatenate([batch["example_id"] for batch in whole] + [last["example_id"][:left]])
     assert len(set(numbers.tolist())) == len(numbers) == count
-    for key in ("image", "label", "draws", "number"):
+    for key in ("image", "label", "random", "example_id"):
         assert np.array_equal(last[key], last[key][np.arange(size) % left]), key
 
 
 @pytest.mark.parametrize("count", [8, 1, 3, 5])
 def test_a_filled_batch_has_the_mean_of_its_own_rows(count):
     values = np.random.default_rng(0).normal(size=count)
-    rows, weight = pipeline.filled(values, 8)
+    rows, weight = pipeline.pad_batch(values, 8)
     assert rows.shape == weight.shape == (8,)
     assert (rows * weight).sum() / 8 == pytest.approx(values.mean())
 
@@ -227,7 +229,7 @@ def test_a_batch_of_all_records_has_each_once(manifest):
     found = batches(manifest, epochs=1, batch_size=count)
     assert len(found) == 1
     assert len({image.tobytes() for image in found[0]["image"]}) == count
-    assert len({draws.tobytes() for draws in found[0]["draws"]}) == count
+    assert len({draws.tobytes() for draws in found[0]["random"]}) == count
 
 
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
@@ -243,7 +245,7 @@ def by_draws(found):
     return {
         (d.tobytes(), int(label)): image.tobytes()
         for batch in found
-        for image, label, d in zip(batch["image"], batch["label"], batch["draws"], strict=True)
+        for image, label, d in zip(batch["image"], batch["label"], batch["random"], strict=True)
     }
 
 
@@ -266,7 +268,7 @@ def test_a_crop_that_comes_first_is_done_by_the_host(manifest):
         augment = Augment(chain, crop_on_host=on_host)
         first = batches(manifest, augment=augment, **options)[0]
         labels = tf.one_hot(first["label"], 2)
-        images, _ = augment(first["image"], labels, first["draws"])
+        images, _ = augment(first["image"], labels, first["random"])
         results.append(images.numpy())
     assert 0 < np.abs(results[0] - results[1]).mean() < 12
 
@@ -280,7 +282,7 @@ def test_the_device_resizes_to_the_same_pictures(manifest):
         sizes = other["size"]
         room = other["image"].shape[1]
         assert (sizes.prod(axis=1) <= room).all()
-        images, _ = Augment("")(other["image"], labels, other["draws"], side=48, sizes=sizes)
+        images, _ = Augment("")(other["image"], labels, other["random"], side=48, sizes=sizes)
         np.testing.assert_array_equal(one["label"], other["label"])
         # Of those that had room as they are, and are resized once; the host rounds.
         whole = sizes.prod(axis=1) < 0.9 * room
@@ -325,7 +327,7 @@ def test_every_epoch_has_another_order_and_other_numbers(manifest):
     order = [{image.tobytes(): i for i, image in enumerate(b["image"])} for b in found]
     shared = sorted(set(order[0]) & set(order[1]))
     assert len(shared) == manifest.count("train")
-    numbers = [b["draws"][[o[key] for key in shared]] for b, o in zip(found, order, strict=True)]
+    numbers = [b["random"][[o[key] for key in shared]] for b, o in zip(found, order, strict=True)]
     assert not np.isclose(numbers[0], numbers[1]).all(axis=1).any()
 
 
@@ -349,9 +351,11 @@ def test_an_epoch_can_be_begun_at_any_step(manifest, cached, step):
 
 def test_what_a_step_leaves_out_is_not_decoded(manifest, monkeypatch):
     decoded = []
-    decode = Reading.decode
+    decode = InputConfig.decode
     monkeypatch.setattr(
-        Reading, "decode", lambda self, images, w: decoded.extend(images) or decode(self, images, w)
+        InputConfig,
+        "decode",
+        lambda self, images, w: decoded.extend(images) or decode(self, images, w),
     )
     batches(manifest, first_step=6, epochs=1)
     assert len(decoded) == 2 * 8
@@ -378,10 +382,10 @@ def test_workers_share_the_batches_of_one(manifest, cached, resize_on, workers):
 
 def test_workers_need_equal_shares():
     with pytest.raises(UserError, match=r"--batch_size=10 .* 4 workers.*--batch_size=12") as raised:
-        Reading(16, 10, workers=4)
+        InputConfig(16, 10, workers=4)
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="--data_service=grpc://h:1 cannot feed 2 workers"):
-        Reading(16, 10, workers=2, service="grpc://h:1")
+        InputConfig(16, 10, workers=2, service="grpc://h:1")
 
 
 def test_numbers_tell_the_records(manifest):
@@ -395,15 +399,17 @@ def test_numbers_tell_the_records(manifest):
                 digests[number] = fields.filename.encode(), fields.label
     seen = set()
     for batch in batches(manifest, epochs=1):
-        for number, label in zip(batch["number"].tolist(), batch["label"].tolist(), strict=True):
+        for number, label in zip(
+            batch["example_id"].tolist(), batch["label"].tolist(), strict=True
+        ):
             assert digests[number][1] == label
             seen.add(number)
     assert len(seen) == 8 * 8
     part = Part(manifest, ("train",))
     for batch in pipeline.eval_batches(part, image_size=8, batch_size=7).as_numpy_iterator():
-        real = batch["weight"] > 0
-        assert not batch["number"][~real].any()
-        for number, name in zip(batch["number"][real], batch["name"][real], strict=True):
+        real = batch["sample_weight"] > 0
+        assert not batch["example_id"][~real].any()
+        for number, name in zip(batch["example_id"][real], batch["name"][real], strict=True):
             assert digests[int(number)][0] == name
 
 
@@ -411,10 +417,10 @@ def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
     dataset = pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=7)
     found = list(dataset.as_numpy_iterator())
     assert {batch["image"].shape for batch in found} == {(7, 16, 16, 3)}
-    assert sum(batch["weight"].sum() for batch in found) == manifest.count()
-    names = [n for b in found for n, w in zip(b["name"], b["weight"], strict=True) if w]
+    assert sum(batch["sample_weight"].sum() for batch in found) == manifest.count()
+    names = [n for b in found for n, w in zip(b["name"], b["sample_weight"], strict=True) if w]
     assert len(set(names)) == manifest.count()
-    assert (found[-1]["image"][found[-1]["weight"] == 0] == 0).all()
+    assert (found[-1]["image"][found[-1]["sample_weight"] == 0] == 0).all()
 
 
 @pytest.mark.parametrize("size", [0, -1, 10_000])
@@ -433,7 +439,7 @@ def test_files_give_the_same_pictures_as_records(manifest, image_folder):
     )
     assert len(found) == manifest.count()
     for batch in pipeline.eval_batches(Part(manifest, ("all",)), image_size=16, batch_size=8):
-        columns = (batch[key].numpy() for key in ("name", "image", "weight"))
+        columns = (batch[key].numpy() for key in ("name", "image", "sample_weight"))
         for name, image, weight in zip(*columns, strict=True):
             if weight:
                 np.testing.assert_array_equal(found.pop(name), image, err_msg=str(name))
@@ -479,7 +485,7 @@ def test_a_copy_is_in_the_split_of_its_image(balanced):
         names[split] = {
             name.split(b"#")[0]
             for batch in batches.as_numpy_iterator()
-            for name, weight in zip(batch["name"], batch["weight"], strict=True)
+            for name, weight in zip(batch["name"], batch["sample_weight"], strict=True)
             if weight
         }
     assert names["val"]
@@ -496,7 +502,7 @@ def test_training_sees_copies_and_evaluation_never_does(balanced):
         batches = pipeline.eval_batches(
             Part(balanced, ("train",)), image_size=8, batch_size=5, copies=copies
         )
-        weights = np.concatenate([batch["weight"] for batch in batches])
+        weights = np.concatenate([batch["sample_weight"] for batch in batches])
         names = np.concatenate([batch["name"] for batch in batches])[weights > 0]
         seen[copies] = sorted(names.tolist())
     assert len(seen[True]) == balanced.count("train")

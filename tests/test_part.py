@@ -12,7 +12,7 @@ from conftest import draw
 from tfpipe import build_records
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.records.part import Part
@@ -51,7 +51,7 @@ def names(part, *, copies):
     """The names of the images that evaluation sees, sorted."""
     found = []
     for batch in pipeline.eval_batches(part, image_size=8, batch_size=5, copies=copies):
-        real = batch["weight"].numpy() > 0
+        real = batch["sample_weight"].numpy() > 0
         found += [name.decode() for name in batch["name"].numpy()[real]]
     return sorted(found)
 
@@ -106,9 +106,9 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
     there = [(int(f.sha256[:15], 16), f.fold) for f in stored(folded, ("all",))]
     held_out = {number for number, own in there if own == fold}
     part = Part(folded, ("all",), fold)
-    reading = Reading(16, part.count, cache=cached)
+    reading = InputConfig(16, part.count, cache=cached)
     (batch,) = pipeline.train_batches(part, reading)
-    seen = batch["number"].numpy().tolist()
+    seen = batch["example_id"].numpy().tolist()
     assert not held_out & set(seen)
     assert sorted(seen) == sorted(number for number, own in there if own != fold)
     assert np.bincount(batch["label"]).tolist() == list(part.class_counts.values())

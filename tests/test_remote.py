@@ -18,7 +18,7 @@ from tfpipe import build_records, sources, verify_records
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import manifest, rejects, verify
 from tfpipe.records.part import Part
 from tfpipe.sources import source as bounds
@@ -403,7 +403,7 @@ def test_training_reads_urls(ram, records):
         for m in described
     )
     assert there == here
-    reading = Reading(**options, seed=3, shuffle_mb=1)
+    reading = InputConfig(**options, seed=3, shuffle_mb=1)
     there, here = (
         [
             batch["image"].numpy().tobytes()

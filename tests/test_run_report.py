@@ -387,7 +387,7 @@ def test_neighbours_are_those_of_the_smallest_angle(run):
     def features(part):
         batches = eval_batches(part, image_size=predictor.image_size, batch_size=8)
         rows = [
-            (predictor.features(b["image"]).numpy(), b["name"].numpy(), b["weight"])
+            (predictor.features(b["image"]).numpy(), b["name"].numpy(), b["sample_weight"])
             for b in batches
         ]
         values = np.concatenate([r[0][r[2].numpy() > 0] for r in rows]).astype(np.float64)
@@ -426,7 +426,7 @@ def test_pictures_are_those_of_the_predictions(run):
 def test_batches_are_what_evaluation_sees(records):
     part = Part(manifest.load(records), ("val",))
     expected = np.concatenate(
-        [b["image"].numpy()[b["weight"].numpy() > 0]
+        [b["image"].numpy()[b["sample_weight"].numpy() > 0]
          for b in eval_batches(part, image_size=24, batch_size=8)]
     )  # fmt: skip
     found = [pixels.numpy()[:count] for pixels, count in images.batches(part.records(), 24)]

@@ -28,7 +28,7 @@ def tuned(monkeypatch):
 def test_it_is_noticed(tuned):
     dataset = tf.data.Dataset.range(3)
     assert list(dataset.as_numpy_iterator()) == [0, 1, 2]
-    assert list(tuning.untuned(dataset).as_numpy_iterator()) == [0, 1, 2]
+    assert list(tuning.without_autotune(dataset).as_numpy_iterator()) == [0, 1, 2]
     assert tuned == [True, False]
 
 

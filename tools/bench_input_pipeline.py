@@ -57,12 +57,13 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
 
     from tfpipe.augment import Augment
     from tfpipe.input import pipeline
+    from tfpipe.input.input_config import InputConfig
     from tfpipe.records import manifest as manifests
     from tfpipe.records.part import Part
 
     manifest = manifests.load(options.folder)
     chain = Augment(R3_AUGMENT) if augment else None
-    reading = pipeline.Reading(
+    reading = InputConfig(
         image_size=options.size,
         batch_size=options.batch_size,
         resize_on="device" if device else "host",
@@ -77,13 +78,13 @@ def _batches(options: Options, *, device: bool, augment: bool) -> peers.Epoch:
     def on_device(batch: dict) -> tf.Tensor:
         labels = tf.one_hot(batch["label"], len(manifest.classes))
         sizes = batch.get("size")
-        return chain(batch["image"], labels, batch["draws"], side=options.size, sizes=sizes)[0]
+        return chain(batch["image"], labels, batch["random"], side=options.size, sizes=sizes)[0]
 
     def epoch() -> Iterator[int]:
         for batch in itertools.islice(batches, steps):
             if augment:
                 on_device(batch)[0, 0, 0, 0].numpy()  # waits for it
-            yield int((batch["weight"].numpy() > 0).sum())  # without repetitions
+            yield int((batch["sample_weight"].numpy() > 0).sum())  # without repetitions
 
     return epoch
 
@@ -106,7 +107,7 @@ def _augment_alone(options: Options) -> peers.Epoch:
     chain = Augment(R3_AUGMENT)
     images = tf.constant(peers.noise(options.batch_size, options.size))
     labels = tf.zeros([options.batch_size, 2])
-    draws = tf.random.uniform([options.batch_size, chain.draws])
+    draws = tf.random.uniform([options.batch_size, chain.num_random])
 
     @tf.function(jit_compile=options.name == "augment-xla")
     def augment(images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:

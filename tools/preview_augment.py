@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     own = np.eye(len(images), dtype=np.float32)
     for draw in range(options.draws):
         rng = np.random.default_rng([options.seed, draw])
-        u = rng.random((len(images), chain.draws), np.float32)
+        u = rng.random((len(images), chain.num_random), np.float32)
         found, mixed = chain(images, own, u)
         pixels = np.round(found.numpy()).astype(np.uint8)
         texts = [_shares(row, shares) for row, shares in enumerate(mixed.numpy())]

@@ -12,7 +12,7 @@ what lies over the picture (noise, cutout), and mixing last.
 
 To add an operation, write a function and register it; `operation` says what it takes and returns:
 
-    @operation("invert", draws=1, kind=Kind.COLOR)
+    @operation("invert", num_random=1, kind=Kind.COLOR)
     def _invert(images, u, chance=0.5):
         '''`invert`: turns colours into their complements, with that probability.'''
 """

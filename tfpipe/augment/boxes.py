@@ -26,7 +26,7 @@ def inside(images: tf.Tensor, centre: tf.Tensor, fraction: tf.Tensor) -> tf.Tens
     return tf.logical_and(rows, columns)
 
 
-@operation("cutout", draws=2, kind=Kind.OVERLAY)
+@operation("cutout", num_random=2, kind=Kind.OVERLAY)
 def _cutout(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`cutout(0.2)`: greys a square of that fraction of the side, its centre anywhere.
 

@@ -13,7 +13,7 @@ class Augment:
     """What is done to a batch on the device.
 
     Attributes:
-        draws: how many uniform numbers it takes for each image.
+        num_random: how many uniform numbers it takes for each image.
         mixes: whether labels change, as pictures are mixed.
         crops_on_host: whether the chain begins with a crop that the host does.
     """
@@ -30,7 +30,7 @@ class Augment:
             UserError: an unknown operation, or wrong numbers.
         """
         chain = spec.parse(text, flag="augment")
-        steps, self.draws = flatten(chain)
+        steps, self.num_random = flatten(chain)
         self._is_empty = not chain
         self._first_crop = steps[0] if chain and chain[0].name == "crop" else None
         self.crops_on_host = crop_on_host and self._first_crop is not None
@@ -48,7 +48,7 @@ class Augment:
         """Returns which part of an image, or of each of several, the host shall keep.
 
         Args:
-            u: float32 [..., draws] in [0, 1), the numbers that the image has in a batch too.
+            u: float32 [..., num_random] in [0, 1), the numbers that the image has in a batch too.
 
         Returns:
             float32 [..., 4]: top, left, height and width as fractions; [4], all of any image,
@@ -73,7 +73,7 @@ class Augment:
         Args:
             images: uint8 [N, H, W, 3], RGB, or with `sizes` [N, P, 3]; of less than 2**31 pixels.
             labels: float32 [N, C], probabilities.
-            u: float32 [N, draws] in [0, 1).
+            u: float32 [N, num_random] in [0, 1).
             side: of the result in pixels; H if None.
             sizes: int32 [N, 2], height and width of pictures whose pixels `images` has row by row,
                 with others after them. They are resized to `side`, whatever their proportions, in

@@ -27,7 +27,7 @@ def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor
     return tf.stack([tf.stack([v + tf.zeros_like(like) for v in row], -1) for row in rows], 1)
 
 
-@operation("crop", draws=2, kind=Kind.GEOMETRY)
+@operation("crop", num_random=2, kind=Kind.GEOMETRY)
 def _crop(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """`crop(0.9)`: a window of that fraction of each side, anywhere, scaled back to full size.
 
@@ -54,7 +54,7 @@ def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
     return tf.concat([corner, tf.fill(tf.shape(u), fraction)], -1)
 
 
-@operation("rotate", draws=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
+@operation("rotate", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
 def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`rotate(20)`: by an angle drawn from within that many degrees either way."""
     del side
@@ -66,7 +66,7 @@ def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
 
 
 # The published RandAugment shears by up to 0.3 pixels a row.
-@operation("shear", draws=1, kind=Kind.GEOMETRY, strength=lambda m: (_degrees(0.3 * m),))
+@operation("shear", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (_degrees(0.3 * m),))
 def _shear(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`shear(20)`: columns lean by an angle drawn from within that many degrees either way."""
     del side
@@ -79,7 +79,7 @@ def _degrees(slope: float) -> float:
     return math.degrees(math.atan(slope))
 
 
-@operation("zoom", draws=1, kind=Kind.GEOMETRY)
+@operation("zoom", num_random=1, kind=Kind.GEOMETRY)
 def _zoom(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     """`zoom(0.8,1.2)`: by a factor drawn from that range; above 1 the object grows."""
     del side
@@ -87,7 +87,7 @@ def _zoom(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     return _matrices([[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]], factor)
 
 
-@operation("zoom_xy", draws=2, kind=Kind.GEOMETRY)
+@operation("zoom_xy", num_random=2, kind=Kind.GEOMETRY)
 def _zoom_xy(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     """`zoom_xy(0.8,1.2)`: Keras' zoom_range, width and height shrunk by a factor drawn for each.
 
@@ -104,7 +104,7 @@ def _between(u: tf.Tensor, low: float, high: float, name: str) -> tf.Tensor:
 
 
 # The published RandAugment translates by up to 150 of 331 pixels.
-@operation("translate", draws=2, kind=Kind.GEOMETRY, strength=lambda m: (0.45 * m,))
+@operation("translate", num_random=2, kind=Kind.GEOMETRY, strength=lambda m: (0.45 * m,))
 def _translate(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """`translate(0.1)`: along each axis by up to that fraction of the side either way."""
     require_fraction(fraction, "translate")
@@ -112,7 +112,7 @@ def _translate(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     return _matrices([[1.0, 0.0, x], [0.0, 1.0, y]], x)
 
 
-@operation("flip_lr", draws=1, kind=Kind.GEOMETRY)
+@operation("flip_lr", num_random=1, kind=Kind.GEOMETRY)
 def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_lr`: mirrors left and right; `flip_lr(0.3)` with that probability, else one half."""
     del side
@@ -120,7 +120,7 @@ def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     return _matrices([[sign, 0.0, 0.0], [0.0, 1.0, 0.0]], sign)
 
 
-@operation("flip_ud", draws=1, kind=Kind.GEOMETRY)
+@operation("flip_ud", num_random=1, kind=Kind.GEOMETRY)
 def _flip_ud(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_ud`: mirrors top and bottom; `flip_ud(0.3)` with that probability, else one half."""
     del side

@@ -45,7 +45,7 @@ def beta(u: tf.Tensor, alpha: float, name: str) -> tf.Tensor:
     return low + (high - low) * (place - tf.floor(place))
 
 
-@operation("mixup", draws=1, kind=Kind.MIXING)
+@operation("mixup", num_random=1, kind=Kind.MIXING)
 def _mixup(
     images: tf.Tensor,
     labels: tf.Tensor,
@@ -65,7 +65,7 @@ def _mixup(
     )
 
 
-@operation("cutmix", draws=3, kind=Kind.MIXING)
+@operation("cutmix", num_random=3, kind=Kind.MIXING)
 def _cutmix(
     images: tf.Tensor,
     labels: tf.Tensor,

@@ -6,7 +6,7 @@ from tfpipe.augment.barrier import barrier
 from tfpipe.augment.operation import Kind, operation, require_fraction
 
 
-@operation("noise", draws=2, kind=Kind.OVERLAY)
+@operation("noise", num_random=2, kind=Kind.OVERLAY)
 def _noise(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`noise(0.02)`: adds to each channel Gaussian noise whose sigma is that fraction of white."""
     require_fraction(fraction, "noise")

@@ -18,8 +18,8 @@ class Kind(enum.IntEnum):
     """What an operation works on, in the order in which a chain does it.
 
     The functions take, before the numbers of the spec, and return:
-        GEOMETRY: u [N, draws] and the side of the result in pixels, to float32 [N, 3, 3]: the map
-            from output to input pixels about the centre, x first.
+        GEOMETRY: u [N, num_random] and the side of the result in pixels, to float32 [N, 3, 3]: the
+            map from output to input pixels about the centre, x first.
         COLOR, OVERLAY: images float32 [N, S, S, 3] in 0..255 and u, to such images.
         MIXING: images, labels float32 [N, C], the images and labels to mix with, and u, to images
             and labels.
@@ -44,14 +44,14 @@ class Operation:
 
     Attributes:
         function: as its kind says.
-        draws: how many uniform numbers in [0, 1) it takes for each image.
+        num_random: how many uniform numbers in [0, 1) it takes for each image.
         kind: what it works on.
         strength: from a magnitude in 0..1 to its numbers in a `randaugment`; None if it is not
             one of those that randaugment chooses from.
     """
 
     function: Callable[..., Any]
-    draws: int
+    num_random: int
     kind: Kind
     strength: Callable[[float], tuple[float, ...]] | None = None
 
@@ -74,7 +74,11 @@ class Operation:
 
     def _try(self, call: spec.Call) -> None:
         """Runs it on a tiny batch, so that wrong numbers are found before the training."""
-        u, images, labels = tf.fill([1, self.draws], 0.5), tf.zeros([1, 8, 8, 3]), tf.ones([1, 1])
+        u, images, labels = (
+            tf.fill([1, self.num_random], 0.5),
+            tf.zeros([1, 8, 8, 3]),
+            tf.ones([1, 1]),
+        )
         inputs = {
             Kind.GEOMETRY: (u, 8),
             Kind.COLOR: (images, u),
@@ -90,14 +94,14 @@ operations: Registry[Operation] = Registry("augmentation")
 def operation(
     name: str,
     *,
-    draws: int,
+    num_random: int,
     kind: Kind,
     strength: Callable[[float], tuple[float, ...]] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a function as the augmentation `name`."""
 
     def enter(function: Callable) -> Callable:
-        operations.add(name, Operation(function, draws, kind, strength))
+        operations.add(name, Operation(function, num_random, kind, strength))
         return function
 
     return enter

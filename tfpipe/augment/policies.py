@@ -47,7 +47,7 @@ class Step:
 
     def numbers(self, u: tf.Tensor) -> tf.Tensor:
         """Returns this operation's own columns of u."""
-        own = u[:, self.first : self.first + self.operation.draws]
+        own = u[:, self.first : self.first + self.operation.num_random]
         return tf.where(own < 0.5, 0.0, 1.0) if self.extreme else own
 
     def choose(self, u: tf.Tensor, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
@@ -79,7 +79,7 @@ def flatten(
         entry.check(call)
         if entry.kind != Kind.POLICY:
             steps.append(Step(call, entry, first, gates, extreme))
-            first += entry.draws
+            first += entry.num_random
             continue
         for choice in entry.function(*call.args):
             free = first + 1
@@ -92,7 +92,7 @@ def flatten(
     return steps, first
 
 
-@operation("one_of", draws=1, kind=Kind.POLICY)
+@operation("one_of", num_random=1, kind=Kind.POLICY)
 def _one_of(chain: Any) -> list[Choice]:
     """`one_of(crop(0.9)|flip_lr|blur)`: exactly one of them for each image, with equal chances.
 
@@ -102,7 +102,7 @@ def _one_of(chain: Any) -> list[Choice]:
     return [_equal_chances([(call,) for call in chain])]
 
 
-@operation("maybe", draws=1, kind=Kind.POLICY)
+@operation("maybe", num_random=1, kind=Kind.POLICY)
 def _maybe(chance: Any, chain: Any) -> list[Choice]:
     """`maybe(0.5,rotate(20)|blur)`: all of them with that probability, else none."""
     require(
@@ -112,7 +112,7 @@ def _maybe(chance: Any, chain: Any) -> list[Choice]:
     return [Choice(((0.0, chance, chain),))]
 
 
-@operation("randaugment", draws=1, kind=Kind.POLICY)
+@operation("randaugment", num_random=1, kind=Kind.POLICY)
 def _randaugment(rounds: Any, magnitude: Any) -> list[Choice]:
     """`randaugment(2,9)`: so many operations one after the other, of that magnitude out of 30.
 

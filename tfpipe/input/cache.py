@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfpipe.core.errors import UserError
-from tfpipe.input import draws
+from tfpipe.input import stateless_random
 from tfpipe.records import example
 from tfpipe.records.example import Fields
 from tfpipe.records.part import Part
@@ -23,7 +23,7 @@ NONE, ENCODED, DECODED = "none", "encoded", "decoded"
 _SHARE = 0.75
 
 
-class Pictures(NamedTuple):
+class DecodedImages(NamedTuple):
     """What a batch holds of some images.
 
     Attributes:
@@ -35,20 +35,20 @@ class Pictures(NamedTuple):
     size: np.ndarray
 
 
-class Samples(NamedTuple):
+class Examples(NamedTuple):
     """Some samples.
 
     Attributes:
-        number: int64 [N], of each its own, whatever the shard or the order.
+        example_id: int64 [N], of each its own, whatever the shard or the order.
         label: int64 [N].
         images: as they are stored; or none, if they are
         pictures: decoded already.
     """
 
-    number: np.ndarray
+    example_id: np.ndarray
     label: np.ndarray
     images: Sequence[Fields]
-    pictures: Pictures | None = None
+    pictures: DecodedImages | None = None
 
 
 def check(kind: str, part: Part, image_bytes: int) -> None:
@@ -79,9 +79,9 @@ def load(
     kind: str,
     records: Iterable[bytes],
     count: int,
-    decode: Callable[[Sequence[Fields]], Pictures],
+    decode: Callable[[Sequence[Fields]], DecodedImages],
     advance: Callable[[int], object] = lambda n: None,
-) -> Samples:
+) -> Examples:
     """Reads records into memory.
 
     Args:
@@ -91,24 +91,24 @@ def load(
         decode: makes of some images what batches hold.
         advance: called with the number of further records that are there.
     """
-    number, label = np.empty(count, np.int64), np.empty(count, np.int64)
+    example_id, label = np.empty(count, np.int64), np.empty(count, np.int64)
     images, pictures = [], None
     for row, record in enumerate(records):
         image = example.deserialize_image(record)
-        number[row], label[row] = draws.number(image.sha256), image.label
+        example_id[row], label[row] = stateless_random.example_id(image.sha256), image.label
         if kind == ENCODED:
             images.append(image)
         else:
             one = decode([image])
             if pictures is None:
                 shapes = ((count, *part.shape[1:]) for part in one)
-                pictures = Pictures(
+                pictures = DecodedImages(
                     *(np.empty(s, p.dtype) for s, p in zip(shapes, one, strict=True))
                 )
             for whole, part in zip(pictures, one, strict=True):
                 whole[row] = part[0]
         advance(1)
-    return Samples(number, label, images, pictures)
+    return Examples(example_id, label, images, pictures)
 
 
 def free_memory() -> int | None:

@@ -32,7 +32,7 @@ def check(address: str, flag: str) -> None:
         )
 
 
-def answers(address: str) -> bool:
+def is_reachable(address: str) -> bool:
     """Returns whether somebody accepts connections at an address, within `CONNECT_S`."""
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
     try:

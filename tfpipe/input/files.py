@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfpipe.core.errors import Rejected
 from tfpipe.images import preprocess, scan
 from tfpipe.input import tuning
-from tfpipe.input.threads import in_threads
+from tfpipe.input.threads import parallel_map
 from tfpipe.sources import Source
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def read_files(
             return rejected
         return prepare(name, encoded)
 
-    return in_threads(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
+    return parallel_map(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
 
 
 def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:

@@ -66,7 +66,7 @@ class LostWorkers:
         """
         workers = [worker.address for worker in self._call("GetWorkers").workers]
         with futures.ThreadPoolExecutor(max_workers=16) as pool:
-            answers = pool.map(endpoint.answers, workers)
+            answers = pool.map(endpoint.is_reachable, workers)
             reachable = {worker for worker, there in zip(workers, answers, strict=True) if there}
         now = time.monotonic()
         self._silent_since = {

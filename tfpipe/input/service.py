@@ -113,7 +113,7 @@ def distribute(
         ) from None
     if consumer is None:
         batches = batches.rebatch(batch_size)
-    return tuning.untuned(batches.prefetch(tuning.AHEAD))
+    return tuning.without_autotune(batches.prefetch(tuning.AHEAD))
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def _watch(address: str, timeout_s: float, done: threading.Event) -> None:
     seen = time.monotonic()
     away = False
     while not done.wait(endpoint.CONNECT_S):
-        if endpoint.answers(address):
+        if endpoint.is_reachable(address):
             if away:
                 terminal.say(f"{FLAG}={address}: the dispatcher is back")
             seen, away = time.monotonic(), False

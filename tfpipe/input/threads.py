@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_threads(
+def parallel_map(
     function: Callable[..., T],
     arguments: Iterable[tuple[Any, ...]],
     *,

@@ -20,7 +20,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a dataset that runs without the tuner.
 
     Args:

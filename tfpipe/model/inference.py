@@ -24,13 +24,14 @@ def predict(
 
     Args:
         predictor: in float32.
-        batches: with "image", "weight" and whatever else is to be returned in the same order.
+        batches: with "image", "sample_weight" and whatever else is to be returned in the same
+            order.
         total: how many images there are, for the progress bar.
         description: what is going on, for the progress bar.
 
     Returns:
         "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
-        batches except "image" and "weight", without the samples of weight 0.
+        batches except "image" and "sample_weight", without the samples of weight 0.
     """
     run = with_constant_weights(predictor.logits)
     found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
@@ -55,8 +56,8 @@ def gather(
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:
-            real = batch["weight"].numpy() > 0
-            values = {k: v for k, v in batch.items() if k not in ("image", "weight")}
+            real = batch["sample_weight"].numpy() > 0
+            values = {k: v for k, v in batch.items() if k not in ("image", "sample_weight")}
             values |= {key: function(batch) for key, function in (more or {}).items()}
             for key, value in values.items():
                 columns.setdefault(key, []).append(value.numpy()[real])

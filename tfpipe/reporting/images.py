@@ -102,7 +102,7 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
     @tf.autograph.experimental.do_not_convert
     def decode(fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         weight = tf.constant(1, tf.int64)
-        return {"image": preprocess.decode_record(fields, size), "weight": weight}
+        return {"image": preprocess.decode_record(fields, size), "sample_weight": weight}
 
     text, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
     signature = dict(zip(_KEYS, (text, text, number, number), strict=True))
@@ -110,7 +110,7 @@ def batches(records: Iterable[Fields], size: int) -> Iterator[tuple[tf.Tensor, i
     dataset = dataset.map(decode, tuning.cores(), deterministic=True)
     try:
         for batch in pipeline.padded_batches(dataset, BATCH_SIZE):
-            yield batch["image"], int(tf.reduce_sum(batch["weight"]))
+            yield batch["image"], int(tf.reduce_sum(batch["sample_weight"]))
     except tf.errors.InvalidArgumentError as error:
         raise UserError(f"an image cannot be decoded ({one_line(error.message)[:200]})") from None
     if failures:

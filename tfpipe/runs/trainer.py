@@ -54,7 +54,7 @@ def train(config: TrainConfig, cluster: Cluster) -> str:
 def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> str:
     """Does as `train`, and writes into the folder."""
     # Whatever can be wrong is found before the first long step, and before anything is written.
-    inputs.reading(config, image_size=1, workers=cluster.workers)
+    inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
     manifest = manifests.load(config.records)
     manifest = salvage.readable(

@@ -84,6 +84,6 @@ def _batches(images: Images, size: int) -> Iterator[tf.Tensor]:
     dataset = tf.data.Dataset.from_generator(
         read, output_signature=tf.TensorSpec([], tf.string)
     ).map(decode, tuning.cores(), deterministic=True)
-    yield from tuning.untuned(dataset.batch(BATCH_SIZE).prefetch(tuning.AHEAD))
+    yield from tuning.without_autotune(dataset.batch(BATCH_SIZE).prefetch(tuning.AHEAD))
     if failures:
         raise failures[0]

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.images.preprocess import CHANNELS
-from tfpipe.input import draws, pipeline, tuning
+from tfpipe.input import pipeline, stateless_random, tuning
 from tfpipe.model.classifier import Classifier, as_list
 from tfpipe.model.constants import with_constant_weights
 from tfpipe.model.split import Split, between
@@ -34,7 +34,7 @@ from tfpipe.training.strategy import Cluster, joined, share_out
 _AHEAD_BYTES = 128 << 20
 
 # What the records say of themselves, beside the boundary's tensors.
-_FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
+_FIELDS = tuple(Column(name, (), "int64") for name in ("label", "example_id", "fold", "copy"))
 
 
 class Frozen:
@@ -141,7 +141,7 @@ class Frozen:
             title = f"features of {whole.name}{of}"
         with salvage.explained(whole.manifest), terminal.progress(title, whole.count) as advance:
             for found, batch in batches:
-                real = batch["weight"].numpy() > 0
+                real = batch["sample_weight"].numpy() > 0
                 yield [each.numpy()[real] for each in [*found, *(batch[f.name] for f in _FIELDS)]]
                 advance(int(real.sum()))
 
@@ -166,7 +166,9 @@ class Frozen:
             images = batch["image"]
             if view is not None:
                 seed, epoch = np.array([self._config.seed]), np.array([view])
-                numbers = draws.uniform(seed, epoch, batch["number"].numpy(), self._augment.draws)
+                numbers = stateless_random.uniform(
+                    seed, epoch, batch["example_id"].numpy(), self._augment.num_random
+                )
                 labels = tf.one_hot(batch["label"], self._classes)
                 images, _ = self._augment_batch(images, labels, numbers, side=self._side)
             yield self._shared(self._from_images, images), batch
@@ -208,21 +210,21 @@ class Rows:
 
         Args:
             indices: of the rows.
-            size: to which the batch is filled up as by `pipeline.filled`; None to leave it so.
+            size: to which the batch is filled up as by `pipeline.pad_batch`; None to leave it so.
             part: of the batch that is returned.
 
         Returns:
             "boundary", a list of tensors [B, ...], as they cross it; what the records say of
-            themselves, int64 [B] each; and "weight" float32 [B], as of `pipeline.filled`.
+            themselves, int64 [B] each; and "sample_weight" float32 [B], as of `pipeline.pad_batch`.
         """
-        chosen, weight = pipeline.filled(self.rows[indices], size or len(indices))
+        chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))
         tensors = {
             column.name: column.tensor(np.take(array, chosen[part], axis=0))
             for column, array in zip(self.columns, self.arrays, strict=True)
         }
         fields = {each.name: tensors.pop(each.name) for each in _FIELDS}
         boundary = list(tensors.values())
-        return {"boundary": boundary, **fields, "weight": tf.constant(weight[part])}
+        return {"boundary": boundary, **fields, "sample_weight": tf.constant(weight[part])}
 
 
 def _whole(part: Part) -> Part:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import draws
+from tfpipe.input import stateless_random
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.split import split
 from tfpipe.records.part import Part
@@ -147,7 +147,11 @@ class Loop:
         progress = self._progress
         path = self._own.folder / BAD_BATCH
         bad = set(self._cluster.gathered(diverged.numbers).tolist())
-        names = [f.filename for f in self._train.records() if draws.number(f.sha256) in bad]
+        names = [
+            f.filename
+            for f in self._train.records()
+            if stateless_random.example_id(f.sha256) in bad
+        ]
         with storage.atomic_file(path) as file:
             csv.writer(file, lineterminator="\n").writerows([["name"], *([name] for name in names)])
         what = (

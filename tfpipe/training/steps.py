@@ -27,7 +27,7 @@ class DivergenceError(Exception):
 
     Attributes:
         step: of the epoch, from 1.
-        numbers: of the batch's images (`draws.number`).
+        numbers: of the batch's images (`stateless_random.example_id`).
     """
 
     def __init__(self, step: int, numbers: np.ndarray):
@@ -139,7 +139,7 @@ class Steps:
         step = self.done
         for batch in batches:
             step += 1
-            self._recent.append(np.asarray(batch["number"]))
+            self._recent.append(np.asarray(batch["example_id"]))
             self._train_step[self._update.due(step)](self._for_replicas(batch))
             loss = None
             if step % READ_EVERY == 0 or step == self._inputs.steps:
@@ -190,7 +190,7 @@ class Steps:
 
     def _for_replicas(self, batch: Batch) -> Batch:
         """Returns what the steps take of a worker's batch, shared out among its replicas."""
-        used = ("image", "boundary", "size", "draws", "label", "weight")
+        used = ("image", "boundary", "size", "random", "label", "sample_weight")
         return share_out(self._strategy, {k: v for k, v in batch.items() if k in used})
 
     def _train_one(self, batch: Batch, *, due: bool) -> None:
@@ -210,7 +210,7 @@ class Steps:
         with tf.GradientTape() as tape:
             logits, labels = self._inputs.forward(batch, training=True)
             each = self._loss(self._classifier, labels, logits)
-            mean = tf.reduce_sum(each * batch["weight"]) / self._batch_size
+            mean = tf.reduce_sum(each * batch["sample_weight"]) / self._batch_size
             scaled = self._update.scaled(mean)
         return tape.gradient(scaled, self._variables), self._sums(batch, logits, each)
 
@@ -223,7 +223,7 @@ class Steps:
 
     def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
         """Returns the sums of the losses, of what is right, and of the samples: float32 [3]."""
-        real = tf.cast(batch["weight"] > 0, tf.float32)
+        real = tf.cast(batch["sample_weight"] > 0, tf.float32)
         chosen = tf.argmax(self._classifier.probabilities(logits), -1)
         right = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
         return tf.stack([tf.reduce_sum(v) for v in (losses * real, right * real, real)])

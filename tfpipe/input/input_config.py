@@ -1,8 +1,4 @@
-"""Where the samples of training come from: the shards, in each epoch anew, or memory.
-
-Both kinds give the pipeline the same: what stands for the samples of an epoch, in their order, as a
-dataset of TensorFlow's; and, outside of it, the samples that some of that stand for.
-"""
+"""How records become batches for training, and the decoding that follows from it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,17 +7,11 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import decoder, preprocess
-from tfpipe.input import cache, draws, tuning
-from tfpipe.input.cache import Pictures, Samples
-from tfpipe.records import example
+from tfpipe.input import cache, tuning
+from tfpipe.input.cache import DecodedImages
 from tfpipe.records.example import Fields
-from tfpipe.records.part import Part
-
-# Shards read at once; their records alternate, which mixes neighbours on the disk.
-READERS = 4
 
 HOST, DEVICE = "host", "device"
 
@@ -29,15 +19,13 @@ HOST, DEVICE = "host", "device"
 # 3 : 2 whose shorter side is the result's, one and a half.
 _CANVAS = 2.25
 
-_BLOCK = 8  # records of a shard at a time, which costs less than one by one
-
 _RAM_BYTES = 4 * 2**30  # that are taken to be free where nothing tells
 
 _ALIGNMENT = 64  # bytes; Eigen's, which TensorFlow asks of the memory of its tensors
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class InputConfig:
     """How records become batches for training.
 
     Attributes:
@@ -117,7 +105,7 @@ class Reading:
             return int(_CANVAS * self.image_size**2), preprocess.CHANNELS
         return self.image_size, self.image_size, preprocess.CHANNELS
 
-    def decode(self, images: Sequence[Fields], windows: np.ndarray | None = None) -> Pictures:
+    def decode(self, images: Sequence[Fields], windows: np.ndarray | None = None) -> DecodedImages:
         """Decodes images.
 
         Args:
@@ -141,7 +129,7 @@ class Reading:
                     f"the image of {one_line(image.filename)} cannot be decoded"
                     f" ({one_line(error)}): build the records again"
                 ) from None
-        return Pictures(pixels, sizes)
+        return DecodedImages(pixels, sizes)
 
     @property
     def cores(self) -> int:
@@ -165,85 +153,6 @@ class Reading:
         options.deterministic = self.in_order
         options.threading.private_threadpool_size = self.cores
         return options
-
-
-class Records:
-    """Samples that are read from the shards in each epoch."""
-
-    def __init__(self, part: Part, reading: Reading):
-        self._part = part
-        room = int(reading.shuffle_mb * 2**20 * part.count / part.bytes)
-        self._buffer = max(1, min(part.count, room))
-
-    def samples(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Returns the records, string scalars, shuffled by `key`, int64 [2]."""
-        order = tf.random.experimental.stateless_shuffle(tf.constant(self._part.paths), key)
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=READERS,
-            block_length=_BLOCK,
-            num_parallel_calls=READERS,
-        )
-        seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
-        records = of_part(records, self._part)
-        return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
-
-    def get(self, records: Sequence[bytes]) -> Samples:
-        """Returns the samples that are these records."""
-        # TensorFlow's own parser takes three times as long.
-        images = [example.deserialize_image(record) for record in records]
-        number = np.array([draws.number(image.sha256) for image in images], np.int64)
-        return Samples(number, np.array([image.label for image in images], np.int64), images)
-
-
-class Rows:
-    """Samples that were all read into memory before."""
-
-    def __init__(self, part: Part, reading: Reading):
-        cache.check(reading.cache, part, int(np.prod(reading.shape)))
-        records = of_part(tf.data.TFRecordDataset(part.paths), part)
-        records = tuning.untuned(records).as_numpy_iterator()
-        with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
-            self._kept = cache.load(reading.cache, records, part.count, reading.decode, advance)
-
-    def samples(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Returns the row of each sample, int64 scalars, shuffled by `key`, int64 [2]."""
-        rows = tf.range(len(self._kept.label), dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices(
-            tf.random.experimental.stateless_shuffle(rows, key)
-        )
-
-    def get(self, rows: np.ndarray) -> Samples:
-        """Returns the samples in these rows."""
-        kept = self._kept
-        number, label = kept.number[rows], kept.label[rows]
-        if kept.pictures is None:
-            return Samples(number, label, [kept.images[row] for row in rows])
-        image, size = kept.pictures
-        into = aligned((len(rows), *image.shape[1:]))
-        np.take(image, rows, axis=0, out=into, mode="clip")  # with "raise", by a buffer
-        return Samples(number, label, [], Pictures(into, size[rows]))
-
-
-def of_part(records: tf.data.Dataset, part: Part, *, copies: bool = True) -> tf.data.Dataset:
-    """Returns those records of a part's shards that are in the part.
-
-    Args:
-        records: string scalars.
-        part: whose shards were read.
-        copies: whether transformed copies stay, where the part has any.
-    """
-    without_copies = not copies and part.images < part.count
-    if part.fold is None and not without_copies:
-        return records
-
-    @tf.autograph.experimental.do_not_convert
-    def stays(record: tf.Tensor) -> tf.Tensor:
-        fields = example.parse(record, ("image/fold", "image/copy"))
-        fold, copy = fields["image/fold"], fields["image/copy"]
-        return part.holds(fold, copy) & ((copy == 0) | (not without_copies))
-
-    return records.filter(stays)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

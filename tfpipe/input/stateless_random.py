@@ -38,7 +38,7 @@ def uniform(seed: Array, epoch: Array, sample: Array, columns: int) -> Array:
     return _cast(_right(bits, 64 - _BITS), np.float32) * np.float32(2.0**-_BITS)
 
 
-def number(sha256: str | tf.Tensor) -> int | tf.Tensor:
+def example_id(sha256: str | tf.Tensor) -> int | tf.Tensor:
     """Returns the number of a sample, which is that of its image: its digest's first 60 bits.
 
     Args:
