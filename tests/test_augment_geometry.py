@@ -254,3 +254,13 @@ def test_the_warp_keeps_whole_levels():
     images = np.concatenate([levels, levels[:, ::-1], 255 - levels], -1)
     found = warp(tf.constant(images), tf.eye(3, batch_shape=[1]), 16)
     np.testing.assert_array_equal(found, images.astype(np.float32))
+
+
+def test_pictures_of_one_row_or_column_are_resized():
+    """Their canvas is full, so a gather beyond the last picture would fail."""
+    canvas = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    sizes = np.array([[1, 5], [5, 1], [1, 5]])
+    found = apply("", np.zeros([3, 0]), canvas, side=8, sizes=sizes)
+    for result, pixels, size in zip(found, canvas, sizes, strict=True):
+        expected = tf.image.resize(pixels.reshape(*size, 3), [8, 8])
+        np.testing.assert_allclose(result, expected, atol=0.126)

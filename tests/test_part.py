@@ -106,8 +106,8 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
     there = [(int(f.sha256[:15], 16), f.fold) for f in stored(folded, ("all",))]
     held_out = {number for number, own in there if own == fold}
     part = Part(folded, ("all",), fold)
-    reading = InputConfig(16, part.count, cache=cached)
-    (batch,) = pipeline.train_batches(part, reading)
+    config = InputConfig(16, part.count, cache=cached)
+    (batch,) = pipeline.train_batches(part, config)
     seen = batch["example_id"].numpy().tolist()
     assert not held_out & set(seen)
     assert sorted(seen) == sorted(number for number, own in there if own != fold)
@@ -179,6 +179,6 @@ def test_a_shard_that_cannot_be_counted_is_named(folded, tmp_path, damage):
 
 def test_too_large_a_batch_of_a_part_is_explained(folded):
     part = Part(folded, ("train", "val"), 1)
-    message = rf"--batch_size=99: .* {part.count} records of train\+val without fold 1; give 1 to"
+    message = rf"batch_size=99.* {part.count} records of train\+val without fold 1; give 1 to"
     with pytest.raises(UserError, match=message):
         pipeline.steps_per_epoch(part, 99)

@@ -403,11 +403,11 @@ def test_training_reads_urls(ram, records):
         for m in described
     )
     assert there == here
-    reading = InputConfig(**options, seed=3, shuffle_mb=1)
+    config = InputConfig(**options, seed=3, shuffle_mb=1)
     there, here = (
         [
             batch["image"].numpy().tobytes()
-            for batch in pipeline.train_batches(Part(m, ("train",)), reading)
+            for batch in pipeline.train_batches(Part(m, ("train",)), config)
         ]
         for m in described
     )

@@ -1,4 +1,4 @@
-"""The uniform numbers are uniform, independent, and the same in TensorFlow and in NumPy."""
+"""The random numbers are uniform, independent, and the same in TensorFlow and NumPy."""
 
 import numpy as np
 import pytest

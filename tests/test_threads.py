@@ -1,4 +1,4 @@
-"""Calls ahead on threads: their order, how many there are, what they raise, and how they end."""
+"""`parallel_map`: order, limits, exceptions and the end of its threads."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_what_a_call_raises_is_raised_and_the_threads_end():
 
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(7)", "os.kill(os.getpid(), 2)"])
 def test_a_process_ends_while_calls_are_under_way(end):
-    """Also where something still holds the iterator, which would abort a tf.data function."""
+    """Also if something still holds the iterator; a tf.data function would abort the process."""
     code = f"""
 import itertools, os, time
 from tfpipe.input.threads import parallel_map

@@ -1,7 +1,6 @@
-"""Colour operations, which change each pixel by itself, and blur.
+"""Colour operations, which change each pixel on its own, and blur.
 
-They do not clip: a chain is clipped to 0..255 at its end, and where an operation has no meaning
-outside, at its beginning.
+A chain clips to 0..255 at its end. Operations clip only their input, if they need it.
 """
 
 import tensorflow as tf
@@ -20,7 +19,7 @@ from tfpipe.images.preprocess import LUMA
 _MAX_SIGMA = 5.0  # pixels; the cost grows with it
 
 
-# Half of white is for a grey pixel what the published RandAugment's factors of 0.1 and 1.9 are.
+# For a grey pixel, 0.45 of white equals the published RandAugment's factors of 0.1 and 1.9.
 @operation("brightness", num_random=1, kind=Kind.COLOR, strength=lambda m: (0.45 * m,))
 def _brightness(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`brightness(0.2)`: adds up to that fraction of white either way."""
@@ -33,7 +32,7 @@ def _contrast(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`contrast(0.2)`: stretches about each image's mean by up to that fraction either way."""
     require_fraction(fraction, "contrast")
     images = barrier(images, u)
-    # In two steps, of which XLA does the first, over rows, in vectors.
+    # In two steps: XLA vectorizes the first, over rows.
     mean = per_image(tf.reduce_mean(tf.reduce_mean(images, 1), [1, 2]))
     return images + (images - mean) * per_image(symmetric(u) * fraction)
 
@@ -65,7 +64,7 @@ def _gamma(images: tf.Tensor, u: tf.Tensor, low: float, high: float) -> tf.Tenso
 
 
 def _unit(images: tf.Tensor) -> tf.Tensor:
-    """Returns levels as 0..1."""
+    """Return levels as 0..1."""
     return tf.clip_by_value(images, 0.0, 255.0) / 255.0
 
 
@@ -75,7 +74,7 @@ def _blur(images: tf.Tensor, u: tf.Tensor, sigma: float = 1.0) -> tf.Tensor:
     require_fraction(sigma, "blur", _MAX_SIGMA)
     radius = round(3 * sigma)
     offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
-    # Below a hundredth of a pixel a Gaussian is one pixel, in float32 exactly.
+    # Below 0.01 pixels, a Gaussian in float32 is exactly one pixel.
     own = tf.maximum(u * sigma, 0.01)
     weights = tf.exp(-0.5 * tf.square(offsets / own))
     weights /= tf.reduce_sum(weights, 1, keepdims=True)
@@ -93,5 +92,5 @@ def _blur(images: tf.Tensor, u: tf.Tensor, sigma: float = 1.0) -> tf.Tensor:
 
 
 def _shifted(size: tf.Tensor, by: int) -> tf.Tensor:
-    """Returns the indices 0..size-1 moved by so many; past an end, that end."""
+    """Return the indices 0..size-1 shifted by `by`, clipped to the ends."""
     return tf.clip_by_value(tf.range(size) + by, 0, size - 1)

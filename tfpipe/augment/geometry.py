@@ -1,7 +1,7 @@
 """Geometric operations as matrices: where in the input each pixel of the output comes from.
 
-Coordinates are pixels of the output about its centre, x to the right and y down, so an operation
-means the same whatever the size of the picture that it is applied to.
+Coordinates are pixels of the output about its centre, x to the right and y down. So operations do
+not depend on the input's size.
 """
 
 import math
@@ -12,12 +12,12 @@ from tfpipe.augment.operation import Kind, operation, require, require_fraction,
 
 
 def identity(count: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [count, 3, 3]."""
+    """Return float32 [count, 3, 3]."""
     return tf.eye(3, batch_shape=[count])
 
 
 def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor:
-    """Stacks x' = a x + b y + c, y' = d x + e y + f, of numbers or of [N], into [N, 3, 3].
+    """Stack x' = a x + b y + c, y' = d x + e y + f, of numbers or of [N], into [N, 3, 3].
 
     Args:
         rows: [[a, b, c], [d, e, f]].
@@ -31,21 +31,21 @@ def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor
 def _crop(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """`crop(0.9)`: a window of that fraction of each side, anywhere, scaled back to full size.
 
-    In front of a chain it is what the host may do instead, so there nothing beyond the window is
-    seen, whatever follows.
+    At the beginning of a chain, where the host may do it instead, nothing beyond the window is
+    seen.
     """
     require(0 < fraction <= 1, f"crop({fraction:g})", "the fraction is in (0, 1]")
-    # The window begins at (1 - f) side u, so its centre is half of that range, either way, off.
+    # The window begins at (1 - f) side u: its centre is off by up to half of (1 - f) side.
     x, y = tf.unstack(symmetric(u) * ((1.0 - fraction) * side / 2), axis=1)
     return _matrices([[fraction, 0.0, x], [0.0, fraction, y]], x)
 
 
 def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Returns the windows of `crop`.
+    """Return the windows of `crop`.
 
     Args:
-        u: float32 [..., 2], those of the crop.
-        fraction: as given to it.
+        u: float32 [..., 2], the crop's random numbers.
+        fraction: of the crop.
 
     Returns:
         float32 [..., 4]: top, left, height and width as fractions of the picture.

@@ -1,7 +1,7 @@
-"""Images in memory, so that the disk, or the decoder too, is needed once.
+"""Images in memory, read or decoded once.
 
 encoded    the files as they are stored: for records on a slow disk or another machine
-decoded    what a batch holds of them: for as many epochs as one likes without any decoding
+decoded    the pixels: no decoding after the first epoch
 """
 
 import pathlib
@@ -19,16 +19,16 @@ from tfpipe.records.part import Part
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
 
-# Of what is free, the model and the batches under way need some too.
+# Of free memory; the model and the batches need some too.
 _SHARE = 0.75
 
 
 class DecodedImages(NamedTuple):
-    """What a batch holds of some images.
+    """Decoded images.
 
     Attributes:
-        image: uint8 [N, S, S, 3]; or [N, P, 3], where the device resizes them.
-        size: int32 [N, 2], height and width of each; or [N, 0], where the host resized them.
+        image: uint8 [N, S, S, 3]; or [N, P, 3] if the device resizes.
+        size: int32 [N, 2], height and width; or [N, 0] if the host resized.
     """
 
     image: np.ndarray
@@ -36,13 +36,13 @@ class DecodedImages(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Some samples.
+    """Some examples.
 
     Attributes:
-        example_id: int64 [N], of each its own, whatever the shard or the order.
+        example_id: int64 [N], independent of shard and order (`stateless_random.example_id`).
         label: int64 [N].
-        images: as they are stored; or none, if they are
-        pictures: decoded already.
+        images: encoded; empty if they are decoded already.
+        pictures: decoded; None if they are encoded.
     """
 
     example_id: np.ndarray
@@ -52,15 +52,15 @@ class Examples(NamedTuple):
 
 
 def check(kind: str, part: Part, image_bytes: int) -> None:
-    """Checks that a cache fits into memory.
+    """Check that a cache fits into memory.
 
     Args:
         kind: "none", "encoded" or "decoded".
-        part: what is to be cached.
-        image_bytes: of an image as batches hold it.
+        part: of a data set, to be cached.
+        image_bytes: bytes of a decoded image.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not fit.
     """
     free = free_memory()
     if kind == NONE or free is None:
@@ -70,8 +70,8 @@ def check(kind: str, part: Part, image_bytes: int) -> None:
         return
     least = NONE if kind == ENCODED or needed[ENCODED] > free * _SHARE else ENCODED
     raise UserError(
-        f"--cache={kind} needs {needed[kind] / 10**9:,.1f} GB for {part.count:,} images, and"
-        f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: pass --cache={least}"
+        f"`cache={kind}` needs {needed[kind] / 10**9:,.1f} GB for {part.count:,} images, and"
+        f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: give `cache={least}`"
     )
 
 
@@ -82,14 +82,14 @@ def load(
     decode: Callable[[Sequence[Fields]], DecodedImages],
     advance: Callable[[int], object] = lambda n: None,
 ) -> Examples:
-    """Reads records into memory.
+    """Read records into memory.
 
     Args:
         kind: "encoded" or "decoded".
-        records: as they are in shards.
-        count: how many they are.
-        decode: makes of some images what batches hold.
-        advance: called with the number of further records that are there.
+        records: serialized.
+        count: number of records.
+        decode: decodes images.
+        advance: called with the number of records read since the last call.
     """
     example_id, label = np.empty(count, np.int64), np.empty(count, np.int64)
     images, pictures = [], None
@@ -112,7 +112,7 @@ def load(
 
 
 def free_memory() -> int | None:
-    """Returns the bytes that this process may still take; None where nothing tells."""
+    """Return the bytes of memory that are free for this process; None if unknown."""
     limits = []
     meminfo = pathlib.Path("/proc/meminfo")
     if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):

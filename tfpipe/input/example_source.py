@@ -15,10 +15,10 @@ from tfpipe.input.input_config import InputConfig, aligned
 from tfpipe.records import example
 from tfpipe.records.part import Part
 
-# Shards read at once; their records alternate, which mixes neighbours on the disk.
+# Shards read at once; their records alternate, which mixes neighbours.
 READERS = 4
 
-_BLOCK = 8  # records of a shard at a time, which costs less than one by one
+_BLOCK = 8  # records of a shard at a time; cheaper than single ones
 
 
 class RecordSource:
@@ -30,7 +30,7 @@ class RecordSource:
         self._buffer = max(1, min(part.count, room))
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Returns the records, string scalars, shuffled by `key`, int64 [2]."""
+        """Return the records, string scalars, shuffled by `key`, int64 [2]."""
         order = tf.random.experimental.stateless_shuffle(tf.constant(self._part.paths), key)
         records = tf.data.Dataset.from_tensor_slices(order).interleave(
             tf.data.TFRecordDataset,
@@ -43,7 +43,7 @@ class RecordSource:
         return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
 
     def get(self, records: Sequence[bytes]) -> Examples:
-        """Returns the samples that are these records."""
+        """Return the examples of these records."""
         # TensorFlow's own parser takes three times as long.
         images = [example.deserialize_image(record) for record in records]
         example_id = np.array(
@@ -53,7 +53,7 @@ class RecordSource:
 
 
 class CachedSource:
-    """Examples that were all read into memory before."""
+    """Examples that were read into memory once."""
 
     def __init__(self, part: Part, config: InputConfig):
         cache.check(config.cache, part, int(np.prod(config.shape)))
@@ -63,31 +63,31 @@ class CachedSource:
             self._kept = cache.load(config.cache, records, part.count, config.decode, advance)
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Returns the row of each sample, int64 scalars, shuffled by `key`, int64 [2]."""
+        """Return the row of each example, int64 scalars, shuffled by `key`, int64 [2]."""
         rows = tf.range(len(self._kept.label), dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices(
             tf.random.experimental.stateless_shuffle(rows, key)
         )
 
     def get(self, rows: np.ndarray) -> Examples:
-        """Returns the samples in these rows."""
+        """Return the examples in these rows."""
         kept = self._kept
         example_id, label = kept.example_id[rows], kept.label[rows]
         if kept.pictures is None:
             return Examples(example_id, label, [kept.images[row] for row in rows])
         image, size = kept.pictures
         into = aligned((len(rows), *image.shape[1:]))
-        np.take(image, rows, axis=0, out=into, mode="clip")  # with "raise", by a buffer
+        np.take(image, rows, axis=0, out=into, mode="clip")  # "raise" would copy through a buffer
         return Examples(example_id, label, [], DecodedImages(into, size[rows]))
 
 
 def of_part(records: tf.data.Dataset, part: Part, *, copies: bool = True) -> tf.data.Dataset:
-    """Returns those records of a part's shards that are in the part.
+    """Return the records that belong to a part.
 
     Args:
-        records: string scalars.
-        part: whose shards were read.
-        copies: whether transformed copies stay, where the part has any.
+        records: string scalars, from the part's shards.
+        part: of a data set.
+        copies: whether to keep transformed copies.
     """
     without_copies = not copies and part.images < part.count
     if part.fold is None and not without_copies:

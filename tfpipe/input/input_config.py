@@ -1,4 +1,4 @@
-"""How records become batches for training, and the decoding that follows from it."""
+"""The settings of a training input, and the decoding that follows from them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,12 @@ from tfpipe.records.example import Fields
 
 HOST, DEVICE = "host", "device"
 
-# Pixels of a picture that the device resizes, for each pixel of the result: of a photograph of
-# 3 : 2 whose shorter side is the result's, one and a half.
+# Canvas for a picture that the device resizes: 2.25 x the output's pixels; a 3:2 photo needs 1.5 x.
 _CANVAS = 2.25
 
-_RAM_BYTES = 4 * 2**30  # that are taken to be free where nothing tells
+_RAM_BYTES = 4 * 2**30  # assumed to be free where the system does not say
 
-_ALIGNMENT = 64  # bytes; Eigen's, which TensorFlow asks of the memory of its tensors
+_ALIGNMENT = 64  # bytes; what TensorFlow (Eigen) requires of a tensor's memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +30,19 @@ class InputConfig:
     Attributes:
         image_size: the side S of the model's input in pixels.
         batch_size: records in a batch of all workers together, B.
-        seed: of the order and of the uniform numbers.
-        shuffle_mb: encoded bytes that the shuffle buffer may hold, in megabytes.
-        cache: what of the images stays in memory: "none", "encoded" or "decoded".
-        resize_on: "host"; or "device", to which the pictures then go in their own size.
-        deterministic: whether batches come in the same order each time; a sample looks the same
-            anyway.
-        threads: that decode; 0 for one on each core.
-        ram_mb: memory that the buffers together may take; 0 for half of what is free.
-        service: address of a tf.data service that reads and decodes; "" to do so here.
-        worker: which of the workers this process is, from 0.
-        workers: how many processes train together, W. Each is given B / W consecutive rows of every
-            batch and decodes only these, but reads, or keeps in memory, all records: so all
-            together see the batches that one process would see.
+        seed: of the order and of the random numbers.
+        shuffle_mb: size of the shuffle buffer, in megabytes of encoded images.
+        cache: what stays in memory: "none", "encoded" or "decoded" images.
+        resize_on: "host", or "device", which then gets the pictures in their own size.
+        deterministic: whether batches come in the same order each time. Each example looks the
+            same anyway.
+        threads: that decode; 0 for one per core.
+        ram_mb: memory for all buffers, in megabytes; 0 for half of the free memory.
+        service: address of a tf.data service that reads and decodes; "" for this process.
+        worker: index of this worker, from 0.
+        workers: processes that train together, W. Each decodes B / W consecutive rows of every
+            batch, but reads or caches all records. So together they see the batches that one
+            process would see.
 
     Raises:
         UserError: the workers cannot share the batches.
@@ -63,54 +62,54 @@ class InputConfig:
     workers: int = 1
 
     def __post_init__(self):
-        """Checks that every worker gets as many rows of a batch as the others."""
+        """Check that all workers get the same number of rows."""
         if self.batch_size % self.workers:
             more = -(-self.batch_size // self.workers) * self.workers
             raise UserError(
-                f"--batch_size={self.batch_size} cannot be divided among {self.workers} workers:"
-                f" give a multiple of {self.workers}, as --batch_size={more}",
+                f"`batch_size={self.batch_size}` cannot be divided among {self.workers} workers:"
+                f" give a multiple of {self.workers}, as `batch_size={more}`",
                 status=2,
             )
         if self.service and self.workers > 1:
             raise UserError(
-                f"--data_service={self.service} cannot feed {self.workers} workers, which must see"
+                f"`data_service={self.service}` cannot feed {self.workers} workers, which must see"
                 " parts of the same batches: leave it out",
                 status=2,
             )
 
     @property
     def local_size(self) -> int:
-        """Records of a batch that this worker is given."""
+        """Rows of a batch for this worker."""
         return self.batch_size // self.workers
 
     @property
     def rows(self) -> slice:
-        """Which rows of a batch these are."""
+        """This worker's rows of a batch."""
         return slice(self.worker * self.local_size, (self.worker + 1) * self.local_size)
 
     @property
     def in_order(self) -> bool:
-        """Whether batches come in the same order each time, as those that workers share must."""
+        """Whether the order of batches is fixed, as it must be if workers share them."""
         return self.deterministic or self.workers > 1
 
     @property
     def crops(self) -> bool:
-        """Whether a crop that augmentation begins with can be cut out before the resize."""
+        """Whether the host can do the crop that starts an augmentation, before its resize."""
         return self.resize_on == HOST and self.cache != cache.DECODED and not self.service
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image in a batch."""
+        """Shape of an image in a batch."""
         if self.resize_on == DEVICE:
             return int(_CANVAS * self.image_size**2), preprocess.CHANNELS
         return self.image_size, self.image_size, preprocess.CHANNELS
 
     def decode(self, images: Sequence[Fields], windows: np.ndarray | None = None) -> DecodedImages:
-        """Decodes images.
+        """Decode images.
 
         Args:
             images: of records.
-            windows: float32 [N, 4], what of each is wanted (`decoder.Window`); None for all.
+            windows: float32 [N, 4], the part of each to decode (`decoder.Window`); None for all.
 
         Raises:
             UserError: one of them is damaged.
@@ -133,22 +132,22 @@ class InputConfig:
 
     @property
     def cores(self) -> int:
-        """How many threads decode."""
+        """Threads that decode."""
         return self.threads or tuning.cores()
 
     @property
     def batches_ahead(self) -> int:
-        """How many batches are decoded, or being decoded, before they are asked for."""
+        """Batches to decode ahead."""
         most = self.ram_bytes // (self.local_size * int(np.prod(self.shape)))
         return max(1, min(2 * self.cores + 2, most))
 
     @property
     def ram_bytes(self) -> int:
-        """What the buffers may take."""
+        """Memory for the buffers, in bytes."""
         return self.ram_mb * 10**6 or (cache.free_memory() or _RAM_BYTES) // 2
 
     def options(self) -> tf.data.Options:
-        """Returns how TensorFlow runs the pipeline."""
+        """Return the options of the tf.data pipeline."""
         options = tf.data.Options()
         options.deterministic = self.in_order
         options.threading.private_threadpool_size = self.cores
@@ -156,7 +155,7 @@ class InputConfig:
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a new uint8 array of any contents that TensorFlow can take without a copy."""
+    """Return a new uint8 array, not initialized, that TensorFlow can use without a copy."""
     size = int(np.prod(shape))
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT

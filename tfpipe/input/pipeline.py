@@ -1,11 +1,11 @@
-"""Records to batches: what runs on the host while the device computes.
+"""Records to batches: the work of the host while the device computes.
 
     epochs -> shards in a new order -> records, interleaved -> shuffled as encoded bytes
            -> batches -> decoded, a batch on each thread -> uint8 on the device
 
-Decoded images never sit in the shuffle buffer: its bound in megabytes holds some twenty times as
-many encoded ones. The order and every sample's random numbers follow from (seed, epoch, sample),
-so an epoch can be begun again, or at any step, and gives the same batches.
+The shuffle buffer holds encoded images: some twenty times as many as decoded ones. The order and
+each example's random numbers follow from (seed, epoch, example). So an epoch that starts again, at
+any step, gives the same batches.
 """
 
 import math
@@ -38,20 +38,19 @@ def train_batches(
     first_step: int = 0,
     epochs: int = 1,
 ) -> Iterator[Batch | None]:
-    """Yields the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
+    """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
-    Each epoch has `steps_per_epoch` batches, with each record once. The last one is filled up with
-    repetitions of its own that do not count, so that every batch has one shape.
+    Each epoch has `steps_per_epoch` batches, with each record once. The last batch is padded with
+    repetitions of sample weight 0, so that all batches have one shape.
 
     Args:
         part: the records.
         config: how they become batches.
-        augment: what is done to the batches later.
+        augment: the augmentation that follows.
         first_epoch: the epoch to begin with, from 0.
-        first_step: the step to begin that epoch with, from 0. Its batches are those that the whole
-            epoch would have had from there on, and nothing of the others is decoded. Where no seed
-            determines the order (`config.deterministic`, or a data service), they are just so many
-            fewer.
+        first_step: the step to begin that epoch with, from 0. It gives the rest of the whole
+            epoch's batches and does not decode the others. If the order is not fixed
+            (`config.deterministic`, or a data service), it only gives fewer batches.
         epochs: the epoch to end before.
 
     Yields:
@@ -68,8 +67,8 @@ def train_batches(
                 repetition, so that a weighted mean over B is that over N.
 
     Raises:
-        UserError: the part has not as many records as a batch, the cache does not fit, or a
-            record is damaged.
+        UserError: the part has fewer records than a batch, the cache does not fit, or a record
+            is damaged.
     """
     size, seed = config.batch_size, config.seed
     steps = steps_per_epoch(part, size)
@@ -86,8 +85,8 @@ def train_batches(
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # In this graph alone: the order is not to depend on the process' own seed, and beside 0
-        # Dataset.shuffle takes no tensor as another.
+        # In this graph only, so that the order does not depend on the process's seed. With 0,
+        # Dataset.shuffle would not accept a tensor as its seed.
         tf.random.set_seed(1)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
@@ -131,20 +130,20 @@ def eval_batches(
     workers: int = 1,
     ahead: int = tuning.AHEAD,
 ) -> tf.data.Dataset:
-    """Returns every image of a part once, in the shards' order.
+    """Return every image of a part once, in the shards' order.
 
-    The last batch is filled up with samples of weight 0, so that every batch has one shape and
-    none is dropped.
+    The last batch is padded with zeros of sample weight 0, so that all batches have one shape and
+    no image is dropped.
 
     Args:
         part: the records.
         image_size: the side of the images in pixels.
         batch_size: records in a batch.
-        copies: whether transformed copies are returned too; nothing is to be measured by them.
-        described: whether batches tell of the images themselves too.
-        worker: which of the workers this process is, from 0; it gets every W-th record.
-        workers: how many share the records, W.
-        ahead: how many batches are made before they are asked for.
+        copies: whether to include transformed copies; do not measure anything by them.
+        described: whether to add properties of the images.
+        worker: index of this worker, from 0; it gets every W-th record.
+        workers: number of workers, W.
+        ahead: batches to prefetch.
 
     Returns:
         A dataset of batches: "image" uint8 [B, S, S, 3]; "label" int64 [B]; "name" string [B];
@@ -179,14 +178,14 @@ def eval_batches(
 
 
 def pad_batch(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fills a batch up with repetitions.
+    """Return the batch padded to `size` rows with repetitions, and its sample weights.
 
     Args:
-        rows: of the batch, [N, ...], at least one.
+        rows: [N, ...], at least one.
         size: of a full batch, B, at least N.
 
     Returns:
-        The rows [B, ...], and their weights float32 [B]: B / N, and 0 for a repetition.
+        The rows [B, ...], and float32 [B]: B / N, or 0 for a repetition.
     """
     count = len(rows)
     indices = np.arange(size)
@@ -197,7 +196,7 @@ def pad_batch(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def padded_batches(
     dataset: tf.data.Dataset, batch_size: int, ahead: int = tuning.AHEAD
 ) -> tf.data.Dataset:
-    """Batches samples, filling the last batch up with zeros (so of weight 0), and prefetches."""
+    """Batch and prefetch examples; pad the last batch with zeros (so of sample weight 0)."""
 
     @tf.autograph.experimental.do_not_convert
     def pad(batch: Batch) -> Batch:
@@ -216,10 +215,10 @@ def padded_batches(
 
 
 def _without_copy(array: np.ndarray) -> tf.Tensor:
-    """Returns an array as a tensor: itself on a CPU, and, if there is a GPU, a copy there.
+    """Return an array as a tensor: itself on a CPU, or a copy on the first GPU.
 
     Args:
-        array: from `input_config.aligned`, for TensorFlow does not check that.
+        array: from `input_config.aligned`; TensorFlow does not check its alignment.
     """
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     gpus = tf.config.list_logical_devices("GPU")
@@ -232,12 +231,12 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 def _from_service(
     source: RecordSource, config: InputConfig, records: dict[int, int], columns: int
 ) -> Iterator[Batch | None]:
-    """Yields the batches that a tf.data service makes, in the order in which they are ready.
+    """Yield the batches of a tf.data service, in the order in which they are ready.
 
     Args:
         source: of the records.
         config: how they become batches.
-        records: how many of each epoch are wanted.
+        records: number of records to read, by epoch.
         columns: of "random".
     """
     size = config.batch_size
@@ -264,29 +263,28 @@ def _from_service(
         numbers = stateless_random.uniform(*key, found["example_id"].numpy(), columns)
         return found | {"random": tf.constant(numbers), "sample_weight": tf.constant(weight)}
 
-    with service.guard(config.service):
-        for epoch, wanted in records.items():
-            samples = source.keys(tf.constant([config.seed, epoch], tf.int64))
-            made = samples.map(batch, tf.data.AUTOTUNE).batch(size)  # of the workers' cores
-            made = service.distribute(made, config.service, job=f"{run}-{epoch}", batch_size=size)
-            seen = 0
-            for found in made.take(math.ceil(wanted / size)):
-                seen += len(found["label"])
-                yield finish(found, epoch)
-            if seen < wanted:
-                terminal.warn(
-                    f"epoch {epoch + 1}: {wanted - seen} of {wanted} records are missing: a worker"
-                    f" of --data_service={config.service} was lost with those it had begun"
-                )
-            if math.ceil(seen / size) < math.ceil(wanted / size):
-                yield None
+    for epoch, wanted in records.items():
+        records_of_epoch = source.keys(tf.constant([config.seed, epoch], tf.int64))
+        made = records_of_epoch.map(batch, tf.data.AUTOTUNE).batch(size)  # of the workers' cores
+        made = service.distribute(made, config.service, job=f"{run}-{epoch}", batch_size=size)
+        seen = 0
+        for found in service.watched(made.take(math.ceil(wanted / size)), config.service):
+            seen += len(found["label"])
+            yield finish(found, epoch)
+        if seen < wanted:
+            terminal.warn(
+                f"epoch {epoch + 1}: {wanted - seen} of {wanted} records are missing: a worker"
+                f" of the data service {config.service} died and lost those that it had begun"
+            )
+        if math.ceil(seen / size) < math.ceil(wanted / size):
+            yield None
 
 
 def steps_per_epoch(part: Part, batch_size: int) -> int:
-    """Returns how many batches a part makes; raises UserError for a batch larger than it."""
+    """Return the number of batches of a part; raise UserError if one is larger than it."""
     if not 1 <= batch_size <= part.count:
         raise UserError(
-            f"--batch_size={batch_size}: {part.manifest.folder} has {part.count} records of"
+            f"`batch_size={batch_size}`: {part.manifest.folder} has {part.count} records of"
             f" {part.name}; give 1 to {part.count}"
         )
     return math.ceil(part.count / batch_size)
