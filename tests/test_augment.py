@@ -55,7 +55,7 @@ def uniform(draws, count=COUNT, seed=5):
 
 
 def apply(text, u=None, images=None, **options):
-    """Returns the images that a chain makes."""
+    """Return the images of a chain."""
     chain = Augment(text)
     images = pictures() if images is None else images
     u = uniform(chain.num_random, len(images)) if u is None else np.asarray(u, np.float32)

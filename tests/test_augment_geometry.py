@@ -11,19 +11,19 @@ from test_augment import COUNT, EXAMPLES, SIDE, apply, one_hot, pictures, unifor
 from tfpipe.augment import Augment, Kind, operations
 from tfpipe.augment.warp import warp
 
-# What the words of the warp round off, in levels of red, green and blue.
+# Rounding errors of the warp, in levels of red, green and blue.
 ROUNDED = np.array([1 / 16, 1 / 16, 1 / 8])
 
 NAMES = [name for name in EXAMPLES if operations[name].kind == Kind.GEOMETRY]
 
 
 def assert_sampled(found, expected, atol=0.01):
-    """That images [..., 3] are those, but for what the warp rounds off, and `atol` levels."""
+    """Check images [..., 3] up to the warp's rounding and `atol` levels."""
     np.testing.assert_array_less(np.abs(found - expected) - ROUNDED - atol, 0)
 
 
 def on_canvases(count=5, most=60, seed=0):
-    """Returns uint8 [count, P, 3], int32 sizes, and the pictures that it holds, of any sizes."""
+    """Return uint8 [count, P, 3], int32 sizes [count, 2], and the pictures of these sizes."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, most + 1, (count, 2)).astype(np.int32)
     sizes[0] = most
@@ -37,9 +37,9 @@ def on_canvases(count=5, most=60, seed=0):
 
 
 def scipy_warp(image, matrix, side, fraction=1.0, u=(0, 0)):
-    """Samples in float64: resize, of half-pixel centres, after `matrix` about the centre.
+    """Sample in float64: `matrix` about the centre, then a resize with half-pixel centres.
 
-    Nothing beyond the window of a crop, of that fraction, is seen.
+    Beyond the window of a crop, its edge is used.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
@@ -59,7 +59,7 @@ def scipy_warp(image, matrix, side, fraction=1.0, u=(0, 0)):
 
 
 def matrices(text, u):
-    """Returns those of a chain, composed in float64."""
+    """Return the matrices of a chain, composed in float64."""
     result, first = np.eye(3), 0
     for part in text.split("|"):
         chain = Augment(part)
@@ -192,7 +192,7 @@ def test_only_a_crop_at_the_beginning_is_done_on_the_host():
     np.testing.assert_allclose(window, [0.2, 0.1, 0.8, 0.8], atol=1e-6)
 
 
-# What each operation does to a picture, told by another library or by slicing.
+# Each operation against another library or slicing.
 def test_flips_mirror():
     images, u = pictures().astype(np.float32), np.zeros([COUNT, 1])
     np.testing.assert_array_equal(apply("flip_lr", u), images[:, :, ::-1])

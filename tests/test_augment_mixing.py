@@ -1,4 +1,4 @@
-"""Mixing: weights by the Beta distribution, labels by what is seen of each picture."""
+"""Mixing: weights by the Beta distribution, labels by the area of each picture."""
 
 import numpy as np
 import pytest

@@ -58,7 +58,7 @@ def distribute(
     job that was read to its end is over: whoever names it again gets nothing.
 
     Args:
-        dataset: batches, of which the last ones may be short. Its source, such as
+        dataset: batches; the last ones may be short. Its source, such as
             from_tensor_slices, is divided among the workers: let it hold shards, several for each
             worker, and interleave records from them. Other processes run it: files must have the
             same paths there, and it must not call Python.
