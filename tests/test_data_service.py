@@ -22,6 +22,9 @@ from tfpipe.input.input_config import InputConfig
 from tfpipe.records import manifest
 from tfpipe.records.part import Part
 
+# Three processes import TensorFlow, which takes a minute on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = pathlib.Path(__file__).parent.parent
 SHARDS, RECORDS, BATCH = 24, 40, 8
 EPOCH = {(shard, number) for shard in range(SHARDS) for number in range(RECORDS)}
@@ -39,7 +42,7 @@ class Server:
 
     def wait_until_ready(self):
         pattern = r"^(?:dispatcher|worker) ready on (?:grpc://)?(\S+)"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not (ready := re.search(pattern, self.log.read_text(), re.M)):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -95,7 +98,7 @@ list(service.watched(endless, sys.argv[1], warn_s=1, stall_s=3))
 
 
 def wait_for(log, text):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while text not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
@@ -168,7 +171,6 @@ class Trainer(threading.Thread):
         return [record for batch in self.batches for record in batch]
 
 
-@pytest.mark.timeout(120)
 def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
     for epoch in range(2):
         job = f"once/{epoch}"
@@ -177,7 +179,6 @@ def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
         assert sorted(all_of(dataset)) == sorted(EPOCH)
 
 
-@pytest.mark.timeout(120)
 def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
     """The same pictures up to rounding, the same labels and random numbers."""
     part = Part(manifest.load(records), ("train",))
@@ -201,7 +202,6 @@ def test_the_pipeline_gives_the_same_samples_through_a_service(running, records)
         assert abs(here[key][0] - there[key][0]).max() <= 1
 
 
-@pytest.mark.timeout(120)
 def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
     """An epoch that begins at a step has fewer batches."""
     out = tmp_path / "folded"
@@ -226,21 +226,19 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
         assert not others & set(numbers)
 
 
-@pytest.mark.timeout(120)
 def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_path):
     run = tmp_path / "run"
     train.main(tiny_config(run_dir=str(run), data_service=running.address, resize_on="device"))
     assert (run / "log.csv").read_text().count("\n") >= 2
 
 
-@pytest.mark.timeout(120)
 def test_trainers_of_a_job_share_an_epoch_without_overlap(running, shards):
     def trainer():
         dataset = batches(shards, slow=True)
         return service.distribute(dataset, running.address, job="shared", batch_size=BATCH)
 
     both = [Trainer(trainer(), pause=0.05) for _ in range(2)]
-    first, second = (trainer.within(60) for trainer in both)
+    first, second = (trainer.within(120) for trainer in both)
     assert first
     assert second
     assert len(set(first + second)) == len(first) + len(second)
@@ -248,7 +246,6 @@ def test_trainers_of_a_job_share_an_epoch_without_overlap(running, shards):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_worker_killed_in_mid_epoch_loses_only_what_it_had_begun(running, shards):
     dataset = batches(shards, slow=True)
     dataset = service.distribute(dataset, running.address, job="killed/0", batch_size=BATCH)
@@ -262,7 +259,7 @@ def test_a_worker_killed_in_mid_epoch_loses_only_what_it_had_begun(running, shar
     assert set(seen) <= EPOCH
     assert 0 < len(EPOCH) - len(seen) <= 16 * RECORDS
     whole = service.distribute(batches(shards), running.address, job="killed/1", batch_size=BATCH)
-    assert sorted(Trainer(whole).within(60)) == sorted(EPOCH)
+    assert sorted(Trainer(whole).within(120)) == sorted(EPOCH)
 
 
 def test_lost_records_are_counted_and_said(monkeypatch, records, capsys):
@@ -279,7 +276,6 @@ def test_lost_records_are_counted_and_said(monkeypatch, records, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_restarted_dispatcher_goes_on_with_the_epoch(running, shards):
     dataset = batches(shards, slow=True)
     dataset = service.distribute(dataset, running.address, job="restart", batch_size=BATCH)
@@ -292,7 +288,6 @@ def test_a_restarted_dispatcher_goes_on_with_the_epoch(running, shards):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
     """A trainer, which TensorFlow lets wait for ever, ends when the dispatcher stays away."""
     with contextlib.closing(Service(tmp_path)) as own:
@@ -313,7 +308,7 @@ def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
             server.process.send_signal(number)
             assert server.process.wait(30) == 0, server.log.read_text()
             assert server.log.read_text().count("\n") == 2
-        assert trainer.wait(30) == 1
+        assert trainer.wait(60) == 1
         log = (tmp_path / "trainer.log").read_text()
         assert f"warning: data service {own.address}: " in log
         assert f"error: data service {own.address}: the dispatcher has been away" in log
@@ -376,7 +371,6 @@ def test_a_trainer_does_not_wait_for_ever_for_a_dispatcher(shards):
             service.distribute(batches(shards), address, job="j", batch_size=BATCH, timeout_s=0.5)
 
 
-@pytest.mark.timeout(60)
 def test_a_refusal_of_the_dispatcher_is_reported_in_one_line(running, shards):
     service.distribute(batches(shards), running.address, job="taken", batch_size=BATCH)
     other = tf.data.Dataset.range(3).batch(2)
