@@ -55,10 +55,10 @@ def uniform(draws, count=COUNT, seed=5):
 
 
 def apply(text, u=None, images=None, **options):
-    """Returns the images that a chain makes."""
+    """Return the images of a chain."""
     chain = Augment(text)
     images = pictures() if images is None else images
-    u = uniform(chain.draws, len(images)) if u is None else np.asarray(u, np.float32)
+    u = uniform(chain.num_random, len(images)) if u is None else np.asarray(u, np.float32)
     return chain(images, one_hot(len(images)), u, **options)[0].numpy()
 
 
@@ -70,7 +70,7 @@ def test_every_operation_has_an_example():
 @pytest.mark.parametrize("geometry", ["", "flip_lr(0)|"], ids=["alone", "warped"])
 def test_strength_zero_is_exactly_the_identity(name, geometry):
     chain = Augment(geometry + EXAMPLES[name][1])
-    images, labels = chain(pictures(), one_hot(), uniform(chain.draws))
+    images, labels = chain(pictures(), one_hot(), uniform(chain.num_random))
     np.testing.assert_array_equal(images, pictures().astype(np.float32))
     np.testing.assert_array_equal(labels, one_hot())
 
@@ -78,7 +78,7 @@ def test_strength_zero_is_exactly_the_identity(name, geometry):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_changes_the_picture_within_range(name):
     chain = Augment(EXAMPLES[name][0])
-    images, labels = chain(pictures(), one_hot(), uniform(chain.draws))
+    images, labels = chain(pictures(), one_hot(), uniform(chain.num_random))
     assert np.abs(images - pictures().astype(np.float32)).mean() > 1
     assert images.shape == pictures().shape
     assert images.dtype == labels.dtype == tf.float32
@@ -91,7 +91,7 @@ def test_changes_the_picture_within_range(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_is_the_same_eager_in_a_graph_and_compiled(name):
     chain = Augment(EXAMPLES[name][0])
-    inputs = pictures(), one_hot(), uniform(chain.draws)
+    inputs = pictures(), one_hot(), uniform(chain.num_random)
     expected = chain(*inputs)
     any_batch = [tf.TensorSpec([None, *each.shape[1:]], tf.as_dtype(each.dtype)) for each in inputs]
     graph = tf.function(chain, input_signature=any_batch)
@@ -107,9 +107,9 @@ def test_is_the_same_eager_in_a_graph_and_compiled(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_picture_depends_on_its_own_numbers_alone(name):
     chain = Augment(EXAMPLES[name][0])
-    u = uniform(chain.draws)
+    u = uniform(chain.num_random)
     changed = u.copy()
-    changed[3] = uniform(chain.draws, seed=6)[3]
+    changed[3] = uniform(chain.num_random, seed=6)[3]
     one = chain(pictures(), one_hot(), u)[0].numpy()
     other = chain(pictures(), one_hot(), changed)[0].numpy()
     same = [np.array_equal(a, b) for a, b in zip(one, other, strict=True)]
@@ -142,7 +142,7 @@ def test_a_chain_is_its_operations_one_after_the_other():
 def test_an_empty_chain_only_casts():
     chain = Augment(" ")
     assert not chain
-    assert chain.draws == 0
+    assert chain.num_random == 0
     np.testing.assert_array_equal(apply(" "), pictures().astype(np.float32))
     assert Augment("flip_lr")
 
@@ -157,7 +157,7 @@ def test_geometry_is_done_first_and_boxes_after_colours():
 
 def test_one_of_draws_exactly_one_with_equal_chances():
     chain = Augment("one_of(brightness(1)|flip_lr(1)|cutout(1)|translate(0.4))")
-    assert chain.draws == 3  # one to choose, and the most that one of them takes
+    assert chain.num_random == 3  # one to choose, and the most that one of them takes
     count = 4000
     images = np.tile(pictures(1, 8), (count, 1, 1, 1))
     u = uniform(3, count)
@@ -167,7 +167,7 @@ def test_one_of_draws_exactly_one_with_equal_chances():
     assert len(kinds) == 4
     assert counts.min() > 900
     alone = [
-        apply(text, [[0.9, 0.9][: Augment(text).draws]], images[:1])[0]
+        apply(text, [[0.9, 0.9][: Augment(text).num_random]], images[:1])[0]
         for text in ("brightness(1)", "flip_lr(1)", "cutout(1)", "translate(0.4)")
     ]
     for one in alone:
@@ -178,7 +178,7 @@ def test_maybe_does_all_or_nothing():
     chain = Augment("maybe(0.3,flip_lr(1)|brightness(1))")
     count = 4000
     images = np.tile(pictures(1, 8), (count, 1, 1, 1))
-    u = uniform(chain.draws, count)
+    u = uniform(chain.num_random, count)
     u[:, 1:] = 1.0
     found = chain(images, np.ones([count, 1], np.float32), u)[0].numpy().reshape(count, -1)
     kinds, counts = np.unique(found, axis=0, return_counts=True)
@@ -189,7 +189,7 @@ def test_maybe_does_all_or_nothing():
 
 def test_policies_nest():
     chain = Augment("maybe(1,one_of(maybe(1,flip_lr(1)|flip_ud(1))))")
-    found = chain(pictures(), one_hot(), uniform(chain.draws))[0]
+    found = chain(pictures(), one_hot(), uniform(chain.num_random))[0]
     np.testing.assert_array_equal(found, pictures()[:, ::-1, ::-1].astype(np.float32))
 
 
@@ -200,14 +200,14 @@ def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
     share = 1 / (1 + len(choices))
     position = 1 + choices.index("rotate")
     for sign, low in ((1, 0.6), (-1, 0.2)):  # any number above and below one half
-        u = np.full([COUNT, chain.draws], low, np.float32)
+        u = np.full([COUNT, chain.num_random], low, np.float32)
         u[:, 0] = (position + 0.5) * share
         found = chain(pictures(), one_hot(), u)[0]
         expected = apply("rotate(15)", np.full([COUNT, 1], 1.0 if sign > 0 else 0.0))
         np.testing.assert_array_equal(found, expected)
     u[:, 0] = 0.5 * share
     np.testing.assert_array_equal(chain(pictures(), one_hot(), u)[0], pictures().astype("f"))
-    assert Augment("randaugment(3,15)").draws == 3 * chain.draws
+    assert Augment("randaugment(3,15)").num_random == 3 * chain.num_random
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_the_first_line_of_a_description_shows_how_to_write_it(name):
     summary = operations[name].summary
     assert summary.startswith(f"`{name}")
     example = summary[1:].split("`")[0]
-    assert Augment(example).draws >= operations[name].draws
+    assert Augment(example).num_random >= operations[name].num_random
 
 
 def test_kinds_are_done_in_their_order():

@@ -16,7 +16,7 @@ U = np.array([[0.0], [0.25], [0.5], [0.75], [0.999], [0.1]], np.float32)
 
 
 def by_formula(k):
-    """Returns what each operation gives in float64; k [N, 1, 1, 1] is the symmetric number."""
+    """Return the result of each operation in float64; k [N, 1, 1, 1] in [-1, 1)."""
     images = pictures().astype(np.float64)
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
     luma = (images @ [0.299, 0.587, 0.114])[..., None]

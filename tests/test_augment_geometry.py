@@ -11,19 +11,19 @@ from test_augment import COUNT, EXAMPLES, SIDE, apply, one_hot, pictures, unifor
 from tfpipe.augment import Augment, Kind, operations
 from tfpipe.augment.warp import warp
 
-# What the words of the warp round off, in levels of red, green and blue.
+# Rounding errors of the warp, in levels of red, green and blue.
 ROUNDED = np.array([1 / 16, 1 / 16, 1 / 8])
 
 NAMES = [name for name in EXAMPLES if operations[name].kind == Kind.GEOMETRY]
 
 
 def assert_sampled(found, expected, atol=0.01):
-    """That images [..., 3] are those, but for what the warp rounds off, and `atol` levels."""
+    """Check images [..., 3] up to the warp's rounding and `atol` levels."""
     np.testing.assert_array_less(np.abs(found - expected) - ROUNDED - atol, 0)
 
 
 def on_canvases(count=5, most=60, seed=0):
-    """Returns uint8 [count, P, 3], int32 sizes, and the pictures that it holds, of any sizes."""
+    """Return uint8 [count, P, 3], int32 sizes [count, 2], and the pictures of these sizes."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, most + 1, (count, 2)).astype(np.int32)
     sizes[0] = most
@@ -37,9 +37,9 @@ def on_canvases(count=5, most=60, seed=0):
 
 
 def scipy_warp(image, matrix, side, fraction=1.0, u=(0, 0)):
-    """Samples in float64: resize, of half-pixel centres, after `matrix` about the centre.
+    """Sample in float64: `matrix` about the centre, then a resize with half-pixel centres.
 
-    Nothing beyond the window of a crop, of that fraction, is seen.
+    Beyond the window of a crop, its edge is used.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
@@ -59,21 +59,21 @@ def scipy_warp(image, matrix, side, fraction=1.0, u=(0, 0)):
 
 
 def matrices(text, u):
-    """Returns those of a chain, composed in float64."""
+    """Return the matrices of a chain, composed in float64."""
     result, first = np.eye(3), 0
     for part in text.split("|"):
         chain = Augment(part)
         step = chain._steps[Kind.GEOMETRY][0]
         own = step.operation.function(
-            tf.constant(u[:, first : first + chain.draws]), SIDE, *step.call.args
+            tf.constant(u[:, first : first + chain.num_random]), SIDE, *step.call.args
         )
-        result, first = result @ own.numpy().astype(np.float64), first + chain.draws
+        result, first = result @ own.numpy().astype(np.float64), first + chain.num_random
     return result
 
 
 @pytest.mark.parametrize("text", [EXAMPLES[name][0] for name in NAMES])
 def test_samples_as_scipy_does(text):
-    u = uniform(Augment(text).draws)
+    u = uniform(Augment(text).num_random)
     fraction = 0.6 if text == "crop(0.6)" else 1.0
     rows = zip(pictures(), matrices(text, u), apply(text, u), u, strict=True)
     for image, matrix, found, own in rows:
@@ -88,7 +88,7 @@ CHAIN = "crop(0.8)|rotate(40)|shear(20)|zoom_xy(0.8,1.2)|translate(0.1)|flip_lr|
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_a_chain_and_the_resize_are_one_interpolation(seed, most):
     canvases, sizes, images = on_canvases(most=most, seed=seed)
-    u = uniform(Augment(CHAIN).draws, len(images), seed)
+    u = uniform(Augment(CHAIN).num_random, len(images), seed)
     found = apply(CHAIN, u, canvases, side=SIDE, sizes=sizes)
     for image, matrix, result, own in zip(images, matrices(CHAIN, u), found, u, strict=True):
         expected = scipy_warp(image, matrix, SIDE, 0.8, own[:2])
@@ -133,7 +133,7 @@ def test_resizes_pictures_that_fill_the_canvas():
 )
 def test_compiles_to_one_sample_of_four_pixels(text):
     chain = Augment(text)
-    inputs = pictures().reshape(COUNT, -1, 3), one_hot(), uniform(chain.draws)
+    inputs = pictures().reshape(COUNT, -1, 3), one_hot(), uniform(chain.num_random)
     sizes = np.full([COUNT, 2], SIDE, np.int32)
     compiled = tf.function(lambda *a: chain(*a, side=9, sizes=sizes)[0], jit_compile=True)
     program = compiled.experimental_get_compiler_ir(*map(tf.constant, inputs))("optimized_hlo")
@@ -147,7 +147,7 @@ def test_nothing_of_the_canvas_is_seen():
     filled = canvases.copy()
     for canvas, (height, width) in zip(filled, sizes, strict=True):
         canvas[height * width :] = 255
-    u = uniform(Augment(CHAIN).draws, len(canvases))
+    u = uniform(Augment(CHAIN).num_random, len(canvases))
     np.testing.assert_array_equal(
         apply(CHAIN, u, canvases, side=SIDE, sizes=sizes),
         apply(CHAIN, u, filled, side=SIDE, sizes=sizes),
@@ -162,8 +162,8 @@ def test_a_crop_on_the_host_is_the_crop_on_the_device(text):
     sizes = np.full([5, 2], 40, np.int32)
     here, there = Augment(text), Augment(text, crop_on_host=True)
     assert (here.crops_on_host, there.crops_on_host) == (False, True)
-    assert here.draws == there.draws
-    u = uniform(here.draws, len(canvases))
+    assert here.num_random == there.num_random
+    u = uniform(here.num_random, len(canvases))
     fraction = float(text[5 : text.index(")")])
     room = round(40 * (1 - fraction))
     u[:, :2] = np.random.default_rng(1).integers(0, room + 1, (len(canvases), 2)) / room
@@ -184,7 +184,7 @@ def test_only_a_crop_at_the_beginning_is_done_on_the_host():
     for text in ("flip_lr|crop(0.8)", "maybe(0.5,crop(0.8))", "flip_lr", ""):
         chain = Augment(text, crop_on_host=True)
         assert not chain.crops_on_host
-        np.testing.assert_array_equal(chain.window(np.zeros(chain.draws, "f")), [0, 0, 1, 1])
+        np.testing.assert_array_equal(chain.window(np.zeros(chain.num_random, "f")), [0, 0, 1, 1])
     chain = Augment("crop(0.8)", crop_on_host=True)
     assert chain
     np.testing.assert_array_equal(apply("")[0], chain(pictures(), one_hot(), uniform(2))[0][0])
@@ -192,7 +192,7 @@ def test_only_a_crop_at_the_beginning_is_done_on_the_host():
     np.testing.assert_allclose(window, [0.2, 0.1, 0.8, 0.8], atol=1e-6)
 
 
-# What each operation does to a picture, told by another library or by slicing.
+# Each operation against another library or slicing.
 def test_flips_mirror():
     images, u = pictures().astype(np.float32), np.zeros([COUNT, 1])
     np.testing.assert_array_equal(apply("flip_lr", u), images[:, :, ::-1])
@@ -254,3 +254,13 @@ def test_the_warp_keeps_whole_levels():
     images = np.concatenate([levels, levels[:, ::-1], 255 - levels], -1)
     found = warp(tf.constant(images), tf.eye(3, batch_shape=[1]), 16)
     np.testing.assert_array_equal(found, images.astype(np.float32))
+
+
+def test_pictures_of_one_row_or_column_are_resized():
+    """Their canvas is full, so a gather beyond the last picture would fail."""
+    canvas = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    sizes = np.array([[1, 5], [5, 1], [1, 5]])
+    found = apply("", np.zeros([3, 0]), canvas, side=8, sizes=sizes)
+    for result, pixels, size in zip(found, canvas, sizes, strict=True):
+        expected = tf.image.resize(pixels.reshape(*size, 3), [8, 8])
+        np.testing.assert_allclose(result, expected, atol=0.126)

@@ -1,4 +1,4 @@
-"""Mixing: weights by the Beta distribution, labels by what is seen of each picture."""
+"""Mixing: weights by the Beta distribution, labels by the area of each picture."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_cutmix_labels_are_the_areas():
 
 def test_partners_are_as_they_were_before_mixing():
     twice = Augment("one_of(mixup(1)|cutmix(1))")
-    u = uniform(twice.draws)
+    u = uniform(twice.num_random)
     u[:, 0] = [0.1, 0.9] * 3
     found, labels = twice(pictures(), one_hot(), u)
     mixed = Augment("mixup(1)")(pictures(), one_hot(), u[:, 1:2])

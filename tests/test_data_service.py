@@ -1,4 +1,4 @@
-"""A dispatcher and two workers as processes; the trainers are iterators of this one."""
+"""A dispatcher and two workers as processes; iterators of this process are the trainers."""
 
 import contextlib
 import pathlib
@@ -13,15 +13,17 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.data.experimental.ops import testing
 
 from tfpipe import build_records, data_service, train
 from tfpipe.augment import Augment
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline, service
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import manifest
 from tfpipe.records.subset import Subset
+
+# Three processes import TensorFlow, which takes a minute on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARDS, RECORDS, BATCH = 24, 40, 8
@@ -29,7 +31,7 @@ EPOCH = {(shard, number) for shard in range(SHARDS) for number in range(RECORDS)
 
 
 class Server:
-    """A process of the command under test; `address` is what its ready line tells."""
+    """A process of the command under test; `address` is from its ready line."""
 
     def __init__(self, log, *flags):
         self.log = log
@@ -40,7 +42,7 @@ class Server:
 
     def wait_until_ready(self):
         pattern = r"^(?:dispatcher|worker) ready on (?:grpc://)?(\S+)"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not (ready := re.search(pattern, self.log.read_text(), re.M)):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -65,7 +67,7 @@ class Service:
         self.workers = [worker.wait_until_ready() for worker in both]
 
     def start_dispatcher(self, port):
-        flags = [f"--port={port}", f"--work_dir={self.folder / 'journal'}", "--lost_after_s=2"]
+        flags = [f"--port={port}", f"--work_dir={self.folder / 'journal'}"]
         return Server(self.log(), "--role=dispatcher", *flags).wait_until_ready()
 
     def start_worker(self, port="0"):
@@ -85,19 +87,18 @@ class Service:
 TRAINER = """
 import sys
 import tensorflow as tf
-from tfpipe import terminal
+from tfpipe.core import terminal
 from tfpipe.input import service
 
 endless = tf.data.Dataset.range(10**6).repeat().filter(lambda number: number < 0).batch(1)
 endless = service.distribute(endless, sys.argv[1], job="trainer", batch_size=1)
-with service.guard(sys.argv[1], timeout_s=2):
-    terminal.say("training")
-    list(endless)
+terminal.say("training")
+list(service.watched(endless, sys.argv[1], warn_s=1, stall_s=3))
 """
 
 
 def wait_for(log, text):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while text not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
@@ -111,7 +112,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Record files whose records tell their shard and number."""
+    """Record files of "shard,number" records."""
     folder = tmp_path_factory.mktemp("shards")
     paths = [str(folder / f"{shard}.tfrecord") for shard in range(SHARDS)]
     for shard, path in enumerate(paths):
@@ -122,21 +123,27 @@ def shards(tmp_path_factory):
 
 
 def batches(paths, *, open_at_once=4, slow=False):
-    """Returns the batches of one epoch, as a pipeline makes them: by graph operations only."""
+    """Return the batches of one epoch, made by graph operations only."""
 
     def decode(record):
         numbers = tf.strings.to_number(tf.strings.split(record, ","), tf.int64)
-        return {"image": tf.zeros([8, 8, 3], tf.uint8), "label": numbers, "weight": 1.0}
+        return {"image": tf.zeros([8, 8, 3], tf.uint8), "label": numbers, "sample_weight": 1.0}
 
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=open_at_once)
-    if slow:  # as if decoding took its time: an epoch of two workers lasts seconds on any machine
-        dataset = dataset.apply(testing.sleep(5000))
+    if slow:  # so that an epoch of two workers lasts seconds on any machine
+        slow = tf.raw_ops.SleepDataset(
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            sleep_microseconds=5000,
+            output_types=[tf.string],
+            output_shapes=[[]],
+        )
+        dataset = tf.data.experimental.from_variant(slow, tf.TensorSpec([], tf.string))
     return dataset.map(decode, num_parallel_calls=2).batch(BATCH)
 
 
 def read(dataset, pause=0.0):
-    """Yields each batch's records."""
+    """Yield each batch's records."""
     for batch in dataset:
         assert batch["image"].shape == (BATCH, 8, 8, 3)
         yield [tuple(label) for label in batch["label"].numpy().tolist()]
@@ -164,7 +171,6 @@ class Trainer(threading.Thread):
         return [record for batch in self.batches for record in batch]
 
 
-@pytest.mark.timeout(120)
 def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
     for epoch in range(2):
         job = f"once/{epoch}"
@@ -173,34 +179,19 @@ def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
         assert sorted(all_of(dataset)) == sorted(EPOCH)
 
 
-@pytest.mark.timeout(120)
-def test_workers_decode_the_images_of_real_records(running, records):
-    def decode(record):
-        keys = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
-        encoded = tf.io.parse_single_example(record, keys)["image/encoded"]
-        return tf.cast(tf.image.resize(tf.io.decode_jpeg(encoded, 3), [16, 16]), tf.uint8)
-
-    paths = sorted(str(path) for path in records.glob("train*"))
-    dataset = tf.data.Dataset.from_tensor_slices(paths).interleave(tf.data.TFRecordDataset)
-    dataset = dataset.map(decode)
-    here = sorted(image.numpy().tobytes() for image in dataset)
-    there = service.distribute(dataset.batch(4), running.address, job="real", batch_size=1)
-    assert sorted(image.numpy().tobytes() for image in there.unbatch()) == here
-
-
-@pytest.mark.timeout(120)
 def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
-    """The same pictures but for the resize's rounding, the same labels and numbers."""
+    """The same pictures up to rounding, the same labels and random numbers."""
     part = Subset(manifest.load(records), ("train",))
     augment = Augment("translate(0.1)")
     found = {}
     for address in ("", running.address):
-        reading = Reading(48, 7, service=address)
+        config = InputConfig(48, 7, service=address)
         found[address] = {}
-        for batch in pipeline.train_batches(part, reading, augment=augment, epochs=2):
-            assert batch["weight"].numpy().sum() == pytest.approx(7)
+        for batch in pipeline.train_batches(part, config, augment=augment, epochs=2):
+            assert batch["sample_weight"].numpy().sum() == pytest.approx(7)
             for image, label, numbers, number in zip(
-                *(batch[key].numpy() for key in ("image", "label", "draws", "number")), strict=True
+                *(batch[key].numpy() for key in ("image", "label", "random", "example_id")),
+                strict=True,
             ):
                 found[address][numbers.tobytes()] = image.astype(int), int(label), int(number)
     here, there = found.values()
@@ -211,9 +202,8 @@ def test_the_pipeline_gives_the_same_samples_through_a_service(running, records)
         assert abs(here[key][0] - there[key][0]).max() <= 1
 
 
-@pytest.mark.timeout(120)
 def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
-    """And an epoch begun at a step has so many batches fewer."""
+    """An epoch that begins at a step has fewer batches."""
     out = tmp_path / "folded"
     build_records.main(
         build_records.Options(
@@ -224,14 +214,14 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
         Subset(manifest.load(out), ("all",), fold=1, held_out=held_out)
         for held_out in (True, False)
     )
-    reading = Reading(16, 8, service=running.address)
+    config = InputConfig(16, 8, service=running.address)
     steps = pipeline.steps_per_epoch(part, 8)
-    found = list(pipeline.train_batches(part, reading, first_step=2, epochs=2))
+    found = list(pipeline.train_batches(part, config, first_step=2, epochs=2))
     assert len(found) == 2 * steps - 2
     evaluated = pipeline.eval_batches(held_out, image_size=16, batch_size=held_out.count)
-    (others,) = (set(batch["number"].numpy().tolist()) for batch in evaluated)
+    (others,) = (set(batch["example_id"].numpy().tolist()) for batch in evaluated)
     for epoch in (found[: steps - 2], found[steps - 2 :]):
-        real = [batch["number"].numpy()[batch["weight"].numpy() > 0] for batch in epoch]
+        real = [batch["example_id"].numpy()[batch["sample_weight"].numpy() > 0] for batch in epoch]
         numbers = np.concatenate(real).tolist()
         assert len(set(numbers)) == len(numbers)
         assert not others & set(numbers)
@@ -249,14 +239,14 @@ def test_trainers_of_a_job_share_an_epoch_without_overlap(running, shards):
         return service.distribute(dataset, running.address, job="shared", batch_size=BATCH)
 
     both = [Trainer(trainer(), pause=0.05) for _ in range(2)]
-    first, second = (trainer.within(60) for trainer in both)
+    first, second = (trainer.within(120) for trainer in both)
     assert first
     assert second
     assert len(set(first + second)) == len(first) + len(second)
     assert set(first + second) == EPOCH
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch_loses_only_what_it_had_begun(running, shards):
     dataset = batches(shards, slow=True)
     dataset = service.distribute(dataset, running.address, job="killed/0", batch_size=BATCH)
@@ -264,25 +254,29 @@ def test_a_worker_killed_in_mid_epoch_loses_only_what_it_had_begun(running, shar
     while len(trainer.batches) < 10:
         time.sleep(0.01)
     running.workers[1].kill()
-    seen = trainer.within(60)
+    running.workers[1] = running.start_worker(running.workers[1].port).wait_until_ready()
+    seen = trainer.within(100)
     assert len(set(seen)) == len(seen)
     assert set(seen) <= EPOCH
-    missing = len(EPOCH) - len(seen)
-    assert 0 < missing <= 16 * RECORDS
-    assert re.search(
-        rf"worker {running.workers[1].address} is out of reach", running.dispatcher.log.read_text()
+    assert 0 < len(EPOCH) - len(seen) <= 16 * RECORDS
+    whole = service.distribute(batches(shards), running.address, job="killed/1", batch_size=BATCH)
+    assert sorted(Trainer(whole).within(120)) == sorted(EPOCH)
+
+
+def test_lost_records_are_counted_and_said(monkeypatch, records, capsys):
+    """A service that gives half of an epoch, as after the loss of a worker."""
+    part = Subset(manifest.load(records), ("train",))
+    monkeypatch.setattr(
+        service, "distribute", lambda dataset, *_, **__: dataset.take(part.count // 16)
     )
-
-    # The next epoch needs no worker that is not there, and the one after it has it again.
-    alone = service.distribute(batches(shards), running.address, job="killed/1", batch_size=BATCH)
-    assert sorted(Trainer(alone).within(60)) == sorted(EPOCH)
-    running.workers[1] = running.start_worker(running.workers[1].port).wait_until_ready()
-    dataset = service.distribute(batches(shards), running.address, job="killed/2", batch_size=BATCH)
-    assert sorted(Trainer(dataset).within(60)) == sorted(EPOCH)
-    assert "is back" in running.dispatcher.log.read_text()
+    found = list(pipeline.train_batches(part, InputConfig(16, 8, service="grpc://127.0.0.1:1")))
+    assert len(found) == part.count // 16 + 1
+    assert found[-1] is None
+    missing = part.count - part.count // 16 * 8
+    assert f"{missing} of {part.count} records are missing" in capsys.readouterr().err
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_a_restarted_dispatcher_goes_on_with_the_epoch(running, shards):
     dataset = batches(shards, slow=True)
     dataset = service.distribute(dataset, running.address, job="restart", batch_size=BATCH)
@@ -294,39 +288,9 @@ def test_a_restarted_dispatcher_goes_on_with_the_epoch(running, shards):
     assert sorted(trainer.within(120)) == sorted(EPOCH)
 
 
-@pytest.mark.timeout(120)
-def test_trainers_that_read_in_rounds_share_a_worker_in_each_step(running, shards):
-    steps = 20
-
-    def trainer(index):
-        # A worker makes two batches of each file in turn: a round is the two halves of one.
-        dataset = tf.data.Dataset.from_tensor_slices(shards)
-        dataset = dataset.flat_map(
-            lambda path: tf.data.TFRecordDataset(path).take(2 * BATCH).batch(BATCH)
-        ).map(lambda records: tf.strings.to_number(tf.strings.split(records, ",").to_tensor()))
-        dataset = service.distribute(
-            dataset, running.address, job="rounds", batch_size=BATCH, consumer=(index, 2)
-        )
-        return [batch.numpy().astype(int).tolist() for batch in dataset.take(steps)]
-
-    found = {}
-    threads = [
-        threading.Thread(target=lambda i=i: found.update({i: trainer(i)}), daemon=True)
-        for i in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert {index: len(batches) for index, batches in found.items()} == {0: steps, 1: steps}
-    for first, second in zip(found[0], found[1], strict=True):
-        assert {shard for shard, _ in first + second} == {first[0][0]}
-        assert [number for _, number in first + second] == list(range(2 * BATCH))
-
-
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
-    """And a trainer, which TensorFlow lets wait for ever, ends when the dispatcher stays away."""
+    """A trainer, which TensorFlow lets wait for ever, ends when no batch comes."""
     with contextlib.closing(Service(tmp_path)) as own:
         dataset = batches(shards, slow=True)
         dataset = service.distribute(dataset, own.address, job="endless", batch_size=BATCH)
@@ -344,24 +308,24 @@ def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
         ):
             server.process.send_signal(number)
             assert server.process.wait(30) == 0, server.log.read_text()
-            assert server.log.read_text().count("\n") == 2
-        assert trainer.wait(30) == 1
+            assert server.log.read_text().splitlines()[-1] == "stopped"
+        assert trainer.wait(60) == 1
         log = (tmp_path / "trainer.log").read_text()
-        assert f"warning: --data_service={own.address}: the dispatcher is away" in log
-        assert f"error: --data_service={own.address}: the dispatcher has been away for 2 s" in log
+        assert f"warning: data service {own.address}: " in log
+        assert f"error: data service {own.address}: " in log
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"role": "worker"}, "--dispatcher is missing"),
-        ({"role": "worker", "dispatcher": "nowhere"}, "--dispatcher=nowhere is no address"),
-        ({"role": "worker", "dispatcher": "a:70000"}, "--dispatcher=a:70000 is no address"),
-        ({"role": "worker", "dispatcher": "a:1", "worker_address": "b:x"}, "--worker_address=b:x"),
+        ({"role": "worker", "dispatcher": "nowhere"}, "`dispatcher=nowhere` is no address"),
+        ({"role": "worker", "dispatcher": "a:70000"}, "`dispatcher=a:70000` is no address"),
+        ({"role": "worker", "dispatcher": "a:1", "worker_address": "b:x"}, "`worker_address=b:x`"),
         ({"role": "worker", "dispatcher": "a:1", "work_dir": "w"}, "--work_dir has no meaning"),
         ({"role": "dispatcher", "dispatcher": "a:1"}, "--dispatcher has no meaning"),
         ({"role": "dispatcher", "port": 70000}, "--port=70000: give 0 to 65535"),
-        ({"role": "dispatcher", "lost_after_s": 0.0}, "--lost_after_s=0.0"),
+        ({"role": "worker", "dispatcher_timeout_s": 0.0}, "--dispatcher_timeout_s=0.0"),
         ({"role": "dispatcher", "work_dir": "{file}/work"}, "cannot start the dispatcher"),
         ({"role": "dispatcher", "port": "{taken}"}, "cannot listen there"),
         (
@@ -370,8 +334,8 @@ def test_signals_end_a_server_in_the_middle_of_a_job(tmp_path, shards):
         ),
     ],
 )
-def test_mistakes_are_told_in_one_line(flags, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main() sets it; this puts it back
+def test_mistakes_are_reported_in_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main() sets it
     (tmp_path / "file").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = {"file": tmp_path / "file", "taken": taken.getsockname()[1]}
@@ -397,7 +361,7 @@ def test_addresses_that_are_right(address):
     "h h:1 grpc://h grpc://:1 grpc://h:0 grpc://h:65536 grpc://::1:5 grpc://h:1/x".split(),
 )
 def test_addresses_that_are_wrong(address):
-    with pytest.raises(UserError, match=re.escape(f"--data_service={address}")):
+    with pytest.raises(UserError, match=re.escape(f"`data_service={address}`")):
         service.parse(address)
 
 
@@ -408,13 +372,12 @@ def test_a_trainer_does_not_wait_for_ever_for_a_dispatcher(shards):
             service.distribute(batches(shards), address, job="j", batch_size=BATCH, timeout_s=0.5)
 
 
-@pytest.mark.timeout(60)
-def test_what_the_dispatcher_refuses_is_told_in_one_line(running, shards):
+def test_a_refusal_of_the_dispatcher_is_reported_in_one_line(running, shards):
     service.distribute(batches(shards), running.address, job="taken", batch_size=BATCH)
     other = tf.data.Dataset.range(3).batch(2)
     with pytest.raises(UserError, match="does not take the dataset of job taken") as raised:
         service.distribute(other, running.address, job="taken", batch_size=2)
     assert "\n" not in str(raised.value)
     worker = f"grpc://{running.workers[0].address}"
-    with pytest.raises(UserError, match=re.escape(f"--data_service={worker} does not take")):
+    with pytest.raises(UserError, match=re.escape(f"`data_service={worker}` does not take")):
         service.distribute(other, worker, job="worker", batch_size=2)

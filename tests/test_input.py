@@ -16,7 +16,7 @@ from tfpipe.augment import Augment
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess, preprocess_host
 from tfpipe.input import cache, files, pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
@@ -29,8 +29,8 @@ def encode(picture, kind, **options):
 
 
 def resized(picture, side):
-    """What a picture is to look like, float64 [side, side, 3], by other libraries than ours."""
-    if max(picture.size) > 2 * side:  # averages over the pixels that fall together
+    """The expected pixels, float64 [side, side, 3], by other libraries."""
+    if max(picture.size) > 2 * side:  # averages
         return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR), np.float64)
     pixels = np.asarray(picture, np.float64)
     height, width, _ = pixels.shape
@@ -52,13 +52,13 @@ def opened(data, side):
 
 
 def stored(data, kind, height, width):
-    """An image as a record has it."""
+    """The fields of a record."""
     rest = {"label": 0, "text": "", "filename": "a", "sha256": "", "fold": -1, "copy": False}
     return example.ImageExample(data, format=kind, height=height, width=width, **rest)
 
 
 def from_host(data, side):
-    """Decodes as training does, from what a record holds."""
+    """Decode for training, from a record's fields."""
     picture = Image.open(io.BytesIO(data))
     kind = "jpeg" if picture.format == "JPEG" else "png"
     into = np.empty((side, side, 3), np.uint8)
@@ -74,7 +74,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-@pytest.mark.parametrize("side", [20, 40, 70, 110, 300])
+@pytest.mark.parametrize("side", [20, 40, 110])
 @pytest.mark.parametrize("way", WAYS)
 def test_decodes_and_resizes_as_other_libraries_do(kind, side, way):
     if way == "host" and kind in ("GIF", "BMP"):
@@ -93,7 +93,7 @@ def test_decodes_and_resizes_as_other_libraries_do(kind, side, way):
 @pytest.mark.parametrize("size", [(90, 70), (400, 300), (64, 64), (1000, 130), (5, 9), (641, 47)])
 @pytest.mark.parametrize("quality", [60, 95])
 def test_training_sees_what_is_served(kind, size, quality):
-    """Within one level where both are bilinear; averages over more pixels round further apart."""
+    """Within one level if both are bilinear; averages of more pixels differ more."""
     rng = np.random.default_rng(2)
     noise = scipy.ndimage.gaussian_filter(rng.uniform(0, 255, (size[1], size[0], 3)), (2, 2, 0))
     picture = Image.fromarray((noise * 2 - 128).clip(0, 255).astype(np.uint8))
@@ -161,14 +161,14 @@ def manifest(records):
     return manifests.load(records)
 
 
-TWO_DRAWS = Augment("translate(0.1)")
+TWO_NUMBERS = Augment("translate(0.1)")
 
 
-def batches(described, *, first_epoch=0, first_step=0, epochs=2, augment=TWO_DRAWS, **changes):
+def batches(described, *, first_epoch=0, first_step=0, epochs=2, augment=TWO_NUMBERS, **changes):
     part = described if isinstance(described, Subset) else Subset(described, ("train",))
-    reading = Reading(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
+    config = InputConfig(**{"image_size": 16, "batch_size": 8, "shuffle_mb": 1, **changes})
     first = {"first_epoch": first_epoch, "first_step": first_step}
-    found = pipeline.train_batches(part, reading, augment=augment, epochs=epochs, **first)
+    found = pipeline.train_batches(part, config, augment=augment, epochs=epochs, **first)
     return [{key: value.numpy() for key, value in batch.items()} for batch in found]
 
 
@@ -181,7 +181,7 @@ def same(one, other):
 
 
 def pictures_only(batch):
-    """A batch without what follows the pixels of pictures that the device resizes."""
+    """The batch with the unused part of its canvases set to 0."""
     if "size" not in batch:
         return batch
     pixels = np.arange(batch["image"].shape[1]) < batch["size"].prod(axis=1)[:, None]
@@ -196,9 +196,9 @@ def test_train_batches_are_full_and_typed(manifest):
         assert batch["image"].shape == (7, 16, 16, 3)
         assert batch["image"].dtype == np.uint8
         assert batch["label"].shape == (7,)
-        assert batch["draws"].shape == (7, 2)
-        assert ((batch["draws"] >= 0) & (batch["draws"] < 1)).all()
-        assert batch["weight"].sum() == pytest.approx(7)
+        assert batch["random"].shape == (7, 2)
+        assert ((batch["random"] >= 0) & (batch["random"] < 1)).all()
+        assert batch["sample_weight"].sum() == pytest.approx(7)
 
 
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
@@ -206,18 +206,20 @@ def test_an_epoch_has_each_record_once_and_repetitions_without_weight(manifest, 
     count, size = manifest.count("train"), 7
     left = count % size
     *whole, last = batches(manifest, epochs=1, cache=cached, batch_size=size)
-    assert all((batch["weight"] == 1).all() for batch in whole)
-    assert last["weight"].tolist() == pytest.approx([size / left] * left + [0] * (size - left))
-    numbers = np.concatenate([batch["number"] for batch in whole] + [last["number"][:left]])
+    assert all((batch["sample_weight"] == 1).all() for batch in whole)
+    assert last["sample_weight"].tolist() == pytest.approx(
+        [size / left] * left + [0] * (size - left)
+    )
+    numbers = np.concatenate([batch["example_id"] for batch in whole] + [last["example_id"][:left]])
     assert len(set(numbers.tolist())) == len(numbers) == count
-    for key in ("image", "label", "draws", "number"):
+    for key in ("image", "label", "random", "example_id"):
         assert np.array_equal(last[key], last[key][np.arange(size) % left]), key
 
 
-@pytest.mark.parametrize("count", [8, 1, 3, 5])
+@pytest.mark.parametrize("count", [8, 1, 3])
 def test_a_filled_batch_has_the_mean_of_its_own_rows(count):
     values = np.random.default_rng(0).normal(size=count)
-    rows, weight = pipeline.filled(values, 8)
+    rows, weight = pipeline.pad_batch(values, 8)
     assert rows.shape == weight.shape == (8,)
     assert (rows * weight).sum() / 8 == pytest.approx(values.mean())
 
@@ -227,7 +229,7 @@ def test_a_batch_of_all_records_has_each_once(manifest):
     found = batches(manifest, epochs=1, batch_size=count)
     assert len(found) == 1
     assert len({image.tobytes() for image in found[0]["image"]}) == count
-    assert len({draws.tobytes() for draws in found[0]["draws"]}) == count
+    assert len({row.tobytes() for row in found[0]["random"]}) == count
 
 
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
@@ -238,12 +240,12 @@ def test_the_seed_decides_everything(manifest, cached, resize_on):
     assert not same(batches(manifest, **options), batches(manifest, seed=1, **options))
 
 
-def by_draws(found):
-    """The pictures of all batches, by their uniform numbers, which tell epoch and sample."""
+def by_random(found):
+    """The pictures of all batches by their random numbers, which identify epoch and example."""
     return {
         (d.tobytes(), int(label)): image.tobytes()
         for batch in found
-        for image, label, d in zip(batch["image"], batch["label"], batch["draws"], strict=True)
+        for image, label, d in zip(batch["image"], batch["label"], batch["random"], strict=True)
     }
 
 
@@ -252,13 +254,15 @@ def by_draws(found):
 )
 def test_samples_look_the_same_however_they_are_read(manifest, options):
     count = manifest.count("train")
-    plain, other = (by_draws(batches(manifest, batch_size=count, **more)) for more in ({}, options))
+    plain, other = (
+        by_random(batches(manifest, batch_size=count, **more)) for more in ({}, options)
+    )
     assert plain == other
     assert len(plain) == 2 * count
 
 
 def test_a_crop_that_comes_first_is_done_by_the_host(manifest):
-    """And gives nearly what the device would have made of the whole picture."""
+    """The result is close to the device's crop."""
     options = {"image_size": 48, "epochs": 1}
     chain = "crop(0.6)|flip_lr(1)"
     results = []
@@ -266,7 +270,7 @@ def test_a_crop_that_comes_first_is_done_by_the_host(manifest):
         augment = Augment(chain, crop_on_host=on_host)
         first = batches(manifest, augment=augment, **options)[0]
         labels = tf.one_hot(first["label"], 2)
-        images, _ = augment(first["image"], labels, first["draws"])
+        images, _ = augment(first["image"], labels, first["random"])
         results.append(images.numpy())
     assert 0 < np.abs(results[0] - results[1]).mean() < 12
 
@@ -280,9 +284,9 @@ def test_the_device_resizes_to_the_same_pictures(manifest):
         sizes = other["size"]
         room = other["image"].shape[1]
         assert (sizes.prod(axis=1) <= room).all()
-        images, _ = Augment("")(other["image"], labels, other["draws"], side=48, sizes=sizes)
+        images, _ = Augment("")(other["image"], labels, other["random"], side=48, sizes=sizes)
         np.testing.assert_array_equal(one["label"], other["label"])
-        # Of those that had room as they are, and are resized once; the host rounds.
+        # Only pictures that fit into the canvas, and so are resized once; the host rounds.
         whole = sizes.prod(axis=1) < 0.9 * room
         assert np.abs(images.numpy()[whole] - one["image"][whole]).max(initial=0) <= 1
         compared += whole.sum()
@@ -291,16 +295,14 @@ def test_the_device_resizes_to_the_same_pictures(manifest):
 
 def test_a_cache_that_does_not_fit_is_refused(manifest, monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda: 50_000)
-    with pytest.raises(UserError, match=r"--cache=decoded needs .* GB for .*: pass --cache=none"):
+    with pytest.raises(UserError, match=r"cache=decoded.* needs .* GB for .* give .cache=none"):
         batches(manifest, cache="decoded", image_size=299)
     stored = sum(shard.bytes for shard in manifest.shards_of("train"))
     monkeypatch.setattr(cache, "free_memory", lambda: 2 * stored)
-    with pytest.raises(UserError, match="pass --cache=encoded"):
+    with pytest.raises(UserError, match=r"give .cache=encoded"):
         batches(manifest, cache="decoded", image_size=299)
-    assert batches(manifest, cache="encoded")
-
-
-def test_free_memory_is_known():
+    assert batches(manifest, cache="encoded", epochs=1)
+    monkeypatch.undo()
     assert 2**20 < cache.free_memory() < 2**50
 
 
@@ -325,19 +327,12 @@ def test_every_epoch_has_another_order_and_other_numbers(manifest):
     order = [{image.tobytes(): i for i, image in enumerate(b["image"])} for b in found]
     shared = sorted(set(order[0]) & set(order[1]))
     assert len(shared) == manifest.count("train")
-    numbers = [b["draws"][[o[key] for key in shared]] for b, o in zip(found, order, strict=True)]
+    numbers = [b["random"][[o[key] for key in shared]] for b, o in zip(found, order, strict=True)]
     assert not np.isclose(numbers[0], numbers[1]).all(axis=1).any()
 
 
-def test_a_later_epoch_can_be_begun_with(manifest):
-    steps = pipeline.steps_per_epoch(Subset(manifest, ("train",)), 8)
-    assert same(
-        batches(manifest, epochs=3)[2 * steps :], batches(manifest, first_epoch=2, epochs=3)
-    )
-
-
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
-@pytest.mark.parametrize("step", [0, 1, 3, 8])
+@pytest.mark.parametrize("step", [1, 8])
 def test_an_epoch_can_be_begun_at_any_step(manifest, cached, step):
     """And the epoch after it is whole."""
     assert pipeline.steps_per_epoch(Subset(manifest, ("train",)), 8) == 8
@@ -349,21 +344,22 @@ def test_an_epoch_can_be_begun_at_any_step(manifest, cached, step):
 
 def test_what_a_step_leaves_out_is_not_decoded(manifest, monkeypatch):
     decoded = []
-    decode = Reading.decode
+    decode = InputConfig.decode
     monkeypatch.setattr(
-        Reading, "decode", lambda self, images, w: decoded.extend(images) or decode(self, images, w)
+        InputConfig,
+        "decode",
+        lambda self, images, w: decoded.extend(images) or decode(self, images, w),
     )
     batches(manifest, first_step=6, epochs=1)
     assert len(decoded) == 2 * 8
 
 
 @pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
-@pytest.mark.parametrize("resize_on", ["host", "device"])
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize(("resize_on", "workers"), [("host", 2), ("device", 4)])
 def test_workers_share_the_batches_of_one(manifest, cached, resize_on, workers):
     options = {"cache": cached, "resize_on": resize_on, "first_step": 2}
     whole = batches(manifest, **options)
-    # The order is the same for all even where it need not be the same each time.
+    # Workers share one order, also with deterministic=False.
     shares = [
         batches(manifest, worker=worker, workers=workers, deterministic=worker == 0, **options)
         for worker in range(workers)
@@ -377,15 +373,15 @@ def test_workers_share_the_batches_of_one(manifest, cached, resize_on, workers):
 
 
 def test_workers_need_equal_shares():
-    with pytest.raises(UserError, match=r"--batch_size=10 .* 4 workers.*--batch_size=12") as raised:
-        Reading(16, 10, workers=4)
+    with pytest.raises(UserError, match=r"batch_size=10.* 4 workers.*batch_size=12") as raised:
+        InputConfig(16, 10, workers=4)
     assert "\n" not in str(raised.value)
-    with pytest.raises(UserError, match="--data_service=grpc://h:1 cannot feed 2 workers"):
-        Reading(16, 10, workers=2, service="grpc://h:1")
+    with pytest.raises(UserError, match=r"data_service=grpc://h:1.* 2 workers"):
+        InputConfig(16, 10, workers=2, service="grpc://h:1")
 
 
 def test_numbers_tell_the_records(manifest):
-    """As the digest of what is stored does, whose first 15 hex digits a number is."""
+    """The first 15 hex digits of the stored file's SHA-256."""
     digests = {}
     for path in Subset(manifest, ("train",)).paths:
         with open(path, "rb") as file:
@@ -395,15 +391,17 @@ def test_numbers_tell_the_records(manifest):
                 digests[number] = fields.filename.encode(), fields.label
     seen = set()
     for batch in batches(manifest, epochs=1):
-        for number, label in zip(batch["number"].tolist(), batch["label"].tolist(), strict=True):
+        for number, label in zip(
+            batch["example_id"].tolist(), batch["label"].tolist(), strict=True
+        ):
             assert digests[number][1] == label
             seen.add(number)
     assert len(seen) == 8 * 8
     part = Subset(manifest, ("train",))
     for batch in pipeline.eval_batches(part, image_size=8, batch_size=7).as_numpy_iterator():
-        real = batch["weight"] > 0
-        assert not batch["number"][~real].any()
-        for number, name in zip(batch["number"][real], batch["name"][real], strict=True):
+        real = batch["sample_weight"] > 0
+        assert not batch["example_id"][~real].any()
+        for number, name in zip(batch["example_id"][real], batch["name"][real], strict=True):
             assert digests[int(number)][0] == name
 
 
@@ -411,15 +409,15 @@ def test_eval_batches_drop_nothing_and_mask_the_filling(manifest):
     dataset = pipeline.eval_batches(Subset(manifest, ("all",)), image_size=16, batch_size=7)
     found = list(dataset.as_numpy_iterator())
     assert {batch["image"].shape for batch in found} == {(7, 16, 16, 3)}
-    assert sum(batch["weight"].sum() for batch in found) == manifest.count()
-    names = [n for b in found for n, w in zip(b["name"], b["weight"], strict=True) if w]
+    assert sum(batch["sample_weight"].sum() for batch in found) == manifest.count()
+    names = [n for b in found for n, w in zip(b["name"], b["sample_weight"], strict=True) if w]
     assert len(set(names)) == manifest.count()
-    assert (found[-1]["image"][found[-1]["weight"] == 0] == 0).all()
+    assert (found[-1]["image"][found[-1]["sample_weight"] == 0] == 0).all()
 
 
 @pytest.mark.parametrize("size", [0, -1, 10_000])
 def test_an_impossible_batch_size_is_explained(manifest, size):
-    with pytest.raises(UserError, match=f"--batch_size={size}.*records of train; give 1 to"):
+    with pytest.raises(UserError, match=f"batch_size={size}.*give 1 to"):
         pipeline.steps_per_epoch(Subset(manifest, ("train",)), size)
 
 
@@ -433,7 +431,7 @@ def test_files_give_the_same_pictures_as_records(manifest, image_folder):
     )
     assert len(found) == manifest.count()
     for batch in pipeline.eval_batches(Subset(manifest, ("all",)), image_size=16, batch_size=8):
-        columns = (batch[key].numpy() for key in ("name", "image", "weight"))
+        columns = (batch[key].numpy() for key in ("name", "image", "sample_weight"))
         for name, image, weight in zip(*columns, strict=True):
             if weight:
                 np.testing.assert_array_equal(found.pop(name), image, err_msg=str(name))
@@ -455,7 +453,7 @@ def test_a_file_that_cannot_be_read_is_in_its_place(tmp_path):
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory):
-    """Records of 12 cats and 4 dogs, to which copies of dogs were added."""
+    """Records of 12 cats and 4 dogs, with added copies of dogs."""
     folder = tmp_path_factory.mktemp("unbalanced")
     for kind, count in (("cat", 12), ("dog", 4)):
         for number in range(count):
@@ -470,7 +468,7 @@ def balanced(tmp_path_factory):
 
 
 def test_a_copy_is_in_the_split_of_its_image(balanced):
-    """So that training never sees a transformed copy of a validation image."""
+    """Training never sees a transformed copy of a validation image."""
     names = {}
     for split in ("train", "val"):
         batches = pipeline.eval_batches(
@@ -479,7 +477,7 @@ def test_a_copy_is_in_the_split_of_its_image(balanced):
         names[split] = {
             name.split(b"#")[0]
             for batch in batches.as_numpy_iterator()
-            for name, weight in zip(batch["name"], batch["weight"], strict=True)
+            for name, weight in zip(batch["name"], batch["sample_weight"], strict=True)
             if weight
         }
     assert names["val"]
@@ -496,7 +494,7 @@ def test_training_sees_copies_and_evaluation_never_does(balanced):
         batches = pipeline.eval_batches(
             Subset(balanced, ("train",)), image_size=8, batch_size=5, copies=copies
         )
-        weights = np.concatenate([batch["weight"] for batch in batches])
+        weights = np.concatenate([batch["sample_weight"] for batch in batches])
         names = np.concatenate([batch["name"] for batch in batches])[weights > 0]
         seen[copies] = sorted(names.tolist())
     assert len(seen[True]) == balanced.count("train")

@@ -16,7 +16,7 @@ from tfpipe import build_records, sources, verify_records
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import manifest, rejects, verify
 from tfpipe.records.subset import Subset
 from tfpipe.sources import source as bounds
@@ -360,7 +360,7 @@ def test_damage_is_found(ram, records):
 
 def test_training_reads_urls(ram, records):
     described = [manifest.load(upload(records, f"{ram}/toy")), manifest.load(records)]
-    reading = Reading(image_size=16, batch_size=8, seed=3, shuffle_mb=1)
+    reading = InputConfig(image_size=16, batch_size=8, seed=3, shuffle_mb=1)
     there, here = (
         [
             batch["image"].numpy().tobytes()

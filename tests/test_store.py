@@ -191,7 +191,7 @@ def test_the_command_and_training(image_folder, tmp_path, store, sizes):
     assert m.arguments["store"] == store
     seen = 0
     for batch in pipeline.eval_batches(Subset(m, ("all",)), image_size=20, batch_size=16):
-        names, weights = batch["name"].numpy(), batch["weight"].numpy()
+        names, weights = batch["name"].numpy(), batch["sample_weight"].numpy()
         for name, image, weight in zip(names, batch["image"].numpy(), weights, strict=True):
             if not weight:
                 continue

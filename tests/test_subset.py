@@ -12,7 +12,7 @@ from conftest import draw
 from tfpipe import build_records
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
-from tfpipe.input.samples import Reading
+from tfpipe.input.input_config import InputConfig
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
@@ -84,7 +84,7 @@ def test_evaluation_sees_the_records(folded, fold, held_out, copies):
     subset = Subset(folded, ("all",), fold, held_out)
     found = []
     for batch in pipeline.eval_batches(subset, image_size=8, batch_size=5, copies=copies):
-        real = batch["weight"].numpy() > 0
+        real = batch["sample_weight"].numpy() > 0
         found += [name.decode() for name in batch["name"].numpy()[real]]
     assert sorted(found) == names(expected(folded, ("all",), fold, held_out), copies=copies)
 
@@ -117,9 +117,9 @@ def test_training_never_sees_what_is_held_out(folded, cached, fold):
     there = [(int(f.sha256[:15], 16), f.fold) for f in stored(folded, ("all",))]
     held_out = {number for number, own in there if own == fold}
     subset = Subset(folded, ("all",), fold)
-    reading = Reading(16, subset.count, cache=cached)
+    reading = InputConfig(16, subset.count, cache=cached)
     (batch,) = pipeline.train_batches(subset, reading)
-    seen = batch["number"].numpy().tolist()
+    seen = batch["example_id"].numpy().tolist()
     assert not held_out & set(seen)
     assert sorted(seen) == sorted(number for number, own in there if own != fold)
     assert np.bincount(batch["label"]).tolist() == list(subset.class_counts.values())

@@ -1,4 +1,4 @@
-"""Calls ahead on threads: their order, how many there are, what they raise, and how they end."""
+"""`parallel_map`: order, limits, exceptions and the end of its threads."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import ROOT
 
-from tfpipe.input.threads import in_threads
+from tfpipe.input.threads import parallel_map
 
 
 def slow_first(number):
@@ -17,13 +17,13 @@ def slow_first(number):
 
 
 def test_results_come_in_order():
-    found = in_threads(slow_first, ((n,) for n in range(50)), threads=4, ahead=8)
+    found = parallel_map(slow_first, ((n,) for n in range(50)), threads=4, ahead=8)
     assert list(found) == list(range(50))
 
 
 def test_or_as_they_are_ready():
     found = list(
-        in_threads(slow_first, ((n,) for n in range(50)), threads=4, ahead=8, in_order=False)
+        parallel_map(slow_first, ((n,) for n in range(50)), threads=4, ahead=8, in_order=False)
     )
     assert sorted(found) == list(range(50))
     assert found[0] != 0
@@ -32,7 +32,7 @@ def test_or_as_they_are_ready():
 @pytest.mark.parametrize("ahead", [1, 3, 20])
 def test_no_more_calls_begin_than_may_be_ahead(ahead):
     begun = []
-    found = in_threads(begun.append, ((n,) for n in range(100)), threads=4, ahead=ahead)
+    found = parallel_map(begun.append, ((n,) for n in range(100)), threads=4, ahead=ahead)
     for asked in range(1, 6):
         next(found)
         time.sleep(0.02)
@@ -47,7 +47,7 @@ def test_what_a_call_raises_is_raised_and_the_threads_end():
         return number
 
     before = threading.active_count()
-    found = in_threads(fail, ((n,) for n in range(100)), threads=2, ahead=4)
+    found = parallel_map(fail, ((n,) for n in range(100)), threads=2, ahead=4)
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="the fourth"):
         next(found)
@@ -56,14 +56,14 @@ def test_what_a_call_raises_is_raised_and_the_threads_end():
 
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(7)", "os.kill(os.getpid(), 2)"])
 def test_a_process_ends_while_calls_are_under_way(end):
-    """Also where something still holds the iterator, which would abort a tf.data function."""
+    """Also if something still holds the iterator; a tf.data function would abort the process."""
     code = f"""
 import itertools, os, time
-from tfpipe.input.threads import in_threads
+from tfpipe.input.threads import parallel_map
 def work(n):
     time.sleep(0.05)
     return n
-kept = in_threads(work, ((n,) for n in itertools.count()), threads=2, ahead=6)
+kept = parallel_map(work, ((n,) for n in itertools.count()), threads=2, ahead=6)
 print(next(kept), next(kept))
 {end}
 """

@@ -1,20 +1,21 @@
-"""Runs a dispatcher or a worker of a tf.data service, which makes batches for trainers.
+"""Run a dispatcher or a worker of a tf.data service, which makes batches for trainers.
 
     python -m tfpipe.data_service --role=dispatcher --port=5050 --work_dir=DIR
     python -m tfpipe.data_service --role=worker --port=5051 --dispatcher=127.0.0.1:5050
     python -m tfpipe.train --data_service=grpc://127.0.0.1:5050 ...
 
 One dispatcher hands out shards; the workers read, decode and batch them; any number of trainers
-read the batches. A worker may join or leave at any time. What one was killed with is not seen
-again in that epoch; one that comes back has the same --worker_address and --port. With --work_dir
-a dispatcher that is started again goes on where it was. SIGTERM and Ctrl-C stop either.
+read the batches. A worker may join at any time. If one dies, start it again with the same
+--worker_address and --port: trainers wait for it, and miss the shards that it had begun in this
+epoch. A dispatcher that starts again with the same --port and --work_dir continues its jobs.
+SIGTERM and Ctrl-C stop either.
 
-The service asks nobody who they are, its traffic is not encrypted, and TensorFlow binds --port on
-every network interface. Whoever reaches the port can run any TensorFlow graph, and so read and
-write files, as the user who started it: let a firewall keep it to the machines that take part.
+The service has no authentication and no encryption, and TensorFlow binds --port on every network
+interface. Whoever reaches the port can run any TensorFlow graph, and so read and write files, as
+the user who started it: let a firewall admit only the machines that take part.
 
-Workers open the records at the paths that the trainer names: on several machines, these lie on a
-file system that all share.
+Workers open the records at the paths that the trainer names: on several machines, put them on a
+shared file system.
 """
 
 import dataclasses
@@ -27,13 +28,10 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.core.options import option
 from tfpipe.core.signals import Signals
 
-# How often the dispatcher looks for workers that died.
-WATCH_S = 1.0
-
-# How often a worker reports to the dispatcher, and so how long a new job waits for one at most.
+# Interval of a worker's reports to the dispatcher: a new job waits up to this for a worker.
 HEARTBEAT_S = 1.0
 
-# A job that no trainer reads, as that of one which was killed, is dropped after this.
+# A trainer that is silent for the first is lost; a job without trainers ends after the second.
 TRAINER_LOST_S = 60.0
 JOB_UNUSED_S = 300.0
 
@@ -45,13 +43,9 @@ class Options:
     role: str = option("what to run", choices=("dispatcher", "worker"))
     port: int = option("the port to listen at, on every network interface; 0 takes a free one", 0)
     work_dir: str = option(
-        "dispatcher: the folder for its journal, from which it goes on when it is started again;"
-        " empty keeps all in memory, and trainers fail when it ends",
+        "dispatcher: the folder for its journal, which lets it continue after a restart; without"
+        " one, trainers fail when it ends",
         "",
-    )
-    lost_after_s: float = option(
-        "dispatcher: after how many seconds out of reach a worker's part of an epoch is given up",
-        10.0,
     )
     dispatcher: str = option("worker: the dispatcher, as host:port", "")
     worker_address: str = option(
@@ -64,14 +58,14 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Runs the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT.
 
     Raises:
         UserError: a flag is wrong, the port is taken, the dispatcher does not answer, or
             `work_dir` cannot be written to.
     """
     _check(options)
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # it needs no GPU, and would take one's memory
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # it needs no GPU, but would take a GPU's memory
     if options.role == "dispatcher":
         _dispatch(options)
     else:
@@ -81,9 +75,10 @@ def main(options: Options) -> None:
 def _check(options: Options) -> None:
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port={options.port}: give 0 to 65535 (0 takes a free one)", status=2)
-    for name in ("lost_after_s", "dispatcher_timeout_s"):
-        if not getattr(options, name) > 0:
-            raise UserError(f"--{name}={getattr(options, name)}: give seconds above 0", status=2)
+    if not options.dispatcher_timeout_s > 0:
+        raise UserError(
+            f"--dispatcher_timeout_s={options.dispatcher_timeout_s}: give seconds above 0", status=2
+        )
     if options.role == "worker" and not options.dispatcher:
         raise UserError(
             "--dispatcher is missing: a worker belongs to one, as in --dispatcher=127.0.0.1:5050",
@@ -97,7 +92,7 @@ def _check(options: Options) -> None:
 
 
 def _check_free(port: int) -> None:
-    """Raises UserError for a port in use, which gRPC would share with whoever listens there."""
+    """Raise UserError for a port in use: gRPC would share it with the other program."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -107,6 +102,12 @@ def _check_free(port: int) -> None:
                 f"--port={port}: cannot listen there ({error.strerror}): stop the program that"
                 " does, or choose another port (0 takes a free one)"
             ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def _dispatch(options: Options) -> None:
@@ -130,75 +131,49 @@ def _dispatch(options: Options) -> None:
             f"cannot start the dispatcher with --work_dir={options.work_dir}: {one_line(error)}:"
             " name a folder that can be written to and holds no other dispatcher's journal"
         ) from None
-    address = server._address.replace("localhost", "127.0.0.1")
-    signals = Signals()
-    terminal.say(f"dispatcher ready on grpc://{address}")
-    _watch_workers(address, options.lost_after_s, signals)
-    _end()
+    _serve(f"dispatcher ready on {server.target.replace('localhost', '127.0.0.1')}")
 
 
 def _work(options: Options) -> None:
     from tfpipe.input import endpoint
 
     dispatcher = options.dispatcher.removeprefix(endpoint.SCHEME)
-    endpoint.check(options.dispatcher, "--dispatcher")
+    endpoint.check(options.dispatcher, "dispatcher")
+    port = options.port or _free_port()  # TensorFlow tells nobody which port it took
     address = options.worker_address
     if ":" not in address:
-        address += ":%port%"  # TensorFlow puts the port here
+        address += f":{port}"
     else:
-        endpoint.check(address, "--worker_address")
-    endpoint.wait_for_dispatcher(options.dispatcher, "--dispatcher", options.dispatcher_timeout_s)
+        endpoint.check(address, "worker_address")
+    endpoint.wait_for_dispatcher(options.dispatcher, "dispatcher", options.dispatcher_timeout_s)
     from tensorflow.data.experimental import service
 
     config = service.WorkerConfig(
         dispatcher_address=dispatcher,
         worker_address=address,
-        port=options.port,
+        port=port,
         protocol="grpc",
         heartbeat_interval_ms=int(HEARTBEAT_S * 1000),
     )
     try:
-        server = service.WorkerServer(config)
+        server = service.WorkerServer(config)  # noqa: F841 - runs while it is referenced
     except RuntimeError as error:
         raise UserError(
             f"--dispatcher={options.dispatcher} does not take this worker: {one_line(error)}: see"
             " that a dispatcher of the same TensorFlow runs there"
         ) from None
-    port = server._address.rpartition(":")[2]
-    signals = Signals()
-    terminal.say(f"worker ready on {address.replace('%port%', port)} for {dispatcher}")
-    signals.wait()
-    _end()
+    _serve(f"worker ready on {address} for {dispatcher}")
 
 
-def _watch_workers(address: str, after_s: float, signals: Signals) -> None:
-    """Gives up the parts of lost workers, until a signal comes."""
-    import grpc
+def _serve(ready: str) -> NoReturn:
+    """Wait for a signal, then end the process at once.
 
-    from tfpipe.input.lost_workers import LostWorkers
-
-    workers = LostWorkers(address, after_s)
-    while not signals.wait(WATCH_S):
-        try:
-            lost, back = workers.check()
-        except grpc.RpcError as error:
-            terminal.warn(f"cannot look after the workers: {error.details()}")
-            continue
-        for worker in lost:
-            terminal.warn(
-                f"worker {worker} is out of reach: the others go on without it, and what it had"
-                " begun is missing in this epoch"
-            )
-        for worker in back:
-            terminal.say(f"worker {worker} is back")
-
-
-def _end() -> NoReturn:
-    """Ends the process at once.
-
-    A server that is stopped, or deleted, first waits for the calls in flight, which may never end,
-    and lets no other thread of Python run meanwhile. The journal is written through at each entry.
+    A server that is stopped or deleted waits for the calls in flight, which may never end, and
+    blocks all Python threads meanwhile. The journal is already on the disk.
     """
+    signals = Signals()
+    terminal.say(ready)
+    signals.wait()
     terminal.say("stopped")
     os._exit(0)
 

@@ -1,11 +1,11 @@
-"""Shows what an augmentation does to images: a grid, one row for each image.
+"""Show what an augmentation does to images: a grid with one row for each image.
 
     python tools/preview_augment.py --source=train --augment="rotate(20)|flip_lr" --out=grid.png
 
-The first picture of a row is what the model sees without augmentation: the whole image as a square.
-The others are what different random numbers make of it. Look at them before a long training: what
-you cannot recognise any more, the model is not to learn from. Where pictures are mixed, the line
-below says how much of the label is left, and of which row the rest is.
+The first picture of a row is the model's input without augmentation: the whole image as a square.
+The others use different random numbers. Look at them before a long training: the model cannot learn
+from what you cannot recognise. If pictures are mixed, the line below gives the shares of the label
+and their rows.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Writes the grid."""
+    """Write the grid."""
     _check(options)
     # Below, because TensorFlow takes seconds, which `--help` and wrong flags need not wait for.
     from tfpipe.augment import Augment
@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     own = np.eye(len(images), dtype=np.float32)
     for draw in range(options.draws):
         rng = np.random.default_rng([options.seed, draw])
-        u = rng.random((len(images), chain.draws), np.float32)
+        u = rng.random((len(images), chain.num_random), np.float32)
         found, mixed = chain(images, own, u)
         pixels = np.round(found.numpy()).astype(np.uint8)
         texts = [_shares(row, shares) for row, shares in enumerate(mixed.numpy())]
@@ -79,7 +79,7 @@ def main(options: Options) -> None:
 
 
 def draw_grid(rows: list[tuple[Cell, ...]], title: str) -> Image.Image:
-    """Returns an RGB image of rows of pictures, each with a line of text, below a title."""
+    """Return an RGB image of rows of pictures, each with a line of text, below a title."""
     cell = min(len(rows[0][0].pixels), _MAX_CELL)
     # The first column, the originals, stands apart.
     lefts = [_MARGIN + n * (cell + _GAP) + _APART * (n > 0) for n in range(len(rows[0]))]
@@ -104,7 +104,7 @@ def draw_grid(rows: list[tuple[Cell, ...]], title: str) -> Image.Image:
 
 
 def _choose(options: Options) -> tuple[list[str], np.ndarray]:
-    """Draws images that can be read; returns their names and uint8 [n, side, side, 3]."""
+    """Choose readable images at random; return their names and uint8 [n, side, side, 3]."""
     source = sources.open_source(options.source)
     names = source.names()
     if not source.holds_images_only:
@@ -116,7 +116,7 @@ def _choose(options: Options) -> tuple[list[str], np.ndarray]:
         except sources.Rejected as error:
             terminal.warn(f"{source.locate(names[index])} is left out: {error}")
             continue
-        # Pillow averages over what falls together, as the input pipeline does on the host.
+        # Pillow averages where it shrinks, as the input pipeline does on the host.
         images.append(np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR)))
         chosen.append(names[index])
         if len(images) == options.count:
@@ -127,7 +127,7 @@ def _choose(options: Options) -> tuple[list[str], np.ndarray]:
 
 
 def _shares(row: int, shares: np.ndarray) -> str:
-    """Says how a label was mixed; "" if it was not."""
+    """Return how a label was mixed; "" if it was not."""
     if shares[row] == 1.0:
         return ""
     others = (f"{shares[n]:.2f} of row {n + 1}" for n in np.flatnonzero(shares) if n != row)
@@ -135,7 +135,7 @@ def _shares(row: int, shares: np.ndarray) -> str:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Returns the end of a text, which tells most of a path, as far as it fits."""
+    """Return the end of a text that fits; of a path, it says most."""
     text = text[-width:]  # no letter is narrower than a pixel
     while font.getlength(text) > width:
         text = text[1:]
@@ -143,7 +143,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that could only fail after all has been read."""
+    """Raise UserError for wrong flags before anything is read."""
     for name, low, high in (
         ("count", 1, MAX_COUNT),
         ("draws", 1, MAX_DRAWS),

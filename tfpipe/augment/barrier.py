@@ -1,24 +1,28 @@
-"""Keeps XLA from computing something anew wherever it is used."""
+"""Keeps XLA from computing values again wherever they are used."""
+
+from typing import TypeVar
 
 import tensorflow as tf
 
+T = TypeVar("T", tf.Tensor, tuple[tf.Tensor, ...])
 
-def barrier(value: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns `value`, computed in full before what uses it.
 
-    XLA fuses cheap operations into their users and computes them anew for each element there, as a
-    pixel for all its neighbours. Into a loop it does not fuse, if it cannot know that the loop has
-    no turn; tf.stop_gradient and the like mean nothing to it, and branches lose their threads on a
-    CPU.
+def barrier(values: T, numbers: tf.Tensor) -> T:
+    """Return `values`, computed in full before anything uses them.
+
+    XLA fuses cheap operations into each of their users and repeats them for every element there,
+    such as a pixel for all its neighbours. It cannot fuse into a loop that might run. This loop
+    never runs, but only we know. tf.stop_gradient has no effect here, and branches run on a
+    single thread on a CPU.
 
     Args:
-        value: any tensor.
-        numbers: float tensor without infinities, which XLA cannot know.
+        values: a tensor or a tuple of tensors.
+        numbers: float tensor without infinities, whose values XLA cannot know.
     """
     never = tf.reduce_max(numbers) == float("inf")
     return tf.while_loop(
         lambda turn, _: turn,
-        lambda turn, old: (turn, tf.zeros_like(old)),
-        (never, value),
-        shape_invariants=(never.shape, value.shape),
+        lambda turn, old: (turn, tf.nest.map_structure(tf.zeros_like, old)),
+        (never, values),
+        shape_invariants=(never.shape, tf.nest.map_structure(lambda value: value.shape, values)),
     )[1]

@@ -1,15 +1,15 @@
-"""Squares within images, and the operation that blanks one."""
+"""Squares in images, and the operation that greys one."""
 
 import tensorflow as tf
 
 from tfpipe.augment.operation import Kind, operation, require_fraction
 
-# What most backbones normalise to about 0, as the authors of cutout fill with.
+# Most backbones normalise it to about 0, the fill of the cutout paper.
 _GREY = 127.5
 
 
 def inside(images: tf.Tensor, centre: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
-    """Tells which pixels have their centre in a square, of which parts may lie outside the image.
+    """Return which pixels have their centre in a square; it may reach beyond the image.
 
     Args:
         images: [N, S, S, 3], for their shape.
@@ -26,7 +26,7 @@ def inside(images: tf.Tensor, centre: tf.Tensor, fraction: tf.Tensor) -> tf.Tens
     return tf.logical_and(rows, columns)
 
 
-@operation("cutout", draws=2, kind=Kind.OVERLAY)
+@operation("cutout", num_random=2, kind=Kind.OVERLAY)
 def _cutout(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
     """`cutout(0.2)`: greys a square of that fraction of the side, its centre anywhere.
 

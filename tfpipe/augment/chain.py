@@ -10,27 +10,27 @@ from tfpipe.core import spec
 
 
 class Augment:
-    """What is done to a batch on the device.
+    """An augmentation of batches on the device.
 
     Attributes:
-        draws: how many uniform numbers it takes for each image.
-        mixes: whether labels change, as pictures are mixed.
-        crops_on_host: whether the chain begins with a crop that the host does.
+        num_random: uniform numbers that it takes for each image.
+        mixes: whether it mixes pictures, and so changes labels.
+        crops_on_host: whether the host does the crop at the beginning of the chain.
     """
 
     def __init__(self, text: str, *, crop_on_host: bool = False):
-        """Parses a spec.
+        """Parse a spec.
 
         Args:
-            text: the spec; blank for doing nothing.
+            text: the spec; blank for no change.
             crop_on_host: whether the input pipeline cuts images to `window` before it resizes
-                them, which saves decoding; then a crop that the chain begins with is left out.
+                them, which saves decoding. A crop at the beginning of the chain is then omitted.
 
         Raises:
             UserError: an unknown operation, or wrong numbers.
         """
-        chain = spec.parse(text, option="augment")
-        steps, self.draws = flatten(chain)
+        chain = spec.parse(text, flag="augment")
+        steps, self.num_random = flatten(chain)
         self._is_empty = not chain
         self._first_crop = steps[0] if chain and chain[0].name == "crop" else None
         self.crops_on_host = crop_on_host and self._first_crop is not None
@@ -45,13 +45,13 @@ class Augment:
         return not self._is_empty
 
     def window(self, u: tf.Tensor) -> tf.Tensor:
-        """Returns which part of an image, or of each of several, the host shall keep.
+        """Return the part of an image, or of each of several, that the host keeps.
 
         Args:
-            u: float32 [..., draws] in [0, 1), the numbers that the image has in a batch too.
+            u: float32 [..., num_random] in [0, 1), the image's random numbers.
 
         Returns:
-            float32 [..., 4]: top, left, height and width as fractions; [4], all of any image,
+            float32 [..., 4]: top, left, height and width as fractions; [4], the whole image,
             unless `crops_on_host`.
         """
         if not self.crops_on_host:
@@ -68,16 +68,15 @@ class Augment:
         side: int | None = None,
         sizes: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Augments a batch; compile it with `tf.function(..., jit_compile=True)`.
+        """Augment a batch; compile it with `tf.function(..., jit_compile=True)`.
 
         Args:
             images: uint8 [N, H, W, 3], RGB, or with `sizes` [N, P, 3]; of less than 2**31 pixels.
             labels: float32 [N, C], probabilities.
-            u: float32 [N, draws] in [0, 1).
+            u: float32 [N, num_random] in [0, 1).
             side: of the result in pixels; H if None.
-            sizes: int32 [N, 2], height and width of pictures whose pixels `images` has row by row,
-                with others after them. They are resized to `side`, whatever their proportions, in
-                the same interpolation as all geometry.
+            sizes: int32 [N, 2], height and width of pictures whose pixels `images` holds row by
+                row. The one interpolation of all geometry also resizes them to `side`.
 
         Returns:
             images, float32 [N, side, side, 3] in 0..255, and labels, float32 [N, C].
@@ -100,18 +99,17 @@ class Augment:
     def _sampled(
         self, images: tf.Tensor, u: tf.Tensor, side: int | None, sizes: tf.Tensor | None
     ) -> tf.Tensor:
-        """Does all that is geometry; returns float32 [N, side, side, 3]."""
+        """Apply the resize and all geometry; return float32 [N, side, side, 3]."""
         side = side or images.shape[1]
         matrix = nothing = geometry.identity(tf.shape(images)[0])
         for step in self._steps[Kind.GEOMETRY]:
             own = step.operation.function(step.numbers(u), side, *step.call.args)
-            # What comes first in the chain acts first on the image, so its map from output to
-            # input comes last.
+            # The first in the chain acts first on the image: its output-to-input map comes last.
             matrix = tf.matmul(matrix, step.choose(u, own, nothing))
         if not self._steps[Kind.GEOMETRY] and sizes is None and images.shape[1:3] == [side, side]:
             return tf.cast(images, tf.float32)
         windows = None
         if self._first_crop and not self.crops_on_host:
-            # What is beyond the window is not seen, as it is not where the host has cropped.
+            # Beyond the window its edge is used, as after a crop on the host.
             windows = geometry.crop_window(u[:, :2], *self._first_crop.call.args)
         return warp(images, matrix, side, sizes, windows)

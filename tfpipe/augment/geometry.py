@@ -1,7 +1,7 @@
 """Geometric operations as matrices: where in the input each pixel of the output comes from.
 
-Coordinates are pixels of the output about its centre, x to the right and y down, so an operation
-means the same whatever the size of the picture that it is applied to.
+Coordinates are pixels of the output about its centre, x to the right and y down. So operations do
+not depend on the input's size.
 """
 
 import math
@@ -12,12 +12,12 @@ from tfpipe.augment.operation import Kind, operation, require, require_fraction,
 
 
 def identity(count: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [count, 3, 3]."""
+    """Return float32 [count, 3, 3]."""
     return tf.eye(3, batch_shape=[count])
 
 
 def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor:
-    """Stacks x' = a x + b y + c, y' = d x + e y + f, of numbers or of [N], into [N, 3, 3].
+    """Stack x' = a x + b y + c, y' = d x + e y + f, of numbers or of [N], into [N, 3, 3].
 
     Args:
         rows: [[a, b, c], [d, e, f]].
@@ -27,25 +27,25 @@ def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor
     return tf.stack([tf.stack([v + tf.zeros_like(like) for v in row], -1) for row in rows], 1)
 
 
-@operation("crop", draws=2, kind=Kind.GEOMETRY)
+@operation("crop", num_random=2, kind=Kind.GEOMETRY)
 def _crop(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """`crop(0.9)`: a window of that fraction of each side, anywhere, scaled back to full size.
 
-    In front of a chain it is what the host may do instead, so there nothing beyond the window is
-    seen, whatever follows.
+    At the beginning of a chain, where the host may do it instead, nothing beyond the window is
+    seen.
     """
     require(0 < fraction <= 1, f"crop({fraction:g})", "the fraction is in (0, 1]")
-    # The window begins at (1 - f) side u, so its centre is half of that range, either way, off.
+    # The window begins at (1 - f) side u: its centre is off by up to half of (1 - f) side.
     x, y = tf.unstack(symmetric(u) * ((1.0 - fraction) * side / 2), axis=1)
     return _matrices([[fraction, 0.0, x], [0.0, fraction, y]], x)
 
 
 def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Returns the windows of `crop`.
+    """Return the windows of `crop`.
 
     Args:
-        u: float32 [..., 2], those of the crop.
-        fraction: as given to it.
+        u: float32 [..., 2], the crop's random numbers.
+        fraction: of the crop.
 
     Returns:
         float32 [..., 4]: top, left, height and width as fractions of the picture.
@@ -54,7 +54,7 @@ def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
     return tf.concat([corner, tf.fill(tf.shape(u), fraction)], -1)
 
 
-@operation("rotate", draws=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
+@operation("rotate", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
 def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`rotate(20)`: by an angle drawn from within that many degrees either way."""
     del side
@@ -66,7 +66,7 @@ def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
 
 
 # The published RandAugment shears by up to 0.3 pixels a row.
-@operation("shear", draws=1, kind=Kind.GEOMETRY, strength=lambda m: (_degrees(0.3 * m),))
+@operation("shear", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (_degrees(0.3 * m),))
 def _shear(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`shear(20)`: columns lean by an angle drawn from within that many degrees either way."""
     del side
@@ -79,7 +79,7 @@ def _degrees(slope: float) -> float:
     return math.degrees(math.atan(slope))
 
 
-@operation("zoom", draws=1, kind=Kind.GEOMETRY)
+@operation("zoom", num_random=1, kind=Kind.GEOMETRY)
 def _zoom(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     """`zoom(0.8,1.2)`: by a factor drawn from that range; above 1 the object grows."""
     del side
@@ -87,7 +87,7 @@ def _zoom(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     return _matrices([[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]], factor)
 
 
-@operation("zoom_xy", draws=2, kind=Kind.GEOMETRY)
+@operation("zoom_xy", num_random=2, kind=Kind.GEOMETRY)
 def _zoom_xy(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     """`zoom_xy(0.8,1.2)`: Keras' zoom_range, width and height shrunk by a factor drawn for each.
 
@@ -104,7 +104,7 @@ def _between(u: tf.Tensor, low: float, high: float, name: str) -> tf.Tensor:
 
 
 # The published RandAugment translates by up to 150 of 331 pixels.
-@operation("translate", draws=2, kind=Kind.GEOMETRY, strength=lambda m: (0.45 * m,))
+@operation("translate", num_random=2, kind=Kind.GEOMETRY, strength=lambda m: (0.45 * m,))
 def _translate(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """`translate(0.1)`: along each axis by up to that fraction of the side either way."""
     require_fraction(fraction, "translate")
@@ -112,7 +112,7 @@ def _translate(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     return _matrices([[1.0, 0.0, x], [0.0, 1.0, y]], x)
 
 
-@operation("flip_lr", draws=1, kind=Kind.GEOMETRY)
+@operation("flip_lr", num_random=1, kind=Kind.GEOMETRY)
 def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_lr`: mirrors left and right; `flip_lr(0.3)` with that probability, else one half."""
     del side
@@ -120,7 +120,7 @@ def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     return _matrices([[sign, 0.0, 0.0], [0.0, 1.0, 0.0]], sign)
 
 
-@operation("flip_ud", draws=1, kind=Kind.GEOMETRY)
+@operation("flip_ud", num_random=1, kind=Kind.GEOMETRY)
 def _flip_ud(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_ud`: mirrors top and bottom; `flip_ud(0.3)` with that probability, else one half."""
     del side

@@ -1,6 +1,6 @@
-"""Operations that mix a sample with its partner, pictures and labels: the next one of the batch.
+"""Operations that mix pictures and labels of an example with the next one of the batch.
 
-The partner is taken as it was before any mixing; the last one's is the first.
+The partner is unmixed; the last example's partner is the first.
 """
 
 import numpy as np
@@ -11,23 +11,23 @@ from tfpipe.augment.operation import Kind, operation, per_image, require
 
 _MAX_ALPHA = 100.0
 
-# Intervals of the table of quantiles: the share of samples below a value is right to one of them.
+# Intervals of the table of quantiles, and so the resolution of the distribution.
 _STEPS = 4096
 
-_HALVINGS = 126  # of the interval in which a quantile lies: to float32's smallest number
+_HALVINGS = 126  # bisections, down to float32's smallest number
 
 
 def beta_quantiles(alpha: float) -> np.ndarray:
-    """Returns the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1, float32 [n + 1].
+    """Return the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1, float32 [n + 1].
 
-    For alpha 0 they are all 1, the limit in which a sample stays as it is.
+    For alpha 0 they are all 1: examples stay as they are.
     """
     if alpha == 0:
         return np.ones(_STEPS + 1, np.float32)
-    # The lower half, whose values may be far smaller than the distances of the others from 1.
+    # Only the lower half: its small values need more precision than those near 1.
     wanted = np.linspace(0.0, 0.5, _STEPS // 2 + 1)
     low, high = np.zeros_like(wanted), np.ones_like(wanted)
-    with tf.init_scope():  # eager, wherever it is called from
+    with tf.init_scope():  # eager, also while a graph is traced
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             below = tf.math.betainc(np.float64(alpha), np.float64(alpha), middle).numpy() < wanted
@@ -36,7 +36,7 @@ def beta_quantiles(alpha: float) -> np.ndarray:
 
 
 def beta(u: tf.Tensor, alpha: float, name: str) -> tf.Tensor:
-    """Returns the quantiles of Beta(alpha, alpha) at u, float32 [N], for the operation `name`."""
+    """Return the quantiles of Beta(alpha, alpha) at u, float32 [N], for the operation `name`."""
     require(0 <= alpha <= _MAX_ALPHA, f"{name}({alpha:g})", f"alpha is in [0, {_MAX_ALPHA:g}]")
     table = tf.constant(beta_quantiles(alpha))
     place = u * _STEPS
@@ -45,7 +45,7 @@ def beta(u: tf.Tensor, alpha: float, name: str) -> tf.Tensor:
     return low + (high - low) * (place - tf.floor(place))
 
 
-@operation("mixup", draws=1, kind=Kind.MIXING)
+@operation("mixup", num_random=1, kind=Kind.MIXING)
 def _mixup(
     images: tf.Tensor,
     labels: tf.Tensor,
@@ -65,7 +65,7 @@ def _mixup(
     )
 
 
-@operation("cutmix", draws=3, kind=Kind.MIXING)
+@operation("cutmix", num_random=3, kind=Kind.MIXING)
 def _cutmix(
     images: tf.Tensor,
     labels: tf.Tensor,

@@ -1,4 +1,4 @@
-"""Policies: which of several chains each sample goes through, by numbers of its own."""
+"""Policies, which choose among chains for each example by its random numbers."""
 
 import dataclasses
 from typing import Any
@@ -16,11 +16,11 @@ Chain = tuple[spec.Call, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One number of a sample chooses at most one of several chains, which share the next ones.
+    """One random number chooses at most one of several chains, which share the next numbers.
 
     Attributes:
-        branches: (low, high, chain): goes through the chain if low <= number < high.
-        extreme: whether their operations are done at full strength, with a random sign.
+        branches: (low, high, chain): the chain applies if low <= number < high.
+        extreme: whether operations have full strength and a random sign.
     """
 
     branches: tuple[tuple[float, float, Chain], ...]
@@ -29,14 +29,14 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One operation of a chain, and which samples it is for.
+    """One operation of a chain, and the examples that it applies to.
 
     Attributes:
-        call: as in the spec.
-        operation: what it names.
+        call: from the spec.
+        operation: of that name.
         first: the first of its columns in u.
-        gates: (column, low, high): for samples with low <= u[:, column] < high for all of them.
-        extreme: as in `Choice`.
+        gates: (column, low, high): it applies where low <= u[:, column] < high for all gates.
+        extreme: see `Choice`.
     """
 
     call: spec.Call
@@ -46,12 +46,12 @@ class Step:
     extreme: bool = False
 
     def numbers(self, u: tf.Tensor) -> tf.Tensor:
-        """Returns this operation's own columns of u."""
-        own = u[:, self.first : self.first + self.operation.draws]
+        """Return this operation's columns of u."""
+        own = u[:, self.first : self.first + self.operation.num_random]
         return tf.where(own < 0.5, 0.0, 1.0) if self.extreme else own
 
     def choose(self, u: tf.Tensor, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-        """Returns `new` [N, ...] for the samples that this operation is for, else `old`."""
+        """Return `new` [N, ...] where this operation applies, else `old`."""
         if not self.gates:
             return new
         chosen = [(u[:, c] >= low) & (u[:, c] < high) for c, low, high in self.gates]
@@ -62,13 +62,13 @@ class Step:
 def flatten(
     chain: Chain, first: int = 0, gates: tuple = (), extreme: bool = False
 ) -> tuple[list[Step], int]:
-    """Returns the operations of a chain, policies resolved, and the column after their last one.
+    """Return the operations of a chain, with policies resolved, and the next free column of u.
 
     Args:
-        chain: as parsed.
+        chain: parsed.
         first: the first free column of u.
-        gates: of the chain itself.
-        extreme: whether it is done at full strength.
+        gates: of the chain.
+        extreme: whether operations have full strength.
 
     Raises:
         UserError: an operation is unknown, or its numbers are wrong.
@@ -79,7 +79,7 @@ def flatten(
         entry.check(call)
         if entry.kind != Kind.POLICY:
             steps.append(Step(call, entry, first, gates, extreme))
-            first += entry.draws
+            first += entry.num_random
             continue
         for choice in entry.function(*call.args):
             free = first + 1
@@ -92,17 +92,17 @@ def flatten(
     return steps, first
 
 
-@operation("one_of", draws=1, kind=Kind.POLICY)
+@operation("one_of", num_random=1, kind=Kind.POLICY)
 def _one_of(chain: Any) -> list[Choice]:
     """`one_of(crop(0.9)|flip_lr|blur)`: exactly one of them for each image, with equal chances.
 
-    The one is done as it says by itself: `flip_lr` mirrors every other picture, `flip_lr(1)` each.
+    Each keeps its own chances: `flip_lr` mirrors every other picture, `flip_lr(1)` all.
     """
     _require_chain(chain, "one_of")
     return [_equal_chances([(call,) for call in chain])]
 
 
-@operation("maybe", draws=1, kind=Kind.POLICY)
+@operation("maybe", num_random=1, kind=Kind.POLICY)
 def _maybe(chance: Any, chain: Any) -> list[Choice]:
     """`maybe(0.5,rotate(20)|blur)`: all of them with that probability, else none."""
     require(
@@ -112,13 +112,13 @@ def _maybe(chance: Any, chain: Any) -> list[Choice]:
     return [Choice(((0.0, chance, chain),))]
 
 
-@operation("randaugment", draws=1, kind=Kind.POLICY)
+@operation("randaugment", num_random=1, kind=Kind.POLICY)
 def _randaugment(rounds: Any, magnitude: Any) -> list[Choice]:
-    """`randaugment(2,9)`: so many operations one after the other, of that magnitude out of 30.
+    """`randaugment(2,9)`: 2 operations in sequence, of magnitude 9 out of 30.
 
     Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space,
-    2019. Each is drawn, with equal chances, from doing nothing and those of its operations that
-    are registered here with a strength; its sign is random.
+    2019. Each is drawn with equal chances from the identity and the operations that are
+    registered with a strength; its sign is random.
     """
     call = f"randaugment({rounds},{magnitude})"
     require(rounds in range(1, _MAX_ROUNDS + 1), call, f"rounds are 1 to {_MAX_ROUNDS}")

@@ -1,7 +1,7 @@
-"""Images in memory, so that the disk, or the decoder too, is needed once.
+"""Images in memory, read or decoded once.
 
 encoded    the files as they are stored: for records on a slow disk or another machine
-decoded    what a batch holds of them: for as many epochs as one likes without any decoding
+decoded    the pixels: no decoding after the first epoch
 """
 
 import pathlib
@@ -12,55 +12,55 @@ from typing import NamedTuple
 import numpy as np
 
 from tfpipe.core.errors import UserError
-from tfpipe.input import draws
+from tfpipe.input import stateless_random
 from tfpipe.records import example
 from tfpipe.records.example import ImageExample
 from tfpipe.records.subset import Subset
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
 
-# Of what is free, the model and the batches under way need some too.
+# Of free memory; the model and the batches need some too.
 _SHARE = 0.75
 
 
-class Pictures(NamedTuple):
-    """What a batch holds of some images.
+class DecodedImages(NamedTuple):
+    """Decoded images.
 
     Attributes:
-        image: uint8 [N, S, S, 3]; or [N, P, 3], where the device resizes them.
-        size: int32 [N, 2], height and width of each; or [N, 0], where the host resized them.
+        image: uint8 [N, S, S, 3]; or [N, P, 3] if the device resizes.
+        size: int32 [N, 2], height and width; or [N, 0] if the host resized.
     """
 
     image: np.ndarray
     size: np.ndarray
 
 
-class Samples(NamedTuple):
-    """Some samples.
+class Examples(NamedTuple):
+    """Some examples.
 
     Attributes:
-        number: int64 [N], of each its own, whatever the shard or the order.
+        example_id: int64 [N], independent of shard and order (`stateless_random.example_id`).
         label: int64 [N].
-        images: as they are stored; or none, if they are
-        pictures: decoded already.
+        images: encoded; empty if they are decoded already.
+        pictures: decoded; None if they are encoded.
     """
 
-    number: np.ndarray
+    example_id: np.ndarray
     label: np.ndarray
     images: Sequence[ImageExample]
-    pictures: Pictures | None = None
+    pictures: DecodedImages | None = None
 
 
 def check(kind: str, part: Subset, image_bytes: int) -> None:
-    """Checks that a cache fits into memory.
+    """Check that a cache fits into memory.
 
     Args:
         kind: "none", "encoded" or "decoded".
-        part: what is to be cached.
-        image_bytes: of an image as batches hold it.
+        part: of a data set, to be cached.
+        image_bytes: bytes of a decoded image.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not fit.
     """
     free = free_memory()
     if kind == NONE or free is None:
@@ -70,8 +70,8 @@ def check(kind: str, part: Subset, image_bytes: int) -> None:
         return
     least = NONE if kind == ENCODED or needed[ENCODED] > free * _SHARE else ENCODED
     raise UserError(
-        f"--cache={kind} needs {needed[kind] / 10**9:,.1f} GB for {part.count:,} images, and"
-        f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: pass --cache={least}"
+        f"`cache={kind}` needs {needed[kind] / 10**9:,.1f} GB for {part.count:,} images, and"
+        f" {free * _SHARE / 10**9:,.1f} GB of memory may be used: give `cache={least}`"
     )
 
 
@@ -79,40 +79,40 @@ def load(
     kind: str,
     records: Iterable[bytes],
     count: int,
-    decode: Callable[[Sequence[ImageExample]], Pictures],
+    decode: Callable[[Sequence[ImageExample]], DecodedImages],
     advance: Callable[[int], object] = lambda n: None,
-) -> Samples:
-    """Reads records into memory.
+) -> Examples:
+    """Read records into memory.
 
     Args:
         kind: "encoded" or "decoded".
-        records: as they are in shards.
-        count: how many they are.
-        decode: makes of some images what batches hold.
-        advance: called with the number of further records that are there.
+        records: serialized.
+        count: number of records.
+        decode: decodes images.
+        advance: called with the number of records read since the last call.
     """
-    number, label = np.empty(count, np.int64), np.empty(count, np.int64)
+    example_id, label = np.empty(count, np.int64), np.empty(count, np.int64)
     images, pictures = [], None
     for row, record in enumerate(records):
         image = example.deserialize_image(record)
-        number[row], label[row] = draws.number(image.sha256), image.label
+        example_id[row], label[row] = stateless_random.example_id(image.sha256), image.label
         if kind == ENCODED:
             images.append(image)
         else:
             one = decode([image])
             if pictures is None:
                 shapes = ((count, *part.shape[1:]) for part in one)
-                pictures = Pictures(
+                pictures = DecodedImages(
                     *(np.empty(s, p.dtype) for s, p in zip(shapes, one, strict=True))
                 )
             for whole, part in zip(pictures, one, strict=True):
                 whole[row] = part[0]
         advance(1)
-    return Samples(number, label, images, pictures)
+    return Examples(example_id, label, images, pictures)
 
 
 def free_memory() -> int | None:
-    """Returns the bytes that this process may still take; None where nothing tells."""
+    """Return the bytes of memory that are free for this process; None if unknown."""
     limits = []
     meminfo = pathlib.Path("/proc/meminfo")
     if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):

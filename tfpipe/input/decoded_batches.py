@@ -47,7 +47,7 @@ def batches(images: Iterable[Image], size: int, batch_size: int) -> Iterator[tup
     @tf.autograph.experimental.do_not_convert
     def decode_features(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         weight = tf.constant(1, tf.int64)
-        return {"image": preprocess.decode_record(features, size), "weight": weight}
+        return {"image": preprocess.decode_record(features, size), "sample_weight": weight}
 
     text, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
     signature = dict(zip(_KEYS, (text, text, number, number), strict=True))
@@ -55,7 +55,7 @@ def batches(images: Iterable[Image], size: int, batch_size: int) -> Iterator[tup
     dataset = dataset.map(decode_features, tuning.cores(), deterministic=True)
     try:
         for batch in pipeline.padded_batches(dataset, batch_size):
-            yield batch["image"], int(tf.reduce_sum(batch["weight"]))
+            yield batch["image"], int(tf.reduce_sum(batch["sample_weight"]))
     except tf.errors.InvalidArgumentError as error:
         raise UserError(f"an image cannot be decoded ({one_line(error.message)[:200]})") from None
     if failures:

@@ -1,4 +1,4 @@
-"""The address of a gRPC server, and whether one is there."""
+"""The address of a gRPC server, and whether it can be reached."""
 
 import socket
 
@@ -11,12 +11,12 @@ SCHEME = "grpc://"
 CONNECT_S = 1.0
 
 
-def check(address: str, flag: str) -> None:
-    """Checks that an address is "host:port", or "[::1]:port"; it may begin with grpc://.
+def check(address: str, option: str) -> None:
+    """Check that an address is "host:port" or "[::1]:port"; it may begin with grpc://.
 
     Args:
-        address: what the user gave.
-        flag: as what, such as --dispatcher.
+        address: the user's value.
+        option: the option's name, such as "dispatcher".
 
     Raises:
         UserError: it is not.
@@ -27,13 +27,13 @@ def check(address: str, flag: str) -> None:
     if not bare or not 1 <= number <= 65535 or (":" in bare) != (bare != host) or "/" in host:
         scheme = SCHEME if address.startswith(SCHEME) else ""
         raise UserError(
-            f"{flag}={address} is no address: give a host and a port of 1 to 65535, as in"
-            f" {flag}={scheme}127.0.0.1:5050"
+            f"`{option}={address}` is no address: give a host and a port of 1 to 65535, as in"
+            f" `{option}={scheme}127.0.0.1:5050`"
         )
 
 
-def answers(address: str) -> bool:
-    """Returns whether somebody accepts connections at an address, within `CONNECT_S`."""
+def is_reachable(address: str) -> bool:
+    """Return whether an address accepts connections within `CONNECT_S`."""
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), port), timeout=CONNECT_S):
@@ -42,12 +42,12 @@ def answers(address: str) -> bool:
         return False
 
 
-def wait_for_dispatcher(address: str, flag: str, timeout_s: float) -> None:
-    """Waits until a gRPC server answers; TensorFlow would wait for ever.
+def wait_for_dispatcher(address: str, option: str, timeout_s: float) -> None:
+    """Wait until a gRPC server answers; TensorFlow would wait for ever.
 
     Args:
         address: "host:port", which may begin with grpc://.
-        flag: what named it, such as --dispatcher.
+        option: the name of the option that holds it, such as "dispatcher".
         timeout_s: how long to wait, in seconds.
 
     Raises:
@@ -58,7 +58,7 @@ def wait_for_dispatcher(address: str, flag: str, timeout_s: float) -> None:
             grpc.channel_ready_future(channel).result(timeout_s)
         except grpc.FutureTimeoutError:
             raise UserError(
-                f"{flag}={address}: no dispatcher has answered for {timeout_s:g} s: start one there"
-                " with `python -m tfpipe.data_service --role=dispatcher`, or check the host, the"
+                f"`{option}={address}`: no dispatcher has answered for {timeout_s:g} s: start one"
+                " there (python -m tfpipe.data_service, role dispatcher), or check the host, the"
                 " port and the firewall"
             ) from None

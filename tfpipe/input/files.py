@@ -1,4 +1,4 @@
-"""Images that were never made into records."""
+"""Read images from their files, without records."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -10,7 +10,7 @@ from tfpipe.core.errors import Rejected
 from tfpipe.images import preprocess
 from tfpipe.images.store import ORIGINAL
 from tfpipe.input import tuning
-from tfpipe.input.threads import in_threads
+from tfpipe.input.threads import parallel_map
 from tfpipe.sources import Source
 
 T = TypeVar("T")
@@ -23,17 +23,17 @@ def read_files(
     *,
     ahead: int,
 ) -> Iterator[T | Rejected]:
-    """Reads the images of a source that was never made into records, by the rules of records.
+    """Read images of a source by the rules that hold for records.
 
     Args:
-        source: where the files are.
-        names: which of them.
+        source: of the files.
+        names: of the files to read.
         prepare: called with the name and the JPEG or PNG file that a record of the image would
-            hold (`tfpipe.images.store`), on any thread.
-        ahead: how many files may be read before they are asked for.
+            hold (`tfpipe.images.scan`), on any thread.
+        ahead: files to read ahead.
 
     Yields:
-        For each name, in order, what `prepare` returns, or why the file cannot be used.
+        For each name, in order, the result of `prepare`, or why the file cannot be used.
     """
 
     def read(name: str) -> T | Rejected:
@@ -43,11 +43,11 @@ def read_files(
             return rejected
         return prepare(name, encoded)
 
-    return in_threads(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
+    return parallel_map(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
 
 
 def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:
-    """Returns what decodes a JPEG or PNG file as those are that are evaluated.
+    """Return a decoder of JPEG and PNG files that gives the pixels of evaluation.
 
     Args:
         image_size: the side of the images in pixels, S.

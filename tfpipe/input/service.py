@@ -1,19 +1,18 @@
-"""Batches that the workers of a tf.data service make, on this machine or on others.
+"""Batches made by the workers of a tf.data service, on this machine or on others.
 
-A job is one reading of one dataset by all trainers that name it. Its shards are handed out one by
-one to whichever worker asks next, so that each record is seen at most once, by one trainer, in an
-order that no seed determines. What a worker had begun when it was killed is not seen in that job.
+A job is one pass over one dataset. The dispatcher hands its shards to the workers one by one, so
+each record is seen at most once, in an order that no seed determines.
 
 See https://www.tensorflow.org/api_docs/python/tf/data/experimental/service.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.data.experimental import service
@@ -22,27 +21,25 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.input import endpoint, tuning
 
-FLAG = "--data_service"
+OPTION = "data_service"
 
-# How long to wait for a dispatcher that starts beside us: it imports TensorFlow first.
-START_S = 30.0
-
-# How long to wait for one that was there and may be started again.
-RETURN_S = 300.0
+START_S = 30.0  # to wait for a dispatcher that starts beside us: it imports TensorFlow first
+WARN_S = 10.0  # to wait for a batch before a warning
+STALL_S = 300.0  # to wait for a batch before the process ends
 
 
 def parse(address: str) -> str:
-    """Checks the address of a dispatcher, "grpc://host:port" or "" for no service, and returns it.
+    """Check a dispatcher's address, "grpc://host:port" or "" for no service, and return it.
 
     Raises:
         UserError: it is neither.
     """
     if address:
-        endpoint.check(address, FLAG)
+        endpoint.check(address, OPTION)
         if not address.startswith(endpoint.SCHEME):
             raise UserError(
-                f"{FLAG}={address} does not begin with {endpoint.SCHEME}: give"
-                f" {FLAG}={endpoint.SCHEME}{address}"
+                f"`{OPTION}={address}` does not begin with {endpoint.SCHEME}: give"
+                f" `{OPTION}={endpoint.SCHEME}{address}`"
             )
     return address
 
@@ -53,47 +50,35 @@ def distribute(
     *,
     job: str,
     batch_size: int,
-    consumer: tuple[int, int] | None = None,
     timeout_s: float = START_S,
 ) -> tf.data.Dataset:
-    """Lets the workers of a service make the batches.
+    """Let the workers of a service make the batches; read the result with `watched`.
 
-    Without `consumer`, trainers of one job take batches as they come: together they see each
-    record at most once, and how many steps each makes depends on its speed. A job that was read
-    to its end is over: whoever names it again gets nothing.
-
-    With `consumer`, the trainers read in rounds: in each step all get a batch, and all of one
-    worker, so that they make the same number of steps. The dataset is repeated without end, since
-    no trainer may run dry before the others: take() as many steps as an epoch has. Records may
-    then be seen again before others were seen once. When a worker dies or joins, all pause for a
-    second or two and go on in step.
+    Trainers of one job take batches as they come. Together they see each record at most once. A
+    job that was read to its end is over: whoever names it again gets nothing.
 
     Args:
-        dataset: batches, of which the last ones may be short. Its source, such as
-            from_tensor_slices, is what is divided among the workers: let it hold shards, several
-            for each worker, and interleave records from them. It is run by other processes: their
-            files must lie there at the same paths, and it must not call Python.
-        address: of the dispatcher, as `parse` returns it.
-        job: the same for all trainers that share the dataset, and another for each epoch and each
-            attempt at it.
+        dataset: batches; the last ones may be short. Its source, such as
+            from_tensor_slices, is divided among the workers: let it hold shards, several for each
+            worker, and interleave records from them. Other processes run it: files must have the
+            same paths there, and it must not call Python.
+        address: of the dispatcher, from `parse`.
+        job: the same for all trainers that share the dataset, and a new one for each epoch.
         batch_size: of the batches returned, B.
-        consumer: which of how many trainers that read in rounds this one is, from 0.
-        timeout_s: how long to wait for the dispatcher, in seconds.
+        timeout_s: seconds to wait for the dispatcher.
 
     Returns:
-        Batches of B; without `consumer` the last one may be short.
+        Batches of B; the last one may be short.
 
     Raises:
         UserError: no dispatcher answers, or it refuses the dataset.
     """
-    endpoint.wait_for_dispatcher(address, FLAG, timeout_s)
-    if consumer is not None:
-        dataset = dataset.repeat().rebatch(batch_size, drop_remainder=True)
-    # Named, because two processes that build the same graph may number its functions otherwise; the
-    # dispatcher makes a file of this name.
+    endpoint.wait_for_dispatcher(address, OPTION, timeout_s)
+    # Give the dataset a name: two processes that build the same graph may number its functions
+    # differently. The dispatcher makes a file of this name.
     name = hashlib.sha256(job.encode()).hexdigest()
     try:
-        # Not compressed: decoded photographs are hardly any smaller.
+        # Without compression: decoded photographs hardly shrink.
         service.register_dataset(address, dataset, compression=None, dataset_id=name)
         batches = service.from_dataset_id(
             service.ShardingPolicy.DYNAMIC,
@@ -101,60 +86,79 @@ def distribute(
             name,
             element_spec=dataset.element_spec,
             job_name=job,
-            consumer_index=None if consumer is None else consumer[0],
-            num_consumers=None if consumer is None else consumer[1],
         )
     except tf.errors.OpError as error:
         # Without the names of TensorFlow's nodes around it.
         reason = one_line(re.sub(r"\{\{.*?\}\} | \[Op:\w*\]", "", error.message))
         raise UserError(
-            f"{FLAG}={address} does not take the dataset of job {job}: {reason}: see that a"
+            f"`{OPTION}={address}` does not take the dataset of job {job}: {reason}: check that a"
             " dispatcher of the same TensorFlow runs there and that the job's name is new"
         ) from None
-    if consumer is None:
-        batches = batches.rebatch(batch_size)
-    return tuning.untuned(batches.prefetch(tuning.AHEAD))
+    return tuning.without_autotune(batches.rebatch(batch_size).prefetch(tuning.AHEAD))
 
 
-@contextlib.contextmanager
-def guard(address: str, *, timeout_s: float = RETURN_S) -> Iterator[None]:
-    """Ends the process, with one line, when the dispatcher has gone and does not come back.
+def watched(
+    dataset: tf.data.Dataset, address: str, *, warn_s: float = WARN_S, stall_s: float = STALL_S
+) -> Iterator[Any]:
+    """Yield the batches of `distribute`, and end the process if none comes for too long.
 
-    TensorFlow waits for it for ever, in calls that nothing interrupts: no exception could be raised
-    where a trainer waits for its next batch, and an iterator could not be deleted.
+    TensorFlow waits for ever for a dispatcher or a worker that died, in calls that nothing
+    interrupts, also where it deletes an iterator. So no exception could end the wait.
 
     Args:
-        address: of the dispatcher, as `parse` returns it; "" guards nothing.
-        timeout_s: how long to wait for it to come back, in seconds.
+        dataset: from `distribute`.
+        address: of the dispatcher.
+        warn_s: seconds to wait for a batch before a warning.
+        stall_s: seconds to wait before the process exits with status 1.
     """
-    if not address:
-        yield
-        return
+    waiting_since: list[float | None] = [time.monotonic()]  # None while the caller has the batch
     done = threading.Event()
-    threading.Thread(target=_watch, args=(address, timeout_s, done), daemon=True).start()
+    watch = (address, waiting_since, done, warn_s, stall_s)
+    threading.Thread(target=_watch, args=watch, daemon=True).start()
+    iterator = iter(dataset)
     try:
-        yield
+        for batch in iterator:
+            waiting_since[0] = None
+            yield batch
+            waiting_since[0] = time.monotonic()
     finally:
+        waiting_since[0] = time.monotonic()
+        del iterator
         done.set()
 
 
-def _watch(address: str, timeout_s: float, done: threading.Event) -> None:
-    seen = time.monotonic()
-    away = False
-    while not done.wait(endpoint.CONNECT_S):
-        if endpoint.answers(address):
-            if away:
-                terminal.say(f"{FLAG}={address}: the dispatcher is back")
-            seen, away = time.monotonic(), False
-        elif time.monotonic() - seen >= timeout_s:
+def _watch(
+    address: str,
+    waiting_since: list[float | None],
+    done: threading.Event,
+    warn_s: float,
+    stall_s: float,
+) -> None:
+    warned = False
+    while not done.wait(min(1.0, warn_s)):
+        since = waiting_since[0]
+        waited = 0.0 if since is None else time.monotonic() - since
+        if waited < warn_s:
+            if warned:
+                terminal.say(f"data service {address}: batches come again")
+            warned = False
+            continue
+        if warned and waited < stall_s:
+            continue
+        if endpoint.is_reachable(address):
+            cause = "no batch has come"
+            advice = "start a worker that died again, at the same address"
+        else:
+            cause = "the dispatcher has been away"
+            advice = "start it again, with the same port and work_dir"
+        if waited >= stall_s:
             terminal.error(
-                f"{FLAG}={address}: the dispatcher has been away for {timeout_s:g} s: start it with"
-                " the same --port and --work_dir, then run this command again"
+                f"data service {address}: {cause} for {stall_s:g} s: {advice}, then run this"
+                " command again"
             )
             os._exit(1)
-        elif not away:
-            terminal.warn(
-                f"{FLAG}={address}: the dispatcher is away; waiting {timeout_s:g} s for it to be"
-                " started again with the same --port and --work_dir"
-            )
-            away = True
+        terminal.warn(
+            f"data service {address}: {cause} for {warn_s:g} s; waiting up to {stall_s:g} s:"
+            f" {advice}"
+        )
+        warned = True

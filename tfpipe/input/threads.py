@@ -1,4 +1,4 @@
-"""Runs Python functions ahead on threads; of use where they release Python's lock."""
+"""Python functions on threads; useful where they release Python's lock."""
 
 import collections
 import concurrent.futures
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_threads(
+def parallel_map(
     function: Callable[..., T],
     arguments: Iterable[tuple[Any, ...]],
     *,
@@ -16,29 +16,29 @@ def in_threads(
     ahead: int,
     in_order: bool = True,
 ) -> Iterator[T]:
-    """Calls a function for each of the arguments, some calls ahead of what has been asked for.
+    """Call a function for each of the arguments, some calls ahead of the consumer.
 
-    tf.data could do that too, but Python functions that its threads still run when the process
-    ends abort it, or hang. These threads are over with the iterator, at the latest when Python
-    ends, after the calls that have begun.
+    tf.data could do that, but a Python function that its threads still run at the end of the
+    process aborts it or hangs. These threads end with the iterator, or with Python, after the
+    calls that have begun.
 
     Args:
         function: called on any of the threads.
-        arguments: of each call; they are taken on the thread of who asks for results.
-        threads: how many.
-        ahead: how many calls may have begun, or have results that wait, at least 1.
-        in_order: whether results come in the order of the arguments, or as they are ready.
+        arguments: of each call, read on the consumer's thread.
+        threads: number of threads.
+        ahead: calls that may run or wait with their result, at least 1.
+        in_order: yield results in the order of the arguments; else as they are ready.
 
     Yields:
-        What the calls return. What one raises is raised here.
+        The results. An exception of a call is raised here.
     """
     arguments = iter(arguments)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         calls: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             while True:
-                # One call for all threads at a time: beside a device that is this CPU, a single
-                # one would leave it alone with a core for most of a step, and idle at its end.
+                # Start calls for all threads at once: if the device is this CPU too, a single call
+                # would leave a core idle at the end of each step.
                 if len(calls) <= max(0, ahead - threads):
                     while len(calls) < ahead and (following := next(arguments, None)) is not None:
                         calls.append(pool.submit(function, *following))

@@ -1,31 +1,29 @@
-"""How TensorFlow runs the pipelines: with numbers that are given, not found by its tuner.
+"""Settings of tf.data pipelines: fixed numbers instead of its autotuner.
 
-The tuner of tf.data is a thread that looks at a pipeline after 10, 20, 40 ms and so on, and sleeps
-between. TensorFlow 2.15 wakes it before it says that the iterator is done with
-(`CancellationManager::StartCancel` calls first and sets `is_cancelled_` then), so every other time
-it goes back to sleep, and whoever lets the iterator go waits until it looks again: a pass over the
-records that takes 5.2 s takes 10.4 (docs/benchmarks.md).
+The autotuner is a thread that looks at a pipeline after 10, 20, 40 ms and so on. TensorFlow wakes
+it before it marks the iterator as cancelled (`CancellationManager::StartCancel`), so it often goes
+back to sleep, and whoever deletes the iterator waits: a pass over the records that takes 5.2 s
+takes 10.4 s on 2.15 (docs/benchmarks.md).
 """
 
 import os
 
 import tensorflow as tf
 
-# Elements that are made before they are asked for.
-AHEAD = 2
+AHEAD = 2  # elements to prefetch
 
 
 def cores() -> int:
-    """Returns how many of the machine's cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a dataset that runs without the tuner.
+def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a dataset that runs without the autotuner.
 
     Args:
-        dataset: the whole pipeline, as it is iterated over. It must not use tf.data.AUTOTUNE, which
-            no one would replace by a number.
+        dataset: the whole pipeline. It must not use tf.data.AUTOTUNE, which nothing would replace
+            by a number.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

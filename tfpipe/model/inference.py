@@ -28,7 +28,7 @@ def predict(
 
     Returns:
         "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
-        batches except "image" and "weight", without the images of weight 0.
+        batches except "image" and "sample_weight", without the images of weight 0.
     """
     run = tf.function(predictor.logits, autograph=False)
     found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
@@ -53,8 +53,8 @@ def gather(
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:
-            real = batch["weight"].numpy() > 0
-            values = {k: v for k, v in batch.items() if k not in ("image", "weight")}
+            real = batch["sample_weight"].numpy() > 0
+            values = {k: v for k, v in batch.items() if k not in ("image", "sample_weight")}
             values |= {key: function(batch) for key, function in (more or {}).items()}
             for key, value in values.items():
                 columns.setdefault(key, []).append(value.numpy()[real])

@@ -20,7 +20,7 @@ import numpy as np
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
 from tfpipe.input.files import read_files
-from tfpipe.input.threads import in_threads
+from tfpipe.input.threads import parallel_map
 from tfpipe.predictions import overlay
 from tfpipe.predictions.classifier import ImageClassifier
 from tfpipe.sources import Source
@@ -116,7 +116,7 @@ def predict(
     """
     concurrency = job.classifier.concurrency
     done: list[_Batch] = []
-    for batch in in_threads(
+    for batch in parallel_map(
         functools.partial(_classify, job),
         ((batch,) for batch in _batches(job, chunks)),
         threads=concurrency,

@@ -48,7 +48,7 @@ def train(config: TrainConfig, cluster: Cluster) -> None:
 def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     """Train one run and write its results to `folder`."""
     # Find every mistake before the first long step, and before anything is written.
-    inputs.reading(config, image_size=1, workers=cluster.workers)
+    inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
     manifest = salvage.readable(
         manifests.load(config.records),

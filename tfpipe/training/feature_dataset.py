@@ -48,17 +48,21 @@ class FeatureDataset:
 
         Args:
             indices: of the rows.
-            size: pads the batch to this size, as `pipeline.filled` does; None for no padding.
+            size: pads the batch to this size, as `pipeline.pad_batch` does; None for no padding.
             part: rows of the padded batch to return.
 
         Returns:
             "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and "weight",
             float32 [B], 0 for padding.
         """
-        chosen, weight = pipeline.filled(self.rows[indices], size or len(indices))
+        chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))
         tensors = {
             column.name: column.tensor(np.take(array, chosen[part], axis=0))
             for column, array in zip(self.columns, self.arrays, strict=True)
         }
         fields = {each.name: tensors.pop(each.name) for each in FIELDS}
-        return {"features": list(tensors.values()), **fields, "weight": tf.constant(weight[part])}
+        return {
+            "features": list(tensors.values()),
+            **fields,
+            "sample_weight": tf.constant(weight[part]),
+        }

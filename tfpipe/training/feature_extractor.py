@@ -19,7 +19,7 @@ import tf_keras
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.images.preprocess import CHANNELS
-from tfpipe.input import draws, pipeline, tuning
+from tfpipe.input import pipeline, stateless_random, tuning
 from tfpipe.model.classifier import Classifier, as_list
 from tfpipe.model.fold import folded
 from tfpipe.model.partition import Partition, between
@@ -134,7 +134,7 @@ class FeatureExtractor:
             batches = self._image_batches(whole, view)
         with salvage.explained(whole.manifest), terminal.progress(title, whole.count) as advance:
             for features, batch in batches:
-                real = batch["weight"].numpy() > 0
+                real = batch["sample_weight"].numpy() > 0
                 fields = (batch[each.name] for each in FIELDS)
                 yield [each.numpy()[real] for each in [*features, *fields]]
                 advance(int(real.sum()))
@@ -161,7 +161,9 @@ class FeatureExtractor:
             images = batch["image"]
             if view is not None:
                 seed, epoch = np.array([self._config.seed]), np.array([view])
-                numbers = draws.uniform(seed, epoch, batch["number"].numpy(), self._augment.draws)
+                numbers = stateless_random.uniform(
+                    seed, epoch, batch["example_id"].numpy(), self._augment.num_random
+                )
                 labels = tf.one_hot(batch["label"], self._classes)
                 images, _ = self._augment_batch(images, labels, numbers, side=self._side)
             yield self._on_replicas(self._from_images, images), batch

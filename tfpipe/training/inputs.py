@@ -16,9 +16,9 @@ import tensorflow as tf
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import draws, pipeline, service
-from tfpipe.input.samples import Reading
-from tfpipe.input.threads import in_threads
+from tfpipe.input import pipeline, service, stateless_random
+from tfpipe.input.input_config import InputConfig
+from tfpipe.input.threads import parallel_map
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import Partition
 from tfpipe.records import salvage
@@ -77,8 +77,10 @@ class Inputs:
         self._classes = len(train_split.manifest.classes)
         self._side = classifier.image_size
         self._cluster = cluster = Cluster(tf.distribute.get_strategy())
-        self._reading = reading(config, self._side, worker=cluster.worker, workers=cluster.workers)
-        self._augment = Augment(config.augment, crop_on_host=self._reading.crops)
+        self._input = input_config(
+            config, self._side, worker=cluster.worker, workers=cluster.workers
+        )
+        self._augment = Augment(config.augment, crop_on_host=self._input.crops)
         # XLA makes gathers several times faster, on a CPU too.
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(train_split, config.batch_size)
@@ -107,17 +109,17 @@ class Inputs:
             None where an epoch has fewer steps.
         """
         if self._train_features:
-            yield from in_threads(
+            yield from parallel_map(
                 self._take,
                 self._orders(first_epoch, first_step, epochs),
-                threads=self._reading.cores,
+                threads=self._input.cores,
                 ahead=_AHEAD,
             )
             return
         with salvage.explained(self._train_split.manifest):
             yield from pipeline.train_batches(
                 self._train_split,
-                self._reading,
+                self._input,
                 augment=self._augment,
                 first_epoch=first_epoch,
                 first_step=first_step,
@@ -129,22 +131,22 @@ class Inputs:
 
         Every worker gets the same number of batches, and together they get all images.
         """
-        reading = self._reading
+        own = self._input
         if self._val_features is not None:
             dataset, batch = self._val_features, self._config.batch_size
             for start in range(0, len(dataset), batch):
                 indices = np.arange(start, min(start + batch, len(dataset)))
-                yield dataset.batch(indices, batch, reading.rows)
+                yield dataset.batch(indices, batch, own.rows)
             return
         batches = pipeline.eval_batches(
             self._val_split,
             image_size=self._side,
-            batch_size=reading.local_size,
-            worker=reading.worker,
-            workers=reading.workers,
+            batch_size=own.local_size,
+            worker=own.worker,
+            workers=own.workers,
         )
-        most = math.ceil(self._val_split.images / reading.workers)
-        missing = math.ceil(most / reading.local_size)
+        most = math.ceil(self._val_split.images / own.workers)
+        missing = math.ceil(most / own.local_size)
         with salvage.explained(self._val_split.manifest):
             for batch in batches:
                 missing -= 1
@@ -164,11 +166,11 @@ class Inputs:
                     )
                 )
             )
-        real = batch["weight"] > 0
-        images, number = batch["image"][real], batch["number"][real]
+        real = batch["sample_weight"] > 0
+        images, number = batch["image"][real], batch["example_id"][real]
         augment = Augment(self._config.augment)
         key = (np.array([self._config.seed]), np.array([0]), number.numpy())
-        numbers = draws.uniform(*key, augment.draws)
+        numbers = stateless_random.uniform(*key, augment.num_random)
         labels = tf.one_hot(batch["label"][real], self._classes)
         return augment(images, labels, tf.constant(numbers), side=self._side)[0]
 
@@ -180,7 +182,7 @@ class Inputs:
             images = batch["image"]
             if training and (self._augment or "size" in batch):
                 images, labels = self._augment_batch(
-                    images, labels, batch["draws"], side=self._side, sizes=batch.get("size")
+                    images, labels, batch["random"], side=self._side, sizes=batch.get("size")
                 )
             features = self._split.boundary(images)
         return self._split.trained(features, training=training), labels
@@ -220,7 +222,7 @@ class Inputs:
                 yield self._train_features[epoch % len(self._train_features)], indices
 
     def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:
-        return dataset.batch(indices, self._config.batch_size, self._reading.rows)
+        return dataset.batch(indices, self._config.batch_size, self._input.rows)
 
 
 def _on_device(batch: Batch) -> Batch:
@@ -228,7 +230,9 @@ def _on_device(batch: Batch) -> Batch:
     return {key: value for key, value in batch.items() if value.dtype != tf.string}
 
 
-def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1) -> Reading:
+def input_config(
+    config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1
+) -> InputConfig:
     """Return how one of the workers reads the training records.
 
     Raises:
@@ -240,7 +244,7 @@ def reading(config: TrainConfig, image_size: int, *, worker: int = 0, workers: i
             raise UserError(f"`{flag}={getattr(config, flag)}`: give {bound} or more", status=2)
     if not config.feature_gb >= 0:
         raise UserError(f"`feature_gb={config.feature_gb:g}`: give 0 or more", status=2)
-    return Reading(
+    return InputConfig(
         image_size=image_size,
         batch_size=config.batch_size,
         seed=config.seed,

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import draws
+from tfpipe.input import stateless_random
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
@@ -161,7 +161,7 @@ class Loop:
         names = [
             fields.filename
             for fields in self._train_split.records()
-            if draws.number(fields.sha256) in bad
+            if stateless_random.example_id(fields.sha256) in bad
         ]
         with storage.atomic_file(path) as file:
             csv.writer(file, lineterminator="\n").writerows([["name"], *([name] for name in names)])

@@ -27,7 +27,7 @@ class DivergenceError(Exception):
 
     Attributes:
         step: step of the epoch, from 1.
-        numbers: `draws.number` of the batch's images.
+        numbers: `stateless_random.example_id` of the batch's images.
     """
 
     def __init__(self, step: int, numbers: np.ndarray):
@@ -146,7 +146,7 @@ class Steps:
         step = self.done
         for batch in batches:
             step += 1
-            self._recent.append(np.asarray(batch["number"]))
+            self._recent.append(np.asarray(batch["example_id"]))
             self._train_step[self._update.due(step)](self._for_replicas(batch))
             loss = None
             if step % READ_EVERY == 0 or step == self._inputs.steps:
@@ -215,7 +215,7 @@ class Steps:
         with tf.GradientTape() as tape:
             logits, labels = self._inputs.forward(batch, training=True)
             each = self._loss(self._classifier, labels, logits)
-            mean = tf.reduce_sum(each * batch["weight"]) / self._batch_size
+            mean = tf.reduce_sum(each * batch["sample_weight"]) / self._batch_size
             scaled = self._update.scaled(mean)
         return tape.gradient(scaled, self._variables), self._sums(batch, logits, each)
 
@@ -228,7 +228,7 @@ class Steps:
 
     def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
         """Return the sum of the losses, the correct images, and all images: float32 [3]."""
-        real = tf.cast(batch["weight"] > 0, tf.float32)
+        real = tf.cast(batch["sample_weight"] > 0, tf.float32)
         chosen = tf.argmax(self._classifier.probabilities(logits), -1)
         correct = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
         return tf.stack([tf.reduce_sum(v) for v in (losses * real, correct * real, real)])

@@ -50,7 +50,7 @@ def pipeline(
 
     manifest = manifests.load(folder)
     chain = Augment(R3_AUGMENT) if augment else None
-    reading = pipeline.Reading(
+    reading = pipeline.InputConfig(
         image_size=size, batch_size=batch_size, resize_on=resize_on, threads=workers
     )
     train = Subset(manifest, ("train",))
@@ -62,13 +62,13 @@ def pipeline(
     def on_device(batch: dict) -> tf.Tensor:
         labels = tf.one_hot(batch["label"], len(manifest.classes))
         sizes = batch.get("size")
-        return chain(batch["image"], labels, batch["draws"], side=size, sizes=sizes)[0]
+        return chain(batch["image"], labels, batch["random"], side=size, sizes=sizes)[0]
 
     def epoch() -> Iterator[int]:
         for batch in itertools.islice(batches, steps):
             if augment:
                 on_device(batch)[0, 0, 0, 0].numpy()
-            yield int((batch["weight"].numpy() > 0).sum())  # padding has weight 0
+            yield int((batch["sample_weight"].numpy() > 0).sum())  # padding has weight 0
 
     return epoch
 
@@ -93,7 +93,7 @@ def augment(size: int, batch_size: int, compiled: bool, **_: float) -> Epoch:
 
     chain = Augment(R3_AUGMENT)
     labels = tf.zeros([batch_size, 2])
-    draws = tf.random.uniform([batch_size, chain.draws])
+    draws = tf.random.uniform([batch_size, chain.num_random])
 
     @tf.function(jit_compile=compiled)
     def augmented(images: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,10 @@
-"""Uniform numbers for each sample, whatever the order, the batch and the number of threads.
+"""Random numbers for each example that do not depend on order, batch or threads.
 
-A counter-based generator: the number is a hash of (seed, epoch, sample, column), so it needs no
-state and a whole batch is drawn at once. The hash is the finaliser of SplitMix64 (G. Steele,
+A counter-based generator: a number is a hash of (seed, epoch, example, column), without state, for
+a whole batch at once. The hash is the finaliser of SplitMix64 (G. Steele,
 D. Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014; David Stafford's Mix13),
-applied to each part of the key in turn; TensorFlow's own stateless generators take one seed for a
-whole batch, and one call for each sample costs a fifth of its decoding.
+applied to each part of the key in turn. TensorFlow's stateless generators take one seed for a
+whole batch; a call for each example costs a fifth of its decoding.
 """
 
 import numpy as np
@@ -14,21 +14,21 @@ Array = np.ndarray | tf.Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_DIGITS = 15  # of a digest; an int64 has room for them
+_DIGITS = 15  # of a digest; 60 bits fit into int64
 _BITS = 24  # of float32's significand
 
 
 def uniform(seed: Array, epoch: Array, sample: Array, columns: int) -> Array:
-    """Draws numbers.
+    """Return uniform random numbers.
 
     Args:
         seed: int64 [N] or [1].
         epoch: int64 [N] or [1].
-        sample: int64 [N], the samples' own numbers.
-        columns: how many for each sample.
+        sample: int64 [N], the ids of the examples.
+        columns: numbers for each example.
 
     Returns:
-        float32 [N, columns], uniform in [0, 1), in steps of 2 ** -24; an array for arrays, and a
+        float32 [N, columns], uniform in [0, 1), in steps of 2 ** -24; an array for arrays, a
         tensor for tensors.
     """
     key = _mix(_cast(seed, np.uint64))
@@ -38,8 +38,8 @@ def uniform(seed: Array, epoch: Array, sample: Array, columns: int) -> Array:
     return _cast(_right(bits, 64 - _BITS), np.float32) * np.float32(2.0**-_BITS)
 
 
-def number(sha256: str | tf.Tensor) -> int | tf.Tensor:
-    """Returns the number of a sample, which is that of its image: its digest's first 60 bits.
+def example_id(sha256: str | tf.Tensor) -> int | tf.Tensor:
+    """Return the id of an example: the first 60 bits of its image's digest.
 
     Args:
         sha256: hex digest; or a string tensor, for an int64 tensor of the same shape.
@@ -53,7 +53,7 @@ def number(sha256: str | tf.Tensor) -> int | tf.Tensor:
 
 
 def _mix(x: Array) -> Array:
-    x = x + _GOLDEN  # modulo 2 ** 64, as all of this
+    x = x + _GOLDEN  # modulo 2 ** 64, like all arithmetic here
     x = (x ^ _right(x, 30)) * _FIRST
     x = (x ^ _right(x, 27)) * _SECOND
     return x ^ _right(x, 31)

@@ -1,17 +1,17 @@
-"""The uniform numbers are uniform, independent, and the same in TensorFlow and in NumPy."""
+"""The random numbers are uniform, independent, and the same in TensorFlow and NumPy."""
 
 import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tfpipe.input import draws
+from tfpipe.input import stateless_random
 
 SAMPLES = np.arange(50_000, dtype=np.int64)
 
 
 def drawn(seed=3, epoch=0, samples=SAMPLES, columns=4):
-    return draws.uniform(np.array([seed]), np.array([epoch]), samples, columns)
+    return stateless_random.uniform(np.array([seed]), np.array([epoch]), samples, columns)
 
 
 @pytest.mark.parametrize("samples", [SAMPLES, SAMPLES + (5 << 40)], ids=["first shard", "sixth"])
@@ -43,15 +43,15 @@ def test_follows_the_published_finaliser():
     state, found = np.array([1234567], np.uint64), []
     with np.errstate(over="ignore"):
         for _ in range(3):
-            found.append(int(draws._mix(state)[0]))
+            found.append(int(stateless_random._mix(state)[0]))
             state = state + np.uint64(0x9E3779B97F4A7C15)
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_the_same_in_tensorflow():
     samples = np.array([0, 1, 2**40, 2**62 + 5, 12345], np.int64)
-    expected = draws.uniform(np.array([7]), np.arange(5), samples, 3)
+    expected = stateless_random.uniform(np.array([7]), np.arange(5), samples, 3)
     arguments = (tf.constant([7], tf.int64), tf.range(5, dtype=tf.int64), tf.constant(samples))
-    found = tf.function(lambda *a: draws.uniform(*a, 3))(*arguments)
+    found = tf.function(lambda *a: stateless_random.uniform(*a, 3))(*arguments)
     np.testing.assert_array_equal(found, expected)
-    assert draws.uniform(np.array([7]), np.arange(5), samples, 0).shape == (5, 0)
+    assert stateless_random.uniform(np.array([7]), np.arange(5), samples, 0).shape == (5, 0)
