@@ -29,7 +29,7 @@ class Augment:
         Raises:
             UserError: an unknown operation, or wrong numbers.
         """
-        chain = spec.parse(text, flag="augment")
+        chain = spec.parse(text, option="augment")
         steps, self.num_random = flatten(chain)
         self._is_empty = not chain
         self._first_crop = steps[0] if chain and chain[0].name == "crop" else None
