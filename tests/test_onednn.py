@@ -8,7 +8,7 @@ import sys
 import pytest
 
 CODE = """
-from tfpipe import onednn
+from tfpipe.core import onednn
 onednn.use()
 import tensorflow as tf
 images, kernel = tf.ones([2, 8, 8, 4]), tf.ones([1, 1, 4, 8])

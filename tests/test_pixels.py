@@ -93,7 +93,7 @@ def resized(pixels, height, width):
 def as_fields(stored):
     """A stored image as the host and as the graph read it from a record."""
     rest = {"label": 0, "text": "", "filename": "a", "sha256": "", "fold": -1, "copy": False}
-    host = example.Fields(
+    host = example.ImageExample(
         stored.encoded, format=stored.format, height=stored.height, width=stored.width, **rest
     )
     graph = {

@@ -304,7 +304,9 @@ def test_neighbours_have_the_smallest_angles(loaded):
 
     def features(part):
         batches = eval_batches(part, image_size=predictor.image_size, batch_size=8)
-        rows = [(predictor.features(b["image"]).numpy(), b["weight"].numpy()) for b in batches]
+        rows = [
+            (predictor.features(b["image"]).numpy(), b["sample_weight"].numpy()) for b in batches
+        ]
         values = np.concatenate([row[weight > 0] for row, weight in rows]).astype(np.float64)
         return values / np.linalg.norm(values, axis=1, keepdims=True)
 
@@ -333,7 +335,7 @@ def test_records_are_those_of_the_predictions(loaded):
 def test_batches_equal_those_of_evaluation(records):
     part = Subset(manifests.load(records), ("val",))
     batches = eval_batches(part, image_size=24, batch_size=8)
-    expected = np.concatenate([b["image"].numpy()[b["weight"].numpy() > 0] for b in batches])
+    expected = np.concatenate([b["image"].numpy()[b["sample_weight"].numpy() > 0] for b in batches])
     found = [pixels.numpy()[:count] for pixels, count in record_images.batches(part.records(), 24)]
     np.testing.assert_array_equal(np.concatenate(found), expected)
     first = next(part.records())

@@ -74,9 +74,9 @@ def fit(height: Any, width: Any, pixels: float, math: ModuleType = np) -> tuple[
         The new height and width, whole numbers of the same type, each at least 1.
     """
     scale = math.sqrt(pixels / (height * width))
-    height = math.maximum(1.0, math.minimum(math.floor(height * scale), pixels))
+    height = math.maximum(math.minimum(math.floor(height * scale), pixels), 1.0)
     most = math.floor(pixels / height)
-    width = math.maximum(1.0, math.minimum(math.floor(width * scale), most))
+    width = math.maximum(math.minimum(math.floor(width * scale), most), 1.0)
     return math.minimum(height, math.floor(pixels / width)), width
 
 

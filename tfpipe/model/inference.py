@@ -22,7 +22,7 @@ def predict(
 
     Args:
         predictor: in float32.
-        batches: with "image", "weight" and other keys.
+        batches: with "image", "sample_weight" and other keys.
         total: the number of images, for the progress bar.
         description: the title of the progress bar.
 

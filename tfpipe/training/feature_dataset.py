@@ -11,7 +11,7 @@ from tfpipe.records.subset import Subset
 from tfpipe.training.feature_cache import Column
 
 # Fields of the records that an entry of the cache keeps beside the features, int64 [].
-FIELDS = tuple(Column(name, (), "int64") for name in ("label", "number", "fold", "copy"))
+FIELDS = tuple(Column(name, (), "int64") for name in ("label", "example_id", "fold", "copy"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FeatureDataset:
             part: rows of the padded batch to return.
 
         Returns:
-            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and "weight",
+            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and "sample_weight",
             float32 [B], 0 for padding.
         """
         chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))

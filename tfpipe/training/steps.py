@@ -195,7 +195,7 @@ class Steps:
 
     def _for_replicas(self, batch: Batch) -> Batch:
         """Return the fields that a step uses, shared out among this worker's replicas."""
-        used = ("image", "features", "size", "draws", "label", "weight")
+        used = ("image", "features", "size", "random", "label", "sample_weight")
         return share_out(self._strategy, {k: v for k, v in batch.items() if k in used})
 
     def _train_one(self, batch: Batch, *, due: bool) -> None:
