@@ -52,8 +52,8 @@ class FeatureDataset:
             part: rows of the padded batch to return.
 
         Returns:
-            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and "sample_weight",
-            float32 [B], 0 for padding.
+            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and
+            "sample_weight", float32 [B], 0 for padding.
         """
         chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))
         tensors = {

@@ -105,8 +105,8 @@ class Inputs:
 
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
-            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B], 0 for padding.
-            None where an epoch has fewer steps.
+            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B],
+            0 for padding. None where an epoch has fewer steps.
         """
         if self._train_features:
             yield from parallel_map(
