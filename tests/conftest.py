@@ -148,7 +148,10 @@ def run_dir(records, make_once, tmp_path_factory):
         train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
 
     made = make_once("tiny-run", make)
-    return shutil.copytree(made, tmp_path_factory.mktemp("runs") / "tiny")
+    copy = shutil.copytree(made, tmp_path_factory.mktemp("runs") / "tiny")
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace(str(made), str(copy)))
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -71,9 +71,7 @@ def test_a_stage_trains_only_the_layers_from_its_start_on(tiny_config, tmp_path)
     train.main(tiny_config(**CACHED | changes | {"augment": "flip_lr"}))
     run = load(tmp_path)
     first, trained = fresh(run), run.restore_classifier()
-    pairs = zip(
-        first.backbones[0].backbone.layers, trained.backbones[0].backbone.layers, strict=True
-    )
+    pairs = zip(first.backbones[0].model.layers, trained.backbones[0].model.layers, strict=True)
     for before, after in pairs:
         weights = zip(before.get_weights(), after.get_weights(), strict=True)
         same = all(np.array_equal(a, b) for a, b in weights)
