@@ -28,9 +28,9 @@ from tfpipe.reporting import (
     comparison,
     dataset_chapter,
     image_groups,
-    labelled_predictions,
     layer_plots,
     model_structure,
+    named_predictions,
     neighbours,
     published_recipes,
     record_images,
@@ -39,7 +39,7 @@ from tfpipe.reporting import (
     target,
     training_plots,
 )
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.training import log, resume
 from tfpipe.training.config import TrainConfig
@@ -173,7 +173,7 @@ class TestBroken:
         for name in ("predictions.csv", "calibration.json"):
             (copy / name).unlink()
         (found,) = target.load([str(copy)])
-        computed = labelled_predictions.load(found, manifests.load(found.first.records))
+        computed = named_predictions.load(found, manifests.load(found.first.records))
         assert "uncalibrated" in computed.note
         assert not (copy / "predictions.csv").exists()
         assert computed.names.tolist() == saved["name"].tolist()
@@ -182,10 +182,10 @@ class TestBroken:
 
     def test_many_missing_predictions_are_left_to_training(self, copy, loaded, monkeypatch):
         (copy / "predictions.csv").unlink()
-        monkeypatch.setattr(labelled_predictions, "MAX_COMPUTED", 3)
+        monkeypatch.setattr(named_predictions, "MAX_COMPUTED", 3)
         (found,) = target.load([str(copy)])
         with pytest.raises(UserError, match=r"run tfpipe\.train"):
-            labelled_predictions.load(found, loaded[1])
+            named_predictions.load(found, loaded[1])
 
     def test_no_epoch_has_ended_and_the_records_are_missing(self, copy, capsys):
         for name in ("best.weights.h5", "predictions.csv", "calibration.json", "log.csv"):
@@ -271,7 +271,7 @@ def test_a_missing_package_is_an_error(run, monkeypatch):
 def predictions(probabilities, labels):
     probabilities = np.asarray(probabilities, np.float32)
     names = np.array([f"{index}.jpg" for index in range(len(labels))])
-    return LabelledPredictions(names, np.array(labels), probabilities, probabilities)
+    return NamedPredictions(names, np.array(labels), probabilities, probabilities)
 
 
 def test_groups_contain_the_images_that_their_titles_say():
@@ -322,7 +322,7 @@ def test_neighbours_have_the_smallest_angles(loaded):
 
 def test_records_are_those_of_the_predictions(loaded):
     found, manifest = loaded
-    saved = labelled_predictions.load(found, manifest)
+    saved = named_predictions.load(found, manifest)
     parts = record_images.validation_parts(found.trained, manifest)
     records = record_images.read(parts, range(len(saved)))
     assert [records[index].filename for index in range(len(saved))] == saved.names.tolist()
@@ -387,7 +387,7 @@ def test_targets_are_compared_on_the_same_images_in_any_order():
         predictions(np.stack([1 - p, p], 1), labels) for p in rng.uniform(0.01, 0.99, (2, 50))
     )
     order = rng.permutation(50)
-    shuffled = LabelledPredictions(
+    shuffled = NamedPredictions(
         two.names[order], labels[order], two.probabilities[order], two.raw[order]
     )
 

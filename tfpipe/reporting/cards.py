@@ -12,7 +12,7 @@ from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import heat_overlay, template, thumbnail
 from tfpipe.records.example import ImageExample
 from tfpipe.reporting import record_images
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.named_predictions import NamedPredictions
 
 SIDE = 200  # pixels of a picture's longer side
 
@@ -53,7 +53,7 @@ class CardMaker:
         notes: remarks by the same numbers.
     """
 
-    found: LabelledPredictions
+    found: NamedPredictions
     classes: Sequence[str]
     records: dict[int, ImageExample]
     heats: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -80,7 +80,7 @@ class CardMaker:
 def heat_maps(
     predictor: Predictor | EnsemblePredictor,
     records: dict[int, ImageExample],
-    found: LabelledPredictions,
+    found: NamedPredictions,
 ) -> dict[int, np.ndarray]:
     """Return the heat map of each record for its predicted class: float32 [S, S] in 0..1."""
     numbers = list(records)

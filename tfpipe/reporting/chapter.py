@@ -10,9 +10,9 @@ from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
     image_groups,
-    labelled_predictions,
     layer_plots,
     model_structure,
+    named_predictions,
     neighbours,
     record_images,
     result_plots,
@@ -20,8 +20,8 @@ from tfpipe.reporting import (
     training_plots,
 )
 from tfpipe.reporting.cards import Card, CardMaker, heat_maps
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
 from tfpipe.reporting.model_structure import ModelStructure
+from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.reporting.neighbours import Neighbour
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.training import log
@@ -89,7 +89,7 @@ class Chapter:
     histories: dict[str, list[Epoch]]
     plots: dict[str, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
     models: list[DrawnModel] = dataclasses.field(default_factory=list)
-    predictions: LabelledPredictions | None = None
+    predictions: NamedPredictions | None = None
     result: dict[str, Any] | None = None
     groups: list[tuple[str, str, list[Card]]] = dataclasses.field(default_factory=list)
     suspects: list[Card] = dataclasses.field(default_factory=list)
@@ -151,7 +151,7 @@ def write(target: ReportTarget, manifest: Manifest | str, options: ReportOptions
     if records is None:
         chapter.problems.append(f"No pictures and no data: {manifest}.")
     try:
-        chapter.predictions = labelled_predictions.load(target, records)
+        chapter.predictions = named_predictions.load(target, records)
     except UserError as error:
         _report_problem(chapter, "No result", error)
         return chapter
@@ -188,7 +188,7 @@ def _draw_models(chapter: Chapter) -> None:
 
 
 def _add_images(
-    chapter: Chapter, found: LabelledPredictions, manifest: Manifest, options: ReportOptions
+    chapter: Chapter, found: NamedPredictions, manifest: Manifest, options: ReportOptions
 ) -> None:
     """Add the groups of images, their neighbours and the plots of the layers."""
     target = chapter.target

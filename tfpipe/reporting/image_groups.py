@@ -7,22 +7,22 @@ import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.named_predictions import NamedPredictions
 
 
-def wrong(found: LabelledPredictions, most: int) -> list[int]:
+def wrong(found: NamedPredictions, most: int) -> list[int]:
     """Return the wrongly predicted images, those with the highest loss first."""
     order = np.argsort(-found.losses, kind="stable")
     return order[found.guesses[order] != found.labels[order]][:most].tolist()
 
 
-def uncertain(found: LabelledPredictions, most: int) -> list[int]:
+def uncertain(found: NamedPredictions, most: int) -> list[int]:
     """Return the images whose two most probable classes are closest to each other."""
     top = np.sort(found.probabilities, axis=1)[:, -2:]
     return np.argsort(top[:, 1] - top[:, 0], kind="stable")[:most].tolist()
 
 
-def certain(found: LabelledPredictions, most: int) -> list[int]:
+def certain(found: NamedPredictions, most: int) -> list[int]:
     """Return the images with the highest probabilities, alternating between the classes.
 
     Uses the probabilities before calibration, because clipping makes many of them equal.
@@ -45,7 +45,7 @@ GROUPS = {
 }
 
 
-def suspect_labels(found: LabelledPredictions, classes: Sequence[str]) -> list[int]:
+def suspect_labels(found: NamedPredictions, classes: Sequence[str]) -> list[int]:
     """Return the images whose labels cleanlab considers wrong, the least probable label first.
 
     The method is confident learning (Northcutt et al., 2021) on the predictions.

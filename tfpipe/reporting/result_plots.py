@@ -11,7 +11,7 @@ from tfpipe.evaluation import diagrams
 from tfpipe.evaluation.metrics import LabeledPredictions, metrics
 from tfpipe.evaluation.metrics import confusion as confusion_counts
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.named_predictions import NamedPredictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ _LETTERS = 26  # names below a confusion matrix that are longer together stand u
 _SIDE = 4.1  # inches, the height of square plots
 
 
-def roc(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+def roc(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw the true positive rate by the false positive rate, each class against the others.
 
     Args:
@@ -51,7 +51,7 @@ def roc(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-def precision_recall(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+def precision_recall(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw the precision by the recall; see `roc`."""
     chosen, others = _hardest(found, classes)
     with drawing("Precision and recall", _SIDE) as (figure, axes, done):
@@ -72,7 +72,7 @@ def precision_recall(found: LabelledPredictions, classes: Sequence[str]) -> byte
     return done.getvalue()
 
 
-def reliability(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+def reliability(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw the accuracy by the predicted probability, before and after calibration; see `roc`."""
     rows = {"before calibration": found.raw, "calibrated": found.probabilities}
     if np.array_equal(found.raw, found.probabilities):
@@ -110,7 +110,7 @@ def reliability(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-def confusion(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+def confusion(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw the number of images by true and predicted class; see `roc`."""
     table = confusion_counts(found.probabilities, found.labels)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
@@ -142,7 +142,7 @@ def confusion(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-def histogram(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
+def histogram(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw a histogram of the scores of the images; see `roc`."""
     edges, counts = diagrams.histogram(found.probabilities, found.labels)
     names = [*classes]
@@ -161,7 +161,7 @@ def histogram(found: LabelledPredictions, classes: Sequence[str]) -> bytes:
     return done.getvalue()
 
 
-PLOTS: dict[str, tuple[Callable[[LabelledPredictions, Sequence[str]], bytes], str]] = {
+PLOTS: dict[str, tuple[Callable[[NamedPredictions, Sequence[str]], bytes], str]] = {
     "confusion": (confusion, "Matrix: number of images by true and predicted class."),
     "histogram": (histogram, "Histogram of the predicted probabilities, by class."),
     "roc": (roc, "Curves: true positive rate by false positive rate."),
@@ -174,7 +174,7 @@ PLOTS: dict[str, tuple[Callable[[LabelledPredictions, Sequence[str]], bytes], st
 }
 
 
-def draw(found: LabelledPredictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
+def draw(found: NamedPredictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
     """Return PNG files with their alt texts, by name."""
     return {name: (plot(found, classes), alt) for name, (plot, alt) in PLOTS.items()}
 
@@ -184,12 +184,12 @@ def _score_name(classes: Sequence[str]) -> str:
     return f"P({escaped(classes[1], 18)})" if len(classes) == 2 else "P(predicted class)"
 
 
-def _one(found: LabelledPredictions, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _one(found: NamedPredictions, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores of a class, and which images belong to it."""
     return found.probabilities[:, index], found.labels == index
 
 
-def _hardest(found: LabelledPredictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
+def _hardest(found: NamedPredictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
     """Return the classes with coloured curves, and those with grey ones.
 
     Of two classes only the second gets a curve; the first one's would mirror it.

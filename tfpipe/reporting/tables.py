@@ -13,7 +13,7 @@ from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.slices import attributes
 from tfpipe.evaluation.summary import summary
 from tfpipe.reporting import training_plots
-from tfpipe.reporting.labelled_predictions import LabelledPredictions
+from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run
 from tfpipe.training.config import TrainConfig
 from tfpipe.training.log import Epoch
@@ -24,9 +24,7 @@ MAX_MISTAKES = 12
 _RAW = "log_loss_raw"
 
 
-def result(
-    found: LabelledPredictions, classes: Sequence[str], folder: pathlib.Path
-) -> dict[str, Any]:
+def result(found: NamedPredictions, classes: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
     """Return the rows of all tables about the predictions.
 
     Args:

@@ -21,7 +21,7 @@ _TRAIN_ON = "run tfpipe.train there again to continue"
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledPredictions:
+class NamedPredictions:
     """Predictions for labelled images.
 
     Attributes:
@@ -53,7 +53,7 @@ class LabelledPredictions:
         return metrics.losses(self.probabilities, self.labels)
 
 
-def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions:
+def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
     """Return the predictions that the target is evaluated by.
 
     Reads predictions.csv. For a run without it, classifies up to `MAX_COMPUTED` images.
@@ -93,7 +93,7 @@ def load(target: ReportTarget, manifest: Manifest | None) -> LabelledPredictions
     )
 
 
-def _from_logits(found: dict[str, np.ndarray], note: str = "") -> LabelledPredictions:
+def _from_logits(found: dict[str, np.ndarray], note: str = "") -> NamedPredictions:
     output = SIGMOID if found["logits"].shape[1] == 1 else SOFTMAX
     raw = Calibration().apply(found["logits"], output).numpy()
-    return LabelledPredictions(found["name"], found["label"], found["probabilities"], raw, note)
+    return NamedPredictions(found["name"], found["label"], found["probabilities"], raw, note)
