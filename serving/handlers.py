@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from serving import inference
+from serving import request_inference as inference
 from serving.admission import AdmissionController
 from serving.model_manager import ModelManager
 from tfpipe.core import terminal
@@ -22,7 +22,7 @@ class PredictionHandlers:
     """The methods of the API; each takes a request message and returns a response message."""
 
     def __init__(self, models: ModelManager, admission: AdmissionController, metrics: Any = None):
-        """`metrics` is a `serving.metrics.Metrics`, or None to count nothing."""
+        """`metrics` is a `serving.prometheus_metrics.Metrics`, or None to count nothing."""
         self.models = models
         self.admission = admission
         self._metrics = metrics

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from serving import json_api
 from serving.handlers import REST, PredictionHandlers
-from serving.metrics import CONTENT_TYPE, Metrics
+from serving.prometheus_metrics import CONTENT_TYPE, Metrics
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
 

@@ -16,7 +16,7 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING
 
-from serving.options import ServerOptions
+from serving.server_options import ServerOptions
 from tfpipe.core import cli, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.signals import Signals
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from serving.admission import AdmissionController
     from serving.batching import BatchingParameters
-    from serving.config import ServerTls
     from serving.model_manager import ModelManager
+    from serving.server_config import ServerTls
     from tfpipe.protocol.messages import ModelServerConfig
 
 # At the end, health says NOT_SERVING for the first time, so that load balancers can react; then
@@ -69,7 +69,8 @@ class EmbeddedServer:
 
     def __init__(self, options: ServerOptions):
         """Take the ports and load the models; raises UserError."""
-        from serving import config, services
+        from serving import server_config as config
+        from serving import services
         from serving.handlers import PredictionHandlers
         from tfpipe.protocol import messages
 
@@ -87,7 +88,7 @@ class EmbeddedServer:
         self.models = _load(options, listed, batching)
         self._rest, self.rest_address, metrics = None, "", None
         if rest_socket:
-            from serving.metrics import Metrics
+            from serving.prometheus_metrics import Metrics
 
             metrics = Metrics()
         handlers = PredictionHandlers(self.models, admission, metrics)
@@ -139,7 +140,7 @@ class EmbeddedServer:
 
 def _models(options: ServerOptions) -> "ModelServerConfig":
     """Return what is to be served, and check that its folder holds a version."""
-    from serving import config
+    from serving import server_config as config
     from tfpipe.protocol.messages import ModelServerConfig
     from tfpipe.protocol.versions import version_folders
 
@@ -164,7 +165,7 @@ def _models(options: ServerOptions) -> "ModelServerConfig":
 
 
 def _batching(options: ServerOptions) -> "BatchingParameters | None":
-    from serving import config
+    from serving import server_config as config
     from serving.batching import BatchingParameters
 
     if not options.enable_batching:
@@ -299,7 +300,7 @@ def _watch_config(
     options: ServerOptions, models: "ModelManager", stopping: threading.Event
 ) -> None:
     """Read --model_config_file again and again; report each error once."""
-    from serving import config
+    from serving import server_config as config
     from tfpipe.protocol.errors import RequestError
 
     before, reported = config.read_models(options.model_config_file), ""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from google.protobuf.message import Message
 
-from serving import inference
-from tfpipe.protocol import warm_up as requests_file
+from serving import request_inference as inference
+from tfpipe.protocol import warm_up_file as requests_file
 from tfpipe.protocol.errors import precondition
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.messages import ModelSpec, MultiInferenceRequest

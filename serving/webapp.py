@@ -60,7 +60,7 @@ def main(options: Options) -> None:
     from serving.sockets import listen
     from serving.web.limits import Limits
     from serving.web.model import ModelClient
-    from serving.web.samples import DRAWN, SamplePictures
+    from serving.web.sample_pictures import DRAWN, SamplePictures
 
     limits = Limits(
         request_bytes=options.max_request_mb << 20,

@@ -128,7 +128,7 @@ TINY = {
 @pytest.fixture
 def tiny_config(records, tmp_path):
     """Returns a function from changed options to the configuration of a run of seconds."""
-    from tfpipe.training.config import TrainConfig
+    from tfpipe.training.train_config import TrainConfig
 
     def make(**changes):
         base = {"records": str(records), "run_dir": str(tmp_path / "run")}
@@ -143,7 +143,7 @@ def run_dir(records, make_once, tmp_path_factory):
 
     def make(folder):
         from tfpipe import train
-        from tfpipe.training.config import TrainConfig
+        from tfpipe.training.train_config import TrainConfig
 
         train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
 

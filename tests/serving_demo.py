@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from serving.options import ServerOptions
 from serving.server import EmbeddedServer
+from serving.server_options import ServerOptions
 from tfpipe.core import cli
 from tfpipe.protocol import messages, tensors
 

@@ -15,7 +15,7 @@ from conftest import TINY
 CODE = """
 import json, sys
 from tfpipe import evaluate, export, report, train
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 HEAD = {"stages": "head", "feature_views": 2, "pooling": "avg_max"}
 records, folder, tiny = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

@@ -14,7 +14,7 @@ from commands import assert_one_error
 from conftest import ROOT
 
 from tfpipe import evaluate, export, predict, train
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
 

@@ -107,9 +107,9 @@ def test_a_build_goes_on_with_the_other_runner(images, tmp_path, monkeypatch):
         build(images, tmp_path / "out", report=False)
     monkeypatch.setattr(shards, "plan", plan)
     called = []
-    run = beam.Runner.run
+    run = beam.BeamRunner.run
     monkeypatch.setattr(
-        beam.Runner, "run", lambda *a: called.append((a[1], [*a[2]])) or run(a[0], *called[-1])
+        beam.BeamRunner, "run", lambda *a: called.append((a[1], [*a[2]])) or run(a[0], *called[-1])
     )
     found = build(images, tmp_path / "out", report=False, runner="beam", beam_args=HERE)
     assert found == expected
@@ -193,7 +193,7 @@ def fail(job, item):
 def test_what_a_task_raises(tmp_path, item, kind, message):
     job = Job((), str(tmp_path), Store(), 0)
     with pytest.raises(kind) as caught:
-        list(beam.Runner(job, HERE.split()).run(fail, [item]))
+        list(beam.BeamRunner(job, HERE.split()).run(fail, [item]))
     assert type(caught.value) is kind
     assert str(caught.value) == message
 
@@ -202,10 +202,10 @@ def test_a_machine_without_the_files_is_an_error(tmp_path):
     """Else it would reject every image, or write where nobody looks."""
     job = Job((), str(tmp_path / "gone"), Store(), 0)
     with pytest.raises(UserError, match=r"gone does not exist on a machine"):
-        list(beam.Runner(job, HERE.split()).run(scan.scan_chunk, [scan.Chunk(0, ())]))
+        list(beam.BeamRunner(job, HERE.split()).run(scan.scan_chunk, [scan.Chunk(0, ())]))
 
 
 def test_no_items_start_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     job = Job((), str(tmp_path), Store(), 0)
-    assert list(beam.Runner(job, []).run(scan.scan_chunk, [])) == []
+    assert list(beam.BeamRunner(job, []).run(scan.scan_chunk, [])) == []

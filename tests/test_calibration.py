@@ -21,7 +21,7 @@ from tfpipe.model import classifier
 from tfpipe.model.calibration import Calibration
 from tfpipe.runs import calibration_fit, run_calibration
 from tfpipe.training import run_folder as runs
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
 

@@ -13,7 +13,7 @@ from tfpipe.augment import Augment
 from tfpipe.core import options, spec
 from tfpipe.model import backbones, classifier, describe
 from tfpipe.training import optimizers
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.flags"))

@@ -52,7 +52,7 @@ CHANGES |= {"precision": "auto"}
 def validated(folded, tmp_path_factory):
     from conftest import TINY
 
-    from tfpipe.training.config import TrainConfig
+    from tfpipe.training.train_config import TrainConfig
 
     folder = tmp_path_factory.mktemp("runs") / "folded"
     config = TrainConfig(records=str(folded), run_dir=str(folder), folds=3, **{**TINY, **CHANGES})

@@ -28,7 +28,7 @@ from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.runs import combination_fit, loaded_run, predictions_file
 from tfpipe.training import run_folder as runs
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 METHODS = sorted(combiners)
 METRICS_SCHEMA = json.loads(

@@ -16,7 +16,7 @@ from tfpipe.evaluation.metrics import metrics
 from tfpipe.evaluation.slices import attributes
 from tfpipe.records import manifest as manifests
 from tfpipe.runs import predictions_file
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 PATH = pathlib.Path(evaluation.__file__).with_name("metrics.schema.json")
 SCHEMA = json.loads(PATH.read_text(encoding="utf-8"))

@@ -28,10 +28,12 @@ from tfpipe.model.heat_map import heat_maps
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.model.views import parse
 from tfpipe.protocol import messages
-from tfpipe.publish import card, gate, graph, requirement, samples, warm_up
+from tfpipe.publish import card, gate, graph, requirement
+from tfpipe.publish import sample_images as samples
+from tfpipe.publish import warm_up_requests as warm_up
 from tfpipe.records import example, tfrecord
 from tfpipe.runs import loaded_run
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 SIGNATURES = {
     "serving_default",

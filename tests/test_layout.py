@@ -91,6 +91,17 @@ def test_every_module_has_a_layer():
     assert modules - {"__init__", "__pycache__"} == set(RANK)
 
 
+def test_two_classes_have_two_names():
+    """Only the flags of a command are `Options` in every command."""
+    found = [
+        node.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {name for name in found if found.count(name) > 1} <= {"Options"}
+
+
 def test_tensorflow_addons_is_imported_in_one_module():
     importers = [
         str(p.relative_to(ROOT))

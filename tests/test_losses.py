@@ -13,7 +13,7 @@ from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.model.classifier import Classifier
 from tfpipe.training import losses
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 SHARES = {"ant": 0.5, "bee": 0.3, "cat": 0.2}
 

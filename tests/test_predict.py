@@ -422,7 +422,7 @@ def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
     read, ahead = [], []
     convert = Store.convert
     monkeypatch.setattr(Store, "convert", lambda *a: read.append(1) or convert(*a))
-    from tfpipe.predictions.run import RunClassifier
+    from tfpipe.predictions.run_classifier import RunClassifier
 
     classify = RunClassifier.classify
 

@@ -17,7 +17,7 @@ from serving_demo import embedded
 from tfpipe import predict
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.predictions import chunk, output
-from tfpipe.predictions.run import RunClassifier
+from tfpipe.predictions.run_classifier import RunClassifier
 
 IMAGES = 700  # two chunks and a part
 

@@ -42,7 +42,7 @@ from tfpipe.reporting import (
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.training import log, resume
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

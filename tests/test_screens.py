@@ -61,7 +61,7 @@ def describe(index, data=b"", width=24, height=24, file_bytes=None):
 
 
 def images_of(pictures, labels, cache, **changes):
-    """Return `Images` of encoded pictures, which are read from memory."""
+    """Return `ScreenedImages` of encoded pictures, which are read from memory."""
     given_ = {
         "found": [describe(index, data) for index, data in enumerate(pictures)],
         "paths": [f"images/{index}.png" for index in range(len(pictures))],
@@ -70,7 +70,7 @@ def images_of(pictures, labels, cache, **changes):
         "read": pictures.__getitem__,
         "cache": cache,
     }
-    return screens.Images(**{**given_, **changes})
+    return screens.ScreenedImages(**{**given_, **changes})
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_size_is_tukeys_rule(shapes, limit):
     found = [
         describe(index, width=w, height=h, file_bytes=b) for index, (w, h, b) in enumerate(shapes)
     ]
-    images = screens.Images(found, [""] * len(found), [0] * len(found), CLASSES, None, None)
+    images = screens.ScreenedImages(found, [""] * len(found), [0] * len(found), CLASSES, None, None)
     listed = size.Size(screens.Options(screen_iqrs=limit), CLASSES).find(images)
     indices = {suspect.index for suspect in listed}
     assert set(np.flatnonzero(surely)) <= indices <= set(np.flatnonzero(perhaps))
@@ -253,7 +253,7 @@ def test_size_says_what_is_far_from_what():
     found = [describe(i, width=w, height=100, file_bytes=1000 * w) for i, w in enumerate(
         [90, 95, 100, 105, 110, 300]
     )]  # fmt: skip
-    images = screens.Images(found, [""] * 6, [0] * 6, CLASSES, None, None)
+    images = screens.ScreenedImages(found, [""] * 6, [0] * 6, CLASSES, None, None)
     (suspect,) = size.Size(screens.Options(), CLASSES).find(images)
     # Quartiles 96.25 and 108.75 by hand, so (300 - 108.75) / 12.5.
     assert (suspect.index, suspect.score) == (5, pytest.approx(15.3))
@@ -412,7 +412,7 @@ def test_labels_finds_the_blue_cat_and_computes_features_once(reds_and_blues, sm
     (cached,) = reds_and_blues.cache.glob("screen-labels-*.npy")
     features = np.load(cached, allow_pickle=False)
     assert (features.shape, features.dtype) == ((40, 3), np.float32)
-    unread = screens.Images(**{**vars(reds_and_blues), "read": None})
+    unread = screens.ScreenedImages(**{**vars(reds_and_blues), "read": None})
     assert screen.find(unread) == listed
 
 
@@ -427,7 +427,7 @@ def test_an_image_that_vanishes_is_the_users_error(reds_and_blues, small_feature
             raise UserError("images/7.png changed")
         return reds_and_blues.read(index)
 
-    gone = screens.Images(**{**vars(reds_and_blues), "read": read})
+    gone = screens.ScreenedImages(**{**vars(reds_and_blues), "read": read})
     (screen,) = prepare("labels")
     with pytest.raises(UserError, match=r"images/7\.png changed"):
         screen.find(gone)

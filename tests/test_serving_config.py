@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from serving_demo import IMAGE, call, embedded, predict, publish, spec
 
-from serving import config
+from serving import server_config as config
 from tfpipe.core.errors import UserError
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError

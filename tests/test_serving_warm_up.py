@@ -11,7 +11,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages, tensors
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.protocol.warm_up import FILE, MAX_RECORDS
+from tfpipe.protocol.warm_up_file import FILE, MAX_RECORDS
 from tfpipe.records import tfrecord
 
 

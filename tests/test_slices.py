@@ -10,7 +10,7 @@ import scipy.stats
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
 from tfpipe.evaluation.metrics import LabeledPredictions, metrics
-from tfpipe.evaluation.slices import MOST, Images, attributes, slices
+from tfpipe.evaluation.slices import MOST, ImageProperties, attributes, slices
 
 ROUNDS = 200
 
@@ -23,7 +23,7 @@ def answers_of(given, labels):
 
 def images_of(n, seed=0, folders=3):
     rng = np.random.default_rng(seed)
-    return Images(
+    return ImageProperties(
         name=np.array([f"part/{rng.integers(folders)}/{i}.jpg" for i in range(n)]),
         height=rng.integers(30, 400, n),
         width=rng.integers(30, 400, n),

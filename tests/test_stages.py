@@ -6,7 +6,7 @@ import pytest
 
 from tfpipe.core.errors import UserError
 from tfpipe.training import stages
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 
 def parse(text, **changes):

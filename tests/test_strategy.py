@@ -19,7 +19,7 @@ from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
 from tfpipe.training import cluster as clusters
 from tfpipe.training import strategy, update
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 TWO = ["localhost:1234", "localhost:1235"]
 
@@ -128,7 +128,7 @@ import tensorflow as tf
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
 from tfpipe import train
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 for options in json.loads(sys.argv[1]):
     train.main(TrainConfig(**options))
 """
@@ -166,7 +166,7 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.cluster import share_out
 from tfpipe.training.update import Update
 

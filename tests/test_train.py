@@ -17,7 +17,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.records import manifest as manifests
 from tfpipe.training import profile, resolve
 from tfpipe.training import run_folder as runs
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.train_state import TrainState
 
 

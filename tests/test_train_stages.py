@@ -240,7 +240,7 @@ def two_epochs(records, tmp_path_factory):
     """The folders of the same run after one and after two epochs, of a head on cached features."""
     from conftest import TINY
 
-    from tfpipe.training.config import TrainConfig
+    from tfpipe.training.train_config import TrainConfig
 
     folder = tmp_path_factory.mktemp("epochs")
     for epochs in (1, 2):

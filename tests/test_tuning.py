@@ -9,7 +9,7 @@ from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.reporting import record_images
 from tfpipe.screens import outputs
-from tfpipe.screens.screen import Images
+from tfpipe.screens.screen import ScreenedImages
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_report(records, tuned):
 
 def test_a_screen(records, tmp_path, tuned):
     found = list(Subset(manifests.load(records), ("val",)).records())
-    every = Images(
+    every = ScreenedImages(
         found, [""] * len(found), [0] * len(found), ("a",), lambda i: found[i].encoded, tmp_path
     )
     values = outputs.compute(every, lambda x: x[:, 0, 0], 32, screen="test", key=())

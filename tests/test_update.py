@@ -13,7 +13,7 @@ from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.training import optimizers, resume, schedules
 from tfpipe.training import run_folder as runs
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.update import Update
 
 

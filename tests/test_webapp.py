@@ -23,12 +23,13 @@ from PIL import Image
 from serving_demo import run_command
 
 from serving import webapp
-from serving.web import app, errors, heat, limits
-from serving.web.errors import WebError
+from serving.web import app, heat, limits
+from serving.web import page_errors as errors
 from serving.web.guard import HEADERS
 from serving.web.limits import Gate, Limits, Rate
 from serving.web.model import ModelClient
-from serving.web.samples import DRAWN, MOST, SamplePictures
+from serving.web.page_errors import WebError
+from serving.web.sample_pictures import DRAWN, MOST, SamplePictures
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
 from tfpipe.protocol.client import Client

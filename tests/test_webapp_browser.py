@@ -16,7 +16,7 @@ from PIL import Image
 from serving_demo import Brightness, day_probability, png, running_server
 from test_webapp import running_page
 
-from serving.web.samples import DRAWN
+from serving.web.sample_pictures import DRAWN
 from tfpipe.protocol import messages
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

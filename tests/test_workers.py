@@ -113,7 +113,7 @@ def test_a_complete_result_of_a_lost_process_counts(tmp_path):
         def run(self, function, items):
             for item in items:
                 function(job, item)
-                yield item, workers.Lost("crash", "of the next task")
+                yield item, workers.LostTask("crash", "of the next task")
 
     (tmp_path / "in").mkdir()
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "in/a.png")

@@ -15,8 +15,8 @@ images were rejected than --max_rejects allows.
 
 import os
 
+from tfpipe.building.build_options import Options
 from tfpipe.building.builder import build
-from tfpipe.building.options import Options
 from tfpipe.building.selection import CHOSEN
 from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError

@@ -24,7 +24,7 @@ import pathlib
 from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,8 @@ def main(options: Options) -> None:
         raise UserError(f"--rounds={options.rounds}: give {least} to {most:,}", status=2)
 
     import tfpipe
-    from tfpipe.evaluation import compare, tables
+    from tfpipe.evaluation import compare
+    from tfpipe.evaluation import metric_tables as tables
     from tfpipe.runs import loaded_run
 
     run = loaded_run.load(options.run_dir)

@@ -118,7 +118,9 @@ def main(options: Options) -> None:
 
 def _check(options: Options, run, predictor, work: pathlib.Path, definitions, sizes) -> None:
     """Writes what is made of sample images, and compares the served answers with theirs."""
-    from tfpipe.publish import gate, lite, samples, warm_up
+    from tfpipe.publish import gate, lite
+    from tfpipe.publish import sample_images as samples
+    from tfpipe.publish import warm_up_requests as warm_up
 
     taken = samples.take(run, predictor, options.records, options.check_images)
     count = warm_up.write(

@@ -29,7 +29,8 @@ from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.evaluation import threshold as thresholds
-from tfpipe.predictions import formats, order, output, server
+from tfpipe.predictions import formats, order, output
+from tfpipe.predictions import server_classifier as server
 from tfpipe.runs import predictions_file
 
 # The exit status when everything was written but some image could not be read.
@@ -180,7 +181,7 @@ def _runner(options: Options) -> Callable:
     def run_there(job, chunks, advance) -> None:
         from tfpipe.predictions import chunk
 
-        for done, _ in beam.Runner(job, flags).run(chunk.predict_chunk, chunks):
+        for done, _ in beam.BeamRunner(job, flags).run(chunk.predict_chunk, chunks):
             advance(len(done.names))
 
     return run_there
@@ -190,10 +191,10 @@ def _classifier(options: Options, bounds: tuple[float, float] | None):
     if options.server:
         return server.connect(options, bounds)
     if options.export_dir:
-        from tfpipe.predictions import export
+        from tfpipe.predictions import export_classifier as export
 
         return export.ExportClassifier(bounds, export.find(options.export_dir))
-    from tfpipe.predictions.run import RunClassifier
+    from tfpipe.predictions.run_classifier import RunClassifier
 
     return RunClassifier(bounds, options.run_dir, options.tta)
 
@@ -209,7 +210,7 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
     if rule.method == thresholds.GIVEN:
         return thresholds.choose(rule, None, None)
 
-    from tfpipe.predictions.classifier import clipped
+    from tfpipe.predictions.image_classifier import clipped
 
     found = predictions_file.read(classifier.run.predictions_file)
     probabilities = clipped(found["probabilities"], classifier.bounds)

@@ -16,7 +16,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from tfpipe.core import cli, options, terminal
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from tfpipe.training.cluster import Cluster

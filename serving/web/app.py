@@ -26,13 +26,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from serving.web import heat, upload
-from serving.web.errors import WebError
+from serving.web import form_upload as upload
+from serving.web import heat
+from serving.web.form_upload import UploadedPicture
 from serving.web.guard import Guard
 from serving.web.limits import Gate, Limits, Rate
 from serving.web.model import Answer, ModelClient
-from serving.web.samples import SamplePictures
-from serving.web.upload import UploadedPicture
+from serving.web.page_errors import WebError
+from serving.web.sample_pictures import SamplePictures
 
 FOLDER = pathlib.Path(__file__).parent
 MOST_SHOWN = 5  # classes on the page; JSON has all

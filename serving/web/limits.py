@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from serving.web import errors
-from serving.web.errors import WebError
+from serving.web import page_errors as errors
+from serving.web.page_errors import WebError
 
 # Clients that are remembered; beyond that the least recent one is forgotten.
 _MOST_CLIENTS = 10_000

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import grpc
 import numpy as np
 
-from serving.web import errors
-from serving.web.errors import WebError
+from serving.web import page_errors as errors
+from serving.web.page_errors import WebError
 from tfpipe.protocol.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
 from tfpipe.protocol.transport import ServerError
 

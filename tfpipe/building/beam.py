@@ -35,7 +35,7 @@ _QUOTED = re.compile(
 )
 
 
-class Job(Protocol):
+class BeamJob(Protocol):
     """What all tasks share; it can be pickled.
 
     Attributes:
@@ -47,10 +47,10 @@ class Job(Protocol):
     work: str
 
 
-class Runner:
+class BeamRunner:
     """Runs tasks of one job as Beam pipelines."""
 
-    def __init__(self, job: Job, flags: list[str]):
+    def __init__(self, job: BeamJob, flags: list[str]):
         """Make a runner with flags from `parse`."""
         self._job, self._flags = job, flags
 
@@ -147,7 +147,7 @@ def parse(text: str, workers: int) -> list[str]:
     return flags
 
 
-def _call(item: Any, function: Callable, job: Job) -> None:
+def _call(item: Any, function: Callable, job: BeamJob) -> None:
     """Run a task on a worker, which may be another machine."""
     for path in (job.work, *(source.path for source in job.sources)):
         if not remote.is_remote(path) and not os.path.exists(path):

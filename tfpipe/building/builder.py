@@ -11,11 +11,10 @@ from typing import Any
 
 import tfpipe
 from tfpipe import screens, sources
-from tfpipe.building import catalog, exclude, shards, splits, statistics, work
-from tfpipe.building import options as build_options
+from tfpipe.building import build_options, catalog, exclude, shards, splits, statistics, work
+from tfpipe.building.build_options import Options
 from tfpipe.building.catalog import Catalog
 from tfpipe.building.job import Job, Runner
-from tfpipe.building.options import Options
 from tfpipe.building.scan import scan
 from tfpipe.building.selection import SCREENED, Selection
 from tfpipe.building.shards import ExampleSpec
@@ -73,7 +72,7 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
     from tfpipe.building import beam  # here, because Beam takes seconds to import
 
     flags = beam.parse(options.beam_args, options.workers)
-    return lambda job: contextlib.nullcontext(beam.Runner(job, flags))
+    return lambda job: contextlib.nullcontext(beam.BeamRunner(job, flags))
 
 
 def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
@@ -176,7 +175,7 @@ class _Build:
 
     def _screen(self, selection: Selection) -> dict[str, int]:
         """Run the screens, drop what they list if asked, and return the number that each lists."""
-        images = screens.Images(
+        images = screens.ScreenedImages(
             found=selection.infos,
             paths=selection.paths,
             labels=[self.classes.index(label) for label in selection.labels],

@@ -52,7 +52,7 @@ class Job:
 
 
 class Runner(Protocol):
-    """Runs tasks: `workers.Pool` on this machine, `beam.Runner` also on others."""
+    """Runs tasks: `workers.Pool` on this machine, `beam.BeamRunner` also on others."""
 
     def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, Any]]:
         """Run a task for each item; yield each item with None, or with why it was lost."""

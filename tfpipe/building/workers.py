@@ -48,7 +48,7 @@ _ENVIRONMENT = {
 _MAX_TEMPORARY_PATH = 107 - 40
 
 
-class Lost(NamedTuple):
+class LostTask(NamedTuple):
     """Why a process ended before its task did: a reason and a detail, as in `Reject`."""
 
     reason: str
@@ -84,7 +84,7 @@ class Pool:
             worker.end()
         self._workers.clear()
 
-    def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, Lost | None]]:
+    def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, LostTask | None]]:
         """Run `function(job, item, before_each)` in some process for each of the items.
 
         Args:
@@ -128,7 +128,7 @@ class Pool:
                 if error is not None and not isinstance(error, MemoryError):
                     raise error
                 # A task of many images may lack memory without any of them being at fault.
-                yield item, Lost("too large", "not enough memory for it") if error else None
+                yield item, LostTask("too large", "not enough memory for it") if error else None
 
 
 class _Worker:
@@ -198,11 +198,11 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _explain(status: int) -> Lost:
+def _explain(status: int) -> LostTask:
     if status == -signal.SIGALRM:
-        return Lost("too slow", f"takes more than {SECONDS} s to decode")
+        return LostTask("too slow", f"takes more than {SECONDS} s to decode")
     what = f"signal {-status}" if status < 0 else f"exit status {status}"
-    return Lost("crash", f"the process that decoded it ended ({what})")
+    return LostTask("crash", f"the process that decoded it ended ({what})")
 
 
 @contextlib.contextmanager

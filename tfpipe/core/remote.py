@@ -89,7 +89,7 @@ def _check_scheme(url: str, tf: Any) -> None:
         )
 
 
-class _File(io.RawIOBase):
+class _RemoteFile(io.RawIOBase):
     """A file at a URL, open for reading."""
 
     def __init__(self, url: str):
@@ -136,4 +136,4 @@ class _File(io.RawIOBase):
 
 def open_to_read(url: str) -> BinaryIO:
     """Open a file at a URL for reading; raises OSError."""
-    return io.BufferedReader(_File(url), _BLOCK_BYTES)
+    return io.BufferedReader(_RemoteFile(url), _BLOCK_BYTES)

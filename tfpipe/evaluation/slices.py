@@ -18,7 +18,7 @@ MOST = 10  # slices of words; all rarer words are one more
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class ImageProperties:
     """Attributes of the evaluated images.
 
     Attributes:
@@ -33,10 +33,10 @@ class Images:
     width: np.ndarray
     brightness: np.ndarray
 
-    def __getitem__(self, chosen: np.ndarray) -> "Images":
+    def __getitem__(self, chosen: np.ndarray) -> "ImageProperties":
         """Return some images, by indices or a mask."""
         columns = (self.name, self.height, self.width, self.brightness)
-        return Images(*(column[chosen] for column in columns))
+        return ImageProperties(*(column[chosen] for column in columns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Attribute:
     """
 
     title: str
-    of: Callable[[Images], np.ndarray]
+    of: Callable[[ImageProperties], np.ndarray]
     digits: int = 0
 
 
@@ -68,7 +68,7 @@ attributes.add(
 
 
 def slices(
-    predictions: LabeledPredictions, images: Images, *, rounds: int = bootstrap.ROUNDS
+    predictions: LabeledPredictions, images: ImageProperties, *, rounds: int = bootstrap.ROUNDS
 ) -> list[dict[str, Any]]:
     """Return the metrics of each slice.
 

@@ -22,7 +22,7 @@ from tfpipe.core.errors import Rejected
 from tfpipe.input.files import read_files
 from tfpipe.input.threads import parallel_map
 from tfpipe.predictions import overlay
-from tfpipe.predictions.classifier import ImageClassifier
+from tfpipe.predictions.image_classifier import ImageClassifier
 from tfpipe.sources import Source
 
 # A multiple of the batch size; some seconds of work on a CPU.

@@ -10,7 +10,7 @@ import numpy as np
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import files
 from tfpipe.model import inference
-from tfpipe.predictions.classifier import ImageClassifier
+from tfpipe.predictions.image_classifier import ImageClassifier
 
 SHARES_TEXT = "the classes' shares in the training records"
 

@@ -15,7 +15,7 @@ from tfpipe.images.strict import NOT_AN_IMAGE
 from tfpipe.predictions import chunk as chunks
 from tfpipe.predictions import order
 from tfpipe.predictions.chunk import FileChunk, PredictionJob
-from tfpipe.predictions.classifier import ImageClassifier
+from tfpipe.predictions.image_classifier import ImageClassifier
 from tfpipe.predictions.table import Predictions, heat_map_names
 from tfpipe.sources import Source
 from tfpipe.sources.labels import is_image_name

@@ -15,7 +15,7 @@ import numpy as np
 from tfpipe.core.errors import UserError
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError
-from tfpipe.publish.samples import SampleImages
+from tfpipe.publish.sample_images import SampleImages
 
 # The largest difference of a probability; batches of other sizes are summed in another order.
 TOLERANCE = 1e-5

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
-from tfpipe.publish.samples import SampleImages
+from tfpipe.publish.sample_images import SampleImages
 
 FILE = "model.tflite"
 INT8 = "int8"

@@ -34,7 +34,7 @@ _RESTORE = (
 _TF_NOISE = re.compile(r"\{\{.*?\}\} *| *\[Op:.*$", re.DOTALL)
 
 
-class Lost(NamedTuple):
+class LostRecord(NamedTuple):
     """One record that cannot be read.
 
     Attributes:
@@ -59,7 +59,7 @@ class Salvage(NamedTuple):
 
     shard: Shard
     clean: Shard
-    lost: tuple[Lost, ...]
+    lost: tuple[LostRecord, ...]
 
 
 def readable(
@@ -152,7 +152,7 @@ def _examine(manifest: Manifest, shard: Shard) -> Salvage:
         with storage.open_to_read(path) as file:
             for number, (offset, record) in enumerate(_records_of(file, shard)):
                 if record is None:
-                    lost.append(Lost(shard.name, number, offset))
+                    lost.append(LostRecord(shard.name, number, offset))
                     continue
                 fields = example.deserialize(record)
                 if fields.label is None or (fields.text,) != manifest.classes[fields.label :][:1]:
@@ -168,7 +168,7 @@ def _examine(manifest: Manifest, shard: Shard) -> Salvage:
                 shard, records=records, bytes=size, sha256=digest.hexdigest()
             )
             return Salvage(shard, clean, tuple(lost))
-    lost = tuple(Lost(shard.name, number, None) for number in range(shard.records))
+    lost = tuple(LostRecord(shard.name, number, None) for number in range(shard.records))
     return Salvage(shard, dataclasses.replace(shard, records=0, bytes=0, sha256=""), lost)
 
 
@@ -230,7 +230,7 @@ def _write(manifest: Manifest, salvages: Sequence[Salvage], folder: pathlib.Path
         raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
     with storage.atomic_file(folder / LOST) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Lost._fields)
+        writer.writerow(LostRecord._fields)
         writer.writerows(lost for each in salvages for lost in each.lost)
     for shard, clean, _ in salvages:
         path = folder / shard.name

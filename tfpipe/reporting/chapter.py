@@ -16,9 +16,9 @@ from tfpipe.reporting import (
     neighbours,
     record_images,
     result_plots,
-    tables,
     training_plots,
 )
+from tfpipe.reporting import page_tables as tables
 from tfpipe.reporting.cards import Card, CardMaker, heat_maps
 from tfpipe.reporting.model_structure import ModelStructure
 from tfpipe.reporting.named_predictions import NamedPredictions

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from tfpipe.reporting.target import ReportTarget
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 FILE = pathlib.Path(__file__).parent / "published_recipes.json"
 CLASSES = ("cat", "dog")

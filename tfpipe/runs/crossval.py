@@ -21,7 +21,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.records.manifest import Manifest
 from tfpipe.runs import calibration_fit, predictions_file
 from tfpipe.training import run_folder as run_folders
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 FOLDS = "folds.json"
 PREDICTIONS = "predictions.csv"

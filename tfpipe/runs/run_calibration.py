@@ -15,9 +15,9 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.records.subset import Subset
 from tfpipe.runs import calibration_fit, predictions_file
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_extractor import FeatureExtractor
 from tfpipe.training.run_folder import RunFolder
+from tfpipe.training.train_config import TrainConfig
 
 
 def check(config: TrainConfig, classes: int) -> None:

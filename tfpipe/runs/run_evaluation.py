@@ -8,7 +8,7 @@ import numpy as np
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
 from tfpipe.evaluation.metrics import LabeledPredictions
-from tfpipe.evaluation.slices import Images, slices
+from tfpipe.evaluation.slices import ImageProperties, slices
 from tfpipe.evaluation.summary import summary
 from tfpipe.input import pipeline
 from tfpipe.model import inference
@@ -42,7 +42,7 @@ class Evaluation:
     what: str
     found: dict[str, np.ndarray]
     before: dict[str, np.ndarray]
-    images: Images | None
+    images: ImageProperties | None
     reason: str
     described: dict[str, Any]
 
@@ -164,7 +164,7 @@ def out_of_fold(run: LoadedRun) -> Evaluation:
     )
 
 
-def _images(run: LoadedRun, names: np.ndarray) -> tuple[Images | None, str]:
+def _images(run: LoadedRun, names: np.ndarray) -> tuple[ImageProperties | None, str]:
     """Return the attributes of the run's images, by name; or None and the reason."""
     try:
         manifest = manifests.load(run.records)
@@ -188,5 +188,5 @@ def _images(run: LoadedRun, names: np.ndarray) -> tuple[Images | None, str]:
     return there[np.array([rows[name] for name in names])], ""
 
 
-def _images_of(columns: dict[str, np.ndarray]) -> Images:
-    return Images(*(columns[key] for key in ("name", "height", "width", "brightness")))
+def _images_of(columns: dict[str, np.ndarray]) -> ImageProperties:
+    return ImageProperties(*(columns[key] for key in ("name", "height", "width", "brightness")))

@@ -26,10 +26,10 @@ from tfpipe.training import (
     update,
 )
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.precision import under
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.runtime import Runtime
+from tfpipe.training.train_config import TrainConfig
 
 SALVAGED = "salvaged"  # folder in the run folder, of the good records of damaged shards
 

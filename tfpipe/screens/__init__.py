@@ -9,7 +9,16 @@ To add a screen, write a subclass of `Screen` in its own file, register it, and 
 
 from tfpipe.screens.imagenet import ImageNet
 from tfpipe.screens.label_issues import Labels
-from tfpipe.screens.screen import DROP, REPORT, Images, Options, Screen, Suspect, prepare, screens
+from tfpipe.screens.screen import (
+    DROP,
+    REPORT,
+    Options,
+    Screen,
+    ScreenedImages,
+    Suspect,
+    prepare,
+    screens,
+)
 from tfpipe.screens.size import Size
 from tfpipe.screens.suspect_lists import run
 
@@ -17,10 +26,10 @@ __all__ = [
     "DROP",
     "REPORT",
     "ImageNet",
-    "Images",
     "Labels",
     "Options",
     "Screen",
+    "ScreenedImages",
     "Size",
     "Suspect",
     "prepare",

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfpipe.core.errors import UserError
 from tfpipe.screens import imagenet_classes
-from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
+from tfpipe.screens.screen import Options, Screen, ScreenedImages, Suspect, screens
 
 
 @screens.register("imagenet")
@@ -28,7 +28,7 @@ class ImageNet(Screen):
 
         self._model = imagenet_model.load(options.screen_model)
 
-    def find(self, images: Images) -> list[Suspect]:
+    def find(self, images: ScreenedImages) -> list[Suspect]:
         """Return the images without an expected class in the top k, worst first."""
         from tfpipe.screens import outputs
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
+from tfpipe.screens.screen import Options, Screen, ScreenedImages, Suspect, screens
 
 FOLDS = 5
 
@@ -57,7 +57,7 @@ class Labels(Screen):
         self._size = backbone.input_size
         self._key = [backbone.name, _fingerprint(weights)]
 
-    def find(self, images: Images) -> list[Suspect]:
+    def find(self, images: ScreenedImages) -> list[Suspect]:
         """Return the images with the least probable labels, worst first."""
         from tfpipe.screens import outputs
 

@@ -10,13 +10,13 @@ import tensorflow as tf
 from tfpipe.core import storage, terminal
 from tfpipe.images import preprocess
 from tfpipe.input import decoded_batches
-from tfpipe.screens.screen import Images
+from tfpipe.screens.screen import ScreenedImages
 
 BATCH_SIZE = 64
 
 
 def compute(
-    images: Images,
+    images: ScreenedImages,
     model: Callable[[tf.Tensor], tf.Tensor],
     size: int,
     *,

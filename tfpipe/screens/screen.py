@@ -69,7 +69,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class ScreenedImages:
     """The images of a data set for the screens; all sequences have the same order.
 
     Attributes:
@@ -95,7 +95,7 @@ class Suspect(NamedTuple):
     """One image that a screen lists.
 
     Attributes:
-        index: its place in `Images`.
+        index: its place in `ScreenedImages`.
         score: higher for more suspicious images, in the unit of `Screen.score`.
         reason: a phrase for people.
     """
@@ -125,7 +125,7 @@ class Screen(abc.ABC):
         """Check the options and load models; raise UserError before any image is read."""
 
     @abc.abstractmethod
-    def find(self, images: Images) -> list[Suspect]:
+    def find(self, images: ScreenedImages) -> list[Suspect]:
         """Return the suspects, worst first."""
 
 

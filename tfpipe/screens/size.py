@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tfpipe.core.errors import UserError
-from tfpipe.screens.screen import Images, Options, Screen, Suspect, screens
+from tfpipe.screens.screen import Options, Screen, ScreenedImages, Suspect, screens
 
 # Smallest interquartile range, as a share of the upper quartile: where three quarters of the images
 # are 500 pixels wide, one of 499 is no outlier.
@@ -29,7 +29,7 @@ class Size(Screen):
             )
         self._limit = options.screen_iqrs
 
-    def find(self, images: Images) -> list[Suspect]:
+    def find(self, images: ScreenedImages) -> list[Suspect]:
         """Return the images that lie outside the fences in any quantity, worst first."""
         quantities = measure(images)
         distances = {name: distance(values) for name, values in quantities.items()}
@@ -47,7 +47,7 @@ class Size(Screen):
         return suspects
 
 
-def measure(images: Images) -> dict[str, np.ndarray]:
+def measure(images: ScreenedImages) -> dict[str, np.ndarray]:
     """Return each quantity of the files, float64 [N]: pixels, a ratio, or bytes per pixel."""
     width = np.array([found.file_width for found in images.found], np.float64)
     height = np.array([found.file_height for found in images.found], np.float64)

@@ -10,7 +10,7 @@ from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.page import thumbnail, thumbnail_sheet
 from tfpipe.page.thumbnail_sheet import SheetItem
-from tfpipe.screens.screen import DROP, Images, Screen, Suspect
+from tfpipe.screens.screen import DROP, Screen, ScreenedImages, Suspect
 
 COLUMNS = ("path", "label", "score", "reason", "action")
 KEPT, DROPPED = "kept", "dropped"
@@ -18,7 +18,7 @@ MAX_THUMBNAILS = 500  # some 4 MB, which a phone still shows
 
 
 def run(
-    prepared: Sequence[Screen], images: Images, action: str, folder: pathlib.Path
+    prepared: Sequence[Screen], images: ScreenedImages, action: str, folder: pathlib.Path
 ) -> dict[str, list[Suspect]]:
     """Run screens and write the list and the page of each.
 
@@ -51,7 +51,9 @@ def run(
     return listed
 
 
-def save_list(path: pathlib.Path, images: Images, suspects: Sequence[Suspect], action: str) -> None:
+def save_list(
+    path: pathlib.Path, images: ScreenedImages, suspects: Sequence[Suspect], action: str
+) -> None:
     """Write suspects in the given order as a CSV file, each on one line."""
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -64,7 +66,11 @@ def save_list(path: pathlib.Path, images: Images, suspects: Sequence[Suspect], a
 
 
 def save_page(
-    path: pathlib.Path, screen: Screen, images: Images, suspects: Sequence[Suspect], action: str
+    path: pathlib.Path,
+    screen: Screen,
+    images: ScreenedImages,
+    suspects: Sequence[Suspect],
+    action: str,
 ) -> None:
     """Write a page with thumbnails of the worst `MAX_THUMBNAILS` suspects."""
     shown = suspects[:MAX_THUMBNAILS]
@@ -88,7 +94,7 @@ def save_page(
         file.write(text)
 
 
-def _item(images: Images, suspect: Suspect) -> SheetItem:
+def _item(images: ScreenedImages, suspect: Suspect) -> SheetItem:
     label, path = images.classes[images.labels[suspect.index]], images.paths[suspect.index]
     small = thumbnail.of_file(images.read(suspect.index), thumbnail_sheet.SIDE)
     picture = thumbnail.embed(small, f"{path}, labelled {label}")
@@ -115,7 +121,7 @@ def load(folder: remote.Path, name: str) -> list[dict[str, str]]:
         ) from None
 
 
-def _check_no_class_is_lost(images: Images, listed: dict[str, list[Suspect]]) -> None:
+def _check_no_class_is_lost(images: ScreenedImages, listed: dict[str, list[Suspect]]) -> None:
     dropped = {suspect.index for suspects in listed.values() for suspect in suspects}
     left = collections.Counter(images.labels)
     left.subtract(images.labels[index] for index in dropped)

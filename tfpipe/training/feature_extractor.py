@@ -26,10 +26,10 @@ from tfpipe.model.partition import Partition, between
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.training.cluster import Cluster, joined, share_out
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_cache import Column, FeatureCache, size
 from tfpipe.training.feature_dataset import FIELDS, FeatureDataset
 from tfpipe.training.run_folder import RunFolder
+from tfpipe.training.train_config import TrainConfig
 
 # Bytes of decoded images that may wait while the layers are being compiled.
 _AHEAD_BYTES = 128 << 20

@@ -24,11 +24,11 @@ from tfpipe.model.partition import Partition
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.feature_dataset import FeatureDataset
 from tfpipe.training.feature_extractor import FeatureExtractor
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
+from tfpipe.training.train_config import TrainConfig
 
 Batch = dict[str, Any]
 

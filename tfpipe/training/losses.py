@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
 from tfpipe.model.classifier import Classifier, log_probabilities
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 MAX_SMOOTHING = 0.5
 NO_WEIGHTS, BALANCED = "none", "balanced"

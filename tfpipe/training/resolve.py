@@ -7,7 +7,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.training.config import Resolved, TrainConfig
+from tfpipe.training.train_config import Resolved, TrainConfig
 
 
 def branches(config: TrainConfig) -> tuple[dict, ...]:

@@ -7,8 +7,8 @@ import pathlib
 from tfpipe.core.errors import UserError
 from tfpipe.records.manifest import Manifest
 from tfpipe.training import resolve, run_folder, schedules
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.run_folder import RunFolder
+from tfpipe.training.train_config import TrainConfig
 
 # Options that may change when a run is resumed: its length, the place of the records, the speed,
 # and the use of the trained model.

@@ -38,8 +38,8 @@ from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.training import resolve, stages
-from tfpipe.training.config import Resolved, TrainConfig
 from tfpipe.training.precision import under
+from tfpipe.training.train_config import Resolved, TrainConfig
 
 LAST = "last"  # folder of the checkpoints
 LOCK = "lock"  # file that a running training holds

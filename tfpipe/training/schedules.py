@@ -16,7 +16,7 @@ import tf_keras
 from tfpipe.core import spec
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 # From the time in epochs, float64 [], to the factor of the rate, float64 [].
 Factor = Callable[[tf.Tensor], tf.Tensor]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tfpipe.core.errors import UserError
 from tfpipe.model.partition import ALL, HEAD
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 FROM = "from"
 

@@ -9,7 +9,7 @@ import tf_keras
 from tfpipe.core.errors import UserError
 from tfpipe.training import optimizers, schedules
 from tfpipe.training.cluster import summed
-from tfpipe.training.config import TrainConfig
+from tfpipe.training.train_config import TrainConfig
 
 
 class Update:

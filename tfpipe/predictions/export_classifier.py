@@ -11,7 +11,7 @@ import numpy as np
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
-from tfpipe.predictions.classifier import Outcome, clipped
+from tfpipe.predictions.image_classifier import Outcome, clipped
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
-from serving.web.upload import UploadedPicture
+from serving.web.form_upload import UploadedPicture
 from tfpipe.core.errors import UserError
 from tfpipe.protocol.images import IMAGE_MAGIC
 

@@ -12,7 +12,7 @@ from tfpipe.model import signatures
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
-from tfpipe.predictions.classifier import Outcome
+from tfpipe.predictions.image_classifier import Outcome
 from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
 from tfpipe.runs import loaded_run
 

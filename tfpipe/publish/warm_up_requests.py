@@ -1,4 +1,4 @@
-"""Writes the warm-up requests of a version; see `tfpipe.protocol.warm_up`."""
+"""Writes the warm-up requests of a version; see `tfpipe.protocol.warm_up_file`."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from tfpipe.protocol.messages import (
     SignatureDef,
     TensorProto,
 )
-from tfpipe.protocol.warm_up import FILE, MAX_RECORDS
-from tfpipe.publish.samples import SampleImages
+from tfpipe.protocol.warm_up_file import FILE, MAX_RECORDS
+from tfpipe.publish.sample_images import SampleImages
 from tfpipe.records import tfrecord
 
 _GREY = 128

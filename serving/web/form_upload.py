@@ -8,8 +8,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from serving.web.errors import WebError
 from serving.web.limits import Limits
+from serving.web.page_errors import WebError
 from tfpipe.protocol.images import IMAGE_MAGIC
 
 IMAGE, SAMPLE = "image", "sample"

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.core.options import option
-from tfpipe.predictions.classifier import ImageClassifier, Outcome, clipped
+from tfpipe.predictions.image_classifier import ImageClassifier, Outcome, clipped
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
 from tfpipe.protocol.transport import ServerError

@@ -15,8 +15,8 @@ from tfpipe.evaluation.summary import summary
 from tfpipe.reporting import training_plots
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run
-from tfpipe.training.config import TrainConfig
 from tfpipe.training.log import Epoch
+from tfpipe.training.train_config import TrainConfig
 
 MAX_CLASSES = 40  # rows; of more classes, those with the lowest F1
 MAX_MISTAKES = 12
