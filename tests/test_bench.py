@@ -38,7 +38,7 @@ def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
     ("least", "most", "reached"), [(2, None, True), (2.1, None, False), (None, 1.9, False)]
 )
 def test_targets(least, most, reached):
-    value = report.Comparison("x", lambda one: one["a"]["images/s"] / 10, least, most)
+    value = report.Ratio("x", lambda one: one["a"]["images/s"] / 10, least, most)
     (found,) = report.summarize(rounds(a=[10, 20, 30]), [], [value])["comparisons"]
     assert (found["median"], found["reached"]) == (2, reached)
 

@@ -10,7 +10,7 @@ from test_layout import SERVING_ENTRY_POINTS
 
 from tfpipe.core.errors import UserError
 from tools import make_toy_images, run_tutorial
-from tools.run_tutorial import Options, Step
+from tools.run_tutorial import Options, TutorialStep
 
 PATH = ROOT / "docs" / "tutorial.md"
 
@@ -57,8 +57,10 @@ def options(tmp_path):
 
 def test_steps_are_commands_with_their_output():
     found = run_tutorial.steps(PAGE)
-    assert found[1] == Step("cat train.zip", ("images",))
-    assert found[3] == Step("echo 127.0.0.1:8500 --port=8501", ("127.0.0.1:8500 --port=...",))
+    assert found[1] == TutorialStep("cat train.zip", ("images",))
+    assert found[3] == TutorialStep(
+        "echo 127.0.0.1:8500 --port=8501", ("127.0.0.1:8500 --port=...",)
+    )
     assert [step.stays for step in found] == [False, False, True, False]
 
 

@@ -44,7 +44,7 @@ class Options:
     compare: bool = option("whether a shown line that is not printed is an error", True)
 
 
-class Step(NamedTuple):
+class TutorialStep(NamedTuple):
     """One command of the tutorial.
 
     Attributes:
@@ -81,13 +81,13 @@ def main(options: Options) -> None:
             terminal.say(f"  {time.monotonic() - began:.1f} s")
 
 
-def steps(page: str) -> list[Step]:
+def steps(page: str) -> list[TutorialStep]:
     """Return the commands of a page with their shown output."""
-    found: list[Step] = []
+    found: list[TutorialStep] = []
     for block in _BLOCK.findall(page):
         for line in block.splitlines():
             if line.startswith("$ "):
-                found.append(Step(line.removeprefix("$ "), ()))
+                found.append(TutorialStep(line.removeprefix("$ "), ()))
             elif found[-1].command.endswith("\\"):
                 joined = found[-1].command.removesuffix("\\") + line.lstrip()
                 found[-1] = found[-1]._replace(command=joined)
@@ -139,7 +139,9 @@ def _prepare(options: Options) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _run(command: str, step: Step, folder: pathlib.Path, log: pathlib.Path) -> Iterator[str]:
+def _run(
+    command: str, step: TutorialStep, folder: pathlib.Path, log: pathlib.Path
+) -> Iterator[str]:
     """Run a command and yield its output; stop it at the end if it stays running."""
     environment = {
         **os.environ,
@@ -169,7 +171,7 @@ def _run(command: str, step: Step, folder: pathlib.Path, log: pathlib.Path) -> I
         process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen, step: Step, log: pathlib.Path) -> None:
+def _wait_until_ready(process: subprocess.Popen, step: TutorialStep, log: pathlib.Path) -> None:
     deadline = time.monotonic() + _READY_S
     while missing(step.shown, log.read_text(encoding="utf-8")):
         if process.poll() is not None or time.monotonic() > deadline:

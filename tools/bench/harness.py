@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tools.bench import report
-from tools.bench.report import Comparison, Figures, Round
+from tools.bench.report import Figures, Ratio, Round
 from tools.bench.worker import RESULT, Failed
 
 TIMEOUT_S = 3600.0  # of one process: what hangs is killed and reported
@@ -172,7 +172,7 @@ def run(
     session: Session,
     cases: Sequence[Case],
     beside: Sequence[str] = (),
-    comparisons: Sequence[Comparison] = (),
+    comparisons: Sequence[Ratio] = (),
 ) -> int:
     """Measure all cases, print the tables, write --json.
 

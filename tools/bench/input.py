@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from tools.bench import data, harness, peers, report
 from tools.bench.harness import Case, Tree
-from tools.bench.report import Comparison, Round
+from tools.bench.report import Ratio, Round
 
 # The flags of `tfpipe.build_records` for each store.
 STORES = {
@@ -98,14 +98,14 @@ def main() -> int:
         return harness.run(session, cases, ("limit", "keras-generator"), comparisons(TARGETS))
 
 
-def comparisons(targets: dict[tuple[str, str], float]) -> Sequence[Comparison]:
+def comparisons(targets: dict[tuple[str, str], float]) -> Sequence[Ratio]:
     """Return the ratios of the targets, and the growth of the memory."""
 
     def growth(one: Round) -> float:
         return one["memory"]["MB after epoch 10"] / one["memory"]["MB after epoch 2"]
 
     rates = [report.ratio("images/s", *pair, least=least) for pair, least in targets.items()]
-    return [*rates, Comparison("memory after epoch 10 / 2", growth, most=1.05)]
+    return [*rates, Ratio("memory after epoch 10 / 2", growth, most=1.05)]
 
 
 if __name__ == "__main__":

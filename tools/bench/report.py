@@ -16,7 +16,7 @@ Round = dict[str, Figures]  # by case
 _PLAIN_WIDTH = 160  # columns of a table that goes to a file
 
 
-class Comparison(NamedTuple):
+class Ratio(NamedTuple):
     """A value computed from the figures of one round, by case, and its target if it has one."""
 
     name: str
@@ -25,15 +25,15 @@ class Comparison(NamedTuple):
     most: float | None = None
 
 
-def ratio(figure: str, case: str, to: str, least: float | None = None) -> Comparison:
+def ratio(figure: str, case: str, to: str, least: float | None = None) -> Ratio:
     """Compare a figure of two cases: `case / to`."""
-    return Comparison(f"{case} / {to}", lambda one: one[case][figure] / one[to][figure], least)
+    return Ratio(f"{case} / {to}", lambda one: one[case][figure] / one[to][figure], least)
 
 
 def summarize(
     rounds: Sequence[Round],
     beside: Sequence[str],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Ratio],
     trees: Sequence[str] = ("",),
 ) -> dict:
     """Return what the rounds say.
@@ -80,7 +80,7 @@ def _seen_from(one: Round, tree: str) -> Round:
     return one | theirs
 
 
-def _value(comparison: Comparison, one: Round) -> float | None:
+def _value(comparison: Ratio, one: Round) -> float | None:
     try:
         return comparison.value(one)
     except (KeyError, ZeroDivisionError):  # a case was not run or failed

@@ -13,7 +13,7 @@ SPLITS = ("train", "val")
 HEAD = "head"
 
 
-class Recipe(NamedTuple):
+class SeedRecipe(NamedTuple):
     """What both sides train; see the arguments of `train`."""
 
     optimizer: str
@@ -26,10 +26,10 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "r1-frozen": Recipe("Adam", 1e-3, 50, target=10.0),
-    "r2": Recipe("Adadelta", 1.0, 128, bottleneck=True),
+    "r1-frozen": SeedRecipe("Adam", 1e-3, 50, target=10.0),
+    "r2": SeedRecipe("Adadelta", 1.0, 128, bottleneck=True),
     # MobileNet has 13 blocks; R3 cut Xception, which has 14, at 13 and at 11.
-    "r3-staged": Recipe("Adam", 1e-4, 32, (HEAD, "conv_pw_12", "conv_pw_10"), True, target=2.0),
+    "r3-staged": SeedRecipe("Adam", 1e-4, 32, (HEAD, "conv_pw_12", "conv_pw_10"), True, target=2.0),
 }
 
 

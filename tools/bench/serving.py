@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 from tools.bench import harness, report, saved_model
 from tools.bench.harness import Case, Tree
-from tools.bench.report import Comparison, Figures, Round
+from tools.bench.report import Figures, Ratio, Round
 
 
 def main() -> int:
@@ -90,9 +90,9 @@ def main() -> int:
 
     comparisons = [
         report.ratio("images/s", "server", "in-process", least=0.9),
-        Comparison("one-image, ms more", lambda one: one["one-image"]["ms more"], most=1.5),
-        Comparison("start, s", lambda one: one["start"]["s"], most=1.0),
-        Comparison("swap, slowest / p99 before", slowest, most=2.0),
+        Ratio("one-image, ms more", lambda one: one["one-image"]["ms more"], most=1.5),
+        Ratio("start, s", lambda one: one["start"]["s"], most=1.0),
+        Ratio("swap, slowest / p99 before", slowest, most=2.0),
     ]
     with harness.session(flags) as session:
         return harness.run(session, cases, ("in-process",), comparisons)

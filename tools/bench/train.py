@@ -27,8 +27,8 @@ import tempfile
 
 from tools.bench import data, harness
 from tools.bench.harness import Case, Tree
-from tools.bench.report import Comparison, Figures, Round
-from tools.bench.seeds import HEAD, RECIPES, Recipe
+from tools.bench.report import Figures, Ratio, Round
+from tools.bench.seeds import HEAD, RECIPES, SeedRecipe
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def main() -> int:
         return harness.run(session, cases, (), [c for name in RECIPES for c in comparisons(name)])
 
 
-def our_flags(recipe: Recipe, epochs: int, feature_views: int) -> dict:
+def our_flags(recipe: SeedRecipe, epochs: int, feature_views: int) -> dict:
     """Return the flags of `tfpipe.train` that train what the seeds' way does."""
     stages = [stage if stage == HEAD else f"{stage}:from={stage}" for stage in recipe.stages]
     given = {"backbones": "mobilenet", "stages": ";".join(stages), "pooling": "avg"}
@@ -119,7 +119,7 @@ def figures(done: harness.Finished, seconds: list[float], losses: list[float]) -
     return found | {"seconds": list(seconds), "losses": list(losses)}
 
 
-def comparisons(name: str) -> list[Comparison]:
+def comparisons(name: str) -> list[Ratio]:
     """Return the seed's time divided by ours, to the same loss and in all, and both losses."""
 
     def to_same_loss(one: Round, side: str) -> float:
@@ -129,17 +129,17 @@ def comparisons(name: str) -> list[Comparison]:
 
     seed, text = f"{name}-seed", f"{name}, seed / ours"
     return [
-        Comparison(
+        Ratio(
             f"{text}: s to the same loss",
             lambda one: to_same_loss(one, seed) / to_same_loss(one, name),
             RECIPES[name].target,
         ),
-        Comparison(
+        Ratio(
             f"{text}: the same with the build",
             lambda one: to_same_loss(one, seed) / (to_same_loss(one, name) + one["build"]["s"]),
         ),
-        Comparison(f"{text}: s in all", lambda one: one[seed]["s"] / one[name]["s"]),
-        Comparison(
+        Ratio(f"{text}: s in all", lambda one: one[seed]["s"] / one[name]["s"]),
+        Ratio(
             f"{name}, ours / seed: best val_loss",
             lambda one: one[name]["best val_loss"] / one[seed]["best val_loss"],
             most=1.0,
