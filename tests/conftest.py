@@ -161,7 +161,7 @@ def export_dir(run_dir, make_once, tmp_path_factory):
     def make(folder):
         from tfpipe import export
 
-        export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder)))
+        export.main(export.Options(run_dir=str(run_dir), export_dir=str(folder / "tiny")))
 
-    made = make_once("tiny-export", make)
+    made = make_once("export", make) / "tiny"
     return shutil.copytree(made, tmp_path_factory.mktemp("export") / "tiny")

@@ -242,7 +242,7 @@ def test_labels_of_a_list_and_order_of_classes(images, tmp_path):
     build(images, tmp_path / "out", labels=mode, classes="zebra,ant")  # up to date
     with pytest.raises(UserError, match=r"other options \(`classes`\)"):
         build(images, tmp_path / "out", labels=mode)
-    with pytest.raises(UserError, match="class 'ant' is not there"):
+    with pytest.raises(UserError, match="class 'ant'"):
         build(images, tmp_path / "else", labels=mode, classes="zebra,bee")
     listing.write_text(listing.read_text().replace("cat.1.jpg,zebra", "cat.1.jpg,ant"))
     with pytest.raises(UserError, match="other images"):

@@ -131,7 +131,7 @@ def test_predictions_that_cannot_be_written_are_refused_at_once(run, tmp_path, n
 
 def test_the_predictions_that_calibrate_a_run_are_left_alone(run):
     before = (run / "predictions.csv").read_bytes()
-    with pytest.raises(UserError, match="belongs to the run"):
+    with pytest.raises(UserError, match="run's own file"):
         evaluated(run, split="train", predictions=str(run / "predictions.csv"))
     assert (run / "predictions.csv").read_bytes() == before
 
@@ -211,7 +211,7 @@ class TestDegenerate:
         assert found["roc_auc"] is found["average_precision"] is found["recall"]["dog"] is None
         assert found["reasons"]["roc_auc"] == "needs images of two classes"
         assert found["reasons"]["recall.dog"] == "no images"
-        assert found["reasons"]["intervals.roc_auc"] == "the measure is undefined"
+        assert found["reasons"]["intervals.roc_auc"] == "the metric is undefined"
         assert found["intervals"]["log_loss"] is not None
         assert "ROC AUC: undefined: it needs images of two classes" in capsys.readouterr().err
 
@@ -234,7 +234,7 @@ class TestDegenerate:
         value = json.loads(path.read_text())
         value["splits"]["test"] = {"cat": 0, "dog": 0}
         path.write_text(json.dumps(value))
-        with pytest.raises(UserError, match=r"has no images of test: give another .split, one of"):
+        with pytest.raises(UserError, match=r"has no images of test: give another .split., one of"):
             evaluated(run, records=str(tmp_path / "records"), split="test")
 
 

@@ -242,7 +242,7 @@ class TestRun:
         np.testing.assert_allclose(
             restored.features(IMAGES)[:, 64:], tf.reduce_mean(feature_map, [1, 2]), rtol=1e-5
         )
-        with pytest.raises(UserError, match=r"net\.keras@second does not exist"):
+        with pytest.raises(UserError, match=r"net\.keras@second. does not exist"):
             train.main(config)
         changed.save(path)
         with pytest.raises(
@@ -250,7 +250,7 @@ class TestRun:
         ):
             train.main(config)
         (pathlib.Path(config.run_dir) / "backbones" / "net.keras").unlink()
-        with pytest.raises(UserError, match=r"run/backbones/net\.keras@second does not exist"):
+        with pytest.raises(UserError, match=r"run/backbones/net\.keras@second.? does not exist"):
             opened.restore()
 
     @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ class TestRun:
             ({"image_size": "40"}, r"image_size=40.: .*net\.keras takes images of 32 x 32"),
             (
                 {"weights": "small_cnn=none,net-second=none"},
-                r"not name=value with a name of --backbones",
+                r"not name=value with the name of a backbone",
             ),
         ],
     )

@@ -22,7 +22,7 @@ def merged():
     return build("mobilenet", "small_cnn")
 
 
-def pictures(size=64, n=3):
+def pictures(size=75, n=3):
     return np.random.default_rng(0).uniform(0, 255, (n, size, size, 3)).astype(np.float32)
 
 

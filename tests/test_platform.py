@@ -64,6 +64,7 @@ def test_without_tensorflow_addons_its_optimizers_say_so(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
     monkeypatch.delitem(sys.modules, "tfpipe.training.addons", raising=False)
+    monkeypatch.delattr("tfpipe.training.addons", raising=False)
     with pytest.raises(UserError, match="tensorflow-addons, which is not installed"):
         optimizers.build("lamb", 1e-3)
     assert "tfpipe.training.addons" not in sys.modules

@@ -448,7 +448,7 @@ def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
         ({"export_dir": "a", "tta": "flip_lr"}, ["--tta=flip_lr", "--run_dir"]),
         ({"export_dir": "a", "threshold": "f1"}, ["--threshold=f1", "--run_dir"]),
         ({"run_dir": "a", "threshold": "f1", "tta": "none"}, ["--threshold=f1", "--tta"]),
-        ({"run_dir": "a", "threshold": "2"}, ["--threshold=2"]),
+        ({"run_dir": "a", "threshold": "2"}, ["threshold=2"]),
         ({"run_dir": "a", "explain_limit": -1}, ["--explain_limit=-1"]),
         ({"run_dir": "a", "beam_args": "x"}, ["--beam_args", "--runner=beam"]),
         ({"run_dir": "a", "runner": "beam", "beam_args": "x"}, ["beam_args=x"]),

@@ -364,8 +364,8 @@ def clusters(count, classes, seed=0):
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_flipped_labels_are_ranked_worst(classes):
-    features, truth = clusters(300, classes)
-    flipped = np.arange(0, 300, 30)
+    features, truth = clusters(600, classes)
+    flipped = np.arange(0, 600, 30)
     labels = truth.copy()
     labels[flipped] = (labels[flipped] + 1) % classes
     believed = label_issues.out_of_fold(features, labels, classes, None)

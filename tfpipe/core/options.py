@@ -96,22 +96,22 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
             field for them.
     """
     given: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if name := field.metadata.get("arguments"):
-            if not rest:
-                raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
-            given[field.name], rest = tuple(rest), ()
-            continue
-        value = values[field.name].value
-        if value is None and _is_required(field):
-            raise UserError(f"--{field.name} is missing: {field.metadata['help']}", status=2)
-        given[field.name] = tuple(value) if isinstance(value, list) else value
-    if rest:
+    if rest and not any("arguments" in field.metadata for field in dataclasses.fields(cls)):
         raise UserError(
             f"unexpected argument {rest[0]!r}: every argument is a flag, --name=value"
             " (--help lists them)",
             status=2,
         )
+    for field in dataclasses.fields(cls):
+        if name := field.metadata.get("arguments"):
+            if not rest:
+                raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
+            given[field.name] = tuple(rest)
+            continue
+        value = values[field.name].value
+        if value is None and _is_required(field):
+            raise UserError(f"--{field.name} is missing: {field.metadata['help']}", status=2)
+        given[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**given)
 
 

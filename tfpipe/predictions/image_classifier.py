@@ -109,4 +109,4 @@ def clipped(probabilities: np.ndarray, bounds: tuple[float, float] | None) -> np
     from tfpipe.model.calibration import Calibration  # it imports TensorFlow
 
     clip_min, clip_max = bounds
-    return np.asarray(Calibration(low=clip_min, high=clip_max).clip(probabilities))
+    return np.asarray(Calibration(clip_min=clip_min, clip_max=clip_max).clip(probabilities))

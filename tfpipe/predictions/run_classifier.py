@@ -73,7 +73,7 @@ class RunClassifier(LocalClassifier):
         if self.bounds is None:
             return calibration
         clip_min, clip_max = self.bounds
-        return dataclasses.replace(calibration, low=clip_min, high=clip_max)
+        return dataclasses.replace(calibration, clip_min=clip_min, clip_max=clip_max)
 
     @functools.cached_property
     def _predictor(self) -> Predictor | EnsemblePredictor:
