@@ -227,6 +227,7 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
         assert not others & set(numbers)
 
 
+@pytest.mark.slow
 def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_path):
     run = tmp_path / "run"
     train.main(tiny_config(run_dir=str(run), data_service=running.address, resize_on="device"))

@@ -338,6 +338,7 @@ class TestEndToEnd:
             (row["name"], row["label"]) for row in first
         ]
 
+    @pytest.mark.slow
     def test_from_training_to_the_saved_model(self, made, records, image_folder, tmp_path):
         _, folder = made
         evaluate.main(evaluate.Options(run_dir=str(folder)))
@@ -527,6 +528,7 @@ class TestCrossValidated:
         with pytest.raises(UserError, match="have predictions of different images"):
             evaluate.main(evaluate.Options(run_dir=str(folder / "cv"), against=str(out)))
 
+    @pytest.mark.slow
     def test_it_is_a_member(self, folder, tmp_path):
         out = make(folder, runs="c,cv", method="geometric")
         own = {row["name"]: odds(row) for row in read(folder / "c" / "predictions.csv")}

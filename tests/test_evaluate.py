@@ -238,6 +238,7 @@ class TestDegenerate:
             evaluated(run, records=str(tmp_path / "records"), split="test")
 
 
+@pytest.mark.slow
 def test_three_classes(tmp_path, capsys):
     records = build(
         tmp_path / "records", {"cat": 20, "dog": 20, "fox": 20}, splits="train:0.5,val:0.5"

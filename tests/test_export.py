@@ -226,6 +226,7 @@ def exported(run_dir, folder, **changes):
     return folder / "tiny"
 
 
+@pytest.mark.slow
 def test_frozen_weights_answer_the_same(run_dir, loaded, tmp_path):
     folder = exported(run_dir, tmp_path, optimize="none", serving_batch_sizes="1")
     plain = signatures_of(folder / "1")
@@ -243,6 +244,7 @@ def test_frozen_weights_answer_the_same(run_dir, loaded, tmp_path):
     assert json.loads((folder / "1" / card.JSON).read_text())["optimize"] == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_a_file_for_phones(run_dir, tmp_path, kind, capsys):
     folder = exported(run_dir, tmp_path, tflite=kind, serving_batch_sizes="1", check_images=16)
@@ -331,20 +333,24 @@ class TestGate:
     def taken(self, run_dir, predictor):
         return samples.take(loaded_run.load(run_dir), predictor, "", 5)
 
+    @pytest.mark.slow
     def test_lets_the_same_answers_pass(self, export_dir, taken):
         assert len(taken.files) == 5
         assert 0 <= gate.check(export_dir / "1", taken) < gate.TOLERANCE
 
+    @pytest.mark.slow
     def test_holds_back_other_answers(self, export_dir, taken):
         other = dataclasses.replace(taken, expected=taken.expected + 1e-3)
         with pytest.raises(UserError, match=r"not exported: served probabilities differ .* 0.001"):
             gate.check(export_dir / "1", other)
 
+    @pytest.mark.slow
     def test_holds_back_what_is_refused(self, export_dir, taken):
         other = dataclasses.replace(taken, files=(b"no image", *taken.files[1:]))
         with pytest.raises(UserError, match=r"not exported: served probabilities differ .* by nan"):
             gate.check(export_dir / "1", other)
 
+    @pytest.mark.slow
     def test_holds_back_what_no_server_can_load(self, taken, tmp_path):
         (tmp_path / "saved_model.pb").write_bytes(b"damaged")
         with pytest.raises(UserError, match=r"a server cannot load it, and says: error: .*damaged"):
@@ -397,6 +403,7 @@ def test_three_classes_have_no_regression():
     assert "probability" not in context.answer(tf.zeros([1, 32, 32, 3], tf.uint8))
 
 
+@pytest.mark.slow
 def test_the_command_line(run_dir, tmp_path):
     done = subprocess.run(
         [
@@ -415,6 +422,7 @@ def test_the_command_line(run_dir, tmp_path):
     assert "License: CC0-1.0" in (tmp_path / "tiny/1" / card.TEXT).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_without_records_is_exported_unchecked_only(records, tmp_path):
     moved = shutil.copytree(records, tmp_path / "records")
     config = TrainConfig(records=str(moved), run_dir=str(tmp_path / "run"), **TINY | {"epochs": 1})

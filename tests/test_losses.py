@@ -130,6 +130,7 @@ def test_wrong_losses_are_explained(changes, message):
         losses.build(options(class_weights="balanced"), {"ant": 1.0, "bee": 0.0})
 
 
+@pytest.mark.slow
 def test_validation_is_the_plain_cross_entropy_whatever_is_trained(tiny_config, tmp_path):
     """With a rate that changes nothing, the runs differ only in the loss of the training."""
     rows = []

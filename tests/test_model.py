@@ -50,6 +50,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_seed_models_have_their_published_parameters(seed):
     names, options, state, total, trained = SEEDS[seed]

@@ -179,6 +179,7 @@ def test_no_code_of_a_file_runs(saved, tmp_path, monkeypatch, old, new, word):
     assert word in message
 
 
+@pytest.mark.slow
 def test_models_of_keras_applications_are_not_refused(tmp_path):
     """Their preprocessing and activations are operators in the graph."""
     model = tf_keras.applications.MobileNetV3Small(

@@ -16,6 +16,7 @@ tf.function(lambda: tf.nn.conv2d(images, kernel, 1, "SAME"))()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is TensorFlow's choice there")
 @pytest.mark.parametrize(("asked", "used"), [(None, True), ("0", False)])
 def test_it_computes_convolutions_unless_a_user_forbids_it(asked, used):

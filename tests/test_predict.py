@@ -214,6 +214,7 @@ def test_ids_are_sorted_as_kaggle_sorts_them():
     assert order.ordered(["9" * 5000, "1" + "0" * 5000]) == ["9" * 5000, "1" + "0" * 5000]
 
 
+@pytest.mark.slow
 def test_names_of_any_kind(run_dir, image_folder, tmp_path):
     source = tmp_path / "in"
     (source / "more").mkdir(parents=True)
@@ -371,6 +372,7 @@ def test_a_folder_of_heat_maps_is_new(run_dir, damaged, tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam_args", [HERE, TWO])
 def test_beam_gives_the_same_bytes(beam_args, run_dir, damaged, image_folder, tmp_path):
     for path in image_folder.iterdir():

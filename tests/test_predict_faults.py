@@ -84,6 +84,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [0, 1])
 def test_a_killed_prediction_goes_on_to_the_same_bytes(run_dir, many, tmp_path, chunks):
     (tmp_path / "whole").mkdir()
@@ -213,6 +214,7 @@ def test_two_at_once_are_one_line(run_dir, image_folder, small, tmp_path, monkey
     assert run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1_000, 10_000])
 def test_a_full_disk_then_room_again(run_dir, many, tmp_path, most):
     """While chunks are written, while the output is."""
@@ -249,6 +251,7 @@ def test_heat_maps_go_nowhere(run_dir, image_folder, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_and_comes_back(export_dir, image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chunk, "SIZE", 16)
     save, done = chunk._save, []
@@ -292,6 +295,7 @@ def test_a_server_that_is_not_there_is_one_line(image_folder, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_it_can_go_on(run_dir, many, tmp_path):
     def heed():  # which a shell has what it runs in the background ignore
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -245,6 +245,7 @@ def test_lists(ram, image_folder, tmp_path):
     assert sources.open_source(f"{ram}/l.csv").fingerprint() != before
 
 
+@pytest.mark.slow
 def test_beam_reads_and_writes_urls(ram, image_folder, tmp_path):
     (tmp_path / "in").mkdir()
     for path in sorted(image_folder.iterdir())[:20] + sorted(image_folder.iterdir())[-20:]:

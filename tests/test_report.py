@@ -142,6 +142,7 @@ def test_the_same_run_gives_the_same_page_and_keeps_its_files(text, run, tmp_pat
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_runs_are_compared_and_hostile_names_stay_text(run, other, hostile):
     text = write(run, other, hostile, pictures=1)
     page = Page(text)

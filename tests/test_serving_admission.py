@@ -94,6 +94,7 @@ def refusal(stub, request):
     return None
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_read(tmp_path):
     """Of a message of 30 MB nothing is held; others are answered, and the refusal is counted."""
     flags = ["--enable_batching=false", "--grpc_max_threads=1", "--rest_api_port=-1"]

@@ -214,6 +214,7 @@ def slow(steps):
     return predict(spec(signature_name="slow"), steps=np.array(steps, np.int32))
 
 
+@pytest.mark.slow
 def test_a_flood_is_refused_and_leaves_nothing(base, tmp_path):
     flags = ["--enable_batching=false", "--grpc_max_threads=2"]
     with (

@@ -123,6 +123,7 @@ def test_versions_come_and_go_without_a_failed_call(base, capsys):
     assert all(line.startswith(("serving", "error: ")) for line in lines)
 
 
+@pytest.mark.slow
 def test_sigterm_loses_no_call_under_way(base, tmp_path):
     log = tmp_path / "stderr"
     with (

@@ -124,6 +124,7 @@ assert type(tf.make_tensor_proto(1)) is messages.TensorProto
 """
 
 
+@pytest.mark.slow
 def test_tensorflow_can_be_imported_after_the_messages():
     # This module imports it before them.
     subprocess.run([sys.executable, "-c", MESSAGES_FIRST], check=True)

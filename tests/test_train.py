@@ -37,6 +37,7 @@ def test_a_softmax_learns_too(tiny_config, tmp_path):
     assert min(val_losses(tmp_path / "run")) < 0.6
 
 
+@pytest.mark.slow
 def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
     """With dropout and augmentation, whose random states are restored too."""
     head = "dense(16)|dropout(0.5)"
@@ -55,6 +56,7 @@ def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
     assert 0 <= float(row["input_wait"]) <= 1
 
 
+@pytest.mark.slow
 def test_trains_in_bfloat16_compiled_with_every_option_of_the_update(tiny_config, tmp_path):
     changes = {
         "loss": "focal",

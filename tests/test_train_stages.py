@@ -117,6 +117,7 @@ def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tm
     assert sorted(distances)[1] > 1e-4
 
 
+@pytest.mark.slow
 def test_images_are_read_once_for_all_stages_and_runs(tiny_config, tmp_path, monkeypatch):
     """Features at later layers follow from the earliest ones, with the values that images give."""
     stages = "head:epochs=1;top:from=conv3,epochs=1;more:from=conv2,epochs=1"

@@ -16,6 +16,7 @@ from tools import demo, web
 httpx = pytest.importorskip("httpx")
 
 
+@pytest.mark.slow
 def test_one_command_shows_a_model_and_ctrl_c_ends_all(tmp_path):
     publish(tmp_path / "pets", 3)
     family = Family()
@@ -43,12 +44,14 @@ def test_one_command_shows_a_model_and_ctrl_c_ends_all(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_an_export_that_is_not_there_is_told_by_the_server(tmp_path, capfd):
     with pytest.raises(UserError, match="did not start"):
         web.main(web.Options(export=str(tmp_path / "none")))
     assert "none is not a folder" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_demo_is_made_if_there_is_none(tmp_path, monkeypatch):
     made = []
     monkeypatch.chdir(tmp_path)

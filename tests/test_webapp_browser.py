@@ -445,6 +445,7 @@ def test_without_javascript_a_form_leads_to_the_answers(open_page, site):
     sync_api.expect(page.get_by_role("alert")).to_have_text("Choose a picture first.")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_told_and_found_when_it_is_there(open_page, base, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
