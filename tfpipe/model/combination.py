@@ -45,7 +45,7 @@ class Combination:
     bias: tuple = ()
 
     def check(self, members: int, classes: int) -> None:
-        """Raise ValueError if the parameters do not fit so many members and classes."""
+        """Raise ValueError if the parameters do not fit these numbers of members and classes."""
         if not members:
             raise ValueError("it has no members")
         if self.method not in combiners:

@@ -119,7 +119,7 @@ def started(tree: Tree, export: pathlib.Path, flags: str) -> Iterator[str]:
 def load(
     tree: Tree, address: str, images: pathlib.Path, under_way: int, seconds: float, warm_up: int = 3
 ) -> dict:
-    """Return what `serving.loadtest` measures with so many requests under way."""
+    """Return what `serving.loadtest` measures with this number of concurrent requests."""
     with tempfile.TemporaryDirectory() as work:
         path = pathlib.Path(work, "load.json")
         command = [
