@@ -60,7 +60,7 @@ class FeatureExtractor:
         """
         self._config, self._side = config, classifier.image_size
         self._classes = len(run.resolved.classes)
-        self._strategy = cluster.strategy
+        self._strategy, self._workers = cluster.strategy, cluster.workers
         self._cache = FeatureCache(
             pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
             config.feature_gb,
@@ -177,19 +177,24 @@ class FeatureExtractor:
         """Return a function of images or tensors, with the model's weights at its first call."""
 
         @functools.cache
-        def compiled() -> Callable[[Any], list[tf.Tensor]]:
+        def layers() -> tf_keras.Model:
             with self._strategy.scope():
-                layers = folded(model)
+                return folded(model)
 
-            @tf.function(autograph=False)
-            def run(values: Any) -> list[tf.Tensor]:
-                return self._strategy.run(
-                    lambda share: as_list(layers(share, training=False)), args=(values,)
-                )
+        @tf.function(autograph=False)
+        def run(values: Any) -> list[tf.Tensor]:
+            return self._strategy.run(
+                lambda share: as_list(layers()(share, training=False)), args=(values,)
+            )
 
-            return run
+        if self._workers > 1:
+            layers()  # all workers create its variables together; later only the chief computes
 
-        return lambda values: compiled()(values)
+        def call(values: Any) -> list[tf.Tensor]:
+            layers()  # outside the graph of `run`
+            return run(values)
+
+        return call
 
 
 def _whole(part: Subset) -> Subset:
