@@ -127,7 +127,7 @@ def run(name, *flags, status=0):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("name", "flags", "expected"),
     [
@@ -155,7 +155,7 @@ def test_benchmarks_run_to_their_end(name, flags, expected, image_folder):
     assert expected in run(name, *flags, *source)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_serving_runs_to_its_end(export_dir, image_folder):
     flags = ("--seconds=1", "--swap_seconds=5", f"--export={export_dir}")
     assert "server / in-process" in run("serving", *flags, f"--images={image_folder}")
