@@ -145,7 +145,7 @@ def test_sums_are_exact():
     dct = perceptual_hash._DCT.astype(int).astype(object)
     waves = dct @ grey.sum(axis=(1, 3)) @ dct.T
     waves = np.rint((waves / perceptual_hash._STEP).astype(float)).ravel()
-    bits = "".join("01"[wave > np.median(waves)] for wave in waves)
+    bits = "".join("01"[int(wave > np.median(waves))] for wave in waves)
     assert look(pixels).hash == f"{int(bits, 2):064x}"
 
 

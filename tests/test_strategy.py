@@ -1,5 +1,6 @@
 """Several devices or machines train like one; a lost worker ends the others with status 75."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -206,6 +207,10 @@ def test_every_optimizer_updates_mirrored_weights_alike():
     run_script(UPDATES, ",".join(OPTIMIZERS - {"lookahead"}))
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_addons") is None,
+    reason="lookahead needs tensorflow-addons, which is not installed",
+)
 def test_an_optimizer_that_cannot_be_mirrored_is_refused():
     config = TrainConfig(records="", run_dir="", optimizer="lookahead")
     update.check(config, 3)
