@@ -5,7 +5,7 @@ import os
 import sys
 
 # Parameters of mallopt, from glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
@@ -27,15 +27,6 @@ def keep_freed_memory() -> bool:
     if os.path.exists(_NVIDIA_DRIVER):
         return False
     return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1})
-
-
-def keep_small_blocks(most: int) -> bool:
-    """Does the same for blocks of less than `most` bytes, at most 32 MiB, in any process.
-
-    For one that decodes image after image. Larger blocks are given back, so that a huge image
-    leaves nothing behind and needs no room between those before it.
-    """
-    return _set({_M_MMAP_THRESHOLD: most, _M_TRIM_THRESHOLD: 2 * most})
 
 
 def _set(settings: dict[int, int]) -> bool:
