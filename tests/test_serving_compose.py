@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf import wrappers_pb2 as wrappers
 
 from serving import client, webapp
+from tfpipe import publish
 from tfpipe.core import options
 from tfpipe.protocol.messages import ModelServerConfig
 
@@ -115,6 +116,7 @@ def test_the_flags_are_those_of_the_model_server():
     flags = flags_of(service)
     assert set(flags) <= FLAGS
     assert service["image"] == f"tensorflow/serving:{VERSION}"
+    assert publish.SERVING_VERSION == VERSION  # what an export is checked for
     assert compose(TF_SERVING_VERSION="2.15.1")["image"] == "tensorflow/serving:2.15.1"
     assert (flags["model_name"], flags["model_base_path"]) == ("demo", "/models/demo")
     assert flags["model_config_file"] == ""

@@ -13,6 +13,7 @@ import dataclasses
 import pathlib
 import time
 
+from tfpipe import publish
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
@@ -57,9 +58,8 @@ class Options:
     )
     license: str = option("license of the model, for its card", "", alias="licence")
     serving_version: str = option(
-        "version of the TensorFlow Serving that must know all operations of the graph, as 2.15.1;"
-        " empty for that of this TensorFlow",
-        "",
+        "version of the TensorFlow Serving that must know all operations of the graph, as 2.15.1",
+        publish.SERVING_VERSION,
     )
 
 
@@ -107,9 +107,8 @@ def main(options: Options) -> None:
         card.write(work, described)
         if options.check_images:
             _check(options, run, predictor, work, definitions, sizes)
-    known = options.serving_version or _installed()
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
-    terminal.say(f"it goes with TensorFlow Serving {known} or newer")
+    terminal.say(f"it goes with TensorFlow Serving {options.serving_version} or newer")
     terminal.say(
         f"next: python -m serving.server --model_name={folder.name} --model_base_path={folder}"
         " --port=8500"
@@ -139,20 +138,13 @@ def _check(options: Options, run, predictor, work: pathlib.Path, definitions, si
     )
 
 
-def _installed() -> str:
-    import tensorflow as tf
-
-    return tf.__version__
-
-
 def _check_serving_version(text: str) -> None:
     from tfpipe.publish import graph
 
-    if text:
-        try:
-            graph.parse_version(text)
-        except ValueError as error:
-            raise UserError(f"--serving_version: {error}", status=2) from None
+    try:
+        graph.parse_version(text)
+    except ValueError as error:
+        raise UserError(f"--serving_version: {error}", status=2) from None
 
 
 def _sizes(text: str) -> list[int]:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tfpipe.core.errors import UserError
+from tfpipe.publish import SERVING_VERSION
 
 # Operations that run Python, which a server lacks, or that access files of its machine.
 FORBIDDEN = {
@@ -43,7 +44,7 @@ OLDEST = (2, 15)  # the oldest version that SINCE tells about
 _MUST_COMPILE = "_XlaMustCompile"
 
 
-def faults(folder: pathlib.Path, serving_version: str = "") -> list[str]:
+def faults(folder: pathlib.Path, serving_version: str = SERVING_VERSION) -> list[str]:
     """Return what a server would refuse or must not run.
 
     GraphDef's own `min_consumer` tells nothing here: TensorFlow has written 12 for years, and
@@ -52,8 +53,7 @@ def faults(folder: pathlib.Path, serving_version: str = "") -> list[str]:
 
     Args:
         folder: the SavedModel.
-        serving_version: of the TensorFlow Serving, as "2.15.1"; empty for the installed
-            TensorFlow's.
+        serving_version: of the TensorFlow Serving, as "2.15.1".
 
     Returns:
         One sentence for each kind of fault, with the operation and a function that has it.
@@ -61,7 +61,7 @@ def faults(folder: pathlib.Path, serving_version: str = "") -> list[str]:
     Raises:
         ValueError: `serving_version` is not a version, or older than `OLDEST`.
     """
-    version = parse_version(serving_version or tf.__version__)
+    version = parse_version(serving_version)
     saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     found: dict[str, str] = {}
     for where, node in _nodes(saved):
@@ -93,7 +93,7 @@ def parse_version(text: str) -> tuple[int, int]:
     return version
 
 
-def check(folder: pathlib.Path, serving_version: str = "") -> None:
+def check(folder: pathlib.Path, serving_version: str = SERVING_VERSION) -> None:
     """Raise UserError if `faults` finds one."""
     if found := faults(folder, serving_version):
         raise UserError(f"not exported: {'; '.join(found)}: take it out of the model")
