@@ -117,14 +117,16 @@ def test_groups_of_a_list(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
     (tmp_path / "a.jpg").write_bytes(b"1")
     source = sources.open_source(str(tmp_path / name))
-    assert source.groups("group") == expected
+    assert {
+        name: each.group for name, each in source.annotations("group").items() if each.group
+    } == expected
     # An empty name selects no column, not even one without a name.
-    assert source.groups("") == {}
+    assert not any(each.group for each in source.annotations().values())
 
 
 def test_a_source_without_a_list_has_no_groups(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"1")
-    assert sources.open_source(str(tmp_path)).groups("group") == {}
+    assert sources.open_source(str(tmp_path)).annotations("group") == {}
 
 
 @pytest.mark.parametrize(

@@ -501,8 +501,8 @@ def test_list_names_files_and_labels(tmp_path, name):
         "../fifo.jpg": "special file",
         "../in/a, b.jpg": "repeated name",
     }
-    assert source.labels[far] == "dog"
-    assert source.labels["gone.jpg"] == "dog"
+    assert source.annotations()[far].label == "dog"
+    assert source.annotations()["gone.jpg"].label == "dog"
     assert os.path.samefile(source.locate("../in/a, b.jpg"), tmp_path / "in/a, b.jpg")
     other = [(path, "bird" if label == "cat" else label) for path, label in rows]
     again = sources.open_source(write_list(tmp_path / "lists" / name, other))
@@ -569,7 +569,7 @@ def test_a_list_without_labels_will_do_where_none_are_needed(tmp_path, name, dat
     source = sources.open_source(str(tmp_path / name))
     assert source.names() == ["a.jpg"]
     with pytest.raises(UserError) as caught:
-        _ = source.labels
+        source.annotations()
     for word in [str(tmp_path / name), *words]:
         assert word in str(caught.value)
     with pytest.raises(UserError) as caught:

@@ -79,7 +79,9 @@ def test_the_images_of_a_folder_come_back(image_folder, records):
     names = sorted(path.name for path in image_folder.iterdir())
     assert source.names() == names
     assert source.skipped == []
-    assert source.labels == {name: name.split(".")[0] for name in names}
+    assert {name: each.label for name, each in source.annotations().items()} == {
+        name: name.split(".")[0] for name in names
+    }
     assert all(source.read(name) == (image_folder / name).read_bytes() for name in names)
     assert source.locate(names[0]) == f"{records}/{names[0]}"
 
@@ -92,7 +94,7 @@ def test_a_copy_in_another_process_need_not_list_again(data_set, monkeypatch):
     assert copy.path == source.path
     assert copy.names() == source.names()
     assert copy.fingerprint() == source.fingerprint()
-    assert copy.labels == source.labels
+    assert copy.annotations() == source.annotations()
     assert copy.read(copy.names()[-1]) == source.read(copy.names()[-1])
 
 
@@ -129,7 +131,7 @@ def test_labels_and_names_of_other_programs(tmp_path):
         f"n01/a@{second}#00000.JPEG": b"4",
         "\udcff.jpg": b"5",
     }
-    assert source.labels == {
+    assert {name: each.label for name, each in source.annotations().items()} == {
         f"{first}#00000.jpg": "tench",
         f"{first}#00001.jpg": "2",
         "n01/a.JPEG": "3",
@@ -152,7 +154,10 @@ def test_names_chosen_to_collide_are_still_told_apart(tmp_path):
 def test_a_number_is_named_by_the_manifest(tmp_path):
     made = [foreign(image__encoded=b"x", image__class__label=i) for i in (1, 2)]
     source = sources.open_source(str(write_data_set(tmp_path / "x", [made])))
-    assert sorted(source.labels.values()) == ["2", "dog"]  # there are two classes, 0 and 1
+    assert sorted(each.label for each in source.annotations().values()) == [
+        "2",
+        "dog",
+    ]  # there are two classes, 0 and 1
 
 
 def test_transformed_copies_are_listed_not_read(tmp_path):

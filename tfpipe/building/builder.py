@@ -78,7 +78,7 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
 def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.groups(options.group_column).items())) for source in opened]
+    parts += [repr(sorted(source.annotations(options.group_column).items())) for source in opened]
     parts.append(labels.fingerprint(options.labels, options.group_column))
     if options.exclude:
         parts.append(repr(exclude.load(options.exclude)))

@@ -77,19 +77,15 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
             " image's: name folders, archives or lists with .jpg or .png files"
         )
     names = [ref.name for ref in refs]
-    listed = [source.labels for source in sources]
-    own = [listed[ref.source].get(ref.name) for ref in refs]
-    assigned = labels.assign(names, mode, own)
-    groups_of = [source.groups(group_column) for source in sources]
-    own_groups = [
-        None if label is None else groups_of[ref.source].get(ref.name, "")
-        for ref, label in zip(refs, own, strict=True)
-    ]
+    said = [source.annotations(group_column) for source in sources]
+    own = [said[ref.source].get(ref.name) for ref in refs]
+    assigned = labels.assign(names, mode, [each and each.label for each in own])
+    own_groups = [None if each is None else each.group for each in own]
     groups = labels.groups(names, mode, group_column, own_groups)
     label_of = {
-        ImageRef(index, name): label
-        for index, by_name in enumerate(listed)
-        for name, label in by_name.items()
+        ImageRef(index, name): each.label
+        for index, by_name in enumerate(said)
+        for name, each in by_name.items()
     }
     for source in sources:
         source.release()

@@ -12,7 +12,14 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources.folder import Folder, RemoteFolder
 from tfpipe.sources.listing import Listing
 from tfpipe.sources.member import ARCHIVE_SUFFIXES
-from tfpipe.sources.source import MAX_BYTES, MAX_RATIO, RATIO_FREE_BYTES, Rejected, Source
+from tfpipe.sources.source import (
+    MAX_BYTES,
+    MAX_RATIO,
+    RATIO_FREE_BYTES,
+    Annotation,
+    Rejected,
+    Source,
+)
 from tfpipe.sources.tar import Tar
 from tfpipe.sources.tfrecords import COPY, TFRecords
 from tfpipe.sources.zip import Zip
@@ -24,6 +31,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_RATIO",
     "RATIO_FREE_BYTES",
+    "Annotation",
     "Folder",
     "Listing",
     "Rejected",

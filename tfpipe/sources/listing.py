@@ -7,7 +7,7 @@ import stat
 from tfpipe.core import remote, storage
 from tfpipe.sources import label_list
 from tfpipe.sources.file import is_file, read_file, stamps
-from tfpipe.sources.source import Source
+from tfpipe.sources.source import Annotation, Source
 
 
 class Listing(Source):
@@ -37,13 +37,10 @@ class Listing(Source):
         """Return the path of a file, joined to the list's folder, or its URL."""
         return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """The label of every file; raises UserError if a label is missing."""
-        return {row.path: row.label for row in label_list.read(self.path)}
-
-    def groups(self, column: str) -> dict[str, str]:  # noqa: D102
-        return {row.path: row.group for row in label_list.read(self.path, column) if row.group}
+    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
+        """Return the label and group of every file; raise UserError if a label is missing."""
+        rows = label_list.read(self.path, group_column)
+        return {row.path: Annotation(row.label, row.group) for row in rows}
 
     @functools.cached_property
     def _url(self) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
@@ -15,6 +15,20 @@ MAX_BYTES = 64 * 2**20
 # the limit of deflate, 1032:1. Small files may have any ratio.
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 2**20
+
+
+class Annotation(NamedTuple):
+    """What a source itself says about one of its files.
+
+    Attributes:
+        label: name of the class; "" if the source names none.
+        group: files of one group stay in one split; "" for none.
+        split: name of the split that the file belongs to; "" for none.
+    """
+
+    label: str = ""
+    group: str = ""
+    split: str = ""
 
 
 class Source:
@@ -57,18 +71,13 @@ class Source:
         """Files that are not members, sorted: (name, reason, detail)."""
         return sorted(self._listing[1])
 
-    @property
-    def labels(self) -> dict[str, str]:
-        """The label of every file, skipped or not; empty if the source has no labels."""
-        return {}
-
-    def groups(self, column: str) -> dict[str, str]:
-        """Return the group of each member that has one; empty if the source has no groups.
+    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
+        """Return what the source says about its files, skipped or not; empty if it says nothing.
 
         Args:
-            column: column of a list that holds the groups; "" for no groups.
+            group_column: column of a list that holds the groups; "" for no groups.
         """
-        del column
+        del group_column
         return {}
 
     def locate(self, name: str) -> str:

@@ -17,7 +17,7 @@ from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
 from tfpipe.sources.file import is_file, is_folder, stamp
 from tfpipe.sources.labels import is_image_name
-from tfpipe.sources.source import MAX_BYTES, Source, check_size
+from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
 
 # The reason for skipping a transformed copy; its image is a member too.
 COPY = "copy"
@@ -94,9 +94,8 @@ class TFRecords(Source):
         check_size(len(fields.encoded))
         return _to_png(fields) if fields.format == "raw" else fields.encoded
 
-    @property
-    def labels(self) -> dict[str, str]:  # noqa: D102
-        return self._contents.labels
+    def annotations(self, group_column: str = "") -> dict[str, Annotation]:  # noqa: D102
+        return {name: Annotation(label) for name, label in self._contents.labels.items()}
 
     @property
     def _listing(self):
