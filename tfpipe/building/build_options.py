@@ -9,7 +9,7 @@ from tfpipe.building.selection import DUPLICATE_MODES
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.images import store as stores
-from tfpipe.sources import labels
+from tfpipe.sources import labels, record_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,11 @@ class _Options:
         "the column of the lists whose equal values stay in one split, such as patient; empty for"
         " none",
         "group",
+    )
+    record_keys: str = option(
+        "the keys of TFRecords or columns of Parquet files that other programs wrote, as in"
+        " image:image_raw,label:class; by default the known ones",
+        "",
     )
     exclude: str = option(
         "a text file with the names of images to leave out, one a line; empty for none", ""
@@ -115,6 +120,7 @@ def check(options: Options) -> None:
     splits.parse(options.splits)
     splits.check_folds(options.folds)
     labels.check(options.labels)
+    record_keys.parse(options.record_keys)
     stores.parse(options.store, options.jpeg_quality)
     if options.runner == "local" and options.beam_args:
         raise UserError("`beam_args` needs `runner=beam`: give both, or none", status=2)

@@ -25,7 +25,7 @@ from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
-from tfpipe.sources import labels
+from tfpipe.sources import labels, record_keys
 
 
 def build(options: Options) -> tuple[remote.Path, bool]:
@@ -42,7 +42,8 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     """
     build_options.check(options)
     open_runner = _choose_runner(options)
-    opened = [sources.open_source(path) for path in options.source]
+    keys = record_keys.parse(options.record_keys)
+    opened = [sources.open_source(path, keys) for path in options.source]
     out = work.check_out(options.out, options.source)
     arguments, fingerprint = build_options.arguments(options), _fingerprint(options, opened)
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])

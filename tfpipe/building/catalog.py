@@ -79,7 +79,7 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
     names = [ref.name for ref in refs]
     said = [source.annotations(group_column) for source in sources]
     own = [said[ref.source].get(ref.name) for ref in refs]
-    assigned = labels.assign(names, mode, [each and each.label for each in own])
+    assigned = labels.assign(names, mode, [(each and each.label) or None for each in own])
     own_groups = [None if each is None else each.group for each in own]
     groups = labels.groups(names, mode, group_column, own_groups)
     label_of = {

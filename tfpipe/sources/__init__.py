@@ -9,9 +9,11 @@ To add a kind of source, write a subclass of `Source` in its own file and add it
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
+from tfpipe.sources import hub, record_keys
 from tfpipe.sources.folder import Folder, RemoteFolder
 from tfpipe.sources.listing import Listing
 from tfpipe.sources.member import ARCHIVE_SUFFIXES
+from tfpipe.sources.parquet import Parquet
 from tfpipe.sources.source import (
     MAX_BYTES,
     MAX_RATIO,
@@ -34,6 +36,7 @@ __all__ = [
     "Annotation",
     "Folder",
     "Listing",
+    "Parquet",
     "Rejected",
     "RemoteFolder",
     "Source",
@@ -43,28 +46,37 @@ __all__ = [
     "open_source",
 ]
 
-# Tried in this order: a folder of TFRecords is a folder too.
-KINDS: tuple[type[Source], ...] = (TFRecords, Folder, RemoteFolder, Zip, Tar, Listing)
+# Tried in this order: a folder of TFRecords or Parquet files is a folder too.
+KINDS: tuple[type[Source], ...] = (
+    TFRecords,
+    Parquet,
+    Folder,
+    RemoteFolder,
+    Zip,
+    Tar,
+    Listing,
+)
 
 
-def open_source(path: str) -> Source:
-    """Open a folder, an archive, a list or TFRecords.
+def open_source(path: str, keys: record_keys.Keys = record_keys.ANY) -> Source:
+    """Open a folder, an archive, a list, TFRecords or Parquet files.
 
     Args:
-        path: path or URL of a file or folder.
+        path: path or URL of a file or folder; or `tfds:NAME` or `hf:NAME`.
+        keys: of records that other programs wrote.
 
     Raises:
         UserError: `path` does not exist, is of no known kind, or holds no file that can be read.
     """
     try:
-        return _open(path)
+        return _open(hub.fetch(path), keys)
     except OSError as error:
         raise UserError(
             f"{path!r} cannot be read ({error.strerror}): name another source, or a local copy"
         ) from None
 
 
-def _open(path: str) -> Source:
+def _open(path: str, keys: record_keys.Keys) -> Source:
     allowed = " or ".join(dict.fromkeys(kind.kind for kind in KINDS))
     if not storage.exists(path):
         raise UserError(
@@ -76,9 +88,10 @@ def _open(path: str) -> Source:
             f"{path!r} is not {allowed}, or it is damaged or unreadable: name {allowed} with images"
         )
     source = found(path)
+    source.keys = keys
     if not source.names():
         skipped = source.skipped
-        first = f", only {skipped[0][0]!r} ({skipped[0][1]})" if skipped else ""
+        first = f", only {skipped[0][0]!r} ({skipped[0][1]}: {skipped[0][2]})" if skipped else ""
         raise UserError(
             f"{path!r} holds no files that can be read{first}: name {allowed} with images"
         )

@@ -6,6 +6,7 @@ from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
+from tfpipe.sources import record_keys
 
 # A photo has a few MB; 64 MiB holds a 20-megapixel 24-bit BMP. The limit bounds the memory that a
 # hostile file can cost a worker.
@@ -38,8 +39,10 @@ class Source:
 
     Attributes:
         path: given by the user.
+        keys: of records that other programs wrote; other sources do not use them.
     """
 
+    keys = record_keys.ANY
     kind = ""  # for messages, such as "a zip archive"
     holds_images_only = False  # whether every member is an image, whatever its name
 

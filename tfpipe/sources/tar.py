@@ -1,32 +1,23 @@
 """Read the members of a tar archive, compressed or not."""
 
-import bz2
-import contextlib
 import functools
-import gzip
-import lzma
 import os
 import pathlib
 import tarfile
-import tempfile
 import weakref
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
-from tfpipe.sources import member
+from tfpipe.sources import member, shards, sidecars
 from tfpipe.sources.file import is_file, stamp
-from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES, Source, check_size
-
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+from tfpipe.sources.source import Annotation, Source, check_size
+from tfpipe.sources.unpack import compression_of, remove, unpack
 
 # Limit for the headers of one member: a long name has 4 KB, extended attributes up to 64 KB. A
 # hostile header declares any length, and tarfile would read it into memory.
 _HEADER_BYTES = 256 * 2**10
-
-_XZ_MEMORY = 256 * 2**20  # `xz -9` needs 65 MB to unpack; a hostile file asks for gigabytes
 
 _BLOCK_BYTES = 2**20
 _TAR_BLOCK = 512
@@ -82,20 +73,33 @@ class Tar(Source):
             raise Rejected("damaged member", "the archive ends inside it")
         return data
 
+    def names(self) -> list[str]:
+        """Return the sorted names of the members, without files that only hold labels."""
+        return [name for name in super().names() if name not in self._sidecars[1]]
+
+    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
+        """Return the labels of a WebDataset shard, and the split that its name says."""
+        split = shards.split_of(os.path.basename(self.path))
+        return {name: Annotation(label, split=split) for name, label in self._sidecars[0].items()}
+
+    @functools.cached_property
+    def _sidecars(self) -> tuple[dict[str, str], set[str]]:
+        return sidecars.read(self._listing[0], self.read)
+
     @functools.cached_property
     def _file(self) -> BinaryIO:
         """The open, uncompressed archive."""
         try:
             with storage.open_to_read(self.path) as file:
-                compression = _compression_of(file.read(_TAR_BLOCK))
+                compression = compression_of(file.read(_TAR_BLOCK))
             if compression and remote.is_remote(self.path):
                 raise UserError(
                     f"{self.path} is a compressed tar archive, which cannot be read at a URL:"
                     " uncompress it there, or name a local copy"
                 )
             if compression and not self._unpacked:
-                self._unpacked = _unpack(self.path, compression)
-                weakref.finalize(self, _remove, self._unpacked)
+                self._unpacked = unpack(self.path, compression, "tar archive")
+                weakref.finalize(self, remove, self._unpacked)
             file = storage.open_to_read(self._unpacked or self.path)
         except OSError as error:
             raise UserError(
@@ -187,7 +191,7 @@ def _refuse(info: tarfile.TarInfo) -> tuple[str, str] | None:
 
 def _begins_archive(head: bytes) -> bool:
     """Return whether a file is a tar archive, compressed or not, by its first block."""
-    if _compression_of(head):
+    if compression_of(head):
         return True
     try:
         tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
@@ -196,79 +200,5 @@ def _begins_archive(head: bytes) -> bool:
     return True
 
 
-def _compression_of(head: bytes) -> str:
-    """Return the compression of a file by its first bytes; "" for none."""
-    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
-
-
-def _unpack(path: str, compression: str) -> str:
-    """Decompress an archive to a temporary file and return its path.
-
-    Raises:
-        UserError: the archive is damaged or a bomb, or the disk is full.
-    """
-    most = max(RATIO_FREE_BYTES, MAX_RATIO * os.stat(path).st_size)
-    with tempfile.NamedTemporaryFile(prefix="tfpipe-", suffix=".tar", delete=False) as target:
-        try:
-            with contextlib.closing(_decompressed(path, compression)) as blocks:
-                left = most
-                for block in blocks:
-                    left -= len(block)
-                    if left < 0:
-                        raise UserError(
-                            f"{path} unpacks to more than {MAX_RATIO} times its size, unlike"
-                            " images: if you trust it, unpack it yourself and name the folder"
-                        )
-                    _write(target, block, path)
-        except BaseException as error:
-            _remove(target.name)
-            if isinstance(error, (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)):
-                raise _damaged(path, error) from None
-            raise
-    return target.name
-
-
-def _write(target, block: bytes, path: str) -> None:
-    try:
-        target.write(block)
-        target.flush()  # reports a full disk here
-    except OSError as error:
-        raise UserError(
-            f"cannot unpack {path} to {target.name} ({error.strerror}): free disk space, or set"
-            " TMPDIR to a folder on another disk"
-        ) from None
-
-
-def _decompressed(path: str, compression: str) -> Iterator[bytes]:
-    """Yield the contents of a compressed file in blocks of at most `_BLOCK_BYTES`."""
-    if compression == "gzip":
-        with gzip.open(path) as file:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
-        return
-    # lzma.open has no limit for the memory that a file may ask for.
-    start = {
-        "bzip2": bz2.BZ2Decompressor,
-        "xz": functools.partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY),
-    }[compression]
-    with open(path, "rb") as file:
-        data = file.read(_BLOCK_BYTES)
-        while data:  # parallel compressors write several streams
-            decoder = start()
-            while not decoder.eof:
-                if decoder.needs_input and not data:
-                    data = file.read(_BLOCK_BYTES)
-                    if not data:
-                        raise EOFError("it ends before its compressed contents do")
-                yield decoder.decompress(data, _BLOCK_BYTES)
-                data = b""
-            data = decoder.unused_data.lstrip(b"\0") or file.read(_BLOCK_BYTES)
-
-
 def _damaged(path: str, error: Exception) -> UserError:
     return UserError(f"{path} is a damaged tar archive ({error}): copy it again")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)

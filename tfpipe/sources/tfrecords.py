@@ -5,26 +5,28 @@ import io
 import json
 import os
 import re
-from collections.abc import Container, Sequence
+import weakref
 from typing import NamedTuple
 
 import PIL.Image
+from google.protobuf.message import DecodeError
 
-from tfpipe.core import remote, storage
+from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
-from tfpipe.sources import member
+from tfpipe.sources import label_names, record_keys, shards, unpack
 from tfpipe.sources.file import is_file, is_folder, stamp
-from tfpipe.sources.labels import is_image_name
 from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
+from tfpipe.sources.unpack import compression_of
 
 # The reason for skipping a transformed copy; its image is a member too.
 COPY = "copy"
 
-# Common names: x.tfrecord, x.tfrecords, x.tfrecord-00000-of-00008 and x-00000-of-00008. A
-# compressed shard matches too, so that its error message can say why it is refused.
-_SHARD_NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?$|-\d+-of-\d+$")
+NOT_A_RECORD = "not an image record"
+
+# Common names: x.tfrecord, x.tfrec, x.record, x.tfrecord-00000-of-00008, x-00000-of-00008, x.gz.
+_SHARD_NAME = re.compile(r"\.(tfrecords?|tfrec|records?)(-\d+-of-\d+)?(\.gz)?$|[-_]\d+-of-\d+$")
 
 # An image of MAX_BYTES, with its name and label.
 _MAX_RECORD_BYTES = MAX_BYTES + 2**16
@@ -49,19 +51,21 @@ class _Place(NamedTuple):
 class _Contents(NamedTuple):
     members: dict[str, _Place]
     skipped: list[tuple[str, str, str]]
-    labels: dict[str, str]
+    annotations: dict[str, Annotation]
+    unpacked: dict[str, str]  # the temporary file of each compressed shard
 
 
 class TFRecords(Source):
     """The images of a data set of tfpipe, a folder of TFRecord files, or one such file.
 
-    Every record is a tf.train.Example with `image/encoded` in any image format. `read` returns a
-    PNG for the format `raw`. The name of a member is `image/filename`; shard and number replace a
-    missing name and extend a repeated one. The label is `image/class/text`, or the number in
-    `image/class/label` or `label`; without them, the rule for file names applies. In a data set,
-    only the shards in its manifest are read. Other files, such as a list of classes, are ignored.
+    Every record is a tf.train.Example that holds an image file; `record_keys` finds its keys.
+    `read` returns a PNG for the format `raw` of tfpipe. The name of a member is the record's file
+    name; shard and number replace a missing name and extend a repeated one. The names of numbered
+    classes come from the manifest or from a file beside the records, such as labels.txt. In a data
+    set, only the shards in its manifest are read.
 
-    Listing reads every record once and checks its checksums. Pickled copies hold the list.
+    Listing reads every record once and checks its checksums. Pickled copies hold the list. A
+    compressed file is unpacked once to a temporary file.
     """
 
     kind = "TFRecords"
@@ -72,30 +76,32 @@ class TFRecords(Source):
             self._contents = contents
 
     def __reduce__(self):
-        return type(self), (self.path, self._contents)
+        return type(self), (self.path, self._contents), {"keys": self.keys}
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
         if is_folder(path):
-            return _is_data_set(path) or _holds_only_shards(path)
+            return _is_data_set(path) or bool(shards.below(path, _is_shard_name))
         return is_file(path) and (_is_shard_name(path) or _begins_with_frame(path))
 
     def read(self, name: str) -> bytes:  # noqa: D102
         place = self._contents.members.get(name)
         if place is None:
             raise Rejected("unreadable", "the records have changed")
+        path = self._contents.unpacked.get(place.shard) or os.path.join(self._folder, place.shard)
         try:
-            with storage.open_to_read(os.path.join(self._folder, place.shard)) as file:
-                fields = example.deserialize(tfrecord.read_at(file, place.offset))
+            with storage.open_to_read(path) as file:
+                record = tfrecord.read_at(file, place.offset)
+            found = record_keys.find(record_keys.values(record), self.keys)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
-        except (tfrecord.FrameError, ValueError) as error:
+        except (tfrecord.FrameError, DecodeError, ValueError) as error:
             raise Rejected("damaged member", str(error)) from None
-        check_size(len(fields.encoded))
-        return _to_png(fields) if fields.format == "raw" else fields.encoded
+        check_size(len(found.encoded))
+        return _to_png(record) if _is_raw(record, found) else found.encoded
 
     def annotations(self, group_column: str = "") -> dict[str, Annotation]:  # noqa: D102
-        return {name: Annotation(label) for name, label in self._contents.labels.items()}
+        return self._contents.annotations
 
     @property
     def _listing(self):
@@ -105,88 +111,119 @@ class TFRecords(Source):
     def _folder(self) -> str:
         return self.path if is_folder(self.path) else os.path.dirname(self.path)
 
-    def _shard_names(self) -> list[str]:
-        return sorted(name for name in _names_in(self.path) if _is_shard_name(name))
-
     @functools.cached_property
     def _contents(self) -> _Contents:
-        contents = _Contents({}, [], {})
-        classes: tuple[str, ...] = ()
-        if _is_data_set(self.path):
+        contents = _Contents({}, [], {}, {})
+        names: dict[int, str] = {}
+        beside = ""
+        in_data_set = _is_data_set(self.path)
+        if in_data_set:
             manifest = manifests.load(self.path)
             manifest.check()
-            classes = manifest.classes
+            names = dict(enumerate(manifest.classes))
             digests = {shard.name: shard.sha256 for shard in manifest.shards}
-            for name in sorted(set(self._shard_names()).difference(digests)):
+            for name in sorted(set(shards.below(self.path, _is_shard_name)).difference(digests)):
                 detail = f"{manifests.MANIFEST} does not list it; name the file as a source"
                 contents.skipped.append((name, "unlisted shard", detail))
-        elif self._folder == self.path:
-            digests = dict.fromkeys(self._shard_names(), "")
         else:
-            digests = {os.path.basename(self.path): ""}
+            whole = self._folder == self.path
+            found = (
+                shards.below(self.path, _is_shard_name) if whole else [os.path.basename(self.path)]
+            )
+            beside, names = label_names.read(os.path.dirname(os.path.join(self._folder, found[0])))
+            digests = dict.fromkeys(found, "")
+        labels: dict[str, int | str] = {}
         for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                _list_shard(path, digest or str(stamp(path)[1]), classes, contents)
+                self._list_shard(shard, digest or str(stamp(path)[1]), contents, labels)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
                 hint = (
                     f"`python -m tfpipe.verify_records --records={self.path}` lists all damage"
-                    if classes
-                    else "copy the file again, or uncompress it if it is compressed"
+                    if in_data_set
+                    else "copy the file again"
                 )
                 raise UserError(
                     f"{path} is damaged or not a TFRecord file: {error}: {hint}"
                 ) from None
+        self._annotate(contents, labels, beside, names)
         return contents
 
+    def _list_shard(
+        self, shard: str, stamp: str, contents: _Contents, labels: dict[str, int | str]
+    ) -> None:
+        """Add the records of one file, holding one record in memory at a time."""
+        path = os.path.join(self._folder, shard)
+        if compression := _compression(path):
+            if remote.is_remote(path):
+                raise UserError(f"{path} is compressed and at a URL: name a local copy")
+            contents.unpacked[shard] = path = unpack.unpack(path, compression, "TFRecord file")
+            weakref.finalize(self, unpack.remove, path)
+        with storage.open_to_read(path) as file:
+            for number, (offset, length) in enumerate(tfrecord.frames(file)):
+                title = f"{shard}#{number:05d}"
+                if length > _MAX_RECORD_BYTES:
+                    detail = f"more than {MAX_BYTES // 2**20} MiB"
+                    contents.skipped.append((title, "too large", detail))
+                    continue
+                record = tfrecord.read_at(file, offset)
+                try:
+                    values = record_keys.values(record)
+                    found = record_keys.find(values, self.keys)
+                except DecodeError:
+                    contents.skipped.append((title, NOT_A_RECORD, "not a tf.train.Example"))
+                    continue
+                except ValueError as error:
+                    contents.skipped.append((title, NOT_A_RECORD, str(error)))
+                    continue
+                if values.get("image/copy", [0])[0]:
+                    detail = f"{title} is a transformed copy; its image is read instead"
+                    contents.skipped.append((found.name or title, COPY, detail))
+                    continue
+                if len(found.labels) > 1:
+                    detail = f"it shows {' and '.join(map(repr, found.labels))}: crop or remove it"
+                    contents.skipped.append((found.name or title, "several labels", detail))
+                    continue
+                kind = values.get("image/format", [b""])[0].lower()
+                ending = ".png" if kind in (b"png", b"raw") else ".jpg"
+                name = shards.unique(found.name, shard, number, contents.members, ending)
+                contents.members[name] = _Place(shard, offset, length, stamp)
+                if found.labels:
+                    labels[name] = found.labels[0]
 
-def _list_shard(path: str, stamp: str, classes: Sequence[str], contents: _Contents) -> None:
-    """Add the records of one file, holding one record in memory at a time."""
-    shard = os.path.basename(path)
-    with storage.open_to_read(path) as file:
-        for number, (offset, length) in enumerate(tfrecord.frames(file)):
-            title = f"{shard}#{number:05d}"
-            if length > _MAX_RECORD_BYTES:
-                detail = f"more than {MAX_BYTES // 2**20} MiB"
-                contents.skipped.append((title, "too large", detail))
-                continue
-            try:
-                fields = example.deserialize(tfrecord.read_at(file, offset))
-            except ValueError as error:
-                contents.skipped.append((title, "not an image record", str(error)))
-                continue
-            if fields.copy:
-                detail = f"{title} is a transformed copy; its image is read instead"
-                contents.skipped.append((fields.filename or title, COPY, detail))
-                continue
-            name = _unique(fields, title, contents.members)
-            contents.members[name] = _Place(shard, offset, length, stamp)
-            label = _label(fields, classes)
-            if label:
-                contents.labels[name] = label
+    def _annotate(
+        self,
+        contents: _Contents,
+        labels: dict[str, int | str],
+        beside: str,
+        names: dict[int, str],
+    ) -> None:
+        """Name the numbered classes, and take the splits from the names of the shards."""
+        numbers = {label for label in labels.values() if isinstance(label, int)}
+        if beside and numbers:
+            if missing := sorted(numbers - set(names)):
+                terminal.warn(
+                    f"{beside} has no name for class {missing[0]} of {self.path}, so the classes"
+                    " keep their numbers: complete it, or remove it"
+                )
+                names = {}
+            else:
+                terminal.say(f"classes of {self.path}: named by {beside}")
+        for name, place in contents.members.items():
+            label = labels.get(name, "")
+            text = names.get(label, str(label)) if isinstance(label, int) else label
+            contents.annotations[name] = Annotation(text, split=shards.split_of(place.shard))
 
 
-def _unique(fields: example.ImageExample, title: str, taken: Container[str]) -> str:
-    """Return a name that no other record has and that ends as an image's."""
-    name = fields.filename or title
-    if not is_image_name(name):
-        name += ".png" if fields.format.lower() in ("png", "raw") else ".jpg"
-    while name in taken:  # loops only for names that collide on purpose
-        stem, suffix = os.path.splitext(name)
-        name = f"{stem}@{title}{suffix}"
-    return name
+def _is_raw(record: bytes, found: record_keys.Fields) -> bool:
+    return found.image == "image/encoded" and example.deserialize(record).format == "raw"
 
 
-def _label(fields: example.ImageExample, classes: Sequence[str]) -> str:
-    if fields.text or fields.label is None:
-        return fields.text
-    return classes[fields.label] if 0 <= fields.label < len(classes) else str(fields.label)
-
-
-def _to_png(fields: example.ImageExample) -> bytes:
+def _to_png(record: bytes) -> bytes:
     """Return a PNG of an image that is stored as uint8 RGB values."""
+    fields = example.deserialize(record)
     size = (fields.width, fields.height)
     if min(size) < 1 or len(fields.encoded) != 3 * fields.width * fields.height:
         detail = f"{len(fields.encoded)} bytes are not {size[0]} x {size[1]} pixels of 3 bytes"
@@ -209,22 +246,6 @@ def _is_data_set(path: str) -> bool:
     return isinstance(value, dict) and {"schema_version", "shards"} <= value.keys()
 
 
-def _names_in(folder: str) -> list[str]:
-    return [name for name in storage.names_in(folder) if not member.is_ignored(name)]
-
-
-def _holds_only_shards(path: str) -> bool:
-    """Return whether a folder has a shard, but no image and no subfolder."""
-    try:
-        names = _names_in(path)
-        if not any(map(_is_shard_name, names)) or any(map(is_image_name, names)):
-            return False
-        # Costs a request for each name at a URL, so it comes last.
-        return not any(is_folder(os.path.join(path, name)) for name in names)
-    except OSError:
-        return False
-
-
 def _is_shard_name(name: str) -> bool:
     """Return whether a file is a shard, by its name."""
     return bool(_SHARD_NAME.search(name))
@@ -237,3 +258,14 @@ def _begins_with_frame(path: str) -> bool:
             return next(tfrecord.frames(file), None) is not None
     except (OSError, tfrecord.FrameError):
         return False
+
+
+def _compression(path: str) -> str:
+    """Return the compression of a shard, "gzip" or "zlib"; "" for none."""
+    if _begins_with_frame(path):
+        return ""
+    with storage.open_to_read(path) as file:
+        head = file.read(2)
+    if head[:1] == b"x" and len(head) == 2 and int.from_bytes(head, "big") % 31 == 0:
+        return "zlib"  # RFC 1950
+    return compression_of(head)
