@@ -95,7 +95,7 @@ def test_train_without_records(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [("missing.zip", ["'", "does not exist"]), ("text.zip", ["is not TFRecords or a folder"])],
+    [("missing.zip", ["'", "does not exist"]), ("text.zip", ["is not TFRecords or"])],
 )
 def test_predict_from_what_is_no_source(run_dir, tmp_path, source, words):
     (tmp_path / "text.zip").write_text("no zip")
