@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from tfpipe import screens
+from tfpipe import screens, sources
 from tfpipe.building import balance, splits
 from tfpipe.building.selection import DUPLICATE_MODES
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.images import store as stores
-from tfpipe.sources import labels
+from tfpipe.sources import Columns, labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +17,9 @@ class _Options:
     """The flags of a build, but for those of the screens."""
 
     source: tuple[str, ...] = option(
-        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
-        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
-        " add up"
+        "a folder, zip or tar archive of images, a list of images and labels (.csv, .tsv, .txt,"
+        " .json or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several add"
+        " up"
     )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
@@ -29,12 +29,19 @@ class _Options:
     seed: int = option("chooses the partition into splits and the order of the records", 0)
     labels: str = option(
         "where the label is: filename (cat.0.jpg), folder (cat/0.jpg), auto (the file name if every"
-        " image's has that form and else the folder), or csv:FILE, a list with the columns"
-        " path,label; a list given as --source has its own labels",
+        " image's has that form and else the folder), or csv:FILE, a list in any form; a list given"
+        " as --source has its own labels",
         "auto",
     )
     classes: str = option(
         "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
+    )
+    label_column: str = option(
+        "the column of the lists with the labels; empty to find it by its name", ""
+    )
+    split_column: str = option(
+        "the column of the lists with the splits (train, val, test); empty to find it by its name",
+        "",
     )
     group_column: str = option(
         "the column of the lists whose equal values stay in one split, such as patient; empty for"
@@ -84,8 +91,13 @@ class _Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(screens.Options, _Options):
+class Options(screens.Options, sources.Options, _Options):
     """The flags of a build."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the lists that a person names."""
+        return Columns(self.path_column, self.label_column, self.split_column, self.group_column)
 
 
 # Options that decide where and how the work is done, but not its result.

@@ -42,7 +42,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     """
     build_options.check(options)
     open_runner = _choose_runner(options)
-    opened = [sources.open_source(path) for path in options.source]
+    opened = sources.open_sources(options.source, options, options.columns)
     out = work.check_out(options.out, options.source)
     arguments, fingerprint = build_options.arguments(options), _fingerprint(options, opened)
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
@@ -52,12 +52,12 @@ def build(options: Options) -> tuple[remote.Path, bool]:
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
-    files = catalog.read(opened, options.labels, options.group_column)
+    files = catalog.read(opened, options.labels, options.columns)
     classes = labels.order(files.label_of.values(), options.classes)
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality)
     with work.open_work(out, key) as folder:
-        job = Job(tuple(opened), str(folder), store, options.seed)
+        job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
             _Build(options, files, classes, prepared, fingerprint, job, runner).run()
         work.publish(folder, out)
@@ -78,8 +78,8 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
 def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.group_column).items())) for source in opened]
-    parts.append(labels.fingerprint(options.labels, options.group_column))
+    parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
+    parts.append(labels.fingerprint(options.labels))
     if options.exclude:
         parts.append(repr(exclude.load(options.exclude)))
     for path in (options.screen_model, options.screen_weights) if options.screens else ():

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from tfpipe.core.errors import UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Source, labels
+from tfpipe.sources import Annotation, Columns, Source, label_list, labels
+from tfpipe.sources.list_columns import FOUND
+from tfpipe.sources.member import is_image_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,13 @@ class Catalog:
         )
 
 
-def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
+def read(sources: Sequence[Source], mode: str, columns: Columns = FOUND) -> Catalog:
     """List the files of the sources and label them.
 
     Args:
         sources: the sources.
         mode: the option `labels`, see `labels.assign`.
-        group_column: the column of the lists with the groups; "" for none.
+        columns: the columns of the lists that a person names.
 
     Raises:
         UserError: there is no image, or one has no label.
@@ -65,7 +67,7 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
         for name in source.names():
-            if source.holds_images_only or labels.is_image_name(name):
+            if source.holds_images_only or is_image_name(name):
                 refs.append(ImageRef(index, name))
             else:
                 detail = "its name does not end like an image's, as in .jpg or .png"
@@ -77,11 +79,12 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
             " image's: name folders, archives or lists with .jpg or .png files"
         )
     names = [ref.name for ref in refs]
-    said = [source.annotations(group_column) for source in sources]
+    said = [source.annotations(columns) for source in sources]
     own = [said[ref.source].get(ref.name) for ref in refs]
-    assigned = labels.assign(names, mode, [each and each.label for each in own])
-    own_groups = [None if each is None else each.group for each in own]
-    groups = labels.groups(names, mode, group_column, own_groups)
+    if mode.startswith(labels.CSV):
+        _annotate(own, refs, sources, mode[len(labels.CSV) :], columns)
+    assigned = labels.assign(names, mode, [(each and each.label) or None for each in own])
+    groups = [each.group if each else "" for each in own]
     label_of = {
         ImageRef(index, name): each.label
         for index, by_name in enumerate(said)
@@ -96,3 +99,19 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
         label_of=label_of | dict(zip(refs, assigned, strict=True)),
         group_of={ref: group for ref, group in zip(refs, groups, strict=True) if group},
     )
+
+
+def _annotate(
+    annotations: list[Annotation | None],
+    refs: Sequence[ImageRef],
+    sources: Sequence[Source],
+    path: str,
+    columns: Columns,
+) -> None:
+    """Set what a list says about the files of which their sources say nothing."""
+    places = [place for place, each in enumerate(annotations) if each is None]
+    files = [
+        (refs[place].name, sources[refs[place].source].locate(refs[place].name)) for place in places
+    ]
+    for place, each in zip(places, label_list.annotate(path, files, columns), strict=True):
+        annotations[place] = each

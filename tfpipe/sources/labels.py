@@ -1,6 +1,5 @@
 """Find the class of each image: from its name (`cat.0.jpg`, `cat/0.jpg`) or from a list."""
 
-import hashlib
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -13,20 +12,8 @@ MODES = ("auto", "filename", "folder")
 # Prefix of a list's path in the option `labels`.
 CSV = "csv:"
 
-# Names that are meant as images. Some formats are not readable: listing them here makes such a file
-# a reject, rather than a file that is no image.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
-)
-
 _WORD_NUMBER = re.compile(r"(?P<label>[^\W\d_][\w -]*)\.\d+\.\w+")
 _ALLOWED = f"{', '.join(MODES)} or {CSV}FILE"
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name ends as an image's, in upper or lower case."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def check(mode: str) -> None:
@@ -35,12 +22,9 @@ def check(mode: str) -> None:
         raise UserError(f"`labels={mode}`: give {_ALLOWED}", status=2)
 
 
-def fingerprint(mode: str, group_column: str = "") -> str:
-    """Return a hex digest of the labels and groups in the list of `mode`; "" without a list."""
-    if not mode.startswith(CSV):
-        return ""
-    rows = label_list.read(mode[len(CSV) :], group_column)
-    return hashlib.sha256(repr([row[1:] for row in rows]).encode()).hexdigest()
+def fingerprint(mode: str) -> str:
+    """Return a hex digest of the list of `mode`; "" without a list."""
+    return label_list.digest(mode[len(CSV) :]) if mode.startswith(CSV) else ""
 
 
 def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = None) -> list[str]:
@@ -50,8 +34,8 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
         names: paths relative to their source, with `/` between folders.
         mode: "filename" takes the word of `word.number.ext`; "folder" the name of the innermost
             folder; "auto" the file name if every name has that form, else the folder; "csv:FILE"
-            looks up the path, or the file name alone, in a list.
-        own: the source's label of each name; None to apply the rule.
+            has no rule, because the list labels every image.
+        own: the label of each name by its source or list; None to apply the rule.
 
     Returns:
         One label for each name.
@@ -63,9 +47,12 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
     own = own or [None] * len(names)
     unlabelled = [name for name, label in zip(names, own, strict=True) if label is None]
     if not unlabelled:
-        ruled, origin = [], "list given as `source`"
+        ruled, origin = [], "list"
     elif mode.startswith(CSV):
-        ruled, origin = [row.label for row in _rows(unlabelled, mode)], "list"
+        raise UserError(
+            f"`labels={mode}`: the list has no row for {len(unlabelled):,} of {len(names):,}"
+            f" images, the first {unlabelled[0]!r}: add rows, or remove the files"
+        )
     else:
         ruled, origin = _from_names(unlabelled, mode)
     rest = iter(ruled)
@@ -77,31 +64,6 @@ def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = N
             f" are needed: add images of another class, or choose another of `labels`: {_ALLOWED}"
         )
     return labels
-
-
-def groups(
-    names: Sequence[str], mode: str, group_column: str, own: Sequence[str | None] | None = None
-) -> list[str]:
-    """Find the group of each image. Images of one group stay in one split.
-
-    Args:
-        names: paths relative to their source.
-        mode: as for `assign`; only "csv:FILE" has groups.
-        group_column: column of the groups, which the list may lack; "" for no groups.
-        own: the source's group of each name, or ""; None if the source has no labels.
-
-    Returns:
-        One group for each name; "" for none.
-
-    Raises:
-        UserError: the list lacks a name.
-    """
-    own = own or [None] * len(names)
-    if not mode.startswith(CSV) or not group_column:
-        return [group or "" for group in own]
-    missing = [name for name, group in zip(names, own, strict=True) if group is None]
-    rest = iter(_rows(missing, mode, group_column))
-    return [next(rest).group if group is None else group for group in own]
 
 
 def order(found: Collection[str], classes: str) -> tuple[str, ...]:
@@ -162,28 +124,6 @@ def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
     if mode == "auto":
         origin += f" (because {odd!r} is not word.number.ext like 'cat.0.jpg')"
     return labels, origin
-
-
-def _rows(names: Sequence[str], mode: str, group_column: str = "") -> list[label_list.Row]:
-    path = mode[len(CSV) :]
-    known = {row.path: row for row in label_list.read(path, group_column)}
-    rows, user = [], {}
-    for name in names:
-        key = name
-        if name not in known:
-            key = os.path.basename(name)
-            if key not in known:
-                raise UserError(
-                    f"`labels={CSV}{path}`: the list has neither {name!r} nor {key!r}: add a line,"
-                    " or remove the file"
-                )
-            if user.setdefault(key, name) != name:  # files of one name may have two classes
-                raise UserError(
-                    f"`labels={CSV}{path}`: {key!r} may be {user[key]!r} or {name!r}: write both"
-                    " with their folders"
-                )
-        rows.append(known[key])
-    return rows
 
 
 def _filename_label(name: str) -> str:
