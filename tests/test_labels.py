@@ -212,7 +212,7 @@ def test_several_sources_with_two_readings(sources, words):
             ["6 images", "test/, train/", "`labels=csv:"],
         ),
         (["cat/{}.jpg*3"], "auto", ["3 images", "cat/"]),
-        (["cat.{}.jpg*3"], "auto", ["'cat' is the only class by the file name", "two"]),
+        (["cat.{}.jpg*3"], "auto", ["'cat' is the only class (file name)", "two"]),
         (["cat/{}.jpg*3"], "filename", ["3 names", "word.number.ext", "`labels=folder`"]),
         (["2.0.jpg", "a.b.jpg"], "filename", ["2 names"]),
         (["cat/{}.jpg*3"], "folder:2", ["`labels=folder:2`", "in/cat"]),
@@ -270,7 +270,7 @@ def test_a_list_labels_by_member_or_file_name(tmp_path):
         read(files("c/3.jpg"), mode)
     with pytest.raises(UserError, match=r"'2' may be 'c/2\.jpg' or 'd/2\.jpg'"):
         read(files("c/2.jpg", "d/2.jpg"), mode)
-    with pytest.raises(UserError, match="'cat' is the only class by the list"):
+    with pytest.raises(UserError, match=r"'cat' is the only class \(list\)"):
         read(files("1.jpg"), mode)
     before = labels.fingerprint(mode), labels.fingerprint(mode, "patient")
     path.write_text(path.read_text().replace("p1", "p3"))
@@ -289,8 +289,8 @@ def test_what_a_source_says_counts_and_does_not_decide_for_others():
     found, origin = labels.annotate(images, "auto", own)
     assert [each.label for each in found] == ["cow", "cat", "dog"]
     assert found[0] == Annotation("cow", "g", "train")
-    assert origin == "source and file name"
-    with pytest.raises(UserError, match="'cow' is the only class by the source"):
+    assert origin == "the source says and file name"
+    with pytest.raises(UserError, match=r"'cow' is the only class \(the source says\)"):
         read(images[:1], own=own[:1])
     with pytest.raises(UserError, match=r"'fold 3' is no split.*train, val, test"):
         read(images, own=[Annotation("cow", "", "fold 3"), None, None])

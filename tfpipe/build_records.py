@@ -72,7 +72,7 @@ def _judge_rejects(options: Options, out: remote.Path) -> None:
     chosen = sum(reject.reason in CHOSEN for reject in rejected)
     if chosen:
         were = "image was" if chosen == 1 else "images were"
-        terminal.say(f"{chosen} good {were} left out as asked; {path} lists them")
+        terminal.say(f"{chosen} {were} left out as asked; {path} lists them")
     fine = (rejects.NOT_AN_IMAGE_NAME, UNLABELLED, *CHOSEN)
     images = [reject for reject in rejected if reject.reason not in fine]
     if not images:

@@ -107,7 +107,7 @@ def _tell(
     files: Catalog, plan: SplitPlan, classes: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
     """Say how labels and splits were read."""
-    for line in (*files.understood, splits.describe(plan, files.split_counts)):
+    for line in (*files.understood, splits.describe(plan, files.split_counts, files.splits_from)):
         if line:
             terminal.say(line)
     for line in class_order.remarks(classes, files.class_counts):

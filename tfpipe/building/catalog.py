@@ -26,6 +26,7 @@ class Catalog:
         label_of: the label of each of `refs`, and of each file that a list names, missing or not.
         group_of: the group of those that a list puts in one; a group stays in one split.
         split_of: the split of those whose folder or list names one.
+        splits_from: who names the splits, such as "the folders say".
         understood: lines that say how labels were read.
     """
 
@@ -35,6 +36,7 @@ class Catalog:
     label_of: dict[ImageRef, str]
     group_of: dict[ImageRef, str]
     split_of: dict[ImageRef, str]
+    splits_from: str
     understood: tuple[str, ...]
 
     @property
@@ -123,10 +125,11 @@ def read(
     if not refs:
         raise UserError(f"`exclude={exclude_path}` names every image: give a shorter list")
     files = [(sources[ref.source].path, ref.name) for ref in refs]
+    own = [said[ref.source].get(ref.name) for ref in refs]
     found, origin = labels.annotate(
         files,
         mode,
-        [said[ref.source].get(ref.name) for ref in refs],
+        own,
         group_column=group_column,
         classes=classes,
         ask_splits=ask_splits,
@@ -153,6 +156,7 @@ def read(
         label_of=label_of,
         group_of={ref: each.group for ref, each in zip(refs, found, strict=True) if each.group},
         split_of={ref: each.split for ref, each in zip(refs, found, strict=True) if each.split},
+        splits_from="the source says" if any(e and e.split for e in own) else "the folders say",
         understood=(
             f"labels: {origin}: {readings.describe(counts)}",
             *labels.spellings((ref.name for ref in refs), counts),

@@ -81,12 +81,13 @@ def plan(text: str, given: Mapping[str, int]) -> SplitPlan:
     return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, AUTO)
 
 
-def describe(plan: SplitPlan, given: Mapping[str, int]) -> str:
+def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
     """Return one line about the given splits; "" if there is none.
 
     Args:
         plan: from `plan`.
         given: as for `plan`.
+        origin: who gives the splits, such as "the folders say".
     """
     counts = {name: given[name] for name in split_name.ALL if given.get(name)}
     if not counts:
@@ -94,17 +95,17 @@ def describe(plan: SplitPlan, given: Mapping[str, int]) -> str:
     said = ", ".join(f"{name} {images}" for name, images in counts.items())
     if given.get(""):
         said += f", none {given['']}"
-    if not plan.keeps and set(counts) != {TRAIN}:
-        return f"splits: {plan.text} as asked, not as given ({said}): --splits={AUTO} keeps those"
-    if not plan.keeps:
-        return f"splits: as given: {said}; divided as {plan.text}"
+    if {*counts} == {TRAIN} and plan.text != DEFAULT:
+        return ""
+    if {*counts} != {TRAIN} and not plan.keeps:
+        return f"splits: {plan.text} as asked, not as {origin} ({said}); --splits={AUTO} keeps that"
     if given.get(""):
         said += "; those without a split join train"
-    if VAL in plan.fractions:
+    if VAL in plan.fractions and VAL not in counts:
         said += "; a fifth of train becomes val"
     if not plan.training:
-        said += f"; none is to train on, but --splits={DEFAULT} would divide all anew"
-    return f"splits: as given: {said}"
+        said += f"; there is none to train on; --splits={DEFAULT} divides the images anew"
+    return f"splits: as {origin}: {said}"
 
 
 def check(text: str) -> None:

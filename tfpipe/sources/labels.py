@@ -79,7 +79,7 @@ def annotate(
     check(mode)
     found = [each or Annotation() for each in own or [None] * len(files)]
     plain = [i for i, each in enumerate(found) if not each.label]
-    origins = ["source"] if len(plain) < len(found) else []
+    origins = ["the source says"] if len(plain) < len(found) else []
     images = [files[i] for i in plain]
     if mode.startswith(CSV):
         listed = _look_up(mode[len(CSV) :], images, group_column) if plain else []
@@ -104,8 +104,8 @@ def annotate(
     names = {each.label for each in found if each.label}
     if len(names) < 2 and len(classes) < 2:
         raise UserError(
-            f"`labels={mode}`: {min(names)!r} is the only class by the {' and '.join(origins)}, but"
-            " at least two are needed: add images of another class, name all classes in `classes`,"
+            f"`labels={mode}`: {min(names)!r} is the only class ({' and '.join(origins)}), but at"
+            " least two are needed: add images of another class, name all classes in `classes`,"
             f" or choose another of `labels`: {_ALLOWED}"
         )
     return found, " and ".join(origins)

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 
 from tfpipe.core.errors import UserError
+from tfpipe.sources import class_order
 
 _SHOWN = 8  # classes of a line
 
 
 def describe(counts: Mapping[str, int]) -> str:
     """Return the numbers of images by class, such as "cat 400, dog 400"; "" are unlabelled."""
-    named = [(name, count) for name, count in sorted(counts.items()) if name and count]
-    text = ", ".join(f"{name} {count}" for name, count in named[:_SHOWN])
+    named = class_order.order([name for name in counts if name and counts[name]], ())
+    text = ", ".join(f"{name} {counts[name]}" for name in named[:_SHOWN])
     if len(named) > _SHOWN:
-        rest = sum(count for _, count in named[_SHOWN:])
+        rest = sum(counts[name] for name in named[_SHOWN:])
         text += f" and {len(named) - _SHOWN} more classes with {rest}"
     return text + (f" and {counts['']} unlabelled" if counts.get("") else "")
 
