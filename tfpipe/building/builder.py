@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -18,14 +19,16 @@ from tfpipe.building.job import Job, Runner
 from tfpipe.building.scan import scan
 from tfpipe.building.selection import SCREENED, Selection
 from tfpipe.building.shards import ExampleSpec
+from tfpipe.building.splits import SplitPlan
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
+from tfpipe.core.errors import UserError
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
-from tfpipe.sources import labels
+from tfpipe.sources import class_order, labels
 
 
 def build(options: Options) -> tuple[remote.Path, bool]:
@@ -44,22 +47,36 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     open_runner = _choose_runner(options)
     opened = sources.open_sources(options.source, options, options.columns)
     out = work.check_out(options.out, options.source)
-    arguments, fingerprint = build_options.arguments(options), _fingerprint(options, opened)
+    excluded = exclude.load(options.exclude) if options.exclude else ()
+    fingerprint = _fingerprint(options, opened, excluded)
+    named = class_order.parse(options.classes)
+    files = catalog.read(
+        opened,
+        options.labels,
+        options.columns,
+        excluded=excluded,
+        exclude_path=options.exclude,
+        classes=named,
+        ask_splits=options.splits == splits.AUTO,
+    )
+    plan = splits.plan(options.splits, files.split_counts)
+    classes = class_order.order(files.class_counts, named)
+    arguments = build_options.arguments(options, plan)
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
     if work.finish(out, key):
         return out, True
     if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+        _check_classes(options.out, manifest.load(out).classes, classes)
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
-    files = catalog.read(opened, options.labels, options.columns)
-    classes = labels.order(files.label_of.values(), options.classes)
+    _tell(files, plan, classes, named)
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality)
     with work.open_work(out, key) as folder:
         job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
-            _Build(options, files, classes, prepared, fingerprint, job, runner).run()
+            _Build(options, files, classes, plan, prepared, fingerprint, job, runner).run()
         work.publish(folder, out)
     return out, True
 
@@ -75,13 +92,40 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
     return lambda job: contextlib.nullcontext(beam.BeamRunner(job, flags))
 
 
-def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
+def _check_classes(out: str, there: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Raise UserError if an older tfpipe read other classes from the same images."""
+    if there != classes:
+        pair = next((a, b) for a, b in itertools.zip_longest(there, classes) if a != b)
+        raise UserError(
+            f"`out={out}` holds a data set of the same images and options, but with other classes"
+            f" ({pair[0]!r} where there is {pair[1]!r} now), because another version built it:"
+            " replace it with `overwrite`, or name another folder"
+        )
+
+
+def _tell(
+    files: Catalog, plan: SplitPlan, classes: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    """Say how labels and splits were read."""
+    for line in (*files.understood, splits.describe(plan, files.split_counts, files.splits_from)):
+        if line:
+            terminal.say(line)
+    for line in class_order.remarks(classes, files.class_counts):
+        terminal.say(line)
+    alike = "" if named else class_order.alike(files.class_counts)
+    if alike:
+        terminal.warn(alike)
+
+
+def _fingerprint(
+    options: Options, opened: Sequence[sources.Source], excluded: Sequence[str]
+) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
     parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
     parts.append(labels.fingerprint(options.labels))
     if options.exclude:
-        parts.append(repr(exclude.load(options.exclude)))
+        parts.append(repr(excluded))
     for path in (options.screen_model, options.screen_weights) if options.screens else ():
         if os.path.isfile(path):  # not the name of a model
             parts.append(repr((os.path.getsize(path), os.stat(path).st_mtime_ns)))
@@ -101,6 +145,7 @@ class _Build:
         options: the options.
         files: the files, not yet read.
         classes: in the order of their numbers.
+        plan: the splits.
         prepared: the screens.
         fingerprint: hex digest of the inputs, for the manifest.
         job: the settings of the tasks.
@@ -110,6 +155,7 @@ class _Build:
     options: Options
     files: Catalog
     classes: tuple[str, ...]
+    plan: SplitPlan
     prepared: list[screens.Screen]
     fingerprint: str
     job: Job
@@ -127,25 +173,24 @@ class _Build:
         """
         with terminal.progress("checking", len(self.files.refs)) as advance:
             infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
-        selection = Selection(self.files, infos, [*self.files.rejects, *rejected])
-        if self.options.exclude:
-            selection.exclude(self.options.exclude)
+        selection = Selection(
+            self.files, infos, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
+        )
         selection.find_duplicates(self.options.duplicates)
         self.files.check_no_class_is_lost((each.ref for each in infos), selection.rejects)
         suspects = self._screen(selection) if self.prepared else {}
         kept = (each.ref for each in selection.infos)
         self.files.check_no_class_is_lost(kept, selection.rejects)
-        fractions = splits.parse(self.options.splits)
         examples = selection.assign(
             self.classes,
-            fractions,
+            self.plan,
             folds=self.options.folds,
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
         plans = shards.plan(
             examples,
-            fractions,
+            self.plan.names,
             seed=self.options.seed,
             shards=self.options.shards,
             shard_bytes=self.options.shard_size_mb * 10**6,
@@ -155,10 +200,10 @@ class _Build:
         rejects.save(self._result / rejects.REJECTS, selection.rejects)
         duplicates.save(self._result / duplicates.DUPLICATES, selection.duplicates)
         described = Manifest(
-            arguments=build_options.arguments(self.options),
+            arguments=build_options.arguments(self.options, self.plan),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, examples, written, fractions),
+            **self._describe(selection, examples, written),
         )
         if self.options.report:
             report.save(
@@ -199,7 +244,6 @@ class _Build:
         selection: Selection,
         examples: list[ExampleSpec],
         written: tuple[Shard, ...],
-        fractions: dict[str, float],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
         records = collections.Counter((each.split, each.text) for each in examples)
@@ -214,7 +258,7 @@ class _Build:
 
         return {
             "classes": self.classes,
-            "splits": table(records, fractions),
+            "splits": table(records, self.plan.names),
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),

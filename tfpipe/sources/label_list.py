@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.sources import class_name, list_columns, text_table
+from tfpipe.sources import class_name, list_columns, split_name, text_table
 from tfpipe.sources.list_columns import Columns, Finder, ListColumns
 from tfpipe.sources.path_index import PathIndex
 from tfpipe.sources.source import Annotation
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     Attributes:
         line: its line or place, from 1.
         path: path without "./" and repeated "/"; or a URL as written.
-        file: what the finder found for the path; None if it found nothing.
+        file: the file that was found for the path; "" if there is none.
         label: name of the class; "" for none.
         group: name of the group, without surrounding space; "" for none.
         split: "train", "val", "test", or "" for none.
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     line: int
     path: str
-    file: Any
+    file: str
     label: str
     group: str
     split: str
@@ -71,11 +71,9 @@ class LabelList(NamedTuple):
     @property
     def understood(self) -> str:
         """One line that says how the list is understood."""
-        counts = {
-            split: sum(row.split == split for row in self.rows) for split in list_columns.SPLITS
-        }
+        counts = {split: sum(row.split == split for row in self.rows) for split in split_name.ALL}
         splits = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
-        there = sum(row.file is not None for row in self.rows)
+        there = sum(bool(row.file) for row in self.rows)
         return (
             f"list {self.path}: {self.columns}{f' ({splits})' if splits else ''};"
             f" {there:,} of {len(self.rows):,} files are here"
@@ -126,11 +124,9 @@ def annotate(
         UserError: the list has a fault, see `read`, or names none of the files.
     """
     index = PathIndex([(name, _absolute(place)) for name, place in files], _folder(path))
-    found = read(path, columns, [index.find])
-    annotations: list[Annotation | None] = [None] * len(files)
-    for row in found.rows:
-        if row.file is not None:
-            annotations[row.file] = row.annotation
+    found = read(path, columns, [lambda cell: [files[i][1] for i in index.find(cell)]])
+    said = {row.file: row.annotation for row in found.rows if row.file}
+    annotations = [said.get(place) for _, place in files]
     if not any(row.label for row in found.rows):
         raise UserError(f"{path}: no column is the label: {found.columns}: give `label_column`")
     if not any(annotations):
@@ -180,21 +176,21 @@ def _row(row: TableRow, found: ListColumns) -> Row:
         files = found.find(path)
         if len(files) > 1:
             raise BadRow(
-                f"{path!r} may be {len(files)} files: write its folder too, or name the one folder"
-                " as `source`, with the list in `labels`"
+                f"{path!r} may be {files[0]!r} or {files[1]!r}: write the folder too, or give only"
+                " the right folder as `source`, and this list by `labels`"
             )
         label = "" if found.label is None else _checked_label(row.cells[found.label], path)
         group = "" if found.group is None else _checked_group(row.cells[found.group])
         split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
     except BadRow as bad:
         raise BadRow(str(bad), row.line) from None
-    return Row(row.line, path, files[0] if files else None, label, group, split)
+    return Row(row.line, path, files[0] if files else "", label, group, split)
 
 
 def _check_agreement(rows: Iterable[Row], unit: str) -> None:
-    first: dict[Any, Row] = {}
+    first: dict[str, Row] = {}
     for row in rows:
-        there = first.setdefault(row.path if row.file is None else row.file, row)
+        there = first.setdefault(row.file or row.path, row)
         for value, other in zip(row.annotation, there.annotation, strict=True):
             if value != other:
                 raise BadRow(

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tfpipe.core.errors import UserError
+from tfpipe.sources import split_name
 from tfpipe.sources.member import is_image_name
 from tfpipe.sources.text_table import BadRow, TableRow, TextTable
 
-# Returns the files that a path may mean: none, one, or several.
-Finder = Callable[[str], Sequence[Any]]
+# Returns the names of the files that a path may mean: none, one, or several.
+Finder = Callable[[str], Sequence[str]]
 
 # Usual names, in lower case and without other characters, so that File_Name is filename.
 _PATHS = (
@@ -29,16 +30,6 @@ _CLASSES = (
     *("diagnosis", "dx", "disease", "genre", "style", "type"),
 )
 _SUBSETS = ("split", "subset", "partition", "set")
-
-SPLITS = ("train", "val", "test")
-
-# What a cell of a split column may be, in lower case.
-_SPLIT_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    "": "",
-}
 
 _SAMPLE = 100  # rows that decide whether a column names files
 
@@ -209,7 +200,7 @@ def _split(names: Sequence[str], rows: Sequence[TableRow], given: str) -> tuple[
         value = odd and str(odd.cells[column])[:40]
         if given and odd:
             raise BadRow(
-                f"{value!r} in column {given!r} is no split: write one of {', '.join(SPLITS)}, or"
+                f"{value!r} in column {given!r} is no split: write one of {', '.join(split_name.ALL)}, or"
                 " nothing",
                 odd.line,
             )
@@ -220,7 +211,8 @@ def _split(names: Sequence[str], rows: Sequence[TableRow], given: str) -> tuple[
 
 def split_of(cell: Any) -> str | None:
     """Return the split that a cell names, "" for none; None if it is no split."""
-    return "" if cell is None else _SPLIT_OF.get(str(cell).strip().lower())
+    text = "" if cell is None else str(cell).strip()
+    return (split_name.recognize(text) or None) if text else ""
 
 
 def _only(names: Sequence[str], columns: Sequence[int], role: str) -> int:
