@@ -277,6 +277,7 @@ HEAD = bytes(300)
         (locked, ["1 encrypted", "password"]),
         (only_links, ["3 symlink", "not followed", "--follow_links", "list"]),
         (zips, ["'test.zip', 'train.zip'", "/train.zip`"]),
+        (lambda path: make_zip(path, [("[Content_Types].xml", b"")]), ["Office", "CSV"]),
         (zip_of_zips, ["'test1.zip', 'train.zip'", "unpack it", "`source=train.zip`"]),
     ],
 )
@@ -310,6 +311,18 @@ def test_one_source_twice_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"`source=.*/cat` lies in `source="):
         sources.open_sources([f"{folder}/cat", str(folder)])
     assert len(sources.open_sources([str(folder), path])) == 2
+
+
+def test_a_list_and_the_folder_of_its_files_are_an_error(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/0.jpg", "a/1.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    path = tmp_path / "l.csv"
+    path.write_text("path,label\na/1.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(UserError, match=r"/a/1.jpg is in `source=.*`labels=csv:"):
+        sources.open_sources([str(tmp_path / "a"), str(path)])
+    path.write_text("path,label\nb.jpg,dog\n")
+    assert len(sources.open_sources([str(tmp_path / "a"), str(path)])) == 2
 
 
 def test_joined_sources_tell_their_files_apart(tmp_path):

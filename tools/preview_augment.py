@@ -34,8 +34,8 @@ _PAPER, _INK, _GREY = "#ffffff", "#1a1a1a", "#5c5c5c"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The flags of this command."""
+class _Options:
+    """The flags of this command alone."""
 
     source: tuple[str, ...] = option(
         "images to show: a folder, zip, tar, list or TFRecords; several add up"
@@ -48,6 +48,11 @@ class Options:
         f"side of the model's input, from {MIN_SIZE} to {MAX_SIZE} pixels", 299
     )
     seed: int = option("of the choice of images and of the augmentation, 0 or more", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(sources.Options, _Options):
+    """The flags of this command."""
 
 
 class Cell(NamedTuple):
@@ -107,7 +112,7 @@ def draw_grid(rows: list[tuple[Cell, ...]], title: str) -> Image.Image:
 
 def _choose(options: Options) -> tuple[list[str], np.ndarray]:
     """Choose readable images at random; return their names and uint8 [n, side, side, 3]."""
-    source = sources.join(sources.open_sources(options.source))
+    source = sources.join(sources.open_sources(options.source, options))
     names = source.names()
     if not source.holds_images_only:
         names = [name for name in names if is_image_name(name)] or names

@@ -81,6 +81,7 @@ def open_sources(
     # The flags of a command are more than a source needs, and workers get a copy.
     own = Options(*(getattr(options, field.name) for field in dataclasses.fields(Options)))
     opened = tuple(open_source(path, own) for path in paths)
+    _check_files(opened)
     for source in opened:
         for line in source.notes(columns):
             terminal.say(line)
@@ -127,6 +128,8 @@ def _open(path: str, options: Options) -> Source:
         )
     source = found(path, options)
     names, skipped = source.names(), source.skipped
+    if "[Content_Types].xml" in names:
+        raise UserError(f"{path!r} is an Office document: save the table as CSV in UTF-8")
     archives = [name for name, reason, _ in skipped if reason == member.NESTED[0]]
     if archives and all(map(member.is_document, names)):
         raise UserError(_only_archives(source, archives))
@@ -153,7 +156,7 @@ def _only_archives(source: Source, archives: Sequence[str]) -> str:
 
 
 def _check_distinct(paths: Sequence[str]) -> None:
-    """Raise UserError if a path, in any spelling, is given twice or lies in another."""
+    """Raise UserError if a path, in any spelling, is given twice or lies in another folder."""
     places = [
         path.rstrip("/") if remote.is_remote(path) else os.path.realpath(path) for path in paths
     ]
@@ -169,4 +172,21 @@ def _check_distinct(paths: Sequence[str]) -> None:
                 raise UserError(
                     f"`source={paths[number]}` lies in `source={paths[other]}`, and would be read"
                     " twice: name one of them"
+                )
+
+
+def _check_files(opened: Sequence[Source]) -> None:
+    """Raise UserError if a list names a file that another source holds."""
+    if len(opened) < 2 or not any(isinstance(source, Listing) for source in opened):
+        return
+    found: dict[str, Source] = {}
+    for source in opened:
+        for name in source.names() if isinstance(source, Folder | Listing) else ():
+            place = os.path.abspath(source.locate(name))
+            other = found.setdefault(place, source)
+            if other is not source:
+                raise UserError(
+                    f"{place} is in `source={other.path}` and in `source={source.path}`: name one"
+                    " of them; a list that labels the files of other sources belongs in"
+                    " `labels=csv:FILE`"
                 )

@@ -11,6 +11,7 @@ the photos by ann, stay in one split. Other columns are ignored.
 import hashlib
 import os
 import pathlib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -184,7 +185,11 @@ def _row(row: TableRow, found: ListColumns) -> Row:
         split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
     except BadRow as bad:
         raise BadRow(str(bad), row.line) from None
-    return Row(row.line, path, files[0] if files else "", label, group, split)
+    file = files[0] if files else ""
+    # Equal strings become one object: a list may have millions of rows.
+    return Row(
+        row.line, path, path if file == path else file, *map(sys.intern, (label, group, split))
+    )
 
 
 def _check_agreement(rows: Iterable[Row], unit: str) -> None:
@@ -215,7 +220,8 @@ def _checked_path(cell: Any) -> str:
         raise BadRow("no path: write an absolute path, or one relative to the list's folder")
     if "\0" in path or not _is_utf8(path):
         raise BadRow(f"{path[:200]!r} is not a valid path")
-    return path if remote.is_remote(path) else str(pathlib.PurePosixPath(path))
+    clean = path if remote.is_remote(path) else str(pathlib.PurePosixPath(path))
+    return path if clean == path else clean
 
 
 def _checked_label(cell: Any, path: str) -> str:

@@ -200,8 +200,8 @@ def _split(names: Sequence[str], rows: Sequence[TableRow], given: str) -> tuple[
         value = odd and str(odd.cells[column])[:40]
         if given and odd:
             raise BadRow(
-                f"{value!r} in column {given!r} is no split: write one of {', '.join(split_name.ALL)}, or"
-                " nothing",
+                f"{value!r} in column {given!r} is no split: write one of"
+                f" {', '.join(split_name.ALL)}, or nothing",
                 odd.line,
             )
         if odd:

@@ -13,10 +13,11 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
+from tfpipe.sources.member import is_image_name
 
 # Two million lines of 100 bytes. Bounds the memory too.
 MAX_BYTES = 256 * 2**20
@@ -128,13 +129,13 @@ def _separated(text: str) -> TextTable:
     """Read lines of cells; the first line decides the separator."""
     if mark := re.match(r"\s*sep=(.)[\r\n]", text, re.IGNORECASE):  # Excel writes and reads it
         text = text.replace(mark[0], "\n", 1)
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    first = next((line for line in _lines(text) if line.strip()), "")
     if not first:
         return TextTable(None, [])
     separator = mark[1] if mark else max(_SEPARATORS, key=lambda each: _width(first, each))
     if separator not in first and len(first.split()) > 1:
         return TextTable(None, list(_paths_and_labels(text)))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(_lines(text), delimiter=separator, strict=True)
     rows = []
     try:
         for cells in reader:
@@ -155,6 +156,12 @@ def _separated(text: str) -> TextTable:
         detail = f"not CSV ({error}): quote cells that contain quotes or line breaks"
         raise BadRow(detail, reader.line_num) from None
     return TextTable(None, rows)
+
+
+def _lines(text: str) -> TextIO:
+    """Return the lines of a text, ended by LF, CR or both."""
+    # A StringIO takes 4 bytes for each character.
+    return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
 
 
 def _width(line: str, separator: str) -> int:
@@ -224,7 +231,8 @@ def _records_of(value: dict[str, Any]) -> list[Any]:
     columns = list(value.values())
     if {"path", "label"} <= value.keys() and isinstance(value["path"], str):
         return [value]
-    lists = not tables and all(isinstance(each, list) for each in columns)
+    names_files = any(map(is_image_name, value))
+    lists = not (tables or names_files) and all(isinstance(each, list) for each in columns)
     if lists and len({len(each) for each in columns}) == 1:  # {"path": [...], "label": [...]}
         return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
     if columns and not any(isinstance(each, (list, dict)) for each in columns):
