@@ -1,56 +1,15 @@
 """Names in zip and tar archives that programs of Windows, macOS and Linux write."""
 
-import io
 import pathlib
-import struct
 import tarfile
 import unicodedata
-import zipfile
-import zlib
 
 import pytest
+from archives import write_tar, write_zip
 
 from tfpipe import sources
 from tfpipe.core.errors import UserError
 from tfpipe.sources import class_name
-
-
-def write_zip(path, names, *, marked=(), repeated=None):
-    """Write a zip archive whose names are exactly these bytes; return its path.
-
-    Args:
-        names: bytes of each name; the contents are its number.
-        marked: numbers of the names that are marked as UTF-8.
-        repeated: a name for each number, for the extra field of Info-ZIP.
-    """
-    holders = [chr(ord("A") + number) * len(name) for number, name in enumerate(names)]
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for number, holder in enumerate(holders):
-            info = zipfile.ZipInfo(holder)
-            if repeated and number in repeated:
-                field = struct.pack("<BL", 1, zlib.crc32(names[number])) + repeated[number].encode()
-                info.extra = struct.pack("<HH", 0x7075, len(field)) + field
-            archive.writestr(info, str(number))
-    data = bytearray(file.getvalue())
-    for number, (holder, name) in enumerate(zip(holders, names, strict=True)):
-        local = data.index(holder.encode())
-        central = data.index(holder.encode(), local + 1)
-        data[local : local + len(name)] = data[central : central + len(name)] = name
-        if number in marked:
-            data[local - 30 + 7] |= 8
-            data[central - 46 + 9] |= 8
-    pathlib.Path(path).write_bytes(data)
-    return str(path)
-
-
-def write_tar(path, names, form):
-    with tarfile.open(path, "w", format=form, encoding="utf-8", errors="surrogateescape") as file:
-        for number, name in enumerate(names):
-            info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
-            info.size = 1
-            file.addfile(info, io.BytesIO(b"%d" % number))
-    return str(path)
 
 
 def read_all(path, **options):

@@ -4,17 +4,23 @@ import collections
 import functools
 import os
 import pathlib
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tfpipe.core import remote
 from tfpipe.sources.member import is_image_name
+
+# What `clean` changes in a path, besides accents.
+_UNCLEAN = re.compile(r"\\|//|(?:^|/)\.(?:/|$)|/$")
 
 
 def clean(path: str) -> str:
     """Return a path in Unicode's form NFC, with `/` between folders and without `./` and `//`."""
     text = unicodedata.normalize("NFC", path.strip())
-    return text if remote.is_remote(text) else str(pathlib.PurePosixPath(text.replace("\\", "/")))
+    if remote.is_remote(text) or not _UNCLEAN.search(text):
+        return text
+    return str(pathlib.PurePosixPath(text.replace("\\", "/")))
 
 
 class PathIndex:
@@ -27,8 +33,7 @@ class PathIndex:
             files: the name of each in its source, and its path or URL.
             folder: absolute path or URL of the list's folder; a path may be relative to it.
         """
-        self._names = [clean(name) for name, _ in files]
-        self._paths = [clean(path) for _, path in files]
+        self._files = files
         self._folder = folder
 
     def find(self, path: str) -> list[int]:
@@ -39,11 +44,11 @@ class PathIndex:
         files is left out of the comparison; image files go before others then.
         """
         path = clean(path)
-        base = path.rpartition("/")[2]
+        base = _base(path)
         if not base.strip("."):
             return []
-        return self._narrow(path, self._by_base.get(base, ()), self._paths, self._names) or (
-            self._narrow(path, self._by_stem.get(base, ()), *self._stems)
+        return self._narrow(path, self._by_base.get(base, ()), clean) or (
+            self._narrow(path, self._by_stem.get(base, ()), _stem)
         )
 
     def tail(self, path: str) -> str:
@@ -53,36 +58,37 @@ class PathIndex:
         return next((tail for tail in tails if len(self.find(tail)) == 1), "")
 
     def _narrow(
-        self, path: str, places: Sequence[int], paths: Sequence[str], names: Sequence[str]
-    ) -> list[int]:
-        absolute = os.path.normpath(os.path.join(self._folder, path))
-        for fits in (
-            [place for place in places if names[place] == path],
-            [place for place in places if paths[place] == absolute],
-            [place for place in places if f"/{paths[place]}".endswith(f"/{path}")],
-        ):
-            images = [place for place in fits if is_image_name(self._names[place])]
-            if fits:
-                return images or fits
-        return []
-
-    @functools.cached_property
-    def _stems(self) -> tuple[list[str], list[str]]:
-        """The paths and the names without their endings."""
-        without = [[os.path.splitext(path)[0] for path in s] for s in (self._paths, self._names)]
-        return without[0], without[1]
+        self, path: str, places: Sequence[int], form: Callable[[str], str]
+    ) -> Sequence[int]:
+        """Return the files that fit best, in a form of their names and paths."""
+        fits = [i for i in places if form(self._files[i][0]) == path]
+        if not fits:
+            absolute = os.path.normpath(os.path.join(self._folder, path))
+            fits = [i for i in places if form(self._files[i][1]) == absolute]
+        if not fits:
+            fits = [i for i in places if f"/{form(self._files[i][1])}".endswith(f"/{path}")]
+        return [i for i in fits if is_image_name(self._files[i][0])] or fits
 
     @functools.cached_property
     def _by_base(self) -> dict[str, list[int]]:
-        return _by_base(self._names)
+        return _group(_base(clean(name)) for name, _ in self._files)
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[int]]:
-        return _by_base(self._stems[1])
+        return _group(_base(_stem(name)) for name, _ in self._files)
 
 
-def _by_base(paths: Sequence[str]) -> dict[str, list[int]]:
+def _group(keys: Iterable[str]) -> dict[str, list[int]]:
     places = collections.defaultdict(list)
-    for place, path in enumerate(paths):
-        places[path.rpartition("/")[2]].append(place)
+    for place, key in enumerate(keys):
+        places[key].append(place)
     return places
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _stem(path: str) -> str:
+    """Return a clean path without its ending."""
+    return os.path.splitext(clean(path))[0]

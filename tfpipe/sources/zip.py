@@ -77,7 +77,7 @@ class Zip(Source):
             shown = name_encoding.describe(names)
             lines.append(
                 f"{self.path}: its names are read as {encoding}: {shown}; if that is wrong, give"
-                " their encoding, as in --name_encoding=gbk (big5, shift_jis, euc_kr, cp866, ...)"
+                " their encoding, as in --name_encoding=gbk (big5, shift_jis, cp866, latin-1, ...)"
             )
         return lines
 
