@@ -98,6 +98,7 @@ BACKSLASHES = [(path.replace("/", "\\"), name) for path, name in ROWS]
         ("ids.csv", table(header=("id", "breed"), rows=IDS)),
         ("file-names.csv", table(header=("image", "species"), rows=BASES)),
         ("no-header.csv", table(header=())),
+        ("name.csv", table(header=("image", "name"))),
         ("no-header-ids.csv", table(header=(), rows=IDS)),
         ("words.txt", table(" ", header=())),
         ("words-of-ids.txt", table(" ", header=("image_id", "class"), rows=IDS)),

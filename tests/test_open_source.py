@@ -1,10 +1,12 @@
 """What may be a source: archives and lists that are none, links, and several sources at once."""
 
+import gc
 import gzip
 import lzma
 import os
 import pathlib
 import pickle
+import tempfile
 
 import pytest
 from archives import make_zip
@@ -42,6 +44,10 @@ def zip_of_zips(path):
     make_zip(path, [("train.zip", b"PK"), ("test1.zip", b"PK"), ("sampleSubmission.csv", b"id")])
 
 
+def zip_of_tars(path):
+    make_zip(path, [("data/train.tar", b"1"), ("README.md", b"2")])
+
+
 HEAD = bytes(300)
 
 
@@ -71,7 +77,8 @@ HEAD = bytes(300)
         (only_links, ["3 symlink", "not followed", "--follow_links", "list"]),
         (zips, ["'test.zip', 'train.zip'", "/train.zip`"]),
         (lambda path: make_zip(path, [("[Content_Types].xml", b"")]), ["Office", "CSV"]),
-        (zip_of_zips, ["'test1.zip', 'train.zip'", "unpack it", "`source=train.zip`"]),
+        (zip_of_tars, ["'data/train.tar'", "unpack it", "`source=train.tar`"]),
+        (zip_of_zips, ["'test1.zip', 'train.zip'", "/source/train.zip`"]),
     ],
 )
 def test_bad_source_is_a_user_error(tmp_path, make, words):
@@ -181,3 +188,33 @@ def test_links_are_followed_if_asked(tmp_path, capsys):
         "cow/fifo.jpg": "special file",
         "zdog/back": "symlink",
     }
+
+
+def test_a_zip_in_a_zip_is_read_by_its_path(tmp_path, monkeypatch):
+    inner = make_zip(tmp_path / "train.zip", [("train/cat.0.jpg", b"0"), ("train/dog.1.jpg", b"1")])
+    data = pathlib.Path(inner).read_bytes()
+    names = ["list.csv", "a/train.zip", "bad.zip", "bomb.zip"]
+    outer = make_zip(
+        tmp_path / "All.ZIP", zip(names, [b"id", data, b"PK", bytes(2**21)], strict=True)
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    (source,) = sources.open_sources([f"{outer}/a/train.zip"])
+    assert source.names() == ["train/cat.0.jpg", "train/dog.1.jpg"]
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+    source.release()
+    assert [copy.read(name) for name in source.names()] == [b"0", b"1"]
+    assert source.locate("x") == f"{outer}/a/train.zip/x"
+    assert source.fingerprint() == sources.open_source(inner).fingerprint()
+    assert len(list(scratch.iterdir())) == 1  # the copy made none
+    del source, copy
+    gc.collect()
+    for name, words in {"bad": "is no zip", "bomb": "200 times", "none": "'a/train.zip'"}.items():
+        with pytest.raises(UserError, match=words) as caught:
+            sources.open_source(f"{outer}/{name}.zip")
+        assert outer in str(caught.value)
+    gc.collect()
+    assert os.listdir(scratch) == []
+    with pytest.raises(UserError, match="does not exist"):
+        sources.open_source(str(tmp_path / "none.zip/train.zip"))

@@ -17,6 +17,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources import foreign, member
 from tfpipe.sources.file import is_folder
 from tfpipe.sources.folder import Folder, RemoteFolder
+from tfpipe.sources.inner_zip import InnerZip
 from tfpipe.sources.joined import JoinedSource
 from tfpipe.sources.list_columns import Columns
 from tfpipe.sources.listing import Listing
@@ -45,6 +46,7 @@ __all__ = [
     "Annotation",
     "Columns",
     "Folder",
+    "InnerZip",
     "JoinedSource",
     "Listing",
     "Options",
@@ -60,7 +62,7 @@ __all__ = [
 ]
 
 # Tried in this order: a folder of TFRecords is a folder too.
-KINDS: tuple[type[Source], ...] = (TFRecords, Folder, RemoteFolder, Zip, Tar, Listing)
+KINDS: tuple[type[Source], ...] = (TFRecords, Folder, RemoteFolder, Zip, InnerZip, Tar, Listing)
 
 
 def open_sources(
@@ -115,7 +117,7 @@ def open_source(path: str, options: Options = DEFAULTS) -> Source:
 
 def _open(path: str, options: Options) -> Source:
     allowed = " or ".join(dict.fromkeys(kind.kind for kind in KINDS))
-    if not storage.exists(path):
+    if not (storage.exists(path) or InnerZip.fits(path)):
         raise UserError(
             f"{path!r} does not exist, or its folder is not readable: name {allowed} with images"
         )
@@ -150,7 +152,10 @@ def _only_archives(source: Source, archives: Sequence[str]) -> str:
     first = next((name for name in archives if "train" in name.lower()), archives[0])
     some = ", ".join(map(repr, archives[:5])) + ", ..." * (len(archives) > 5)
     text = f"{source.path!r} holds no images, but archives: {some}"
-    if isinstance(source, Folder | RemoteFolder):
+    readable = isinstance(source, Folder | RemoteFolder) or (
+        type(source) is Zip and first.lower().endswith(".zip")
+    )
+    if readable:
         return f"{text}: name one of them, as in `source={source.locate(first)}`"
     return f"{text}: unpack it, and name one of them, as in `source={os.path.basename(first)}`"
 

@@ -124,7 +124,7 @@ def _header(table: TextTable, finders: Sequence[Finder]) -> tuple[tuple[str, ...
         return table.columns, table.rows
     first = [to_text(cell).strip() for cell in table.rows[0].cells]
     known = any(_simple(cell) in (*_PATHS, *_IDS, *_CLASSES) for cell in first)
-    if not known and any(is_image_name(cell) or finders[-1](cell) for cell in first if cell):
+    if any(map(is_image_name, first)) or (not known and any(map(finders[-1], first))):
         return tuple(str(number + 1) for number in range(len(first))), table.rows
     return tuple(first), table.rows[1:]
 
@@ -175,9 +175,9 @@ def _label(
         return _wanted(names, given, "label", rows[0].line)
     left = [c for c, name in enumerate(names) if c not in taken and name]
     usual = [c for c in left if _simple(names[c]) in _CLASSES]
-    left = usual or [c for c in left if _simple(names[c]) not in _IDS]
-    if len(left) > 1 and not usual:
-        left = [c for c in left if _repeats(rows, c)] or left
+    repeated = [c for c in left if _repeats(rows, c)]
+    others = [c for c in left if _simple(names[c]) not in _IDS]
+    left = usual or [c for c in others if c in repeated or len(others) == 1] or others or repeated
     return _only(names, left, "label") if left else None
 
 

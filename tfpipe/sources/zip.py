@@ -50,7 +50,7 @@ class Zip(Source):
             return zipfile.is_zipfile(file)
 
     def read(self, name: str) -> bytes:  # noqa: D102
-        info = self._infos.get(name)
+        info = self.entries.get(name)
         if info is None:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
         check_size(info.file_size)
@@ -60,7 +60,7 @@ class Zip(Source):
                 "too large", f"unpacks to {ratio:.0f} times its size; {MAX_RATIO} at most"
             )
         try:
-            with self._archive.open(info) as file:  # checks the CRC at its end
+            with self.archive.open(info) as file:  # checks the CRC at its end
                 return read_bounded(file)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Rejected("damaged member", str(error)) from None
@@ -68,7 +68,12 @@ class Zip(Source):
             raise Rejected("unreadable", str(error)) from None
 
     def prepare(self) -> None:  # noqa: D102
-        _ = self._infos
+        _ = self.entries
+
+    @property
+    def _file(self) -> str:
+        """The path or URL of the archive itself."""
+        return self.path
 
     def warnings(self) -> list[str]:  # noqa: D102
         names, encoding = self._names
@@ -82,16 +87,17 @@ class Zip(Source):
         return lines
 
     def release(self) -> None:  # noqa: D102
-        for name in ("_listing", "_infos", "_names"):
+        for name in ("_listing", "entries", "_names"):
             self.__dict__.pop(name, None)
-        archive = self.__dict__.pop("_archive", None)  # about 600 bytes for each member
+        archive = self.__dict__.pop("archive", None)  # about 600 bytes for each member
         if archive is not None:
             archive.close()
 
     @functools.cached_property
-    def _archive(self) -> zipfile.ZipFile:
+    def archive(self) -> zipfile.ZipFile:
+        """The open archive; raises UserError if it is damaged."""
         try:
-            return zipfile.ZipFile(storage.open_to_read(self.path))
+            return zipfile.ZipFile(storage.open_to_read(self._file))
         # A hostile central directory passes `is_zipfile` and raises any of these.
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(
@@ -100,7 +106,7 @@ class Zip(Source):
 
     @functools.cached_property
     def _names(self) -> _Names:
-        infos = self._archive.infolist()
+        infos = self.archive.infolist()
         marked = [_marked_name(info) for info in infos]
         raw = [
             info.orig_filename.encode("cp437")
@@ -119,14 +125,14 @@ class Zip(Source):
         return _Names(names, "" if is_certain else encoding)
 
     @functools.cached_property
-    def _infos(self) -> dict[str, zipfile.ZipInfo]:
+    def entries(self) -> dict[str, zipfile.ZipInfo]:
         """The last entry of each name."""
-        return dict(zip(self._names.names, self._archive.infolist(), strict=True))
+        return dict(zip(self._names.names, self.archive.infolist(), strict=True))
 
     @functools.cached_property
     def _listing(self):
         members, skipped = {}, []
-        entries = zip(self._names.names, self._archive.infolist(), strict=True)
+        entries = zip(self._names.names, self.archive.infolist(), strict=True)
         files = [(name, info) for name, info in entries if not name.endswith("/")]
         links = {name for name, info in files if _is_link(info)}
         for name, info in files:
@@ -138,7 +144,7 @@ class Zip(Source):
             elif name in members:
                 skipped.append((name, *member.REPEATED))
             else:
-                last = self._infos[name]
+                last = self.entries[name]
                 members[name] = (last.file_size, last.CRC)
         return members, skipped
 
