@@ -21,7 +21,7 @@ from tfpipe.sources.inner_zip import InnerZip
 from tfpipe.sources.joined import JoinedSource
 from tfpipe.sources.list_columns import Columns
 from tfpipe.sources.listing import Listing
-from tfpipe.sources.member import ARCHIVE_SUFFIXES
+from tfpipe.sources.member import ARCHIVE_SUFFIXES, COPY
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.options import check as check_options
 from tfpipe.sources.source import (
@@ -33,7 +33,7 @@ from tfpipe.sources.source import (
     Source,
 )
 from tfpipe.sources.tar import Tar
-from tfpipe.sources.tfrecords import COPY, TFRecords
+from tfpipe.sources.tfrecords import TFRecords
 from tfpipe.sources.zip import Zip
 
 __all__ = [

@@ -87,7 +87,7 @@ class _Walk:
         if not stat.S_ISDIR(status.st_mode):
             self._add(name, status, by_link=True)
         elif (status.st_dev, status.st_ino) in self._read:
-            self.skipped.append((name, member.SYMLINK, _TWICE))
+            self.skipped.append((name, member.COPY, _TWICE))
         else:
             self._read_folder(f"{name}/", by_link=True)
 
@@ -95,7 +95,7 @@ class _Walk:
         """Add a file; the same one by a second link is skipped, hard links are not."""
         is_read = self._follow_links and self._is_read(status)
         if is_read and by_link:
-            self.skipped.append((name, member.SYMLINK, _TWICE))
+            self.skipped.append((name, member.COPY, _TWICE))
         elif not stat.S_ISREG(status.st_mode):
             self.skipped.append((name, "special file", "a FIFO, socket or device"))
         elif member.is_archive(name):

@@ -24,6 +24,7 @@ _DOCUMENTS = (
 )
 
 SYMLINK = "symlink"
+COPY = "copy"  # of a member, such as a transformed one, or a second link; nothing is lost
 NESTED = ("nested archive", "name the inner archive as a source")
 REPEATED = ("repeated name", "only the last member of this name is used")
 

@@ -137,7 +137,9 @@ class Tar(Source):
     def _decoded(self, infos: list[tuple[str, tarfile.TarInfo]]):
         """Return the same with names in the encoding that a person gives."""
         encoding = self.options.name_encoding
-        plain = [place for place, (_, info) in enumerate(infos) if not info.pax_headers]
+        plain = [
+            i for i, (name, info) in enumerate(infos) if not (info.pax_headers and _is_text(name))
+        ]
         if encoding:
             raw = [infos[place][0].encode("utf-8", "surrogateescape") for place in plain]
             decoded = name_encoding.decode(raw, encoding, self.path)
@@ -291,6 +293,15 @@ def _decompressed(path: str, compression: str) -> Iterator[bytes]:
 
 def _damaged(path: str, error: Exception) -> UserError:
     return UserError(f"{path} is a damaged tar archive ({error}): copy it again")
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name is UTF-8; `tarfile` keeps other bytes as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remove(path: str) -> None:

@@ -17,12 +17,9 @@ from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
 from tfpipe.sources.file import is_file, is_folder, stamp
 from tfpipe.sources.list_columns import FOUND, Columns
-from tfpipe.sources.member import is_image_name
+from tfpipe.sources.member import COPY, is_image_name
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
-
-# The reason for skipping a transformed copy; its image is a member too.
-COPY = "copy"
 
 # Common names: x.tfrecord, x.tfrecords, x.tfrecord-00000-of-00008 and x-00000-of-00008. A
 # compressed shard matches too, so that its error message can say why it is refused.
