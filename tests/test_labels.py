@@ -1,12 +1,20 @@
 """Classes and splits from file and folder names, and from lists."""
 
 import collections
+import contextlib
 
 import pytest
 
 from tfpipe import sources
 from tfpipe.core.errors import UserError
-from tfpipe.sources import Annotation, class_order, label_list, labels, split_name
+from tfpipe.sources import (
+    Annotation,
+    class_order,
+    label_list,
+    labels,
+    list_beside,
+    split_name,
+)
 
 
 def files(*patterns, source="in"):
@@ -228,6 +236,26 @@ def test_no_label_is_a_user_error(patterns, mode, words):
 def test_a_list_beside_the_images_is_named():
     with pytest.raises(UserError, match=r"in/labels\.csv.*`labels=csv:in/labels\.csv`"):
         read(files("train/{}.jpg*3", "test/{}.jpg*3"), lists=["in/labels.csv", "in/other.csv"])
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("lesion,image_id,dx\n1,ISIC_0,nv\n2,ISIC_1,nv\n3,ISIC_2,mel\n", True),
+        ("image;Finding Labels\nISIC_0.jpg;a\npart_1/ISIC_1.jpg;a\nISIC_2.jpg;b\n", True),
+        ("file,label\nISIC_0.jpg,zero\nISIC_1.jpg,one\nISIC_2.jpg,zero\n", False),  # as the folders
+        ("file,x,y\nISIC_0.jpg,1,2\nISIC_1.jpg,2,3\nISIC_2.jpg,1,1\n", False),  # no labels
+        ("file,label\nother.jpg,nv\nothers.jpg,mel\n", False),  # of other files
+        ("file,label\n", False),
+        ("", False),
+        ('"file,label\nISIC_0', False),
+    ],
+)
+def test_a_list_beside_class_folders_that_says_other_classes_is_a_question(text, asks):
+    images = [(f"part_{i % 2}/ISIC_{i}.jpg", f"part_{i % 2}") for i in range(3)]
+    said = "`labels=folder` reads part_0 2, part_1 1; `labels=csv:in/x.csv`"
+    with pytest.raises(UserError, match=said) if asks else contextlib.nullcontext():
+        list_beside.check("in/x.csv", text.encode(), images)
 
 
 def test_named_classes_are_neither_splits_nor_around_everything():

@@ -1,15 +1,18 @@
 """The files of a build and their labels, listed before any file is read."""
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfpipe.building import exclude
 from tfpipe.core import terminal
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Source, class_name, label_list, labels, readings
+from tfpipe.sources import Source, class_name, labels, list_beside, readings
+from tfpipe.sources.folder_tree import FOLDER
+from tfpipe.sources.layout import AUTO
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -105,8 +108,8 @@ def read(
             else:
                 detail = "its name does not end like an image's, as in .jpg or .png"
                 rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
-                if name.lower().endswith(label_list.SUFFIXES):
-                    lists.append(source.locate(name))
+                if name.lower().endswith(list_beside.SUFFIXES):
+                    lists.append(ImageRef(index, name))
     if not refs:
         raise UserError(
             f"`source`: none of the {len(rejects)} files in"
@@ -133,8 +136,14 @@ def read(
         group_column=group_column,
         classes=classes,
         ask_splits=ask_splits,
-        lists=sorted(lists, key=_looks_unlike_labels),
+        lists=sorted((sources[i].locate(name) for i, name in lists), key=_looks_unlike_labels),
     )
+    if mode == AUTO and origin.startswith(FOLDER):
+        labelled = [(ref.name, e.label) for ref, e in zip(refs, found, strict=True) if e.label]
+        for index, name in lists:
+            with contextlib.suppress(Rejected):  # too large, or unreadable
+                data = sources[index].read(name)
+                list_beside.check(sources[index].locate(name), data, labelled)
     label_of = {
         ref: class_name.normalize(each.label, sources[ref.source].locate(ref.name))
         for ref, each in ((ref, said[ref.source][ref.name]) for ref in listed)

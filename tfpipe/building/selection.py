@@ -118,9 +118,12 @@ class Selection:
             found.setdefault(cluster, {}).setdefault(split, i)
         shared = [members for members in found.values() if len(members) > 1]
         if shared:
-            paths = self.paths
+            paths, lie = (
+                self.paths,
+                "group of duplicates lies" if len(shared) == 1 else "groups of duplicates lie",
+            )
             terminal.warn(
-                f"{len(shared)} groups of duplicates lie in several given splits, such as"
+                f"{len(shared)} {lie} in several given splits, such as"
                 f" {' and '.join(one_line(paths[i]) for i in shared[0].values())}; they stay there,"
                 f" so results may look too good; {duplicates.DUPLICATES} lists them"
             )

@@ -89,8 +89,9 @@ def alike(counts: Mapping[str, int]) -> str:
         " and ".join(f"{name!r} {counts[name]}" for name in names) for names in same[:_SHOWN]
     )
     more = f"; and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
+    are = "class is" if len(same) == 1 else "classes are"
     return (
-        f"{len(same)} classes are written in several ways ({shown}{more}): rename the folders or"
+        f"{len(same)} {are} written in several ways ({shown}{more}): rename the folders or"
         " the labels to join them; --classes with all names keeps them apart without this warning"
     )
 

@@ -7,6 +7,7 @@ A folder around everything is skipped, such as `data`.
 """
 
 import collections
+import functools
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -117,10 +118,12 @@ class FolderTree:
     @property
     def origin(self) -> str:
         """Where the labels come from, such as "folder under train/"."""
-        names = self._split_folders or [""]
-        paths = ([*self._above, *filter(None, [name]), *self._below] for name in names)
-        places = [f"{'/'.join(path)}/" for path in paths if path]
-        text = "folder" + (f" under {' and '.join(places)}" if places else "")
+        names = sorted(
+            self._split_folders, key=lambda name: split_name.ALL.index(self._split(name))
+        )
+        paths = ([*self._above, *filter(None, [name]), *self._below] for name in names or [""])
+        places = ", ".join(f"{'/'.join(path)}/" for path in paths if path)
+        text = "folder" + (f" under {places}" if places else "")
         deep = next((rest for key, rest in self.trails.items() if self.labels[key] and rest[1:]), 0)
         return text + (f" (folders below it, such as {deep[1]}/, do not count)" if deep else "")
 
@@ -311,6 +314,8 @@ def best_tree(
         UserError: `ask` is set, and there is a second reading.
     """
     options = {"ask": ask, "ask_splits": ask_splits}
+    if len({key.root for key in counts}) == 1:
+        return FolderTree(counts, classes, **options).read()
     first_of = collections.defaultdict(set)
     for key in counts:
         first_of[key.root].add(trail(key.name)[:2])
@@ -320,7 +325,7 @@ def best_tree(
         if len({pair[:1] for pair in pairs}) == 1 and any(pair[1:] for pair in pairs)
         if not split_name.recognize(min(pairs)[0])
     }
-    if len(first_of) == 1 or not wrapped:
+    if not wrapped:
         return FolderTree(counts, classes, **options).read()
     each = FolderTree(counts, classes, each=True, **options).read()
     if len({*each.labels.values()} - {""}) < 2:
@@ -351,12 +356,14 @@ def trail(path: str) -> Trail:
     return tuple(name for name in names if name not in ("", "."))
 
 
+@functools.lru_cache
 def source_name(path: str) -> str:
     """Return the name of a source, without the ending of an archive."""
     name = (trail(os.path.abspath(path)) or ("",))[-1]
     return split_name.without_archive_suffix(name)
 
 
+@functools.lru_cache(2**16)
 def fold(name: str) -> str:
     """Return a form that is equal for names that differ only in case or Unicode's form."""
     return unicodedata.normalize("NFC", name).strip().casefold()

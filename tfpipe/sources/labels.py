@@ -128,11 +128,9 @@ def spellings(names: Iterable[str], classes: Iterable[str]) -> list[str]:
     )
     if not odd:
         return []
-    shown = ", ".join(repr(part) for part in sorted(forms[odd[0]]))
-    return [
-        f"{len(odd)} classes have folders with blanks or accents in several forms, which count as"
-        f" one name: {odd[0]!r} is written {shown}"
-    ]
+    shown = ", ".join(map(ascii, sorted(forms[odd[0]])))
+    more = f", and {len(odd) - 1} other classes are alike" if len(odd) > 1 else ""
+    return [f"folders of class {odd[0]!r} are written {shown}, which counts as one name{more}"]
 
 
 def _look_up(path: str, files: Sequence[tuple[str, str]], group_column: str) -> list[Annotation]:
@@ -180,16 +178,16 @@ def _clean(
 ) -> list[Annotation]:
     """Return annotations with normal names of classes and splits."""
     labels, splits, clean = {"": ""}, {"": ""}, []
-    for (root, name), each in zip(files, found, strict=True):
-        where = os.path.join(root, name)
+    for file, each in zip(files, found, strict=True):
         if each.label not in labels:
-            labels[each.label] = class_name.normalize(each.label, where)
+            labels[each.label] = class_name.normalize(each.label, "/".join(file))
         if each.split not in splits:
             splits[each.split] = split_name.recognize(each.split)
             if each.split.strip() and not splits[each.split] and ask_splits:
                 raise UserError(
-                    f"{where}: {each.split!r} is no split: write {', '.join(split_name.ALL)}, or"
-                    " nothing; or divide all images anew by `splits=train:0.8,val:0.2`"
+                    f"{'/'.join(file)}: {each.split!r} is no split: write"
+                    f" {', '.join(split_name.ALL)}, or nothing; or divide all images anew by"
+                    " `splits=train:0.8,val:0.2`"
                 )
         clean.append(Annotation(labels[each.label], each.group, splits[each.split]))
     return clean

@@ -1,5 +1,6 @@
 """Recognize the splits that people name in folders, archives and lists: `train_images`, `val`."""
 
+import functools
 import re
 
 from tfpipe.sources.member import ARCHIVE_SUFFIXES
@@ -16,6 +17,7 @@ _NAME = re.compile(
 )
 
 
+@functools.lru_cache(2**16)
 def recognize(name: str) -> str:
     """Return "train", "val" or "test" if a name means one of them, else "".
 
