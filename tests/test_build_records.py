@@ -320,7 +320,7 @@ def test_duplicates_in_several_given_splits_are_told_and_stay(tmp_path):
         (source / name).write_bytes((source / "test/ant/0.jpg").read_bytes())
     for mode, left in (("group", 10), ("drop", 9)):
         done = run(f"--source={source}", f"--out={tmp_path / mode}", f"--duplicates={mode}")
-        assert "1 group of duplicates lies in several given splits" in done.stderr
+        assert "1 group of duplicates (duplicates.csv) lies in several given splits" in done.stderr
         m = manifest.load(tmp_path / mode)
         assert {s: m.count(s) for s in m.splits} == {"train": left, "val": 8, "test": 8}
         rows = list(csv.DictReader((m.folder / "duplicates.csv").read_text().splitlines()))
@@ -362,7 +362,9 @@ def test_a_data_set_whose_classes_were_read_otherwise_is_another(tmp_path):
     path = tmp_path / "out/manifest.json"
     value = json.loads(path.read_text()) | {"classes": ["1", "10", "2"]}  # as older versions sorted
     path.write_text(json.dumps(value))
-    with pytest.raises(UserError, match=r"other classes.*`overwrite`"):
+    with pytest.raises(
+        UserError, match=r"classes as '1', '10', '2', .*'1', '2', '10': .*overwrite"
+    ):
         build(source, tmp_path / "out")
 
 

@@ -116,8 +116,13 @@ def test_one_reading(patterns, expected):
         ),
         (
             ["train/cat/{}.jpg*2", "train/dog/{}.jpg*2", "docs/figure.png"],
-            ["train/", "docs/", "cat 2, docs 1, dog 2"],
-            {"folder": {"train/cat": 2, "train/dog": 2, "docs": 1}},
+            ["train/", "docs/", "cat 2, dog 2 and 1 unlabelled", "docs 1, train 4"],
+            {"folder": {"train/cat": 2, "train/dog": 2, "": 1}},
+        ),
+        (
+            ["train/cat/1.jpg", "train/dog/1.jpg", "holdout/cat/1.jpg", "holdout/dog/1.jpg"],
+            ["cat 1, dog 1 and 2 unlabelled", "cat 2, dog 2"],
+            {"folder:2": {"train/cat": 1, "train/dog": 1, "cat": 1, "dog": 1}},
         ),
         (
             ["pics/cat/{}.jpg*2", "pics/dog/{}.jpg*2", "cover/x.jpg"],
@@ -135,6 +140,7 @@ def test_one_reading(patterns, expected):
             {"folder": {"train/cat": 2, "test/cat": 2, "dog": 3}},
         ),
         (["images/{}.jpg*3", "masks/{}.png*3"], ["images 3, masks 3", "`exclude`"], {}),
+        (["cat/1.jpg", "dog/1.jpg", "unlabeled/{}.jpg*3"], ["unlabeled/", "`exclude`"], {}),
         (["train/cat/1.jpg", "train/test/1.jpg", "val/cat/1.jpg"], ["test/"], {}),
         (
             ["{}.jpg*9", "a/1.jpg", "b/1.jpg"],
@@ -330,6 +336,8 @@ def test_folders_in_a_list_are_splits_below_those_around_everything():
     images = files("/test/x/train/1.jpg", "/test/x/train/2.jpg", "/test/x/val/3.jpg")
     assert read(images, own=own) == {"train/cat": 1, "train/dog": 1, "val/dog": 1}
     assert read(files("test/1.jpg", "test/2.jpg", "test/3.jpg"), own=own) == {"cat": 1, "dog": 2}
+    lists = files("1.jpg", "2.jpg", source="x/train.csv") + files("3.jpg", source="x/test.csv")
+    assert read(lists, own=own) == {"train/cat": 1, "train/dog": 1, "test/dog": 1}
 
 
 @pytest.mark.parametrize(
@@ -396,6 +404,7 @@ def test_unknown_rule(mode):
         ("b a b", "", "a b"),
         ("a b", "b, a", "b a"),
         ("0 1 10 2 011", "", "0 1 2 10 011"),
+        ("0.0 10.0 2.0", "", "0.0 2.0 10.0"),
         ("1 10 2 x", "", "1 10 2 x"),
         ("cat", "dog,cat,cow", "dog cat cow"),  # some have no image here
     ],

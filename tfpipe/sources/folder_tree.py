@@ -17,10 +17,10 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources import split_name
 from tfpipe.sources.readings import describe, question
 
-# Folders that hold images of any class, or masks.
+# Folders that hold images of any class, or masks, or images of no class.
 _CONTAINERS = frozenset(
     "annotations image images img imgs jpegimages labels masks segmentationclass"
-    " segmentationobject thumbnails thumbs".split()
+    " segmentationobject thumbnails thumbs unlabeled unlabelled unsorted".split()
 )
 
 FOLDER = "folder"
@@ -164,7 +164,8 @@ class FolderTree:
 
     def _read_splits_above(self) -> None:
         """Read splits above the class folders, as in train/cat/1.jpg."""
-        first = {key: (rest or ("",))[0] for key, rest in self.trails.items()}
+        before = dict(self.trails)
+        first = {key: (rest or ("",))[0] for key, rest in before.items()}
         depth = len(self._above) + 1
         self._split_folders = sorted(filter(self._split, self.firsts()))
         for name in self._split_folders:
@@ -175,13 +176,22 @@ class FolderTree:
                 if {*map(self._split, inner)} != {self._split(name)}:
                     break
                 self._skip(inside)
-        if not self._ask or self._rooted:
-            return
         inner = {*map(fold, self.firsts(key for key in first if self.splits[key]))}
-        beside = {name for name in first.values() if name and not self._split(name)}
-        strange = sorted(name for name in beside if fold(name) not in inner)
-        if strange:
-            why = f"{self._split_folders[0]}/ may be a split, but lies beside {strange[0]}/"
+        strange = [
+            key
+            for key, name in first.items()
+            if name and not self.splits[key] and fold(name) not in inner
+        ]
+        if not strange or self._rooted:
+            return
+        beside = min(first[key] for key in strange)
+        if inner:  # folders without a split have no class either
+            second = {key: (rest[1:] or ("",))[0] for key, rest in before.items()}
+            if all(fold(second[key]) in inner for key in strange):
+                first, depth = second, depth + 1
+            self.trails |= dict.fromkeys(strange, ())
+        if self._ask:
+            why = f"{self._split_folders[0]}/ may be a split, but lies beside {beside}/"
             raise self._question(why, first, f"{NUMBERED}{depth}")
 
     def _read_splits_below(self) -> None:
@@ -358,9 +368,9 @@ def trail(path: str) -> Trail:
 
 @functools.lru_cache
 def source_name(path: str) -> str:
-    """Return the name of a source, without the ending of an archive."""
+    """Return the name of a source, without the ending of a file."""
     name = (trail(os.path.abspath(path)) or ("",))[-1]
-    return split_name.without_archive_suffix(name)
+    return split_name.without_suffix(name)
 
 
 @functools.lru_cache(2**16)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
 from tfpipe.sources import class_name, label_list, layout, split_name
-from tfpipe.sources.folder_tree import FOLDER, NUMBERED
+from tfpipe.sources.folder_tree import FOLDER, NUMBERED, source_name
 from tfpipe.sources.layout import AUTO, FILENAME
 from tfpipe.sources.source import Annotation
 
@@ -96,8 +96,10 @@ def annotate(
     by_root = collections.defaultdict(list)
     for i in sorted({*range(len(files))} - {*plain}):
         by_root[files[i][0]].append(i)
-    for indices in by_root.values():
-        _add_splits(files, found, indices, everywhere=False)
+    several = len({root for root, _ in files}) > 1
+    for root, indices in by_root.items():
+        split = split_name.recognize(source_name(root)) if several else ""
+        _add_splits(files, found, indices, split)
     if mode.startswith(CSV):
         _add_splits(files, found, plain, everywhere=True)
     found = _clean(files, found, ask_splits)
@@ -162,15 +164,26 @@ def _add_splits(
     files: Sequence[tuple[str, str]],
     found: list[Annotation],
     indices: Sequence[int],
+    split: str = "",
     *,
-    everywhere: bool,
+    everywhere: bool = False,
 ) -> None:
-    """Add the splits that folders name to some annotations, unless a list says the splits."""
+    """Add splits to some annotations, unless a list says them.
+
+    Args:
+        files: as for `annotate`.
+        found: the annotations, which change.
+        indices: which of them.
+        split: of all; "" to take what the folders say.
+        everywhere: whether a folder around all of them may say it.
+    """
     if any(found[i].split for i in indices):
         return
-    splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
-    for i, split in zip(indices, splits, strict=True):
-        found[i] = found[i]._replace(split=split)
+    splits = [split] * len(indices)
+    if not split:
+        splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
+    for i, each in zip(indices, splits, strict=True):
+        found[i] = found[i]._replace(split=each)
 
 
 def _clean(
