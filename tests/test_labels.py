@@ -1,11 +1,12 @@
 """Classes and splits from file and folder names, and from lists."""
 
 import collections
+import contextlib
 
 import pytest
 
 from tfpipe.core.errors import UserError
-from tfpipe.sources import Annotation, class_order, labels, split_name
+from tfpipe.sources import Annotation, class_order, labels, list_beside, split_name
 from tfpipe.sources.list_columns import Columns
 from tfpipe.sources.member import is_image_name
 
@@ -109,8 +110,13 @@ def test_one_reading(patterns, expected):
         ),
         (
             ["train/cat/{}.jpg*2", "train/dog/{}.jpg*2", "docs/figure.png"],
-            ["train/", "docs/", "cat 2, docs 1, dog 2"],
-            {"folder": {"train/cat": 2, "train/dog": 2, "docs": 1}},
+            ["train/", "docs/", "cat 2, dog 2 and 1 unlabelled", "docs 1, train 4"],
+            {"folder": {"train/cat": 2, "train/dog": 2, "": 1}},
+        ),
+        (
+            ["train/cat/1.jpg", "train/dog/1.jpg", "holdout/cat/1.jpg", "holdout/dog/1.jpg"],
+            ["cat 1, dog 1 and 2 unlabelled", "cat 2, dog 2"],
+            {"folder:2": {"train/cat": 1, "train/dog": 1, "cat": 1, "dog": 1}},
         ),
         (
             ["pics/cat/{}.jpg*2", "pics/dog/{}.jpg*2", "cover/x.jpg"],
@@ -128,6 +134,7 @@ def test_one_reading(patterns, expected):
             {"folder": {"train/cat": 2, "test/cat": 2, "dog": 3}},
         ),
         (["images/{}.jpg*3", "masks/{}.png*3"], ["images 3, masks 3", "`exclude`"], {}),
+        (["cat/1.jpg", "dog/1.jpg", "unlabeled/{}.jpg*3"], ["unlabeled/", "`exclude`"], {}),
         (["train/cat/1.jpg", "train/test/1.jpg", "val/cat/1.jpg"], ["test/"], {}),
         (
             ["{}.jpg*9", "a/1.jpg", "b/1.jpg"],
@@ -231,6 +238,26 @@ def test_a_list_beside_the_images_is_named():
         read(files("train/{}.jpg*3", "test/{}.jpg*3"), lists=["in/labels.csv", "in/other.csv"])
 
 
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("lesion,image_id,dx\n1,ISIC_0,nv\n2,ISIC_1,nv\n3,ISIC_2,mel\n", True),
+        ("image;Finding Labels\nISIC_0.jpg;a\npart_1/ISIC_1.jpg;a\nISIC_2.jpg;b\n", True),
+        ("file,label\nISIC_0.jpg,zero\nISIC_1.jpg,one\nISIC_2.jpg,zero\n", False),  # as the folders
+        ("file,x,y\nISIC_0.jpg,1,2\nISIC_1.jpg,2,3\nISIC_2.jpg,1,1\n", False),  # no labels
+        ("file,label\nother.jpg,nv\nothers.jpg,mel\n", False),  # of other files
+        ("file,label\n", False),
+        ("", False),
+        ('"file,label\nISIC_0', False),
+    ],
+)
+def test_a_list_beside_class_folders_that_says_other_classes_is_a_question(text, asks):
+    images = [(f"part_{i % 2}/ISIC_{i}.jpg", f"part_{i % 2}") for i in range(3)]
+    said = "`labels=folder` reads part_0 2, part_1 1; `labels=csv:in/x.csv`"
+    with pytest.raises(UserError, match=said) if asks else contextlib.nullcontext():
+        list_beside.check("in/x.csv", text.encode(), images)
+
+
 def test_named_classes_are_neither_splits_nor_around_everything():
     vehicles = files("bus/{}.jpg*2", "car/{}.jpg*2", "train/{}.jpg*2")
     assert read(vehicles, classes=("bus", "car", "train")) == {"bus": 2, "car": 2, "train": 2}
@@ -300,6 +327,8 @@ def test_folders_in_a_list_are_splits_below_those_around_everything():
     images = files("/test/x/train/1.jpg", "/test/x/train/2.jpg", "/test/x/val/3.jpg")
     assert read(images, own=own) == {"train/cat": 1, "train/dog": 1, "val/dog": 1}
     assert read(files("test/1.jpg", "test/2.jpg", "test/3.jpg"), own=own) == {"cat": 1, "dog": 2}
+    lists = files("1.jpg", "2.jpg", source="x/train.csv") + files("3.jpg", source="x/test.csv")
+    assert read(lists, own=own) == {"train/cat": 1, "train/dog": 1, "test/dog": 1}
 
 
 @pytest.mark.parametrize("mode", ["colour", "csv:", "csv", "", "AUTO", "folder:", "folder:x"])
@@ -315,6 +344,7 @@ def test_unknown_rule(mode):
         ("b a b", "", "a b"),
         ("a b", "b, a", "b a"),
         ("0 1 10 2 011", "", "0 1 2 10 011"),
+        ("0.0 10.0 2.0", "", "0.0 2.0 10.0"),
         ("1 10 2 x", "", "1 10 2 x"),
         ("cat", "dog,cat,cow", "dog cat cow"),  # some have no image here
     ],

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ from typing import Any
 
 import tfpipe
 from tfpipe import screens, sources
-from tfpipe.building import build_options, catalog, exclude, shards, splits, statistics, work
+from tfpipe.building import build_options, catalog, exclude, notes, shards, splits, statistics, work
 from tfpipe.building.build_options import Options
 from tfpipe.building.catalog import Catalog
 from tfpipe.building.job import Job, Runner
@@ -22,7 +21,6 @@ from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.splits import SplitPlan
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
-from tfpipe.core.errors import UserError
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects
@@ -66,11 +64,11 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     if work.finish(out, key):
         return out, True
     if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
-        _check_classes(options.out, manifest.load(out).classes, classes)
+        notes.check_classes(manifest.load(out), classes)
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
-    _tell(files, plan, classes, named)
+    notes.tell(files, plan, classes, named)
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality)
     with work.open_work(out, key) as folder:
@@ -90,31 +88,6 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
 
     flags = beam.parse(options.beam_args, options.workers)
     return lambda job: contextlib.nullcontext(beam.BeamRunner(job, flags))
-
-
-def _check_classes(out: str, there: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """Raise UserError if an older tfpipe read other classes from the same images."""
-    if there != classes:
-        pair = next((a, b) for a, b in itertools.zip_longest(there, classes) if a != b)
-        raise UserError(
-            f"`out={out}` holds a data set of the same images and options, but with other classes"
-            f" ({pair[0]!r} where there is {pair[1]!r} now), because another version built it:"
-            " replace it with `overwrite`, or name another folder"
-        )
-
-
-def _tell(
-    files: Catalog, plan: SplitPlan, classes: tuple[str, ...], named: tuple[str, ...]
-) -> None:
-    """Say how labels and splits were read."""
-    for line in (*files.understood, splits.describe(plan, files.split_counts, files.splits_from)):
-        if line:
-            terminal.say(line)
-    for line in class_order.remarks(classes, files.class_counts):
-        terminal.say(line)
-    alike = "" if named else class_order.alike(files.class_counts)
-    if alike:
-        terminal.warn(alike)
 
 
 def _fingerprint(

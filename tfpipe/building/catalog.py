@@ -1,15 +1,18 @@
 """The files of a build and their labels, listed before any file is read."""
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfpipe.building import exclude
 from tfpipe.core import terminal
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Source, class_name, label_list, labels, readings
+from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings
+from tfpipe.sources.folder_tree import FOLDER
+from tfpipe.sources.layout import AUTO
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.member import is_image_name
 
@@ -98,23 +101,7 @@ def read(
     Raises:
         UserError: there is no image, or the labels are missing or unclear.
     """
-    refs, rejects, lists = [], [], []
-    for index, source in enumerate(sources):
-        rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
-        for name in source.names():
-            if source.holds_images_only or is_image_name(name):
-                refs.append(ImageRef(index, name))
-            else:
-                detail = "its name does not end like an image's, as in .jpg or .png"
-                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
-                if name.lower().endswith(label_list.SUFFIXES):
-                    lists.append(source.locate(name))
-    if not refs:
-        raise UserError(
-            f"`source`: none of the {len(rejects)} files in"
-            f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
-            " image's: name folders, archives or lists with .jpg or .png files"
-        )
+    refs, rejects, lists = _list_files(sources)
     said = [source.annotations(columns) for source in sources]
     listed = [ImageRef(i, name) for i, names in enumerate(said) for name in names]
     gone = _excluded(refs, listed, excluded, exclude_path)
@@ -135,8 +122,10 @@ def read(
         columns=columns,
         classes=classes,
         ask_splits=ask_splits,
-        lists=sorted(lists, key=_looks_unlike_labels),
+        lists=sorted((sources[i].locate(name) for i, name in lists), key=_looks_unlike_labels),
     )
+    if mode == AUTO and origin.startswith(FOLDER):
+        _compare_lists(sources, lists, refs, found)
     label_of = {
         ref: class_name.normalize(each.label, sources[ref.source].locate(ref.name))
         for ref, each in ((ref, said[ref.source][ref.name]) for ref in listed)
@@ -166,6 +155,30 @@ def read(
     )
 
 
+def _list_files(
+    sources: Sequence[Source],
+) -> tuple[list[ImageRef], list[Reject], list[ImageRef]]:
+    """Return the images, the rejects, and the lists among these; raise UserError without images."""
+    refs, rejects, lists = [], [], []
+    for index, source in enumerate(sources):
+        rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
+        for name in source.names():
+            if source.holds_images_only or is_image_name(name):
+                refs.append(ImageRef(index, name))
+            else:
+                detail = "its name does not end like an image's, as in .jpg or .png"
+                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
+                if name.lower().endswith(list_beside.SUFFIXES):
+                    lists.append(ImageRef(index, name))
+    if not refs:
+        raise UserError(
+            f"`source`: none of the {len(rejects)} files in"
+            f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
+            " image's: name folders, archives or lists with .jpg or .png files"
+        )
+    return refs, rejects, lists
+
+
 def _excluded(
     refs: Sequence[ImageRef], listed: Sequence[ImageRef], entries: Sequence[str], path: str
 ) -> set[ImageRef]:
@@ -178,6 +191,20 @@ def _excluded(
             f" {matches.unmatched[0]!r}"
         )
     return {every[i] for i in matches.indices}
+
+
+def _compare_lists(
+    sources: Sequence[Source],
+    lists: Sequence[ImageRef],
+    refs: Sequence[ImageRef],
+    found: Sequence[Annotation],
+) -> None:
+    """Raise UserError if a list beside the images says other classes than their folders."""
+    labelled = [(ref.name, e.label) for ref, e in zip(refs, found, strict=True) if e.label]
+    for index, name in lists:
+        with contextlib.suppress(Rejected):  # too large, or unreadable
+            data = sources[index].read(name)
+            list_beside.check(sources[index].locate(name), data, labelled)
 
 
 def _looks_unlike_labels(path: str) -> tuple[bool, int, str]:

@@ -1,7 +1,7 @@
 """Decide which images become records, and their splits and folds, from their descriptions."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from tfpipe import sources
 from tfpipe.building import balance, splits, stratify
@@ -96,7 +96,10 @@ class Selection:
                 f" first {' and '.join(one_line(paths[i]) for i in conflicts[0][:2])};"
                 f" {duplicates.DUPLICATES} lists them"
             )
-        self._tell_shared(clusters)
+        self._tell_shared(f"duplicates ({duplicates.DUPLICATES})", clusters)
+        self._tell_shared(
+            "one group column", [self.catalog.group_of.get(each.ref) for each in self.infos]
+        )
         if mode == "drop":
             firsts: dict[tuple[int, str], int] = {}
             pairs = enumerate(zip(clusters, self.given, strict=True))
@@ -111,18 +114,25 @@ class Selection:
         elif mode == "group":
             self.clusters = clusters
 
-    def _tell_shared(self, clusters: Sequence[int]) -> None:
-        """Warn about duplicates that lie in several given splits; they stay there."""
-        found: dict[int, dict[str, int]] = {}
-        for i, (cluster, split) in enumerate(zip(clusters, self.given, strict=True)):
-            found.setdefault(cluster, {}).setdefault(split, i)
+    def _tell_shared(self, kind: str, joined: Sequence[Hashable]) -> None:
+        """Warn about images that belong together but lie in several given splits.
+
+        Args:
+            kind: of what joins them, such as "duplicates".
+            joined: a value for each image that those share; None for none.
+        """
+        found: dict[Hashable, dict[str, int]] = {}
+        for i, (value, split) in enumerate(zip(joined, self.given, strict=True)):
+            if value is not None:
+                found.setdefault(value, {}).setdefault(split, i)
         shared = [members for members in found.values() if len(members) > 1]
         if shared:
             paths = self.paths
+            lie = "group of {} lies" if len(shared) == 1 else "groups of {} lie"
             terminal.warn(
-                f"{len(shared)} groups of duplicates lie in several given splits, such as"
+                f"{len(shared)} {lie.format(kind)} in several given splits, such as"
                 f" {' and '.join(one_line(paths[i]) for i in shared[0].values())}; they stay there,"
-                f" so results may look too good; {duplicates.DUPLICATES} lists them"
+                " so results may look too good"
             )
 
     def assign(

@@ -4,11 +4,12 @@ import collections
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 
 from tfpipe.core.errors import UserError
 from tfpipe.sources import class_name
 
-_NUMBER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 _SHOWN = 5  # classes or groups of a message
 
@@ -37,7 +38,7 @@ def order(found: Collection[str], named: tuple[str, ...]) -> tuple[str, ...]:
     Args:
         found: the labels of all images.
         named: all classes, from `parse`, also such as have no image; () sorts the labels, by value
-            if all of them are whole numbers.
+            if all of them are numbers.
 
     Raises:
         UserError: `named` lacks a label.
@@ -53,7 +54,7 @@ def order(found: Collection[str], named: tuple[str, ...]) -> tuple[str, ...]:
     if named:
         return named
     if all(_NUMBER.fullmatch(name) for name in found):
-        return tuple(sorted(found, key=lambda name: (int(name), name)))
+        return tuple(sorted(found, key=lambda name: (Decimal(name), name)))
     return tuple(sorted(found))
 
 
@@ -68,7 +69,7 @@ def remarks(classes: tuple[str, ...], counts: Mapping[str, int]) -> list[str]:
     empty = [name for name in classes if not counts.get(name)]
     if empty:
         said.append(f"no image is of class {_some(empty)}, which --classes names")
-    numbers = [int(name) for name in classes if _NUMBER.fullmatch(name)]
+    numbers = [Decimal(name) for name in classes if _NUMBER.fullmatch(name)]
     if len(numbers) == len(classes) and numbers != list(range(len(classes))):
         said.append(
             f"the classes are numbers, but their indices are others: {classes[0]!r} has index 0,"
@@ -89,8 +90,9 @@ def alike(counts: Mapping[str, int]) -> str:
         " and ".join(f"{name!r} {counts[name]}" for name in names) for names in same[:_SHOWN]
     )
     more = f"; and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
+    are = "class is" if len(same) == 1 else "classes are"
     return (
-        f"{len(same)} classes are written in several ways ({shown}{more}): rename the folders or"
+        f"{len(same)} {are} written in several ways ({shown}{more}): rename the folders or"
         " the labels to join them; --classes with all names keeps them apart without this warning"
     )
 
@@ -103,6 +105,6 @@ def _some(names: list[str]) -> str:
 def _look(name: str) -> object:
     """Return what is equal for names that people take for one: Hot_Dog and "hot dog", 1 and 01."""
     if _NUMBER.fullmatch(name):
-        return int(name)
+        return Decimal(name)
     text = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_-]+", " ", text).strip()

@@ -7,6 +7,7 @@ A folder around everything is skipped, such as `data`.
 """
 
 import collections
+import functools
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,10 +17,10 @@ from tfpipe.core.errors import UserError
 from tfpipe.sources import split_name
 from tfpipe.sources.readings import describe, question
 
-# Folders that hold images of any class, or masks.
+# Folders that hold images of any class, or masks, or images of no class.
 _CONTAINERS = frozenset(
     "annotations image images img imgs jpegimages labels masks segmentationclass"
-    " segmentationobject thumbnails thumbs".split()
+    " segmentationobject thumbnails thumbs unlabeled unlabelled unsorted".split()
 )
 
 FOLDER = "folder"
@@ -117,10 +118,12 @@ class FolderTree:
     @property
     def origin(self) -> str:
         """Where the labels come from, such as "folder under train/"."""
-        names = self._split_folders or [""]
-        paths = ([*self._above, *filter(None, [name]), *self._below] for name in names)
-        places = [f"{'/'.join(path)}/" for path in paths if path]
-        text = "folder" + (f" under {' and '.join(places)}" if places else "")
+        names = sorted(
+            self._split_folders, key=lambda name: split_name.ALL.index(self._split(name))
+        )
+        paths = ([*self._above, *filter(None, [name]), *self._below] for name in names or [""])
+        places = ", ".join(f"{'/'.join(path)}/" for path in paths if path)
+        text = "folder" + (f" under {places}" if places else "")
         deep = next((rest for key, rest in self.trails.items() if self.labels[key] and rest[1:]), 0)
         return text + (f" (folders below it, such as {deep[1]}/, do not count)" if deep else "")
 
@@ -161,7 +164,8 @@ class FolderTree:
 
     def _read_splits_above(self) -> None:
         """Read splits above the class folders, as in train/cat/1.jpg."""
-        first = {key: (rest or ("",))[0] for key, rest in self.trails.items()}
+        before = dict(self.trails)
+        first = {key: (rest or ("",))[0] for key, rest in before.items()}
         depth = len(self._above) + 1
         self._split_folders = sorted(filter(self._split, self.firsts()))
         for name in self._split_folders:
@@ -172,13 +176,22 @@ class FolderTree:
                 if {*map(self._split, inner)} != {self._split(name)}:
                     break
                 self._skip(inside)
-        if not self._ask or self._rooted:
-            return
         inner = {*map(fold, self.firsts(key for key in first if self.splits[key]))}
-        beside = {name for name in first.values() if name and not self._split(name)}
-        strange = sorted(name for name in beside if fold(name) not in inner)
-        if strange:
-            why = f"{self._split_folders[0]}/ may be a split, but lies beside {strange[0]}/"
+        strange = [
+            key
+            for key, name in first.items()
+            if name and not self.splits[key] and fold(name) not in inner
+        ]
+        if not strange or self._rooted:
+            return
+        beside = min(first[key] for key in strange)
+        if inner:  # folders without a split have no class either
+            second = {key: (rest[1:] or ("",))[0] for key, rest in before.items()}
+            if all(fold(second[key]) in inner for key in strange):
+                first, depth = second, depth + 1
+            self.trails |= dict.fromkeys(strange, ())
+        if self._ask:
+            why = f"{self._split_folders[0]}/ may be a split, but lies beside {beside}/"
             raise self._question(why, first, f"{NUMBERED}{depth}")
 
     def _read_splits_below(self) -> None:
@@ -311,6 +324,8 @@ def best_tree(
         UserError: `ask` is set, and there is a second reading.
     """
     options = {"ask": ask, "ask_splits": ask_splits}
+    if len({key.root for key in counts}) == 1:
+        return FolderTree(counts, classes, **options).read()
     first_of = collections.defaultdict(set)
     for key in counts:
         first_of[key.root].add(trail(key.name)[:2])
@@ -320,7 +335,7 @@ def best_tree(
         if len({pair[:1] for pair in pairs}) == 1 and any(pair[1:] for pair in pairs)
         if not split_name.recognize(min(pairs)[0])
     }
-    if len(first_of) == 1 or not wrapped:
+    if not wrapped:
         return FolderTree(counts, classes, **options).read()
     each = FolderTree(counts, classes, each=True, **options).read()
     if len({*each.labels.values()} - {""}) < 2:
@@ -351,12 +366,14 @@ def trail(path: str) -> Trail:
     return tuple(name for name in names if name not in ("", "."))
 
 
+@functools.lru_cache
 def source_name(path: str) -> str:
-    """Return the name of a source, without the ending of an archive."""
+    """Return the name of a source, without the ending of a file."""
     name = (trail(os.path.abspath(path)) or ("",))[-1]
-    return split_name.without_archive_suffix(name)
+    return split_name.without_suffix(name)
 
 
+@functools.lru_cache(2**16)
 def fold(name: str) -> str:
     """Return a form that is equal for names that differ only in case or Unicode's form."""
     return unicodedata.normalize("NFC", name).strip().casefold()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
 from tfpipe.sources import class_name, label_list, layout, split_name
-from tfpipe.sources.folder_tree import FOLDER, NUMBERED
+from tfpipe.sources.folder_tree import FOLDER, NUMBERED, source_name
 from tfpipe.sources.layout import AUTO, FILENAME
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.source import Annotation
@@ -81,8 +81,10 @@ def annotate(
     by_root = collections.defaultdict(list)
     for i in sorted({*range(len(files))} - {*plain}):
         by_root[files[i][0]].append(i)
-    for indices in by_root.values():
-        _add_splits(files, found, indices, everywhere=False)
+    several = len({root for root, _ in files}) > 1
+    for root, indices in by_root.items():
+        split = split_name.recognize(source_name(root)) if several else ""
+        _add_splits(files, found, indices, split)
     if mode.startswith(CSV):
         _add_splits(files, found, plain, everywhere=True)
     found = _clean(files, found, ask_splits)
@@ -113,11 +115,9 @@ def spellings(names: Iterable[str], classes: Iterable[str]) -> list[str]:
     )
     if not odd:
         return []
-    shown = ", ".join(repr(part) for part in sorted(forms[odd[0]]))
-    return [
-        f"{len(odd)} classes have folders with blanks or accents in several forms, which count as"
-        f" one name: {odd[0]!r} is written {shown}"
-    ]
+    shown = ", ".join(map(ascii, sorted(forms[odd[0]])))
+    more = f", and {len(odd) - 1} other classes are alike" if len(odd) > 1 else ""
+    return [f"folders of class {odd[0]!r} are written {shown}, which counts as one name{more}"]
 
 
 def _look_up(path: str, files: Sequence[tuple[str, str]], columns: Columns) -> list[Annotation]:
@@ -130,15 +130,26 @@ def _add_splits(
     files: Sequence[tuple[str, str]],
     found: list[Annotation],
     indices: Sequence[int],
+    split: str = "",
     *,
-    everywhere: bool,
+    everywhere: bool = False,
 ) -> None:
-    """Add the splits that folders name to some annotations, unless a list says the splits."""
+    """Add splits to some annotations, unless a list says them.
+
+    Args:
+        files: as for `annotate`.
+        found: the annotations, which change.
+        indices: which of them.
+        split: of all; "" to take what the folders say.
+        everywhere: whether a folder around all of them may say it.
+    """
     if any(found[i].split for i in indices):
         return
-    splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
-    for i, split in zip(indices, splits, strict=True):
-        found[i] = found[i]._replace(split=split)
+    splits = [split] * len(indices)
+    if not split:
+        splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
+    for i, each in zip(indices, splits, strict=True):
+        found[i] = found[i]._replace(split=each)
 
 
 def _clean(
@@ -146,16 +157,16 @@ def _clean(
 ) -> list[Annotation]:
     """Return annotations with normal names of classes and splits."""
     labels, splits, clean = {"": ""}, {"": ""}, []
-    for (root, name), each in zip(files, found, strict=True):
-        where = os.path.join(root, name)
+    for file, each in zip(files, found, strict=True):
         if each.label not in labels:
-            labels[each.label] = class_name.normalize(each.label, where)
+            labels[each.label] = class_name.normalize(each.label, "/".join(file))
         if each.split not in splits:
             splits[each.split] = split_name.recognize(each.split)
             if each.split.strip() and not splits[each.split] and ask_splits:
                 raise UserError(
-                    f"{where}: {each.split!r} is no split: write {', '.join(split_name.ALL)}, or"
-                    " nothing; or divide all images anew by `splits=train:0.8,val:0.2`"
+                    f"{'/'.join(file)}: {each.split!r} is no split: write"
+                    f" {', '.join(split_name.ALL)}, or nothing; or divide all images anew by"
+                    " `splits=train:0.8,val:0.2`"
                 )
         clean.append(Annotation(labels[each.label], each.group, splits[each.split]))
     return clean

@@ -65,11 +65,10 @@ def read(
         UserError: no image has a class, or "auto" has two readings.
     """
     folders = [FolderPath(root, os.path.dirname(name)) for root, name in images]
-    names = [os.path.basename(name) for _, name in images]
     counts = collections.Counter(folders)
     if mode == FILENAME:
         splits = FolderTree(counts).read_splits(everywhere=True)
-        return _by_filename(folders, names, splits, ask=False)
+        return _by_filename(folders, images, splits, ask=False)
     if mode.startswith(NUMBERED):
         return _by_number(folders, counts, int(mode[len(NUMBERED) :]))
     ask = mode == AUTO
@@ -77,11 +76,11 @@ def read(
     if any(tree.labels.values()):
         found = _layout(folders, tree.labels, tree.splits, tree.origin)
         if ask:
-            _check_names(names, found)
+            _check_names(images, found)
         _check_sources(images, found)
         return found
-    if ask and any(map(_word, names)):
-        return _by_filename(folders, names, tree.splits, ask=True)
+    if ask and any(_word(name) for _, name in images):
+        return _by_filename(folders, images, tree.splits, ask=True)
     raise UserError(f"`labels={mode}`: {_why_no_class(counts, ask, lists)}")
 
 
@@ -127,22 +126,24 @@ def _by_number(
 
 def _by_filename(
     folders: Sequence[FolderPath],
-    names: Sequence[str],
+    images: Sequence[tuple[str, str]],
     splits: Mapping[FolderPath, str],
     *,
     ask: bool,
 ) -> Layout:
-    found = Layout([_word(name) for name in names], [splits[key] for key in folders], "file name")
+    found = Layout(
+        [_word(name) for _, name in images], [splits[key] for key in folders], "file name"
+    )
     held_out = (split_name.VAL, split_name.TEST)
     base = [i for i, split in enumerate(found.splits) if split not in held_out]
-    base = base or list(range(len(names)))
+    base = base or list(range(len(images)))
     counts = collections.Counter(filter(None, (found.labels[i] for i in base)))
     if not counts:
         raise UserError(
             f"`labels=filename`: none of {len(base)} names is {_FORM}: rename the images, sort them"
             " into folders (`labels=folder`), or give a list by `labels=csv:FILE`"
         )
-    odd = [os.path.join(folders[i].name, names[i]) for i in base if not found.labels[i]]
+    odd = [images[i][1] for i in base if not found.labels[i]]
     if odd and ask:
         raise UserError(
             f"`labels=auto`: {len(odd)} of {len(base)} images have no label, the first {odd[0]!r}:"
@@ -152,7 +153,7 @@ def _by_filename(
         )
     stray = [word for word, count in counts.items() if count == 1]
     if ask and stray and statistics.median(counts.values()) >= _MANY:
-        name = next(name for name in names if _word(name) == stray[0])
+        name = next(name for _, name in images if _word(name) == stray[0])
         raise UserError(
             f"`labels=auto`: by its name, {name!r} would be a class of one image:"
             f" {describe(counts)}: `labels=filename` accepts that; or name it in `exclude`"
@@ -160,12 +161,16 @@ def _by_filename(
     return found
 
 
-def _check_names(names: Sequence[str], found: Layout) -> None:
+def _check_names(images: Sequence[tuple[str, str]], found: Layout) -> None:
     """Raise UserError if the names of the labelled images divide them in another way."""
     chosen = [i for i, label in enumerate(found.labels) if label]
-    words = [_word(names[i]) for i in chosen]
+    words = []
+    for i in chosen:
+        words.append(_word(images[i][1]))
+        if not words[-1]:
+            return
     labels = [found.labels[i] for i in chosen]
-    if not all(words) or len(set(words)) < 2:
+    if len(set(words)) < 2:
         return
     if not len(set(zip(words, labels, strict=True))) == len(set(words)) == len(set(labels)):
         why = f"the images lie in folders, and their names are {_FORM}"
@@ -193,7 +198,9 @@ def _why_no_class(counts: Mapping[FolderPath, int], ask: bool, lists: Sequence[s
     """Return why no image has a label, and what to do."""
     text = f"none of the {sum(counts.values())} images lies in a class folder like 'cat/0.jpg'"
     inner = sorted({key.name for key in counts if key.name})
-    if inner:
+    if len(inner) == 1:
+        text += f" ({inner[0]}/ counts as a folder around everything, unless `classes` names it)"
+    elif inner:
         more = f" and {len(inner) - _SHOWN} more" if len(inner) > _SHOWN else ""
         text += f" (they are in {', '.join(f'{name}/' for name in inner[:_SHOWN])}{more})"
     text += f", and no name is {_FORM}" if ask else ""
@@ -219,5 +226,5 @@ def _layout(
 
 
 def _word(name: str) -> str:
-    match = _WORD_NUMBER.fullmatch(name)
+    match = _WORD_NUMBER.fullmatch(name.rpartition("/")[2])
     return match["label"] if match else ""
