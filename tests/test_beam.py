@@ -131,7 +131,8 @@ def test_an_image_that_changes_meanwhile_is_one_line(tmp_path, monkeypatch, capf
 
     monkeypatch.setattr(shards, "plan", change_and_plan)
     with pytest.raises(UserError) as caught:
-        build(source, tmp_path / "out", report=False, runner="beam", beam_args=beam_args)
+        options = {"report": False, "quiet": True, "runner": "beam", "beam_args": beam_args}
+        build(source, tmp_path / "out", **options)
     assert f"'{source}/c.4.png' changed" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""

@@ -162,24 +162,22 @@ def test_any_number_of_workers_gives_the_same_bytes(images, built, tmp_path):
     assert manifest.load(tmp_path / "seed").fingerprint != m.fingerprint
 
 
-def test_a_zip_of_the_folder_gives_the_same_records(images, built, tmp_path):
-    m, _ = built
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        for path in sorted(images.iterdir(), reverse=True):
-            archive.write(path, path.name)
-    again = build(tmp_path / "x.zip", tmp_path / "out", shards=2)
-    assert again.fingerprint == m.fingerprint
-    assert again.shards == m.shards
-
-
-@pytest.mark.parametrize("suffix", ["tar", "tar.xz"])
-def test_a_tar_of_the_folder_gives_the_same_records(images, built, tmp_path, monkeypatch, suffix):
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.xz"])
+def test_an_archive_of_the_folder_gives_the_same_records(
+    images, built, tmp_path, monkeypatch, suffix
+):
     m, _ = built
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    with tarfile.open(tmp_path / f"x.{suffix}", "w:xz" if suffix == "tar.xz" else "w") as archive:
-        archive.add(images, ".")  # members are ./cat.0.jpg
-    again = build(tmp_path / f"x.{suffix}", tmp_path / "out", shards=2)
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for image in sorted(images.iterdir(), reverse=True):
+                archive.write(image, image.name)
+    else:
+        with tarfile.open(path, "w:xz" if suffix == "tar.xz" else "w") as archive:
+            archive.add(images, ".")  # members are ./cat.0.jpg
+    again = build(path, tmp_path / "out", shards=2)
     assert again.fingerprint == m.fingerprint
     assert again.shards == m.shards
     assert not list((tmp_path / "scratch").glob("[!p]*"))  # but for Python's own pymp-...
@@ -260,6 +258,114 @@ def test_several_sources_add_up_and_images_keep_their_split(images, built, tmp_p
     after = {r["image/key/sha256"]: s for s in both.splits for r in read(both, s)}
     # One may move, as a class of a few images could else not have its share in both.
     assert sum(after[sha] != split for sha, split in split_of.items()) <= 1
+
+
+def make_tree(folder, *paths, count=4, seed=0):
+    """Write `count` images into each of the folders, or one image if a path has an ending."""
+    for number, path in enumerate(paths):
+        names = [path] if "." in path else [f"{path}/{i}.jpg" for i in range(count)]
+        for i, name in enumerate(names):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            picture([seed, number, i]).save(folder / name)
+    return folder
+
+
+THREE = [f"{split}/{kind}" for split in ("train", "val", "test") for kind in ("ant", "bee")]
+
+
+def split_of(m):
+    return {r["image/filename"].decode(): split for split in m.splits for r in read(m, split)}
+
+
+def test_given_splits_are_kept(tmp_path):
+    make_tree(tmp_path / "in", *THREE, "test/loose.jpg")
+    done = run(f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--folds=2")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "labels: folder under train/, val/, test/: ant 12, bee 12 and 1 unlabelled" in done.stderr
+    )
+    assert "splits: as the folders say: train 8, val 8, test 8" in done.stderr
+    assert "1 image has no label" in done.stderr
+    m = manifest.load(tmp_path / "out")
+    assert list(m.splits) == ["train", "val", "test"]
+    assert all(name.startswith(f"{split}/") for name, split in split_of(m).items())
+    assert (m.arguments["splits"], m.rejected) == ("auto", {"unlabelled": 1})
+    folds = collections.Counter((r["image/fold"] >= 0, s) for s in m.splits for r in read(m, s))
+    assert folds == {(True, "train"): 8, (True, "val"): 8, (False, "test"): 8}
+    assert sum(sum(counts.values()) for counts in m.folds.values()) == 16
+    done = run(
+        f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'o'}", "--splits=train:0.5,val:0.5"
+    )
+    assert "not as the folders say (train 8, val 8, test 8); --splits=auto" in done.stderr
+    assert set(split_of(manifest.load(tmp_path / "o")).values()) == {"train", "val"}
+
+
+def test_a_missing_val_is_a_part_of_train_alone(tmp_path):
+    source = make_tree(tmp_path / "in", "train/ant", "train/bee", count=10)
+    plain = build(source, tmp_path / "plain")
+    assert {s: plain.count(s) for s in plain.splits} == {"train": 16, "val": 4}
+    # That is the same data set as without the folder, and as by explicit fractions.
+    build(source, tmp_path / "plain", splits="train:0.8,val:0.2")  # is up to date
+    assert build(source / "train", tmp_path / "inner").fingerprint == plain.fingerprint
+    make_tree(source, "test/ant", "test/bee", seed=1)
+    both = build(source, tmp_path / "both")
+    assert split_of(both) == split_of(plain) | {
+        f"test/{kind}/{i}.jpg": "test" for kind in ("ant", "bee") for i in range(4)
+    }
+
+
+def test_duplicates_in_several_given_splits_are_told_and_stay(tmp_path):
+    source = make_tree(tmp_path / "in", *THREE)
+    for name in ("train/ant/7.jpg", "train/ant/8.jpg"):
+        (source / name).write_bytes((source / "test/ant/0.jpg").read_bytes())
+    for mode, left in (("group", 10), ("drop", 9)):
+        done = run(f"--source={source}", f"--out={tmp_path / mode}", f"--duplicates={mode}")
+        assert "1 group of duplicates (duplicates.csv) lies in several given splits" in done.stderr
+        m = manifest.load(tmp_path / mode)
+        assert {s: m.count(s) for s in m.splits} == {"train": left, "val": 8, "test": 8}
+        rows = list(csv.DictReader((m.folder / "duplicates.csv").read_text().splitlines()))
+        assert {os.path.relpath(row["path"], source) for row in rows} == {
+            *("test/ant/0.jpg", "train/ant/7.jpg", "train/ant/8.jpg")
+        }
+    assert [row["action"] for row in rows] == ["keep", "keep", "drop"]
+
+
+def test_what_is_excluded_decides_no_label(tmp_path):
+    source = make_tree(tmp_path / "in", "cat", "dog", "docs/x/1.jpg", "cat.1.jpg")
+    (tmp_path / "list.txt").write_text("docs/\ncat.1.jpg\nnothing.jpg\n")
+    done = run(
+        f"--source={source}", f"--out={tmp_path / 'o'}", f"--exclude={tmp_path / 'list.txt'}"
+    )
+    assert done.returncode == 0
+    assert "labels: folder: cat 4, dog 4\n" in done.stderr
+    assert "match no image, the first 'nothing.jpg'" in done.stderr
+    assert manifest.load(tmp_path / "o").rejected == {"excluded": 2}
+
+
+def test_classes_without_images_and_classes_that_look_alike(tmp_path):
+    source = make_tree(tmp_path / "in", "Cat", "cat", "10", "9")
+    done = run(f"--source={source}", f"--out={tmp_path / 'out'}")
+    assert "warning: 1 class is written in several ways ('Cat' 4 and 'cat' 4)" in done.stderr
+    flags = (f"--source={source}", "--splits=test:1", "--classes=Cat,cat,9,10,cow")
+    done = run(*flags, f"--out={tmp_path / 'test'}")
+    assert "warning" not in done.stderr
+    assert "no image is of class 'cow'" in done.stderr
+    assert manifest.load(tmp_path / "test").splits == {
+        "test": {"Cat": 4, "cat": 4, "9": 4, "10": 4, "cow": 0}
+    }
+
+
+def test_a_data_set_whose_classes_were_read_otherwise_is_another(tmp_path):
+    source = make_tree(tmp_path / "in", "1", "2", "10")
+    m = build(source, tmp_path / "out")
+    assert m.classes == ("1", "2", "10")
+    path = tmp_path / "out/manifest.json"
+    value = json.loads(path.read_text()) | {"classes": ["1", "10", "2"]}  # as older versions sorted
+    path.write_text(json.dumps(value))
+    with pytest.raises(
+        UserError, match=r"classes as '1', '10', '2', .*'1', '2', '10': .*overwrite"
+    ):
+        build(source, tmp_path / "out")
 
 
 def test_shard_size(images, tmp_path):

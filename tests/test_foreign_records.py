@@ -10,7 +10,7 @@ from PIL import Image
 
 from tfpipe import sources
 from tfpipe.core.errors import UserError
-from tfpipe.sources import hub, record_keys
+from tfpipe.sources import hub, list_columns, record_keys
 
 NAMES = ("cat", "dog", "cow")
 
@@ -122,12 +122,14 @@ LABEL_MAP = "".join(f"item {{\n id: {n}\n name: '{name}'\n}}\n" for n, name in e
         ("readme.txt", "cat\ndog\ncow\n", ["0", "1", "2"]),
     ],
 )
-def test_names_of_classes_beside_the_records(tmp_path, capfd, file, text, expected):
+def test_names_of_classes_beside_the_records(tmp_path, file, text, expected):
     rows = ({"image/encoded": image(n), "label": n} for n in range(3))
     folder = write_records(tmp_path / "x" / "a.tfrecord", rows)
     (folder / file).write_bytes(text.encode())
-    assert labels(sources.open_source(str(folder))) == expected
-    assert (file in capfd.readouterr().err) == (file != "readme.txt")
+    source = sources.open_source(str(folder))
+    assert labels(source) == expected
+    said = "".join([*source.notes(list_columns.FOUND), *source.warnings()])
+    assert (file in said) == (file != "readme.txt")
 
 
 def test_two_lists_of_names_that_differ_are_an_error(tmp_path):
@@ -154,7 +156,7 @@ def test_unknown_keys_are_named_and_can_be_given(tmp_path):
     folder = write_records(tmp_path / "x" / "a.tfrecord", rows)
     with pytest.raises(UserError, match=r"'kind' \(bytes of 3\).*'picture'.*record_keys="):
         sources.open_source(str(folder))
-    keys = record_keys.parse("image:picture, label:kind")
+    keys = sources.Options(record_keys="image:picture, label:kind")
     source = sources.open_source(str(folder), keys)
     assert labels(source) == list(NAMES)
     assert [source.read(name) for name in source.names()] == [image(n) for n in range(3)]
@@ -241,7 +243,9 @@ def test_columns_of_parquet_files_can_be_named(tmp_path):
     assert source.read("0.jpg") == image(0)  # predictions need no labels
     with pytest.raises(UserError, match=r"label among scan, finding, id.*record_keys="):
         source.annotations()
-    source = sources.open_source(str(tmp_path / "a.parquet"), record_keys.parse("label:finding"))
+    source = sources.open_source(
+        str(tmp_path / "a.parquet"), sources.Options(record_keys="label:finding")
+    )
     assert labels(source) == ["0", "1", "2"]
 
 

@@ -2,12 +2,13 @@
 
     python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
 
-The images lie in folders, zip or tar archives or other records. Their labels come from the file
-name (cat.0.jpg), the folder (cat/0.jpg) or a list; a list (CSV or JSONL) can also be the source and
-name both. Every image is decoded as a check. What TensorFlow would read wrongly is converted, and
-what is damaged is listed in rejects.csv. The folder --out appears only when it is complete, and is
-the same for any number of workers. A build that was ended resumes when the same command is given
-again. records/README.md describes the result.
+The images lie in folders, zip or tar archives or other records. Their labels come from the folder
+(cat/0.jpg), the file name (cat.0.jpg) or a list; a list (CSV, text, JSON) can also be the source
+and name both. Folders such as train/, val/ and test/ are the splits. What was understood is said in
+one line, and two possible readings are an error. Every image is decoded as a check. What TensorFlow
+would read wrongly is converted, and what is damaged is listed in rejects.csv. The folder --out
+appears only when it is complete, and is the same for any number of workers. A build that was ended
+resumes when the same command is given again. records/README.md describes the result.
 
 Exit status: 0 all is well, 1 nothing was built, 2 wrong flags, 3 the data set was built but more
 images were rejected than --max_rejects allows.
@@ -17,6 +18,7 @@ import os
 
 from tfpipe.building.build_options import Options
 from tfpipe.building.builder import build
+from tfpipe.building.catalog import UNLABELLED
 from tfpipe.building.selection import CHOSEN
 from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError
@@ -60,11 +62,19 @@ def _judge_rejects(options: Options, out: remote.Path) -> None:
     if others:
         are = "file is" if others == 1 else "files are"
         terminal.say(f"{others} other {are} no image; {path} lists them")
+    unlabelled = [reject for reject in rejected if reject.reason == UNLABELLED]
+    if unlabelled:
+        have = "image has" if len(unlabelled) == 1 else "images have"
+        terminal.say(
+            f"{len(unlabelled)} {have} no label, the first {unlabelled[0].path}"
+            f" ({unlabelled[0].detail}); {path} lists them"
+        )
     chosen = sum(reject.reason in CHOSEN for reject in rejected)
     if chosen:
         were = "image was" if chosen == 1 else "images were"
-        terminal.say(f"{chosen} good {were} left out as asked; {path} lists them")
-    images = [r for r in rejected if r.reason not in (rejects.NOT_AN_IMAGE_NAME, *CHOSEN)]
+        terminal.say(f"{chosen} {were} left out as asked; {path} lists them")
+    fine = (rejects.NOT_AN_IMAGE_NAME, UNLABELLED, *CHOSEN)
+    images = [reject for reject in rejected if reject.reason not in fine]
     if not images:
         return
     message = (

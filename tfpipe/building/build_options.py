@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
-from tfpipe import screens
+from tfpipe import screens, sources
 from tfpipe.building import balance, splits
 from tfpipe.building.selection import DUPLICATE_MODES
+from tfpipe.building.splits import SplitPlan
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.images import store as stores
-from tfpipe.sources import labels, record_keys
+from tfpipe.sources import Columns, class_order, labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,37 +18,47 @@ class _Options:
     """The flags of a build, but for those of the screens."""
 
     source: tuple[str, ...] = option(
-        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
-        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
-        " add up"
+        "a folder, zip or tar archive of images, a list of images and labels (.csv, .tsv, .txt,"
+        " .json or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several add"
+        " up"
     )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
-        "names of the splits and their fractions of the images, which sum to 1",
-        "train:0.8,val:0.2",
+        "auto keeps the splits that folders (train/cat/0.jpg) or lists give, and takes a missing"
+        f" val from train ({splits.DEFAULT}); or names and fractions of the images, which sum to 1"
+        " and replace given splits",
+        splits.AUTO,
     )
     seed: int = option("chooses the partition into splits and the order of the records", 0)
     labels: str = option(
-        "where the label is: filename (cat.0.jpg), folder (cat/0.jpg), auto (the file name if every"
-        " image's has that form and else the folder), or csv:FILE, a list with the columns"
-        " path,label; a list given as --source has its own labels",
+        "where the label is: folder (cat/0.jpg, train/cat/day1/0.jpg), filename (cat.0.jpg), auto"
+        " (the folder if there are class folders, else the file name; an error if both are"
+        " possible), folder:N (the Nth folder of the path; folder:0 is the source's own name,"
+        " folder:-1 the innermost), or csv:FILE, a list in any form; a list given as --source has"
+        " its own labels",
         "auto",
     )
     classes: str = option(
-        "the classes in the order of their numbers, as in dog,cat; by default they are sorted", ""
+        "the classes in the order of their numbers, as in dog,cat, also such as have no image here;"
+        " by default they are sorted, numbers by value",
+        "",
+    )
+    label_column: str = option(
+        "the column of the lists with the labels; empty to find it by its name", ""
+    )
+    split_column: str = option(
+        "the column of the lists with the splits (train, val, test); empty to find it by its name",
+        "",
     )
     group_column: str = option(
         "the column of the lists whose equal values stay in one split, such as patient; empty for"
         " none",
         "group",
     )
-    record_keys: str = option(
-        "the keys of TFRecords or columns of Parquet files that other programs wrote, as in"
-        " image:image_raw,label:class; by default the known ones",
-        "",
-    )
     exclude: str = option(
-        "a text file with the names of images to leave out, one a line; empty for none", ""
+        "a text file with the names of images to leave out, one a line, or of folders, as in docs/;"
+        " empty for none",
+        "",
     )
     duplicates: str = option(
         "how to treat duplicates, also re-encoded or resized ones: group (all in one split), drop"
@@ -89,8 +100,13 @@ class _Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(screens.Options, _Options):
+class Options(screens.Options, sources.Options, _Options):
     """The flags of a build."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the lists that a person names."""
+        return Columns(self.path_column, self.label_column, self.split_column, self.group_column)
 
 
 # Options that decide where and how the work is done, but not its result.
@@ -102,11 +118,17 @@ _NO_ARGUMENTS = {
 _MINIMUMS = {"shards": 0, "shard_size_mb": 1, "workers": 0, "max_rejects": 0}
 
 
-def arguments(options: Options) -> dict[str, Any]:
-    """Return the options that decide the contents; a data set is current if they are equal."""
+def arguments(options: Options, plan: SplitPlan) -> dict[str, Any]:
+    """Return the options that decide the contents; a data set is current if they are equal.
+
+    Args:
+        options: all options.
+        plan: the splits; "auto" counts as the fractions that it stands for.
+    """
+    found = dataclasses.asdict(options) | {"splits": plan.text}
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(options).items()
+        for name, value in found.items()
         if name not in _NO_ARGUMENTS
     }
 
@@ -117,10 +139,10 @@ def check(options: Options) -> None:
         value = getattr(options, name)
         if value < least:
             raise UserError(f"`{name}={value}` is too small: give at least {least}", status=2)
-    splits.parse(options.splits)
+    splits.check(options.splits)
     splits.check_folds(options.folds)
     labels.check(options.labels)
-    record_keys.parse(options.record_keys)
+    class_order.parse(options.classes)
     stores.parse(options.store, options.jpeg_quality)
     if options.runner == "local" and options.beam_args:
         raise UserError("`beam_args` needs `runner=beam`: give both, or none", status=2)

@@ -11,13 +11,14 @@ from typing import Any
 
 import tfpipe
 from tfpipe import screens, sources
-from tfpipe.building import build_options, catalog, exclude, shards, splits, statistics, work
+from tfpipe.building import build_options, catalog, exclude, notes, shards, splits, statistics, work
 from tfpipe.building.build_options import Options
 from tfpipe.building.catalog import Catalog
 from tfpipe.building.job import Job, Runner
 from tfpipe.building.scan import scan
 from tfpipe.building.selection import SCREENED, Selection
 from tfpipe.building.shards import ExampleSpec
+from tfpipe.building.splits import SplitPlan
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images import duplicates
@@ -25,7 +26,7 @@ from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
-from tfpipe.sources import labels, record_keys
+from tfpipe.sources import class_order, labels
 
 
 def build(options: Options) -> tuple[remote.Path, bool]:
@@ -42,25 +43,38 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     """
     build_options.check(options)
     open_runner = _choose_runner(options)
-    keys = record_keys.parse(options.record_keys)
-    opened = [sources.open_source(path, keys) for path in options.source]
+    opened = sources.open_sources(options.source, options, options.columns)
     out = work.check_out(options.out, options.source)
-    arguments, fingerprint = build_options.arguments(options), _fingerprint(options, opened)
+    excluded = exclude.load(options.exclude) if options.exclude else ()
+    fingerprint = _fingerprint(options, opened, excluded)
+    named = class_order.parse(options.classes)
+    files = catalog.read(
+        opened,
+        options.labels,
+        options.columns,
+        excluded=excluded,
+        exclude_path=options.exclude,
+        classes=named,
+        ask_splits=options.splits == splits.AUTO,
+    )
+    plan = splits.plan(options.splits, files.split_counts)
+    classes = class_order.order(files.class_counts, named)
+    arguments = build_options.arguments(options, plan)
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
     if work.finish(out, key):
         return out, True
     if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+        notes.check_classes(manifest.load(out), classes)
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
-    files = catalog.read(opened, options.labels, options.group_column)
-    classes = labels.order(files.label_of.values(), options.classes)
+    notes.tell(files, plan, classes, named)
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality)
     with work.open_work(out, key) as folder:
-        job = Job(tuple(opened), str(folder), store, options.seed)
+        job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
-            _Build(options, files, classes, prepared, fingerprint, job, runner).run()
+            _Build(options, files, classes, plan, prepared, fingerprint, job, runner).run()
         work.publish(folder, out)
     return out, True
 
@@ -76,13 +90,15 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
     return lambda job: contextlib.nullcontext(beam.BeamRunner(job, flags))
 
 
-def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
+def _fingerprint(
+    options: Options, opened: Sequence[sources.Source], excluded: Sequence[str]
+) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.group_column).items())) for source in opened]
-    parts.append(labels.fingerprint(options.labels, options.group_column))
+    parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
+    parts.append(labels.fingerprint(options.labels))
     if options.exclude:
-        parts.append(repr(exclude.load(options.exclude)))
+        parts.append(repr(excluded))
     for path in (options.screen_model, options.screen_weights) if options.screens else ():
         if os.path.isfile(path):  # not the name of a model
             parts.append(repr((os.path.getsize(path), os.stat(path).st_mtime_ns)))
@@ -102,6 +118,7 @@ class _Build:
         options: the options.
         files: the files, not yet read.
         classes: in the order of their numbers.
+        plan: the splits.
         prepared: the screens.
         fingerprint: hex digest of the inputs, for the manifest.
         job: the settings of the tasks.
@@ -111,6 +128,7 @@ class _Build:
     options: Options
     files: Catalog
     classes: tuple[str, ...]
+    plan: SplitPlan
     prepared: list[screens.Screen]
     fingerprint: str
     job: Job
@@ -128,25 +146,24 @@ class _Build:
         """
         with terminal.progress("checking", len(self.files.refs)) as advance:
             infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
-        selection = Selection(self.files, infos, [*self.files.rejects, *rejected])
-        if self.options.exclude:
-            selection.exclude(self.options.exclude)
+        selection = Selection(
+            self.files, infos, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
+        )
         selection.find_duplicates(self.options.duplicates)
         self.files.check_no_class_is_lost((each.ref for each in infos), selection.rejects)
         suspects = self._screen(selection) if self.prepared else {}
         kept = (each.ref for each in selection.infos)
         self.files.check_no_class_is_lost(kept, selection.rejects)
-        fractions = splits.parse(self.options.splits)
         examples = selection.assign(
             self.classes,
-            fractions,
+            self.plan,
             folds=self.options.folds,
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
         plans = shards.plan(
             examples,
-            fractions,
+            self.plan.names,
             seed=self.options.seed,
             shards=self.options.shards,
             shard_bytes=self.options.shard_size_mb * 10**6,
@@ -156,10 +173,10 @@ class _Build:
         rejects.save(self._result / rejects.REJECTS, selection.rejects)
         duplicates.save(self._result / duplicates.DUPLICATES, selection.duplicates)
         described = Manifest(
-            arguments=build_options.arguments(self.options),
+            arguments=build_options.arguments(self.options, self.plan),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, examples, written, fractions),
+            **self._describe(selection, examples, written),
         )
         if self.options.report:
             report.save(
@@ -200,7 +217,6 @@ class _Build:
         selection: Selection,
         examples: list[ExampleSpec],
         written: tuple[Shard, ...],
-        fractions: dict[str, float],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
         records = collections.Counter((each.split, each.text) for each in examples)
@@ -215,7 +231,7 @@ class _Build:
 
         return {
             "classes": self.classes,
-            "splits": table(records, fractions),
+            "splits": table(records, self.plan.names),
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),

@@ -1,7 +1,7 @@
 """Leave out the images that a text file names: the option `exclude`."""
 
-import collections
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,13 +63,28 @@ def match(entries: Sequence[str], names: Sequence[str]) -> Matches:
     """Find the images that a list names.
 
     Args:
-        entries: from `load`. An entry is the path of an image in its source, or a file name; a
-            file name names all such images, in any folder and source.
+        entries: from `load`. An entry is the path of an image in its source, or a file name, which
+            names all such images, in any folder and source. An entry that ends in / is the path or
+            the name of a folder, for all images below it.
         names: paths of images in their sources, with `/` between folders.
     """
-    places = collections.defaultdict(list)
-    for index, name in enumerate(names):
-        for spelling in {name, os.path.basename(name)}:
-            places[spelling].append(index)
-    found = {index for entry in entries for index in places.get(entry, ())}
-    return Matches(sorted(found), [entry for entry in entries if entry not in places])
+    wanted = {*map(_normal, entries)}
+    has_folders = any(entry.endswith("/") for entry in wanted)
+    indices, matched = [], set()
+    for index, name in enumerate(map(_normal, names)):
+        folder, _, file = name.rpartition("/")
+        spellings = {name, file}
+        if has_folders:
+            parts = folder.split("/")
+            spellings.update(f"{part}/" for part in parts)
+            spellings.update("/".join(parts[: i + 1]) + "/" for i in range(len(parts)))
+        found = spellings & wanted
+        if found:
+            indices.append(index)
+            matched |= found
+    return Matches(indices, [entry for entry in entries if _normal(entry) not in matched])
+
+
+def _normal(name: str) -> str:
+    """Return a name with accents as Linux writes them; macOS decomposes them."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

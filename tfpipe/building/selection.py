@@ -1,20 +1,22 @@
 """Decide which images become records, and their splits and folds, from their descriptions."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from tfpipe import sources
-from tfpipe.building import balance, exclude, splits, stratify
-from tfpipe.building.catalog import Catalog
+from tfpipe.building import balance, splits, stratify
+from tfpipe.building.catalog import EXCLUDED, Catalog
 from tfpipe.building.shards import ExampleSpec
+from tfpipe.building.splits import SplitPlan
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
 from tfpipe.images.image_info import ImageInfo
 from tfpipe.records.rejects import Reject
+from tfpipe.sources import split_name
 
-EXCLUDED, DUPLICATE, SCREENED, UNBALANCED = "excluded", "duplicate", "screened", "rebalanced"
+DUPLICATE, SCREENED, UNBALANCED = "duplicate", "screened", "rebalanced"
 
 # Reasons for images that are left out as asked; they are no failure.
 CHOSEN = (EXCLUDED, DUPLICATE, SCREENED, UNBALANCED, sources.COPY)
@@ -30,6 +32,7 @@ class Selection:
         catalog: their files.
         infos: the images that are left.
         rejects: all other files.
+        keep_splits: whether given splits are kept.
         clusters: for each image a number that it shares with its duplicates; None before
             `find_duplicates`, and if duplicates need not stay together.
         duplicates: the clusters of duplicates, from `duplicates.members`.
@@ -38,6 +41,7 @@ class Selection:
     catalog: Catalog
     infos: list[ImageInfo]
     rejects: list[Reject]
+    keep_splits: bool = False
     clusters: list[int] | None = None
     duplicates: list[Member] = dataclasses.field(default_factory=list)
 
@@ -56,6 +60,12 @@ class Selection:
         """Where each image is, for a person."""
         return [self.catalog.locate(each.ref) for each in self.infos]
 
+    @property
+    def given(self) -> list[str]:
+        """The given split of each image; those to be divided have "train"."""
+        found = self.catalog.split_of if self.keep_splits else {}
+        return [found.get(each.ref, split_name.TRAIN) for each in self.infos]
+
     def drop(self, indices: Iterable[int], reason: str, details: Sequence[str]) -> None:
         """Take images out.
 
@@ -73,18 +83,8 @@ class Selection:
         if self.clusters is not None:
             self.clusters = [each for i, each in enumerate(self.clusters) if i not in detail_of]
 
-    def exclude(self, path: str) -> None:
-        """Take out the images that a list names; warn about names that match none."""
-        matches = exclude.match(exclude.load(path), [each.ref.name for each in self.infos])
-        self.drop(matches.indices, EXCLUDED, [f"{path} names it"] * len(matches.indices))
-        if matches.unmatched:
-            terminal.warn(
-                f"{len(matches.unmatched)} of the names in {path} match no good image, the first"
-                f" {matches.unmatched[0]!r}"
-            )
-
     def find_duplicates(self, mode: str) -> None:
-        """Find duplicates; for "drop" take out all but the first of each cluster."""
+        """Find duplicates; for "drop" keep only the first of each cluster in each given split."""
         hashes = [each.hash for each in self.infos]
         paths, labels = self.paths, self.labels
         clusters = duplicates.clusters(self.keys, hashes)
@@ -96,16 +96,49 @@ class Selection:
                 f" first {' and '.join(one_line(paths[i]) for i in conflicts[0][:2])};"
                 f" {duplicates.DUPLICATES} lists them"
             )
+        self._tell_shared(f"duplicates ({duplicates.DUPLICATES})", clusters)
+        self._tell_shared(
+            "one group column", [self.catalog.group_of.get(each.ref) for each in self.infos]
+        )
         if mode == "drop":
-            copies = duplicates.copies(clusters)
-            self.drop(copies, DUPLICATE, [f"a duplicate of {paths[clusters[i]]}" for i in copies])
+            firsts: dict[tuple[int, str], int] = {}
+            pairs = enumerate(zip(clusters, self.given, strict=True))
+            firsts_of = {i: firsts.setdefault(pair, i) for i, pair in pairs}
+            copies = [i for i, first in firsts_of.items() if i != first]
+            kept = {paths[i] for i in firsts.values()}
+            self.duplicates = [
+                each._replace(action="keep") if each.path in kept else each
+                for each in self.duplicates
+            ]
+            self.drop(copies, DUPLICATE, [f"a duplicate of {paths[firsts_of[i]]}" for i in copies])
         elif mode == "group":
             self.clusters = clusters
+
+    def _tell_shared(self, kind: str, joined: Sequence[Hashable]) -> None:
+        """Warn about images that belong together but lie in several given splits.
+
+        Args:
+            kind: of what joins them, such as "duplicates".
+            joined: a value for each image that those share; None for none.
+        """
+        found: dict[Hashable, dict[str, int]] = {}
+        for i, (value, split) in enumerate(zip(joined, self.given, strict=True)):
+            if value is not None:
+                found.setdefault(value, {}).setdefault(split, i)
+        shared = [members for members in found.values() if len(members) > 1]
+        if shared:
+            paths = self.paths
+            lie = "group of {} lies" if len(shared) == 1 else "groups of {} lie"
+            terminal.warn(
+                f"{len(shared)} {lie.format(kind)} in several given splits, such as"
+                f" {' and '.join(one_line(paths[i]) for i in shared[0].values())}; they stay there,"
+                " so results may look too good"
+            )
 
     def assign(
         self,
         classes: Sequence[str],
-        fractions: dict[str, float],
+        plan: SplitPlan,
         *,
         folds: int,
         rebalance: str,
@@ -115,7 +148,7 @@ class Selection:
 
         Args:
             classes: in the order of their numbers.
-            fractions: of the splits.
+            plan: the splits.
             folds: their number; 0 for none.
             rebalance: one of `balance.MODES`.
             seed: of all choices.
@@ -131,9 +164,9 @@ class Selection:
             self.clusters or [None] * len(self.infos),
         )
         labels, number = self.labels, {name: index for index, name in enumerate(classes)}
-        split_of = splits.assign(self.keys, labels, fractions, seed, groups)
-        fold_of = splits.folds(self.keys, labels, folds, seed, groups)
-        empty = [split for split in fractions if split not in split_of]
+        split_of = splits.assign(self.keys, labels, plan.fractions, seed, groups, given=self.given)
+        fold_of = splits.folds(self.keys, labels, folds, seed, groups, split_of=split_of)
+        empty = [split for split in plan.names if split not in split_of]
         if empty:
             raise UserError(
                 f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
@@ -145,8 +178,7 @@ class Selection:
         ]
         if rebalance == "none":
             return examples
-        first = next(iter(fractions))
-        training = [index for index, split in enumerate(split_of) if split == first]
+        training = [index for index, split in enumerate(split_of) if split == plan.training]
         if rebalance == "copies":
             copies = balance.copies(self.keys, labels, training, seed)
             return examples + [examples[c.original]._replace(copy=c.number) for c in copies]

@@ -1,5 +1,7 @@
 """Assign images to splits and folds by their contents, whatever their order.
 
+Splits that folders or lists give are kept; the rest of this is about the other images.
+
 Images that must stay together (equal contents, one patient) form a unit. The sha256 of the seed and
 of the unit's smallest content key, read as a number in [0, 1), decides: the splits partition that
 interval. So an image keeps its split when others come or go.
@@ -15,16 +17,101 @@ of 800 at 0.8/0.2 grow by a tenth, 0.7 of the 1,600 images do so on average of 2
 """
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from tfpipe.building import stratify
 from tfpipe.core.errors import UserError
 from tfpipe.records.manifest import ALL_SPLITS
+from tfpipe.sources import split_name
+from tfpipe.sources.split_name import TEST, TRAIN, VAL
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _HOW = "write names and fractions that sum to 1, as in `splits=train:0.8,val:0.2`"
 
+# Keeps the given splits.
+AUTO = "auto"
+
+# What AUTO means where no split but train is given.
+DEFAULT = "train:0.8,val:0.2"
+
 MAX_FOLDS = 100
+
+
+class SplitPlan(NamedTuple):
+    """The splits of a data set.
+
+    Attributes:
+        names: in their order.
+        fractions: of the images that no given split holds out, by the name of the split.
+        training: the split to train on; "" if there is none.
+        keeps: whether the splits that folders or lists give are kept.
+        text: the value of the option `splits` that says the same, whatever it was.
+    """
+
+    names: tuple[str, ...]
+    fractions: dict[str, float]
+    training: str
+    keeps: bool
+    text: str
+
+
+def plan(text: str, given: Mapping[str, int]) -> SplitPlan:
+    """Decide the splits.
+
+    A given split is kept. If there is none of the name val, a fifth of train becomes val.
+
+    Args:
+        text: the option `splits`: "auto", or names and fractions, which ignore the given splits.
+        given: the number of images by given split; "" for those without one, which join train.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    if text != AUTO:
+        fractions = parse(text)
+        return SplitPlan(tuple(fractions), fractions, next(iter(fractions)), False, text)
+    there = {split or TRAIN for split, images in given.items() if images}
+    if there <= {TRAIN}:
+        return plan(DEFAULT, {})
+    fractions = parse(DEFAULT) if VAL not in there else {TRAIN: 1.0}
+    if TRAIN not in there:
+        fractions = {}
+    names = tuple(name for name in split_name.ALL if name in there or name in fractions)
+    return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, AUTO)
+
+
+def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
+    """Return one line about the given splits; "" if there is none.
+
+    Args:
+        plan: from `plan`.
+        given: as for `plan`.
+        origin: who gives the splits, such as "the folders say".
+    """
+    counts = {name: given[name] for name in split_name.ALL if given.get(name)}
+    if not counts:
+        return ""
+    said = ", ".join(f"{name} {images}" for name, images in counts.items())
+    if given.get(""):
+        said += f", none {given['']}"
+    if {*counts} == {TRAIN} and plan.text != DEFAULT:
+        return ""
+    if {*counts} != {TRAIN} and not plan.keeps:
+        return f"splits: {plan.text} as asked, not as {origin} ({said}); --splits={AUTO} keeps that"
+    if given.get(""):
+        said += "; those without a split join train"
+    if VAL in plan.fractions and VAL not in counts:
+        said += "; a fifth of train becomes val"
+    if not plan.training:
+        said += f"; there is none to train on; --splits={DEFAULT} divides the images anew"
+    return f"splits: as {origin}: {said}"
+
+
+def check(text: str) -> None:
+    """Raise UserError if the option `splits` has a wrong form."""
+    if text != AUTO:
+        parse(text)
 
 
 def parse(text: str) -> dict[str, float]:
@@ -63,6 +150,8 @@ def assign(
     fractions: dict[str, float],
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    *,
+    given: Sequence[str] | None = None,
 ) -> list[str]:
     """Assign images to splits.
 
@@ -76,13 +165,20 @@ def assign(
         seed: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
             `stratify.join` combines several groupings.
+        given: the given split of each image; "train" or "" for those to be divided, even if they
+            belong to a group that is held out. None divides all.
 
     Returns:
         One split name for each image.
     """
-    names = list(fractions)
-    parts = stratify.partition(keys, labels, list(fractions.values()), f"{seed}:", groups)
-    return [names[part] for part in parts]
+    names, found = list(fractions), list(given or [TRAIN] * len(keys))
+    free = [i for i, split in enumerate(found) if split in (TRAIN, "")]
+    chosen = [*map(keys.__getitem__, free)], [*map(labels.__getitem__, free)]
+    joined = groups and [groups[i] for i in free]
+    parts = stratify.partition(*chosen, list(fractions.values()), f"{seed}:", joined)
+    for i, part in zip(free, parts, strict=True):
+        found[i] = names[part]
+    return found
 
 
 def check_folds(k: int) -> None:
@@ -99,16 +195,33 @@ def folds(
     k: int,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    *,
+    split_of: Sequence[str] | None = None,
 ) -> list[int]:
     """Assign images to `k` folds of equal size, by the rule of `assign` but independent of it.
 
+    Args:
+        keys: as for `assign`, like `labels`, `seed` and `groups`.
+        labels: their classes.
+        k: the number of folds; 0 for none.
+        seed: of the partition.
+        groups: the group of each image.
+        split_of: the split of each image; those of "test" are in no fold.
+
     Returns:
-        A fold in 0..k-1 for each image, or -1 for all if `k` is 0.
+        A fold in 0..k-1 for each image, or -1 for none.
 
     Raises:
         UserError: `k` is no number of folds.
     """
     check_folds(k)
+    found = [-1] * len(keys)
     if k == 0:
-        return [-1] * len(keys)
-    return stratify.partition(keys, labels, [1 / k] * k, f"fold:{seed}:", groups)
+        return found
+    free = [i for i in range(len(keys)) if split_of is None or split_of[i] != TEST]
+    chosen = [*map(keys.__getitem__, free)], [*map(labels.__getitem__, free)]
+    joined = groups and [groups[i] for i in free]
+    parts = stratify.partition(*chosen, [1 / k] * k, f"fold:{seed}:", joined)
+    for i, part in zip(free, parts, strict=True):
+        found[i] = part
+    return found

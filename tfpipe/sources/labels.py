@@ -1,195 +1,172 @@
-"""Find the class of each image: from its name (`cat.0.jpg`, `cat/0.jpg`) or from a list."""
+"""Find the class, group and split of each image: from its source, a list, or its path."""
 
-import hashlib
+import collections
 import os
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
-from tfpipe.sources import label_list
-
-MODES = ("auto", "filename", "folder")
+from tfpipe.sources import class_name, label_list, layout, split_name
+from tfpipe.sources.folder_tree import FOLDER, NUMBERED, source_name
+from tfpipe.sources.layout import AUTO, FILENAME
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.source import Annotation
 
 # Prefix of a list's path in the option `labels`.
 CSV = "csv:"
 
-# Names that are meant as images. Some formats are not readable: listing them here makes such a file
-# a reject, rather than a file that is no image.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
-)
-
-_WORD_NUMBER = re.compile(r"(?P<label>[^\W\d_][\w -]*)\.\d+\.\w+")
-_ALLOWED = f"{', '.join(MODES)} or {CSV}FILE"
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name ends as an image's, in upper or lower case."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+_ALLOWED = f"{AUTO}, {FILENAME}, {FOLDER}, {NUMBERED}N or {CSV}FILE"
+_NUMBER = re.compile(rf"{NUMBERED}(0|-?[1-9]\d?)")
 
 
 def check(mode: str) -> None:
-    """Raise UserError if `assign` does not know `mode`."""
-    if mode not in MODES and not (mode.startswith(CSV) and mode != CSV):
+    """Raise UserError if `annotate` does not know `mode`."""
+    known = mode in (AUTO, FILENAME, FOLDER) or _NUMBER.fullmatch(mode)
+    if not known and not (mode.startswith(CSV) and mode != CSV):
         raise UserError(f"`labels={mode}`: give {_ALLOWED}", status=2)
 
 
-def fingerprint(mode: str, group_column: str = "") -> str:
-    """Return a hex digest of the labels and groups in the list of `mode`; "" without a list."""
-    if not mode.startswith(CSV):
-        return ""
-    rows = label_list.read(mode[len(CSV) :], group_column)
-    return hashlib.sha256(repr([row[1:] for row in rows]).encode()).hexdigest()
+def fingerprint(mode: str) -> str:
+    """Return a hex digest of the list of `mode`; "" without a list."""
+    return label_list.digest(mode[len(CSV) :]) if mode.startswith(CSV) else ""
 
 
-def assign(names: Sequence[str], mode: str, own: Sequence[str | None] | None = None) -> list[str]:
-    """Label images. One rule labels all images that their source does not label.
+def annotate(
+    files: Sequence[tuple[str, str]],
+    mode: str,
+    own: Sequence[Annotation | None] | None = None,
+    *,
+    columns: Columns = FOUND,
+    classes: Sequence[str] = (),
+    ask_splits: bool = True,
+    lists: Sequence[str] = (),
+) -> tuple[list[Annotation], str]:
+    """Find the class, group and split of each image. One rule is for all that no source labels.
 
     Args:
-        names: paths relative to their source, with `/` between folders.
-        mode: "filename" takes the word of `word.number.ext`; "folder" the name of the innermost
-            folder; "auto" the file name if every name has that form, else the folder; "csv:FILE"
-            looks up the path, or the file name alone, in a list.
-        own: the source's label of each name; None to apply the rule.
+        files: the path of the source of each image, and its name there.
+        mode: a mode of `layout.read`, or "csv:FILE" to look up the image in a list, see
+            `label_list.annotate`.
+        own: what the source says about each image; None if nothing.
+        columns: the columns of the list that a person names.
+        classes: names that are classes, whatever else they may mean.
+        ask_splits: whether splits that are unclear are an error.
+        lists: paths of lists beside the images, for the message of an error.
 
     Returns:
-        One label for each name.
+        An annotation for each image, whose label is "" if it has none, and where the labels come
+        from.
 
     Raises:
-        UserError: a name has no label, or all names have the same label.
+        UserError: no image has a label, all have the same, or the labels have two readings.
     """
     check(mode)
-    own = own or [None] * len(names)
-    unlabelled = [name for name, label in zip(names, own, strict=True) if label is None]
-    if not unlabelled:
-        ruled, origin = [], "list given as `source`"
-    elif mode.startswith(CSV):
-        ruled, origin = [row.label for row in _rows(unlabelled, mode)], "list"
-    else:
-        ruled, origin = _from_names(unlabelled, mode)
-    rest = iter(ruled)
-    labels = [next(rest) if label is None else label for label in own]
-    classes = sorted(set(labels))
-    if len(classes) < 2:
-        raise UserError(
-            f"`labels={mode}`: {classes[0]!r} is the only class by the {origin}, but at least two"
-            f" are needed: add images of another class, or choose another of `labels`: {_ALLOWED}"
+    found = [each or Annotation() for each in own or [None] * len(files)]
+    plain = [i for i, each in enumerate(found) if not each.label]
+    origins = ["the source says"] if len(plain) < len(found) else []
+    images = [files[i] for i in plain]
+    if mode.startswith(CSV):
+        listed = _look_up(mode[len(CSV) :], images, columns) if plain else []
+        origins += ["list"] * bool(plain)
+    elif plain:
+        read = layout.read(images, mode, classes, ask_splits=ask_splits, lists=lists)
+        origins.append(read.origin)
+        pairs = zip(read.labels, read.splits, strict=True)
+        listed = [Annotation(label, "", split) for label, split in pairs]
+    for i, each in zip(plain, listed if plain else (), strict=True):
+        found[i] = Annotation(
+            each.label, found[i].group or each.group, found[i].split or each.split
         )
-    return labels
+    by_root = collections.defaultdict(list)
+    for i in sorted({*range(len(files))} - {*plain}):
+        by_root[files[i][0]].append(i)
+    several = len({root for root, _ in files}) > 1
+    for root, indices in by_root.items():
+        split = split_name.recognize(source_name(root)) if several else ""
+        _add_splits(files, found, indices, split)
+    if mode.startswith(CSV):
+        _add_splits(files, found, plain, everywhere=True)
+    found = _clean(files, found, ask_splits)
+    names = {each.label for each in found if each.label}
+    if len(names) < 2 and len(classes) < 2:
+        raise UserError(
+            f"`labels={mode}`: {min(names)!r} is the only class ({' and '.join(origins)}), but at"
+            " least two are needed: add images of another class, name all classes in `classes`,"
+            f" or choose another of `labels`: {_ALLOWED}"
+        )
+    return found, " and ".join(origins)
 
 
-def groups(
-    names: Sequence[str], mode: str, group_column: str, own: Sequence[str | None] | None = None
-) -> list[str]:
-    """Find the group of each image. Images of one group stay in one split.
+def spellings(names: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """Return a note about folders whose names were cleaned to become classes.
 
     Args:
-        names: paths relative to their source.
-        mode: as for `assign`; only "csv:FILE" has groups.
-        group_column: column of the groups, which the list may lack; "" for no groups.
-        own: the source's group of each name, or ""; None if the source has no labels.
-
-    Returns:
-        One group for each name; "" for none.
-
-    Raises:
-        UserError: the list lacks a name.
+        names: the names of the images, with their folders.
+        classes: the classes.
     """
-    own = own or [None] * len(names)
-    if not mode.startswith(CSV) or not group_column:
-        return [group or "" for group in own]
-    missing = [name for name, group in zip(names, own, strict=True) if group is None]
-    rest = iter(_rows(missing, mode, group_column))
-    return [next(rest).group if group is None else group for group in own]
+    forms = collections.defaultdict(set)
+    for part in {part for path in {*map(os.path.dirname, names)} for part in path.split("/")}:
+        forms[unicodedata.normalize("NFC", part).strip()].add(part)
+    odd = sorted(
+        name
+        for name in set(classes) & forms.keys()
+        if len(forms[name]) > 1 or any(part != part.strip() for part in forms[name])
+    )
+    if not odd:
+        return []
+    shown = ", ".join(map(ascii, sorted(forms[odd[0]])))
+    more = f", and {len(odd) - 1} other classes are alike" if len(odd) > 1 else ""
+    return [f"folders of class {odd[0]!r} are written {shown}, which counts as one name{more}"]
 
 
-def order(found: Collection[str], classes: str) -> tuple[str, ...]:
-    """Return the classes in the order of their indices.
+def _look_up(path: str, files: Sequence[tuple[str, str]], columns: Columns) -> list[Annotation]:
+    """Return what a list says about images; nothing for those that it does not name."""
+    located = [(name, os.path.join(root, name)) for root, name in files]
+    return [each or Annotation() for each in label_list.annotate(path, located, columns)]
+
+
+def _add_splits(
+    files: Sequence[tuple[str, str]],
+    found: list[Annotation],
+    indices: Sequence[int],
+    split: str = "",
+    *,
+    everywhere: bool = False,
+) -> None:
+    """Add splits to some annotations, unless a list says them.
 
     Args:
-        found: labels of all images.
-        classes: names separated by commas; "" sorts the labels.
-
-    Raises:
-        UserError: `classes` repeats a name, lacks a label, or names a class without images.
+        files: as for `annotate`.
+        found: the annotations, which change.
+        indices: which of them.
+        split: of all; "" to take what the folders say.
+        everywhere: whether a folder around all of them may say it.
     """
-    found = set(found)
-    if not classes:
-        return tuple(sorted(found))
-    named = [name.strip() for name in classes.split(",")]
-    hint = "name every class once, such as `classes=dog,cat`, or omit `classes` to sort them"
-    twice = next((name for name in named if named.count(name) > 1 or not name), None)
-    if twice is not None:
-        what = "appears twice" if twice else "is not a class"
-        raise UserError(f"`classes={classes}`: {twice!r} {what}: {hint}", status=2)
-    missing, strange = sorted(found.difference(named)), [n for n in named if n not in found]
-    if missing:
-        raise UserError(f"`classes={classes}` lacks the images' class {missing[0]!r}: {hint}")
-    if strange:
-        raise UserError(
-            f"`classes={classes}`: no image has class {strange[0]!r}, only"
-            f" {_some(sorted(found))}: {hint}"
-        )
-    return tuple(named)
+    if any(found[i].split for i in indices):
+        return
+    splits = [split] * len(indices)
+    if not split:
+        splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
+    for i, each in zip(indices, splits, strict=True):
+        found[i] = found[i]._replace(split=each)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(map(repr, names[:10])) + more
-
-
-def _from_names(names: Sequence[str], mode: str) -> tuple[list[str], str]:
-    """Return the labels and, for a message, their origin."""
-    from_filename = [_filename_label(name) for name in names]
-    odd = next((name for name, label in zip(names, from_filename, strict=True) if not label), None)
-    if mode == "filename" or (mode == "auto" and odd is None):
-        if odd is not None:
-            raise UserError(
-                f"`labels=filename`: {odd!r} has no label, because it is not word.number.ext like"
-                " 'cat.0.jpg': rename or remove it, or use `labels=folder`"
-            )
-        return from_filename, "file names"
-    labels = [_folder_label(name) for name in names]
-    bare = next((name for name, label in zip(names, labels, strict=True) if not label), None)
-    if bare is not None:
-        also = f", and {odd!r} is not word.number.ext like 'cat.0.jpg'" if mode == "auto" else ""
-        raise UserError(
-            f"`labels={mode}`: {bare!r} has no label, because it is in no folder like"
-            f" 'cat/0.jpg'{also}: move, rename or remove it"
-        )
-    origin = "folder names"
-    if mode == "auto":
-        origin += f" (because {odd!r} is not word.number.ext like 'cat.0.jpg')"
-    return labels, origin
-
-
-def _rows(names: Sequence[str], mode: str, group_column: str = "") -> list[label_list.Row]:
-    path = mode[len(CSV) :]
-    known = {row.path: row for row in label_list.read(path, group_column)}
-    rows, user = [], {}
-    for name in names:
-        key = name
-        if name not in known:
-            key = os.path.basename(name)
-            if key not in known:
+def _clean(
+    files: Sequence[tuple[str, str]], found: Sequence[Annotation], ask_splits: bool
+) -> list[Annotation]:
+    """Return annotations with normal names of classes and splits."""
+    labels, splits, clean = {"": ""}, {"": ""}, []
+    for file, each in zip(files, found, strict=True):
+        if each.label not in labels:
+            labels[each.label] = class_name.normalize(each.label, "/".join(file))
+        if each.split not in splits:
+            splits[each.split] = split_name.recognize(each.split)
+            if each.split.strip() and not splits[each.split] and ask_splits:
                 raise UserError(
-                    f"`labels={CSV}{path}`: the list has neither {name!r} nor {key!r}: add a line,"
-                    " or remove the file"
+                    f"{'/'.join(file)}: {each.split!r} is no split: write"
+                    f" {', '.join(split_name.ALL)}, or nothing; or divide all images anew by"
+                    " `splits=train:0.8,val:0.2`"
                 )
-            if user.setdefault(key, name) != name:  # files of one name may have two classes
-                raise UserError(
-                    f"`labels={CSV}{path}`: {key!r} may be {user[key]!r} or {name!r}: write both"
-                    " with their folders"
-                )
-        rows.append(known[key])
-    return rows
-
-
-def _filename_label(name: str) -> str:
-    match = _WORD_NUMBER.fullmatch(os.path.basename(name))
-    return match["label"] if match else ""
-
-
-def _folder_label(name: str) -> str:
-    return os.path.basename(os.path.dirname(name))
+        clean.append(Annotation(labels[each.label], each.group, splits[each.split]))
+    return clean

@@ -9,6 +9,8 @@ from tfpipe.core import storage
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.sources import record_keys, shards
 from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import Annotation, Source, check_size
 
 if TYPE_CHECKING:
@@ -40,12 +42,9 @@ class Parquet(Source):
     kind = "Parquet files"
     holds_images_only = True
 
-    def __init__(self, path: str):
-        super().__init__(path)
+    def __init__(self, path: str, options: Options = DEFAULTS):
+        super().__init__(path, options)
         self._group: tuple[str, int, list] = ("", -1, [])
-
-    def __reduce__(self):
-        return type(self), (self.path,), {"keys": self.keys}
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -69,12 +68,16 @@ class Parquet(Source):
         check_size(len(data))
         return data
 
-    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
+    def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:
         """Return the label and split of every row; raise UserError if no column has labels."""
         path = next(iter(self._contents[0].values())).file
         if not self._columns(path)[1]:
             raise _unknown(path, self._open(path).schema_arrow, "label", "")
         return self._contents[1]
+
+    @functools.cached_property
+    def _keys(self) -> record_keys.Keys:
+        return record_keys.parse(self.options.record_keys)
 
     @property
     def _listing(self):
@@ -124,16 +127,16 @@ class Parquet(Source):
     def _columns(self, path: str) -> tuple[str, str, str]:
         """Return the columns of the image, the label ("" for none) and the name."""
         schema = self._open(path).schema_arrow
-        image = self.keys.image or _image_column(schema)
+        image = self._keys.image or _image_column(schema)
         if image not in schema.names:
             raise _unknown(path, schema, "image", image)
-        label = self.keys.label or _label_column(schema)
+        label = self._keys.label or _label_column(schema)
         if label and label not in schema.names:
             raise _unknown(path, schema, "label", label)
         has_path = image in schema.names and "path" in [
             field.name for field in getattr(schema.field(image).type, "fields", [])
         ]
-        return image, label, self.keys.name or (f"{image}.path" if has_path else "")
+        return image, label, self._keys.name or (f"{image}.path" if has_path else "")
 
 
 def _image_column(schema: "pa.Schema") -> str:

@@ -5,12 +5,11 @@ import re
 from collections.abc import Callable
 
 from tfpipe.core import remote, storage
-from tfpipe.sources import member
-from tfpipe.sources.labels import is_image_name
+from tfpipe.sources import member, split_name
+from tfpipe.sources.member import is_image_name
 
 # As in pets-train.tfrecord-00000-of-00001, train-00000-of-00002.parquet, default/test/0000.parquet.
-_SPLIT = re.compile(r"(?:^|[/_.-])(train|val|valid|validation|dev|eval|test)(?=[/_.-])")
-_SAME = {"valid": "val", "validation": "val", "dev": "val", "eval": "val"}
+_SPLIT = re.compile(r"(?:^|[/_.-])(train|val|valid|validation|dev|test)(?=[/_.-])")
 
 
 def below(folder: str, is_shard: Callable[[str], bool]) -> list[str]:
@@ -42,7 +41,7 @@ def below(folder: str, is_shard: Callable[[str], bool]) -> list[str]:
 def split_of(path: str) -> str:
     """Return the split that the path of a shard names: train, val or test; "" for none."""
     found = _SPLIT.search(path.lower())
-    return _SAME.get(found[1], found[1]) if found else ""
+    return split_name.recognize(found[1]) if found else ""
 
 
 def unique(name: str, shard: str, number: int, taken: dict, ending: str = ".jpg") -> str:

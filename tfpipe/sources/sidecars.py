@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection
 
 from tfpipe.core.errors import Rejected
-from tfpipe.sources.labels import is_image_name
+from tfpipe.sources.member import is_image_name
 
 _ENDINGS = (".cls", ".json", ".txt")
 _KEYS = ("label_name", "class_name", "label", "class", "cls", "category", "target")

@@ -11,17 +11,17 @@ from typing import NamedTuple
 import PIL.Image
 from google.protobuf.message import DecodeError
 
-from tfpipe.core import remote, storage, terminal
+from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import label_names, record_keys, shards, unpack
 from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.member import COPY
+from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
 from tfpipe.sources.unpack import compression_of
-
-# The reason for skipping a transformed copy; its image is a member too.
-COPY = "copy"
 
 NOT_A_RECORD = "not an image record"
 
@@ -53,6 +53,8 @@ class _Contents(NamedTuple):
     skipped: list[tuple[str, str, str]]
     annotations: dict[str, Annotation]
     unpacked: dict[str, str]  # the temporary file of each compressed shard
+    notes: list[str]
+    warnings: list[str]
 
 
 class TFRecords(Source):
@@ -70,13 +72,13 @@ class TFRecords(Source):
 
     kind = "TFRecords"
 
-    def __init__(self, path: str, contents: _Contents | None = None):
-        super().__init__(path)
+    def __init__(self, path: str, options: Options = DEFAULTS, contents: _Contents | None = None):
+        super().__init__(path, options)
         if contents is not None:
             self._contents = contents
 
     def __reduce__(self):
-        return type(self), (self.path, self._contents), {"keys": self.keys}
+        return type(self), (self.path, self.options, self._contents)
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -92,7 +94,7 @@ class TFRecords(Source):
         try:
             with storage.open_to_read(path) as file:
                 record = tfrecord.read_at(file, place.offset)
-            found = record_keys.find(record_keys.values(record), self.keys)
+            found = record_keys.find(record_keys.values(record), self._keys)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
         except (tfrecord.FrameError, DecodeError, ValueError) as error:
@@ -100,8 +102,18 @@ class TFRecords(Source):
         check_size(len(found.encoded))
         return _to_png(record) if _is_raw(record, found) else found.encoded
 
-    def annotations(self, group_column: str = "") -> dict[str, Annotation]:  # noqa: D102
+    def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:  # noqa: D102
         return self._contents.annotations
+
+    def notes(self, columns: Columns | None) -> list[str]:  # noqa: D102
+        return self._contents.notes if columns else []
+
+    def warnings(self) -> list[str]:  # noqa: D102
+        return [*super().warnings(), *self._contents.warnings]
+
+    @functools.cached_property
+    def _keys(self) -> record_keys.Keys:
+        return record_keys.parse(self.options.record_keys)
 
     @property
     def _listing(self):
@@ -113,7 +125,7 @@ class TFRecords(Source):
 
     @functools.cached_property
     def _contents(self) -> _Contents:
-        contents = _Contents({}, [], {}, {})
+        contents = _Contents({}, [], {}, {}, [], [])
         names: dict[int, str] = {}
         beside = ""
         in_data_set = _is_data_set(self.path)
@@ -171,7 +183,7 @@ class TFRecords(Source):
                 record = tfrecord.read_at(file, offset)
                 try:
                     values = record_keys.values(record)
-                    found = record_keys.find(values, self.keys)
+                    found = record_keys.find(values, self._keys)
                 except DecodeError:
                     contents.skipped.append((title, NOT_A_RECORD, "not a tf.train.Example"))
                     continue
@@ -204,13 +216,13 @@ class TFRecords(Source):
         numbers = {label for label in labels.values() if isinstance(label, int)}
         if beside and numbers:
             if missing := sorted(numbers - set(names)):
-                terminal.warn(
+                contents.warnings.append(
                     f"{beside} has no name for class {missing[0]} of {self.path}, so the classes"
                     " keep their numbers: complete it, or remove it"
                 )
                 names = {}
             else:
-                terminal.say(f"classes of {self.path}: named by {beside}")
+                contents.notes.append(f"classes of {self.path}: named by {beside}")
         for name, place in contents.members.items():
             label = labels.get(name, "")
             text = names.get(label, str(label)) if isinstance(label, int) else label
