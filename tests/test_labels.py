@@ -130,6 +130,11 @@ def test_one_reading(patterns, expected):
             {"folder:-1": {"cat": 2, "dog": 2, "cover": 1}, "folder": {"pics": 4, "cover": 1}},
         ),
         (
+            ["cat/{}.jpg*2", "dog/{}.jpg*2", "more/cat/{}.jpg*3"],
+            ["cat 2, dog 2, more 3", "cat 5, dog 2"],
+            {"folder:-1": {"cat": 5, "dog": 2}},
+        ),
+        (
             ["data/train/cat/{}.jpg*2", "data/train/dog/{}.jpg*2", "samples/x.jpg"],
             ["data 4, samples 1", "cat 2, dog 2 and 1 unlabelled"],
             {"folder:3": {"train/cat": 2, "train/dog": 2, "": 1}},

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
 from tfpipe.sources import class_name, label_list, layout, split_name
-from tfpipe.sources.folder_tree import FOLDER, NUMBERED, source_name
+from tfpipe.sources.folder_path import source_name
+from tfpipe.sources.folder_tree import FOLDER, NUMBERED
 from tfpipe.sources.layout import AUTO, FILENAME
 from tfpipe.sources.source import Annotation
 
