@@ -132,7 +132,7 @@ class TestPredict:
     def test_writes_what_kaggle_takes(self, run_dir, unlabelled, tmp_path):
         out = tmp_path / "submission.csv"
         status = predict.main(
-            predict.Options(run_dir=str(run_dir), source=str(unlabelled), out=str(out))
+            predict.Options(run_dir=str(run_dir), source=(str(unlabelled),), out=str(out))
         )
         rows = self.rows(out)
         assert status == 0
@@ -150,7 +150,11 @@ class TestPredict:
             out = tmp_path / "out.csv"
             predict.main(
                 predict.Options(
-                    run_dir=str(run_dir), source=str(unlabelled), out=str(out), clip=clip, tta=tta
+                    run_dir=str(run_dir),
+                    source=(str(unlabelled),),
+                    out=str(out),
+                    clip=clip,
+                    tta=tta,
                 )
             )
             columns[clip, tta] = np.array([float(row[1]) for row in self.rows(out)[1:]])
@@ -165,7 +169,7 @@ class TestPredict:
         (unlabelled / "9.jpg").write_bytes(whole[: len(whole) // 2])
         out = tmp_path / "submission.csv"
         status = predict.main(
-            predict.Options(run_dir=str(run_dir), source=str(unlabelled), out=str(out))
+            predict.Options(run_dir=str(run_dir), source=(str(unlabelled),), out=str(out))
         )
         assert status == predict.REJECTS
         labels = dict(self.rows(out)[1:])
@@ -183,7 +187,7 @@ class TestPredict:
     def test_wrong_bounds_are_explained(self, clip, tmp_path):
         out = str(tmp_path / "o.csv")
         with pytest.raises(UserError, match=f"clip={clip}"):
-            predict.main(predict.Options(run_dir="x", source="x", out=out, clip=clip))
+            predict.main(predict.Options(run_dir="x", source=("x",), out=out, clip=clip))
 
 
 def test_evaluate_measures_any_split(run_dir, records):

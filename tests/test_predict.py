@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -57,7 +58,7 @@ READERS = {"csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet}
 
 
 def run(out, source, **flags):
-    return predict.main(predict.Options(source=str(source), out=str(out), **flags))
+    return predict.main(predict.Options(source=(str(source),), out=str(out), **flags))
 
 
 def summary(out):
@@ -127,6 +128,30 @@ def test_every_model_gives_the_evaluations_probabilities(model, image_folder, ex
     found = summary(out)
     assert found["images"] == 80
     assert found["labels"] == collections.Counter(row["label"] for row in rows)
+
+
+def test_sources_add_up(image_folder, tmp_path, run_dir):
+    for name, numbers in (("a", range(5)), ("b", range(4, 8))):
+        (tmp_path / name).mkdir()
+        for number in numbers:
+            data = (image_folder / f"dog.{number}.jpg").read_bytes()
+            (tmp_path / name / f"{number}.jpg").write_bytes(data)
+    (tmp_path / "b/README.txt").write_text("no image")
+    paths = str(tmp_path / "a"), str(tmp_path / "b")
+    out = tmp_path / "out.jsonl"
+    options = predict.Options(source=paths, out=str(out), run_dir=str(run_dir))
+    assert predict.main(options) == 0
+    expected = [f"{paths[0]}/{n}.jpg" for n in range(5)] + [
+        f"{paths[1]}/{n}.jpg" for n in range(4, 8)
+    ]
+    rows = {row["name"]: row["probability_dog"] for row in read_jsonl(out)}
+    assert sorted(rows) == sorted(expected)
+    assert rows[expected[4]] == pytest.approx(rows[expected[5]], abs=1e-6)  # one image twice
+    assert summary(out)["source"] == list(paths)
+    with pytest.raises(UserError, match=r"4\.jpg"):  # one id twice, in the form of Kaggle
+        predict.main(dataclasses.replace(options, out=str(tmp_path / "out.csv")))
+    with pytest.raises(UserError, match="is the same as"):
+        predict.main(dataclasses.replace(options, source=(paths[0], f"{paths[0]}/.")))
 
 
 def test_every_model_rejects_what_is_damaged(model, damaged, tmp_path, run_dir, capsys):

@@ -35,7 +35,7 @@ def many(image_folder, tmp_path_factory):
 
 
 def run(out, source, **flags):
-    return predict.main(predict.Options(source=str(source), out=str(out), **flags))
+    return predict.main(predict.Options(source=(str(source),), out=str(out), **flags))
 
 
 def start(many, out, *flags, **options):

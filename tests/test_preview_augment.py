@@ -11,7 +11,7 @@ from tools.preview_augment import Cell, Options
 
 def grid(source, out, **changes):
     options = {"augment": "flip_lr(1)", "count": 2, "draws": 3, "image_size": 64, **changes}
-    preview_augment.main(Options(source=str(source), out=str(out), **options))
+    preview_augment.main(Options(source=(str(source),), out=str(out), **options))
     with Image.open(out) as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
         return np.asarray(image)

@@ -186,7 +186,7 @@ def test_a_source_at_a_url_is_read_as_a_local_one(ram, local):
     here, there = sources.open_source(str(local)), sources.open_source(url)
     assert type(there) is type(here)
     assert there.names() == here.names()
-    assert there.labels == here.labels
+    assert there.annotations() == here.annotations()
     copy = pickle.loads(pickle.dumps(there))  # noqa: S301 (our own)
     copy.prepare()
     assert all(copy.read(name) == here.read(name) for name in there.names()[::5])
@@ -194,7 +194,9 @@ def test_a_source_at_a_url_is_read_as_a_local_one(ram, local):
 
 
 @pytest.mark.parametrize(
-    ("local", "words"), [("zip", "is not TFRecords or"), ("tar", "damaged tar")], indirect=["local"]
+    ("local", "words"),
+    [("zip", "zip archive that was cut"), ("tar", "damaged tar")],
+    indirect=["local"],
 )
 def test_damaged_archives_are_one_line(ram, local, words):
     storage.write_whole(f"{ram}/x", local.read_bytes()[:-20_000])
@@ -230,7 +232,8 @@ def test_lists(ram, image_folder, tmp_path):
     storage.write_whole(f"{ram}/l.csv", (tmp_path / "l.csv").read_bytes())
     source = sources.open_source(f"{ram}/l.csv")
     assert source.names() == ["in/cat.1.jpg", f"{ram}/in/dog.1.jpg"]
-    assert source.groups("group") == {"in/cat.1.jpg": "a", f"{ram}/in/dog.1.jpg": "b"}
+    said = source.annotations(sources.Columns(group="group"))
+    assert said[f"{ram}/in/dog.1.jpg"] == sources.Annotation("dog", "b")
     assert [skipped[:2] for skipped in source.skipped] == [("in/gone.jpg", "missing")]
     for name in source.names():
         assert source.read(name) == (image_folder / name.rpartition("/")[2]).read_bytes()

@@ -5,7 +5,6 @@ import csv
 import gc
 import gzip
 import io
-import json
 import lzma
 import os
 import pathlib
@@ -14,30 +13,19 @@ import socket
 import stat
 import tarfile
 import tempfile
-import warnings
 import zipfile
 
 import hypothesis
 import pytest
+from archives import make_tar, make_zip
 from hypothesis import strategies as st
 
 from tfpipe import sources
-from tfpipe.building import catalog
 from tfpipe.core.errors import UserError
-from tfpipe.sources import label_list
 from tfpipe.sources import source as limits
 from tfpipe.sources import tar as tars
 
 ARCHIVES = pathlib.Path(__file__).parents[2] / "shared/data/bad-inputs/archives.tar"
-
-
-def make_zip(path, members):
-    """Writes (name or ZipInfo, contents) pairs."""
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
-        warnings.simplefilter("ignore")  # a repeated name is one of the cases
-        for name, data in members:
-            archive.writestr(name, data, zipfile.ZIP_DEFLATED)
-    return str(path)
 
 
 # Members of an archive that are refused because of their names, and the reason.
@@ -227,27 +215,6 @@ def test_deep_folders_and_odd_bytes_in_names(tmp_path):
     assert len(source.fingerprint()) == 64
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda path: None, "does not exist"),
-        (lambda path: path.mkdir(), "holds no files"),
-        (lambda path: path.write_bytes(b"hello"), "is not TFRecords or a folder or a zip archive"),
-        (lambda path: os.mkfifo(path), "is not TFRecords or a folder or a zip archive"),
-        (lambda path: make_zip(path, []), "holds no files"),
-        (lambda path: make_zip(path, [("../a.jpg", b"x")]), "unsafe name"),
-        (lambda path: path.write_bytes(b"PK\5\6" + b"\xff" * 18), "damaged"),
-    ],
-)
-def test_bad_source_is_a_user_error(tmp_path, make, words):
-    path = tmp_path / "source"
-    make(path)
-    with pytest.raises(UserError) as caught:
-        sources.open_source(str(path))
-    assert words in str(caught.value)
-    assert str(path) in str(caught.value)
-
-
 def test_hostile_archives(tmp_path):
     if not ARCHIVES.is_file():
         pytest.skip(f"{ARCHIVES} is not there")
@@ -288,18 +255,6 @@ def test_hostile_archives(tmp_path):
 
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-
-
-def make_tar(path, members, format=tarfile.GNU_FORMAT):
-    """Writes (name or TarInfo, contents) pairs, compressed as the name of the archive says."""
-    kind = {".tar": "", ".tgz": "gz"}.get(path.suffix, path.suffix[1:])
-    with tarfile.open(path, f"w:{kind}", format=format) as archive:
-        for info, data in members:
-            if isinstance(info, str):
-                info = tarfile.TarInfo(info)
-                info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return str(path)
 
 
 def tar_info(name, kind, target="", size=0):
@@ -462,144 +417,3 @@ def test_tar_fingerprint_and_a_zip_in_a_tar(tmp_path):
     assert before == sources.open_source(str(path)).fingerprint()
     os.utime(path, ns=(1, 1))
     assert before != sources.open_source(str(path)).fingerprint()
-
-
-def write_list(path, rows):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(
-                json.dumps({"path": name, "label": label}) + "\n" for name, label in rows
-            )
-        else:
-            csv.writer(file).writerows([("path", "label"), *rows])
-    return str(path)
-
-
-@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
-def test_list_names_files_and_labels(tmp_path, name):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a, b.jpg").write_bytes(b"1")
-    (tmp_path / "ü.jpg").write_bytes(b"2")
-    (tmp_path / "lists").mkdir()
-    os.mkfifo(tmp_path / "fifo.jpg")
-    (tmp_path / "link.jpg").symlink_to("ü.jpg")
-    far = str(tmp_path / "ü.jpg")
-    rows = [
-        ("../in/a, b.jpg", "cat"),
-        (far, " dog "),
-        ("../link.jpg", "dog"),
-        ("gone.jpg", "dog"),
-        ("../fifo.jpg", "dog"),
-        (".//../in/a, b.jpg", "cat"),
-    ]
-    source = sources.open_source(write_list(tmp_path / "lists" / name, rows))
-    copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
-    assert copy.names() == source.names() == sorted(["../in/a, b.jpg", "../link.jpg", far])
-    assert [copy.read(n) for n in ("../in/a, b.jpg", "../link.jpg", far)] == [b"1", b"2", b"2"]
-    assert reasons(source) == {
-        "gone.jpg": "missing",
-        "../fifo.jpg": "special file",
-        "../in/a, b.jpg": "repeated name",
-    }
-    assert source.annotations()[far].label == "dog"
-    assert source.annotations()["gone.jpg"].label == "dog"
-    assert os.path.samefile(source.locate("../in/a, b.jpg"), tmp_path / "in/a, b.jpg")
-    other = [(path, "bird" if label == "cat" else label) for path, label in rows]
-    again = sources.open_source(write_list(tmp_path / "lists" / name, other))
-    assert again.fingerprint() != source.fingerprint()
-
-
-def test_list_of_other_columns_and_a_byte_order_mark(tmp_path):
-    path = tmp_path / "list.CSV"
-    path.write_bytes(b'\xef\xbb\xbflabel, path ,group\r\n\r\ncat,"a\nb.jpg",7\r\ndog,c.jpg,\r\n')
-    assert label_list.read(str(path)) == [
-        (4, "a\nb.jpg", "cat", ""),
-        (5, "c.jpg", "dog", ""),
-    ]
-    path = tmp_path / "list.jsonl"
-    path.write_text('\n{"label": "cat", "path": "./a.jpg", "group": 7}\n')
-    assert label_list.read(str(path)) == [(2, "a.jpg", "cat", "")]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("x.csv", b"", ["line 1", "empty", "path,label"]),
-        ("x.csv", b"path,label,label\n", ["line 1", "2 columns"]),
-        ("x.csv", b"path,label\na.jpg,cat\nb.jpg\n", ["line 3", "1 cells"]),
-        ("x.csv", b"path,label\na.jpg,cat\nb,1.jpg,dog\n", ["line 3", "3 cells", "quote"]),
-        ("x.csv", b"path,label\na.jpg, \n", ["line 2", "no label"]),
-        ("x.csv", b"path,label\n,cat\n", ["line 2", "no path"]),
-        ("x.csv", b"path,label\na.jpg,cat\na.jpg,dog\n", ["line 3", "'dog'", "'cat'", "line 2"]),
-        ("x.csv", b'path,label\n"a.jpg,cat\n', ["line 2", "not CSV"]),
-        ("x.csv", b"path,label\n\xff.jpg,cat\n", ["not UTF-8"]),
-        ("x.csv", b"path,label\na\0.jpg,cat\n", ["line 2"]),
-        ("x.csv", b"path,label\na.jpg," + b"c" * 201 + b"\n", ["line 2", "200"]),
-        ("x.csv", b"path,label\n" + b"c" * 200_000 + b",d\n", ["line 2", "not CSV"]),
-        ("x.jsonl", b'{"path": "a.jpg", "label": "cat"}\n{"path"\n', ["line 2", "not JSON"]),
-        ("x.jsonl", b"[1]\n", ["line 1", "not a JSON object"]),
-        ("x.jsonl", b'{"label": "cat"}\n', ["line 1", "no path"]),
-        ("x.jsonl", b'{"path": "a.jpg", "label": 1}\n', ["line 1", "int", "string"]),
-        ("x.jsonl", b'{"path": "\\ud800", "label": "x"}\n', ["line 1", "path"]),
-        ("x.jsonl", b"[" * 10**6, ["line 1", "not JSON"]),
-        ("x.csv", b"path,label\nnone.jpg,cat\n", ["holds no files", "'none.jpg' (missing)"]),
-    ],
-)
-def test_bad_list_is_one_line(tmp_path, name, data, words):
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(UserError) as caught:
-        sources.open_source(str(path))
-    for word in [str(path), *words]:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("x.csv", b"path,name\na.jpg,b\n", ["line 1", "0 columns", "'label'"]),
-        ("x.jsonl", b'{"path": "a.jpg"}\n', ["line 1", "no label"]),
-        ("x.jsonl", b'{"path": "a.jpg", "label": null}\n', ["line 1", "NoneType"]),
-    ],
-)
-def test_a_list_without_labels_will_do_where_none_are_needed(tmp_path, name, data, words):
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    (tmp_path / name).write_bytes(data)
-    source = sources.open_source(str(tmp_path / name))
-    assert source.names() == ["a.jpg"]
-    with pytest.raises(UserError) as caught:
-        source.annotations()
-    for word in [str(tmp_path / name), *words]:
-        assert word in str(caught.value)
-    with pytest.raises(UserError) as caught:
-        catalog.read([source], "auto", "group")
-    assert words[-1] in str(caught.value)
-
-
-def test_long_list_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(label_list, "MAX_BYTES", 20)
-    with pytest.raises(UserError, match="divide it"):
-        sources.open_source(write_list(tmp_path / "x.csv", [("a.jpg", "cat")] * 9))
-
-
-TEXT = st.text(st.sampled_from('pathlbe,"\n\r\0{}[]: 1\\u\ud800é')) | st.text()
-LINES = st.lists(TEXT | st.sampled_from(["path,label", "a,b", '{"path":"a","label":"b"}']))
-
-
-@hypothesis.settings(
-    deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
-@hypothesis.given(
-    st.sampled_from(["x.csv", "x.jsonl"]),
-    st.binary() | LINES.map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),
-)
-def test_list_of_anything_raises_nothing_else(tmp_path, name, data):
-    path = tmp_path / name
-    path.write_bytes(data)
-    try:
-        source = sources.open_source(str(path))
-        for member in source.names():
-            source.read(member)
-    except UserError:
-        pass

@@ -3,9 +3,9 @@
     python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
 
 The images lie in folders, zip or tar archives or other records. Their labels come from the folder
-(cat/0.jpg), the file name (cat.0.jpg) or a list; a list (CSV or JSONL) can also be the source and
-name both. Folders such as train/, val/ and test/ are the splits. What was understood is said in one
-line, and two possible readings are an error. Every image is decoded as a check. What TensorFlow
+(cat/0.jpg), the file name (cat.0.jpg) or a list; a list (CSV, text, JSON) can also be the source
+and name both. Folders such as train/, val/ and test/ are the splits. What was understood is said in
+one line, and two possible readings are an error. Every image is decoded as a check. What TensorFlow
 would read wrongly is converted, and what is damaged is listed in rejects.csv. The folder --out
 appears only when it is complete, and is the same for any number of workers. A build that was ended
 resumes when the same command is given again. records/README.md describes the result.

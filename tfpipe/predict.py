@@ -6,7 +6,8 @@
 
 For two classes the CSV has `id,label`, where label is P(second class); for more it has `id` and a
 column of probabilities for each class, all calibrated and clipped as the run is. The id is the
-file's name without its ending; ids that are numbers are sorted as numbers, before all others. JSONL
+file's name without its ending; ids that are numbers are sorted as numbers, before all others. With
+several --source, the name of a file in other formats is its path. JSONL
 and Parquet, and a CSV with --columns=all, have a row for each image in the same order with
 id, name, label (the class, by --threshold), probability_CLASS for each class, error, and with
 --explain heat_map, the path of a PNG that shows where in the image the class is seen.
@@ -25,6 +26,7 @@ import dataclasses
 from collections.abc import Callable
 
 import tfpipe
+from tfpipe import sources
 from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
@@ -46,9 +48,9 @@ _MOST_CLASSES = 5
 class _Options:
     """The options of this command, but for those of a server."""
 
-    source: str = option(
-        "images: a folder, a zip or tar archive, a list (.csv with a column path, or .jsonl), or"
-        " TFRecords; or a URL of one"
+    source: tuple[str, ...] = option(
+        "images: a folder, a zip or tar archive, a list (.csv, .tsv, .txt, .json or .jsonl), or"
+        " TFRecords; or a URL of one; several add up"
     )
     out: str = option("the file to write: .csv, .jsonl or .parquet")
     run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble", "")
@@ -91,7 +93,7 @@ class _Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(server.Options, _Options):
+class Options(server.Options, sources.Options, _Options):
     """The options of this command."""
 
 
@@ -105,15 +107,14 @@ def main(options: Options) -> int:
     for_kaggle = form == "csv" and options.columns == KAGGLE
     run_chunks = _runner(options)
 
-    from tfpipe import sources
     from tfpipe.building.work import open_work
     from tfpipe.predictions.prediction import Prediction
-    from tfpipe.sources.labels import is_image_name
+    from tfpipe.sources.member import is_image_name
 
     classifier = _classifier(options, bounds)
     _ = classifier.identity  # is it there at all?
     threshold = rule and _threshold(rule, classifier)
-    source = sources.open_source(options.source)
+    source = sources.join(sources.open_sources(options.source, options))
     prediction = Prediction(source, classifier, options.explain, options.explain_limit)
     if for_kaggle:
         order.check_unique(filter(is_image_name, prediction.names))
@@ -223,7 +224,7 @@ def _summary(
     """Return the content of OUT.summary.json, from the predictions and the flags alone."""
     return {
         "tfpipe_version": tfpipe.__version__,
-        "source": options.source,
+        "source": list(options.source),
         "run_dir": options.run_dir or None,
         "export_dir": options.export_dir or None,
         "server": options.server or None,
@@ -250,7 +251,7 @@ def _report(predictions, threshold: thresholds.Threshold | None, out: remote.Pat
 def _judge(prediction, predictions, out: remote.Path) -> int:
     """Tells of files that could not be read, or were not tried; returns the exit status."""
     from tfpipe.sources import COPY
-    from tfpipe.sources.labels import is_image_name
+    from tfpipe.sources.member import is_image_name
 
     path, locate = output.rejects_path(out), prediction.source.locate
     if predictions.rejects:

@@ -21,7 +21,7 @@ from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.core.options import option
 from tfpipe.images import strict
-from tfpipe.sources import labels
+from tfpipe.sources.member import is_image_name
 
 MAX_COUNT, MAX_DRAWS = 32, 24
 MIN_SIZE, MAX_SIZE = 16, 1024
@@ -34,10 +34,12 @@ _PAPER, _INK, _GREY = "#ffffff", "#1a1a1a", "#5c5c5c"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The flags of this command."""
+class _Options:
+    """The flags of this command alone."""
 
-    source: str = option("images to show: a folder, zip, tar, list (CSV, JSONL) or TFRecords")
+    source: tuple[str, ...] = option(
+        "images to show: a folder, zip, tar, list or TFRecords; several add up"
+    )
     augment: str = option("the augmentation, as the flag of this name of tfpipe.train")
     out: str = option("PNG file to write the grid to")
     count: int = option(f"images, one a row, from 1 to {MAX_COUNT}; drawn at random", 4)
@@ -46,6 +48,11 @@ class Options:
         f"side of the model's input, from {MIN_SIZE} to {MAX_SIZE} pixels", 299
     )
     seed: int = option("of the choice of images and of the augmentation, 0 or more", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(sources.Options, _Options):
+    """The flags of this command."""
 
 
 class Cell(NamedTuple):
@@ -105,10 +112,10 @@ def draw_grid(rows: list[tuple[Cell, ...]], title: str) -> Image.Image:
 
 def _choose(options: Options) -> tuple[list[str], np.ndarray]:
     """Choose readable images at random; return their names and uint8 [n, side, side, 3]."""
-    source = sources.open_source(options.source)
+    source = sources.join(sources.open_sources(options.source, options))
     names = source.names()
     if not source.holds_images_only:
-        names = [name for name in names if labels.is_image_name(name)] or names
+        names = [name for name in names if is_image_name(name)] or names
     chosen, images, side = [], [], options.image_size
     for index in np.random.default_rng(options.seed).permutation(len(names)):
         try:
@@ -122,7 +129,7 @@ def _choose(options: Options) -> tuple[list[str], np.ndarray]:
         if len(images) == options.count:
             break
     if not images:
-        raise UserError(f"--source={options.source} holds no image that can be read: name another")
+        raise UserError(f"{source.path} holds no image that can be read: name another")
     return chosen, np.stack(images)
 
 

@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Any
 
-from tfpipe import screens
+from tfpipe import screens, sources
 from tfpipe.building import balance, splits
 from tfpipe.building.selection import DUPLICATE_MODES
 from tfpipe.building.splits import SplitPlan
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.images import store as stores
-from tfpipe.sources import class_order, labels
+from tfpipe.sources import Columns, class_order, labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +18,9 @@ class _Options:
     """The flags of a build, but for those of the screens."""
 
     source: tuple[str, ...] = option(
-        "a folder, zip or tar archive of images, a list of images and labels (.csv with the columns"
-        " path,label or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several"
-        " add up"
+        "a folder, zip or tar archive of images, a list of images and labels (.csv, .tsv, .txt,"
+        " .json or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several add"
+        " up"
     )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
@@ -34,13 +34,20 @@ class _Options:
         "where the label is: folder (cat/0.jpg, train/cat/day1/0.jpg), filename (cat.0.jpg), auto"
         " (the folder if there are class folders, else the file name; an error if both are"
         " possible), folder:N (the Nth folder of the path; folder:0 is the source's own name,"
-        " folder:-1 the innermost), or csv:FILE, a list with the columns path,label; a list given"
-        " as --source has its own labels",
+        " folder:-1 the innermost), or csv:FILE, a list in any form; a list given as --source has"
+        " its own labels",
         "auto",
     )
     classes: str = option(
         "the classes in the order of their numbers, as in dog,cat, also such as have no image here;"
         " by default they are sorted, numbers by value",
+        "",
+    )
+    label_column: str = option(
+        "the column of the lists with the labels; empty to find it by its name", ""
+    )
+    split_column: str = option(
+        "the column of the lists with the splits (train, val, test); empty to find it by its name",
         "",
     )
     group_column: str = option(
@@ -93,8 +100,13 @@ class _Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(screens.Options, _Options):
+class Options(screens.Options, sources.Options, _Options):
     """The flags of a build."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the lists that a person names."""
+        return Columns(self.path_column, self.label_column, self.split_column, self.group_column)
 
 
 # Options that decide where and how the work is done, but not its result.

@@ -43,7 +43,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     """
     build_options.check(options)
     open_runner = _choose_runner(options)
-    opened = [sources.open_source(path) for path in options.source]
+    opened = sources.open_sources(options.source, options, options.columns)
     out = work.check_out(options.out, options.source)
     excluded = exclude.load(options.exclude) if options.exclude else ()
     fingerprint = _fingerprint(options, opened, excluded)
@@ -51,7 +51,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     files = catalog.read(
         opened,
         options.labels,
-        options.group_column,
+        options.columns,
         excluded=excluded,
         exclude_path=options.exclude,
         classes=named,
@@ -72,7 +72,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality)
     with work.open_work(out, key) as folder:
-        job = Job(tuple(opened), str(folder), store, options.seed)
+        job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
             _Build(options, files, classes, plan, prepared, fingerprint, job, runner).run()
         work.publish(folder, out)
@@ -95,8 +95,8 @@ def _fingerprint(
 ) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.group_column).items())) for source in opened]
-    parts.append(labels.fingerprint(options.labels, options.group_column))
+    parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
+    parts.append(labels.fingerprint(options.labels))
     if options.exclude:
         parts.append(repr(excluded))
     for path in (options.screen_model, options.screen_weights) if options.screens else ():

@@ -13,6 +13,8 @@ from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
 from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings
 from tfpipe.sources.folder_tree import FOLDER
 from tfpipe.sources.layout import AUTO
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.member import is_image_name
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -78,7 +80,7 @@ class Catalog:
 def read(
     sources: Sequence[Source],
     mode: str,
-    group_column: str = "",
+    columns: Columns = FOUND,
     *,
     excluded: Sequence[str] = (),
     exclude_path: str = "",
@@ -90,7 +92,7 @@ def read(
     Args:
         sources: the sources.
         mode: the option `labels`, see `labels.annotate`.
-        group_column: the column of the lists with the groups; "" for none.
+        columns: the columns of the lists that a person names.
         excluded: the entries of the list of names to leave out.
         exclude_path: path of that list, for messages.
         classes: from the option `classes`.
@@ -100,7 +102,7 @@ def read(
         UserError: there is no image, or the labels are missing or unclear.
     """
     refs, rejects, lists = _list_files(sources)
-    said = [source.annotations(group_column) for source in sources]
+    said = [source.annotations(columns) for source in sources]
     listed = [ImageRef(i, name) for i, names in enumerate(said) for name in names]
     gone = _excluded(refs, listed, excluded, exclude_path)
     rejects += [
@@ -117,7 +119,7 @@ def read(
         files,
         mode,
         own,
-        group_column=group_column,
+        columns=columns,
         classes=classes,
         ask_splits=ask_splits,
         lists=sorted((sources[i].locate(name) for i, name in lists), key=_looks_unlike_labels),
@@ -161,7 +163,7 @@ def _list_files(
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
         for name in source.names():
-            if source.holds_images_only or labels.is_image_name(name):
+            if source.holds_images_only or is_image_name(name):
                 refs.append(ImageRef(index, name))
             else:
                 detail = "its name does not end like an image's, as in .jpg or .png"

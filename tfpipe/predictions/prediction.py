@@ -18,7 +18,7 @@ from tfpipe.predictions.chunk import FileChunk, PredictionJob
 from tfpipe.predictions.image_classifier import ImageClassifier
 from tfpipe.predictions.table import Predictions, heat_map_names
 from tfpipe.sources import Source
-from tfpipe.sources.labels import is_image_name
+from tfpipe.sources.member import is_image_name
 
 # Classifies the chunks of a job, and calls a function with the number of files done.
 Runner = Callable[[PredictionJob, Sequence[FileChunk], Callable[[int], object]], object]
@@ -96,7 +96,7 @@ class Prediction:
         if not predictions.names:
             name, reason, detail = predictions.skipped[0]
             raise UserError(
-                f"--source: none of the {len(predictions.skipped):,} files in {self.source.path} is"
+                f"`source`: none of the {len(predictions.skipped):,} files in {self.source.path} is"
                 f" an image, the first is {name!r} ({reason}: {detail}): name one with images"
             )
         return predictions

@@ -13,7 +13,7 @@ def normalize(name: str, where: str) -> str:
     macOS decomposes accents and Linux does not; NFC makes both one class.
 
     Args:
-        name: as the source has it.
+        name: as the source has it; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`.
         where: the file, folder or line that has it, for a message.
 
     Raises:
@@ -22,7 +22,15 @@ def normalize(name: str, where: str) -> str:
     clean = unicodedata.normalize("NFC", name).strip()
     if clean and clean.isprintable() and len(clean) <= _MAX_LENGTH:
         return clean
-    what = f"{clean[:40]!r} cannot name a class" if clean else "the name of the class is empty"
-    raise UserError(
-        f"{where}: {what}: give 1 to {_MAX_LENGTH} printable characters of UTF-8, such as 'cat'"
-    )
+    allowed = f"1 to {_MAX_LENGTH} printable characters, such as 'cat'"
+    if not clean:
+        raise UserError(f"{where}: the name of the class is empty: give it {allowed}")
+    surrogates = [character for character in clean if "\ud800" <= character <= "\udfff"]
+    if surrogates and min(surrogates) >= "\udc80" and max(surrogates) <= "\udcff":
+        shown = repr(clean.encode("utf-8", "surrogateescape"))[1:]  # b'caf\xe9' without the b
+        raise UserError(
+            f"{where}: the class name {shown} is not UTF-8: rename the folder, or for an archive"
+            " give the encoding of its names, such as `name_encoding=latin-1`"
+        )
+    why = f"has {len(clean)} characters" if clean.isprintable() else "cannot be printed"
+    raise UserError(f"{where}: the class name {clean[:40]!r} {why}: rename it to {allowed}")

@@ -1,197 +1,250 @@
-"""Read a list of files and their labels: CSV with a header, or JSONL.
+"""Read a list of files and their labels.
 
     path,label,photographer             {"path": "images/1.jpg", "label": "cat"}
     images/1.jpg,cat,ann                {"path": "/data/2.jpg", "label": "dog", "group": "7"}
     /data/2.jpg,dog,bob
 
-Both are UTF-8. One more column or key may name the group of a file. All files of a group, such as
+`text_table` reads every usual form, `list_columns` finds the columns. All files of a group, such as
 the photos by ann, stay in one split. Other columns are ignored.
 """
 
-import csv
-import functools
-import io
-import json
+import collections
+import hashlib
+import os
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple, TextIO
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from tfpipe.core import remote, storage
+from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.sources import class_name, list_columns, split_name, text_table
+from tfpipe.sources.list_columns import Columns, Finder, ListColumns
+from tfpipe.sources.path_index import PathIndex
+from tfpipe.sources.source import Annotation
+from tfpipe.sources.text_table import BadRow, TableRow
 
-SUFFIXES = (".csv", ".jsonl")
+# Endings of files that may be lists, given as a source.
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson")
 
-# Two million lines of 100 bytes. Bounds the memory too.
-MAX_BYTES = 256 * 2**20
-
-_MAX_NAME = 200  # characters of a label or a group
-_CSV_FORM = "the first line must name the columns path and label, such as 'path,label'"
-_JSONL_FORM = 'write {"path": "images/1.jpg", "label": "cat"} on one line'
+_MAX_NAME = 200  # characters of a group
 
 
 class Row(NamedTuple):
-    """One line of a list.
+    """One row of a list.
 
     Attributes:
-        line: its number, from 1.
+        line: its line or place, from 1.
         path: path without "./" and repeated "/"; or a URL as written.
-        label: name of the class, without surrounding space.
+        file: the file that was found for the path; "" if there is none.
+        label: name of the class; "" for none.
         group: name of the group, without surrounding space; "" for none.
+        split: "train", "val", "test", or "" for none.
     """
 
     line: int
     path: str
+    file: str
     label: str
     group: str
+    split: str
+
+    @property
+    def annotation(self) -> Annotation:
+        """What the row says about its file."""
+        return Annotation(self.label, self.group, self.split)
 
 
-class _Bad(Exception):  # noqa: N818 (always turned into a UserError)
-    """An error in one line; `line` is None for the line that `read` checks."""
+class LabelList(NamedTuple):
+    """A list.
 
-    def __init__(self, message: str, line: int | None = None):
-        super().__init__(message)
-        self.line = line
-
-
-def read(path: str, group_column: str = "", *, labelled: bool = True) -> list[Row]:
-    """Read a list: JSONL if the path ends in ".jsonl", CSV otherwise.
-
-    Args:
-        path: path or URL of the list.
-        group_column: column or key of the groups, which a list may lack; "" for no groups.
-        labelled: whether every file must have a label; otherwise a missing label is "".
-
-    Raises:
-        UserError: the list is unreadable, too large or not UTF-8, a line has another form, or a
-            path appears with two labels or groups.
+    Attributes:
+        path: of the list.
+        rows: its rows.
+        columns: how its columns are understood, for a message.
+        unit: what messages call a row.
     """
-    needed = ("path", "label") if labelled else ("path",)
-    is_jsonl = path.lower().endswith(".jsonl")
-    parse = _jsonl if is_jsonl else functools.partial(_csv, needed=needed)
-    rows: list[Row] = []
-    first: dict[str, Row] = {}
-    line = 0
-    try:
-        if _size(path) > MAX_BYTES:
-            raise UserError(
-                f"{path} has more than {MAX_BYTES // 2**20} MiB, the limit of a list: divide it,"
-                " and give `source` once for each part"
-            )
-        # -sig skips the byte order mark that spreadsheets write.
-        with io.TextIOWrapper(storage.open_to_read(path), encoding="utf-8-sig", newline="") as file:
-            for line, name, label, group in parse(file, group_column):
-                label = _checked_label(label) if labelled or label else ""
-                row = Row(line, _checked_path(name), label, _checked_group(group))
-                there = first.setdefault(row.path, row)
-                for value, other in ((row.label, there.label), (row.group, there.group)):
-                    if value != other:
-                        raise _Bad(
-                            f"{row.path!r} is {value!r} here and {other!r} in line {there.line};"
-                            " remove one of them"
-                        )
-                rows.append(row)
-    except _Bad as bad:
-        raise UserError(f"{path}, line {bad.line or line}: {bad}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        detail = getattr(error, "strerror", None) or error
-        raise UserError(f"{path!r} cannot be read ({detail}): name another list") from None
-    return rows
 
+    path: str
+    rows: list[Row]
+    columns: str
+    unit: str
 
-def _csv(
-    file: TextIO, group_column: str, needed: tuple[str, ...]
-) -> Iterator[tuple[int, object, object, object]]:
-    reader = csv.reader(file, strict=True)
-    header: list[str] = []
-    try:
-        for cells in reader:
-            if not cells:  # an empty line
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                _check_header(header, group_column, needed, reader.line_num)
-                continue
-            if len(cells) != len(header):
-                raise _Bad(
-                    f"{len(cells)} cells, but the first line has {len(header)}: quote a cell that"
-                    ' contains a comma, such as "a,b.jpg"',
-                    reader.line_num,
-                )
-            row = dict(zip(header, cells, strict=True))
-            group = row.get(group_column, "") if group_column else ""
-            yield reader.line_num, row["path"], row.get("label", ""), group
-    except csv.Error as error:
-        raise _Bad(f"not CSV ({error}): {_CSV_FORM}", reader.line_num) from None
-    if not header:
-        raise _Bad(f"the list is empty: {_CSV_FORM}", 1)
-
-
-def _check_header(header: list[str], group_column: str, needed: tuple[str, ...], line: int) -> None:
-    for name in ("path", "label"):
-        if header.count(name) > 1 or (name in needed and name not in header):
-            raise _Bad(f"{header.count(name)} columns are called {name!r}: {_CSV_FORM}", line)
-    if group_column and header.count(group_column) > 1:
-        raise _Bad(
-            f"{header.count(group_column)} columns are called {group_column!r}, the column of the"
-            " groups: rename all but one",
-            line,
+    @property
+    def understood(self) -> str:
+        """One line that says how the list is understood."""
+        counts = collections.Counter(row.split for row in self.rows)
+        splits = ", ".join(f"{split} {counts[split]}" for split in split_name.ALL if counts[split])
+        there = sum(bool(row.file) for row in self.rows)
+        return (
+            f"list {self.path}: {self.columns}{f' ({splits})' if splits else ''};"
+            f" {there:,} of {len(self.rows):,} files are here"
         )
 
 
-def _jsonl(file: TextIO, group_column: str) -> Iterator[tuple[int, object, object, object]]:
-    for line, text in enumerate(file, start=1):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise _Bad(f"not JSON: {_JSONL_FORM}", line) from None
-        if not isinstance(value, dict):
-            raise _Bad(f"not a JSON object: {_JSONL_FORM}", line)
-        group = value.get(group_column) if group_column else None
-        yield line, value.get("path", ""), value.get("label", ""), "" if group is None else group
+def read(
+    path: str, columns: Columns, finders: Sequence[Finder], *, labelled: bool = True
+) -> LabelList:
+    """Read a list.
 
+    Args:
+        path: path or URL of the list.
+        columns: the columns that a person names.
+        finders: ways to find a file by a cell, see `list_columns.choose`.
+        labelled: whether to read labels; then every file must have one, or the list has none.
 
-def _size(path: str) -> int:
+    Raises:
+        UserError: the list is unreadable, a row has another form, a path may mean two files, or a
+            file appears with two labels, groups or splits.
+    """
+    unit = "line"
     try:
-        return storage.size(path)  # refuses a pipe, which would block
-    except (OSError, ValueError):  # ValueError: a path that no file can have
-        raise UserError(
-            f"{path!r} is not a file: name a list with the columns path and label"
-        ) from None
+        table = text_table.read(path)
+        unit = table.unit
+        found = list_columns.choose(table, columns, finders, labelled=labelled)
+        rows = [_row(row, found) for row in found.rows]
+        _check_agreement(rows, unit)
+    except BadRow as bad:
+        raise UserError(f"{path}, {bad.unit or unit} {bad.line}: {bad}") from None
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if path in message else f"{path}: {message}") from None
+    return LabelList(path, rows, str(found), unit)
 
 
-def _checked_path(path: object) -> str:
-    if not isinstance(path, str) or not path.strip():
-        raise _Bad("no path: write an absolute path, or one relative to the list's folder")
+def annotate(
+    path: str, files: Sequence[tuple[str, str]], columns: Columns
+) -> list[Annotation | None]:
+    """Return what a list says about files of other sources, and say how it is understood.
+
+    Args:
+        path: path or URL of the list.
+        files: the name of each file in its source, and its path or URL.
+        columns: the columns that a person names.
+
+    Raises:
+        UserError: the list has a fault, see `read`, or names none of the files.
+    """
+    index = PathIndex([(name, _absolute(place)) for name, place in files], _folder(path))
+    found = read(path, columns, [lambda cell: [files[i][1] for i in index.find(cell)]])
+    said = {row.file: row.annotation for row in found.rows if row.file}
+    annotations = [said.get(place) for _, place in files]
+    if not any(row.label for row in found.rows):
+        raise UserError(f"{path}: no column is the label: {found.columns}: give `label_column`")
+    if not any(annotations):
+        where = f"none of the {len(files):,} images of `source`, such as {files[0][1]!r},"
+        raise nothing_found(found, where, index)
+    terminal.say(found.understood)
+    return annotations
+
+
+def nothing_found(found: LabelList, where: str, index: PathIndex) -> UserError:
+    """Return the error for a list whose paths lead to no file.
+
+    Args:
+        found: the list, which has a row.
+        where: what was searched, for the message.
+        index: of the files that were searched.
+    """
+    path, first, count = found.path, found.rows[0], len(found.rows)
+    more = f" nor at the other {count - 1:,} paths" if count > 1 else ""
+    message = (
+        f"{path}, {found.unit} {first.line}: no file is at {first.path!r}{more}, and {where} fits"
+    )
+    tail = index.tail(first.path)
+    if not tail:
+        return UserError(
+            f"{message} by its name: write paths relative to the list's folder, or give the folder"
+            f" of the images as `source` with `labels=csv:{path}`, or name another `path_column`"
+        )
+    head = first.path.strip()[: -len(tail)]
+    return UserError(f"{message}; only {tail!r} is here: remove {head!r} from the paths")
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of a list, in hexadecimal digits; raise UserError if it is unreadable."""
+    try:
+        data = storage.read_whole(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path!r} cannot be read ({error}): name another list") from None
+    if data is None:
+        raise UserError(f"{path!r} does not exist: name a list of files and labels")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _row(row: TableRow, found: ListColumns) -> Row:
+    try:
+        path = _checked_path(row.cells[found.path])
+        files = found.find(path)
+        if len(files) > 1:
+            raise BadRow(
+                f"{path!r} may be {files[0]!r} or {files[1]!r}: write the folder too, or give only"
+                " the right folder as `source`, and this list by `labels`"
+            )
+        label = "" if found.label is None else _checked_label(row.cells[found.label], path)
+        group = "" if found.group is None else _checked_group(row.cells[found.group])
+        split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
+    except BadRow as bad:
+        raise BadRow(str(bad), row.line) from None
+    file = files[0] if files else ""
+    # Equal strings become one object: a list may have millions of rows.
+    return Row(
+        row.line, path, path if file == path else file, *map(sys.intern, (label, group, split))
+    )
+
+
+def _check_agreement(rows: Iterable[Row], unit: str) -> None:
+    first: dict[str, Row] = {}
+    for row in rows:
+        there = first.setdefault(row.file or row.path, row)
+        for value, other in zip(row.annotation, there.annotation, strict=True):
+            if value != other:
+                raise BadRow(
+                    f"{row.path!r} is {value!r} here and {other!r} in {unit} {there.line}; remove"
+                    " one of them",
+                    row.line,
+                )
+
+
+def _folder(path: str) -> str:
+    """Return the absolute path, or the URL, of the folder of a list."""
+    return os.path.dirname(_absolute(path))
+
+
+def _absolute(path: str) -> str:
+    return path if remote.is_remote(path) else os.path.abspath(path)
+
+
+def _checked_path(cell: Any) -> str:
+    path = list_columns.to_text(cell)
+    if not path.strip():
+        raise BadRow("no path: write an absolute path, or one relative to the list's folder")
     if "\0" in path or not _is_utf8(path):
-        raise _Bad(f"{path[:200]!r} is not a valid path")
-    return path if remote.is_remote(path) else str(pathlib.PurePosixPath(path))
+        raise BadRow(f"{path[:200]!r} is not a valid path")
+    if remote.is_remote(path) or not ("./" in path or "//" in path or path.endswith("/")):
+        return path  # the common case, in a tenth of the time
+    return str(pathlib.PurePosixPath(path))
 
 
-def _checked_label(label: object) -> str:
-    allowed = f"write a name of at most {_MAX_NAME} printable characters, such as 'cat'"
-    if not isinstance(label, str):
-        raise _Bad(f"the label is a {type(label).__name__}, not a string: {allowed}")
-    label = label.strip()
-    if not label:
-        raise _Bad("no label: write a name, such as 'cat', or remove the line")
-    if not label.isprintable() or len(label) > _MAX_NAME:
-        raise _Bad(f"{label[:40]!r} is not a label: {allowed}")
-    return label
+def _checked_label(cell: Any, path: str) -> str:
+    label = list_columns.to_text(cell)
+    if cell is not None and not isinstance(cell, str) and not label:
+        raise BadRow(f"the label is a {type(cell).__name__}: write a name, such as 'cat'")
+    if not label.strip():
+        raise BadRow("no label: write a name, such as 'cat', or remove the row")
+    try:
+        return class_name.normalize(label, repr(path))
+    except UserError as error:
+        raise BadRow(f"label of {error}") from None
 
 
-def _checked_group(group: object) -> str:
+def _checked_group(cell: Any) -> str:
     allowed = f"write a number, a name of at most {_MAX_NAME} printable characters, or nothing"
-    if isinstance(group, int) and not isinstance(group, bool):
-        group = str(group)
-    if not isinstance(group, str):
-        raise _Bad(f"the group is a {type(group).__name__}: {allowed}")
-    group = group.strip()
+    group = "" if cell is None else list_columns.to_text(cell).strip()
+    if cell is not None and not isinstance(cell, str) and not group:
+        raise BadRow(f"the group is a {type(cell).__name__}: {allowed}")
     if not group.isprintable() or len(group) > _MAX_NAME:
-        raise _Bad(f"{group[:40]!r} is not a group: {allowed}")
+        raise BadRow(f"{group[:40]!r} is not a group: {allowed}")
     return group
 
 

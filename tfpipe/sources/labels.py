@@ -1,7 +1,6 @@
 """Find the class, group and split of each image: from its source, a list, or its path."""
 
 import collections
-import hashlib
 import os
 import re
 import unicodedata
@@ -12,25 +11,14 @@ from tfpipe.sources import class_name, label_list, layout, split_name
 from tfpipe.sources.folder_path import source_name
 from tfpipe.sources.folder_tree import FOLDER, NUMBERED
 from tfpipe.sources.layout import AUTO, FILENAME
+from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.source import Annotation
 
 # Prefix of a list's path in the option `labels`.
 CSV = "csv:"
 
-# Names that are meant as images. Some formats are not readable: listing them here makes such a file
-# a reject, rather than a file that is no image.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
-)
-
 _ALLOWED = f"{AUTO}, {FILENAME}, {FOLDER}, {NUMBERED}N or {CSV}FILE"
 _NUMBER = re.compile(rf"{NUMBERED}(0|-?[1-9]\d?)")
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name ends as an image's, in upper or lower case."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def check(mode: str) -> None:
@@ -40,12 +28,9 @@ def check(mode: str) -> None:
         raise UserError(f"`labels={mode}`: give {_ALLOWED}", status=2)
 
 
-def fingerprint(mode: str, group_column: str = "") -> str:
-    """Return a hex digest of the labels and groups in the list of `mode`; "" without a list."""
-    if not mode.startswith(CSV):
-        return ""
-    rows = label_list.read(mode[len(CSV) :], group_column)
-    return hashlib.sha256(repr([row[1:] for row in rows]).encode()).hexdigest()
+def fingerprint(mode: str) -> str:
+    """Return a hex digest of the list of `mode`; "" without a list."""
+    return label_list.digest(mode[len(CSV) :]) if mode.startswith(CSV) else ""
 
 
 def annotate(
@@ -53,7 +38,7 @@ def annotate(
     mode: str,
     own: Sequence[Annotation | None] | None = None,
     *,
-    group_column: str = "",
+    columns: Columns = FOUND,
     classes: Sequence[str] = (),
     ask_splits: bool = True,
     lists: Sequence[str] = (),
@@ -62,10 +47,10 @@ def annotate(
 
     Args:
         files: the path of the source of each image, and its name there.
-        mode: a mode of `layout.read`, or "csv:FILE" to look up the path, or the file name alone,
-            in a list.
+        mode: a mode of `layout.read`, or "csv:FILE" to look up the image in a list, see
+            `label_list.annotate`.
         own: what the source says about each image; None if nothing.
-        group_column: column of the groups, which the list may lack; "" for no groups.
+        columns: the columns of the list that a person names.
         classes: names that are classes, whatever else they may mean.
         ask_splits: whether splits that are unclear are an error.
         lists: paths of lists beside the images, for the message of an error.
@@ -83,7 +68,7 @@ def annotate(
     origins = ["the source says"] if len(plain) < len(found) else []
     images = [files[i] for i in plain]
     if mode.startswith(CSV):
-        listed = _look_up(mode[len(CSV) :], images, group_column) if plain else []
+        listed = _look_up(mode[len(CSV) :], images, columns) if plain else []
         origins += ["list"] * bool(plain)
     elif plain:
         read = layout.read(images, mode, classes, ask_splits=ask_splits, lists=lists)
@@ -136,29 +121,10 @@ def spellings(names: Iterable[str], classes: Iterable[str]) -> list[str]:
     return [f"folders of class {odd[0]!r} are written {shown}, which counts as one name{more}"]
 
 
-def _look_up(path: str, files: Sequence[tuple[str, str]], group_column: str) -> list[Annotation]:
-    """Return what a list says about images, by their names or file names."""
-    known = {row.path: row for row in label_list.read(path, group_column)}
-    found, user = [], {}
-    for _, name in files:
-        spellings = [name, os.path.splitext(name)[0], os.path.basename(name)]
-        spellings.append(os.path.splitext(spellings[2])[0])
-        key = next((each for each in spellings if each in known), None)
-        if key is None:
-            found.append(Annotation())
-            continue
-        if user.setdefault(key, name) != name:  # files of one name may have two classes
-            raise UserError(
-                f"`labels={CSV}{path}`: {key!r} may be {user[key]!r} or {name!r}: write both with"
-                " their folders"
-            )
-        found.append(Annotation(known[key].label, known[key].group))
-    if not user:
-        raise UserError(
-            f"`labels={CSV}{path}`: the list names none of the {len(files)} images, such as"
-            f" {files[0][1]!r}, but {min(known, default='')!r}: write their paths in `source`"
-        )
-    return found
+def _look_up(path: str, files: Sequence[tuple[str, str]], columns: Columns) -> list[Annotation]:
+    """Return what a list says about images; nothing for those that it does not name."""
+    located = [(name, os.path.join(root, name)) for root, name in files]
+    return [each or Annotation() for each in label_list.annotate(path, located, columns)]
 
 
 def _add_splits(

@@ -2,22 +2,31 @@
 
 import functools
 import os
+import pathlib
 import stat
+import unicodedata
+from collections.abc import Iterator
 
 from tfpipe.core import remote, storage
 from tfpipe.sources import label_list
 from tfpipe.sources.file import is_file, read_file, stamps
+from tfpipe.sources.folder import Folder
+from tfpipe.sources.label_list import LabelList
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.path_index import PathIndex
 from tfpipe.sources.source import Annotation, Source
 
 
 class Listing(Source):
-    """Files named by a CSV or JSONL file, each with an optional label; see `label_list`.
+    """Files named by a list, each with an optional label; see `label_list`.
 
     Paths are absolute, relative to the list's folder, or URLs. They may lead anywhere, and links
-    are followed, because a person wrote the list. Missing files are skipped.
+    are followed, because a person wrote the list. Missing files are skipped. If most paths lead to
+    nothing, files below the list's folder are found by the end of their path, such as the file
+    name, with or without its ending.
     """
 
-    kind = "a list (.csv or .jsonl)"
+    kind = "a list (.csv, .tsv, .txt, .json or .jsonl)"
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -30,56 +39,131 @@ class Listing(Source):
         if self._url:
             storage.exists(self._url)  # loads TensorFlow
 
+    def release(self) -> None:  # noqa: D102
+        _ = self._url
+        for name in ("_lists", "_listing", "_below", "_index"):
+            self.__dict__.pop(name, None)
+
     def __reduce__(self):
-        return type(self), (self.path,), {"_url": self._url}
+        return type(self), (self.path, self.options), {"_url": self._url}
 
     def locate(self, name: str) -> str:
         """Return the path of a file, joined to the list's folder, or its URL."""
         return name if remote.is_remote(name) else os.path.join(os.path.dirname(self.path), name)
 
-    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
-        """Return the label and group of every file; raise UserError if a label is missing."""
-        rows = label_list.read(self.path, group_column)
-        return {row.path: Annotation(row.label, row.group) for row in rows}
+    def notes(self, columns: Columns | None) -> list[str]:  # noqa: D102
+        return [self._read_list(columns).understood]
+
+    def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:
+        """Return what the list says about every file; raise UserError if a label is missing."""
+        rows = self._read_list(columns).rows
+        return {row.file or row.path: row.annotation for row in rows}
 
     @functools.cached_property
     def _url(self) -> str:
         """The first URL in the list, or ""; workers get it without reading the list."""
-        return next(filter(remote.is_remote, (self.locate(row.path) for row in self._rows)), "")
+        return next(
+            filter(remote.is_remote, (self.locate(row.path) for row in self._list.rows)), ""
+        )
+
+    @property
+    def _list(self) -> LabelList:
+        return next(iter(self._lists.values()), None) or self._read_list(None)
 
     @functools.cached_property
-    def _rows(self) -> list[label_list.Row]:
-        return label_list.read(self.path, labelled=False)  # predictions need no labels
+    def _lists(self) -> dict[Columns | None, LabelList]:
+        return {}
+
+    def _read_list(self, columns: Columns | None) -> LabelList:
+        """Read the list, once for all uses; without labels if `columns` is None."""
+        if columns not in self._lists:
+            wanted = (columns or FOUND)._replace(path=self.options.path_column)
+            found = label_list.read(self.path, wanted, self._finders, labelled=columns is not None)
+            self._lists.clear()
+            self._lists[columns] = found
+        return self._lists[columns]
+
+    @property
+    def _finders(self):
+        if remote.is_remote(self.path):
+            return [self._at_path]
+        return [self._at_path, self._below_folder]
+
+    def _at_path(self, path: str) -> list[str]:
+        """Return the name of the file at a path, in the spelling that this file system has."""
+        for spelling in _spellings(path):
+            if remote.is_remote(self.locate(spelling)):
+                return [spelling]  # its existence costs a request, so `_listing` asks for many
+            try:
+                if not stat.S_ISDIR(os.stat(self.locate(spelling)).st_mode):
+                    return [spelling]
+            except (OSError, ValueError):  # ValueError: a path that no file can have
+                continue
+        return []
+
+    def _below_folder(self, path: str) -> list[str]:
+        return self._at_path(path) or [self._below[place] for place in self._index.find(path)]
+
+    @functools.cached_property
+    def _below(self) -> list[str]:
+        """The names of all files below the list's folder."""
+        return Folder(os.path.dirname(self.path) or ".", self.options).names()
+
+    @functools.cached_property
+    def _index(self) -> PathIndex:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        return PathIndex([(name, f"{folder}/{name}") for name in self._below], folder)
 
     @functools.cached_property
     def _listing(self):
         members, skipped = {}, []
-        urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in self._rows))})
+        rows = self._list.rows
+        urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in rows))})
         stamp_of = dict(zip(urls, stamps(urls), strict=True))
         seen = set()
-        for row in self._rows:
-            if row.path in seen:
+        for row in rows:
+            name = row.file or row.path
+            if name in seen:
                 detail = f"line {row.line} of the list repeats an earlier line"
-                skipped.append((row.path, "repeated name", detail))
+                skipped.append((name, "repeated name", detail))
                 continue
-            seen.add(row.path)
-            path = self.locate(row.path)
+            seen.add(name)
+            path = self.locate(name)
             try:
                 if path in stamp_of:
                     if isinstance(stamp_of[path], OSError):
                         raise stamp_of[path]
-                    members[row.path] = (*stamp_of[path], row.label)
+                    members[name] = stamp_of[path]
                     continue
                 status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 detail = f"line {row.line} of {self.path} names it, but it does not exist"
-                skipped.append((row.path, "missing", detail))
+                skipped.append((name, "missing", detail))
                 continue
-            except OSError as error:
-                skipped.append((row.path, "unreadable", error.strerror or str(error)))
+            except (OSError, ValueError) as error:
+                skipped.append((name, "unreadable", getattr(error, "strerror", "") or str(error)))
                 continue
             if stat.S_ISREG(status.st_mode):
-                members[row.path] = (status.st_size, status.st_mtime_ns, row.label)
+                members[name] = (status.st_size, status.st_mtime_ns)
             else:
-                skipped.append((row.path, "special file", "not a regular file"))
+                skipped.append((name, "special file", "not a regular file"))
+        if not members and all(reason == "missing" for _, reason, _ in skipped):
+            where = f"none of the {len(self._below):,} files in {os.path.dirname(self.path) or '.'}"
+            raise label_list.nothing_found(self._list, where, self._index)
         return members, skipped
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Yield a path as written, with the separators of Linux, and in both forms of its accents."""
+    if remote.is_remote(path):
+        yield path
+        return
+    stripped = path.strip()
+    for separated in dict.fromkeys((path, stripped, stripped.replace("\\", "/"))):
+        spellings = [
+            separated,
+            *(unicodedata.normalize(form, separated) for form in ("NFC", "NFD")),
+        ]
+        for spelling in dict.fromkeys(spellings):
+            if spelling.strip():
+                yield str(pathlib.PurePosixPath(spelling))

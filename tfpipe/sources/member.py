@@ -5,8 +5,26 @@ import re
 from collections.abc import Set
 
 # An archive inside a source is reported, never opened.
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+ARCHIVE_SUFFIXES = (
+    *(".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".lz4"),
+    *(".7z", ".rar"),
+)
 
+# Names that are meant as images. Some formats are not readable: listing them here makes such a file
+# a reject, rather than a file that is no image.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
+)
+
+# Names of files that lie beside images or archives.
+_DOCUMENTS = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".html", ".pdf", ".xml", ".yaml", ".yml"),
+    *("license", "readme"),
+)
+
+SYMLINK = "symlink"
+COPY = "copy"  # of a member, such as a transformed one, or a second link; nothing is lost
 NESTED = ("nested archive", "name the inner archive as a source")
 REPEATED = ("repeated name", "only the last member of this name is used")
 
@@ -33,8 +51,18 @@ def refuse_name(name: str, links: Set[str]) -> tuple[str, str] | None:
     if path.is_absolute() or windows.drive or "\\" in name or ".." in path.parts:
         return "unsafe name", "names must be relative, with '/' between folders and no '..'"
     if name in links or links.intersection(map(str, path.parents)):
-        return "symlink", "links are not followed; put the file into the archive"
+        return SYMLINK, "links are not followed: put the files themselves into the archive"
     return None
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name ends as an image's, in upper or lower case."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_document(name: str) -> bool:
+    """Return whether a file name ends as a list's or a text's."""
+    return name.lower().endswith(_DOCUMENTS)
 
 
 def is_archive(name: str) -> bool:

@@ -6,6 +6,9 @@ from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.member import SYMLINK
+from tfpipe.sources.options import DEFAULTS, Options
 
 # A photo has a few MB; 64 MiB holds a 20-megapixel 24-bit BMP. The limit bounds the memory that a
 # hostile file can cost a worker.
@@ -34,20 +37,22 @@ class Annotation(NamedTuple):
 class Source:
     """Files at one path, listed at first use and read one at a time.
 
-    A pickled copy holds only the path and lists the files again.
+    A pickled copy holds only the path and the options, and lists the files again.
 
     Attributes:
         path: given by the user.
+        options: how to read it.
     """
 
     kind = ""  # for messages, such as "a zip archive"
     holds_images_only = False  # whether every member is an image, whatever its name
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, options: Options = DEFAULTS):
         self.path = path
+        self.options = options
 
     def __reduce__(self):
-        return type(self), (self.path,)
+        return type(self), (self.path, self.options)
 
     @classmethod
     def fits(cls, path: str) -> bool:
@@ -71,14 +76,31 @@ class Source:
         """Files that are not members, sorted: (name, reason, detail)."""
         return sorted(self._listing[1])
 
-    def annotations(self, group_column: str = "") -> dict[str, Annotation]:
+    def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:
         """Return what the source says about its files, skipped or not; empty if it says nothing.
 
         Args:
-            group_column: column of a list that holds the groups; "" for no groups.
+            columns: the columns of a list that a person names.
         """
-        del group_column
+        del columns
         return {}
+
+    def notes(self, columns: Columns | None) -> list[str]:
+        """Return lines that say how the source is understood.
+
+        Args:
+            columns: as for `annotations`; None if labels are not needed.
+        """
+        del columns
+        return []
+
+    def warnings(self) -> list[str]:
+        """Return lines that say what a person may not expect."""
+        links = [(name, detail) for name, reason, detail in self.skipped if reason == SYMLINK]
+        if not links:
+            return []
+        count = "1 symbolic link" if len(links) == 1 else f"{len(links):,} symbolic links"
+        return [f"{self.path}: {count}, the first {links[0][0]!r}: {links[0][1]}"]
 
     def locate(self, name: str) -> str:
         """Return the path of a member for messages: the source's path and the name."""

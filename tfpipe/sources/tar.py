@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
-from tfpipe.sources import member
+from tfpipe.sources import member, name_encoding
 from tfpipe.sources.file import is_file, stamp
+from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES, Source, check_size
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
@@ -45,12 +46,12 @@ class Tar(Source):
 
     kind = "a tar archive"
 
-    def __init__(self, path: str, unpacked: str = ""):
-        super().__init__(path)
+    def __init__(self, path: str, options: Options = DEFAULTS, unpacked: str = ""):
+        super().__init__(path, options)
         self._unpacked = unpacked
 
     def __reduce__(self):
-        return type(self), (self.path, self._unpacked)
+        return type(self), (self.path, self.options, self._unpacked)
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -97,6 +98,12 @@ class Tar(Source):
                 self._unpacked = _unpack(self.path, compression)
                 weakref.finalize(self, _remove, self._unpacked)
             file = storage.open_to_read(self._unpacked or self.path)
+            if compression and not _is_tar(file.read(_TAR_BLOCK)):
+                file.close()
+                raise UserError(
+                    f"{self.path} is compressed by {compression}, but what it holds is no tar"
+                    " archive, or a damaged one: uncompress it yourself, and name the result"
+                )
         except OSError as error:
             raise UserError(
                 f"{error.filename or self.path}: {error.strerror}, while reading {self.path}:"
@@ -110,7 +117,7 @@ class Tar(Source):
         members, skipped = {}, []
         try:
             modified = stamp(self.path)[1]
-            infos = list(_infos(self._file))
+            infos = self._decoded(list(_infos(self._file)))
         # Hostile headers raise any of these.
         except (_Damaged, tarfile.TarError, ValueError, OSError, OverflowError) as error:
             raise _damaged(self.path, error) from None
@@ -126,6 +133,19 @@ class Tar(Source):
                 skipped.append((name, *member.REPEATED))
             members[name] = (info.offset_data, info.size, modified)
         return members, skipped
+
+    def _decoded(self, infos: list[tuple[str, tarfile.TarInfo]]):
+        """Return the same with names in the encoding that a person gives."""
+        encoding = self.options.name_encoding
+        plain = [
+            i for i, (name, info) in enumerate(infos) if not (info.pax_headers and _is_text(name))
+        ]
+        if encoding:
+            raw = [infos[place][0].encode("utf-8", "surrogateescape") for place in plain]
+            decoded = name_encoding.decode(raw, encoding, self.path)
+            for place, name in zip(plain, decoded, strict=True):
+                infos[place] = (name, infos[place][1])
+        return infos
 
 
 class _Damaged(Exception):  # noqa: N818 (always turned into a UserError)
@@ -154,14 +174,17 @@ def _infos(file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """Yield the name of each member, without "./", and its header; contents are not read."""
     file.seek(0)
     headers = _Headers(file)
-    with tarfile.open(fileobj=headers, mode="r:") as archive:
+    with tarfile.open(
+        fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape"
+    ) as archive:
         end = -1
         while (info := archive.next()) is not None:
             if archive.offset <= end:  # a negative size would loop for ever
                 raise _Damaged(f"the header before byte {end} has a wrong size")
             end = archive.offset
             archive.members.clear()  # tarfile would keep all of them in memory
-            info.pax_headers = {}
+            # A header of this kind says that the name is UTF-8; others are large.
+            info.pax_headers = {"path": ""} if "path" in info.pax_headers else {}
             headers.renew()
             yield str(pathlib.PurePosixPath(info.name)), info
         end = archive.offset
@@ -187,10 +210,13 @@ def _refuse(info: tarfile.TarInfo) -> tuple[str, str] | None:
 
 def _begins_archive(head: bytes) -> bool:
     """Return whether a file is a tar archive, compressed or not, by its first block."""
-    if _compression_of(head):
-        return True
+    return bool(_compression_of(head)) or _is_tar(head)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Return whether the first block of a file is that of a tar archive."""
     try:
-        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return len(head) == _TAR_BLOCK and not any(head)  # an archive without members
     return True
@@ -267,6 +293,15 @@ def _decompressed(path: str, compression: str) -> Iterator[bytes]:
 
 def _damaged(path: str, error: Exception) -> UserError:
     return UserError(f"{path} is a damaged tar archive ({error}): copy it again")
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name is UTF-8; `tarfile` keeps other bytes as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remove(path: str) -> None:

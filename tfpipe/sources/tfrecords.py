@@ -16,11 +16,10 @@ from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
 from tfpipe.sources.file import is_file, is_folder, stamp
-from tfpipe.sources.labels import is_image_name
+from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.member import COPY, is_image_name
+from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
-
-# The reason for skipping a transformed copy; its image is a member too.
-COPY = "copy"
 
 # Common names: x.tfrecord, x.tfrecords, x.tfrecord-00000-of-00008 and x-00000-of-00008. A
 # compressed shard matches too, so that its error message can say why it is refused.
@@ -66,13 +65,13 @@ class TFRecords(Source):
 
     kind = "TFRecords"
 
-    def __init__(self, path: str, contents: _Contents | None = None):
-        super().__init__(path)
+    def __init__(self, path: str, options: Options = DEFAULTS, contents: _Contents | None = None):
+        super().__init__(path, options)
         if contents is not None:
             self._contents = contents
 
     def __reduce__(self):
-        return type(self), (self.path, self._contents)
+        return type(self), (self.path, self.options, self._contents)
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -94,7 +93,7 @@ class TFRecords(Source):
         check_size(len(fields.encoded))
         return _to_png(fields) if fields.format == "raw" else fields.encoded
 
-    def annotations(self, group_column: str = "") -> dict[str, Annotation]:  # noqa: D102
+    def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:  # noqa: D102
         return {name: Annotation(label) for name, label in self._contents.labels.items()}
 
     @property
