@@ -7,7 +7,10 @@ interval. So an image keeps its split when others come or go.
 Chance alone would put 160 +- 11 of a class of 800 into a fifth. If a split's share of a class is
 off its fraction by more than 2 percentage points, and by a whole image, the units with the numbers
 nearest to the split's interval move. And a class with at least as many units as there are splits
-has one in each.
+has one in each; any class has one in the training split.
+
+Near-duplicates stay together too, unless a class would then be far from its share of a split, or
+absent from training. Then the largest clusters of that class are broken.
 
 So an image may still change its split if its class would otherwise be split badly. When two classes
 of 800 at 0.8/0.2 grow by a tenth, 0.7 of the 1,600 images do so on average of 200 seeds, at most
@@ -15,7 +18,7 @@ of 800 at 0.8/0.2 grow by a tenth, 0.7 of the 1,600 images do so on average of 2
 """
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from tfpipe.building import stratify
 from tfpipe.core.errors import UserError
@@ -57,12 +60,19 @@ def parse(text: str) -> dict[str, float]:
     return splits
 
 
+def training(names: Iterable[str]) -> str:
+    """Return the split to train on: "train", or else the first."""
+    names = list(names)
+    return "train" if "train" in names else names[0]
+
+
 def assign(
     keys: Sequence[str],
     labels: Sequence[str],
     fractions: dict[str, float],
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    near: Sequence[Hashable] | None = None,
 ) -> list[str]:
     """Assign images to splits.
 
@@ -76,12 +86,16 @@ def assign(
         seed: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
             `stratify.join` combines several groupings.
+        near: the cluster of near-duplicates of each image; None for none.
 
     Returns:
         One split name for each image.
     """
     names = list(fractions)
-    parts = stratify.partition(keys, labels, list(fractions.values()), f"{seed}:", groups)
+    parts = stratify.partition(
+        *(keys, labels, list(fractions.values()), f"{seed}:", groups, near),
+        training=names.index(training(names)),
+    )
     return [names[part] for part in parts]
 
 
@@ -99,8 +113,11 @@ def folds(
     k: int,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    near: Sequence[Hashable] | None = None,
 ) -> list[int]:
     """Assign images to `k` folds of equal size, by the rule of `assign` but independent of it.
+
+    A class with two units or more is in two folds or more, so that each fold's training has it.
 
     Returns:
         A fold in 0..k-1 for each image, or -1 for all if `k` is 0.
@@ -111,4 +128,4 @@ def folds(
     check_folds(k)
     if k == 0:
         return [-1] * len(keys)
-    return stratify.partition(keys, labels, [1 / k] * k, f"fold:{seed}:", groups)
+    return stratify.partition(keys, labels, [1 / k] * k, f"fold:{seed}:", groups, near)

@@ -1,0 +1,185 @@
+"""Warnings about classes that a split lacks, or has far too few or too many of."""
+
+import collections
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tfpipe import build_records
+from tfpipe.core.errors import UserError
+from tfpipe.records import coverage
+from tfpipe.records import manifest as manifests
+from tfpipe.records.subset import Subset
+
+FIFTH = {"train": 0.8, "val": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected", "far"),
+    [
+        *((0, 1.0, True), (0, 0.9, False), (0, 5 * 0.2, True), (1, 0.2, False), (3, 1.2, False)),
+        *((12, 24, False), (11, 24, True), (36, 24, False), (37, 24, True), (1000, 800, False)),
+        *((2, 4, False), (2, 5, True), (0, 0, False)),
+    ],
+)
+def test_far(count, expected, far):
+    assert coverage.is_far(count, expected) == far
+    assert coverage.is_far(np.array([[count, 1]]), np.array([expected, 1])).tolist() == [
+        [far, False]
+    ]
+
+
+def describe(train, val, fractions=FIFTH):
+    counts = {"train": train, "val": val}
+    return coverage.describe(counts, fractions and coverage.expect(counts, fractions))
+
+
+def test_fair_counts_need_no_words():
+    assert describe({"a": 80, "b": 9}, {"a": 20, "b": 2}) == ""
+    assert describe({"a": 1, "b": 99}, {"a": 99, "b": 1}, None) == ""
+
+
+def test_missing_classes_are_counted_and_the_first_named():
+    names = [f"person {i}" for i in range(300)]
+    said = describe(dict.fromkeys(names, 1), {name: int(i < 100) for i, name in enumerate(names)})
+    assert "no image in val for 200 of 300 classes" in said
+    assert "'person 100', 'person 101', 'person 102', ..." in said
+    assert "add images" in said
+    assert "--splits" in said
+    assert "groups" not in said
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "words"),
+    [
+        ({"a": 119, "b": 96}, {"a": 1, "b": 24}, ["share of val", "'a' has 1 instead of 24"]),
+        ({"a": 120, "b": 96}, {"a": 0, "b": 24}, ["no image in val", "1 of 2", "('a')"]),
+        ({"a": 0, "b": 96}, {"a": 9, "b": 24}, ["no image in train", "'a' has 9 instead of 2"]),
+    ],
+)
+def test_what_groups_force(train, val, words):
+    said = describe(train, val)
+    for word in [*words, "equal files and groups stay together"]:
+        assert word in said
+
+
+def test_counts_of_parts():
+    found = coverage.count(["val", "train", "train"], ["b", "a", "a"])
+    assert found == {"train": {"a": 2, "b": 0}, "val": {"a": 0, "b": 1}}
+
+
+def build(source, out, **changes):
+    options = {"source": (str(source),), "out": str(out), "workers": 1, "report": False}
+    build_records.main(build_records.Options(**options | changes))
+    return manifests.load(out)
+
+
+def pictures(folder, **counts):
+    """Save noise, which is alike in no two pictures."""
+    for kind, count in counts.items():
+        (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng([number, *kind.encode()]).integers(0, 256, (24, 24, 3))
+            image = PIL.Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / kind / f"{number}.png")
+    return folder
+
+
+def warnings(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rare")
+    return build(pictures(folder / "in", common=20, once=1), folder / "out", folds=3)
+
+
+def test_build_tells_what_is_missing(tmp_path, capsys):
+    manifest = build(pictures(tmp_path / "in", common=20, once=1), tmp_path / "out", folds=3)
+    assert manifest.splits["train"]["once"] == 1
+    split, folds = warnings(capsys)
+    assert "no image in val for 1 of 2 classes ('once')" in split
+    assert "in one of the 3 folds for 1 of 2 classes ('once')" in folds
+
+
+def test_train_tells_what_is_missing(rare, capsys, tiny_config):
+    from tfpipe import train
+
+    with pytest.raises(UserError, match="average"):  # so that it ends before the first step
+        train.main(tiny_config(records=str(rare.folder), average="none of these"))
+    (said,) = warnings(capsys)
+    assert "no image in val for 1 of 2 classes ('once')" in said
+
+
+def test_folds_lack_what_only_one_has(rare):
+    there = next(int(fold) for fold, counts in rare.folds.items() if counts["once"])
+    for fold in range(3):
+        parts = [Subset(rare, ("train", "val"), fold, held) for held in (False, True)]
+        said = coverage.describe_subsets(*parts)
+        assert f"no image in {parts[fold != there].name} for 1 of 2" in said
+
+
+@pytest.mark.parametrize("mode", ["none", "copies", "drop"])
+def test_rebalanced_records_are_no_reason_to_warn(mode, tmp_path, capsys):
+    manifest = build(pictures(tmp_path / "in", a=30, b=5), tmp_path / "out", rebalance=mode)
+    assert warnings(capsys) == []
+    assert coverage.describe_subsets(*(Subset(manifest, (split,)) for split in FIFTH)) == ""
+
+
+def test_every_one_image_class_is_in_train(tmp_path, capsys):
+    names = [f"c{i}" for i in range(30)]
+    counts = {name: 1 + (i % 3 == 0) for i, name in enumerate(names)}
+    manifest = build(pictures(tmp_path / "in", **counts), tmp_path / "out")
+    assert set(manifest.splits["train"].values()) == {1}
+    assert sum(manifest.splits["val"].values()) == 10
+    (line,) = warnings(capsys)
+    assert "no image in val for 20 of 30 classes" in line
+
+
+def disc(number, kind, side=96):
+    """A shape of its own colour near the middle of a white square: alike by nature."""
+    rng = np.random.default_rng([number, *kind.encode()])
+    image = PIL.Image.new("RGB", (side, side), "white")
+    pen = PIL.ImageDraw.Draw(image)
+    left, right = int(rng.integers(14, 24)), int(rng.integers(52, 68))
+    color = tuple(int(value) for value in rng.integers(0, 200, 3))
+    shape = {"disc": pen.ellipse, "square": pen.rectangle}.get(kind)
+    if shape:
+        shape((left, left, right, right), fill=color)
+    else:
+        pen.polygon([(left, left), (right, left), (right, right)], fill=color)
+    return image
+
+
+def test_pictures_that_are_alike_by_nature(tmp_path, capsys):
+    kinds = ("disc", "square", "triangle")
+    for kind in kinds:
+        (tmp_path / "in" / kind).mkdir(parents=True)
+        for number in range(60):
+            disc(number, kind).save(tmp_path / "in" / kind / f"{number}.png")
+    manifest = build(tmp_path / "in", tmp_path / "out", folds=5)
+    assert all(6 <= manifest.splits["val"][kind] <= 18 for kind in kinds)
+    assert all(6 <= counts[kind] <= 18 for counts in manifest.folds.values() for kind in kinds)
+    said = capsys.readouterr().err
+    assert "of 180 images are in" in said
+    assert "share of val" not in said
+
+
+def test_near_copies_of_a_photograph_share_a_split(tmp_path, capsys):
+    for kind in ("cat", "dog"):
+        (tmp_path / "in" / kind).mkdir(parents=True)
+        for number in range(20):
+            cells = np.random.default_rng([number, *kind.encode()]).integers(0, 256, (24, 24, 3))
+            image = PIL.Image.fromarray(cells.astype(np.uint8)).resize((128, 128))
+            for quality in (95, 70, 40):
+                image.save(tmp_path / "in" / kind / f"{number} {quality}.jpg", quality=quality)
+    out = tmp_path / "out"
+    manifest = build(tmp_path / "in", out)
+    split_of = collections.defaultdict(set)
+    for split in FIFTH:
+        for record in Subset(manifest, (split,)).records():
+            split_of[record.filename.split()[0]].add(split)
+    assert all(len(each) == 1 for each in split_of.values())
+    assert warnings(capsys) == []
