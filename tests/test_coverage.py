@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tfpipe import build_records
+import tfpipe.runs.trainer  # noqa: F401 (loads TensorFlow before a test's time begins)
+from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
 from tfpipe.records import coverage
 from tfpipe.records import manifest as manifests
@@ -105,8 +106,6 @@ def test_build_tells_what_is_missing(tmp_path, capsys):
 
 
 def test_train_tells_what_is_missing(rare, capsys, tiny_config):
-    from tfpipe import train
-
     with pytest.raises(UserError, match="average"):  # so that it ends before the first step
         train.main(tiny_config(records=str(rare.folder), average="none of these"))
     (said,) = warnings(capsys)
