@@ -9,6 +9,7 @@ import pytest
 import tfpipe.runs.trainer  # noqa: F401 (loads TensorFlow before a test's time begins)
 from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
+from tfpipe.images import duplicates
 from tfpipe.records import coverage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
@@ -137,33 +138,74 @@ def test_every_one_image_class_is_in_train(tmp_path, capsys):
     assert "no image in val for 20 of 30 classes" in line
 
 
-def disc(number, kind, side=96):
+KINDS = ("disc", "square", "triangle")
+
+
+def shape(number, kind, *, moves, side=96):
     """A shape of its own colour near the middle of a white square: alike by nature."""
     rng = np.random.default_rng([number, *kind.encode()])
     image = PIL.Image.new("RGB", (side, side), "white")
     pen = PIL.ImageDraw.Draw(image)
-    left, right = int(rng.integers(14, 24)), int(rng.integers(52, 68))
+    left, right = (int(rng.integers(14, 24)), int(rng.integers(52, 68))) if moves else (20, 60)
+    points = [(left, left), (right, left), (right, right)]
     color = tuple(int(value) for value in rng.integers(0, 200, 3))
-    shape = {"disc": pen.ellipse, "square": pen.rectangle}.get(kind)
-    if shape:
-        shape((left, left, right, right), fill=color)
+    if kind == "triangle":
+        pen.polygon(points, fill=color)
     else:
-        pen.polygon([(left, left), (right, left), (right, right)], fill=color)
+        draw = pen.ellipse if kind == "disc" else pen.rectangle
+        draw(points[0] + points[2], fill=color)
     return image
 
 
-def test_pictures_that_are_alike_by_nature(tmp_path, capsys):
-    kinds = ("disc", "square", "triangle")
-    for kind in kinds:
-        (tmp_path / "in" / kind).mkdir(parents=True)
-        for number in range(60):
-            disc(number, kind).save(tmp_path / "in" / kind / f"{number}.png")
-    manifest = build(tmp_path / "in", tmp_path / "out", folds=5)
-    assert all(6 <= manifest.splits["val"][kind] <= 18 for kind in kinds)
-    assert all(6 <= counts[kind] <= 18 for counts in manifest.folds.values() for kind in kinds)
+def shapes(folder, count, *, moves):
+    for kind in KINDS:
+        (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            shape(number, kind, moves=moves).save(folder / kind / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_pictures_that_are_alike_by_nature(moves, tmp_path, capsys):
+    manifest = build(shapes(tmp_path / "in", 60, moves=moves), tmp_path / "out", folds=5)
+    assert all(6 <= manifest.splits["val"][kind] <= 18 for kind in KINDS)
+    assert all(6 <= counts[kind] <= 18 for counts in manifest.folds.values() for kind in KINDS)
     said = capsys.readouterr().err
-    assert "of 180 images are in" in said
+    if moves:
+        assert "of 180 images are in" in said
+    else:
+        assert "most images look alike in" in said
+        actions = {each.action for each in duplicates.load(manifest.folder)}
+        assert actions == {"keep"}
     assert "share of val" not in said
+
+
+def test_no_class_is_dropped_because_its_pictures_are_alike(tmp_path, capsys):
+    source = shapes(tmp_path / "in", 30, moves=False)
+    (source / "disc" / "copy.png").write_bytes((source / "disc" / "0.png").read_bytes())
+    manifest = build(source, tmp_path / "out", duplicates="drop")
+    assert manifest.accepted == 90
+    assert manifest.rejected == {"duplicate": 1}
+    assert "most images look alike in 3 of 3 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_a_few_pictures_that_are_alike(count, tmp_path, capsys):
+    source = pictures(tmp_path / "in", other=20)
+    for number in range(count):
+        path = source / "alike" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        shape(number, "square", moves=False).save(path)
+    manifest = build(source, tmp_path / "out", folds=2)
+    assert manifest.splits["train"]["alike"] > manifest.splits["val"]["alike"]
+    assert all(counts["alike"] for counts in manifest.folds.values())
+    said = warnings(capsys)
+    if count < 5:  # all are in train, as val would have less than one
+        assert manifest.splits["val"]["alike"] == 0
+        assert any("no image in val for 1 of 2 classes ('alike')" in line for line in said)
+    else:
+        assert any("in several splits" in line and "1 of 'alike'" in line for line in said)
+        assert {each.action for each in duplicates.load(manifest.folder)} == {"keep"}
 
 
 def test_near_copies_of_a_photograph_share_a_split(tmp_path, capsys):
