@@ -121,6 +121,18 @@ def test_folds_lack_what_only_one_has(rare):
         assert f"no image in {parts[fold != there].name} for 1 of 2" in said
 
 
+def test_build_tells_what_groups_force(tmp_path, capsys):
+    source = pictures(tmp_path / "in", held=10, free=20)
+    rows = [f"in/held/{i}.png,held,one patient" for i in range(10)]
+    rows += [f"in/free/{i}.png,free," for i in range(20)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+    manifest = build(source.parent / "list.csv", tmp_path / "out")
+    assert manifest.splits["train"]["held"] == 10
+    (said,) = warnings(capsys)
+    assert "no image in val for 1 of 2 classes ('held')" in said
+    assert "equal files and groups stay together" in said
+
+
 @pytest.mark.parametrize("mode", ["none", "copies", "drop"])
 def test_rebalanced_records_are_no_reason_to_warn(mode, tmp_path, capsys):
     manifest = build(pictures(tmp_path / "in", a=30, b=5), tmp_path / "out", rebalance=mode)
