@@ -23,7 +23,7 @@ from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
-from tfpipe.records import manifest, rejects
+from tfpipe.records import manifest, rejects, tfds
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
 from tfpipe.sources import class_order, labels
@@ -187,6 +187,8 @@ class _Build:
                 selection.rejects,
                 members=selection.duplicates,
             )
+        if self.job.store.form != stores.RAW:
+            tfds.save(self._result, described)
         others = {*storage.names_in(self._result)} - {shard.name for shard in written}
         files = tuple(sorted(others - {manifest.MANIFEST}))
         dataclasses.replace(described, files=files).save(self._result)
