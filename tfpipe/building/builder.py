@@ -161,9 +161,11 @@ class _Build:
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
+        there = {each.split for each in examples}
+        names = [name for name in self.plan.names if name in there]
         plans = shards.plan(
             examples,
-            self.plan.names,
+            names,
             seed=self.options.seed,
             shards=self.options.shards,
             shard_bytes=self.options.shard_size_mb * 10**6,
@@ -176,7 +178,7 @@ class _Build:
             arguments=build_options.arguments(self.options, self.plan),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, examples, written),
+            **self._describe(selection, examples, written, names),
         )
         if self.options.report:
             report.save(
@@ -219,6 +221,7 @@ class _Build:
         selection: Selection,
         examples: list[ExampleSpec],
         written: tuple[Shard, ...],
+        names: Sequence[str],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
         records = collections.Counter((each.split, each.text) for each in examples)
@@ -233,7 +236,7 @@ class _Build:
 
         return {
             "classes": self.classes,
-            "splits": table(records, self.plan.names),
+            "splits": table(records, names),
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),

@@ -201,7 +201,12 @@ class Selection:
             self.keys, labels, folds, seed, groups, self.clusters, split_of=split_of
         )
         empty = [split for split in plan.names if split not in split_of]
-        if empty:
+        if empty == [plan.optional]:
+            terminal.warn(
+                f"there is no split {plan.optional}, because it would have none of the"
+                f" {len(self.infos)} images: add images, or train with --val_split={plan.training}"
+            )
+        elif empty:
             raise UserError(
                 f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
                 " or give fewer `splits`"

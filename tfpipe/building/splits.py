@@ -49,6 +49,7 @@ class SplitPlan(NamedTuple):
         fractions: of the images that no given split holds out, by the name of the split.
         training: the split to train on; "" if there is none.
         keeps: whether the splits that folders or lists give are kept.
+        optional: a split that is left out if it would be empty; "" for none.
         text: the value of the option `splits` that says the same, whatever it was.
     """
 
@@ -56,6 +57,7 @@ class SplitPlan(NamedTuple):
     fractions: dict[str, float]
     training: str
     keeps: bool
+    optional: str
     text: str
 
 
@@ -73,15 +75,16 @@ def plan(text: str, given: Mapping[str, int]) -> SplitPlan:
     """
     if text != AUTO:
         fractions = parse(text)
-        return SplitPlan(tuple(fractions), fractions, training(fractions), False, text)
+        return SplitPlan(tuple(fractions), fractions, training(fractions), False, "", text)
     there = {split or TRAIN for split, images in given.items() if images}
     if there <= {TRAIN}:
-        return plan(DEFAULT, {})
+        return plan(DEFAULT, {})._replace(optional=VAL)
     fractions = parse(DEFAULT) if VAL not in there else {TRAIN: 1.0}
     if TRAIN not in there:
         fractions = {}
     names = tuple(name for name in split_name.ALL if name in there or name in fractions)
-    return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, AUTO)
+    optional = "" if VAL in there else VAL
+    return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, optional, AUTO)
 
 
 def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
