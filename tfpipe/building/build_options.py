@@ -68,7 +68,7 @@ class _Options:
     )
     folds: int = option("folds for cross-validation; each record has its number; 0 for none", 0)
     rebalance: str = option(
-        "how to make the classes of the first split equal: none, drop (images of the larger ones),"
+        "how to make the classes of the training split equal: none, drop (images of larger ones),"
         " copies (add randomly transformed copies of the smaller ones' images)",
         "none",
         choices=balance.MODES,

@@ -23,7 +23,7 @@ from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
-from tfpipe.records import manifest, rejects
+from tfpipe.records import manifest, rejects, tfds
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
 from tfpipe.sources import class_order, labels
@@ -161,9 +161,11 @@ class _Build:
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
+        there = {each.split for each in examples}
+        names = [name for name in self.plan.names if name in there]
         plans = shards.plan(
             examples,
-            self.plan.names,
+            names,
             seed=self.options.seed,
             shards=self.options.shards,
             shard_bytes=self.options.shard_size_mb * 10**6,
@@ -176,7 +178,7 @@ class _Build:
             arguments=build_options.arguments(self.options, self.plan),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, examples, written),
+            **self._describe(selection, examples, written, names),
         )
         if self.options.report:
             report.save(
@@ -187,6 +189,8 @@ class _Build:
                 selection.rejects,
                 members=selection.duplicates,
             )
+        if self.job.store.form != stores.RAW:
+            tfds.save(self._result, described)
         others = {*storage.names_in(self._result)} - {shard.name for shard in written}
         files = tuple(sorted(others - {manifest.MANIFEST}))
         dataclasses.replace(described, files=files).save(self._result)
@@ -217,6 +221,7 @@ class _Build:
         selection: Selection,
         examples: list[ExampleSpec],
         written: tuple[Shard, ...],
+        names: Sequence[str],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
         records = collections.Counter((each.split, each.text) for each in examples)
@@ -231,7 +236,7 @@ class _Build:
 
         return {
             "classes": self.classes,
-            "splits": table(records, self.plan.names),
+            "splits": table(records, names),
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),

@@ -97,6 +97,11 @@ class Subset:
         counts = self._counts
         return {name: counts[name, False] + counts[name, True] for name in self.manifest.classes}
 
+    @property
+    def class_images(self) -> dict[str, int]:
+        """Number of images of each class, without copies, in the order of the classes."""
+        return {name: self._counts[name, False] for name in self.manifest.classes}
+
     def holds(self, fold: Any, copy: Any) -> Any:
         """Return whether the subset contains a record of its shards.
 
