@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfpipe.core.errors import Rejected
-from tfpipe.images import perceptual_hash, strict
+from tfpipe.images import perceptual_hash
 from tfpipe.images.store import Store
 
 
@@ -66,7 +66,7 @@ def describe(ref: ImageRef, data: bytes, store: Store) -> tuple[ImageInfo, bytes
     Raises:
         Rejected: the file cannot be used, see `strict.decode`.
     """
-    image = strict.decode(data, min_side=store.min_side)
+    image = store.decode(data)
     stored = store.apply(image, data)
     is_file = stored.encoded is data
     sha256 = stored.sha256

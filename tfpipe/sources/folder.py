@@ -23,6 +23,9 @@ class Folder(Source):
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(os.path.join(self.path, name), follow=False)
 
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
+        return read_file(os.path.join(self.path, name), follow=False, size=size)
+
     @functools.cached_property
     def _listing(self):
         members, skipped = {}, []
@@ -67,6 +70,9 @@ class RemoteFolder(Source):
 
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(self.locate(name), follow=True)
+
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
+        return read_file(self.locate(name), follow=True, size=size)
 
     def fingerprint(self) -> str:
         """Return a hex digest of the members' names, sizes and times."""

@@ -17,7 +17,8 @@ CSV = "csv:"
 # a reject, rather than a file that is no image.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
+    *(".mpo", ".pjpeg", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".tga"),
 )
 
 _WORD_NUMBER = re.compile(r"(?P<label>[^\W\d_][\w -]*)\.\d+\.\w+")

@@ -15,7 +15,7 @@ from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
-from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.file import is_file, is_folder
 from tfpipe.sources.labels import is_image_name
 from tfpipe.sources.source import MAX_BYTES, Annotation, Source, check_size
 
@@ -127,7 +127,7 @@ class TFRecords(Source):
         for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                _list_shard(path, digest or str(stamp(path)[1]), classes, contents)
+                _list_shard(path, digest or str(storage.stamp(path)[1]), classes, contents)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
