@@ -48,14 +48,20 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
     if work.finish(out, key):
         return out, True
-    if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+    if manifest.is_current(
+        out,
+        build_options.deciding(options),
+        fingerprint,
+        replace=options.overwrite,
+        defaults=build_options.defaults(),
+    ):
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
     files = catalog.read(opened, options.labels, options.group_column)
     classes = labels.order(files.label_of.values(), options.classes)
     prepared = screens.prepare(options, classes)
-    store = stores.parse(options.store, options.jpeg_quality)
+    store = stores.parse(options.store, options.jpeg_quality, options.depth16)
     with work.open_work(out, key) as folder:
         job = Job(tuple(opened), str(folder), store, options.seed)
         with open_runner(job) as runner:
@@ -78,7 +84,11 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
 def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.group_column).items())) for source in opened]
+    for source in opened:
+        said = source.annotations(options.group_column).items()
+        parts.append(repr(sorted((name, each.group) for name, each in said if each.group)))
+        # Added only where there are any: a data set of an older version stays current.
+        parts += [repr((name, each.split)) for name, each in sorted(said) if each.split]
     parts.append(labels.fingerprint(options.labels, options.group_column))
     if options.exclude:
         parts.append(repr(exclude.load(options.exclude)))
@@ -126,7 +136,9 @@ class _Build:
             UserError: a class or split would be empty, or nothing can be written.
         """
         with terminal.progress("checking", len(self.files.refs)) as advance:
-            infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
+            infos, rejected = scan(
+                self.job, self.runner, self.files.refs, advance, self.options.max_rejects
+            )
         selection = Selection(self.files, infos, [*self.files.rejects, *rejected])
         if self.options.exclude:
             selection.exclude(self.options.exclude)
@@ -209,6 +221,12 @@ class _Build:
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
 
+        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
+        for each in examples if self.options.folds else ():
+            kinds = fold_records.setdefault(each.split, {}).setdefault(str(each.fold), {})
+            counted = kinds.setdefault(each.text, {"images": 0, "copies": 0})
+            counted["copies" if each.copy else "images"] += 1
+
         def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
             return {str(row): {name: counts[row, name] for name in self.classes} for row in rows}
 
@@ -225,6 +243,7 @@ class _Build:
             "shards": written,
             "copies": table(copies, sorted({split for split, _ in copies})),
             "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
+            "fold_records": fold_records,
             "duplicates": duplicates.count(selection.duplicates),
             "statistics": statistics.describe(selection.infos, selection.labels),
         }

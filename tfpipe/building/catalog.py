@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from tfpipe.core.errors import UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Source, labels
+from tfpipe.sources import Source, labels, sniff
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Catalog:
 
     Attributes:
         sources: the sources.
-        refs: the files with names of images, in the order of the sources.
+        refs: the files that are images by name or contents, in the order of the sources.
         rejects: all others.
         label_of: the label of each of `refs`, and of each file that a list names, missing or not.
         group_of: the group of those that a list puts in one; a group stays in one split.
@@ -64,17 +64,17 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
     refs, rejects = [], []
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
+        others = sniff.others(source)
         for name in source.names():
-            if source.holds_images_only or labels.is_image_name(name):
-                refs.append(ImageRef(index, name))
+            if name in others:
+                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, others[name]))
             else:
-                detail = "its name does not end like an image's, as in .jpg or .png"
-                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
+                refs.append(ImageRef(index, name))
     if not refs:
         raise UserError(
             f"`source`: none of the {len(rejects)} files in"
-            f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
-            " image's: name folders, archives or lists with .jpg or .png files"
+            f" {' and '.join(repr(source.path) for source in sources)} is an image: name folders,"
+            " archives or lists with .jpg or .png files"
         )
     names = [ref.name for ref in refs]
     said = [source.annotations(group_column) for source in sources]
