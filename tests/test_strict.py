@@ -471,6 +471,20 @@ def test_portable_pixmaps(mode):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_read_where_its_package_is(orientation):
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra `heic`")
+    stored = PIL.Image.fromarray(TURNED.get(orientation, np.copy)(smooth()))
+    made = heif.from_pillow(stored)
+    made.add_from_pillow(PIL.Image.new("RGB", (64, 64), "blue"))
+    file = io.BytesIO()
+    made.save(file, exif=exif(orientation).tobytes(), quality=95)
+    image = ORIGINAL.convert(file.getvalue())
+    assert (image.format, image.converted) == ("png", "heic")
+    assert_near(decode(image), smooth(), 6)
+    assert rejected(file.getvalue()[: len(file.getvalue()) // 2]) == "damaged"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
 def test_mpo_gives_its_first_picture(orientation):
     other = PIL.Image.new("RGB", (32, 48), "blue")
     stored = TURNED.get(orientation, np.copy)(smooth())
