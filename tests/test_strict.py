@@ -562,7 +562,7 @@ def test_repeat_gives_the_same_and_notices_a_change(form):
     store = stores.parse(form)
     for data in (save(smooth(), "JPEG"), save(smooth(), "GIF")):
         found, stored, _ = describe(ImageRef(0, "x"), data, store)
-        found = found._replace(spool="x" if stored else "")
+        found = found.replace(spool="x" if stored else "")
         assert store_again(data, found, store) == (stored or data)
         assert hashlib.sha256(stored or data).hexdigest() == found.sha256
         with pytest.raises(Rejected):

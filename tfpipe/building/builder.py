@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -100,7 +100,19 @@ def _fingerprint(options: Options, opened: Sequence[sources.Source]) -> str:
 
 def _digest(lines: Iterable[str]) -> str:
     """Return the SHA-256 of lines, in hexadecimal digits."""
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):
+        digest.update(("\n" * bool(number) + line).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _sorted_lines(examples: Sequence[ExampleSpec]) -> Iterator[str]:
+    """Yield a line for each example, sorted; only a part of them is in memory at once."""
+    parts: dict[str, list[ExampleSpec]] = {}
+    for each in examples:
+        parts.setdefault(each.info.sha256[:1], []).append(each)
+    for _, part in sorted(parts.items()):
+        yield from sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +248,7 @@ class _Build:
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),
-            "fingerprint": _digest(
-                sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in examples)
-            ),
+            "fingerprint": _digest(_sorted_lines(examples)),
             "mean_record_bytes": sum(shard.bytes for shard in written) / len(examples),
             "shards": written,
             "copies": table(copies, sorted({split for split, _ in copies})),

@@ -1,6 +1,7 @@
 """The files of a build and their labels, listed before any file is read."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
@@ -80,6 +81,7 @@ def read(sources: Sequence[Source], mode: str, group_column: str) -> Catalog:
     said = [source.annotations(group_column) for source in sources]
     own = [said[ref.source].get(ref.name) for ref in refs]
     assigned = labels.assign(names, mode, [each and each.label for each in own])
+    assigned = [sys.intern(label) for label in assigned]  # one object for each class
     own_groups = [None if each is None else each.group for each in own]
     groups = labels.groups(names, mode, group_column, own_groups)
     label_of = {

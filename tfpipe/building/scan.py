@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tfpipe.building.job import WAITS, Job, Limit, Runner
@@ -157,13 +157,13 @@ def scan_chunk(job: Job, chunk: Chunk, limit: Limit = contextlib.nullcontext) ->
                 if not size:
                     file = stack.enter_context(storage.whole_file(f"{job.work}/{spool}"))
                 file.write(stored)
-                info = info._replace(spool=spool, offset=size)
+                info = info.replace(spool=spool, offset=size)
                 size += len(stored)
             outcomes.append(info)
             thumbnails.append(thumbnail)
     hashes = iter(perceptual_hash.hash_images(thumbnails))
     outcomes = [
-        outcome._replace(**next(hashes)._asdict()) if isinstance(outcome, ImageInfo) else outcome
+        outcome.replace(**next(hashes)._asdict()) if isinstance(outcome, ImageInfo) else outcome
         for outcome in outcomes
     ]
     save_outcomes(job.work, chunk, outcomes)
@@ -172,7 +172,7 @@ def scan_chunk(job: Job, chunk: Chunk, limit: Limit = contextlib.nullcontext) ->
 def save_outcomes(work: str, chunk: Chunk, outcomes: Sequence[ImageInfo | Reject]) -> None:
     """Write the descriptions of the files of a chunk."""
     lines = (
-        json.dumps(outcome[1:] if isinstance(outcome, ImageInfo) else outcome._asdict())
+        json.dumps(outcome.values() if isinstance(outcome, ImageInfo) else outcome._asdict())
         for outcome in outcomes
     )
     data = "".join(f"{line}\n" for line in lines).encode() + _END
@@ -185,17 +185,7 @@ def load_outcomes(work: str, chunk: Chunk) -> list[ImageInfo | Reject] | None:
     if data is None or not data.endswith(_END):
         return None
     rows = json.loads(b"[%s]" % b",".join(data.splitlines()[:-1]))  # half the time of one by one
-    # Equal strings become one object, because every image's description stays in memory.
-    strings: dict[str, str] = {}
-
-    def shared(row: list) -> Iterator:
-        for value in row:
-            if isinstance(value, str):
-                yield strings.setdefault(value, value)
-            else:
-                yield tuple(value) if isinstance(value, list) else value
-
     return [
-        Reject(**row) if isinstance(row, dict) else ImageInfo(ref, *shared(row))
+        Reject(**row) if isinstance(row, dict) else ImageInfo(ref, *row)
         for ref, row in zip(chunk.refs, rows, strict=True)
     ]
