@@ -11,7 +11,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.images.image_info import Column, ImageInfo
+from tfpipe.images.image_info import ImageInfo, InfoColumn
 from tfpipe.records.rejects import Reject
 
 EXCLUDED, DUPLICATE, SCREENED, UNBALANCED = "excluded", "duplicate", "screened", "rebalanced"
@@ -49,12 +49,12 @@ class Selection:
     @property
     def keys(self) -> Sequence[str]:
         """The hash of each image's file."""
-        return Column(self.infos, lambda each: each.file_sha256)
+        return InfoColumn(self.infos, lambda each: each.file_sha256)
 
     @property
     def paths(self) -> Sequence[str]:
         """Where each image is, for a person."""
-        return Column(self.infos, lambda each: self.catalog.locate(each.ref))
+        return InfoColumn(self.infos, lambda each: self.catalog.locate(each.ref))
 
     def drop(self, indices: Iterable[int], reason: str, details: Sequence[str]) -> None:
         """Take images out.
@@ -85,7 +85,7 @@ class Selection:
 
     def find_duplicates(self, mode: str) -> None:
         """Find duplicates; for "drop" take out all but the first of each cluster."""
-        hashes = Column(self.infos, lambda each: each.hash)
+        hashes = InfoColumn(self.infos, lambda each: each.hash)
         paths, labels = self.paths, self.labels
         clusters = duplicates.clusters(self.keys, hashes)
         self.duplicates = duplicates.members(clusters, self.keys, hashes, paths, labels, mode)

@@ -126,7 +126,7 @@ class ImageInfo:
 _FIELDS = tuple(inspect.signature(ImageInfo).parameters)[1:]
 
 
-class Column(Sequence[T]):
+class InfoColumn(Sequence[T]):
     """A value of each item, made when it is asked for: a million of them take no memory."""
 
     def __init__(self, items: Sequence[U], value: Callable[[U], T]):
