@@ -14,6 +14,7 @@ from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, 
 from tfpipe.sources.folder_tree import FOLDER
 from tfpipe.sources.layout import AUTO
 from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.listing import Listing
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -100,6 +101,7 @@ def read(
     Raises:
         UserError: there is no image, or the labels are missing or unclear.
     """
+    _check_columns(sources, mode, columns)
     refs, rejects, lists = _list_files(sources)
     said = [source.annotations(columns) for source in sources]
     listed = [ImageRef(i, name) for i, names in enumerate(said) for name in names]
@@ -152,6 +154,18 @@ def read(
             *labels.spellings((ref.name for ref in refs), counts),
         ),
     )
+
+
+def _check_columns(sources: Sequence[Source], mode: str, columns: Columns) -> None:
+    """Raise UserError if a column is named and there is no list."""
+    named = [name for name in ("path", "label", "split") if getattr(columns, name)]
+    has_list = mode.startswith(labels.CSV) or any(isinstance(each, Listing) for each in sources)
+    if named and not has_list:
+        raise UserError(
+            f"`{named[0]}_column={getattr(columns, named[0])}` is for lists, and there is none:"
+            " name one by `labels=csv:FILE` or `source`",
+            status=2,
+        )
 
 
 def _list_files(
