@@ -22,11 +22,13 @@ def normal(name):
 
 def modules(distribution):
     """The module of a distribution's own name; or else all that do not begin with _."""
-    names = [
-        module
-        for module, owners in importlib.metadata.packages_distributions().items()
-        if normal(distribution) in map(normal, owners) and not module.startswith("_")
-    ]
+    try:
+        files = importlib.metadata.files(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    packages = {file.parts[0] for file in files if file.parts[1:] == ("__init__.py",)}
+    single = {file.stem for file in files if file.suffix == ".py" and len(file.parts) == 1}
+    names = sorted(name for name in packages | single if not name.startswith("_"))
     return [name for name in names if normal(name) == normal(distribution)] or names
 
 

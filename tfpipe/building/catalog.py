@@ -10,12 +10,11 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings
+from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings, sniff
 from tfpipe.sources.folder_tree import FOLDER
 from tfpipe.sources.layout import AUTO
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.listing import Listing
-from tfpipe.sources.member import is_image_name
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -27,7 +26,7 @@ class Catalog:
 
     Attributes:
         sources: the sources.
-        refs: the labelled files with names of images, in the order of the sources.
+        refs: the labelled files that are images by name or contents, in the order of the sources.
         rejects: all others.
         label_of: the label of each of `refs`, and of each file that a list names, missing or not.
         group_of: the group of those that a list puts in one; a group stays in one split.
@@ -176,19 +175,19 @@ def _list_files(
     refs, rejects, lists = [], [], []
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
+        others = sniff.others(source)
         for name in source.names():
-            if source.holds_images_only or is_image_name(name):
-                refs.append(ImageRef(index, name))
-            else:
-                detail = "its name does not end like an image's, as in .jpg or .png"
-                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
+            if name in others:
+                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, others[name]))
                 if name.lower().endswith(list_beside.SUFFIXES):
                     lists.append(ImageRef(index, name))
+            else:
+                refs.append(ImageRef(index, name))
     if not refs:
         raise UserError(
             f"`source`: none of the {len(rejects)} files in"
-            f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
-            " image's: name folders, archives or lists with .jpg or .png files"
+            f" {' and '.join(repr(source.path) for source in sources)} is an image: name folders,"
+            " archives or lists with .jpg or .png files"
         )
     return refs, rejects, lists
 
