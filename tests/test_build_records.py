@@ -314,6 +314,14 @@ def test_a_missing_val_is_a_part_of_train_alone(tmp_path):
     }
 
 
+def test_one_image_of_each_class_is_trained_on(tmp_path):
+    source = make_tree(tmp_path / "in", "a", "b", "c", count=1)
+    done = run(f"--source={source}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0
+    assert "warning: there is no split val" in done.stderr
+    assert manifest.load(tmp_path / "out").splits == {"train": {"a": 1, "b": 1, "c": 1}}
+
+
 def test_duplicates_in_several_given_splits_are_told_and_stay(tmp_path):
     source = make_tree(tmp_path / "in", *THREE)
     for name in ("train/ant/7.jpg", "train/ant/8.jpg"):
@@ -503,7 +511,7 @@ def too_few_for_splits(folder):
         (lambda path: picture(0).save(make_images(path) / "x.jpg"), [], 1, ["'x.jpg'"]),
         (no_images, [], 1, ["--source", "none of the 1 files"]),
         (all_cats_damaged, [], 1, ["'cat'", "nothing was written", "in/cat.0.png"]),
-        (too_few_for_splits, [], 1, ["split 'val'", "2 images"]),
+        (too_few_for_splits, ["--splits=train:0.8,val:0.2"], 1, ["split 'val'", "2 images"]),
         (make_images, ["--splits=train:0.8,val:0.3"], 1, ["--splits", "1.1"]),
         (make_images, ["--splits=train"], 1, ["--splits"]),
         (make_images, ["--out=in/records"], 1, ["--out", "--source"]),

@@ -1,7 +1,8 @@
-"""Clusters of duplicates, against a comparison of all pairs."""
+"""Clusters of duplicates, against a comparison with every leader."""
 
+import collections
 import csv
-import itertools
+import hashlib
 
 import numpy as np
 import pytest
@@ -40,36 +41,61 @@ def near(a: str, b: str) -> bool:
     return low <= 6 and (x ^ y).bit_count() <= 40
 
 
-def brute_force(sha256s, hashes):
-    firsts = list(range(len(hashes)))
-    for i, j in itertools.combinations(range(len(hashes)), 2):
-        if sha256s[i] == sha256s[j] or near(hashes[i], hashes[j]):
-            low, high = sorted((firsts[i], firsts[j]))
-            firsts = [low if first == high else first for first in firsts]
-    return firsts
+def one_by_one(sha256s, hashes):
+    """The documented rule: leaders in the order of the files, then the nearest leader."""
+
+    def joined(i, j):
+        return sha256s[i] == sha256s[j] or near(hashes[i], hashes[j])
+
+    order = sorted(range(len(hashes)), key=lambda i: sha256s[i])
+    leaders = []
+    for i in order:
+        if not any(joined(i, j) for j in leaders):
+            leaders.append(i)
+    leader_of = {}
+    for i in order:
+        distance = {j: (int(hashes[i], 16) ^ int(hashes[j], 16)).bit_count() for j in leaders}
+        leader_of[i] = min((j for j in leaders if joined(i, j)), key=distance.get)
+    firsts = {leader: min(i for i in leader_of if leader_of[i] == leader) for leader in leaders}
+    return [firsts[leader_of[i]] for i in range(len(hashes))]
 
 
 @st.composite
 def images(draw):
     """Hashes around a few centres, from equal to far, some poor; files that repeat."""
     found = []
-    for number in range(draw(st.integers(0, 12))):
-        value = rich(draw(st.integers(0, 2)))
-        value = flip(value, draw(st.lists(st.sampled_from(LOW), max_size=9, unique=True)))
-        value = flip(value, draw(st.lists(st.sampled_from(HIGH), max_size=45, unique=True)))
+    for number in range(draw(st.integers(0, 14))):
+        if found and draw(st.integers(0, 4)) == 0:
+            found.append(draw(st.sampled_from(found)))
+            continue
+        value = rich(draw(st.integers(0, 1)))
+        value = flip(value, draw(st.lists(st.sampled_from(LOW), max_size=5, unique=True)))
+        value = flip(value, draw(st.lists(st.sampled_from(HIGH), max_size=35, unique=True)))
         if draw(st.integers(0, 5)) == 0:
             value &= (1 << draw(st.integers(0, 256))) - 1
-        file = draw(st.integers(0, number))
-        found.append((str(file if draw(st.booleans()) else number), text(value)))
+        found.append((hashlib.sha256(b"%d" % number).hexdigest(), text(value)))
     return found
 
 
 @settings(max_examples=150, deadline=None)
 @given(found=images())
 @example(found=[])
-def test_clusters_are_those_of_all_pairs(found):
+def test_clusters_are_those_of_the_rule(found):
     sha256s, hashes = [sha for sha, _ in found], [hash_ for _, hash_ in found]
-    assert duplicates.clusters(sha256s, hashes) == brute_force(sha256s, hashes)
+    assert duplicates.clusters(sha256s, hashes) == one_by_one(sha256s, hashes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(found=images(), order=st.randoms(use_true_random=False))
+def test_the_order_of_the_images_does_not_matter(found, order):
+    def clusters(found):
+        firsts = duplicates.clusters(*zip(*found, strict=True)) if found else []
+        together = collections.defaultdict(list)
+        for image, first in zip(found, firsts, strict=True):
+            together[first].append(image)
+        return sorted(sorted(each) for each in together.values())
+
+    assert clusters(found) == clusters(order.sample(found, len(found)))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -101,12 +127,29 @@ def test_the_limits(bits, joined):
     assert duplicates.clusters(["a", "b"], hashes) == ([0, 0] if joined else [0, 1])
 
 
-def test_a_chain_is_one_cluster_named_by_its_first():
-    far = rich(1)
-    middle = flip(far, HIGH[:30])
-    end = flip(middle, HIGH[30:60])
-    hashes = [text(v) for v in (rich(2), end, far, middle)]
-    assert duplicates.clusters(list("abcd"), hashes) == [0, 1, 1, 1]
+def test_a_chain_is_not_one_cluster():
+    # Each of the 20 is near to the next, as pictures alike by nature are.
+    values = [rich(1)]
+    for i in range(19):
+        values.append(flip(values[-1], HIGH[9 * i : 9 * i + 9]))
+    firsts = duplicates.clusters([f"{i:02}" for i in range(20)], [text(v) for v in values])
+    # Four steps of 9 bits are within 40, five are not: so 0, 5, 10, 15 lead, and 3 is nearer to 5.
+    assert firsts == [0, 0, 0, *[3] * 5, *[8] * 5, *[13] * 7]
+
+
+def test_alike_by_nature():
+    # One cluster of 12 of 20 squares and 12 of 100 circles, one of 9 of 10 crosses; 40 equal files.
+    labels = ["square"] * 20 + ["circle"] * 100 + ["cross"] * 10 + ["disc"] * 41
+    firsts = [0] * 12 + [*range(12, 20)] + [0] * 12 + [*range(32, 120)] + [120] * 9 + [129]
+    firsts += [130] * 40 + [170]
+    sha256s = [str(i) for i in range(130)] + ["same"] * 40 + ["other"]
+    found = duplicates.alike_by_nature(firsts, sha256s, labels)
+    assert found == {0: "square"}
+    assert duplicates.loosen(firsts, sha256s, found) == [*range(120), *firsts[120:]]
+
+
+def test_equal_files_of_a_loosened_cluster_stay_together():
+    assert duplicates.loosen([0, 0, 0, 3, 0, 3], list("abaxby"), {0}) == [0, 1, 0, 3, 1, 3]
 
 
 def test_hashes_of_little_detail_join_equal_files_only():
@@ -160,7 +203,7 @@ def test_copies_and_conflicts():
     ],
 )
 def test_list_of_duplicates(policy, actions, tmp_path):
-    found = duplicates.members(FIRSTS, SHA256S, HASHES, PATHS, LABELS, policy)
+    found = duplicates.members(FIRSTS, FIRSTS, SHA256S, HASHES, PATHS, LABELS, policy)
     assert [member.action for member in found] == actions
     assert duplicates.count(found) == {"clusters": 2, "images": 5, "conflicts": 1}
     duplicates.save(tmp_path / duplicates.DUPLICATES, found)
@@ -174,6 +217,19 @@ def test_list_of_duplicates(policy, actions, tmp_path):
         ["1", "photos/1.jpg", "dog", "first", "0"],
         ["1", "photos/4.jpg", "dog", "near", "9"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "actions"),
+    [
+        ("drop", ["keep", "drop", "keep", "keep", "drop"]),
+        ("group", ["group", "group", "keep", "group", "group"]),
+    ],
+)
+def test_images_that_are_not_held_together_are_kept(policy, actions):
+    held = duplicates.loosen(FIRSTS, SHA256S, {0})
+    found = duplicates.members(FIRSTS, held, SHA256S, HASHES, PATHS, LABELS, policy)
+    assert [member.action for member in found] == actions
 
 
 def test_copies_among_real_images_are_found(shared):

@@ -124,6 +124,11 @@ def test_one_reading(patterns, expected):
             {"folder:-1": {"cat": 2, "dog": 2, "cover": 1}, "folder": {"pics": 4, "cover": 1}},
         ),
         (
+            ["cat/{}.jpg*2", "dog/{}.jpg*2", "more/cat/{}.jpg*3"],
+            ["cat 2, dog 2, more 3", "cat 5, dog 2"],
+            {"folder:-1": {"cat": 5, "dog": 2}},
+        ),
+        (
             ["data/train/cat/{}.jpg*2", "data/train/dog/{}.jpg*2", "samples/x.jpg"],
             ["data 4, samples 1", "cat 2, dog 2 and 1 unlabelled"],
             {"folder:3": {"train/cat": 2, "train/dog": 2, "": 1}},
@@ -313,6 +318,8 @@ def test_what_a_source_says_counts_and_does_not_decide_for_others():
     images = files("x/1.jpg", source="l.csv") + files("cat.0.jpg", "dog.1.jpg")
     found, origin = labels.annotate(images, "auto", own)
     assert [each.label for each in found] == ["cow", "cat", "dog"]
+    with pytest.raises(UserError, match=r"`labels=csv:x\.csv` labels no image.*omit it"):
+        labels.annotate(images[:1], "csv:x.csv", own[:1])
     assert found[0] == Annotation("cow", "g", "train")
     assert origin == "the source says and file name"
     with pytest.raises(UserError, match=r"'cow' is the only class \(the source says\)"):

@@ -285,7 +285,7 @@ def test_nothing_but_other_files_is_one_line(run_dir, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/README").write_text("x")
     with pytest.raises(
-        UserError, match=r"^--source: none of the 1 files .* is an image, the first"
+        UserError, match=r"^`source`: none of the 1 files .* is an image, the first"
     ):
         run(tmp_path / "out.csv", tmp_path / "in", run_dir=str(run_dir))
     assert os.listdir(tmp_path) == ["in"]

@@ -34,6 +34,7 @@ def by_chance(contents, fractions, salt):
 
 HALVES = {"train": 0.5, "val": 0.5}
 FIFTH = {"train": 0.8, "val": 0.2}
+THREE = {"train": 0.8, "val": 0.1, "test": 0.1}
 seeds = st.integers(0, 2**31)
 
 weights = st.lists(st.floats(0.001, 1), min_size=1, max_size=5)
@@ -187,6 +188,116 @@ def test_as_many_large_groups_as_splits_are_one_in_each(seed):
     of = {"train": 0.8, "val": 0.1, "test": 0.1}
     assigned = splits.assign([sha(i) for i in range(100)], ["x"] * 100, of, seed, groups)
     assert len({assigned[0], assigned[50], assigned[80]}) == 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("of", [FIFTH, {"val": 0.2, "train": 0.8}, THREE])
+def test_every_class_is_trained_on(seed, of):
+    labels = ["common"] * 60 + ["once"] + ["twice"] * 2 + ["copied"] * 4
+    contents = [sha(i) for i in range(63)] + [sha("copied")] * 4
+    assigned = splits.assign(contents, labels, of, seed)
+    trained = {label for label, split in zip(labels, assigned, strict=True) if split == "train"}
+    assert trained == set(labels)
+
+
+def test_without_the_name_the_first_split_is_trained_on():
+    assert splits.training({"fit": 0.8, "val": 0.2}) == "fit"
+    assigned = [assign([(sha(i), "once")], {"fit": 0.1, "val": 0.9}, 0) for i in range(20)]
+    assert assigned == [["fit"]] * 20
+
+
+def shares(labels, assigned, split="val"):
+    """The share of a split of each class."""
+    total = collections.Counter(labels)
+    found = collections.Counter(lab for lab, s in zip(labels, assigned, strict=True) if s == split)
+    return {label: found[label] / total[label] for label in total}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_near_duplicates_stay_together_if_the_shares_allow_it(seed):
+    contents, labels = [sha(i) for i in range(600)], ["ab"[i % 2] for i in range(600)]
+    near = [i // 6 for i in range(600)]
+    assigned = splits.assign(contents, labels, FIFTH, seed, near=near)
+    assert assigned == splits.assign(contents, labels, FIFTH, seed, groups=near)
+    assert all(len(set(assigned[i : i + 6])) == 1 for i in range(0, 600, 6))
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("sizes", [[120], [50, 70], [40, 40, 40], [60, 30, 20, 9, 1]])
+def test_near_duplicates_are_broken_for_the_share_of_a_class(sizes, seed):
+    near = [number for number, size in enumerate(sizes) for _ in range(size)] + [None] * 120
+    labels = ["alike"] * 120 + ["other"] * 120
+    contents = [sha(f"{seed} {i}") for i in range(240)]
+    found = shares(labels, splits.assign(contents, labels, FIFTH, seed, near=near))
+    assert 0.1 <= found["alike"] <= 0.3
+    assert 0.17 <= found["other"] <= 0.23
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_cluster_of_two_classes_is_broken_for_either(seed):
+    labels, near = ["big"] * 300 + ["small"] * 10, [*range(280)] + ["both"] * 30
+    contents = [sha(f"{seed} {i}") for i in range(310)]
+    found = shares(labels, splits.assign(contents, labels, FIFTH, seed, near=near))
+    assert 0.1 <= found["small"] <= 0.4
+    assert 0.17 <= found["big"] <= 0.23
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_not_the_reason_is_not_broken(seed):
+    # Two groups of the user's force the share of "held"; the near pairs of that class stay pairs.
+    labels = ["held"] * 100 + ["free"] * 100
+    groups = [0] * 50 + [1] * 50 + [None] * 100
+    near = [i // 2 for i in range(200)]
+    contents = [sha(f"{seed} {i}") for i in range(200)]
+    assigned = splits.assign(contents, labels, FIFTH, seed, groups, near)
+    assert assigned[::2] == assigned[1::2]
+    assert shares(labels, assigned)["held"] == 0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=seeds,
+    images=st.lists(
+        st.tuples(st.integers(0, 40), st.sampled_from("abc"), st.integers(0, 4)),
+        min_size=1,
+        max_size=80,
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_near_duplicates_take_no_class_from_a_split(seed, images, order):
+    # A file that is there several times has one class.
+    images = [(sha((i, label)), label, cluster) for i, label, cluster in images]
+
+    def assigned(images):
+        contents, labels, near = zip(*images, strict=True)
+        return splits.assign(contents, labels, FIFTH, seed, near=near)
+
+    found = assigned(images)
+    shuffled = order.sample(range(len(images)), len(images))
+    assert assigned([images[i] for i in shuffled]) == [found[i] for i in shuffled]
+    split_of = collections.defaultdict(set)
+    for (content, _, _), split in zip(images, found, strict=True):
+        split_of[content].add(split)
+    assert all(len(each) == 1 for each in split_of.values())
+    files = collections.defaultdict(collections.Counter)
+    for content, label, _ in images:
+        files[label][content] += 1
+    for label, counts in files.items():
+        there = {s for (_, of, _), s in zip(images, found, strict=True) if of == label}
+        assert "train" in there
+        if len(counts) >= 5 and max(counts.values()) == 1:
+            assert "val" in there
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_folds_break_near_duplicates_too(seed):
+    # Each fold's training lacks no class that has two images.
+    labels = ["pair"] * 2 + ["alike"] * 60 + ["other"] * 60
+    near = ["p"] * 2 + ["x"] * 60 + [None] * 60
+    found = splits.folds([sha(f"{seed} {i}") for i in range(122)], labels, 5, seed, near=near)
+    assert found[0] != found[1]
+    counts = collections.Counter(found[2:62])
+    assert all(6 <= counts[fold] <= 18 for fold in range(5))
 
 
 def test_contents_of_two_classes_count_for_both():

@@ -1,6 +1,6 @@
 """Make the classes of the training split equal: drop images, or add transformed copies.
 
-Only the first split, for training, is balanced. The others measure a classifier and keep the
+Only the training split is balanced. The others measure a classifier and keep the
 classes as they are.
 
 A copy is its original after one random transform, as seed recipe R1 (T. Gui, 2018) made to

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,7 +23,7 @@ from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
-from tfpipe.records import manifest, rejects
+from tfpipe.records import manifest, rejects, tfds
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
 from tfpipe.sources import class_order, labels
@@ -63,14 +63,20 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
     if work.finish(out, key):
         return out, True
-    if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+    if manifest.is_current(
+        out,
+        build_options.deciding(options, plan),
+        fingerprint,
+        replace=options.overwrite,
+        defaults=build_options.defaults(),
+    ):
         notes.check_classes(manifest.load(out), classes)
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
     notes.tell(files, plan, classes, named)
     prepared = screens.prepare(options, classes)
-    store = stores.parse(options.store, options.jpeg_quality)
+    store = stores.parse(options.store, options.jpeg_quality, options.depth16)
     with work.open_work(out, key) as folder:
         job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
@@ -95,7 +101,11 @@ def _fingerprint(
 ) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
+    for source in opened:
+        said = source.annotations(options.columns).items()
+        parts.append(repr(sorted((name, each.group) for name, each in said if each.group)))
+        # Added only where there are any: a data set of an older version stays current.
+        parts += [repr((name, *each)) for name, each in sorted(said) if each.label or each.split]
     parts.append(labels.fingerprint(options.labels))
     if options.exclude:
         parts.append(repr(excluded))
@@ -107,7 +117,19 @@ def _fingerprint(
 
 def _digest(lines: Iterable[str]) -> str:
     """Return the SHA-256 of lines, in hexadecimal digits."""
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):
+        digest.update(("\n" * bool(number) + line).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _sorted_lines(examples: Sequence[ExampleSpec]) -> Iterator[str]:
+    """Yield a line for each example, sorted; only a part of them is in memory at once."""
+    parts: dict[str, list[ExampleSpec]] = {}
+    for each in examples:
+        parts.setdefault(each.info.sha256[:1], []).append(each)
+    for _, part in sorted(parts.items()):
+        yield from sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +167,9 @@ class _Build:
             UserError: a class or split would be empty, or nothing can be written.
         """
         with terminal.progress("checking", len(self.files.refs)) as advance:
-            infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
+            infos, rejected = scan(
+                self.job, self.runner, self.files.refs, advance, self.options.max_rejects
+            )
         selection = Selection(
             self.files, infos, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
         )
@@ -161,9 +185,11 @@ class _Build:
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
+        there = {each.split for each in examples}
+        names = [name for name in self.plan.names if name in there]
         plans = shards.plan(
             examples,
-            self.plan.names,
+            names,
             seed=self.options.seed,
             shards=self.options.shards,
             shard_bytes=self.options.shard_size_mb * 10**6,
@@ -176,7 +202,7 @@ class _Build:
             arguments=build_options.arguments(self.options, self.plan),
             input_fingerprint=self.fingerprint,
             screens=suspects,
-            **self._describe(selection, examples, written),
+            **self._describe(selection, examples, written, names),
         )
         if self.options.report:
             report.save(
@@ -187,6 +213,8 @@ class _Build:
                 selection.rejects,
                 members=selection.duplicates,
             )
+        if self.job.store.form != stores.RAW:
+            tfds.save(self._result, described)
         others = {*storage.names_in(self._result)} - {shard.name for shard in written}
         files = tuple(sorted(others - {manifest.MANIFEST}))
         dataclasses.replace(described, files=files).save(self._result)
@@ -217,6 +245,7 @@ class _Build:
         selection: Selection,
         examples: list[ExampleSpec],
         written: tuple[Shard, ...],
+        names: Sequence[str],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
         records = collections.Counter((each.split, each.text) for each in examples)
@@ -226,22 +255,27 @@ class _Build:
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
 
+        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
+        for each in examples if self.options.folds else ():
+            kinds = fold_records.setdefault(each.split, {}).setdefault(str(each.fold), {})
+            counted = kinds.setdefault(each.text, {"images": 0, "copies": 0})
+            counted["copies" if each.copy else "images"] += 1
+
         def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
             return {str(row): {name: counts[row, name] for name in self.classes} for row in rows}
 
         return {
             "classes": self.classes,
-            "splits": table(records, self.plan.names),
+            "splits": table(records, names),
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),
-            "fingerprint": _digest(
-                sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in examples)
-            ),
+            "fingerprint": _digest(_sorted_lines(examples)),
             "mean_record_bytes": sum(shard.bytes for shard in written) / len(examples),
             "shards": written,
             "copies": table(copies, sorted({split for split, _ in copies})),
             "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
+            "fold_records": fold_records,
             "duplicates": duplicates.count(selection.duplicates),
             "statistics": statistics.describe(selection.infos, selection.labels),
         }

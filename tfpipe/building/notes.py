@@ -6,7 +6,7 @@ from tfpipe.building.splits import SplitPlan
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.records.manifest import Manifest
-from tfpipe.sources import class_order, folder_tree, split_name
+from tfpipe.sources import class_order, folder_path, split_name
 
 
 def tell(files: Catalog, plan: SplitPlan, classes: tuple[str, ...], named: tuple[str, ...]) -> None:
@@ -48,7 +48,7 @@ def check_classes(there: Manifest, classes: tuple[str, ...]) -> None:
 
 def _other_split(files: Catalog, plan: SplitPlan) -> str:
     """Return a note if the only source has the name of a split, which does not count."""
-    name = folder_tree.source_name(files.sources[0].path)
+    name = folder_path.source_name(files.sources[0].path)
     split = split_name.recognize(name)
     if len(files.sources) > 1 or split in ("", split_name.TRAIN) or plan.text != splits.DEFAULT:
         return ""

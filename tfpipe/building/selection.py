@@ -1,10 +1,11 @@
 """Decide which images become records, and their splits and folds, from their descriptions."""
 
+import collections
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 
 from tfpipe import sources
-from tfpipe.building import balance, splits, stratify
+from tfpipe.building import balance, splits
 from tfpipe.building.catalog import EXCLUDED, Catalog
 from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.splits import SplitPlan
@@ -12,7 +13,8 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.images.image_info import ImageInfo
+from tfpipe.images.image_info import ImageInfo, InfoColumn
+from tfpipe.records import coverage
 from tfpipe.records.rejects import Reject
 from tfpipe.sources import split_name
 
@@ -21,7 +23,13 @@ DUPLICATE, SCREENED, UNBALANCED = "duplicate", "screened", "rebalanced"
 # Reasons for images that are left out as asked; they are no failure.
 CHOSEN = (EXCLUDED, DUPLICATE, SCREENED, UNBALANCED, sources.COPY)
 
-DUPLICATE_MODES = ("keep", "drop", "group")
+# What happens to duplicates, by mode.
+_MEANING = {
+    "keep": "they may be in several splits",
+    "drop": "only the first of each group is used",
+    "group": "each group stays in one split",
+}
+DUPLICATE_MODES = tuple(_MEANING)
 
 
 @dataclasses.dataclass
@@ -51,14 +59,14 @@ class Selection:
         return [self.catalog.label_of[each.ref] for each in self.infos]
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """The hash of each image's file."""
-        return [each.file_sha256 for each in self.infos]
+        return InfoColumn(self.infos, lambda each: each.file_sha256)
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         """Where each image is, for a person."""
-        return [self.catalog.locate(each.ref) for each in self.infos]
+        return InfoColumn(self.infos, lambda each: self.catalog.locate(each.ref))
 
     @property
     def given(self) -> list[str]:
@@ -85,10 +93,20 @@ class Selection:
 
     def find_duplicates(self, mode: str) -> None:
         """Find duplicates; for "drop" keep only the first of each cluster in each given split."""
-        hashes = [each.hash for each in self.infos]
-        paths, labels = self.paths, self.labels
-        clusters = duplicates.clusters(self.keys, hashes)
-        self.duplicates = duplicates.members(clusters, self.keys, hashes, paths, labels, mode)
+        hashes = InfoColumn(self.infos, lambda each: each.hash)
+        keys, paths, labels = self.keys, self.paths, self.labels
+        found = duplicates.clusters(keys, hashes)
+        alike = duplicates.alike_by_nature(found, keys, labels)
+        if alike and mode != "keep":
+            names = sorted(set(alike.values()))
+            terminal.warn(
+                f"most images look alike in {len(names)} of {len(set(labels))} classes"
+                f" ({_first(names)}): they count as different images, and only equal files as"
+                f" duplicates; {duplicates.DUPLICATES} lists them"
+            )
+        clusters = duplicates.loosen(found, keys, alike)
+        self.duplicates = duplicates.members(found, clusters, keys, hashes, paths, labels, mode)
+        self._say_duplicates(clusters, mode)
         conflicts = duplicates.conflicts(clusters, labels)
         if conflicts:
             terminal.warn(
@@ -135,6 +153,21 @@ class Selection:
                 " so results may look too good"
             )
 
+    def _say_duplicates(self, clusters: Sequence[int], mode: str) -> None:
+        """Say how many images are in clusters of duplicates, and of which classes most are."""
+        sizes, totals = collections.Counter(clusters), collections.Counter(self.labels)
+        labels = [x for x, cluster in zip(self.labels, clusters, strict=True) if sizes[cluster] > 1]
+        if not labels:
+            return
+        held, groups = collections.Counter(labels), sum(size > 1 for size in sizes.values())
+        most = [repr(name) for name in sorted(held) if 2 * held[name] > totals[name]]
+        of = f", most images of {len(most)} of {len(totals)} classes ({_first(most)})"
+        terminal.say(
+            f"duplicates: {len(labels)} of {len(clusters)} images are in"
+            f" {'one group' if groups == 1 else f'{groups} groups'}{of if most else ''};"
+            f" {_MEANING[mode]}"
+        )
+
     def assign(
         self,
         classes: Sequence[str],
@@ -159,19 +192,33 @@ class Selection:
         Raises:
             UserError: a split would be empty.
         """
-        groups = stratify.join(
-            [self.catalog.group_of.get(each.ref) for each in self.infos],
-            self.clusters or [None] * len(self.infos),
-        )
+        groups = [self.catalog.group_of.get(each.ref) for each in self.infos]
         labels, number = self.labels, {name: index for index, name in enumerate(classes)}
-        split_of = splits.assign(self.keys, labels, plan.fractions, seed, groups, given=self.given)
-        fold_of = splits.folds(self.keys, labels, folds, seed, groups, split_of=split_of)
+        split_of = splits.assign(
+            self.keys, labels, plan.fractions, seed, groups, self.clusters, given=self.given
+        )
+        fold_of = splits.folds(
+            self.keys, labels, folds, seed, groups, self.clusters, split_of=split_of
+        )
         empty = [split for split in plan.names if split not in split_of]
-        if empty:
+        if empty == [plan.optional]:
+            terminal.warn(
+                f"there is no split {plan.optional}, because it would have none of the"
+                f" {len(self.infos)} images: add images, or train with --val_split={plan.training}"
+            )
+        elif empty:
             raise UserError(
                 f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
                 " or give fewer `splits`"
             )
+        self._tell_broken([None if fold < 0 else fold for fold in fold_of], "fold")
+        divided = [
+            split if given == split_name.TRAIN else None
+            for split, given in zip(split_of, self.given, strict=True)
+        ]
+        self._list_as_kept(self._tell_broken(divided, "split"))
+        for gaps in filter(None, _gaps(labels, split_of, fold_of, plan)):
+            terminal.warn(gaps)
         examples = [
             ExampleSpec(info, number[label], label, split, fold)
             for info, label, split, fold in zip(self.infos, labels, split_of, fold_of, strict=True)
@@ -186,3 +233,58 @@ class Selection:
         detail = "its class has more images than the smallest"
         self.drop(dropped, UNBALANCED, [detail] * len(dropped))
         return [each for index, each in enumerate(examples) if index not in dropped]
+
+    def _tell_broken(self, parts: Sequence[Hashable], kind: str) -> set[int]:
+        """Warn about near-duplicates in several splits or folds; return their clusters.
+
+        Args:
+            parts: the split or fold of each image; None for those that were not divided.
+            kind: "split" or "fold".
+        """
+        part_of: dict[int, Hashable] = {}
+        every = zip(self.clusters or (), self.labels, parts, strict=False)
+        clusters = [each for each in every if each[2] is not None]
+        broken = {c for c, _, part in clusters if part_of.setdefault(c, part) != part}
+        if broken:
+            pairs = {(cluster, label) for cluster, label, _ in clusters if cluster in broken}
+            counts = collections.Counter(label for _, label in pairs)
+            terminal.warn(
+                f"{len(broken)} groups of near-duplicates are in several {kind}s, because a class"
+                f" would be missing from a {kind} or far from its share:"
+                f" {_first([f'{count} of {label!r}' for label, count in sorted(counts.items())])}"
+            )
+        return broken
+
+    def _list_as_kept(self, broken: Container[int]) -> None:
+        """List the images of some clusters as kept, but for those whose files are equal."""
+        files = collections.Counter(self.keys)
+        alone = {
+            path
+            for path, key, cluster in zip(self.paths, self.keys, self.clusters or (), strict=False)
+            if cluster in broken and files[key] == 1
+        }
+        self.duplicates = [
+            each._replace(action="keep") if each.path in alone else each for each in self.duplicates
+        ]
+
+
+def _gaps(
+    labels: Sequence[str],
+    split_of: Sequence[str],
+    fold_of: Sequence[int],
+    plan: SplitPlan,
+) -> Iterator[str]:
+    """Describe the classes that splits and folds lack, or have far too few or too many of."""
+    counts = coverage.count(split_of, labels)
+    # Given splits have no fractions to expect.
+    yield coverage.describe(counts, None if plan.keeps else coverage.expect(counts, plan.fractions))
+    by_fold = coverage.count(fold_of, labels)
+    by_fold.pop(-1, None)
+    if len(by_fold) > 1:
+        least = {name: min(each[name] for each in by_fold.values()) for name in set(labels)}
+        yield coverage.describe({f"one of the {len(by_fold)} folds": dict(sorted(least.items()))})
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first of some names, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -9,7 +9,10 @@ interval. So an image keeps its split when others come or go.
 Chance alone would put 160 +- 11 of a class of 800 into a fifth. If a split's share of a class is
 off its fraction by more than 2 percentage points, and by a whole image, the units with the numbers
 nearest to the split's interval move. And a class with at least as many units as there are splits
-has one in each.
+has one in each; any class has one in the training split.
+
+Near-duplicates stay together too, unless a class would then be far from its share of a split, or
+absent from training. Then the largest clusters of that class are broken.
 
 So an image may still change its split if its class would otherwise be split badly. When two classes
 of 800 at 0.8/0.2 grow by a tenth, 0.7 of the 1,600 images do so on average of 200 seeds, at most
@@ -17,8 +20,8 @@ of 800 at 0.8/0.2 grow by a tenth, 0.7 of the 1,600 images do so on average of 2
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tfpipe.building import stratify
 from tfpipe.core.errors import UserError
@@ -46,6 +49,7 @@ class SplitPlan(NamedTuple):
         fractions: of the images that no given split holds out, by the name of the split.
         training: the split to train on; "" if there is none.
         keeps: whether the splits that folders or lists give are kept.
+        optional: a split that is left out if it would be empty; "" for none.
         text: the value of the option `splits` that says the same, whatever it was.
     """
 
@@ -53,6 +57,7 @@ class SplitPlan(NamedTuple):
     fractions: dict[str, float]
     training: str
     keeps: bool
+    optional: str
     text: str
 
 
@@ -70,15 +75,16 @@ def plan(text: str, given: Mapping[str, int]) -> SplitPlan:
     """
     if text != AUTO:
         fractions = parse(text)
-        return SplitPlan(tuple(fractions), fractions, next(iter(fractions)), False, text)
+        return SplitPlan(tuple(fractions), fractions, training(fractions), False, "", text)
     there = {split or TRAIN for split, images in given.items() if images}
     if there <= {TRAIN}:
-        return plan(DEFAULT, {})
+        return plan(DEFAULT, {})._replace(optional=VAL)
     fractions = parse(DEFAULT) if VAL not in there else {TRAIN: 1.0}
     if TRAIN not in there:
         fractions = {}
     names = tuple(name for name in split_name.ALL if name in there or name in fractions)
-    return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, AUTO)
+    optional = "" if VAL in there else VAL
+    return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, optional, AUTO)
 
 
 def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
@@ -144,12 +150,19 @@ def parse(text: str) -> dict[str, float]:
     return splits
 
 
+def training(names: Iterable[str]) -> str:
+    """Return the split to train on: "train", or else the first."""
+    names = list(names)
+    return "train" if "train" in names else names[0]
+
+
 def assign(
     keys: Sequence[str],
     labels: Sequence[str],
     fractions: dict[str, float],
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    near: Sequence[Hashable] | None = None,
     *,
     given: Sequence[str] | None = None,
 ) -> list[str]:
@@ -165,6 +178,7 @@ def assign(
         seed: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
             `stratify.join` combines several groupings.
+        near: the cluster of near-duplicates of each image; None for none.
         given: the given split of each image; "train" or "" for those to be divided, even if they
             belong to a group that is held out. None divides all.
 
@@ -173,9 +187,15 @@ def assign(
     """
     names, found = list(fractions), list(given or [TRAIN] * len(keys))
     free = [i for i, split in enumerate(found) if split in (TRAIN, "")]
-    chosen = [*map(keys.__getitem__, free)], [*map(labels.__getitem__, free)]
-    joined = groups and [groups[i] for i in free]
-    parts = stratify.partition(*chosen, list(fractions.values()), f"{seed}:", joined)
+    if not free:
+        return found
+    parts = stratify.partition(
+        *_among(free, keys, labels),
+        list(fractions.values()),
+        f"{seed}:",
+        *_among(free, groups, near),
+        training=names.index(training(names)),
+    )
     for i, part in zip(free, parts, strict=True):
         found[i] = names[part]
     return found
@@ -195,17 +215,21 @@ def folds(
     k: int,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    near: Sequence[Hashable] | None = None,
     *,
     split_of: Sequence[str] | None = None,
 ) -> list[int]:
     """Assign images to `k` folds of equal size, by the rule of `assign` but independent of it.
 
+    A class with two units or more is in two folds or more, so that each fold's training has it.
+
     Args:
-        keys: as for `assign`, like `labels`, `seed` and `groups`.
+        keys: as for `assign`, like `labels`, `seed`, `groups` and `near`.
         labels: their classes.
         k: the number of folds; 0 for none.
         seed: of the partition.
         groups: the group of each image.
+        near: the cluster of each image.
         split_of: the split of each image; those of "test" are in no fold.
 
     Returns:
@@ -219,9 +243,14 @@ def folds(
     if k == 0:
         return found
     free = [i for i in range(len(keys)) if split_of is None or split_of[i] != TEST]
-    chosen = [*map(keys.__getitem__, free)], [*map(labels.__getitem__, free)]
-    joined = groups and [groups[i] for i in free]
-    parts = stratify.partition(*chosen, [1 / k] * k, f"fold:{seed}:", joined)
+    parts = stratify.partition(
+        *_among(free, keys, labels), [1 / k] * k, f"fold:{seed}:", *_among(free, groups, near)
+    )
     for i, part in zip(free, parts, strict=True):
         found[i] = part
     return found
+
+
+def _among(indices: Sequence[int], *columns: Sequence[Any] | None) -> list[list[Any] | None]:
+    """Return some elements of each column; None stays None."""
+    return [None if column is None else [column[i] for i in indices] for column in columns]

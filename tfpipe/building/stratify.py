@@ -7,10 +7,13 @@
 Which units move does not depend on the order of images or classes, only on numbers and names.
 """
 
+import collections
 import hashlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+from tfpipe.records import coverage
 
 # How far a part's share of a class may be from its fraction: 2 percentage points.
 TOLERANCE = 0.02
@@ -25,6 +28,8 @@ def partition(
     fractions: Sequence[float],
     salt: str,
     groups: Sequence[Hashable] | None = None,
+    near: Sequence[Hashable] | None = None,
+    training: int | None = None,
 ) -> list[int]:
     """Divide images by the rule of `splits`.
 
@@ -34,27 +39,98 @@ def partition(
         fractions: of the images, one for each part; they sum to 1.
         salt: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
+        near: the cluster of near-duplicates of each image. A cluster stays together if no class
+            is then far from its share, or lacks training images; else the largest are broken.
+        training: the index of the part that needs an image of every class; None if the others of
+            each part are a training set, as with folds.
 
     Returns:
         The index of a part for each image.
     """
     if not keys:
         return []
-    firsts = join(keys) if groups is None else join(keys, groups)
+    hard = join(keys) if groups is None else join(keys, groups)
+    class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
+    classes = np.array([class_of[label] for label in labels])
+    shares = np.array(fractions)
+
+    def divide(units: Sequence[int]) -> tuple[list[int], set[int]]:
+        parts = _divide(keys, classes, shares, salt, units, training)
+        return parts, _unfair(np.array(parts), classes, shares, training)
+
+    near = [None] * len(keys) if near is None else list(near)
+    parts, unfair = divide(join(hard, near))
+    forced = divide(hard)[1] if unfair else set()  # no cluster is the reason
+    count = 1
+    while broken := _largest(near, keys, classes, unfair - forced, count):
+        near = [None if cluster in broken else cluster for cluster in near]
+        parts, unfair = divide(join(hard, near))
+        count *= 2  # bounds the number of rounds
+    return parts
+
+
+def _divide(
+    keys: Sequence[str],
+    classes: np.ndarray,
+    shares: np.ndarray,
+    salt: str,
+    firsts: Sequence[int],
+    training: int | None,
+) -> list[int]:
+    """Divide images into parts; equal `firsts` stay together."""
     smallest: dict[int, str] = {}
     for first, key in zip(firsts, keys, strict=True):
         smallest[first] = min(key, smallest.get(first, key))
     # Units are numbered by their keys, so that ties do not depend on the order of the images.
     unit_of = {first: i for i, first in enumerate(sorted(smallest, key=smallest.__getitem__))}
-    class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
     units = _Units(
         np.array([_number(salt + smallest[first]) for first in unit_of]),
         np.array([unit_of[first] for first in firsts]),
-        np.array([class_of[label] for label in labels]),
-        np.array(fractions),
+        classes,
+        shares,
+        training,
     )
     units.rebalance()
     return [units.part[unit_of[first]] for first in firsts]
+
+
+def _unfair(
+    parts: np.ndarray, classes: np.ndarray, shares: np.ndarray, training: int | None
+) -> set[int]:
+    """Return the classes that are far from their share of a part, or lack training images."""
+    counts = np.zeros((classes.max() + 1, len(shares)), np.int64)
+    np.add.at(counts, (classes, parts), 1)
+    sizes = counts.sum(1)
+    far = coverage.is_far(counts, sizes[:, None] * shares).any(1)
+    if training is None:
+        lacking = (sizes > 1) & (counts.max(1) == sizes) & (len(shares) > 1)
+    else:
+        lacking = counts[:, training] == 0
+    return set(np.flatnonzero(far | lacking).tolist())
+
+
+def _largest(
+    near: Sequence[Hashable],
+    keys: Sequence[str],
+    classes: np.ndarray,
+    chosen: set[int],
+    count: int,
+) -> set[Hashable]:
+    """Return the clusters with the most images of each chosen class, `count` of a class."""
+    if not chosen:
+        return set()
+    sizes: dict[int, collections.Counter] = {label: collections.Counter() for label in chosen}
+    smallest: dict[Hashable, str] = {}
+    for cluster, key, label in zip(near, keys, classes.tolist(), strict=True):
+        if cluster is not None:
+            smallest[cluster] = min(key, smallest.get(cluster, key))
+            if label in chosen:
+                sizes[label][cluster] += 1
+    return {
+        cluster
+        for held in sizes.values()
+        for cluster in sorted(held, key=lambda c: (-held[c], smallest[c]))[:count]
+    }
 
 
 def join(*keyings: Sequence[Hashable]) -> list[int]:
@@ -91,7 +167,12 @@ class _Units:
     """
 
     def __init__(
-        self, numbers: np.ndarray, units: np.ndarray, classes: np.ndarray, fractions: np.ndarray
+        self,
+        numbers: np.ndarray,
+        units: np.ndarray,
+        classes: np.ndarray,
+        fractions: np.ndarray,
+        training: int | None,
     ):
         """Put each unit into the part of its number.
 
@@ -100,6 +181,7 @@ class _Units:
             units: int [images], the unit of each image.
             classes: int [images], its class.
             fractions: float64 [parts].
+            training: the part that needs an image of every class; None for no such part.
         """
         ends = np.cumsum(fractions)
         self._numbers, self._starts, self._ends = numbers, ends - fractions, ends
@@ -110,7 +192,7 @@ class _Units:
         unit, label = np.divmod(holdings, classes.max() + 1)
         counts = np.zeros((classes.max() + 1, len(fractions)), np.int64)
         np.add.at(counts, (label, part[unit]), images)
-        low, high = _bounds(counts.sum(1), np.bincount(label), fractions)
+        low, high = _bounds(counts.sum(1), np.bincount(label), fractions, training)
         by_class = np.argsort(label, kind="stable")
         self._members = np.split(unit[by_class], np.cumsum(np.bincount(label))[:-1])
         self._bad = np.flatnonzero(((counts < low) | (counts > high)).any(1)).tolist()
@@ -195,7 +277,7 @@ def _number(text: str) -> float:
 
 
 def _bounds(
-    images: np.ndarray, units: np.ndarray, fractions: np.ndarray
+    images: np.ndarray, units: np.ndarray, fractions: np.ndarray, training: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and the most images of each class that each part may have.
 
@@ -206,6 +288,7 @@ def _bounds(
         images: int [classes], the number of images.
         units: int [classes], the number of units.
         fractions: float64 [parts].
+        training: the part that needs an image of every class; None for no such part.
 
     Returns:
         Two int64 arrays [classes, parts].
@@ -221,4 +304,7 @@ def _bounds(
     slack = TOLERANCE * images
     low = np.minimum(np.floor(exact), np.ceil((exact - slack).round(6)))
     high = np.maximum(np.ceil(exact), np.floor((exact + slack).round(6)))
-    return np.maximum(low, enough).astype(np.int64), high.astype(np.int64)
+    low = np.maximum(low, enough)
+    if training is not None:
+        low[:, training] = np.maximum(low[:, training], 1)
+    return low.astype(np.int64), np.maximum(low, high).astype(np.int64)

@@ -8,7 +8,7 @@ import collections
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,18 @@ _MAX_LOW_DISTANCE = 6
 _MIN_ONES = 96
 
 
+# A cluster with more than half of a class's files, and at least ten of them, says nothing about
+# copies: drawings, X-rays and micrographs of one kind are alike by nature.
+_MOST = 0.5
+_MANY = 10
+
+
+# Pairs of hashes that are compared at once.
+_BLOCK = 2**14
+
+_LOWER = 2**32 - 1  # the lower half of a number of 64 bits
+
+
 class Member(NamedTuple):
     """One image of a cluster.
 
@@ -41,9 +53,9 @@ class Member(NamedTuple):
         path: of its source and in it, for a person.
         label: its class.
         kind: "first", "exact" (its file equals the first member's) or "near".
-        distance: bits in which its hash differs from the first member's; in a chain of near
-            duplicates it can exceed MAX_DISTANCE.
-        action: "keep", "drop" or "group".
+        distance: bits in which its hash differs from the first member's; up to twice MAX_DISTANCE,
+            because both are near the leader of the cluster.
+        action: "keep" (by itself), "drop" or "group".
     """
 
     cluster: int
@@ -57,8 +69,10 @@ class Member(NamedTuple):
 def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
     """Find the clusters of duplicates.
 
-    Two images are in one cluster if their files are equal, or their hashes are near, or a chain of
-    such pairs joins them.
+    Equal files are in one cluster. For images that look alike, the order of their files' digests
+    decides, whatever the order of the images. In this order, an image that is near no leader
+    becomes a leader. Then every other image joins the leader nearest to it. So no chain of near
+    images joins two that differ much, as it would with every pair that is near.
 
     Args:
         file_sha256s: hex digests of the images' files.
@@ -67,31 +81,60 @@ def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
     Returns:
         For each image the index of the first image of its cluster, which may be its own.
     """
-    firsts = list(range(len(hashes)))
+    telling = (_ones(_rows(hashes)).sum(axis=1) >= _MIN_ONES).tolist()
+    smallest: dict[str, str] = {}
+    for sha256, hash_, tells in zip(file_sha256s, hashes, telling, strict=True):
+        if tells:
+            smallest[hash_] = min(sha256, smallest.get(hash_, sha256))
+    # Equal hashes count once, so that a thousand equal images do not give a million pairs.
+    distinct = sorted(smallest, key=lambda hash_: (smallest[hash_], hash_))
+    leader_of = dict(zip(distinct, _leaders(_rows(distinct)).tolist(), strict=True))
+    names = [
+        leader_of[hash_] if tells else sha256
+        for sha256, hash_, tells in zip(file_sha256s, hashes, telling, strict=True)
+    ]
+    first: dict[int | str, int] = {}
+    return [first.setdefault(name, i) for i, name in enumerate(names)]
 
-    def find(i: int) -> int:
-        while firsts[i] != i:
-            firsts[i] = firsts[firsts[i]]
-            i = firsts[i]
-        return i
 
-    def join(i: int, j: int) -> None:
-        i, j = find(i), find(j)
-        firsts[max(i, j)] = min(i, j)
+def alike_by_nature(
+    firsts: Sequence[int], file_sha256s: Sequence[str], labels: Sequence[str]
+) -> dict[int, str]:
+    """Find the clusters that hold most of a class.
 
-    rows = _rows(hashes)
-    telling = _ones(rows).sum(axis=1) >= _MIN_ONES
-    with_file: dict[str, int] = {}
-    with_hash: dict[str, int] = {}
-    # Equal hashes are joined first, so that a thousand equal images do not give a million pairs.
-    for i, (sha256, hash_) in enumerate(zip(file_sha256s, hashes, strict=True)):
-        join(i, with_file.setdefault(sha256, i))
-        if telling[i]:
-            join(i, with_hash.setdefault(hash_, i))
-    distinct = list(with_hash.values())
-    for a, b in _near_pairs(rows[distinct]):
-        join(distinct[a], distinct[b])
-    return [find(i) for i in range(len(firsts))]
+    Their images are probably no copies of each other.
+
+    Args:
+        firsts: from `clusters`.
+        file_sha256s: hex digests of the images' files; equal ones count once.
+        labels: their classes.
+
+    Returns:
+        For the first image of each such cluster the class that it holds most of.
+    """
+    files = set(zip(firsts, labels, file_sha256s, strict=True))
+    total = collections.Counter(label for label, _ in {each[1:] for each in files})
+    held = collections.Counter((first, label) for first, label, _ in files)
+    return {
+        first: label
+        for (first, label), count in sorted(held.items())
+        if count >= _MANY and count > _MOST * total[label]
+    }
+
+
+def loosen(firsts: Sequence[int], file_sha256s: Sequence[str], loose: Container[int]) -> list[int]:
+    """Return the clusters with those in `loose` reduced to equal files.
+
+    Args:
+        firsts: from `clusters`.
+        file_sha256s: hex digests of the images' files.
+        loose: the first images of some clusters.
+    """
+    first: dict[Hashable, int] = {}
+    return [
+        first.setdefault((name, sha256) if name in loose else name, i)
+        for i, (name, sha256) in enumerate(zip(firsts, file_sha256s, strict=True))
+    ]
 
 
 def copies(firsts: Sequence[int]) -> list[int]:
@@ -106,6 +149,7 @@ def conflicts(firsts: Sequence[int], labels: Sequence[str]) -> list[list[int]]:
 
 def members(
     firsts: Sequence[int],
+    held: Sequence[int],
     file_sha256s: Sequence[str],
     hashes: Sequence[str],
     paths: Sequence[str],
@@ -116,6 +160,7 @@ def members(
 
     Args:
         firsts: from `clusters`.
+        held: the clusters that the policy applies to, from `loosen`.
         file_sha256s: hex digests of the images' files.
         hashes: their perceptual hashes.
         paths: where they are, for a person.
@@ -125,14 +170,15 @@ def members(
     Returns:
         Their members, cluster by cluster, each in the order of the images.
     """
-    found = []
+    found, sizes = [], collections.Counter(held)
     for number, group in enumerate(_groups(firsts)):
         rows = _rows([hashes[i] for i in group])
         distances = _ones(rows ^ rows[0]).sum(axis=1).tolist()
         for i, distance in zip(group, distances, strict=True):
             same_file = file_sha256s[i] == file_sha256s[group[0]]
             kind = "first" if i == group[0] else "exact" if same_file else "near"
-            action = "keep" if policy == "drop" and kind == "first" else policy
+            free = i == held[i] if policy == "drop" else sizes[held[i]] == 1
+            action = "keep" if free else policy
             found.append(Member(number, paths[i], labels[i], kind, distance, action))
     return found
 
@@ -178,37 +224,79 @@ def _groups(firsts: Sequence[int]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of distinct hashes that are near; a pair may come more than once.
+def _leaders(rows: np.ndarray) -> np.ndarray:
+    """Return for each of distinct hashes the index of its leader, which may be itself.
 
-    Two rows of 64 bits that differ in at most 6 agree in at least 2 of their 8 bytes. So the rows
-    are sorted by each pair of bytes, and only rows with equal pairs are compared (multi-index
-    hashing: M. Norouzi, A. Punjani, D. Fleet, "Fast Search in Hamming Space with
-    Multi-Index Hashing", CVPR 2012).
+    The leaders are the first maximal set of which no two are near. They are found in a few rounds
+    instead of one by one (G. Blelloch, J. Fineman, J. Shun, "Greedy Sequential Maximal Independent
+    Set and Matching are Parallel on Average", SPAA 2012).
+
+    Args:
+        rows: uint64 [n, 4], from `_rows`, in the order that decides.
+    """
+    leads = np.zeros(len(rows), bool)
+    undecided = np.arange(len(rows))
+    while len(undecided):
+        free = _nearest(rows, undecided, undecided, any_before=True) < 0
+        leads[undecided[free]] = True
+        others = undecided[~free]
+        undecided = others[_nearest(rows, others, undecided[free], any_before=True) < 0]
+    leader, others = np.arange(len(rows)), np.flatnonzero(~leads)
+    leader[others] = _nearest(rows, others, np.flatnonzero(leads))
+    return leader
+
+
+def _nearest(
+    rows: np.ndarray, items: np.ndarray, others: np.ndarray, *, any_before: bool = False
+) -> np.ndarray:
+    """Return for each item the nearest of the others, the first of several, or -1 if none is near.
+
+    Two rows of 64 bits that differ in at most 6 agree in at least 2 of their 8 bytes. So only rows
+    with an equal pair of bytes are compared (multi-index hashing: M. Norouzi, A. Punjani, D. Fleet,
+    "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012).
 
     Args:
         rows: uint64 [n, 4], from `_rows`.
+        items: int64, indices of rows.
+        others: int64, indices of rows.
+        any_before: whether only others before the item count, and any near one will do.
     """
+    # A distance is in the upper half of a number, the index of the other row in the lower.
+    none = 2**62
+    found = np.full(len(items), none)
+    if not len(items):
+        return found
     # A hash has 16 rows of two bytes; the 8 x 8 lowest frequencies are the first byte of the first
     # 8 rows.
     low_bytes = np.ascontiguousarray(rows.view(np.uint8)[:, :16:2])
     low = low_bytes.view(np.uint64)[:, 0]
-    for first, second in itertools.combinations(range(low_bytes.shape[1]), 2):
-        key = low_bytes[:, first].astype(np.uint16) << 8 | low_bytes[:, second]
-        order = np.argsort(key, kind="stable")
-        key_ends = np.cumsum(np.bincount(key))
-        ends, ordered = key_ends[key[order]], low[order]
-        # Compare each row with the next of its key, then with the next but one, and so on. No array
-        # has more elements than there are rows, however many share a key.
-        left = np.arange(len(rows))
-        for offset in itertools.count(1):
-            left = left[left + offset < ends[left]]
-            if not len(left):
-                break
-            near = left[_ones(ordered[left] ^ ordered[left + offset]) <= _MAX_LOW_DISTANCE]
-            a, b = order[near], order[near + offset]
-            near = _ones(rows[a] ^ rows[b]).sum(axis=1) <= MAX_DISTANCE
-            yield from zip(a[near].tolist(), b[near].tolist(), strict=True)
+    for one, two in itertools.combinations(range(low_bytes.shape[1]), 2):
+        # A key is in the upper half of a number, the index of its row in the lower.
+        key = (low_bytes[:, one].astype(np.int64) << 8 | low_bytes[:, two]) << 32
+        ordered = np.sort(key[others] | others)
+        place = np.searchsorted(ordered, key[items])
+        end = np.searchsorted(ordered, key[items] | (items if any_before else _LOWER))
+        ordered &= _LOWER
+        left = np.flatnonzero((place < end) & ((found == none) | (not any_before)))
+        # Compare each item with the next of its key: several at once if there are few items. No
+        # array has more elements than items or _BLOCK.
+        while len(left):
+            at = place[left][:, None] + np.arange(max(1, _BLOCK // len(left)))
+            other = ordered[np.minimum(at, len(ordered) - 1)]
+            apart = low[items[left]][:, None] ^ low[other]
+            a, b = np.nonzero((_ones(apart) <= _MAX_LOW_DISTANCE) & (at < end[left][:, None]))
+            # Rows that share other bytes before these two have been compared.
+            equal = apart[a, b].view(np.uint8).reshape(-1, 8)[:, :two] == 0
+            a, b = a[equal.sum(1) == 1], b[equal.sum(1) == 1]
+            item, other = left[a], other[a, b]
+            distance = _ones(rows[items[item]] ^ rows[other]).sum(axis=1).astype(np.int64)
+            near = distance <= MAX_DISTANCE
+            np.minimum.at(found, item[near], distance[near] << 32 | other[near])
+            place[left] += at.shape[1]
+            left = left[place[left] < end[left]]
+            if any_before:
+                left = left[found[left] == none]
+    return np.where(found < none, found & _LOWER, -1)
 
 
 def _rows(hashes: Sequence[str]) -> np.ndarray:

@@ -9,8 +9,8 @@ from tfpipe.core import terminal
 from tfpipe.input import pipeline
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
+from tfpipe.records import coverage, salvage
 from tfpipe.records import manifest as manifests
-from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.runs import run_calibration
 from tfpipe.training import (
@@ -57,6 +57,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         folder=folder / SALVAGED,
     )
     train_split, val_split = resolve.parts(config, manifest)
+    if cluster.is_chief and (gaps := coverage.describe_subsets(train_split, val_split)):
+        terminal.warn(gaps)
     steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)

@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 
 from tfpipe.core.errors import UserError
-from tfpipe.sources import folder_tree, split_name
-from tfpipe.sources.folder_tree import FOLDER, NUMBERED, FolderPath, FolderTree
+from tfpipe.sources import class_folders, folder_path, split_name
+from tfpipe.sources.folder_path import FolderPath
+from tfpipe.sources.folder_tree import FOLDER, NUMBERED, FolderTree
 from tfpipe.sources.readings import describe, question
 
 AUTO, FILENAME = "auto", "filename"
@@ -67,12 +68,12 @@ def read(
     folders = [FolderPath(root, os.path.dirname(name)) for root, name in images]
     counts = collections.Counter(folders)
     if mode == FILENAME:
-        splits = FolderTree(counts).read_splits(everywhere=True)
+        splits = FolderTree(counts).any_splits(everywhere=True)
         return _by_filename(folders, images, splits, ask=False)
     if mode.startswith(NUMBERED):
         return _by_number(folders, counts, int(mode[len(NUMBERED) :]))
     ask = mode == AUTO
-    tree = folder_tree.best_tree(counts, classes, ask=ask, ask_splits=ask and ask_splits)
+    tree = class_folders.read_folders(counts, classes, ask=ask, ask_splits=ask and ask_splits)
     if any(tree.labels.values()):
         found = _layout(folders, tree.labels, tree.splits, tree.origin)
         if ask:
@@ -92,7 +93,7 @@ def read_splits(images: Sequence[tuple[str, str]], *, everywhere: bool = True) -
         everywhere: whether a folder around all images may name the split of all.
     """
     folders = [FolderPath(root, os.path.dirname(name)) for root, name in images]
-    splits = FolderTree(collections.Counter(folders)).read_splits(everywhere=everywhere)
+    splits = FolderTree(collections.Counter(folders)).any_splits(everywhere=everywhere)
     return [splits[key] for key in folders]
 
 
@@ -103,16 +104,16 @@ def _by_number(
     several = len({key.root for key in counts}) > 1
     labels, splits = {}, {}
     for key in counts:
-        inside = folder_tree.trail(key.name)
+        inside = folder_path.trail(key.name)
         if number < 0:  # counted from the innermost that is no split
             inside = [name for name in inside if not split_name.recognize(name)] or inside
-        names = inside if number else [folder_tree.source_name(key.root)]
+        names = inside if number else [folder_path.source_name(key.root)]
         place = number - (number > 0)
         labels[key] = names[place] if -len(names) <= place < len(names) else ""
-        others = [name for name in folder_tree.trail(key.name) if name != labels[key]]
+        others = [name for name in folder_path.trail(key.name) if name != labels[key]]
         if several:
             above = os.path.dirname(os.path.abspath(key.root))
-            others = [folder_tree.source_name(above), folder_tree.source_name(key.root), *others]
+            others = [folder_path.source_name(above), folder_path.source_name(key.root), *others]
         splits[key] = next(filter(None, map(split_name.recognize, others)), "")
     if not any(labels.values()):
         first = folders[0]
@@ -208,7 +209,7 @@ def _why_no_class(counts: Mapping[FolderPath, int], ask: bool, lists: Sequence[s
         return f"{text}: if {lists[0]} holds the labels, give `labels=csv:{lists[0]}`"
     sources = collections.Counter()
     for key, count in counts.items():
-        sources[folder_tree.source_name(key.root)] += count
+        sources[folder_path.source_name(key.root)] += count
     if len(sources) > 1 and not any(map(split_name.recognize, sources)):
         text += f": take each source for a class by `labels={NUMBERED}0` ({describe(sources)}),"
     else:

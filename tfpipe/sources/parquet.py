@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tfpipe.core import storage
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.sources import record_keys, shards
-from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.file import is_file, is_folder
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import Annotation, Source, check_size
@@ -90,7 +90,7 @@ class Parquet(Source):
         whole = is_folder(self.path)
         for file in _files_in(self.path) if whole else [self.path]:
             path = os.path.join(self.path, file) if whole else file
-            parquet, changed = self._open(path), stamp(path)
+            parquet, changed = self._open(path), storage.stamp(path)
             _, label, path_of = self._columns(path)
             names = _class_names(parquet.schema_arrow, label)
             first = 0

@@ -16,7 +16,7 @@ from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import label_names, record_keys, shards, unpack
-from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.file import is_file, is_folder
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.member import COPY
 from tfpipe.sources.options import DEFAULTS, Options
@@ -148,7 +148,7 @@ class TFRecords(Source):
         for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                self._list_shard(shard, digest or str(stamp(path)[1]), contents, labels)
+                self._list_shard(shard, digest or str(storage.stamp(path)[1]), contents, labels)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
