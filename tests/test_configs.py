@@ -63,7 +63,7 @@ def test_the_values_are_known(name):
     Augment(config.augment)
     optimizers.build(config.optimizer, config.learning_rate)
     for call in spec.parse(config.head, option="head"):
-        classifier.head_layers[call.name](*call.args, name="layer")
+        classifier.head_layers[call.name]("layer", *call.args)
 
 
 @pytest.mark.slow  # builds large backbones
