@@ -90,9 +90,3 @@ def test_grpcurl_asks(file, address):
     refused = ask({"model_spec": {"name": "other"}})
     assert "Code: NotFound" in refused.stderr
     assert "Servable not found for request: Latest(other)" in refused.stderr
-
-
-def test_a_name_without_a_folder_is_a_file_here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_protoset.main(make_protoset.Options(out="serving.protoset"))
-    assert (tmp_path / "serving.protoset").stat().st_size > 0

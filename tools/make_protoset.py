@@ -4,8 +4,8 @@
     grpcurl -plaintext -protoset serving.protoset -d '{"model_spec": {"name": "demo"}}' \
         127.0.0.1:8500 tensorflow.serving.ModelService/GetModelStatus
 
-No server of the protocol registers reflection, so that a generic client such as grpcurl or ghz has
-to be given them: a serialized `google.protobuf.FileDescriptorSet`.
+No server of the protocol registers reflection, so a generic client such as grpcurl or ghz needs
+them: a serialized `google.protobuf.FileDescriptorSet`.
 """
 
 import dataclasses
