@@ -233,25 +233,15 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Resolved options of a run, for all later commands.
+    """Resolved options of a run, for all later commands."""
 
-    Attributes:
-        classes: names in the order of their labels.
-        class_shares: share of each class among the training records.
-        branches: for each backbone its name, input side in pixels, and first weights.
-        output: "sigmoid" or "softmax".
-        records_fingerprint: of the training's records.
-        precision: Keras' name of the training's mixed-precision policy.
-        xla: whether XLA compiles the training step.
-    """
-
-    classes: tuple[str, ...]
-    class_shares: tuple[float, ...]
-    branches: tuple[dict, ...]
-    output: str
+    classes: tuple[str, ...]  # names in the order of their labels
+    class_shares: tuple[float, ...]  # of the training records
+    branches: tuple[dict, ...]  # each backbone's name, input side in pixels, and first weights
+    output: str  # "sigmoid" or "softmax"
     records_fingerprint: str
-    precision: str
-    xla: bool
+    precision: str  # Keras' name of the training's mixed-precision policy
+    xla: bool  # whether XLA compiles the training step
 
     @property
     def shares(self) -> dict[str, float]:
