@@ -178,7 +178,7 @@ def test_a_source_at_a_url_is_read_as_a_local_one(ram, local):
     here, there = sources.open_source(str(local)), sources.open_source(url)
     assert type(there) is type(here)
     assert there.names() == here.names()
-    assert there.labels == here.labels
+    assert there.annotations() == here.annotations()
     copy = pickle.loads(pickle.dumps(there))  # noqa: S301 (our own)
     copy.prepare()
     assert all(copy.read(name) == here.read(name) for name in there.names()[::5])
@@ -194,7 +194,8 @@ def test_lists(ram, image_folder, tmp_path, place):
     storage.write_whole(folder / "l.csv", "\n".join(rows).encode())
     source = sources.open_source(str(folder / "l.csv"))
     assert source.names() == ["in/cat.1.jpg", f"{ram}/dog.jpg"]
-    assert source.groups("group") == {"in/cat.1.jpg": "a", f"{ram}/dog.jpg": "b"}
+    found = source.annotations("group")
+    assert [found[name][:2] for name in source.names()] == [("cat", "a"), ("dog", "b")]
     assert [skipped[:2] for skipped in source.skipped] == [("in/gone.jpg", "missing")]
     files = [(image_folder / "cat.1.jpg").read_bytes(), b"dog"]
     assert [source.read(name) for name in source.names()] == files

@@ -158,9 +158,8 @@ class EndError(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(
-    ("inputs", "saves"), [pytest.param("images", [7, 3], marks=pytest.mark.slow), ("features", [3])]
-)
+@pytest.mark.slow  # each trains three times or more
+@pytest.mark.parametrize(("inputs", "saves"), [("images", [7, 3]), ("features", [3])])
 def test_a_run_interrupted_within_an_epoch_ends_like_an_uninterrupted_one(
     tiny_config, tmp_path, monkeypatch, inputs, saves
 ):
@@ -288,6 +287,7 @@ def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, 
     assert capfd.readouterr().err.count("back to the last checkpoint") == 2
 
 
+@pytest.mark.slow  # goes back five times
 def test_rewinding_is_given_up_in_the_end(tiny_config, monkeypatch):
     diverging(monkeypatch, list(range(200)))
     with refused("not finite at step 1 of epoch 1"):

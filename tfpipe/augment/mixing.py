@@ -18,7 +18,10 @@ _HALVINGS = 126  # bisections, down to float32's smallest number
 
 
 def beta_quantiles(alpha: float) -> np.ndarray:
-    """Return the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1, float32 [n + 1]; 1 for 0."""
+    """Return float32 [n + 1], the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1.
+
+    For alpha 0 they are all 1: examples stay as they are.
+    """
     if alpha == 0:
         return np.ones(_STEPS + 1, np.float32)
     # Only the lower half: its small values need more precision than those near 1.

@@ -11,7 +11,7 @@ _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc reuse large blocks instead of returning them to the system; return if it does.
+    """Make glibc keep freed blocks instead of returning them to the system; return whether it does.
 
     On a CPU every step of a model allocates and frees tensors of megabytes. By default each of them
     is mapped and unmapped anew, and touching its fresh pages takes a third of the time (MobileNet

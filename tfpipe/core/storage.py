@@ -117,7 +117,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
-    """Read a JSON file, such as "a records manifest".
+    """Read a JSON file; messages call it `what`, such as "a records manifest".
 
     Raises:
         UserError: the file is missing, unreadable, or not JSON; `hint` says what to do then.
@@ -248,6 +248,6 @@ class _LocalFiles:
 
 
 def _files(path: str | os.PathLike) -> contextlib.AbstractContextManager:
-    """Return a context with the functions that are for a path."""
+    """Return a context whose value has these functions for a path."""
     is_remote = remote.is_remote(path)
     return remote.gfile(os.fspath(path)) if is_remote else contextlib.nullcontext(_LocalFiles)

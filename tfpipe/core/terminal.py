@@ -85,7 +85,7 @@ def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable]:
-    """Show the progress of a long step: a bar on a terminal, else a line every 10 seconds or more.
+    """Show the progress of a long step: a bar on a terminal, else a line every 10 seconds.
 
     Yields:
         A function `advance(n=1, note="")` to call when n more units are done; the note follows the

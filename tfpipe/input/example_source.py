@@ -82,7 +82,7 @@ class CachedSource:
 
 
 def of_part(records: tf.data.Dataset, part: Subset, *, copies: bool = True) -> tf.data.Dataset:
-    """Return the records, strings of a part's shards, that belong to it, perhaps without copies."""
+    """Return the records of a part from those of its shards, with or without transformed copies."""
     without_copies = not copies and part.images < part.count
     if part.fold is None and not without_copies:
         return records

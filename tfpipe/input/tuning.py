@@ -18,7 +18,7 @@ def cores() -> int:
 
 
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Return a whole pipeline without the autotuner; it must not use tf.data.AUTOTUNE then."""
+    """Return a whole pipeline, which must not use tf.data.AUTOTUNE, without the autotuner."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)

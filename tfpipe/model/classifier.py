@@ -97,7 +97,10 @@ class Classifier:
 
 
 def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
-    """Return float32 [N, C] for logits float32 [N, 1] of a "sigmoid", [N, C] of a "softmax"."""
+    """Return the probability of each class, float32 [N, C].
+
+    The logits are float32, [N, 1] if `output` is "sigmoid", [N, C] if it is "softmax".
+    """
     if output == SOFTMAX:
         return tf.nn.softmax(logits)
     return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)

@@ -37,7 +37,7 @@ class FeatureDataset:
         return dataclasses.replace(self, rows=self.rows[self.arrays[-1][self.rows] == 0])
 
     def batches(self, size: int, part: slice = slice(None)) -> Iterator[dict[str, Any]]:
-        """Yield all rows in their order, as of `batch`."""
+        """Yield all rows in their order, in batches like those of `batch`."""
         for start in range(0, len(self), size):
             yield self.batch(np.arange(start, min(start + size, len(self))), size, part)
 

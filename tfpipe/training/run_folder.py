@@ -283,7 +283,7 @@ def load(run_dir: str) -> RunFolder:
 
 
 def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = None) -> Calibration:
-    """Read a `calibration.json` as of `RunFolder.calibration`, for what `made_for` returns."""
+    """Read a `calibration.json` like `RunFolder.calibration`, for what `made_for` returns."""
     if not path.is_file():
         return Calibration()
     hint = "remove it and run tfpipe.train there again"

@@ -42,7 +42,7 @@ class TrainState:
         self.retries = 0
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Return whether the stage is over: after its epochs, or `patience` without a gain."""
+        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain."""
         trained = self.epoch - self.first_epoch
         best = max(self.stage_best_epoch, self.first_epoch - 1)
         return trained >= epochs or (trained > 0 and self.epoch - 1 - best >= patience)

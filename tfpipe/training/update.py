@@ -82,7 +82,7 @@ class Update:
     def add(self, gradients: list[tf.Tensor], *, due: bool) -> None:
         """Add one step's gradients. If due, apply the mean over the steps since the last update.
 
-        They are those of the scaled loss; in a replica, of its part: the loss is the sum over all.
+        They are of the scaled loss. A replica's are of its part, as the loss is a sum over them.
         """
         if self._scales:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
