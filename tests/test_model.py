@@ -362,15 +362,6 @@ def test_a_damaged_download_is_told(name, network, monkeypatch):
     assert f"weights of {name} arrived damaged" in refuse_download(name)
 
 
-def test_another_error_of_a_download_is_not_hidden(network, monkeypatch):
-    def fail():
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(network, "answer", fail)
-    with pytest.raises(RuntimeError, match="something else"):
-        backbones.build(backbones.get("mobilenet"), 224, "imagenet")
-
-
 def register(monkeypatch, architecture):
     """Registers an architecture for one test."""
     known = {name: backbones.backbones[name] for name in backbones.backbones}

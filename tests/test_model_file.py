@@ -13,7 +13,7 @@ import tf_keras
 
 from tests.refusals import refused
 from tfpipe import train
-from tfpipe.model import backbones, model_file
+from tfpipe.model import backbones
 from tfpipe.model.classifier import as_list
 from tfpipe.training import resolve, run_folder
 
@@ -189,16 +189,14 @@ class TestRun:
             augment="",
         )
 
-    def test_options_of_each_backbone(self, config):
+    @pytest.mark.parametrize("name", ["net-second", "net"])
+    def test_options_of_each_backbone(self, config, name):
         path = config.backbones.split(",")[1].split("@")[0]
+        config = dataclasses.replace(config, image_size=f"small_cnn=24,{name}=32")
         assert resolve.branches(config) == (
             {"name": "small_cnn", "size": 24, "weights": "none"},
             {"name": f"{path}@second", "size": 32, "weights": path},
         )
-
-    def test_a_file_may_be_named_without_its_layer(self, config):
-        config = dataclasses.replace(config, image_size="small_cnn=24,net=32")
-        assert [branch["size"] for branch in resolve.branches(config)] == [24, 32]
 
     @pytest.mark.slow
     def test_a_run_is_restored_without_the_file_but_resumed_with_it(self, config):
@@ -235,8 +233,3 @@ class TestRun:
             resolve.branches(tiny_config(backbones=f"{tmp_path}/net.keras@second,{other}"))
         with refused(r"net\.keras takes images of any size: give a side"):
             resolve.branches(tiny_config(backbones=other, image_size="0"))
-
-
-def test_parse_takes_any_path():
-    assert model_file.parse(" a@b/c d.keras@x/y@z ") == ("a@b/c d.keras", "x/y@z")
-    assert model_file.parse("m.keras@l") == ("m.keras", "l")
