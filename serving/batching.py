@@ -49,14 +49,14 @@ class BatchingParameters:
     max_requests: int = 128
 
 
+@dataclasses.dataclass
 class _Request:
     """A request under way; its pieces may run in different batches."""
 
-    def __init__(self):
-        self.pending = 0
-        self.leads = False
-        self.error: Exception | None = None
-        self.woken = threading.Event()
+    pending: int
+    leads: bool = False
+    error: Exception | None = None
+    woken: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 @dataclasses.dataclass
@@ -101,18 +101,18 @@ class Batcher:
         count = self._rows(inputs)
         if not count:
             return self._function(inputs)
-        request, pieces = _Request(), []
         most, now = self._parameters.max_execution_batch_size, time.monotonic()
-        for start in range(0, count, most):
+        starts = range(0, count, most)
+        request, pieces = _Request(pending=len(starts)), []
+        for start in starts:
             part = {alias: array[start : start + most] for alias, array in inputs.items()}
             pieces.append(_Piece(request, part, min(most, count - start), now))
-        request.pending = len(pieces)
         leads = self._enqueue(pieces, count)
         while True:
             if leads:
                 try:
-                    if request.pending:
-                        self._run(self._take())
+                    if request.pending and (taken := self._take()):
+                        self._run(taken)
                 finally:
                     self._pass_lead()
             with self._changed:
@@ -196,8 +196,6 @@ class Batcher:
             piece.request.woken.set()
 
     def _execute(self, pieces: list[_Piece]) -> None:
-        if not pieces:
-            return
         rows = sum(piece.rows for piece in pieces)
         sizes = self._parameters.allowed_batch_sizes
         padding = next((size for size in sizes if size >= rows), rows) - rows

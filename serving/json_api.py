@@ -6,6 +6,8 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest. "instances" lists the r
 
 import base64
 import binascii
+import contextlib
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,18 +24,6 @@ _BYTES = "_bytes"  # an output with this ending is written in base64
 _DEEPEST = 32  # nested lists; a tensor has fewer dimensions
 
 _types = messages.types_pb2
-_FLOATS = (_types.DT_FLOAT, _types.DT_DOUBLE, _types.DT_HALF)
-# NumPy's type for the bounds.
-_INTEGERS = {
-    _types.DT_INT8: "i1",
-    _types.DT_INT16: "i2",
-    _types.DT_INT32: "i4",
-    _types.DT_INT64: "i8",
-    _types.DT_UINT8: "u1",
-    _types.DT_UINT16: "u2",
-    _types.DT_UINT32: "u4",
-    _types.DT_UINT64: "u8",
-}
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -132,21 +122,17 @@ def read_examples(body: Mapping[str, Any], into: messages.Input) -> None:
         _fill_example(each, found.add())
 
 
-def write_classes(result: messages.ClassificationResult) -> bytes:
-    """Return the answer of classify as JSON: a list of [label, score] for each example."""
-    return _dumped(
-        {
-            "results": [
-                [[each.label, _float32(each.score)] for each in one.classes]
-                for one in result.classifications
-            ]
-        }
-    )
+def write_result(result: messages.ClassificationResult | messages.RegressionResult) -> bytes:
+    """Return the answer of classify or regress as JSON.
 
-
-def write_values(result: messages.RegressionResult) -> bytes:
-    """Return the answer of regress as JSON: a number for each example."""
-    return _dumped({"results": [_float32(each.value) for each in result.regressions]})
+    An example has a list of [label, score] in the one, a number in the other.
+    """
+    if isinstance(result, messages.RegressionResult):
+        return _dumped({"results": [_shortest(each.value) for each in result.regressions]})
+    rows = [
+        [[c.label, _shortest(c.score)] for c in each.classes] for each in result.classifications
+    ]
+    return _dumped({"results": rows})
 
 
 def write_error(message: str) -> bytes:
@@ -209,15 +195,8 @@ def _tensor(value: Any, dtype: int) -> messages.TensorProto:
     shape = _shape(value)
     leaves: list[Any] = []
     _flatten(value, shape, 0, dtype, leaves)
-    if dtype == _types.DT_STRING:
-        array = np.empty(len(leaves), object)
-        array[:] = leaves
-    elif dtype == _types.DT_BOOL:
-        array = np.array(leaves, bool)
-    else:
-        kinds = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"} | _INTEGERS
-        array = np.array(leaves, kinds[dtype])
-    return tensors.to_proto(array.reshape(shape))
+    kind = object if dtype == _types.DT_STRING else _numpy_type(value, dtype)
+    return tensors.to_proto(np.fromiter(leaves, kind, len(leaves)).reshape(shape))
 
 
 def _shape(value: Any) -> list[int]:
@@ -253,42 +232,50 @@ def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: lis
 def _leaf(value: Any, dtype: int) -> Any:
     """Return a value in its type; raises RequestError if it does not fit."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype == _types.DT_STRING:
-        if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
-        if isinstance(value, dict):
-            return _bytes(value)
-    elif dtype == _types.DT_BOOL:
-        if isinstance(value, bool):
+    kind = "S" if dtype == _types.DT_STRING else _numpy_type(value, dtype).kind
+    if kind == "S" and isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if kind == "S" and isinstance(value, dict):
+        return _bytes(value)
+    if kind == "b" and isinstance(value, bool):
+        return value
+    if kind == "f" and is_number:
+        return _decimal(value, dtype)
+    if kind in "iu" and is_number and isinstance(value, int):
+        bounds = np.iinfo(tensors.numpy_type(dtype))
+        if bounds.min <= value <= bounds.max:
             return value
-    elif dtype in _FLOATS:
-        if is_number:
-            return _decimal(value, dtype)
-    elif dtype in _INTEGERS:
-        bounds = np.iinfo(_INTEGERS[dtype])
-        if is_number and isinstance(value, int) and bounds.min <= value <= bounds.max:
-            return value
-    else:
-        name = _types.DataType.Name(dtype)
-        raise invalid(f"Conversion of JSON Value: {_shown(value)} to type: {name}")
     raise invalid(
-        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type:"
-        f" {_types.DataType.Name(dtype)[3:].lower()}"
+        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {_name(dtype)}"
+    )
+
+
+def _numpy_type(value: Any, dtype: int) -> np.dtype:
+    """Return the type of a number; raises RequestError if JSON has no such values."""
+    with contextlib.suppress(ValueError):
+        found = tensors.numpy_type(dtype)
+        if found.kind != "c":
+            return found
+    raise invalid(
+        f"Conversion of JSON Value: {_shown(value)} to type: {_types.DataType.Name(dtype)}"
     )
 
 
 def _decimal(value: float, dtype: int) -> float:
-    kind = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"}[dtype]
-    bounds = np.finfo(kind)
+    bounds = np.finfo(tensors.numpy_type(dtype))
     largest = 2 ** (bounds.nmant + 1) - 1 if isinstance(value, int) else float(bounds.max)
     if isinstance(value, float) and not math.isfinite(value):
         return value
     if abs(value) > largest:
-        name = _types.DataType.Name(dtype)[3:].lower()
         raise invalid(
-            f"Cannot convert JSON value: {_shown(value)} to {name} without loss of precision."
+            f"Cannot convert JSON value: {_shown(value)} to {_name(dtype)} without loss of"
+            " precision."
         )
     return float(value)
+
+
+def _name(dtype: int) -> str:
+    return _types.DataType.Name(dtype).removeprefix("DT_").lower()
 
 
 def _bytes(value: dict) -> bytes:
@@ -338,20 +325,15 @@ def _add_value(value: Any, name: str, feature: Any) -> None:
 
 def _listed(alias: str, array: np.ndarray) -> Any:
     """Return an array as nested lists of JSON types."""
-    if array.dtype == object:
-        return _mapped(array.tolist(), _base64 if alias.endswith(_BYTES) else _text)
-    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
-        kind = array.dtype.type
-        return _mapped(array.tolist(), lambda value: float(str(kind(value))))  # shortest form
     if array.dtype.kind == "c":
         raise invalid(f"{alias} is complex, which JSON cannot express")
-    return array.tolist()
-
-
-def _mapped(value: Any, function: Any) -> Any:
-    return (
-        [_mapped(each, function) for each in value] if isinstance(value, list) else function(value)
-    )
+    if array.dtype == object:
+        convert = _base64 if alias.endswith(_BYTES) else _text
+    elif array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        convert = functools.partial(_shortest, kind=array.dtype.type)
+    else:
+        return array.tolist()
+    return np.asarray(np.frompyfunc(convert, 1, 1)(array), object).tolist()
 
 
 def _base64(value: bytes) -> dict[str, str]:
@@ -362,9 +344,9 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _float32(value: float) -> float:
-    """Return the shortest decimal of a float32: 0.2, not 0.20000000298."""
-    return float(str(np.float32(value)))
+def _shortest(value: float, kind: type[np.floating] = np.float32) -> float:
+    """Return the shortest decimal of a value of `kind`: 0.2, not 0.20000000298."""
+    return float(str(kind(value)))
 
 
 def _dumped(value: dict) -> bytes:
