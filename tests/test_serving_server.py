@@ -33,21 +33,13 @@ AVAILABLE, END = 30, 50
 ABSL = re.compile(r"[EIW]\d{4} |WARNING: All log messages before absl")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A model with version 1, to be copied and then changed."""
-    base = tmp_path_factory.mktemp("trained") / "demo"
-    publish(base, 1)
-    return base
-
-
 @pytest.fixture
-def base(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "export" / "demo")
+def base(tmp_path):
+    return publish(tmp_path / "export" / "demo", 1)
 
 
 class Caller(threading.Thread):
-    """Asks without a pause until told to stop; keeps versions and probabilities."""
+    """Asks without a pause until `done`; keeps versions and probabilities."""
 
     def __init__(self, channel):
         super().__init__()
@@ -161,28 +153,28 @@ def fail(monkeypatch, capsys):
     return run
 
 
-def test_mistakes_at_the_start_are_one_line(base, tmp_path, fail):
-    good = f"--model_base_path={base}"
-    line, code = fail(f"--model_base_path={tmp_path / 'none'}")
-    assert line.startswith(f"error: --model_base_path={tmp_path / 'none'} is not a folder: ")
-    assert code == 1
-    (tmp_path / "empty" / "v1").mkdir(parents=True)
-    line, code = fail(f"--model_base_path={tmp_path / 'empty'}")
-    assert "holds no version" in line
-    assert str(tmp_path / "empty" / "1" / "saved_model.pb") in line
-    assert code == 1
-    for flags, words in {
-        (good, "--model_nam=x"): "model_nam",
-        ("--port=1",): "--model_base_path is required, or --model_config_file",
-        (good, "--port=65536"): "--port=65536",
-        (good, "--port=x"): "--port=x",
-        (good, "photo.jpg"): "'photo.jpg'",
-    }.items():
-        line, code = fail(*flags)
-        assert (words in line, code) == (True, 2), line
-    for flag in ("model_config_file", "batching_parameters_file", "ssl_config_file"):
-        line, code = fail(good, f"--{flag}={tmp_path / 'none.config'}")
-        assert (code, "No such file or directory" in line) == (1, True), line
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--model_base_path=none"], 1, "--model_base_path=none is not a folder: "),
+        (["--model_base_path=empty"], 1, "holds no version"),
+        (["--model_nam=x"], 2, "model_nam"),
+        (["--model_base_path="], 2, "--model_base_path is required, or --model_config_file"),
+        (["--port=65536"], 2, "--port=65536"),
+        (["--port=x"], 2, "--port=x"),
+        (["photo.jpg"], 2, "'photo.jpg'"),
+        (["--model_config_file=none"], 1, "--model_config_file=none: No such file"),
+        (["--batching_parameters_file=none"], 1, "--batching_parameters_file=none: No such file"),
+        (["--monitoring_config_file=none"], 1, "--monitoring_config_file=none: No such file"),
+        (["--ssl_config_file=none"], 1, "--ssl_config_file=none: No such file"),
+    ],
+)
+def test_mistakes_at_the_start_are_one_line(base, fail, monkeypatch, flags, code, words):
+    monkeypatch.chdir(base.parent)
+    (base.parent / "empty" / "v1").mkdir(parents=True)
+    line, status = fail("--model_base_path=demo", *flags)
+    assert words in line
+    assert status == code
 
 
 def test_a_port_in_use_is_an_error(base, fail):
