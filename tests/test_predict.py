@@ -13,7 +13,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from conftest import draw
 from serving_demo import embedded, run_command
 from sklearn import metrics
 
@@ -403,29 +402,6 @@ def test_at_a_url(run_dir, damaged, tmp_path):
     drawn = tf.io.gfile.GFile(f"{url}/maps/2-1.png", "rb").read()
     assert drawn == (tmp_path / "maps/2-1.png").read_bytes()
     tf.io.gfile.rmtree(url)
-
-
-def test_few_pictures_are_in_memory(run_dir, tmp_path, monkeypatch):
-    source = tmp_path / "in"
-    source.mkdir()
-    draw("cat", 0).save(source / "0.jpg")
-    for number in range(1, 200):
-        os.link(source / "0.jpg", source / f"{number}.jpg")
-    read, ahead = [], []
-    convert = Store.convert
-    monkeypatch.setattr(Store, "convert", lambda *a: read.append(1) or convert(*a))
-    from tfpipe.predictions.run_classifier import RunClassifier
-
-    classify = RunClassifier.classify
-
-    def watched(self, images):
-        ahead.append(len(read) - 32 * len(ahead))
-        return classify(self, images)
-
-    monkeypatch.setattr(RunClassifier, "classify", watched)
-    run(tmp_path / "o.csv", source, run_dir=str(run_dir))
-    assert len(read) == 200
-    assert max(ahead) <= 4 * 32
 
 
 @pytest.mark.parametrize(

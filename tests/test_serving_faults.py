@@ -1,10 +1,8 @@
 """What a server must survive: floods, bombs, noise, deadlines, and signals."""
 
-import concurrent.futures
 import contextlib
 import pathlib
 import random
-import signal
 import threading
 import time
 
@@ -213,18 +211,3 @@ def test_a_flood_is_refused_and_leaves_nothing(base, tmp_path, seconds, under_wa
         assert call(channel, messages.HealthCheckRequest()).status == 1
         assert memory_mb(server) < 1.1 * before + 40
         assert works(channel)
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("turn", range(20))
-def test_sigterm_under_fifty_calls(base, tmp_path, turn):
-    with (
-        running_server(base, tmp_path / "stderr") as server,
-        grpc.insecure_channel(server.address) as channel,
-        concurrent.futures.ThreadPoolExecutor(50) as pool,
-    ):
-        calls = [pool.submit(call, channel, slow(10), 60) for _ in range(50)]
-        time.sleep(0.05 + 0.03 * turn)
-        server.send_signal(signal.SIGTERM)
-        assert all(each.result().outputs for each in calls)
-        assert server.wait(40) == 0

@@ -126,7 +126,6 @@ MISTAKES = [
         "Expecting value/list but got object at item 1 of input list",
     ),
     ("x:predict", {"instances": [1]}, 404, r"Servable not found for request: Latest\(x\)"),
-    ("demo/versions/8:predict", {"instances": [1]}, 404, r"Servable .*: Specific\(demo, 8\)"),
     ("demo/labels/x:predict", {"instances": [1]}, 400, "Unrecognized servable version label: x"),
     (f"demo/versions/{2**63}:predict", {}, 400, "Failed to convert.*"),
     ("demo:classify", {}, 400, ".*key 'examples' is expected.*"),

@@ -75,9 +75,7 @@ def test_versions_come_and_go_without_a_failed_call(base, capsys):
         callers = [Caller(ch), Caller(ch)]
         for caller in callers:
             caller.start()
-        for name in ("tmp-8", "9.partial", "-5", "\u0663", "1e3"):  # not decimal: skipped
-            shutil.copytree(base / "1", base / name)
-        (base / "10").symlink_to(base / "10")
+        shutil.copytree(base / "1", base / "9.partial")  # no version
         publish(base, 2, biases[2])
         wait_for_states(ch, {1: (END, True), 2: (AVAILABLE, True)})
 
@@ -116,7 +114,8 @@ def test_versions_come_and_go_without_a_failed_call(base, capsys):
 
 
 @pytest.mark.slow
-def test_sigterm_loses_no_call_under_way(base, tmp_path):
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.4])
+def test_sigterm_loses_no_call_under_way(base, tmp_path, seconds):
     log = tmp_path / "stderr"
     with (
         running_server(base, log, "--grpc_max_threads=4") as server,
@@ -127,7 +126,7 @@ def test_sigterm_loses_no_call_under_way(base, tmp_path):
         assert next(health).status == SERVING
         request = predict(spec(signature_name="slow"), steps=np.array(10, np.int32))
         calls = [pool.submit(call, channel, request, timeout=50) for _ in range(12)]
-        time.sleep(0.2)
+        time.sleep(seconds)
         server.send_signal(signal.SIGTERM)
         assert next(health).status == NOT_SERVING
         late = messages.HealthStub(channel).Watch(messages.HealthCheckRequest())

@@ -306,25 +306,6 @@ def test_each_client_has_a_share_which_comes_back(site, monkeypatch):
     assert classify(one, png(0)).status_code == 429
 
 
-@given(
-    st.integers(1, 50),
-    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 60)), max_size=50),
-)
-def test_no_client_gets_more_than_its_share(per_minute, steps):
-    now, granted = 0.0, 0
-    rate = Rate(per_minute)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits.time, "monotonic", lambda: now)
-        for seconds, count in steps:
-            now += seconds
-            try:
-                rate.take("a", count)
-                granted += count
-            except WebError:
-                continue
-            assert granted <= per_minute * (1 + now / 60) + 1e-6
-
-
 def test_clients_of_one_network_share_and_few_are_remembered(monkeypatch):
     monkeypatch.setattr(limits, "_MOST_CLIENTS", 3)
     rate = Rate(1)
@@ -502,12 +483,6 @@ def test_a_wrong_flag_is_one_line(flags, words, monkeypatch, capsys):
     (line,) = err.splitlines()
     assert code in (1, 2)
     assert words in line
-
-
-def test_the_client_of_a_page_is_that_of_the_flags():
-    options = webapp.Options(server="http://127.0.0.1:1", model_name="m", timeout=3, version=4)
-    client = webapp.client.connect(options, retries=2)
-    assert (client.server, client.model_name, client.timeout) == ("http://127.0.0.1:1", "m", 3)
 
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
