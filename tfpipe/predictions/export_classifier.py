@@ -81,9 +81,6 @@ class ExportClassifier(LocalClassifier):
         found = self._run("predict_images", {"images": self.batch(images)}, "probabilities")
         return Outcome(found[: len(images)])
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return clipped(outputs, self.bounds)
-
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         return self._run("explain", {"image_bytes": np.array(files, object)}, "heat_map")
 

@@ -85,9 +85,9 @@ class ImageClassifier(abc.ABC, Generic[T]):
             UserError: there is no answer.
         """
 
-    @abc.abstractmethod
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
+        return clipped(outputs, self.bounds)
 
     @abc.abstractmethod
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:

@@ -129,9 +129,6 @@ class ServerClassifier(ImageClassifier[bytes]):
                 outputs[place] = answer.probabilities
         return Outcome(outputs, refused)
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return clipped(outputs, self.bounds)
-
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         inputs = {"image_bytes": list(files)}
         with self._explained():
