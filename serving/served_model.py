@@ -61,12 +61,10 @@ class ServedModel:
         name: str,
         base_path: pathlib.Path,
         load: Callable[[pathlib.Path, int], LoadedModel],
-        policy: ServableVersionPolicy | None = None,
     ):
         """`load` takes a version's folder and number; it may raise RequestError."""
-        self.name = name
-        self.base_path = base_path
-        self.policy = policy or ServableVersionPolicy()
+        self.name, self.base_path = name, base_path
+        self.policy = ServableVersionPolicy()
         self._load = load
         self._lock = threading.Lock()  # guards `_loaded` and each user count
         self._loaded: dict[int, _Loaded] = {}
@@ -89,12 +87,10 @@ class ServedModel:
         wanted = aspired(self.policy, list(folders))
         errors = self._load_missing(wanted, folders)
         if not self.versions and errors and self._is_latest:
-            lower = (version for version in sorted(folders, reverse=True) if version not in wanted)
-            for version in lower:
-                wanted = [version]
-                errors += self._load_missing(wanted, folders)
-                if self.versions:
-                    break
+            for version in sorted(set(folders) - set(wanted), reverse=True):
+                if not self.versions:
+                    wanted = [version]
+                    errors += self._load_missing(wanted, folders)
         served = self.versions
         if set(wanted) & set(served):  # without a replacement the old version stays
             for version in set(served) - set(wanted):

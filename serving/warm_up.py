@@ -19,8 +19,7 @@ def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
     Args:
         model: the version.
         low_priority: run only the smallest request of each signature, with a pause as long as it
-            took. It builds all but what depends on the number of images, and leaves the processors
-            to the clients of other versions.
+            took. This leaves the processors to the clients of other versions.
 
     Returns:
         How many requests ran.
