@@ -192,11 +192,20 @@ def _is_b64(value: Any) -> bool:
 
 
 def _tensor(value: Any, dtype: int) -> messages.TensorProto:
+    kind = _numpy_type(dtype)
     shape = _shape(value)
     leaves: list[Any] = []
-    _flatten(value, shape, 0, dtype, leaves)
-    kind = object if dtype == _types.DT_STRING else _numpy_type(value, dtype)
+    _flatten(value, shape, 0, kind, leaves)
     return tensors.to_proto(np.fromiter(leaves, kind, len(leaves)).reshape(shape))
+
+
+def _numpy_type(dtype: int) -> np.dtype:
+    """Return the type of an array of these values; raises RequestError if JSON has no such."""
+    with contextlib.suppress(ValueError):
+        found = np.dtype(object) if dtype == _types.DT_STRING else tensors.numpy_type(dtype)
+        if found.kind != "c":
+            return found
+    raise invalid(f"Conversion of JSON Value to type: {_types.DataType.Name(dtype)}")
 
 
 def _shape(value: Any) -> list[int]:
@@ -209,14 +218,14 @@ def _shape(value: Any) -> list[int]:
     return shape
 
 
-def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: list) -> None:
+def _flatten(value: Any, shape: Sequence[int], level: int, kind: np.dtype, into: list) -> None:
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
                 f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON"
                 f" DOM. Expected at level: {len(shape)}"
             )
-        into.append(_leaf(value, dtype))
+        into.append(_leaf(value, kind))
         return
     if level >= len(shape):
         raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
@@ -226,56 +235,45 @@ def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: lis
             f" {shape[level]}"
         )
     for each in value:
-        _flatten(each, shape, level + 1, dtype, into)
+        _flatten(each, shape, level + 1, kind, into)
 
 
-def _leaf(value: Any, dtype: int) -> Any:
+def _leaf(value: Any, kind: np.dtype) -> Any:
     """Return a value in its type; raises RequestError if it does not fit."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    kind = "S" if dtype == _types.DT_STRING else _numpy_type(value, dtype).kind
-    if kind == "S" and isinstance(value, str):
+    if kind.kind == "O" and isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
-    if kind == "S" and isinstance(value, dict):
+    if kind.kind == "O" and isinstance(value, dict):
         return _bytes(value)
-    if kind == "b" and isinstance(value, bool):
-        return value
-    if kind == "f" and is_number:
-        return _decimal(value, dtype)
-    if kind in "iu" and is_number and isinstance(value, int):
-        bounds = np.iinfo(tensors.numpy_type(dtype))
+    if isinstance(value, bool):
+        if kind.kind == "b":
+            return value
+    elif kind.kind == "f" and isinstance(value, int | float):
+        return _decimal(value, kind)
+    elif kind.kind in "iu" and isinstance(value, int):
+        bounds = np.iinfo(kind)
         if bounds.min <= value <= bounds.max:
             return value
     raise invalid(
-        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {_name(dtype)}"
+        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {_name(kind)}"
     )
 
 
-def _numpy_type(value: Any, dtype: int) -> np.dtype:
-    """Return the type of a number; raises RequestError if JSON has no such values."""
-    with contextlib.suppress(ValueError):
-        found = tensors.numpy_type(dtype)
-        if found.kind != "c":
-            return found
-    raise invalid(
-        f"Conversion of JSON Value: {_shown(value)} to type: {_types.DataType.Name(dtype)}"
-    )
-
-
-def _decimal(value: float, dtype: int) -> float:
-    bounds = np.finfo(tensors.numpy_type(dtype))
+def _decimal(value: float, kind: np.dtype) -> float:
+    bounds = np.finfo(kind)
     largest = 2 ** (bounds.nmant + 1) - 1 if isinstance(value, int) else float(bounds.max)
     if isinstance(value, float) and not math.isfinite(value):
         return value
     if abs(value) > largest:
         raise invalid(
-            f"Cannot convert JSON value: {_shown(value)} to {_name(dtype)} without loss of"
+            f"Cannot convert JSON value: {_shown(value)} to {_name(kind)} without loss of"
             " precision."
         )
     return float(value)
 
 
-def _name(dtype: int) -> str:
-    return _types.DataType.Name(dtype).removeprefix("DT_").lower()
+def _name(kind: np.dtype) -> str:
+    """Return the protocol's name of a type, such as "float" or "string"."""
+    return _types.DataType.Name(tensors.data_type(np.empty(0, kind)))[3:].lower()
 
 
 def _bytes(value: dict) -> bytes:
@@ -307,7 +305,7 @@ def _add_value(value: Any, name: str, feature: Any) -> None:
         if not -(2**63) <= value < 2**63:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
     elif isinstance(value, float):
-        kind, found = "float_list", _decimal(value, _types.DT_FLOAT)
+        kind, found = "float_list", _decimal(value, np.dtype(np.float32))
     elif isinstance(value, str):
         kind, found = "bytes_list", value.encode("utf-8", "surrogatepass")
     elif _is_b64(value):

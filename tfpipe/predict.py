@@ -245,11 +245,12 @@ def _judge(prediction, predictions, out: remote.Path) -> int:
 
     path, locate = output.rejects_path(out), prediction.source.locate
     if predictions.rejects:
+        known = prediction.classifier.class_shares
+        got = "the classes' shares in the training records" if known else "equal shares"
         first, (reason, detail) = next(iter(predictions.rejects.items()))
         terminal.error(
-            f"{len(predictions.rejects):,} of the files could not be read and got"
-            f" {prediction.classifier.prior_text}; the first is {locate(first)}"
-            f" ({reason}: {detail}); see {path}"
+            f"{len(predictions.rejects):,} of the files could not be read and got {got};"
+            f" the first is {locate(first)} ({reason}: {detail}); see {path}"
         )
     if predictions.skipped:
         name, reason, detail = predictions.skipped[0]

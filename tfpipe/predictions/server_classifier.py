@@ -10,7 +10,7 @@ import numpy as np
 
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.core.options import option
-from tfpipe.predictions.image_classifier import ImageClassifier, Outcome, clipped
+from tfpipe.predictions.image_classifier import ImageClassifier, Outcome
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
 from tfpipe.protocol.transport import ServerError
@@ -83,15 +83,6 @@ class ServerClassifier(ImageClassifier[bytes]):
     def classes(self) -> tuple[str, ...]:  # noqa: D102
         with self._explained():
             return self._client.labels
-
-    @property
-    def prior(self) -> np.ndarray:  # noqa: D102
-        shares = np.full((1, len(self.classes)), 1 / len(self.classes), np.float32)
-        return clipped(shares, self.bounds)[0]
-
-    @property
-    def prior_text(self) -> str:  # noqa: D102
-        return "equal shares of the classes, as a server does not know theirs"
 
     def pinned(self) -> "ServerClassifier":
         """Return this classifier, fixed to the version that answers now."""
