@@ -163,23 +163,31 @@ def test_what_the_server_refuses_is_a_reject(server, damaged, tmp_path, monkeypa
     assert [name for name, error in rows.items() if error] == ["7", "README"]
 
 
-def test_every_format_has_the_same_rows(run_dir, damaged, tmp_path):
+def test_every_format_has_the_same_rows(tmp_path):
+    predictions = Predictions(
+        [f"{number}.jpg" for number in range(10)],
+        ("cat", "dog"),
+        np.random.default_rng(0).dirichlet([1, 1], 10).astype(np.float32),
+        {"7.jpg": ("damaged", "cut")},
+        heat_maps={"0.jpg": "maps/0.png"},
+    )
     tables = {}
     for form in formats.formats:
         out = tmp_path / f"out{formats.formats[form].suffixes[0]}"
         assert formats.choose("auto", str(out)) == form
-        flags = {"explain": str(tmp_path / form), "explain_limit": 3, "threshold": "0.999"}
-        run(out, damaged, run_dir=str(run_dir), columns="all", **flags)
+        with open(out, "wb") as file:
+            formats.formats[form].write(predictions.all(), file)
         tables[form] = READERS[form](out)
-        maps = [row.pop("heat_map") for row in tables[form]]
-        assert maps[:3] == [str(tmp_path / form / f"{n + 1}-{n}.png") for n in range(3)]
-        assert maps[3:] == [None] * 7
-    columns = ["id", "name", "label", "probability_cat", "probability_dog", "error"]
-    for rows in zip(*tables.values(), strict=True):
+    numbers = ["probability_cat", "probability_dog"]
+    columns = ["id", "name", "label", *numbers, "error", "heat_map"]
+    for place, rows in enumerate(zip(*tables.values(), strict=True)):
         assert [list(row) for row in rows] == [columns] * len(rows)
-        for column in columns:
-            kind = np.float32 if column.startswith("probability_") else lambda value: value
-            assert len({kind(row[column]) for row in rows}) == 1  # to the last bit
+        for row in rows:
+            found = np.array([row.pop(name) for name in numbers], np.float32)
+            np.testing.assert_array_equal(
+                found, predictions.probabilities[place]
+            )  # to the last bit
+        assert all(row == rows[0] for row in rows)
 
 
 def test_kaggle_gets_two_columns_of_any_format_flag(run_dir, damaged, tmp_path):
@@ -394,8 +402,9 @@ def test_at_a_url(run_dir, damaged, tmp_path):
     assert sorted(tf.io.gfile.listdir(url)) == ["maps", *names]
     (tmp_path / "copy.parquet").write_bytes(tf.io.gfile.GFile(f"{url}/o.parquet", "rb").read())
     rows, there = read_parquet(tmp_path / "o.parquet"), read_parquet(tmp_path / "copy.parquet")
-    assert [row.pop("heat_map") for row in there][1] == f"{url}/maps/2-1.png"
-    assert [row.pop("heat_map") for row in rows][1] == str(tmp_path / "maps/2-1.png")
+    for found, folder in ((there, url), (rows, tmp_path)):
+        maps = [f"{folder}/maps/1-0.png", f"{folder}/maps/2-1.png"]
+        assert [row.pop("heat_map") for row in found] == maps + [None] * 8
     assert there == rows
     drawn = tf.io.gfile.GFile(f"{url}/maps/2-1.png", "rb").read()
     assert drawn == (tmp_path / "maps/2-1.png").read_bytes()
