@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, draw
-from test_serving_server import running_server
+from serving_demo import running_server
 
 from serving.client import Client
 from tfpipe import evaluate, export, predict
