@@ -97,9 +97,7 @@ def pair(best: Chapter, other: Chapter) -> Pair:
     try:
         if classes != other.target.classes:
             raise UserError(f"{name} and {other_name} have different classes")
-        order = compare.order(name, one.names, other_name, two.names)
-        if (two.labels[order] != one.labels).any():
-            raise UserError(f"{name} and {other_name} have different labels for the same images")
+        order = compare.order(name, one.columns, other_name, two.columns)
     except UserError as error:
         return Pair(other_name, problem=str(error))
     first = LabeledPredictions(one.probabilities, one.labels)
