@@ -1,12 +1,12 @@
 """The flagfiles of configs/: they parse, have known values and layers, and train."""
 
-import csv
 import functools
 import pathlib
 
 import pytest
 import tf_keras
 from absl import flags
+from training import log_of
 
 from tfpipe import build_records, train
 from tfpipe.augment import Augment
@@ -123,19 +123,14 @@ def shortened(config):
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_train(name, records, image_folder, tmp_path):
     tf_keras.backend.clear_session()
-    config = read(name)
-    run_dir = tmp_path / "run"
-    runs = [run_dir]
+    config, run_dir = read(name), tmp_path / "run"
+    runs = [run_dir / f"fold-{fold}" for fold in range(config.folds)] or [run_dir]
     if config.folds:
-        source = (str(image_folder),)
         records = tmp_path / "folded"
-        build_records.main(
-            build_records.Options(source, str(records), folds=config.folds, report=False)
-        )
-        runs = [run_dir / f"fold-{fold}" for fold in range(config.folds)]
+        folded = {"folds": config.folds, "report": False}
+        build_records.main(build_records.Options((str(image_folder),), str(records), **folded))
     given = (f"--records={records}", f"--run_dir={run_dir}")
     train.main(read(name, *shortened(config), *given))
     for run in runs:
         assert (run / "best.weights.h5").is_file()
-        with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-            assert len(list(csv.DictReader(file))) == len(list(stages_of(config)))
+        assert len(log_of(run)) == len(list(stages_of(config)))
