@@ -1,6 +1,5 @@
 """The flagfiles of configs/: they parse, have known values and layers, and train."""
 
-import functools
 import pathlib
 
 import pytest
@@ -11,7 +10,7 @@ from training import log_of
 from tfpipe import build_records, train
 from tfpipe.augment import Augment
 from tfpipe.core import options, spec
-from tfpipe.model import backbones, classifier, describe
+from tfpipe.model import backbones, classifier
 from tfpipe.training import optimizers
 from tfpipe.training.train_config import TrainConfig
 
@@ -51,12 +50,6 @@ def stages_of(config):
         yield name, dict(key.split("=") for key in keys.split(",") if key)
 
 
-@functools.cache
-def blocks(backbone):
-    tf_keras.backend.clear_session()
-    return set(describe.blocks(backbones.build(backbones.get(backbone), 96, "none")))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_values_are_known(name):
     config = read(name)
@@ -64,19 +57,6 @@ def test_the_values_are_known(name):
     optimizers.build(config.optimizer, config.learning_rate)
     for call in spec.parse(config.head, option="head"):
         classifier.head_layers[call.name](*call.args, name="layer")
-
-
-@pytest.mark.slow  # builds large backbones
-@pytest.mark.parametrize("name", NAMES)
-def test_backbones_and_their_layers_exist(name):
-    config = read(name)
-    texts = config.backbones.split(",")
-    for text in texts:
-        if backbones.get(text).layers:
-            assert blocks(text)
-    for _, keys in stages_of(config):
-        start = keys.get("from", "head")
-        assert start in ("head", "all") or any(start in blocks(text) for text in texts)
 
 
 def check_parameters(name, capsys):

@@ -1,11 +1,13 @@
 """95 % intervals: against SciPy and formulas, at the edges, and how often they hold the truth."""
 
+import functools
 import math
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from tfpipe.evaluation import bootstrap, class_balance, proportions
@@ -87,6 +89,27 @@ def test_the_bootstrap_covers_a_mean_loss():
         return bootstrap.interval(weights @ values / 60, values.mean())[0]
 
     assert coverage(draw, 1.0, rounds=400) == pytest.approx(0.93, abs=0.05)
+
+
+@pytest.mark.parametrize("scale", [1, 2], ids=["calibrated", "overconfident"])
+def test_calibration_errors_are_covered(scale):
+    """Of scores whose log odds are `scale` times the true ones."""
+    metric = metrics["calibration_error"]
+
+    def drawn(rng, n):
+        odds = rng.normal(0, 2.5, n)
+        p = scipy.special.expit(scale * odds)
+        labels = rng.uniform(size=n) < scipy.special.expit(odds)
+        return LabeledPredictions(np.stack([1 - p, p], axis=1), labels)
+
+    def draw(rng):
+        found = drawn(rng, 200)
+        samples = metric.of(found)(next(bootstrap.weights(200, 200, int(rng.integers(2**31)))))
+        correct = functools.partial(metric.correct, found)
+        return bootstrap.interval(samples, metric.value(found), correct)[0]
+
+    truth = metric.value(drawn(np.random.default_rng(1), 400_000)) if scale > 1 else 0.0
+    assert coverage(draw, truth, rounds=300) == pytest.approx(0.95, abs=0.06)
 
 
 @hypothesis.settings(deadline=None, max_examples=60)

@@ -4,7 +4,7 @@ Each round draws as many images as there are, with replacement (Efron 1979, "Boo
 Another Look at the Jackknife"). It gives the intervals that have no formula.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -62,7 +62,11 @@ def obstacle(name: str, predictions: LabeledPredictions) -> str:
     return "needs two images of each class" if by_class and 1 in predictions.support else ""
 
 
-def interval(samples: np.ndarray, value: float) -> tuple[Interval | None, str]:
+def interval(
+    samples: np.ndarray,
+    value: float,
+    correct: Callable[[float, Interval], Interval] | None = None,
+) -> tuple[Interval | None, str]:
     """Return the 95 % interval of a metric, or None and the reason.
 
     These are the percentiles of the samples, and the value itself where it lies outside.
@@ -70,11 +74,14 @@ def interval(samples: np.ndarray, value: float) -> tuple[Interval | None, str]:
     Args:
         samples: from `resampled`; NaN values are left out.
         value: the metric of the images.
+        correct: from the value and the percentiles to better bounds, where the samples are biased.
     """
     defined = samples[~np.isnan(samples)]
     if 2 * len(defined) < len(samples):
         return None, "undefined for most samples of these images"
     low, high = np.percentile(defined, [2.5, 97.5])
+    if correct:
+        low, high = correct(value, (low, high))
     low, high = float(min(low, value)), float(max(high, value))
     if np.isclose(low, high, rtol=1e-12, atol=1e-12):
         return None, "the same in every sample of these images"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy.sparse  # scipy's other parts load when they are first used
 
 from tfpipe.core.registry import Registry
 from tfpipe.evaluation import diagrams, proportions
@@ -94,6 +94,8 @@ class Metric:
         needs: what it is undefined without, as in "images of two classes".
         by_class: whether a class with a single image can decide its value.
         interval: its 95 % interval by a formula; None leaves it to the bootstrap.
+        correct: from the predictions, the value and the bootstrap's percentiles to its interval,
+            where these are biased.
         difference: the same of the difference of two models, and the p-value.
     """
 
@@ -103,6 +105,7 @@ class Metric:
     needs: str = "an image"
     by_class: bool = False
     interval: Callable[[LabeledPredictions], Interval | None] | None = None
+    correct: Callable[[LabeledPredictions, float, Interval], Interval] | None = None
     difference: (
         Callable[[LabeledPredictions, LabeledPredictions], tuple[Interval, float]] | None
     ) = None
@@ -206,13 +209,30 @@ def _brier(predictions: LabeledPredictions) -> Statistic:
     return mean_of(squares[:, 1] if predictions.classes == 2 else squares.sum(axis=1))
 
 
-@metric("calibration_error", "calibration error", higher_is_better=False)
+def _unbiased(predictions: LabeledPredictions, value: float, percentiles: Interval) -> Interval:
+    """Return the interval of the calibration error, whose value and samples are both too high.
+
+    The percentiles are reflected at the value (basic bootstrap, Davison and Hinkley 1997, 5.2). The
+    interval begins at 0 if the probabilities may be calibrated, by the test of Hosmer and Lemeshow
+    (1980) on the same bars.
+    """
+    scores, right = diagrams.scored(predictions.probabilities, predictions.labels)
+    place = diagrams.bin_of(scores, BINS)
+    errors = np.bincount(place, right - scores, BINS)
+    variances = np.bincount(place, scores * (1 - scores), BINS)
+    known = variances > 0
+    statistic = (errors[known] ** 2 / variances[known]).sum()
+    is_calibrated = scipy.stats.chi2.sf(statistic, known.sum()) > 0.05
+    low, high = percentiles
+    return 0.0 if is_calibrated else max(0.0, 2 * value - high), max(0.0, 2 * value - low)
+
+
+@metric("calibration_error", "calibration error", higher_is_better=False, correct=_unbiased)
 def _calibration_error(predictions: LabeledPredictions) -> Statistic:
     """The expected calibration error (Naeini et al. 2015; Guo et al. 2017), in 0..1.
 
     The mean distance of score and accuracy in the bars of `diagrams.reliability`, weighted by the
-    number of images. With few images it is above 0 even for perfect probabilities, and higher still
-    in bootstrap samples, so its interval lies rather too high.
+    number of images. With few images it is above 0 even for perfect probabilities.
     """
     scores, right = diagrams.scored(predictions.probabilities, predictions.labels)
     table = np.zeros((len(predictions), BINS))

@@ -1,5 +1,6 @@
 """The summary of predictions: all metrics, as `metrics.json` and the model card have them."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,7 +90,10 @@ def _intervals(
     if resampled:
         samples = bootstrap.resampled(resampled, len(predictions), rounds=rounds)
         for name in resampled:
-            found[name], reasons[name] = bootstrap.interval(samples[name], values[name])
+            correct = metrics[name].correct if name in metrics else None
+            found[name], reasons[name] = bootstrap.interval(
+                samples[name], values[name], correct and functools.partial(correct, predictions)
+            )
     return found, {f"intervals.{name}": reason for name, reason in reasons.items() if reason}
 
 

@@ -167,7 +167,7 @@ def _draw_models(chapter: Chapter) -> None:
     for number, names in enumerate(list(alike.values())[:MAX_MODELS]):
         name, plot = names[0], f"structure-{number + 1}" if number else "structure"
         try:
-            structure = model_structure.build(chapter.target.runs[name])[1]
+            structure = model_structure.build(chapter.target.runs[name])
         except UserError as error:
             _report_problem(chapter, f"No drawing of the model of {name}", error)
             continue
