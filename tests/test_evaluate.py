@@ -271,4 +271,6 @@ def test_three_classes(tmp_path, capsys):
     assert found["support"] == {"cat": 0, "dog": 12, "fox": 12}
     assert found["recall"]["cat"] is found["precision"]["cat"] is None
     assert found["roc_auc"] is not None
-    assert "which knows cat too" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "2 of the 3 classes" in shown
+    assert "warning: no image of cat among these 24" in shown

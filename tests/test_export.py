@@ -226,6 +226,9 @@ def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     low, high = said["measures"]["recall_intervals"]["dog"]
     assert f"| dog found | {said['measures']['recall']['dog']:.4f} | {low:.4f} to" in text
     assert all(limit in text for limit in card.LIMITS)
+    only_cats = summary(np.array([[0.9, 0.1]] * 12), np.zeros(12, int), CLASSES)
+    text = card.as_text(said | {"measures": only_cats})
+    assert "| dog found | no images | no images |" in text
 
 
 def exported(run_dir, folder, **changes):

@@ -196,6 +196,15 @@ class TestBroken:
         assert "no trained weights yet: run tfpipe.train" in shown
         assert "nowhere" in shown
 
+    def test_a_class_without_images_is_said(self, copy, capsys):
+        path = copy / "predictions.csv"
+        header, *rows = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([header, *(row for row in rows if row.startswith("cat"))]))
+        page = Page(write(copy))
+        assert "no image of dog among these 8" in page.words
+        assert "no image of dog" in capsys.readouterr().err
+        assert any(row[:3] == ["dog", "0", "no images"] for row in page.rows)
+
     def test_the_records_are_others(self, copy, hostile):
         page = Page(write(copy, records=loaded_run.load(hostile).records, pictures=1))
         assert "No pictures" in page.words

@@ -25,10 +25,8 @@ def warnings(support: Mapping[str, int], shares: Sequence[float] | None) -> list
     if missing := [name for name, count in support.items() if not count]:
         found.append(
             f"no image of {_listed(missing)} among these {n:,} ({len(missing):,} of"
-            f" {len(names):,} classes): nothing is measured for"
-            f" {'it' if len(missing) == 1 else 'them'}, and the means over classes leave"
-            f" {'it' if len(missing) == 1 else 'them'} out: evaluate on `records` or a `split`"
-            " with images of every class"
+            f" {len(names):,} classes): such a class has no metrics, and means over classes leave"
+            " it out: evaluate on `records` or a `split` with images of every class"
         )
     if shares is None:
         return found

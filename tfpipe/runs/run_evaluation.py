@@ -103,12 +103,9 @@ def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
             f" {', '.join(manifest.splits)} and {ALL_SPLITS}"
         )
     if manifest.classes != run.classes:
-        absent = [name for name in run.classes if name not in manifest.classes]
-        terminal.say(
-            f"{manifest.folder} has the classes {', '.join(manifest.classes)}: its labels are"
-            f" matched by name with those of {run.folder}"
-            + (f", which knows {', '.join(absent)} too" if absent else "")
-        )
+        there, known = len(manifest.classes), len(run.classes)
+        what = f"{there:,} of the {known:,} classes" if there < known else "the classes, reordered,"
+        terminal.say(f"{manifest.folder} has {what} of {run.folder}: labels are matched by name")
     return part
 
 
