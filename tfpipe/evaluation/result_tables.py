@@ -69,10 +69,11 @@ def explanations(measured: dict[str, Any]) -> list[str]:
         f"{'every metric' if len(which) == len(titles) else ', '.join(which)}: {reason}"
         for reason, which in without.items()
     ]
-    if measured["accuracy"] == 1:
+    if measured["accuracy"] in (0, 1):
         found.append(
-            "every image is right, so the bootstrap drew no mistake: intervals other than those of"
-            " accuracy, recall and precision are too narrow"
+            f"{'every' if measured['accuracy'] else 'no'} image is right, so all samples of the"
+            " bootstrap are alike: intervals other than those of accuracy, recall and precision are"
+            " too narrow"
         )
     return found
 
@@ -94,7 +95,7 @@ def of_classes(measured: dict[str, Any], most: int) -> TextTable:
         ]
         for name in shown
     ]
-    columns = ["class", "images", "found (recall)", _INTERVAL, "precision", "F1"]
+    columns = ["class", "images", "recall", _INTERVAL, "precision", "F1"]
     return TextTable(title, columns, rows)
 
 
@@ -117,14 +118,20 @@ def of_mistakes(measured: dict[str, Any]) -> TextTable:
     return TextTable("most frequent mistakes", ["class", "taken for", "images"], rows)
 
 
-def of_slices(slices: list[dict[str, Any]]) -> TextTable:
-    """Return a row for each slice below its attribute; attributes with one slice are left out."""
+def of_slices(slices: list[dict[str, Any]], *, wide: bool = False) -> TextTable:
+    """Return a row for each slice below its attribute; attributes with one slice are left out.
+
+    Args:
+        slices: from `slices`.
+        wide: whether the accuracy has its interval too, which a terminal has no room for.
+    """
+    columns = ["slice", "images", "log loss", _INTERVAL, "accuracy", _INTERVAL][: 5 + wide]
     rows = []
     for name in dict.fromkeys(part["by"] for part in slices):
         parts = [part for part in slices if part["by"] == name]
         if len(parts) < 2:  # all images
             continue
-        rows.append([attributes[name].title, *[""] * 5])
+        rows.append([attributes[name].title, *[""] * (len(columns) - 1)])
         rows += [
             [
                 f"{'*' if part['worse'] else ' '} {_bounds(part)}",
@@ -133,10 +140,9 @@ def of_slices(slices: list[dict[str, Any]]) -> TextTable:
                 interval(part["log_loss_interval"]),
                 number(part["accuracy"]),
                 interval(part["accuracy_interval"]),
-            ]
+            ][: len(columns)]
             for part in parts
         ]
-    columns = ["slice", "images", "log loss", _INTERVAL, "accuracy", _INTERVAL]
     return TextTable("slices", columns, rows)
 
 

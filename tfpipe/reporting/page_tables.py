@@ -54,7 +54,7 @@ def result(
         "measured": measured,
         "tables": tables,
         "notes": result_tables.explanations(measured),
-        "slices": result_tables.of_slices(saved["slices"]) if saved else None,
+        "slices": result_tables.of_slices(saved["slices"], wide=True) if saved else None,
         "slice_notes": result_tables.slice_notes(saved) if saved else [],
     }
 
