@@ -49,25 +49,22 @@ class BatchingParameters:
     max_requests: int = 128
 
 
-class _Request:
-    """A request under way; its pieces may run in different batches."""
-
-    def __init__(self):
-        self.pending = 0
-        self.leads = False
-        self.error: Exception | None = None
-        self.woken = threading.Event()
-
-
 @dataclasses.dataclass
 class _Piece:
-    """Some rows of a request, at most one batch."""
+    """Some rows of a request, at most one batch; it is done with outputs or an error."""
 
-    request: _Request
     inputs: Arrays
-    rows: int
-    queued_at: float
+    due: float
     outputs: Arrays | None = None
+    error: Exception | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def done(self) -> bool:
+        return self.outputs is not None or self.error is not None
 
     def layout(self) -> list[tuple]:
         """Return what pieces of one batch share: dtype and shape without the rows."""
@@ -77,9 +74,8 @@ class _Piece:
 class Batcher:
     """A function that joins the calls of many threads.
 
-    The calling threads run the batches themselves: the first caller leads and runs a batch, then
-    passes the lead to the caller that waits longest. A single caller therefore needs no change of
-    threads. Safe to use from several threads.
+    The calling threads run the batches themselves: a caller runs batches until its own request is
+    done. A single caller therefore needs no change of threads. Safe to use from several threads.
     """
 
     def __init__(self, function: Callable[[Arrays], Arrays], parameters: BatchingParameters):
@@ -87,8 +83,7 @@ class Batcher:
         self._function = function
         self._parameters = parameters
         self._queue: collections.deque[_Piece] = collections.deque()
-        self._queued_rows = 0
-        self._leaders = 0
+        self._running = 0
         self._changed = threading.Condition()
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -101,29 +96,23 @@ class Batcher:
         count = self._rows(inputs)
         if not count:
             return self._function(inputs)
-        request, pieces = _Request(), []
-        most, now = self._parameters.max_execution_batch_size, time.monotonic()
-        for start in range(0, count, most):
-            part = {alias: array[start : start + most] for alias, array in inputs.items()}
-            pieces.append(_Piece(request, part, min(most, count - start), now))
-        request.pending = len(pieces)
-        leads = self._enqueue(pieces, count)
-        while True:
-            if leads:
-                try:
-                    if request.pending:
-                        self._run(self._take())
-                finally:
-                    self._pass_lead()
-            with self._changed:
-                leads, request.leads = request.leads, False
-                if not leads and not request.pending:
-                    break
-            if not leads:
-                request.woken.wait()
-                request.woken.clear()
-        if request.error is not None:
-            raise request.error
+        most = self._parameters.max_execution_batch_size
+        due = time.monotonic() + self._parameters.batch_timeout_micros / 1e6
+        pieces = [
+            _Piece({alias: each[start : start + most] for alias, each in inputs.items()}, due)
+            for start in range(0, count, most)
+        ]
+        self._enqueue(pieces, count)
+        while batch := self._wait(pieces):
+            try:
+                self._run(batch)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+        for piece in pieces:
+            if piece.error is not None:
+                raise piece.error
         return _joined([piece.outputs for piece in pieces])
 
     def _rows(self, inputs: Arrays) -> int:
@@ -142,41 +131,49 @@ class Batcher:
             )
         return rows
 
-    def _enqueue(self, pieces: list[_Piece], rows: int) -> bool:
-        """Queue the pieces; return whether the caller leads. Raises RequestError if it is full."""
+    def _enqueue(self, pieces: list[_Piece], rows: int) -> None:
+        """Queue the pieces; raises RequestError if the queue is full."""
         parameters = self._parameters
+        room = parameters.max_enqueued_batches * parameters.max_execution_batch_size
         with self._changed:
-            room = parameters.max_enqueued_batches * parameters.max_execution_batch_size
-            if self._queued_rows + rows > room and self._queue:
+            if self._queue and self._queued_rows + rows > room:
                 raise RequestError(
                     grpc.StatusCode.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full;"
                     " try again later",
                 )
             self._queue.extend(pieces)
-            self._queued_rows += rows
-            self._changed.notify()
-            if self._leaders == parameters.num_batch_threads:
-                return False
-            self._leaders += 1
-            return True
+
+    @property
+    def _queued_rows(self) -> int:
+        return sum(piece.rows for piece in self._queue)
+
+    def _wait(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Wait for a batch to run and return it; return nothing when all pieces are done."""
+        with self._changed:
+            while not all(piece.done for piece in pieces):
+                seconds = None
+                if self._queue and self._running < self._parameters.num_batch_threads:
+                    seconds = self._queue[0].due - time.monotonic()
+                    full = self._queued_rows >= self._parameters.max_execution_batch_size
+                    if full or seconds <= 0:
+                        self._running += 1
+                        return self._take()
+                self._changed.wait(seconds)
+        return []
 
     def _take(self) -> list[_Piece]:
-        """Return the oldest pieces that fit one batch, after the timeout; maybe none."""
-        most = self._parameters.max_execution_batch_size
-        with self._changed:
-            while self._queue and self._queued_rows < most:
-                due = self._queue[0].queued_at + self._parameters.batch_timeout_micros / 1e6
-                if not self._changed.wait(max(0, due - time.monotonic())):
-                    break
-            taken, rows = [], 0
-            while self._queue and rows + self._queue[0].rows <= most:
-                if taken and self._queue[0].layout() != taken[0].layout():
-                    break
-                taken.append(self._queue.popleft())
-                rows += taken[-1].rows
-            self._queued_rows -= rows
-            return taken
+        """Return the oldest pieces that fit one batch."""
+        taken = [self._queue.popleft()]
+        rows = taken[0].rows
+        while (
+            self._queue
+            and rows + self._queue[0].rows <= self._parameters.max_execution_batch_size
+            and self._queue[0].layout() == taken[0].layout()
+        ):
+            taken.append(self._queue.popleft())
+            rows += taken[-1].rows
+        return taken
 
     def _run(self, pieces: list[_Piece]) -> None:
         """Run a batch. If it fails, run each piece alone, so that only the faulty ones fail."""
@@ -184,20 +181,12 @@ class Batcher:
             self._execute(pieces)
         except Exception as error:
             if len(pieces) == 1:
-                pieces[0].request.error = error
+                pieces[0].error = error
             else:
                 for piece in pieces:
                     self._run([piece])
-                return
-        with self._changed:
-            for piece in pieces:
-                piece.request.pending -= 1
-        for piece in pieces:
-            piece.request.woken.set()
 
     def _execute(self, pieces: list[_Piece]) -> None:
-        if not pieces:
-            return
         rows = sum(piece.rows for piece in pieces)
         sizes = self._parameters.allowed_batch_sizes
         padding = next((size for size in sizes if size >= rows), rows) - rows
@@ -213,17 +202,6 @@ class Batcher:
             end = start + piece.rows
             piece.outputs = {alias: array[start:end] for alias, array in outputs.items()}
             start = end
-
-    def _pass_lead(self) -> None:
-        """Let the oldest waiting caller lead; without one there is a leader fewer."""
-        with self._changed:
-            waiting = (piece.request for piece in self._queue if not piece.request.leads)
-            request = next(waiting, None)
-            if request is None:
-                self._leaders -= 1
-                return
-            request.leads = True
-        request.woken.set()
 
 
 def _joined(parts: list[Arrays], padding: int = 0) -> Arrays:

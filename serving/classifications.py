@@ -11,43 +11,36 @@ from tfpipe.protocol.client import Classification
 # A table shows the probabilities of at most this many classes; JSON and CSV show all.
 MAX_COLUMNS = 8
 
+Answers = Sequence[tuple[str, Classification]]
 
-def _rows(answers: Sequence[tuple[str, Classification]], columns: int | None) -> list[list]:
+
+def _rows(answers: Answers, columns: float = float("inf")) -> list[list]:
     """Return a header and a row for each answer; no classes if there are more than `columns`."""
     classes = max((len(answer.probabilities) for _, answer in answers), default=0)
-    shown = classes if columns is None or classes <= columns else 0
-    heading = ["file", "label", "confidence", *(f"p{place}" for place in range(shown))]
-    return [heading] + [
-        [path, answer.label, *_rounded([answer.confidence, *answer.probabilities[:shown]])]
-        for path, answer in answers
-    ]
+    shown = classes if classes <= columns else 0
+    rows = [["file", "label", "confidence", *(f"p{place}" for place in range(shown))]]
+    for path, answer in answers:
+        values = (answer.confidence, *answer.probabilities[:shown])
+        rows.append([path, answer.label, *(round(value, 6) for value in values)])  # of float32's 7
+    return rows
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 6) for value in values]  # float32 has seven digits
-
-
-def _print_table(answers: Sequence[tuple[str, Classification]]) -> None:
-    if not answers:
-        return
+def _print_table(answers: Answers) -> None:
     rows = [
         [f"{cell:.4f}" if isinstance(cell, float) else one_line(cell) for cell in row]
-        for row in _rows(answers, MAX_COLUMNS)
+        for row in (_rows(answers, MAX_COLUMNS) if answers else ())
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+        texts, numbers = map(str.ljust, row[:2], widths), map(str.rjust, row[2:], widths[2:])
+        print("  ".join([*texts, *numbers]).rstrip())
 
 
-def _print_csv(answers: Sequence[tuple[str, Classification]]) -> None:
-    csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(answers, None))
+def _print_csv(answers: Answers) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(answers))
 
 
-def _print_json(answers: Sequence[tuple[str, Classification]]) -> None:
+def _print_json(answers: Answers) -> None:
     print(json.dumps([{"file": path, **answer._asdict()} for path, answer in answers], indent=2))
 
 

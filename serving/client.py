@@ -14,7 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 
 import grpc
@@ -25,7 +25,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
 from tfpipe.protocol import messages
 from tfpipe.protocol.client import BUSY, Classification, Client
-from tfpipe.protocol.images import ImageFile, batches, find
+from tfpipe.protocol.images import ImageFile, ImagePaths, batches, find
 from tfpipe.protocol.transport import ServerError
 
 __all__ = ["Classification", "Client", "ServerError"]
@@ -92,9 +92,7 @@ def main(options: Options) -> int:
             connect(options, retries=options.retries) as client,
             terminal.progress("classifying", found.count) as advance,
         ):
-            for batch, classified in _classified(
-                client, options, batches(found, options.batch_size)
-            ):
+            for batch, classified in _classified(client, options, found):
                 for image, answer in zip(batch, classified, strict=True):
                     if isinstance(answer, ServerError):
                         terminal.error(f"{image.name} may be damaged: {answer}")
@@ -107,44 +105,31 @@ def main(options: Options) -> int:
 
 
 def _classified(
-    client: Client, options: Options, found: Iterable[list[ImageFile]]
+    client: Client, options: Options, found: ImagePaths
 ) -> Iterator[tuple[list[ImageFile], list[Classification | ServerError]]]:
     """Yield the batches with their answers in order; several requests run at the same time."""
 
     def ask(batch: list[ImageFile]) -> list[Classification | ServerError]:
         return client.classify_images([each.data for each in batch], threshold=options.threshold)
 
+    asked: collections.deque = collections.deque()
     with futures.ThreadPoolExecutor(options.concurrency) as pool:
-        asked: collections.deque = collections.deque()
         try:
-            for batch in found:
+            for batch in batches(found, options.batch_size):
                 asked.append((batch, pool.submit(ask, batch)))
                 if len(asked) > options.concurrency:
                     first, answer = asked.popleft()
                     yield first, answer.result()
-            while asked:
-                first, answer = asked.popleft()
-                yield first, answer.result()
+            for batch, answer in asked:
+                yield batch, answer.result()
         finally:
-            for _, answer in asked:
-                answer.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def connect(options: ConnectionOptions, *, retries: int) -> Client:
     """Return the client for these flags; raises UserError if a file cannot be read."""
-    return Client(
-        options.server,
-        options.model_name,
-        signature_name=options.signature_name,
-        version=options.version,
-        version_label=options.version_label,
-        timeout=options.timeout,
-        retries=retries,
-        tls=options.tls,
-        ca_file=options.ca_file,
-        cert_file=options.cert_file,
-        key_file=options.key_file,
-    )
+    fields = (field.name for field in dataclasses.fields(ConnectionOptions))
+    return Client(**{name: getattr(options, name) for name in fields}, retries=retries)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""Handles every request, over gRPC or REST: counts it, bounds their number, maps its errors."""
+"""Answers every request, over gRPC or REST: counts it, bounds their number, maps its errors."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import Message
 
 from serving import request_inference as inference
 from serving.admission import AdmissionController
@@ -13,53 +14,104 @@ from tfpipe.core import terminal
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
 
+if TYPE_CHECKING:
+    from serving.prometheus_metrics import Metrics
+
 GRPC, REST = "GRPC", "REST"
 
-_NO_SPEC = messages.ModelSpec()
+# The name of each method in the metrics, by the type of its request.
+APIS = {
+    messages.PredictRequest: "predict",
+    messages.ClassificationRequest: "classify",
+    messages.RegressionRequest: "regress",
+    messages.MultiInferenceRequest: "multi_inference",
+    messages.GetModelMetadataRequest: "metadata",
+    messages.GetModelStatusRequest: "status",
+    messages.ReloadConfigRequest: "reload",
+}
 
 
 class PredictionHandlers:
-    """The methods of the API; each takes a request message and returns a response message."""
+    """The methods of the API: each takes a request message and returns a response message."""
 
-    def __init__(self, models: ModelManager, admission: AdmissionController, metrics: Any = None):
-        """`metrics` is a `serving.prometheus_metrics.Metrics`, or None to count nothing."""
+    def __init__(
+        self, models: ModelManager, admission: AdmissionController, metrics: "Metrics | None" = None
+    ):
+        """Without `metrics` nothing is counted."""
         self.models = models
         self.admission = admission
-        self._metrics = metrics
+        self.metrics = metrics
 
-    def predict(self, request: messages.PredictRequest, seconds: float | None):
-        """Run a signature on the tensors of the request."""
-        return self._infer(inference.predict, request, request, seconds)
+    def respond(self, request: Message, seconds: float | None) -> Message:
+        """Return the response to a request of any method.
 
-    def classify(self, request: messages.ClassificationRequest, seconds: float | None):
-        """Run a classification signature on the examples of the request."""
-        return self._infer(inference.classify, request, request, seconds)
+        Args:
+            request: one of `APIS`.
+            seconds: until the client's deadline; None for no deadline.
 
-    def regress(self, request: messages.RegressionRequest, seconds: float | None):
-        """Run a regression signature on the examples of the request."""
-        return self._infer(inference.regress, request, request, seconds)
+        Raises:
+            RequestError: it is refused.
+        """
+        match request:
+            case messages.GetModelMetadataRequest():
+                return self._metadata(request)
+            case messages.GetModelStatusRequest():
+                return self._status(request)
+            case messages.ReloadConfigRequest():
+                return self._reload(request)
+        spec = _spec(request)
+        with self.models.acquire(spec) as model, self.admission.enter(seconds):
+            return inference.run(model, request)
 
-    def multi_inference(self, request: messages.MultiInferenceRequest, seconds: float | None):
-        """Run several signatures on the examples of the request."""
-        first = request.tasks[0] if request.tasks else messages.InferenceTask(model_spec=_NO_SPEC)
-        return self._infer(inference.multi_inference, request, first, seconds)
+    def answer(
+        self,
+        request: Message,
+        entrypoint: str,
+        seconds: float | None,
+        call: Callable[[Any, float | None], Any] | None = None,
+    ) -> Any:
+        """Answer a request and count it.
 
-    def metadata(self, request: messages.GetModelMetadataRequest, seconds: float | None):
-        """Return the signatures."""
-        _check_spec(request)
+        Args:
+            request: the message; empty if it was not read.
+            entrypoint: `GRPC` or `REST`.
+            seconds: until the client's deadline; None for no deadline.
+            call: takes `request` and `seconds` and returns the answer; by default `respond`.
+
+        Raises:
+            RequestError: from `call`. Any other exception is a bug of the server: it becomes
+                INTERNAL, with one line on standard error.
+        """
+        api, started, status = APIS[type(request)], time.monotonic(), grpc.StatusCode.OK
+        try:
+            return (call or self.respond)(request, seconds)
+        except RequestError as error:
+            status = error.code
+            raise
+        except Exception as error:
+            status = grpc.StatusCode.INTERNAL
+            terminal.error(f"{api}: {type(error).__name__}: {error}")
+            raise RequestError(status, f"{api} failed") from error
+        finally:
+            if self.metrics:
+                name = getattr(getattr(request, "model_spec", None), "name", "")
+                known = name if name in self.models else ""
+                spent = time.monotonic() - started
+                self.metrics.record(known, api, entrypoint, status.name, spent)
+
+    def _metadata(self, request: messages.GetModelMetadataRequest) -> Message:
+        spec = _spec(request)
         inference.check_metadata(request)
-        with self.models.acquire(request.model_spec) as model:
+        with self.models.acquire(spec) as model:
             return inference.metadata(model, request)
 
-    def status(self, request: messages.GetModelStatusRequest, seconds: float | None):
-        """Return the state of one version, or of all known ones."""
-        _check_spec(request)
-        spec = request.model_spec
+    def _status(self, request: messages.GetModelStatusRequest) -> Message:
+        spec = _spec(request)
         version = spec.version.value if spec.HasField("version") else None
         found = self.models.statuses(spec.name, version)
         return messages.GetModelStatusResponse(model_version_status=found)
 
-    def reload(self, request: messages.ReloadConfigRequest, seconds: float | None):
+    def _reload(self, request: messages.ReloadConfigRequest) -> Message:
         """Serve the models that the request lists, and no others."""
         self.models.configure(request.config)
         serving = "; ".join(
@@ -69,46 +121,11 @@ class PredictionHandlers:
         terminal.say(f"reloaded: serving {serving or 'nothing'}")
         return messages.ReloadConfigResponse()
 
-    def answer(
-        self, api: str, request: Any, entrypoint: str, seconds: float | None, call: Callable
-    ) -> Any:
-        """Call a method and count it.
 
-        Args:
-            api: "predict", "classify", ...
-            request: the message, which names the model.
-            entrypoint: `GRPC` or `REST`.
-            seconds: until the client's deadline; None for no deadline.
-            call: takes `seconds` and returns the answer.
-
-        Raises:
-            RequestError: from `call`. Any other exception is a bug of the server: it becomes
-                INTERNAL, with one line on standard error.
-        """
-        started, status = time.monotonic(), grpc.StatusCode.OK
-        try:
-            return call(seconds)
-        except RequestError as error:
-            status = error.code
-            raise
-        except Exception as error:
-            status = grpc.StatusCode.INTERNAL
-            terminal.error(f"{api}: {type(error).__name__}: {error}")
-            raise RequestError(status, f"{api} failed") from error
-        finally:
-            if self._metrics:
-                name = getattr(request, "model_spec", _NO_SPEC).name
-                known = name if name in self.models else ""
-                spent = time.monotonic() - started
-                self._metrics.record(known, api, entrypoint, status.name, spent)
-
-    def _infer(self, function: Callable, request: Any, named: Any, seconds: float | None) -> Any:
-        """Call `function` with the model and the request; `named` has the model_spec."""
-        _check_spec(named)
-        with self.models.acquire(named.model_spec) as model, self.admission.enter(seconds):
-            return function(model, request)
-
-
-def _check_spec(request: Any) -> None:
+def _spec(request: Any) -> messages.ModelSpec:
+    """Return the model that a request names; raises RequestError if it names none."""
+    if isinstance(request, messages.MultiInferenceRequest):
+        return request.tasks[0].model_spec if request.tasks else messages.ModelSpec()
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
+    return request.model_spec

@@ -6,6 +6,8 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest. "instances" lists the r
 
 import base64
 import binascii
+import contextlib
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,18 +24,6 @@ _BYTES = "_bytes"  # an output with this ending is written in base64
 _DEEPEST = 32  # nested lists; a tensor has fewer dimensions
 
 _types = messages.types_pb2
-_FLOATS = (_types.DT_FLOAT, _types.DT_DOUBLE, _types.DT_HALF)
-# NumPy's type for the bounds.
-_INTEGERS = {
-    _types.DT_INT8: "i1",
-    _types.DT_INT16: "i2",
-    _types.DT_INT32: "i4",
-    _types.DT_INT64: "i8",
-    _types.DT_UINT8: "u1",
-    _types.DT_UINT16: "u2",
-    _types.DT_UINT32: "u4",
-    _types.DT_UINT64: "u8",
-}
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -132,21 +122,17 @@ def read_examples(body: Mapping[str, Any], into: messages.Input) -> None:
         _fill_example(each, found.add())
 
 
-def write_classes(result: messages.ClassificationResult) -> bytes:
-    """Return the answer of classify as JSON: a list of [label, score] for each example."""
-    return _dumped(
-        {
-            "results": [
-                [[each.label, _float32(each.score)] for each in one.classes]
-                for one in result.classifications
-            ]
-        }
-    )
+def write_result(result: messages.ClassificationResult | messages.RegressionResult) -> bytes:
+    """Return the answer of classify or regress as JSON.
 
-
-def write_values(result: messages.RegressionResult) -> bytes:
-    """Return the answer of regress as JSON: a number for each example."""
-    return _dumped({"results": [_float32(each.value) for each in result.regressions]})
+    An example has a list of [label, score] in the one, a number in the other.
+    """
+    if isinstance(result, messages.RegressionResult):
+        return _dumped({"results": [_shortest(each.value) for each in result.regressions]})
+    rows = [
+        [[c.label, _shortest(c.score)] for c in each.classes] for each in result.classifications
+    ]
+    return _dumped({"results": rows})
 
 
 def write_error(message: str) -> bytes:
@@ -206,18 +192,20 @@ def _is_b64(value: Any) -> bool:
 
 
 def _tensor(value: Any, dtype: int) -> messages.TensorProto:
+    kind = _numpy_type(dtype)
     shape = _shape(value)
     leaves: list[Any] = []
-    _flatten(value, shape, 0, dtype, leaves)
-    if dtype == _types.DT_STRING:
-        array = np.empty(len(leaves), object)
-        array[:] = leaves
-    elif dtype == _types.DT_BOOL:
-        array = np.array(leaves, bool)
-    else:
-        kinds = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"} | _INTEGERS
-        array = np.array(leaves, kinds[dtype])
-    return tensors.to_proto(array.reshape(shape))
+    _flatten(value, shape, 0, kind, leaves)
+    return tensors.to_proto(np.fromiter(leaves, kind, len(leaves)).reshape(shape))
+
+
+def _numpy_type(dtype: int) -> np.dtype:
+    """Return the type of an array of these values; raises RequestError if JSON has no such."""
+    with contextlib.suppress(ValueError):
+        found = np.dtype(object) if dtype == _types.DT_STRING else tensors.numpy_type(dtype)
+        if found.kind != "c":
+            return found
+    raise invalid(f"Conversion of JSON Value to type: {_types.DataType.Name(dtype)}")
 
 
 def _shape(value: Any) -> list[int]:
@@ -230,14 +218,14 @@ def _shape(value: Any) -> list[int]:
     return shape
 
 
-def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: list) -> None:
+def _flatten(value: Any, shape: Sequence[int], level: int, kind: np.dtype, into: list) -> None:
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
                 f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON"
                 f" DOM. Expected at level: {len(shape)}"
             )
-        into.append(_leaf(value, dtype))
+        into.append(_leaf(value, kind))
         return
     if level >= len(shape):
         raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
@@ -247,48 +235,45 @@ def _flatten(value: Any, shape: Sequence[int], level: int, dtype: int, into: lis
             f" {shape[level]}"
         )
     for each in value:
-        _flatten(each, shape, level + 1, dtype, into)
+        _flatten(each, shape, level + 1, kind, into)
 
 
-def _leaf(value: Any, dtype: int) -> Any:
+def _leaf(value: Any, kind: np.dtype) -> Any:
     """Return a value in its type; raises RequestError if it does not fit."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype == _types.DT_STRING:
-        if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
-        if isinstance(value, dict):
-            return _bytes(value)
-    elif dtype == _types.DT_BOOL:
-        if isinstance(value, bool):
+    if kind.kind == "O" and isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if kind.kind == "O" and isinstance(value, dict):
+        return _bytes(value)
+    if isinstance(value, bool):
+        if kind.kind == "b":
             return value
-    elif dtype in _FLOATS:
-        if is_number:
-            return _decimal(value, dtype)
-    elif dtype in _INTEGERS:
-        bounds = np.iinfo(_INTEGERS[dtype])
-        if is_number and isinstance(value, int) and bounds.min <= value <= bounds.max:
+    elif kind.kind == "f" and isinstance(value, int | float):
+        return _decimal(value, kind)
+    elif kind.kind in "iu" and isinstance(value, int):
+        bounds = np.iinfo(kind)
+        if bounds.min <= value <= bounds.max:
             return value
-    else:
-        name = _types.DataType.Name(dtype)
-        raise invalid(f"Conversion of JSON Value: {_shown(value)} to type: {name}")
     raise invalid(
-        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type:"
-        f" {_types.DataType.Name(dtype)[3:].lower()}"
+        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {_name(kind)}"
     )
 
 
-def _decimal(value: float, dtype: int) -> float:
-    kind = {_types.DT_FLOAT: "f4", _types.DT_DOUBLE: "f8", _types.DT_HALF: "f2"}[dtype]
+def _decimal(value: float, kind: np.dtype) -> float:
     bounds = np.finfo(kind)
     largest = 2 ** (bounds.nmant + 1) - 1 if isinstance(value, int) else float(bounds.max)
     if isinstance(value, float) and not math.isfinite(value):
         return value
     if abs(value) > largest:
-        name = _types.DataType.Name(dtype)[3:].lower()
         raise invalid(
-            f"Cannot convert JSON value: {_shown(value)} to {name} without loss of precision."
+            f"Cannot convert JSON value: {_shown(value)} to {_name(kind)} without loss of"
+            " precision."
         )
     return float(value)
+
+
+def _name(kind: np.dtype) -> str:
+    """Return the protocol's name of a type, such as "float" or "string"."""
+    return _types.DataType.Name(tensors.data_type(np.empty(0, kind)))[3:].lower()
 
 
 def _bytes(value: dict) -> bytes:
@@ -320,7 +305,7 @@ def _add_value(value: Any, name: str, feature: Any) -> None:
         if not -(2**63) <= value < 2**63:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
     elif isinstance(value, float):
-        kind, found = "float_list", _decimal(value, _types.DT_FLOAT)
+        kind, found = "float_list", _decimal(value, np.dtype(np.float32))
     elif isinstance(value, str):
         kind, found = "bytes_list", value.encode("utf-8", "surrogatepass")
     elif _is_b64(value):
@@ -338,20 +323,15 @@ def _add_value(value: Any, name: str, feature: Any) -> None:
 
 def _listed(alias: str, array: np.ndarray) -> Any:
     """Return an array as nested lists of JSON types."""
-    if array.dtype == object:
-        return _mapped(array.tolist(), _base64 if alias.endswith(_BYTES) else _text)
-    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
-        kind = array.dtype.type
-        return _mapped(array.tolist(), lambda value: float(str(kind(value))))  # shortest form
     if array.dtype.kind == "c":
         raise invalid(f"{alias} is complex, which JSON cannot express")
-    return array.tolist()
-
-
-def _mapped(value: Any, function: Any) -> Any:
-    return (
-        [_mapped(each, function) for each in value] if isinstance(value, list) else function(value)
-    )
+    if array.dtype == object:
+        convert = _base64 if alias.endswith(_BYTES) else _text
+    elif array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        convert = functools.partial(_shortest, kind=array.dtype.type)
+    else:
+        return array.tolist()
+    return np.asarray(np.frompyfunc(convert, 1, 1)(array), object).tolist()
 
 
 def _base64(value: bytes) -> dict[str, str]:
@@ -362,9 +342,9 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _float32(value: float) -> float:
-    """Return the shortest decimal of a float32: 0.2, not 0.20000000298."""
-    return float(str(np.float32(value)))
+def _shortest(value: float, kind: type[np.floating] = np.float32) -> float:
+    """Return the shortest decimal of a value of `kind`: 0.2, not 0.20000000298."""
+    return float(str(kind(value)))
 
 
 def _dumped(value: dict) -> bytes:

@@ -10,12 +10,13 @@ This is what independent clients see. Images are named as for serving.client, an
 
 import collections
 import dataclasses
+import itertools
 import json
 import math
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ import numpy as np
 from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
-from tfpipe.protocol import messages, tensors, transport
+from tfpipe.protocol import messages, transport
 from tfpipe.protocol.images import find
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
@@ -48,12 +49,16 @@ class Load:
         results: in the order of their ends.
     """
 
-    def __init__(self, channel: grpc.Channel, requests: Sequence[Any], timeout: float):
+    def __init__(
+        self,
+        service: messages.PredictionServiceStub,
+        requests: Iterable[messages.PredictRequest],
+        timeout: float,
+    ):
         """`requests` are sent in turn, each with a deadline of `timeout` seconds."""
         self.results: list[RequestResult] = []
-        self._service = messages.PredictionServiceStub(channel)
-        self._requests, self._timeout = requests, timeout
-        self._sent = 0
+        self._service, self._timeout = service, timeout
+        self._requests = itertools.cycle(requests)
         self._under_way = 0
         self._changed = threading.Condition()
         self._start = time.monotonic()
@@ -61,13 +66,10 @@ class Load:
     def closed(self, concurrency: int, seconds: float) -> None:
         """Keep `concurrency` requests under way for some seconds, and wait for the last."""
         end = self._start + seconds
-        while (now := time.monotonic()) < end:
-            with self._changed:
-                while self._under_way >= concurrency:
-                    self._changed.wait()
-            now = time.monotonic()
-            self._send(now)
-        self._finish()
+        while time.monotonic() < end:
+            self._wait_for(concurrency - 1)
+            self._send(time.monotonic())
+        self._wait_for(0)
 
     def open(self, rate: float, seconds: float, seed: int) -> None:
         """Send `rate` requests a second on average for some seconds, and wait for the last.
@@ -84,14 +86,12 @@ class Load:
                     f"{_MOST_UNDER_WAY:,} requests are under way: lower --rate or --timeout"
                 )
             self._send(self._start + due)
-        self._finish()
+        self._wait_for(0)
 
     def _send(self, due: float) -> None:
-        request = self._requests[self._sent % len(self._requests)]
-        self._sent += 1
         with self._changed:
             self._under_way += 1
-        future = self._service.Predict.future(request, timeout=self._timeout)
+        future = self._service.Predict.future(next(self._requests), timeout=self._timeout)
         future.add_done_callback(lambda done: self._end(due, done))
 
     def _end(self, due: float, done: grpc.Future) -> None:
@@ -101,10 +101,10 @@ class Load:
             self._under_way -= 1
             self._changed.notify()
 
-    def _finish(self) -> None:
+    def _wait_for(self, most: int) -> None:
+        """Wait until at most this number of requests is under way."""
         with self._changed:
-            while self._under_way:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._under_way <= most)
 
 
 def _arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
@@ -128,7 +128,7 @@ def summary(results: Sequence[RequestResult], *, seconds: float, images: int) ->
         `requests`, `codes` by name, and for the code OK `images_per_s` and `latency_ms`:
         percentiles, mean and maximum; NaN if there is none.
     """
-    good = np.array([each.seconds for each in results if each.code == "OK"]) * 1000
+    good = _latencies(results)
     latency = {name: float("nan") for name in (*PERCENTILES, "mean", "max")}
     if len(good):
         found = np.percentile(good, list(PERCENTILES.values())).tolist()
@@ -140,6 +140,11 @@ def summary(results: Sequence[RequestResult], *, seconds: float, images: int) ->
         "images_per_s": len(good) * images / seconds,
         "latency_ms": latency,
     }
+
+
+def _latencies(results: Sequence[RequestResult]) -> np.ndarray:
+    """Return the milliseconds of the good answers."""
+    return 1000 * np.array([each.seconds for each in results if each.code == "OK"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,24 +175,25 @@ def main(options: Options) -> int:
     """Run the load; return 1 if no request was answered."""
     if options.plot:
         _check_plot()
-    requests = _requests(options)
+    images = _images(options)
     target = transport.Target(options.model_name)
-    connection = transport.Grpc(options.server, target, None)
-    with grpc.insecure_channel(
-        options.server,
-        options=[("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)],
-    ) as channel:
-        try:
-            connection.metadata(options.timeout)  # does it answer at all?
-        except transport.ServerError as error:
-            raise UserError(f"{options.server} does not answer: {error}") from None
-        finally:
-            connection.close()
-        load = Load(channel, requests, options.timeout)
+    connection = transport.Grpc(options.server, target, options.timeout)
+    try:
+        connection.metadata()  # does it answer at all?
+        requests = [
+            connection.request({"image_bytes": batch}, options.outputs, options.signature_name)
+            for batch in images
+        ]
+        load = Load(connection.service, requests, options.timeout)
+        seconds = options.warm_up + options.seconds
         if options.rate:
-            load.open(options.rate, options.warm_up + options.seconds, options.seed)
+            load.open(options.rate, seconds, options.seed)
         else:
-            load.closed(options.concurrency, options.warm_up + options.seconds)
+            load.closed(options.concurrency, seconds)
+    except transport.ServerError as error:
+        raise UserError(f"{options.server} does not answer: {error}") from None
+    finally:
+        connection.close()
     counted = [each for each in load.results if each.sent >= options.warm_up]
     report = summary(counted, seconds=options.seconds, images=options.batch_size)
     _print(report)
@@ -199,20 +205,16 @@ def main(options: Options) -> int:
     return 0 if report["codes"].get("OK") else 1
 
 
-def _requests(options: Options) -> list[messages.PredictRequest]:
-    """Return one request for each image, which is the first of its batch."""
-    images = [image.data for image, _ in zip(find(options.images).images(), range(_MOST_IMAGES))]  # noqa: B905
+def _images(options: Options) -> list[list[bytes]]:
+    """Return the images of each request; every image is the first of one."""
+    found = itertools.islice(find(options.images).images(), _MOST_IMAGES)
+    images = [image.data for image in found]
     if not images:
         raise UserError("there is no image to send: name files or folders")
-    found = []
-    for first in range(len(images)):
-        request = messages.PredictRequest(output_filter=options.outputs)
-        request.model_spec.name = options.model_name
-        request.model_spec.signature_name = options.signature_name
-        batch = [images[(first + i) % len(images)] for i in range(options.batch_size)]
-        tensors.write(request.inputs["image_bytes"], batch)
-        found.append(request)
-    return found
+    return [
+        [images[(first + place) % len(images)] for place in range(options.batch_size)]
+        for first in range(len(images))
+    ]
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -238,13 +240,11 @@ def _plot(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    good = np.array([each.seconds for each in results if each.code == "OK"]) * 1000
+    good = _latencies(results)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    how = (
-        f"{options.rate:g} requests a second"
-        if options.rate
-        else f"{options.concurrency} at a time"
-    )
+    how = f"{options.concurrency} at a time"
+    if options.rate:
+        how = f"{options.rate:g} requests a second"
     figure.suptitle(f"{options.model_name}: {how}, {report['images_per_s']:.1f} images/s")
     if len(good):
         edges = np.geomspace(max(good.min(), 0.01), good.max() * 1.001, 50)
@@ -255,14 +255,11 @@ def _plot(
             left.axvline(value, color=color, linestyle="--", label=f"{name} {value:.1f} ms")
         left.legend(frameon=False)
     left.set(xlabel="latency, ms", ylabel="requests")
-    seconds = [math.floor(each.sent + each.seconds) for each in results]
-    steps = range(min(seconds), max(seconds) + 2) if seconds else range(2)
+    end = max((each.sent + each.seconds for each in results), default=1)
+    steps = np.arange(math.ceil(end) + 1)
     for is_good, label, color in ((True, "answered", "#3b6ea5"), (False, "refused", "#b5482f")):
-        ended = [
-            s for s, each in zip(seconds, results, strict=True) if (each.code == "OK") is is_good
-        ]
-        counts, _ = np.histogram(ended, steps)
-        right.step(list(steps)[:-1], counts, where="post", label=label, color=color)
+        ended = [e.sent + e.seconds for e in results if (e.code == "OK") is is_good]
+        right.stairs(np.histogram(ended, steps)[0], steps, label=label, color=color)
     right.set(xlabel="second", ylabel="requests a second", ylim=(0, None))
     right.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -4,17 +4,14 @@ import contextlib
 import pathlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import grpc
 
 from serving.served_model import ServedModel, request_name
 from tfpipe.core import terminal
-from tfpipe.protocol.errors import RequestError, invalid, not_found
+from tfpipe.protocol.errors import RequestError, invalid, not_found, precondition
+from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.messages import ModelServerConfig, ModelSpec, ModelVersionStatus
-
-if TYPE_CHECKING:
-    from tfpipe.protocol.loaded_model import LoadedModel
 
 PLATFORM = "tensorflow"
 
@@ -25,7 +22,7 @@ class ModelManager:
     Safe to use from several threads; changes wait for each other.
     """
 
-    def __init__(self, load: "Callable[[pathlib.Path, int], LoadedModel]"):
+    def __init__(self, load: Callable[[pathlib.Path, int], LoadedModel]):
         """`load` takes a version's folder and number; it may raise RequestError."""
         self._load = load
         self._models: dict[str, ServedModel] = {}
@@ -86,7 +83,7 @@ class ModelManager:
         while not stop.wait(interval_s):
             self.refresh()
 
-    def acquire(self, spec: ModelSpec) -> "contextlib.AbstractContextManager[LoadedModel]":
+    def acquire(self, spec: ModelSpec) -> contextlib.AbstractContextManager[LoadedModel]:
         """Return a context of the requested version, which is not unloaded meanwhile.
 
         Raises:
@@ -95,13 +92,12 @@ class ModelManager:
         """
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
-        model = self._models.get(spec.name)
         version = spec.version.value if spec.HasField("version") else None
         if spec.WhichOneof("version_choice") == "version_label":
-            label = spec.version_label
-            version = self._labels.get(spec.name, {}).get(label)
+            version = self._labels.get(spec.name, {}).get(spec.version_label)
             if version is None:
-                raise invalid(f"Unrecognized servable version label: {label}")
+                raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        model = self._models.get(spec.name)
         if model is None:
             raise not_found(request_name(spec.name, version))
         return model.acquire(version)
@@ -116,10 +112,9 @@ class ModelManager:
         found = model.statuses() if model else []
         if version is not None:
             found = [status for status in found if status.version == version]
-            if not found:
-                raise not_found(f"Could not find version {version} of model {name}")
-        elif not found:
-            raise not_found(f"Could not find any versions of model {name}")
+        if not found:
+            which = "any versions" if version is None else f"version {version}"
+            raise not_found(f"Could not find {which} of model {name}")
         return found
 
     def unload(self) -> None:
@@ -144,8 +139,7 @@ class ModelManager:
         """Set the labels of a model; raises RequestError if a version is not served."""
         for version in labels.values():
             if version not in model.versions and not may_wait:
-                raise RequestError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
+                raise precondition(
                     f"Request to assign label to version {version} of model {model.name}, which is"
                     " not currently available for inference",
                 )

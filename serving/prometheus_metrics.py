@@ -33,14 +33,9 @@ class Metrics:
         self._registry.register(self)
 
     def record(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
-        """Count a request.
+        """Count a request of `seconds`, with the name of its gRPC status.
 
-        Args:
-            model: a served name, or "" for any other, because every name is kept for good.
-            api: "predict", "classify", ...
-            entrypoint: "GRPC" or "REST".
-            status: name of the gRPC status code.
-            seconds: its latency.
+        Every name of a model is kept for good, so pass "" for one that is not served.
         """
         with self._lock:
             self._counts[model, status] += 1

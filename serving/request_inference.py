@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -19,8 +19,26 @@ _INPUTS = "inputs"
 _FLOAT, _STRING = messages.types_pb2.DT_FLOAT, messages.types_pb2.DT_STRING
 
 
-def predict(model: LoadedModel, request: messages.PredictRequest) -> messages.PredictResponse:
-    """Run a signature on the tensors of a request."""
+def run(model: LoadedModel, request: Message) -> Message:
+    """Return the response to a request that runs signatures, of any method.
+
+    Raises:
+        RequestError: the request does not fit the model, or an op refused it.
+    """
+    match request:
+        case messages.PredictRequest():
+            return _predict(model, request)
+        case messages.ClassificationRequest():
+            response = messages.ClassificationResponse()
+            return _by_examples(model, request, response, _METHODS[_CLASSIFY])
+        case messages.RegressionRequest():
+            response = messages.RegressionResponse()
+            return _by_examples(model, request, response, _METHODS[_REGRESS])
+        case _:
+            return _multi_inference(model, request)
+
+
+def _predict(model: LoadedModel, request: messages.PredictRequest) -> messages.PredictResponse:
     signature = request.model_spec.signature_name or messages.DEFAULT_SIGNATURE
     outputs = model.run(signature, request.inputs, request.output_filter)
     response = messages.PredictResponse()
@@ -30,24 +48,22 @@ def predict(model: LoadedModel, request: messages.PredictRequest) -> messages.Pr
     return response
 
 
-def classify(
-    model: LoadedModel, request: messages.ClassificationRequest
-) -> messages.ClassificationResponse:
-    """Run a classification signature on the examples of a request."""
-    response = messages.ClassificationResponse()
-    return _by_examples(model, request, response, _check_classification, _fill_classes)
+def _by_examples(model: LoadedModel, request: Any, response: M, method: "_Method") -> M:
+    """Run a signature of a method on the examples of a request, and fill the response."""
+    spec = request.model_spec
+    signature = spec.signature_name or messages.DEFAULT_SIGNATURE
+    if signature not in model.signatures:
+        raise invalid(f"No signature was found with the name: {signature}")
+    method.check(model.signatures[signature])
+    method.fill(response.result, _run(model, spec, _examples(request.input)))
+    _name(response.model_spec, model, spec)
+    return response
 
 
-def regress(model: LoadedModel, request: messages.RegressionRequest) -> messages.RegressionResponse:
-    """Run a regression signature on the examples of a request."""
-    response = messages.RegressionResponse()
-    return _by_examples(model, request, response, _check_regression, _fill_values)
-
-
-def multi_inference(
+def _multi_inference(
     model: LoadedModel, request: messages.MultiInferenceRequest
 ) -> messages.MultiInferenceResponse:
-    """Run several classification and regression signatures on the same examples."""
+    """Run several signatures on the same examples."""
     names, signatures = set(), set()
     for task in request.tasks:
         spec = task.model_spec
@@ -66,13 +82,13 @@ def multi_inference(
             raise invalid(f"Requested signature not found in model graph: {signature}")
         if task.method_name not in _METHODS:
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
-        _METHODS[task.method_name][0](model.signatures[signature])
+        _METHODS[task.method_name].check(model.signatures[signature])
     examples = _examples(request.input)
     response = messages.MultiInferenceResponse()
     for task in request.tasks:
         result = response.results.add()
-        _, field, fill = _METHODS[task.method_name]
-        fill(getattr(result, field), _run(model, task.model_spec, examples))
+        method = _METHODS[task.method_name]
+        method.fill(getattr(result, method.result), _run(model, task.model_spec, examples))
         _name(result.model_spec, model, task.model_spec)
     return response
 
@@ -105,23 +121,6 @@ def _name(into: messages.ModelSpec, model: LoadedModel, asked: messages.ModelSpe
     into.name = asked.name
     into.version.value = model.version
     into.signature_name = asked.signature_name or messages.DEFAULT_SIGNATURE
-
-
-def _by_examples(
-    model: LoadedModel, request: Any, response: M, check: Callable, fill: Callable
-) -> M:
-    """Return the filled response: `check` checks the signature, `fill` writes the outputs."""
-    check(_definition(model, request.model_spec))
-    fill(response.result, _run(model, request.model_spec, _examples(request.input)))
-    _name(response.model_spec, model, request.model_spec)
-    return response
-
-
-def _definition(model: LoadedModel, spec: messages.ModelSpec) -> messages.SignatureDef:
-    signature = spec.signature_name or messages.DEFAULT_SIGNATURE
-    if signature not in model.signatures:
-        raise invalid(f"No signature was found with the name: {signature}")
-    return model.signatures[signature]
 
 
 def _check_classification(definition: messages.SignatureDef) -> None:
@@ -224,8 +223,21 @@ def _wrong_shape(expected: str, array: np.ndarray) -> RequestError:
     return invalid(f"Expected Tensor shape: {expected} but got [{found}]")
 
 
-# By method: the check of the signature, the field of the result, and what fills it.
+class _Method(NamedTuple):
+    """A method of the protocol that runs a signature on examples.
+
+    Attributes:
+        result: the field of its result in a MultiInferenceResponse.
+        check: raises RequestError if a signature is not for this method.
+        fill: writes the outputs into a result.
+    """
+
+    result: str
+    check: Callable[[messages.SignatureDef], None]
+    fill: Callable[[Any, dict[str, np.ndarray]], None]
+
+
 _METHODS = {
-    _CLASSIFY: (_check_classification, "classification_result", _fill_classes),
-    _REGRESS: (_check_regression, "regression_result", _fill_values),
+    _CLASSIFY: _Method("classification_result", _check_classification, _fill_classes),
+    _REGRESS: _Method("regression_result", _check_regression, _fill_values),
 }

@@ -10,12 +10,10 @@ import asyncio
 import functools
 import re
 import socket
-import threading
-from collections.abc import Callable
 from concurrent import futures
+from typing import Any
 
 import grpc
-import uvicorn
 from google.protobuf import json_format
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -24,9 +22,10 @@ from starlette.routing import Route
 
 from serving import json_api
 from serving.handlers import REST, PredictionHandlers
+from serving.http_server import HttpServer
 from serving.prometheus_metrics import CONTENT_TYPE, Metrics
 from tfpipe.protocol import messages
-from tfpipe.protocol.errors import RequestError, invalid
+from tfpipe.protocol.errors import HTTP_STATUS, RequestError, invalid
 
 _JSON = "application/json"
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -34,26 +33,14 @@ _CALL = re.compile(_MODEL + ":(?P<method>classify|regress|predict)", re.IGNORECA
 _METADATA = re.compile(_MODEL + "/metadata", re.IGNORECASE)
 _STATUS = re.compile(_MODEL, re.IGNORECASE)
 
-# The HTTP status of each gRPC status (util/net_http of TensorFlow Serving); others are 500.
-_HTTP = {
-    "OK": 200,
-    "CANCELLED": 499,
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
+_REQUESTS = {
+    "predict": messages.PredictRequest,
+    "classify": messages.ClassificationRequest,
+    "regress": messages.RegressionRequest,
 }
 
 
-class RestServer:
+class RestServer(HttpServer):
     """Answers REST requests until it is closed.
 
     Attributes:
@@ -68,49 +55,30 @@ class RestServer:
         timeout_s: float,
         max_body: int,
         threads: int,
-        metrics: Metrics,
         metrics_path: str,
     ):
-        """Prepare to answer at a bound socket.
+        """Prepare to answer.
 
         Args:
             handlers: the methods.
-            sock: bound, not yet listening.
+            sock: bound, from `http_server.listen`.
             timeout_s: limit of a request in seconds.
             max_body: limit of a request's body in bytes.
             threads: requests that are answered at the same time.
-            metrics: what was counted.
-            metrics_path: the path that shows it; "" for none.
+            metrics_path: the path that shows the metrics of the handlers; "" for none.
         """
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
         routes = [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
         if metrics_path:
-            shown = functools.partial(_show_metrics, metrics)
+            shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
-        config = uvicorn.Config(
-            Starlette(routes=routes),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=30,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [sock]}, daemon=True
-        )
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
+        super().__init__(Starlette(routes=routes), sock, grace_s=30)
 
     def close(self) -> None:
         """Let the requests under way finish, and end."""
-        self._server.should_exit = True
-        self._thread.join()
+        super().close()
         self._pool.shutdown()
 
     async def _answer(self, request: Request) -> Response:
@@ -148,28 +116,30 @@ class RestServer:
 
     def _call(self, method: str, path: str, body: bytes) -> bytes:
         if method == "POST" and (match := _CALL.fullmatch(path)):
-            return getattr(self, f"_{match['method'].lower()}")(match, body)
-        if method == "GET" and (match := _METADATA.fullmatch(path)):
-            return self._metadata(match)
-        if method == "GET" and (match := _STATUS.fullmatch(path)):
-            return self._status(match)
-        raise invalid(f"Malformed request: {method} {path}")
-
-    def _predict(self, match: re.Match, body: bytes) -> bytes:
-        request = messages.PredictRequest()
+            request = _REQUESTS[match["method"].lower()]()
+            call = functools.partial(self._infer, body)
+        elif method == "GET" and (match := _METADATA.fullmatch(path)):
+            request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+            call = self._metadata
+        elif method == "GET" and (match := _STATUS.fullmatch(path)):
+            request, call = messages.GetModelStatusRequest(), self._status
+        else:
+            raise invalid(f"Malformed request: {method} {path}")
         _fill(request.model_spec, match)
+        return self._handlers.answer(request, REST, self._timeout_s, call)
 
-        def call(seconds: float | None) -> bytes:
-            given = json_api.parse(body)
-            request.model_spec.signature_name = json_api.signature_of(given)
-            inputs = self._inputs(request.model_spec)
-            found, as_rows = json_api.read_tensors(given, inputs)
-            for alias, proto in found.items():
-                request.inputs[alias].CopyFrom(proto)
-            response = self._handlers.predict(request, seconds)
-            return json_api.write_tensors(response.outputs, as_rows=as_rows)
-
-        return self._handlers.answer("predict", request, REST, self._timeout_s, call)
+    def _infer(self, body: bytes, request: Any, seconds: float) -> bytes:
+        """Complete a request from the JSON in `body`; return the answer as JSON."""
+        given = json_api.parse(body)
+        request.model_spec.signature_name = json_api.signature_of(given)
+        if not isinstance(request, messages.PredictRequest):
+            json_api.read_examples(given, request.input)
+            return json_api.write_result(self._handlers.respond(request, seconds).result)
+        found, as_rows = json_api.read_tensors(given, self._inputs(request.model_spec))
+        for alias, proto in found.items():
+            request.inputs[alias].CopyFrom(proto)
+        response = self._handlers.respond(request, seconds)
+        return json_api.write_tensors(response.outputs, as_rows=as_rows)
 
     def _inputs(self, spec: messages.ModelSpec) -> dict:
         key = spec.signature_name or messages.DEFAULT_SIGNATURE
@@ -178,46 +148,15 @@ class RestServer:
                 raise invalid(f'Serving signature name: "{key}" not found in signature def')
             return dict(model.signatures[key].inputs)
 
-    def _classify(self, match: re.Match, body: bytes) -> bytes:
-        request = messages.ClassificationRequest()
-        return self._by_examples("classify", request, json_api.write_classes, match, body)
-
-    def _regress(self, match: re.Match, body: bytes) -> bytes:
-        request = messages.RegressionRequest()
-        return self._by_examples("regress", request, json_api.write_values, match, body)
-
-    def _by_examples(
-        self, api: str, request, write: Callable, match: re.Match, body: bytes
-    ) -> bytes:
-        """Answer with the handler `api`; `write` converts its result to JSON."""
-        _fill(request.model_spec, match)
-
-        def call(seconds: float | None) -> bytes:
-            given = json_api.parse(body)
-            request.model_spec.signature_name = json_api.signature_of(given)
-            json_api.read_examples(given, request.input)
-            return write(getattr(self._handlers, api)(request, seconds).result)
-
-        return self._handlers.answer(api, request, REST, self._timeout_s, call)
-
-    def _metadata(self, match: re.Match) -> bytes:
-        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-        _fill(request.model_spec, match)
-        response = self._handlers.answer(
-            "metadata", request, REST, None, lambda _: self._handlers.metadata(request, None)
-        )
+    def _metadata(self, request: messages.GetModelMetadataRequest, seconds: float) -> bytes:
+        response = self._handlers.respond(request, seconds)
         signatures = messages.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         spec, found = _as_json(response.model_spec), _as_json(signatures)
         return f'{{"model_spec": {spec}, "metadata": {{"signature_def": {found}}}}}'.encode()
 
-    def _status(self, match: re.Match) -> bytes:
-        request = messages.GetModelStatusRequest()
-        _fill(request.model_spec, match)
-        response = self._handlers.answer(
-            "status", request, REST, None, lambda _: self._handlers.status(request, None)
-        )
-        return _as_json(response).encode()
+    def _status(self, request: messages.GetModelStatusRequest, seconds: float) -> bytes:
+        return _as_json(self._handlers.respond(request, seconds)).encode()
 
 
 async def _show_metrics(metrics: Metrics, request: Request) -> Response:
@@ -242,5 +181,5 @@ def _as_json(message) -> str:
 
 
 def _error(error: RequestError) -> Response:
-    status = _HTTP.get(error.code.name, 500)
+    status = HTTP_STATUS.get(error.code, 500)
     return Response(json_api.write_error(error.message), status, media_type=_JSON)

@@ -6,17 +6,14 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import grpc
 
 from tfpipe.core import terminal
 from tfpipe.protocol.errors import RequestError, not_found
+from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.messages import ModelVersionStatus, ServableVersionPolicy
 from tfpipe.protocol.versions import version_folders
-
-if TYPE_CHECKING:
-    from tfpipe.protocol.loaded_model import LoadedModel
 
 
 def aspired(policy: ServableVersionPolicy, there: list[int]) -> list[int]:
@@ -40,7 +37,7 @@ def aspired(policy: ServableVersionPolicy, there: list[int]) -> list[int]:
 class _Loaded:
     """A version in memory, and the number of requests that use it."""
 
-    model: "LoadedModel"
+    model: LoadedModel
     users: int = 0
     retired: bool = False
 
@@ -63,13 +60,11 @@ class ServedModel:
         self,
         name: str,
         base_path: pathlib.Path,
-        load: "Callable[[pathlib.Path, int], LoadedModel]",
-        policy: ServableVersionPolicy | None = None,
+        load: Callable[[pathlib.Path, int], LoadedModel],
     ):
         """`load` takes a version's folder and number; it may raise RequestError."""
-        self.name = name
-        self.base_path = base_path
-        self.policy = policy or ServableVersionPolicy()
+        self.name, self.base_path = name, base_path
+        self.policy = ServableVersionPolicy()
         self._load = load
         self._lock = threading.Lock()  # guards `_loaded` and each user count
         self._loaded: dict[int, _Loaded] = {}
@@ -92,12 +87,10 @@ class ServedModel:
         wanted = aspired(self.policy, list(folders))
         errors = self._load_missing(wanted, folders)
         if not self.versions and errors and self._is_latest:
-            lower = (version for version in sorted(folders, reverse=True) if version not in wanted)
-            for version in lower:
-                wanted = [version]
-                errors += (failed := self._load_missing(wanted, folders))
-                if not failed:
-                    break
+            for version in sorted(set(folders) - set(wanted), reverse=True):
+                if not self.versions:
+                    wanted = [version]
+                    errors += self._load_missing(wanted, folders)
         served = self.versions
         if set(wanted) & set(served):  # without a replacement the old version stays
             for version in set(served) - set(wanted):
@@ -115,7 +108,7 @@ class ServedModel:
             terminal.say(f"serving {self.name} version {serving}")
 
     @contextlib.contextmanager
-    def acquire(self, version: int | None = None) -> "Iterator[LoadedModel]":
+    def acquire(self, version: int | None = None) -> Iterator[LoadedModel]:
         """Yield a version, by default the highest; it is not unloaded meanwhile.
 
         Raises:
@@ -159,32 +152,27 @@ class ServedModel:
             if files == self._failed.get(version):
                 continue
             self._set_status(version, ModelVersionStatus.LOADING)
+            model = None
             try:
                 model = self._load(folders[version], version)
-            except RequestError as error:
-                errors.append(self._fail(version, files, error))
-                continue
-            try:
                 self._check_replaces(model)
             except RequestError as error:
-                model.close()
-                errors.append(self._fail(version, files, error))
+                if model:
+                    model.close()
+                errors.append(error)
+                self._failed[version] = files
+                self._set_status(version, ModelVersionStatus.END, error)
                 continue
             with self._lock:
                 self._loaded[version] = _Loaded(model)
             self._set_status(version, ModelVersionStatus.AVAILABLE)
         return errors
 
-    def _check_replaces(self, model: "LoadedModel") -> None:
+    def _check_replaces(self, model: LoadedModel) -> None:
         """Raise RequestError if clients of the highest version cannot use its successor."""
         versions = self.versions
         if versions and self._is_latest and model.version > versions[-1]:
             model.check_replaces(self._loaded[versions[-1]].model)
-
-    def _fail(self, version: int, files: tuple, error: RequestError) -> RequestError:
-        self._failed[version] = files
-        self._set_status(version, ModelVersionStatus.END, error)
-        return error
 
     def _retire(self, version: int) -> None:
         with self._lock:
@@ -198,9 +186,8 @@ class ServedModel:
     def _close(self, loaded: _Loaded) -> None:
         loaded.model.close()
         version = loaded.model.version
-        if (
-            self._statuses[version].state == ModelVersionStatus.UNLOADING
-        ):  # it was not loaded again meanwhile
+        # Unless it was loaded again meanwhile.
+        if self._statuses[version].state == ModelVersionStatus.UNLOADING:
             self._set_status(version, ModelVersionStatus.END)
 
     def _set_status(self, version: int, state: int, error: RequestError | None = None) -> None:

@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import TypeVar
 
+import grpc
 from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
@@ -28,23 +29,23 @@ from tfpipe.protocol.messages import ModelServerConfig
 
 M = TypeVar("M", bound=Message)
 
-_PACKAGE = "tensorflow.serving"
-_NUMBER, _TEXT, _FLAG = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
-# Fields by message: the name of a message, or a type of the language; "*" marks a repeated field.
+_INT64, _STRING, _BOOL = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
+# The fields of each message in their order: the name of a message, or a type of the language; "*"
+# marks a repeated field.
 _MESSAGES = {
     "BatchingParameters": {
-        "max_batch_size": _NUMBER,
-        "batch_timeout_micros": _NUMBER,
-        "max_enqueued_batches": _NUMBER,
-        "num_batch_threads": _NUMBER,
-        "thread_pool_name": _TEXT,
+        "max_batch_size": _INT64,
+        "batch_timeout_micros": _INT64,
+        "max_enqueued_batches": _INT64,
+        "num_batch_threads": _INT64,
+        "thread_pool_name": _STRING,
         "allowed_batch_sizes": "int64*",
         "pad_variable_length_inputs": "bool",
-        "enable_large_batch_splitting": _FLAG,
-        "max_execution_batch_size": _NUMBER,
+        "enable_large_batch_splitting": _BOOL,
+        "max_execution_batch_size": _INT64,
     },
     "PrometheusConfig": {"enable": "bool", "path": "string"},
-    "MonitoringConfig": {"prometheus_config": f".{_PACKAGE}.PrometheusConfig"},
+    "MonitoringConfig": {"prometheus_config": ".tensorflow.serving.PrometheusConfig"},
     "SSLConfig": {
         "server_key": "string",
         "server_cert": "string",
@@ -57,32 +58,25 @@ _MESSAGES = {
 def _declared() -> dict[str, type[Message]]:
     file = descriptor_pb2.FileDescriptorProto(
         name="serving/config.proto",
-        package=_PACKAGE,
+        package="tensorflow.serving",
         syntax="proto3",
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
-    field_type = descriptor_pb2.FieldDescriptorProto
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for number, (key, kind) in enumerate(fields.items(), 1):
-            plain = kind.rstrip("*")
-            field = message.field.add(name=key, number=number)
-            field.label = (
-                field_type.LABEL_REPEATED if kind.endswith("*") else field_type.LABEL_OPTIONAL
-            )
-            if plain.startswith("."):
-                field.type, field.type_name = field_type.TYPE_MESSAGE, plain
+    for message, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=message).field
+        for number, (name, kind) in enumerate(fields.items(), 1):
+            label = "LABEL_REPEATED" if kind.endswith("*") else "LABEL_OPTIONAL"
+            if kind.startswith("."):
+                given = {"type": "TYPE_MESSAGE", "type_name": kind}
             else:
-                field.type = getattr(field_type, f"TYPE_{plain.upper()}")
-    pool = (
-        descriptor_pool.DescriptorPool()
-    )  # not the default pool, which may have the real messages
+                given = {"type": f"TYPE_{kind.rstrip('*').upper()}"}
+            declared.add(name=name, number=number, label=label, **given)
+    # Not the default pool, which may have the real messages.
+    pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in _MESSAGES
-    }
+    found = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return {name.rpartition(".")[2]: message for name, message in found.items()}
 
 
 _DECLARED = _declared()
@@ -123,60 +117,56 @@ def read_batching(path: str) -> BatchingParameters:
         allowed_batch_sizes=sizes,
         max_requests=min(held, MAX_REQUESTS),
     )
+    problem = ""
     for name, least in {"max_execution_batch_size": 1, "max_enqueued_batches": 1,
                         "num_batch_threads": 1, "batch_timeout_micros": 0}.items():  # fmt: skip
         if getattr(batching, name) < least:
-            raise UserError(f"--{flag}={path}: {name} must be at least {least}")
+            problem = f"{name} must be at least {least}"
     if largest > batching.max_batch_size:
-        raise UserError(
-            f"--{flag}={path}: max_execution_batch_size, {largest}, must be at most"
-            f" max_batch_size, {batching.max_batch_size}"
+        problem = (
+            f"max_execution_batch_size, {largest}, must be at most max_batch_size,"
+            f" {batching.max_batch_size}"
         )
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != largest):
-        raise UserError(
-            f"--{flag}={path}: allowed_batch_sizes must rise and end with the largest batch,"
-            f" {largest}"
-        )
+        problem = f"allowed_batch_sizes must rise and end with the largest batch, {largest}"
     if found.pad_variable_length_inputs:
-        raise UserError(
-            f"--{flag}={path}: pad_variable_length_inputs is for TensorFlow Serving only: leave it"
-            " out"
-        )
+        problem = "pad_variable_length_inputs is for TensorFlow Serving only: leave it out"
+    if problem:
+        raise UserError(f"--{flag}={path}: {problem}")
     return batching
 
 
 def read_metrics_path(path: str) -> str:
-    """Return the path of the metrics, "" for none; raises UserError."""
+    """Return the path of the metrics, "" for none; raises UserError.
+
+    Args:
+        path: of a MonitoringConfig; "" for none.
+    """
+    if not path:
+        return ""
     found = _read(path, "monitoring_config_file", _DECLARED["MonitoringConfig"]).prometheus_config
     return (found.path or "/monitoring/prometheus/metrics") if found.enable else ""
 
 
-class ServerTls:
-    """The keys of an encrypted server.
-
-    Attributes:
-        key, certificate: the server's, PEM.
-        authority: PEM certificates that check the clients'; None for the system's.
-        verify_clients: whether a client must have a certificate.
-    """
-
-    def __init__(self, path: str):
-        """Read an SSLConfig; raises UserError if it cannot be read or lacks a key."""
-        found = _read(path, "ssl_config_file", _DECLARED["SSLConfig"])
-        for name in ("server_key", "server_cert"):
-            if "-----BEGIN" not in getattr(found, name):
-                raise UserError(
-                    f"--ssl_config_file={path}: {name} holds no PEM text: put the contents of the"
-                    " file there, with \\n for its line ends"
-                )
-        if found.client_verify and not found.custom_ca:
+def read_credentials(path: str) -> grpc.ServerCredentials:
+    """Return the keys of an SSLConfig; raises UserError if it cannot be read or lacks a key."""
+    found = _read(path, "ssl_config_file", _DECLARED["SSLConfig"])
+    for name in ("server_key", "server_cert"):
+        if "-----BEGIN" not in getattr(found, name):
             raise UserError(
-                f"--ssl_config_file={path}: client_verify needs custom_ca, the certificates that"
-                " check the clients'"
+                f"--ssl_config_file={path}: {name} holds no PEM text: put the contents of the"
+                " file there, with \\n for its line ends"
             )
-        self.key, self.certificate = found.server_key.encode(), found.server_cert.encode()
-        self.authority = found.custom_ca.encode() or None
-        self.verify_clients = found.client_verify
+    if found.client_verify and not found.custom_ca:
+        raise UserError(
+            f"--ssl_config_file={path}: client_verify needs custom_ca, the certificates that"
+            " check the clients'"
+        )
+    return grpc.ssl_server_credentials(
+        [(found.server_key.encode(), found.server_cert.encode())],
+        root_certificates=found.custom_ca.encode() or None,
+        require_client_auth=found.client_verify,
+    )
 
 
 def _read(path: str, flag: str, kind: type[M]) -> M:

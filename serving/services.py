@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -14,35 +14,26 @@ from serving.handlers import GRPC, PredictionHandlers
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
 
-
-class _Method(NamedTuple):
-    """One method of a service.
-
-    Attributes:
-        request: type of the request message.
-        call: name of the method of `PredictionHandlers`.
-        limited: whether the number of such requests is bounded.
-    """
-
-    request: type[Message]
-    call: str
-    limited: bool
-
-
+# The types of the requests by service and method.
 SERVICES = {
     "tensorflow.serving.PredictionService": {
-        "Predict": _Method(messages.PredictRequest, "predict", True),
-        "Classify": _Method(messages.ClassificationRequest, "classify", True),
-        "Regress": _Method(messages.RegressionRequest, "regress", True),
-        "MultiInference": _Method(messages.MultiInferenceRequest, "multi_inference", True),
-        "GetModelMetadata": _Method(messages.GetModelMetadataRequest, "metadata", False),
+        "Predict": messages.PredictRequest,
+        "Classify": messages.ClassificationRequest,
+        "Regress": messages.RegressionRequest,
+        "MultiInference": messages.MultiInferenceRequest,
+        "GetModelMetadata": messages.GetModelMetadataRequest,
     },
     "tensorflow.serving.ModelService": {
-        "GetModelStatus": _Method(messages.GetModelStatusRequest, "status", False),
-        "HandleReloadConfigRequest": _Method(messages.ReloadConfigRequest, "reload", False),
+        "GetModelStatus": messages.GetModelStatusRequest,
+        "HandleReloadConfigRequest": messages.ReloadConfigRequest,
     },
 }
-
+# Methods that run no model; their number is not bounded.
+_UNBOUNDED = (
+    messages.GetModelMetadataRequest,
+    messages.GetModelStatusRequest,
+    messages.ReloadConfigRequest,
+)
 
 # The first bytes of gzip and zlib data, and zlib's `wbits` for them. No request starts with them.
 _PACKED = {b"\x1f\x8b": 31, b"\x78\x01": 15, b"\x78\x5e": 15, b"\x78\x9c": 15, b"\x78\xda": 15}
@@ -59,36 +50,44 @@ def add(handlers: PredictionHandlers, server: grpc.Server, max_bytes: int) -> No
     """
     for service, methods in SERVICES.items():
         by_path = {
-            f"/{service}/{name}": _RpcHandlers(handlers, method, max_bytes)
-            for name, method in methods.items()
+            f"/{service}/{name}": _RpcHandlers(handlers, kind, max_bytes)
+            for name, kind in methods.items()
         }
         server.add_generic_rpc_handlers((_Service(by_path, handlers.admission),))
 
 
 class _RpcHandlers:
-    """The handlers that answer and reject a method.
+    """The handlers that answer and reject the requests of one type.
 
     Rejections must stay cheap during an overload. So the message of a rejected request is not read,
     as if it were a stream, and no other thread is used.
     """
 
-    def __init__(self, handlers: PredictionHandlers, method: _Method, max_bytes: int):
-        self.limited = method.limited
-        self.answer = grpc.unary_unary_rpc_method_handler(
-            _handler(handlers, method, max_bytes),
-            response_serializer=lambda response: response.SerializeToString(),
-        )
+    def __init__(self, handlers: PredictionHandlers, kind: type[Message], max_bytes: int):
+        self.bounded = kind not in _UNBOUNDED
+
+        def answer(data: bytes, context: grpc.ServicerContext) -> Message:
+            if not context.is_active():  # the client gave up while the call was queued
+                context.abort(grpc.StatusCode.CANCELLED, "the call has ended")
+            try:
+                request = _parsed(kind, _unpacked(data, max_bytes))
+                return handlers.answer(request, GRPC, context.time_remaining())
+            except RequestError as error:
+                return context.abort(error.code, error.message)
 
         def reject(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
-            def raise_rejection(_: float | None) -> None:
-                raise handlers.admission.rejection()
-
             try:
-                handlers.answer(method.call, None, GRPC, None, raise_rejection)
+                handlers.answer(kind(), GRPC, None, raise_rejection)
             except RequestError as error:
                 context.abort(error.code, error.message)
 
+        def raise_rejection(*_: Any) -> None:
+            raise handlers.admission.rejection()
+
         reject.experimental_thread_pool = _SameThread()
+        self.answer = grpc.unary_unary_rpc_method_handler(
+            answer, response_serializer=lambda response: response.SerializeToString()
+        )
         self.reject = grpc.stream_unary_rpc_method_handler(reject)
 
 
@@ -109,30 +108,9 @@ class _Service(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Return a handler, or None for a method of another service."""
         found = self._by_path.get(handler_call_details.method)
-        if found and found.limited and self._admission.full:
+        if found and found.bounded and self._admission.full:
             return found.reject
         return found and found.answer
-
-
-def _handler(handlers: PredictionHandlers, method: _Method, max_bytes: int) -> Callable:
-    call = getattr(handlers, method.call)
-
-    def handle(data: bytes, context: grpc.ServicerContext) -> Message:
-        if not context.is_active():  # the client gave up while the call was queued
-            context.abort(grpc.StatusCode.CANCELLED, "the call has ended")
-        try:
-            request = _parsed(method.request, _unpacked(data, max_bytes))
-            return handlers.answer(
-                method.call,
-                request,
-                GRPC,
-                context.time_remaining(),
-                lambda seconds: call(request, seconds),
-            )
-        except RequestError as error:
-            return context.abort(error.code, error.message)
-
-    return handle
 
 
 def _unpacked(data: bytes, max_bytes: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
@@ -10,15 +10,7 @@ from serving import request_inference as inference
 from tfpipe.protocol import warm_up_file as requests_file
 from tfpipe.protocol.errors import precondition
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.protocol.messages import ModelSpec, MultiInferenceRequest
-
-_HANDLERS: dict[str, Callable] = dict(
-    zip(
-        requests_file.KINDS,
-        (inference.predict, inference.classify, inference.regress, inference.multi_inference),
-        strict=True,
-    )
-)
+from tfpipe.protocol.messages import MultiInferenceRequest
 
 
 def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
@@ -27,8 +19,7 @@ def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
     Args:
         model: the version.
         low_priority: run only the smallest request of each signature, with a pause as long as it
-            took. It builds all but what depends on the number of images, and leaves the processors
-            to the clients of other versions.
+            took. This leaves the processors to the clients of other versions.
 
     Returns:
         How many requests ran.
@@ -49,26 +40,22 @@ def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
 
 def _replay(model: LoadedModel, path: pathlib.Path, low_priority: bool) -> int:
     requests, count = requests_file.read(path), 0
-    for kind, request in _smallest(requests) if low_priority else requests:
+    for request in _smallest(requests) if low_priority else requests:
         started = time.monotonic()
-        _HANDLERS[kind](model, request)
+        inference.run(model, request)
         if low_priority:
             time.sleep(time.monotonic() - started)
         count += 1
     return count
 
 
-def _smallest(requests: Iterable[tuple[str, Message]]) -> Iterable[tuple[str, Message]]:
-    """Return the smallest request of each kind and signature."""
-    found: dict[tuple[str, str], Message] = {}
-    for kind, request in requests:
-        key = kind, str(_specs(request))
+def _smallest(requests: Iterable[Message]) -> Iterable[Message]:
+    """Return the smallest request of each method and signature."""
+    found: dict[tuple[type, str], Message] = {}
+    for request in requests:
+        is_multi = isinstance(request, MultiInferenceRequest)
+        specs = [t.model_spec for t in request.tasks] if is_multi else [request.model_spec]
+        key = type(request), str(specs)
         if key not in found or request.ByteSize() < found[key].ByteSize():
             found[key] = request
-    return [(kind, request) for (kind, _), request in found.items()]
-
-
-def _specs(request: Message) -> list[ModelSpec]:
-    if isinstance(request, MultiInferenceRequest):
-        return [task.model_spec for task in request.tasks]
-    return [request.model_spec]
+    return found.values()

@@ -9,7 +9,6 @@ TensorFlow Serving. It keeps no picture. SIGTERM and Ctrl-C let requests under w
 
 import dataclasses
 import pathlib
-import threading
 
 from serving import client
 from tfpipe.core import cli, terminal
@@ -50,14 +49,12 @@ class Options(client.ConnectionOptions):
 def main(options: Options) -> None:
     """Serve the page until a signal comes."""
     try:
-        import uvicorn
-
+        from serving.http_server import HttpServer, listen
         from serving.web import app
     except ModuleNotFoundError as error:
         raise UserError(
             f"the page needs the package {error.name}: pip install 'tfpipe[web]'"
         ) from None
-    from serving.sockets import listen
     from serving.web.limits import Limits
     from serving.web.model import ModelClient
     from serving.web.sample_pictures import DRAWN, SamplePictures
@@ -86,29 +83,21 @@ def main(options: Options) -> None:
         ) from None
     site = app.Site(model, samples, limits)
     hosts = options.allowed_hosts.split(",") if options.allowed_hosts else []
-    config = uvicorn.Config(
+    server = HttpServer(
         app.build(site, hosts),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
+        sock,
+        grace_s=_GRACE_S,
         proxy_headers=bool(options.trusted_proxy),
         forwarded_allow_ips=options.trusted_proxy,
         limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=_GRACE_S,
     )
-    server = uvicorn.Server(config)
     signals = Signals()
-    # In a thread, uvicorn does not handle signals; it would raise them again at its end.
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
-    thread.start()
+    server.start()
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     terminal.say(f"the page for {options.model_name} is at http://{shown}:{port}")
     signals.wait()
-    server.should_exit = True
-    thread.join()
+    server.close()
     site.close()
     model.close()
 

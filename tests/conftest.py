@@ -138,6 +138,13 @@ def tiny_config(records, tmp_path):
     return make
 
 
+def _copy_of_a_run(made, folder):
+    copy = shutil.copytree(made, folder)
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace(str(made), str(copy)))
+    return copy
+
+
 @pytest.fixture(scope="session")
 def run_dir(records, make_once, tmp_path_factory):
     """A finished run on `records`, with test-time views and calibration; one copy a process."""
@@ -148,11 +155,22 @@ def run_dir(records, make_once, tmp_path_factory):
 
         train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY))
 
-    made = make_once("tiny-run", make)
-    copy = shutil.copytree(made, tmp_path_factory.mktemp("runs") / "tiny")
-    config = copy / "config.json"
-    config.write_text(config.read_text().replace(str(made), str(copy)))
-    return copy
+    return _copy_of_a_run(make_once("tiny-run", make), tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def second_run(records, make_once, tmp_path_factory):
+    """Another run on `records`: smaller images, two stages, no views, a softmax, another seed."""
+
+    def make(folder):
+        from tfpipe import train
+        from tfpipe.training.train_config import TrainConfig
+
+        changes = {"seed": 5, "image_size": "24", "output": "softmax", "tta": ""}
+        changes["stages"] = "a:from=head,epochs=1;b:from=all,epochs=1"
+        train.main(TrainConfig(records=str(records), run_dir=str(folder), **TINY | changes))
+
+    return _copy_of_a_run(make_once("second-run", make), tmp_path_factory.mktemp("runs") / "second")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import functools
 import io
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from serving.server import EmbeddedServer
+from serving.embedded_server import EmbeddedServer
 from serving.server_options import ServerOptions
 from tfpipe.core import cli
 from tfpipe.protocol import messages, tensors
@@ -80,20 +81,28 @@ class Brightness(tf.Module):
         return {"trace": tf.linalg.trace(matrix)}
 
 
-def publish(
-    base, version, bias=0.0, signatures=("classify", "add", "slow", "by_class", "by_value")
-):
-    """Saves a model and gives it the name of a version in one step, as an export does."""
+SIGNATURES = ("classify", "add", "slow", "by_class", "by_value")
+_saved = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def _save(bias, signatures):
+    folder = tempfile.mkdtemp(dir=_saved.name)
     module = Brightness(bias)
     names = {"classify": messages.DEFAULT_SIGNATURE}
-    work = base.with_name(f"{base.name}-work")
     tf.saved_model.save(
-        module,
-        str(work),
-        signatures={names.get(key, key): getattr(module, key) for key in signatures},
+        module, folder, signatures={names.get(key, key): getattr(module, key) for key in signatures}
     )
+    return folder
+
+
+def publish(base, version, bias=0.0, signatures=SIGNATURES):
+    """Gives a model, saved once, the name of a version in one step, as an export does."""
+    work = base.with_name(f"{base.name}-work")
+    shutil.copytree(_save(bias, tuple(signatures)), work)
     base.mkdir(parents=True, exist_ok=True)
     work.rename(base / str(version))
+    return base
 
 
 def png(grey, size=(5, 4)):
@@ -165,19 +174,12 @@ def examples_of(kind, model_spec, *images):
 @functools.cache
 def demo():
     """Returns a server in this process, for tests that change nothing: `demo`, version 7."""
-    folder = tempfile.TemporaryDirectory()
-    base = pathlib.Path(folder.name) / "demo"
-    publish(base, DEMO_VERSION)
-    server = embedded(
-        base,
-        monitoring_config_file=str(MONITORING),
-        rest_api_port=-1,
-        grpc_max_receive_message_mb=1,
-    )
-    entered = server.__enter__()
-    entered.base = base
-    atexit.register(lambda: (server.__exit__(None, None, None), folder.cleanup()))
-    return entered
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    options = {"rest_api_port": -1, "grpc_max_receive_message_mb": 1}
+    options["monitoring_config_file"] = str(MONITORING)
+    return stack.enter_context(embedded(publish(folder / "demo", DEMO_VERSION), **options))
 
 
 @contextlib.contextmanager
@@ -205,24 +207,39 @@ def run_command(module, arguments, monkeypatch, capsys):
 
 
 @contextlib.contextmanager
-def running_server(base, log, *flags):
-    """Runs the server in a process of its own; yields it, with its `address`, when it is ready."""
-    command = [sys.executable, "-m", "serving.server", "--model_name=demo", "--port=0"]
-    if base:
-        command.append(f"--model_base_path={base}")
+def running(ready, log, module, *flags):
+    """Runs a command; yields it when it has said `ready`, with the groups of that line."""
     with open(log, "w") as stderr:
-        process = subprocess.Popen([*command, *flags], stderr=stderr, cwd=ROOT)
+        process = subprocess.Popen([sys.executable, "-m", module, *flags], stderr=stderr, cwd=ROOT)
     try:
-        while not (
-            ready := re.search(r"^serving demo version \d+ at (\S+)$", log.read_text(), re.M)
-        ):
+        while not (match := re.search(ready, log.read_text(), re.M)):
             assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        process.address = ready[1]
+            time.sleep(0.02)
+        process.__dict__.update(match.groupdict(), log=log)
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def running_server(base, log, *flags):
+    """Runs the server in a process of its own, with its `address`."""
+    ready = r"^serving demo version \d+ at (?P<address>\S+)$"
+    given = ["--model_name=demo", "--port=0", f"--model_base_path={base}"]
+    return running(ready, log, "serving.server", *given, *flags)
+
+
+def running_page(address, log, *flags):
+    """Runs the web page in a process of its own, with its `url`."""
+    ready = r"^the page for demo is at (?P<url>\S+)$"
+    given = [f"--server={address}", "--model_name=demo", "--port=0"]
+    return running(ready, log, "serving.webapp", *given, *flags)
+
+
+def memory_mb(process, what="VmRSS"):
+    """Returns the memory of a process, or with "VmHWM" its peak."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(rf"{what}:\s+(\d+)", status)[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Every registered augmentation: the identity, ranges, compiled against eager; chains; policies."""
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
-import tf_keras
 
-from tfpipe.augment import Augment, Kind, operations
-from tfpipe.core.errors import UserError
+from tests.refusals import refused
+from tfpipe.augment import Augment, operations
 
 COUNT, SIDE = 6, 17
 
@@ -118,33 +119,9 @@ def test_a_picture_depends_on_its_own_numbers_alone(name):
     assert same[2] or chain.mixes
 
 
-def test_float32_whatever_the_policy():
-    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        found = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
-    finally:
-        tf_keras.mixed_precision.set_global_policy("float32")
-    expected = apply("rotate(20)|gamma(0.5,2)|hue(0.1)|blur|noise(0.1)|mixup(1)")
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == np.float32
-
-
-def test_a_chain_is_its_operations_one_after_the_other():
-    u = uniform(3)
-    u[:, 0] = 1.0
-    turned = apply("rotate(90)", u[:, :1])
-    expected = apply("brightness(0.2)", u[:, 2:], np.round(turned[:, :, ::-1]).astype(np.uint8))
-    np.testing.assert_allclose(
-        apply("rotate(90)|flip_lr(1)|brightness(0.2)", u), expected, atol=0.05
-    )
-
-
 def test_an_empty_chain_only_casts():
-    chain = Augment(" ")
-    assert not chain
-    assert chain.num_random == 0
+    assert not Augment(" ")
     np.testing.assert_array_equal(apply(" "), pictures().astype(np.float32))
-    assert Augment("flip_lr")
 
 
 def test_geometry_is_done_first_and_boxes_after_colours():
@@ -155,42 +132,31 @@ def test_geometry_is_done_first_and_boxes_after_colours():
     assert (found[:, :, 9:] == 255.0).all()
 
 
-def test_one_of_draws_exactly_one_with_equal_chances():
-    chain = Augment("one_of(brightness(1)|flip_lr(1)|cutout(1)|translate(0.4))")
-    assert chain.num_random == 3  # one to choose, and the most that one of them takes
-    count = 4000
-    images = np.tile(pictures(1, 8), (count, 1, 1, 1))
-    u = uniform(3, count)
+def outcomes(text, count=4000):
+    """Return the different pictures that a chain makes of one, and the share of each."""
+    chain, images = Augment(text), np.tile(pictures(1, 8), (count, 1, 1, 1))
+    u = uniform(chain.num_random, count)
     u[:, 1:] = 0.9
     found = chain(images, np.ones([count, 1], np.float32), u)[0].numpy()
     kinds, counts = np.unique(found.reshape(count, -1), axis=0, return_counts=True)
-    assert len(kinds) == 4
-    assert counts.min() > 900
-    alone = [
-        apply(text, [[0.9, 0.9][: Augment(text).num_random]], images[:1])[0]
-        for text in ("brightness(1)", "flip_lr(1)", "cutout(1)", "translate(0.4)")
-    ]
-    for one in alone:
-        assert min(np.abs(kind.reshape(one.shape) - one).max() for kind in kinds) == 0
+    return kinds, counts / count
+
+
+def test_one_of_draws_exactly_one_with_equal_chances():
+    choices = ("brightness(1)", "flip_lr(1)", "cutout(1)", "translate(0.4)")
+    kinds, shares = outcomes(f"one_of({'|'.join(choices)})")
+    alone = [apply(text, [[0.9] * Augment(text).num_random], pictures(1, 8)) for text in choices]
+    assert {kind.tobytes() for kind in kinds} == {each.tobytes() for each in alone}
+    assert shares.min() > 0.22
 
 
 def test_maybe_does_all_or_nothing():
-    chain = Augment("maybe(0.3,flip_lr(1)|brightness(1))")
-    count = 4000
-    images = np.tile(pictures(1, 8), (count, 1, 1, 1))
-    u = uniform(chain.num_random, count)
-    u[:, 1:] = 1.0
-    found = chain(images, np.ones([count, 1], np.float32), u)[0].numpy().reshape(count, -1)
-    kinds, counts = np.unique(found, axis=0, return_counts=True)
-    assert len(kinds) == 2
-    changed = counts[kinds.min(1) == 255.0]
-    assert abs(changed / count - 0.3) < 0.03
-
-
-def test_policies_nest():
-    chain = Augment("maybe(1,one_of(maybe(1,flip_lr(1)|flip_ud(1))))")
-    found = chain(pictures(), one_hot(), uniform(chain.num_random))[0]
-    np.testing.assert_array_equal(found, pictures()[:, ::-1, ::-1].astype(np.float32))
+    kinds, shares = outcomes("maybe(0.3,flip_lr(1)|brightness(1))")
+    both = apply("flip_lr(1)|brightness(1)", [[0.9, 0.9]], pictures(1, 8))
+    assert {kind.tobytes() for kind in kinds} == {
+        each.tobytes() for each in (both, pictures(1, 8).astype("f"))
+    }
+    assert min(shares) == pytest.approx(0.3, abs=0.03)
 
 
 def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
@@ -217,8 +183,8 @@ def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
         ("one_of(flip_lr|sharpen)", "unknown augmentation 'sharpen'"),
         ("rotate", r"rotate: wrong number of values; `rotate\(20\)`"),
         ("rotate(1,2,3)", "wrong number of values"),
-        ("rotate(flip_lr)", "takes numbers only"),
-        ("rotate(1e999)", "the numbers are finite"),
+        ("rotate(flip_lr)", "takes finite numbers only"),
+        ("rotate(1e999)", "takes finite numbers only"),
         ("rotate(200)", r"in \[0, 180\]"),
         ("zoom(1.2,0.8)", "factors are above 0, the smaller first"),
         ("crop(0)", r"the fraction is in \(0, 1\]"),
@@ -239,18 +205,12 @@ def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
     ],
 )
 def test_a_wrong_spec_is_explained(text, message):
-    with pytest.raises(UserError, match=message) as raised:
+    with refused(message):
         Augment(text)
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", sorted(operations))
 def test_the_first_line_of_a_description_shows_how_to_write_it(name):
-    summary = operations[name].summary
-    assert summary.startswith(f"`{name}")
-    example = summary[1:].split("`")[0]
+    example = inspect.getdoc(operations[name].function).split("`")[1]
+    assert example.startswith(name)
     assert Augment(example).num_random >= operations[name].num_random
-
-
-def test_kinds_are_done_in_their_order():
-    assert list(Kind) == sorted(Kind)

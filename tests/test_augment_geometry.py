@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
-from test_augment import COUNT, EXAMPLES, SIDE, apply, one_hot, pictures, uniform
+from test_augment import COUNT, SIDE, apply, one_hot, pictures, uniform
 
-from tfpipe.augment import Augment, Kind, operations
-from tfpipe.augment.warp import warp
+from tfpipe.augment import Augment, Kind
 
 # Rounding errors of the warp, in levels of red, green and blue.
 ROUNDED = np.array([1 / 16, 1 / 16, 1 / 8])
-
-NAMES = [name for name in EXAMPLES if operations[name].kind == Kind.GEOMETRY]
 
 
 def assert_sampled(found, expected, atol=0.01):
@@ -73,16 +70,6 @@ def matrices(text, u):
     return result
 
 
-@pytest.mark.parametrize("text", [EXAMPLES[name][0] for name in NAMES])
-def test_samples_as_scipy_does(text):
-    u = uniform(Augment(text).num_random)
-    fraction = 0.6 if text == "crop(0.6)" else 1.0
-    rows = zip(pictures(), matrices(text, u), apply(text, u), u, strict=True)
-    for image, matrix, found, own in rows:
-        expected = scipy_warp(image, matrix, SIDE, fraction, np.resize(own, 2))
-        assert_sampled(found, expected)
-
-
 CHAIN = "crop(0.8)|rotate(40)|shear(20)|zoom_xy(0.8,1.2)|translate(0.1)|flip_lr|flip_ud"
 
 
@@ -107,31 +94,17 @@ def test_an_empty_chain_resizes_as_tensorflow_does(seed, most, side):
         assert_sampled(result, expected)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
-def test_resizes_photographs_of_the_usual_sizes(compiled):
+def test_resizes_photographs_of_the_usual_sizes_under_xla():
     canvases, sizes, images = on_canvases(count=2, most=700)
-    chain = tf.function(Augment(""), jit_compile=compiled)
+    chain = tf.function(Augment(""), jit_compile=True)
     found, _ = chain(canvases, one_hot(2), np.zeros([2, 0], "f"), side=299, sizes=sizes)
     for image, result in zip(images, found, strict=True):
         expected = tf.image.resize(image, [299, 299], "bilinear", antialias=False)
         assert_sampled(result, expected, 0.0101)
 
 
-def test_resizes_pictures_that_fill_the_canvas():
-    images = np.random.default_rng(0).integers(0, 256, (3, 24, 31, 3)).astype(np.uint8)
-    found = apply("", None, images, side=20)
-    expected = tf.image.resize(images, [20, 20], "bilinear", antialias=False)
-    assert_sampled(found, expected)
-
-
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        CHAIN,
-        "one_of(crop(0.9)|rotate(20)|shear(20)|flip_lr|flip_ud)",
-        "maybe(0.5,rotate(20)|blur)|randaugment(2,9)|contrast(0.2)",
-    ],
+    "text", ["", CHAIN, "maybe(0.5,rotate(20)|blur)|randaugment(2,9)|contrast(0.2)"]
 )
 def test_compiles_to_one_sample_of_four_pixels(text):
     chain = Augment(text)
@@ -159,36 +132,31 @@ def test_nothing_of_the_canvas_is_seen():
 def test_a_crop_on_the_host_is_the_crop_on_the_device(text):
     """The windows are whole pixels here, so that the host can cut them without interpolation."""
     images = pictures(5, 40)
-    canvases = images.reshape(5, -1, 3)
-    sizes = np.full([5, 2], 40, np.int32)
     here, there = Augment(text), Augment(text, crop_on_host=True)
     assert (here.crops_on_host, there.crops_on_host) == (False, True)
-    assert here.num_random == there.num_random
-    u = uniform(here.num_random, len(canvases))
+    u = uniform(here.num_random, 5)
     fraction = float(text[5 : text.index(")")])
     room = round(40 * (1 - fraction))
-    u[:, :2] = np.random.default_rng(1).integers(0, room + 1, (len(canvases), 2)) / room
-    cropped, cropped_sizes = np.zeros_like(canvases), sizes.copy()
+    u[:, :2] = np.random.default_rng(1).integers(0, room + 1, (5, 2)) / room
     windows = np.round(40 * there.window(u).numpy()).astype(int)
-    for n, (image, (top, left, height, width)) in enumerate(zip(images, windows, strict=True)):
-        assert (height, width) == (40 * fraction, 40 * fraction)
-        window = image[top : top + height, left : left + width].reshape(-1, 3)
-        cropped[n, : len(window)] = window
-        cropped_sizes[n] = height, width
-    labels = one_hot(len(canvases))
-    one, _ = here(canvases, labels, u, side=30, sizes=sizes)
-    other, _ = there(cropped, labels, u, side=30, sizes=cropped_sizes)
+    cropped = np.stack(
+        [
+            image[top : top + height, left : left + width]
+            for image, (top, left, height, width) in zip(images, windows, strict=True)
+        ]
+    )
+    assert cropped.shape[1:3] == (40 * fraction, 40 * fraction)
+    one, _ = here(images, one_hot(5), u, side=30)
+    other, _ = there(cropped, one_hot(5), u, side=30)
     assert_sampled(one, other, ROUNDED + 0.02)  # both are rounded off
 
 
 def test_only_a_crop_at_the_beginning_is_done_on_the_host():
-    for text in ("flip_lr|crop(0.8)", "maybe(0.5,crop(0.8))", "flip_lr", ""):
+    for text in ("flip_lr|crop(0.8)", "maybe(0.5,crop(0.8))", ""):
         chain = Augment(text, crop_on_host=True)
         assert not chain.crops_on_host
         np.testing.assert_array_equal(chain.window(np.zeros(chain.num_random, "f")), [0, 0, 1, 1])
     chain = Augment("crop(0.8)", crop_on_host=True)
-    assert chain
-    np.testing.assert_array_equal(apply("")[0], chain(pictures(), one_hot(), uniform(2))[0][0])
     window = chain.window(np.array([0.5, 1.0], "f"))  # x, then y
     np.testing.assert_allclose(window, [0.2, 0.1, 0.8, 0.8], atol=1e-6)
 
@@ -221,14 +189,9 @@ def test_translates_by_a_fraction_of_the_side():
     assert_sampled(found[:, 4:, :-4], pictures()[:, :-4, 4:])
 
 
-def test_zooms_by_a_factor():
+def test_zooms_by_a_factor_for_both_axes_or_each():
     # At twice the size every other pixel of the inner half is a pixel of the original.
-    inner = pictures()[:, 4:13, 4:13]
-    assert_sampled(apply("zoom(2,2)")[:, ::2, ::2], inner)
-    assert_sampled(apply("zoom_xy(0.5,0.5)")[:, ::2, ::2], inner)
-
-
-def test_zooms_each_axis_by_its_own_number():
+    assert_sampled(apply("zoom(2,2)")[:, ::2, ::2], pictures()[:, 4:13, 4:13])
     found = apply("zoom_xy(0.5,1)", [[0.0, 1.0]] * COUNT)  # x by 0.5, y by 1
     assert_sampled(found[:, :, ::2], pictures()[:, :, 4:13])
 
@@ -247,14 +210,6 @@ def test_shears_by_degrees():
     # Columns lean by one pixel a row, about the centre.
     assert_sampled(found[:, 8], pictures()[:, 8])
     assert_sampled(found[:, 10, :-2], pictures()[:, 10, 2:])
-
-
-def test_the_warp_keeps_whole_levels():
-    """All levels of all channels, through the packed words."""
-    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    images = np.concatenate([levels, levels[:, ::-1], 255 - levels], -1)
-    found = warp(tf.constant(images), tf.eye(3, batch_shape=[1]), 16)
-    np.testing.assert_array_equal(found, images.astype(np.float32))
 
 
 def test_pictures_of_one_row_or_column_are_resized():

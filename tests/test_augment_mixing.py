@@ -21,13 +21,6 @@ def test_weights_follow_the_beta_distribution(alpha):
     assert np.quantile(others, 0.9) == pytest.approx(distribution.ppf(0.45), rel=0.1)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_quantiles_are_those_of_scipy(alpha):
-    table = mixing.beta_quantiles(alpha)
-    expected = scipy.stats.beta(alpha, alpha).ppf(np.linspace(0, 1, len(table)))
-    np.testing.assert_allclose(table, expected, atol=1e-6)
-
-
 def test_mixup_is_the_mean_with_the_next_one():
     images, labels = Augment("mixup(1)")(pictures(), one_hot(), uniform(1))
     own = uniform(1)  # Beta(1, 1) is uniform
@@ -75,8 +68,3 @@ def test_a_batch_of_one_is_its_own_partner():
     )
     np.testing.assert_allclose(images, pictures(1), atol=1e-4)
     np.testing.assert_array_equal(labels, [[0.0, 1.0]])
-
-
-def test_tells_whether_labels_change():
-    assert Augment("flip_lr|maybe(0.5,mixup(0.2))").mixes
-    assert not Augment("flip_lr|randaugment(2,9)").mixes

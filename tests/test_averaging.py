@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from tests.conftest import ROOT
-from tfpipe.core.errors import UserError
+from tests.refusals import refused
 from tfpipe.training import averaging
 
 STEPS, PER_EPOCH = 40, 10
@@ -106,23 +106,20 @@ def test_weights_come_back_also_after_an_exception(text):
 @pytest.mark.parametrize(("text", "steps"), [("ema(0.9)", 0), ("swa(2)", 19)])
 def test_nothing_averaged_changes_nothing(text, steps):
     averaged, variables, history = train(text, steps=steps)
-    variables[0].assign([9.0, 9.0, 9.0])
     with averaged.swapped():
-        np.testing.assert_array_equal(variables[0], [9, 9, 9])
-        np.testing.assert_array_equal(variables[1], history[-1][1])
+        np.testing.assert_array_equal(variables[0], history[-1][0])
 
 
 @pytest.mark.parametrize("text", ["ema(0.9)", "swa(1,0.3)"])
 def test_going_on_from_a_checkpoint_is_as_if_never_stopped(text, tmp_path):
-    whole, variables, _ = train(text)
+    whole, variables, history = train(text)
     with whole.swapped():
         expected = [v.numpy() for v in variables]
-    half, _, history = train(text, steps=17)
+    half, *_ = train(text, steps=17)
     path = tf.train.Checkpoint(average=half).save(tmp_path / "state")
     variables = new_variables()
     other = averaging.build(text, variables, PER_EPOCH)
     tf.train.Checkpoint(average=other).restore(path).assert_consumed()
-    _, _, history = train(text)
     for number in range(18, STEPS + 1):
         for variable, value in zip(variables, history[number], strict=True):
             variable.assign(value)
@@ -137,34 +134,6 @@ def test_an_update_that_was_skipped_is_taken_once():
         variables[0].assign([value])
         averaged.update(tf.constant(updates))
     assert_averages(averaged, variables, [[5.0]])
-
-
-def test_the_state_is_one_copy_of_each_variable_and_counts():
-    model = tf_keras.Sequential(
-        [tf_keras.layers.Dense(4, input_shape=(3,)), tf_keras.layers.BatchNormalization()]
-    )
-    integer = tf.Variable([1, 2], dtype=tf.int64)
-    averaged = averaging.build("ema(0.9)", [*model.variables, integer], 1)
-    shapes = sorted(tuple(v.shape) for v in averaged.variables if v.dtype.is_floating)
-    assert shapes == sorted(tuple(v.shape) for v in model.variables)
-    assert [tuple(v.shape) for v in averaged.variables if v.dtype.is_integer] == [()]
-    assert not averaged.trainable_variables
-
-
-def test_in_mixed_precision_averages_are_float32():
-    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        layer = tf_keras.layers.Dense(2)
-        layer.build([None, 3])
-    finally:
-        tf_keras.mixed_precision.set_global_policy("float32")
-    averaged = averaging.build("ema(0.9)", layer.variables, 1)
-    first = layer.kernel.numpy()
-    layer.kernel.assign_add(tf.ones([3, 2]))
-    averaged.update(tf.constant(1))
-    assert layer.kernel.dtype == tf.float32
-    with averaged.swapped():
-        np.testing.assert_allclose(layer.kernel, first + 1 - 2 / 11, rtol=1e-6)
 
 
 def test_a_snapshot_is_exact_and_of_the_last_time():
@@ -189,77 +158,57 @@ REPLICAS = """
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(3)])
-    for inside in (True, False):
-        for text in ("ema(0.5)", "swa(1)"):
-            with strategy.scope():
-                mirrored = tf.Variable([0.1, 0.7])
-                local = tf.Variable(
-                    [0.0],
-                    trainable=False,
-                    synchronization=tf.VariableSynchronization.ON_READ,
-                    aggregation=tf.VariableAggregation.MEAN,
-                )
-                averaged = averaging.build(text, [mirrored, local], 1)
+    own = {"synchronization": tf.VariableSynchronization.ON_READ, "trainable": False}
 
-            def replica(n):
-                one = tf.distribute.get_replica_context().replica_id_in_sync_group
-                local.assign([tf.cast(n * (one + 1), tf.float32)])
-                if inside:
-                    averaged.update(n)
+    def expected(text, values):
+        if text == "swa(1)":
+            return np.mean(values[1:])
+        mean = values[0]
+        for n, value in enumerate(values[1:], start=1):
+            decay = min(0.5, (1 + n) / (10 + n))
+            mean = decay * mean + (1 - decay) * value
+        return mean
 
-            @tf.function
-            def step(n):
-                mirrored.assign(tf.cast(n, tf.float32) * [0.3, 0.9])
-                strategy.run(replica, [n])
-                if not inside:
-                    averaged.update(n)
+    for text in ("ema(0.5)", "swa(1)"):
+        with strategy.scope():
+            mirrored = tf.Variable(0.1)
+            local = tf.Variable(0.0, aggregation=tf.VariableAggregation.MEAN, **own)
+            averaged = averaging.build(text, [mirrored, local], 1)
+            snapshot = averaging.WeightsSnapshot([mirrored, local])
 
-            def expected(values):
-                if text == "swa(1)":
-                    return np.mean(values[1:], axis=0)
-                mean = np.array(values[0])
-                for n, value in enumerate(values[1:], start=1):
-                    decay = min(0.5, (1 + n) / (10 + n))
-                    mean = decay * mean + (1 - decay) * np.array(value)
-                return mean
+        def replica(n):
+            one = tf.distribute.get_replica_context().replica_id_in_sync_group
+            local.assign(tf.cast(n * (one + 1), tf.float32))
+            averaged.update(n)
 
-            steps = range(1, 6)
-            for n in steps:
-                step(tf.constant(n))
-            last = mirrored.numpy()
-            with averaged.swapped():
-                weights = [[0.1, 0.7], *([0.3 * n, 0.9 * n] for n in steps)]
-                np.testing.assert_allclose(mirrored.numpy(), expected(weights), rtol=1e-6)
-                # The replicas' statistics are n, 2 n and 3 n; what is read is their mean.
-                statistics = [[0.0], *([2.0 * n] for n in steps)]
-                np.testing.assert_allclose(local.numpy(), expected(statistics), rtol=1e-6)
-            for copy in strategy.experimental_local_results(mirrored):
-                np.testing.assert_array_equal(copy.numpy(), last)
-            copies = [v.numpy()[0] for v in strategy.experimental_local_results(local)]
-            assert copies == [5, 10, 15], copies
-    with strategy.scope():
-        copy = averaging.WeightsSnapshot([mirrored, local])
-    copy.update(1)
-    last = mirrored.numpy()
-    mirrored.assign([0.0, 0.0])
-    strategy.run(lambda: local.assign([0.0]))
-    with copy.swapped():
-        np.testing.assert_array_equal(mirrored.numpy(), last)
-        assert local.numpy() == [10]
+        @tf.function
+        def step(n):
+            mirrored.assign(tf.cast(n, tf.float32) * 0.3)
+            strategy.run(replica, [n])
+
+        for n in range(1, 6):
+            step(tf.constant(n))
+        snapshot.update(5)
+        with averaged.swapped():
+            weights = [0.1, *(0.3 * n for n in range(1, 6))]
+            np.testing.assert_allclose(mirrored.numpy(), expected(text, weights), rtol=1e-6)
+            # The replicas' statistics are n, 2 n and 3 n; what is read is their mean.
+            statistics = [0.0, *(2.0 * n for n in range(1, 6))]
+            np.testing.assert_allclose(local.numpy(), expected(text, statistics), rtol=1e-6)
+        assert [float(v) for v in strategy.experimental_local_results(local)] == [5, 10, 15]
+        mirrored.assign(0.0)
+        strategy.run(lambda: local.assign(0.0))
+        with snapshot.swapped():
+            assert (mirrored.numpy(), local.numpy()) == (np.float32(1.5), 10)
 """
 
 
 @pytest.mark.slow  # a process
 def test_replicas_average_their_own_copies():
     """Three replicas on the CPU, which a process can only be given before TensorFlow starts."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(REPLICAS)], capture_output=True, text=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", textwrap.dedent(REPLICAS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_none_is_none():
-    assert averaging.build("none", new_variables(), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -272,16 +221,16 @@ def test_none_is_none():
         ("ema(1)", "below 1"),
         ("ema(-0.1)", "at least 0"),
         ("swa", r"swa\(START_EPOCH,EVERY_EPOCHS\)"),
-        ("swa(1,2,3)", "cannot take swa"),
-        ("swa(ema)", "cannot take swa"),
+        ("swa(1,2,3)", "wrong number of values"),
+        ("swa(ema)", "finite numbers"),
         ("swa(-1)", "START_EPOCH is -1"),
         ("swa(1,0)", "EVERY_EPOCHS is 0"),
         ("swa(1e300)", "START_EPOCH is 1e"),
-        ("none(1)", "cannot take none"),
+        ("none(1)", "wrong number of values"),
         ("swa(", "not a spec"),
     ],
 )
 def test_wrong_specs_are_explained(text, message):
-    with pytest.raises(UserError, match=message) as error:
+    assert averaging.build("none", new_variables(), 1) is None
+    with refused(message):
         averaging.check(text)
-    assert "\n" not in str(error.value)

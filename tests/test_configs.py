@@ -1,17 +1,16 @@
 """The flagfiles of configs/: they parse, have known values and layers, and train."""
 
-import csv
-import functools
 import pathlib
 
 import pytest
 import tf_keras
 from absl import flags
+from training import log_of
 
 from tfpipe import build_records, train
 from tfpipe.augment import Augment
 from tfpipe.core import options, spec
-from tfpipe.model import backbones, classifier, describe
+from tfpipe.model import backbones, classifier
 from tfpipe.training import optimizers
 from tfpipe.training.train_config import TrainConfig
 
@@ -51,32 +50,13 @@ def stages_of(config):
         yield name, dict(key.split("=") for key in keys.split(",") if key)
 
 
-@functools.cache
-def blocks(backbone):
-    tf_keras.backend.clear_session()
-    return set(describe.blocks(backbones.build(backbones.get(backbone), 96, "none")))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_values_are_known(name):
     config = read(name)
     Augment(config.augment)
     optimizers.build(config.optimizer, config.learning_rate)
     for call in spec.parse(config.head, option="head"):
-        classifier.head_layers[call.name](*call.args, name="layer")
-
-
-@pytest.mark.slow  # builds large backbones
-@pytest.mark.parametrize("name", NAMES)
-def test_backbones_and_their_layers_exist(name):
-    config = read(name)
-    texts = config.backbones.split(",")
-    for text in texts:
-        if backbones.get(text).layers:
-            assert blocks(text)
-    for _, keys in stages_of(config):
-        start = keys.get("from", "head")
-        assert start in ("head", "all") or any(start in blocks(text) for text in texts)
+        classifier.head_layers[call.name]("layer", *call.args)
 
 
 def check_parameters(name, capsys):
@@ -123,19 +103,14 @@ def shortened(config):
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_train(name, records, image_folder, tmp_path):
     tf_keras.backend.clear_session()
-    config = read(name)
-    run_dir = tmp_path / "run"
-    runs = [run_dir]
+    config, run_dir = read(name), tmp_path / "run"
+    runs = [run_dir / f"fold-{fold}" for fold in range(config.folds)] or [run_dir]
     if config.folds:
-        source = (str(image_folder),)
         records = tmp_path / "folded"
-        build_records.main(
-            build_records.Options(source, str(records), folds=config.folds, report=False)
-        )
-        runs = [run_dir / f"fold-{fold}" for fold in range(config.folds)]
+        folded = {"folds": config.folds, "report": False}
+        build_records.main(build_records.Options((str(image_folder),), str(records), **folded))
     given = (f"--records={records}", f"--run_dir={run_dir}")
     train.main(read(name, *shortened(config), *given))
     for run in runs:
         assert (run / "best.weights.h5").is_file()
-        with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-            assert len(list(csv.DictReader(file))) == len(list(stages_of(config)))
+        assert len(log_of(run)) == len(list(stages_of(config)))

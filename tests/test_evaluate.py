@@ -57,27 +57,14 @@ def run(run_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def other(records, tmp_path_factory):
+def other(second_run):
     """Another run on the same records."""
-    folder = tmp_path_factory.mktemp("other") / "b"
-    options = {**TINY, "epochs": 1, "seed": 5, "tta": "", "output": "softmax"}
-    train.main(TrainConfig(records=str(records), run_dir=str(folder), **options))
-    return folder
+    return second_run
 
 
 def test_the_schema_uses_only_words_that_are_checked():
     assert set(words(SCHEMA)) <= CHECKED | ANNOTATIONS
     assert SCHEMA["properties"]["schema_version"]["const"] == evaluate.SCHEMA_VERSION
-
-
-def test_the_schema_holds_every_key(run, other):
-    found = evaluated(run, against=str(other))
-    assert set(SCHEMA["required"]) <= set(found)
-    assert set(SCHEMA["properties"]) <= set(found)
-    for key in SCHEMA["required"]:
-        assert list(violations({k: v for k, v in found.items() if k != key}, SCHEMA)), key
-    for key in SCHEMA["properties"]:
-        assert list(violations(found | {key: [None]}, SCHEMA)), key
 
 
 def test_every_measure_is_everywhere(run, other, capsys):
@@ -90,6 +77,11 @@ def test_every_measure_is_everywhere(run, other, capsys):
     for name in metrics:
         assert shown.count(f"  {metrics[name].title} ") >= 2, name
         assert f"{found[name]:.4f}" in shown
+    assert set(SCHEMA["required"]) <= set(SCHEMA["properties"]) <= set(found)
+    for key in SCHEMA["required"]:
+        assert list(violations({k: v for k, v in found.items() if k != key}, SCHEMA)), key
+    for key in SCHEMA["properties"]:
+        assert list(violations(found | {key: [None]}, SCHEMA)), key
 
 
 def test_slices_are_of_the_images_as_they_are(run, records, image_folder):
@@ -123,16 +115,15 @@ def test_predictions_are_those_of_the_run(run, tmp_path, capsys):
     assert str(out) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["nowhere/out.csv", "."])
-def test_predictions_that_cannot_be_written_are_refused_at_once(run, tmp_path, name):
-    with pytest.raises(UserError, match=r"--predictions=.*: give a file in a folder that exists"):
-        evaluated(run, predictions=str(tmp_path / name))
-
-
-def test_the_predictions_that_calibrate_a_run_are_left_alone(run):
+def test_predictions_that_cannot_be_written_are_refused_at_once(run, tmp_path):
     before = (run / "predictions.csv").read_bytes()
-    with pytest.raises(UserError, match="run's own file"):
-        evaluated(run, split="train", predictions=str(run / "predictions.csv"))
+    for path, message in (
+        (tmp_path / "nowhere/out.csv", r"--predictions=.*: give a file in a folder that exists"),
+        (tmp_path, r"--predictions=.*: give a file in a folder that exists"),
+        (run / "predictions.csv", "run's own file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(run, split="train", predictions=str(path))
     assert (run / "predictions.csv").read_bytes() == before
 
 
@@ -144,30 +135,25 @@ def test_too_few_or_too_many_rounds_are_refused(rounds):
 
 
 class TestAgainst:
-    def test_both_are_measured_on_the_same_images(self, run, other, capsys):
-        alone = evaluated(other, split="train", tta="none")
-        found = evaluated(run, against=str(other), split="train", tta="none", rounds=200)
+    def test_both_are_measured_on_the_same_images(self, run, other, tmp_path, capsys):
+        files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+        options = {"split": "train", "tta": "none", "rounds": 200}
+        found = evaluated(run, against=str(other), predictions=str(files[0]), **options)
         shown = capsys.readouterr()
+        alone = evaluated(other, predictions=str(files[1]), **options)
         for name, each in found["against"]["measures"].items():
             assert each["value"] == found[name]
             assert each["against"] == pytest.approx(alone[name], rel=1e-5)
+        one, two = (predictions_file.read(file) for file in files)
+        rows = np.arange(found["n"]), one["label"]
+        losses = [-np.log(p["probabilities"][rows].astype(float)).mean() for p in (one, two)]
+        difference = found["against"]["measures"]["log_loss"]["difference"]
+        assert difference == pytest.approx(losses[0] - losses[1], rel=1e-4)
         assert (found["against"]["run_dir"], found["against"]["tta"]) == (str(other), "none")
         sentence = shown.out.strip().splitlines()[-1]
-        assert str(run) in sentence
-        assert str(other) in sentence
-        assert "log loss" in sentence
+        assert all(word in sentence for word in (str(run), str(other), "log loss"))
         assert "may have been trained" not in shown.err
         assert "against" not in evaluated(run)
-
-    def test_it_is_the_comparison_of_the_written_predictions(self, run, other, tmp_path):
-        files = [tmp_path / "a.csv", tmp_path / "b.csv"]
-        found = evaluated(run, against=str(other), predictions=str(files[0]))
-        evaluated(other, predictions=str(files[1]))
-        one, two = (predictions_file.read(file) for file in files)
-        rows, label = np.arange(found["n"]), one["label"]
-        losses = [-np.log(p["probabilities"][rows, label].astype(float)) for p in (one, two)]
-        difference = found["against"]["measures"]["log_loss"]["difference"]
-        assert difference == pytest.approx((losses[0] - losses[1]).mean(), rel=1e-4)
 
     def test_other_classes_are_refused(self, run, other, tmp_path):
         shutil.copytree(other, tmp_path / "fox")
@@ -201,26 +187,56 @@ def split_with(records, counts):
     return name
 
 
-class TestDegenerate:
-    def test_one_class_only(self, run, tmp_path, capsys):
+class TestClasses:
+    """Records with few images, without images of a class, or with other classes than the run."""
+
+    def test_a_class_without_images(self, run, tmp_path, capsys):
         records = build(tmp_path / "records", {"cat": 40, "dog": 1}, splits="train:0.5,val:0.5")
         found = evaluated(
             run, records=str(records), split=split_with(records, {"cat": 20, "dog": 0})
         )
         assert found["support"]["dog"] == 0
-        assert found["roc_auc"] is found["average_precision"] is found["recall"]["dog"] is None
+        for key in ("recall", "precision", "f1"):
+            assert found[key]["dog"] is None
+            assert found["reasons"][f"{key}.dog"] == "no images"
+        assert found["roc_auc"] is found["average_precision"] is None
         assert found["reasons"]["roc_auc"] == "needs images of two classes"
-        assert found["reasons"]["recall.dog"] == "no images"
-        assert found["reasons"]["intervals.roc_auc"] == "the metric is undefined"
         assert found["intervals"]["log_loss"] is not None
-        assert "ROC AUC: undefined: it needs images of two classes" in capsys.readouterr().err
+        shown = capsys.readouterr()
+        assert "warning: no image of dog among these 20 (1 of 2 classes)" in shown.err
+        assert "ROC AUC: undefined: it needs images of two classes" in shown.err
+        assert "no images" in shown.out
+
+    def test_shares_far_from_those_of_training(self, run, tmp_path, capsys):
+        counts = {"cat": 20, "dog": 2}
+        records = build(tmp_path / "records", counts, splits="test:1")
+        found = evaluated(run, records=str(records), split="test")
+        (warning,) = found["warnings"]
+        assert "dog 2 of 22 (9.1%), in training 50.0%" in warning
+        assert f"warning: {warning}" in capsys.readouterr().err
+
+    def test_labels_are_matched_by_name(self, run, tmp_path, capsys):
+        counts = {"cat": 5, "dog": 9}
+        records = build(tmp_path / "records", counts, splits="test:1", classes="dog,cat")
+        out = tmp_path / "out.csv"
+        found = evaluated(run, records=str(records), split="test", predictions=str(out))
+        assert found["support"] == counts
+        rows = predictions_file.read(out)
+        assert (rows["label"] == [name.startswith("dog") for name in rows["name"]]).all()
+        assert "labels are matched by name" in capsys.readouterr().err
+
+    def test_a_class_that_the_run_does_not_know_is_named(self, run, tmp_path):
+        records = build(tmp_path / "records", {"dog": 3, "fox": 3}, splits="test:1")
+        with pytest.raises(UserError, match=r"has the class fox, but .* trained on cat, dog: give"):
+            evaluated(run, records=str(records), split="test")
 
     def test_one_image(self, run, other, tmp_path, capsys):
         records = build(tmp_path / "records", {"cat": 2, "dog": 1}, splits="train:0.5,val:0.5")
         split = split_with(records, {"cat": 1, "dog": 0})
         found = evaluated(run, records=str(records), split=split, against=str(other))
         assert found["n"] == 1
-        assert set(found["intervals"].values()) == {None}
+        known = {name for name, interval in found["intervals"].items() if interval}
+        assert known == {"accuracy", "balanced_accuracy"}
         assert found["against"]["measures"]["log_loss"]["p_value"] is None
         assert {part["n"] for part in found["slices"]} == {1}
         shown = capsys.readouterr()
@@ -240,9 +256,8 @@ class TestDegenerate:
 
 @pytest.mark.slow
 def test_three_classes(tmp_path, capsys):
-    records = build(
-        tmp_path / "records", {"cat": 20, "dog": 20, "fox": 20}, splits="train:0.5,val:0.5"
-    )
+    images = {"cat": 20, "dog": 20, "fox": 20}
+    records = build(tmp_path / "records", images, splits="train:0.5,val:0.5")
     folder = tmp_path / "run"
     options = {**TINY, "epochs": 1, "tta": ""}
     train.main(TrainConfig(records=str(records), run_dir=str(folder), **options))
@@ -250,8 +265,12 @@ def test_three_classes(tmp_path, capsys):
     found = evaluated(folder, predictions=str(out), against=str(folder))
     assert found["classes"] == ["cat", "dog", "fox"]
     assert np.array(found["confusion"]).sum() == found["n"] == sum(found["support"].values())
-    p, label = (predictions_file.read(out)[key] for key in ("probabilities", "label"))
-    brier = ((p - np.eye(3)[label]) ** 2).sum(axis=1).mean()
-    assert found["brier"] == pytest.approx(brier, rel=1e-5)
     assert found["against"]["measures"]["log_loss"]["p_value"] == 1
-    assert "fox" in capsys.readouterr().out
+    fewer = build(tmp_path / "fewer", {"dog": 12, "fox": 12}, splits="test:1")
+    found = evaluated(folder, records=str(fewer), split="test")
+    assert found["support"] == {"cat": 0, "dog": 12, "fox": 12}
+    assert found["recall"]["cat"] is found["precision"]["cat"] is None
+    assert found["roc_auc"] is not None
+    shown = capsys.readouterr().err
+    assert "2 of the 3 classes" in shown
+    assert "warning: no image of cat among these 24" in shown

@@ -11,8 +11,8 @@ import sys
 import pytest
 from PIL import Image, ImageChops, ImageOps
 
-from tfpipe.core import cli
-from tfpipe.core.errors import UserError
+from tests import commands
+from tests.refusals import refused
 from tfpipe.page import thumbnail
 from tfpipe.records import manifest
 from tfpipe.records.example import ImageExample
@@ -36,37 +36,31 @@ def test_table_and_sheet(records, tmp_path, capsys):
     ]
     page = out.read_text(encoding="utf-8")
     assert page.count("<img ") == page.count('src="data:image/jpeg;base64,') == 7
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.html"]
-
-
-def test_one_shard_without_a_sheet(records, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     inspect_records.main(Options(records=str(records), shard=SHARD, out=""))
     assert f"{SHARD}: " in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.html"]
 
 
 def test_plots(records, image_folder, tmp_path, capsys):
     folder = tmp_path / "new" / "plots"
     inspect_records.main(Options(records=str(records), out="", plots=str(folder)))
     assert "size.png, aspect.png, classes.png" in capsys.readouterr().err
-    sizes, labels = [], []
-    for path in image_folder.iterdir():
-        with Image.open(path) as image:
-            sizes.append(image.size)
-        labels.append(path.name[:3])
-    widths, heights = zip(*sizes, strict=True)
-    assert (folder / "size.png").read_bytes() == plots.size(widths, heights, labels)
-    assert (folder / "aspect.png").read_bytes() == plots.aspect(widths, heights, labels)
-    splits = manifest.load(records).splits
-    assert (folder / "classes.png").read_bytes() == plots.classes(splits)
-    assert len(list(folder.iterdir())) == 3
+    paths = list(image_folder.iterdir())
+    columns = (
+        *zip(*(Image.open(path).size for path in paths), strict=True),
+        [p.name[:3] for p in paths],
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "size.png": plots.size(*columns),
+        "aspect.png": plots.aspect(*columns),
+        "classes.png": plots.classes(manifest.load(records).splits),
+    }
 
 
 def test_plots_need_matplotlib(records, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for changes in ({"out": "", "plots": str(tmp_path / "plots")}, {"out": "sheet.html"}):
-        with pytest.raises(UserError, match="not installed"):
+        with refused("not installed"):
             inspect_records.main(Options(records=str(records), **changes))
     assert not list(tmp_path.iterdir())
 
@@ -107,33 +101,23 @@ def test_a_picture_is_the_record_made_small(format):
     assert max(high for _, high in difference.getextrema()) <= 6
 
 
-def test_errors_are_one_line(records, tmp_path, capsys, monkeypatch):
+def test_errors_are_one_line(records, tmp_path):
     damaged = pathlib.Path(shutil.copytree(records, tmp_path / "toy"))
     content = (damaged / SHARD).read_bytes()
     (damaged / SHARD).write_bytes(content[:-1] + b"?")
     (damaged / SHARD.replace("00000", "00001", 1)).write_bytes(b"")
-    for flags, message in [
-        (["--shard=x"], "--shard=x is not in"),
-        ([f"--shard={SHARD}"], "verify_records"),
-        ([f"--shard={SHARD.replace('00000', '00001', 1)}"], "0 records where manifest.json says"),
-        (["--count=0"], "from 1 to 400"),
-        (["--out=sheet.gif"], ".html"),
-        (["--out=nowhere/sheet.html"], "folder does not exist"),
-        ([f"--plots={damaged}/manifest.json"], "File exists: name another folder"),
-        ([f"--records={tmp_path}"], "manifest.json does not exist"),
-    ]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["inspect", f"--records={damaged}", *flags])
-        with pytest.raises(SystemExit) as end:
-            cli.run(inspect_records.main, Options, tuned=False)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert end.value.code in (1, 2)
-        assert line.startswith("error: ")
-        assert message in line
+    for flag, message in {
+        "--shard=x": "--shard=x is not in",
+        f"--shard={SHARD}": "verify_records",
+        f"--shard={SHARD.replace('00000', '00001', 1)}": "0 records where manifest.json says",
+        "--count=0": "[1, 400]",
+        "--out=sheet.gif": ".html",
+        "--out=nowhere/sheet.html": "folder does not exist",
+        f"--plots={damaged}/manifest.json": "File exists: name another folder",
+        f"--records={tmp_path}": "manifest.json does not exist",
+    }.items():
+        flags = f"--records={damaged}", flag
+        done = commands.run(inspect_records.main, Options, *flags, cwd=tmp_path)
+        commands.assert_one_error(done, message)
+        assert not done.stdout
     assert not (tmp_path / "sheet.html").exists()
-
-
-def test_a_missing_data_set(tmp_path):
-    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
-        inspect_records.main(Options(records=str(tmp_path), out="", plots=f"{tmp_path}/plots"))
-    assert not list(tmp_path.iterdir())

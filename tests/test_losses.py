@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
+from tests.refusals import refused
 from tests.training import CACHED, log_of
 from tfpipe import train
-from tfpipe.core.errors import UserError
 from tfpipe.model.classifier import Classifier
 from tfpipe.training import losses
 from tfpipe.training.train_config import TrainConfig
@@ -81,15 +81,12 @@ def test_the_focal_loss_of_the_paper():
 @pytest.mark.parametrize("name", losses.losses)
 @pytest.mark.parametrize("output", ["sigmoid", "softmax"])
 @settings(max_examples=10, deadline=None)
-@given(size=st.floats(0, 1e4), gamma=st.floats(0, 5), weighted=st.booleans())
-def test_losses_and_gradients_are_finite_for_any_logits(name, output, size, gamma, weighted):
-    classes = 2 if output == "sigmoid" else 3
-    shares = dict(list(SHARES.items())[:classes])
-    changes = {"class_weights": "balanced"} if weighted else {}
-    loss = losses.build(options(loss=name, focal_gamma=gamma, **changes), shares)
+@given(size=st.floats(0, 1e4), gamma=st.floats(0, 5))
+def test_losses_and_gradients_are_finite_for_any_logits(name, output, size, gamma):
+    labels, _, shares = samples(output, 6)
+    loss = losses.build(options(loss=name, focal_gamma=gamma), shares)
     rows = np.eye(3)[:, :1] if output == "sigmoid" else np.eye(3)
     logits = tf.constant(np.concatenate([rows, -rows]) * size, tf.float32)
-    labels = tf.constant(np.eye(classes)[np.arange(6) % classes], tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(logits)
         value = loss(classifier(output), labels, logits)
@@ -120,28 +117,23 @@ def test_balanced_weights_are_scikit_learns():
         ({"class_weights": "ant=0"}, "'0' is not a number above 0"),
         ({"class_weights": "ant=x"}, "'x' is not a number"),
         ({"class_weights": ""}, "'' is not NAME=W"),
+        ({"class_weights": "balanced"}, "no training record is of class bee"),
     ],
 )
 def test_wrong_losses_are_explained(changes, message):
-    with pytest.raises(UserError, match=message) as error:
-        losses.build(options(**changes), SHARES)
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no training record is of class bee"):
-        losses.build(options(class_weights="balanced"), {"ant": 1.0, "bee": 0.0})
+    shares = {"ant": 1.0, "bee": 0.0} if "no training record" in message else SHARES
+    with refused(message):
+        losses.build(options(**changes), shares)
 
 
 @pytest.mark.slow
 def test_validation_is_the_plain_cross_entropy_whatever_is_trained(tiny_config, tmp_path):
     """With a rate that changes nothing, the runs differ only in the loss of the training."""
     rows = []
-    for number, changes in enumerate(
-        ({}, {"loss": "focal", "label_smoothing": 0.2, "class_weights": "dog=5"})
-    ):
-        folder = tmp_path / str(number)
-        train.main(
-            tiny_config(run_dir=str(folder), epochs=1, learning_rate=1e-12, **CACHED | changes)
-        )
+    for changes in ({}, {"loss": "focal", "label_smoothing": 0.2, "class_weights": "dog=5"}):
+        folder = tmp_path / changes.get("loss", "crossentropy")
+        options = {"run_dir": str(folder), "epochs": 1, "learning_rate": 1e-12, **changes}
+        train.main(tiny_config(**CACHED, **options))
         rows += log_of(folder)
     assert float(rows[0]["val_loss"]) == pytest.approx(float(rows[1]["val_loss"]), abs=1e-6)
     assert abs(float(rows[0]["loss"]) - float(rows[1]["loss"])) > 0.01
-    assert rows[0]["learning_rate"] == "1e-12"

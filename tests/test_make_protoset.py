@@ -1,10 +1,5 @@
 """Clients that have the messages' descriptions, but none of our code nor TensorFlow's."""
 
-import base64
-import json
-import shutil
-import subprocess
-
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -63,36 +58,3 @@ def test_messages_made_of_it_are_understood(file, address):
         answer = call(request, timeout=30)
     assert answer.outputs["probability"].float_val == pytest.approx([day_probability(IMAGE)])
     assert answer.model_spec.version.value == 1
-
-
-def test_grpcurl_asks(file, address):
-    """Another implementation of gRPC: that of Go."""
-    command = shutil.which("grpcurl")
-    if not command:
-        pytest.skip("needs grpcurl on the PATH")
-    image = base64.b64encode(IMAGE).decode()
-    tensor = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": 1}]}, "string_val": [image]}
-    request = {"model_spec": {"name": "demo"}, "inputs": {"image_bytes": tensor}}
-
-    def ask(message):
-        return subprocess.run(
-            [
-                *(command, "-plaintext", "-protoset", file, "-d", "@", address),
-                "tensorflow.serving.PredictionService/Predict",
-            ],
-            input=json.dumps(message), capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-
-    answer = ask(request)
-    assert not answer.returncode, answer.stderr
-    found = json.loads(answer.stdout)["outputs"]["probability"]["float_val"]
-    assert found == pytest.approx([day_probability(IMAGE)])
-    refused = ask({"model_spec": {"name": "other"}})
-    assert "Code: NotFound" in refused.stderr
-    assert "Servable not found for request: Latest(other)" in refused.stderr
-
-
-def test_a_name_without_a_folder_is_a_file_here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_protoset.main(make_protoset.Options(out="serving.protoset"))
-    assert (tmp_path / "serving.protoset").stat().st_size > 0

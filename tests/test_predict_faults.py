@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,41 +128,40 @@ def small(monkeypatch, image_folder):
     return classified
 
 
-def stop_before(monkeypatch, function, error):
-    """Has a function of `output` raise an error once."""
-    original = getattr(output, function)
+@pytest.fixture
+def interrupted(run_dir, image_folder, small, tmp_path, monkeypatch):
+    """Classifies all images for tmp_path/out/o.csv, and is stopped before anything is written."""
+    write, out = output.write, tmp_path / "out" / "o.csv"
+    out.parent.mkdir()
 
-    def fail(*_, **__):
-        monkeypatch.setattr(output, function, original)
-        raise error
+    def stop(source=image_folder, error=KeyboardInterrupt):
+        def fail(*_):
+            monkeypatch.setattr(output, "write", write)
+            raise error("no room")
 
-    monkeypatch.setattr(output, function, fail)
+        monkeypatch.setattr(output, "write", fail)
+        with pytest.raises(error):
+            run(out, source, run_dir=str(run_dir))
+        assert small == [16] * 5
+        return out
+
+    return stop
 
 
-def test_what_is_done_is_not_done_again(run_dir, image_folder, small, tmp_path, monkeypatch):
-    stop_before(monkeypatch, "write", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
-    assert small == [16] * 5
+def test_what_is_done_is_not_done_again(run_dir, image_folder, small, interrupted):
+    out = interrupted()
     # Another form, other labels: the answers are the same.
-    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), threshold="0.1", columns="all")
+    run(out, image_folder, run_dir=str(run_dir), threshold="0.1", columns="all")
     assert small == [16] * 5
-    assert sorted(os.listdir(tmp_path)) == ["o.csv", "o.csv.summary.json"]
+    assert sorted(os.listdir(out.parent)) == ["o.csv", "o.csv.summary.json"]
 
 
 @pytest.mark.parametrize("change", ["clip", "tta", "source", "model"])
 def test_another_prediction_begins_anew_and_says_so(
-    run_dir, image_folder, export_dir, small, tmp_path, monkeypatch, capsys, change
+    run_dir, image_folder, export_dir, small, interrupted, tmp_path, capsys, change
 ):
-    source = tmp_path / "in"
-    source.mkdir()
-    for path in image_folder.iterdir():
-        (source / path.name).write_bytes(path.read_bytes())
-    out = tmp_path / "out" / "o.csv"
-    out.parent.mkdir()
-    stop_before(monkeypatch, "write", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(out, source, run_dir=str(run_dir))
+    source = shutil.copytree(image_folder, tmp_path / "in")
+    out = interrupted(source)
     left = work_folder(out.parent, "o.csv")
     capsys.readouterr()
     flags = {"run_dir": str(run_dir)}
@@ -179,39 +179,33 @@ def test_another_prediction_begins_anew_and_says_so(
     assert sorted(os.listdir(out.parent)) == ["o.csv", "o.csv.summary.json"]
 
 
-def test_a_damaged_chunk_is_done_again(run_dir, image_folder, small, tmp_path, monkeypatch):
-    run(tmp_path / "whole.csv", image_folder, run_dir=str(run_dir))
-    stop_before(monkeypatch, "write", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
-    first, second, third, *_ = sorted(work_folder(tmp_path, "o.csv").glob("chunks/*"))
+def test_a_damaged_chunk_is_done_again(run_dir, image_folder, small, interrupted, tmp_path):
+    out = interrupted()
+    first, second, third, *_ = sorted(work_folder(out.parent, "o.csv").glob("chunks/*"))
     first.write_bytes(first.read_bytes()[:-40])
     second.write_bytes(b"")
     third.unlink()
     del small[:]
-    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+    run(out, image_folder, run_dir=str(run_dir))
     assert small == [16] * 3
-    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    run(tmp_path / "whole.csv", image_folder, run_dir=str(run_dir))
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_the_other_runner_goes_on(run_dir, image_folder, small, tmp_path, monkeypatch):
-    stop_before(monkeypatch, "write", ResumableError("no room"))
-    with pytest.raises(ResumableError, match="no room"):
-        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
+def test_the_other_runner_goes_on(run_dir, image_folder, small, interrupted):
+    out = interrupted(error=ResumableError)
     beam = "--runner=DirectRunner --direct_running_mode=in_memory"
-    run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), runner="beam", beam_args=beam)
+    run(out, image_folder, run_dir=str(run_dir), runner="beam", beam_args=beam)
     assert small == [16] * 5
 
 
-def test_two_at_once_are_one_line(run_dir, image_folder, small, tmp_path, monkeypatch):
-    stop_before(monkeypatch, "write", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
-    with open(work_folder(tmp_path, "o.csv") / "lock") as lock:
+def test_two_at_once_are_one_line(run_dir, image_folder, interrupted):
+    out = interrupted()
+    with open(work_folder(out.parent, "o.csv") / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another prediction writes there now: wait for it"):
-            run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir))
-    assert run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir)) == 0
+            run(out, image_folder, run_dir=str(run_dir))
+    assert run(out, image_folder, run_dir=str(run_dir)) == 0
 
 
 @pytest.mark.slow
@@ -238,16 +232,22 @@ def test_a_full_disk_then_room_again(run_dir, many, tmp_path, most):
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("out", ["/proc/o.csv", "/dev/null/o.csv"])
-def test_nowhere_to_write_is_one_line(run_dir, image_folder, out):
-    with pytest.raises(UserError, match=r"^(cannot write to /proc|--out=)") as caught:
-        run(out, image_folder, run_dir=str(run_dir))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"out": "/proc/o.csv"}, "^cannot write to /proc"),
+        ({"out": "/dev/null/o.csv"}, "^--out="),
+        ({"explain": "/proc/maps"}, "^--explain=/proc/maps cannot be written to"),
+        (
+            {"run_dir": "", "server": "127.0.0.1:1", "retries": 0},
+            "^--server=127.0.0.1:1: no server",
+        ),
+    ],
+)
+def test_what_stops_everything_is_one_line(run_dir, image_folder, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(source=image_folder, **{"out": tmp_path / "o.csv", "run_dir": str(run_dir), **flags})
     assert "\n" not in str(caught.value)
-
-
-def test_heat_maps_go_nowhere(run_dir, image_folder, tmp_path):
-    with pytest.raises(UserError, match=r"^--explain=/proc/maps cannot be written to"):
-        run(tmp_path / "o.csv", image_folder, run_dir=str(run_dir), explain="/proc/maps")
     assert not os.listdir(tmp_path)
 
 
@@ -287,12 +287,6 @@ def test_a_server_that_goes_and_comes_back(export_dir, image_folder, tmp_path, m
         [row["probability_dog"] for row in expected],
         atol=1e-5,
     )
-
-
-def test_a_server_that_is_not_there_is_one_line(image_folder, tmp_path):
-    with pytest.raises(UserError, match=r"^--server=127\.0\.0\.1:1: no server answers"):
-        run(tmp_path / "o.csv", image_folder, server="127.0.0.1:1", retries=0)
-    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.slow

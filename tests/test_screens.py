@@ -1,6 +1,7 @@
 """Screens: the suspects of each, their lists and pages, and the options that each refuses."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import zipfile
@@ -43,21 +44,17 @@ def plain_png(colour, side=24):
 def describe(index, data=b"", width=24, height=24, file_bytes=None):
     sha = hashlib.sha256(b"%d" % index + data).hexdigest()
     count = len(data) if file_bytes is None else file_bytes
-    return ImageInfo(
-        ref=ImageRef(0, f"{index}.png"),
-        format="png",
-        height=height,
-        width=width,
-        bytes=count,
-        sha256=sha,
-        converted="",
-        file_sha256=sha,
-        file_bytes=count,
-        file_height=height,
-        file_width=width,
-        color=(0.0, 0.0, 0.0),
-        hash="0" * 16,
-    )
+    stored = {"format": "png", "converted": "", "color": (0.0, 0.0, 0.0), "hash": "0" * 16}
+    sizes = {"height": height, "width": width, "file_height": height, "file_width": width}
+    files = {"bytes": count, "file_bytes": count, "sha256": sha, "file_sha256": sha}
+    return ImageInfo(ref=ImageRef(0, f"{index}.png"), **stored, **sizes, **files)
+
+
+def described(shapes, limit=1.5):
+    """The suspects of the screen `size` of images with these widths, heights and bytes."""
+    found = [describe(i, width=w, height=h, file_bytes=b) for i, (w, h, b) in enumerate(shapes)]
+    images = screens.ScreenedImages(found, [""] * len(found), [0] * len(found), CLASSES, None, None)
+    return size.Size(screens.Options(screen_iqrs=limit), CLASSES).find(images)
 
 
 def images_of(pictures, labels, cache, **changes):
@@ -240,21 +237,13 @@ def test_size_is_tukeys_rule(shapes, limit):
         beyond = np.maximum(lower - values, values - upper)
         surely |= beyond > reach * (1 + 1e-9)
         perhaps |= beyond > reach * (1 - 1e-9)
-    found = [
-        describe(index, width=w, height=h, file_bytes=b) for index, (w, h, b) in enumerate(shapes)
-    ]
-    images = screens.ScreenedImages(found, [""] * len(found), [0] * len(found), CLASSES, None, None)
-    listed = size.Size(screens.Options(screen_iqrs=limit), CLASSES).find(images)
+    listed = described(shapes, limit)
     indices = {suspect.index for suspect in listed}
     assert set(np.flatnonzero(surely)) <= indices <= set(np.flatnonzero(perhaps))
 
 
 def test_size_says_what_is_far_from_what():
-    found = [describe(i, width=w, height=100, file_bytes=1000 * w) for i, w in enumerate(
-        [90, 95, 100, 105, 110, 300]
-    )]  # fmt: skip
-    images = screens.ScreenedImages(found, [""] * 6, [0] * 6, CLASSES, None, None)
-    (suspect,) = size.Size(screens.Options(), CLASSES).find(images)
+    (suspect,) = described([(w, 100, 1000 * w) for w in (90, 95, 100, 105, 110, 300)])
     # Quartiles 96.25 and 108.75 by hand, so (300 - 108.75) / 12.5.
     assert (suspect.index, suspect.score) == (5, pytest.approx(15.3))
     assert "width 300 (median 102.5)" in suspect.reason
@@ -320,21 +309,17 @@ def test_an_application_is_found_by_any_spelling_and_scores_1000_classes():
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)
 
 
-def refuse(path):
-    with pytest.raises(UserError) as refused:
-        imagenet_model.load(str(path))
-    assert "\n" not in str(refused.value)
-    assert str(refused.value).startswith(f"`screen_model={path}`")
-    return str(refused.value)
-
-
 def test_files_that_are_no_imagenet_classifiers_are_refused(tmp_path):
     """`model_file` has its own tests for damaged and dangerous files."""
-    assert "does not exist" in refuse(tmp_path / "missing.keras")
     save_red_and_blue_classifier(tmp_path / "ten.keras", outputs=10)
-    assert "not [*, 1000]" in refuse(tmp_path / "ten.keras")
     save_red_and_blue_classifier(tmp_path / "any.keras", side=None)
-    assert "fixed size" in refuse(tmp_path / "any.keras")
+    for name, message in (
+        ("missing", "does not exist"),
+        ("ten", r"not \[\*, 1000\]"),
+        ("any", "fixed size"),
+    ):
+        with pytest.raises(UserError, match=rf"^`screen_model=.*{name}\.keras`.*{message}"):
+            imagenet_model.load(str(tmp_path / f"{name}.keras"))
 
 
 def test_imagenet_on_real_images(shared, tmp_path):
@@ -412,13 +397,10 @@ def test_labels_finds_the_blue_cat_and_computes_features_once(reds_and_blues, sm
     (cached,) = reds_and_blues.cache.glob("screen-labels-*.npy")
     features = np.load(cached, allow_pickle=False)
     assert (features.shape, features.dtype) == ((40, 3), np.float32)
-    unread = screens.ScreenedImages(**{**vars(reds_and_blues), "read": None})
+    unread = dataclasses.replace(reds_and_blues, read=None)
     assert screen.find(unread) == listed
-
-
-def test_cleanlab_decides_when_no_share_is_given(reds_and_blues, small_features):
-    (screen,) = prepare("labels", screen_share=0.0)
-    assert [suspect.index for suspect in screen.find(reds_and_blues)] == [0]
+    (screen,) = prepare("labels", screen_share=0.0)  # cleanlab decides
+    assert [suspect.index for suspect in screen.find(unread)] == [0]
 
 
 def test_an_image_that_vanishes_is_the_users_error(reds_and_blues, small_features):
@@ -427,7 +409,7 @@ def test_an_image_that_vanishes_is_the_users_error(reds_and_blues, small_feature
             raise UserError("images/7.png changed")
         return reds_and_blues.read(index)
 
-    gone = screens.ScreenedImages(**{**vars(reds_and_blues), "read": read})
+    gone = dataclasses.replace(reds_and_blues, read=read)
     (screen,) = prepare("labels")
     with pytest.raises(UserError, match=r"images/7\.png changed"):
         screen.find(gone)
@@ -473,8 +455,7 @@ def test_the_page_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(suspect_lists, "MAX_THUMBNAILS", 2)
     images = images_of([plain_png(RED)] * 3, [0] * 3, tmp_path)
     listed = [screens.Suspect(i, 3.0 - i, "why") for i in range(3)]
-    screen = size.Size(screens.Options(), CLASSES)
-    suspect_lists.save_page(tmp_path / "x.html", screen, images, listed, screens.REPORT)
+    suspect_lists.save_page(tmp_path / "x.html", size.Size, images, listed, screens.REPORT)
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert len(page.images) == 2
     assert "worst 2; screen-size.csv lists all" in page.words

@@ -1,14 +1,24 @@
 """The number of accepted requests is bounded, lower during an overload."""
 
+import contextlib
 import http.client
-import pathlib
 import re
 import time
 
 import grpc
 import numpy as np
 import pytest
-from serving_demo import IMAGE, MONITORING, call, predict, publish, running_server, spec, status
+from serving_demo import (
+    IMAGE,
+    MONITORING,
+    call,
+    memory_mb,
+    predict,
+    publish,
+    running_server,
+    spec,
+    status,
+)
 
 from serving import admission
 from serving.admission import AdmissionController
@@ -18,71 +28,52 @@ from tfpipe.protocol.errors import RequestError
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
-class Inside:
-    """Requests that are accepted, on one thread, until they leave."""
-
-    def __init__(self, bound):
-        self._bound, self._inside = bound, []
-
-    def come(self):
-        entered = self._bound.enter(1.0)
-        entered.__enter__()
-        self._inside.append(entered)
-
-    def go(self):
-        self._inside.pop().__exit__(None, None, None)
+@pytest.fixture
+def inside():
+    """Requests that are accepted, on one thread: `enter_context` accepts one, `close` ends all."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
-def test_fewer_are_let_in_from_the_first_refusal_on_until_it_is_calm(monkeypatch):
+def test_fewer_are_accepted_after_a_rejection_until_it_is_calm(monkeypatch, inside):
     now = [100.0]
     monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
     bound = AdmissionController(4, overload_limit=2)
-    inside = Inside(bound)
     for _ in range(4):
         assert not bound.full
-        inside.come()
-    with pytest.raises(RequestError) as caught:
-        inside.come()
+        inside.enter_context(bound.enter(1.0))
+    with pytest.raises(RequestError, match=r"^4 requests .*; try again later$") as caught:
+        inside.enter_context(bound.enter(1.0))
     assert caught.value.code is UNAVAILABLE
-    assert caught.value.message == "4 requests are being answered already; try again later"
-    inside.go()
-    inside.go()
-    assert bound.full
-    inside.go()
-    inside.come()
+    inside.close()
+    for _ in range(2):
+        inside.enter_context(bound.enter(1.0))
     with pytest.raises(RequestError, match=r"^2 requests"):
-        inside.come()
+        inside.enter_context(bound.enter(1.0))
     now[0] += 0.99
     assert bound.full
     now[0] += 0.02
-    inside.come()
-    inside.come()
+    for _ in range(2):
+        inside.enter_context(bound.enter(1.0))
     assert bound.full
 
 
-def test_a_flood_lets_in_no_more_than_ever():
+def test_an_overload_accepts_no_more_than_usual(inside):
     bound = AdmissionController(1, overload_limit=50)
-    inside = Inside(bound)
-    inside.come()
-    with pytest.raises(RequestError):
-        inside.come()
-    assert bound.full
+    inside.enter_context(bound.enter(1.0))
+    for _ in range(2):
+        with pytest.raises(RequestError):
+            inside.enter_context(bound.enter(1.0))
 
 
-def test_those_that_run_are_bounded_too():
+def test_requests_that_run_are_bounded_too(inside):
     bound = AdmissionController(3, overload_limit=1, max_concurrency=1)
-    inside = Inside(bound)
-    inside.come()
-    with pytest.raises(RequestError) as caught, bound.enter(0.05):
-        pytest.fail("two run at a time")
+    inside.enter_context(bound.enter(1.0))
+    with pytest.raises(RequestError) as caught:
+        inside.enter_context(bound.enter(0.05))
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    inside.go()
-    inside.come()
-
-
-def peak_mb(process):
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+    inside.close()
+    inside.enter_context(bound.enter(1.0))
 
 
 def refusal(stub, request):
@@ -95,16 +86,14 @@ def refusal(stub, request):
 
 
 @pytest.mark.slow
-def test_what_is_refused_is_not_read(tmp_path):
+def test_a_rejected_message_is_not_read(tmp_path):
     """Of a message of 30 MB nothing is held; others are answered, and the refusal is counted."""
     flags = ["--enable_batching=false", "--grpc_max_threads=1", "--rest_api_port=-1"]
-    base, log = tmp_path / "demo", tmp_path / "stderr"
-    publish(base, 1)
+    flags.append(f"--monitoring_config_file={MONITORING}")
+    unlimited = [("grpc.max_send_message_length", -1)]
     with (
-        running_server(base, log, *flags, f"--monitoring_config_file={MONITORING}") as server,
-        grpc.insecure_channel(
-            server.address, options=[("grpc.max_send_message_length", -1)]
-        ) as channel,
+        running_server(publish(tmp_path / "demo", 1), tmp_path / "stderr", *flags) as server,
+        grpc.insecure_channel(server.address, options=unlimited) as channel,
     ):
         stub = messages.PredictionServiceStub(channel)
         slow = predict(spec(signature_name="slow"), steps=np.array(400, np.int32))
@@ -113,17 +102,16 @@ def test_what_is_refused_is_not_read(tmp_path):
         while refusal(stub, small) is not UNAVAILABLE:  # they have not all come in yet
             time.sleep(0.01)
         large = predict(spec(), image_bytes=[bytes(30 << 20)])
-        before = peak_mb(server)
+        before = memory_mb(server, "VmHWM")
         assert refusal(stub, large) is UNAVAILABLE
-        assert peak_mb(server) - before < 5
+        assert memory_mb(server, "VmHWM") - before < 5
         assert call(channel, messages.HealthCheckRequest()).status == 1
         assert call(channel, status(spec())).model_version_status
         for each in under_way:
             each.cancel()
-        port = int(re.search(r"REST at http://127.0.0.1:(\d+)", log.read_text())[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", "/monitoring/prometheus/metrics")
-        answer = connection.getresponse().read()
-        connection.close()
-        # Whose model it asked for is not known of what is not read.
+        rest = re.search(r"REST at http://([^/]+)", server.log.read_text())[1]
+        with contextlib.closing(http.client.HTTPConnection(rest, timeout=5)) as connection:
+            connection.request("GET", "/monitoring/prometheus/metrics")
+            answer = connection.getresponse().read()
+        # The model of a message that is not read is unknown.
         assert re.search(rb'request_count\{model_name="",status="UNAVAILABLE"\} [1-9]', answer)

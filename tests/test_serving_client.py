@@ -5,17 +5,15 @@ import io
 import json
 import os
 import socket
-import subprocess
 import sys
 
 import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from serving_demo import ROOT, day_probability, demo, embedded, png, run_command
+from serving_demo import day_probability, demo, embedded, png, run_command
 
 from serving import client as command
-from tfpipe.core.errors import UserError
 from tfpipe.protocol import images, transport
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError
@@ -57,10 +55,9 @@ def test_client_gives_plain_values(address):
         assert outputs["probability"].dtype == np.float32
         expected = [day_probability(png(10)), day_probability(png(240))]
         np.testing.assert_allclose(outputs["probability"], expected, atol=1e-6)
-        assert set(client.signatures) >= {"serving_default", "add", "slow"}
-        with pytest.raises(ServerError) as caught:
-            client.predict({"image_bytes": [b"?"]})
-        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        found = client.metadata()
+        assert found.version == 7
+        assert found.signatures.keys() == client.signatures.keys() >= {"serving_default", "add"}
 
 
 def test_classify_images_finds_the_culprits(address):
@@ -75,28 +72,25 @@ def test_classify_images_finds_the_culprits(address):
     assert answers[0].confidence == pytest.approx(day_probability(good), abs=1e-6)
 
 
-def test_table(ask, folder):
-    code, out, err = ask("dark.png", "light.bin", "noise.bmp", "--batch_size=2")
+def test_the_forms_of_the_output(ask, folder):
+    names = ["dark.png", "light.bin", "noise.bmp"]
+    days = [day_probability((folder / name).read_bytes()) for name in names]
+    code, out, err = ask(*names, "--batch_size=2")
     assert (code, err) == (0, "")
-    heading, *rows = (line.split() for line in out.splitlines())
+    heading, *lines = (line.split() for line in out.splitlines())
     assert heading == ["file", "label", "confidence", "p0", "p1"]
-    for row, name in zip(rows, ["dark.png", "light.bin", "noise.bmp"], strict=True):
-        day = day_probability((folder / name).read_bytes())
-        label = "day" if day > 0.5 else "night"
+    for line, name, day in zip(lines, names, days, strict=True):
         p0, p1 = f"{1 - day:.4f}", f"{day:.4f}"
-        assert row == [name, label, max(p0, p1), p0, p1]
-
-
-def test_json_and_csv_have_every_digit(ask, folder):
-    day = pytest.approx(day_probability(png(10)), abs=1e-6)
-    night = pytest.approx(1 - day_probability(png(10)), abs=1e-6)
-    (row,) = json.loads(ask("dark.png", "--output=json")[1])
-    assert row["probabilities"] == [night, day]
-    del row["probabilities"]
-    assert row == {"file": "dark.png", "label": "night", "index": 0, "confidence": night}
-    (row,) = csv.DictReader(io.StringIO(ask("dark.png", "--output=csv")[1]), strict=True)
-    assert list(row) == ["file", "label", "confidence", "p0", "p1"]
-    assert float(row["p1"]) == day
+        assert line == [name, "day" if day > 0.5 else "night", max(p0, p1), p0, p1]
+    objects = json.loads(ask(*names, "--output=json")[1])
+    rows = list(csv.DictReader(io.StringIO(ask(*names, "--output=csv")[1]), strict=True))
+    assert list(rows[0]) == heading
+    for row, each, name, day in zip(rows, objects, names, days, strict=True):
+        assert row["file"] == each["file"] == name
+        assert row["label"] == each["label"] == ("day" if day > 0.5 else "night")
+        assert each["probabilities"] == pytest.approx([1 - day, day], abs=1e-6)
+        assert each["confidence"] == each["probabilities"][each["index"]]
+        assert float(row["p1"]) == pytest.approx(day, abs=1e-6)
 
 
 def test_bad_files_are_named_and_the_good_ones_answered(ask, folder):
@@ -110,60 +104,49 @@ def test_bad_files_are_named_and_the_good_ones_answered(ask, folder):
     code, out, err = ask(*names, "--output=csv")
     assert code == 1
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == [names[0], names[2]]
-    refused = f"{demo().address} answers INVALID_ARGUMENT: Invalid PNG. "
     expected = [
-        "error: empty is a folder without files",
-        "error: cannot read none.jpg: No such file or directory",
-        "error: notes.jpg is not an image: a JPEG, PNG, GIF or BMP file is expected",
-        "error: pipe is not a regular file",
-        "error: huge.jpg is larger than 32 MiB",
-        r"error: line\nbreak is not an image: a JPEG, PNG, GIF or BMP file is expected",
-        f"error: damaged 0.png may be damaged: {refused}",
-        f"error: damaged 1.png may be damaged: {refused}",
+        ("empty", "without files"),
+        ("none.jpg", "No such file"),
+        ("notes.jpg", "not an image"),
+        ("pipe", "not a regular file"),
+        ("huge.jpg", "32 MiB"),
+        (r"line\nbreak", "not an image"),
+        ("damaged 0.png", "INVALID_ARGUMENT: Invalid PNG"),
+        ("damaged 1.png", "INVALID_ARGUMENT: Invalid PNG"),
     ]
-    lines = err.splitlines()
-    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+    for line, words in zip(err.splitlines(), expected, strict=True):
+        assert line.startswith("error: ")
+        assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize(
-    ("flags", "messages"),
+    ("flags", "code", "words"),
     [
-        (
-            ["--server=127.0.0.1:1", "--retries=1"],
-            ["no server answers at 127.0.0.1:1 (", "serving.server"],
-        ),
-        (["--model_name=x"], ["serves no model 'x': Servable not found", "--model_name"]),
-        (
-            ["--signature_name=x"],
-            ["no signature 'x' that classifies images; those that do: serving_d"],
-        ),
-        (["--signature_name=add"], ["no signature 'add' that classifies images; those that do: "]),
+        (["--server=127.0.0.1:1", "--retries=1"], 1, "no server answers at 127.0.0.1:1 ("),
+        (["--model_name=x"], 1, "serves no model 'x': Servable not found"),
+        (["--signature_name=x"], 1, "no signature 'x' that classifies images; those that do: serv"),
+        (["--signature_name=add"], 1, "no signature 'add' that classifies images"),
+        (["--nope"], 2, "nope"),
+        (["--timeout=0"], 2, "--timeout=0"),
+        (["--timeout=nan"], 1, "--timeout=nan"),
+        (["--server=http://127.0.0.1:x"], 1, "HOST:PORT"),
     ],
 )
-def test_what_stops_everything_is_one_line(ask, folder, flags, messages):
-    code, out, err = ask(*flags, "dark.png", "light.bin")
-    assert (code, out) == (1, "")
+def test_what_stops_everything_is_one_line(ask, folder, flags, code, words):
+    found, out, err = ask(*flags, "dark.png", "light.bin")
+    assert (found, out) == (code, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ")
-    for message in messages:
-        assert message in line
+    assert words in line
 
 
-def test_a_server_that_is_silent_is_one_line(ask, folder):
+def test_a_silent_server_is_one_line(ask, folder):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = f"--server=127.0.0.1:{silent.getsockname()[1]}"
         code, out, err = ask(server, "--timeout=0.2", "--retries=0", "dark.png")
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
     assert "did not answer within 0.2 s: allow more time (--timeout)" in line
-
-
-@pytest.mark.parametrize("flags", [[], ["dark.png", "--nope"], ["dark.png", "--timeout=0"]])
-def test_wrong_flags_are_one_line(ask, folder, flags):
-    code, out, err = ask(*flags)
-    assert (code, out) == (2, "")
-    (line,) = err.splitlines()
-    assert line.startswith("error: ")
 
 
 def test_batches_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
@@ -176,8 +159,6 @@ def test_batches_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
     found = images.batches(images.find(paths), 3)
     batches = [[len(image.data) for image in batch] for batch in found]
     assert batches == [[60, 30], [30], [99], [10, 10, 10], [10]]
-    with pytest.raises(UserError, match="No such file"):
-        images.read_image(str(tmp_path / "none"))
 
 
 def test_folders_are_searched_in_the_order_of_names(ask, folder):
@@ -257,44 +238,27 @@ class TestExported:
                     assert after.confidence == before.probabilities[index]
 
 
-class Unsure:
-    """A server that is unavailable at first."""
-
-    def __init__(self, failures, code=grpc.StatusCode.UNAVAILABLE):
-        self.left, self.code, self.calls = failures, code, 0
-
-    def __call__(self):
-        self.calls += 1
-        if self.left:
-            self.left -= 1
-            raise ServerError(self.code, "no")
-        return "yes"
-
-
 def test_only_unavailable_servers_are_asked_again(monkeypatch):
-    waits = []
+    waits, calls = [], []
     monkeypatch.setattr(transport.time, "sleep", waits.append)
-    server = Unsure(3)
-    assert transport.repeated(server, 4) == "yes"
-    assert server.calls == 4
-    assert all(
-        longest / 2 <= wait <= longest for wait, longest in zip(waits, (0.1, 0.2, 0.4), strict=True)
-    )
+
+    def answer(failures, code=grpc.StatusCode.UNAVAILABLE):
+        def call():
+            calls.append(1)
+            if len(calls) <= failures:
+                raise ServerError(code, "no")
+            return "yes"
+
+        calls.clear()
+        return call
+
+    assert transport.repeated(answer(3), 4) == "yes"
+    assert len(calls) == 4
+    for wait, longest in zip(waits, (0.1, 0.2, 0.4), strict=True):
+        assert longest / 2 <= wait <= longest
     with pytest.raises(ServerError):
-        transport.repeated(Unsure(3), 2)
-    refusing = Unsure(1, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        transport.repeated(answer(3), 2)
+    assert len(calls) == 3
     with pytest.raises(ServerError):
-        transport.repeated(refusing, 4)
-    assert refusing.calls == 1
-
-
-def test_a_client_knows_which_version_is_served_now(address):
-    with Client(address, "demo") as client:
-        found = client.metadata()
-        assert found.version == 7
-        assert found.signatures.keys() == client.signatures.keys()
-
-
-def test_tensorflow_is_not_needed_to_start():
-    code = "import sys, serving.client; assert 'tensorflow.python' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+        transport.repeated(answer(1, grpc.StatusCode.RESOURCE_EXHAUSTED), 4)
+    assert len(calls) == 1

@@ -1,3 +1,5 @@
+"""The files that start TensorFlow Serving and the web page in containers."""
+
 import importlib.metadata
 import json
 import os
@@ -12,13 +14,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from absl import flags
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf import wrappers_pb2 as wrappers
 
-from serving import client, webapp
+from serving import server_config, webapp
 from tfpipe import publish
 from tfpipe.core import options
-from tfpipe.protocol.messages import ModelServerConfig
 
 httpx = pytest.importorskip("httpx")
 yaml = pytest.importorskip("yaml")
@@ -43,47 +42,6 @@ FLAGS = set(
     skip_initialize_tpu enable_grpc_healthcheck_service enable_serialization_as_tensor_content
     """.split()
 )
-INT64, STRING = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
-# The messages that the Python package leaves out, by field, number and type; 3 int64, 8 bool, 9
-# string (servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto).
-MESSAGES = {
-    "BatchingParameters": [
-        ("max_batch_size", 1, INT64),
-        ("batch_timeout_micros", 2, INT64),
-        ("max_enqueued_batches", 3, INT64),
-        ("num_batch_threads", 4, INT64),
-        ("thread_pool_name", 5, STRING),
-        ("pad_variable_length_inputs", 7, 8),
-    ],
-    "PrometheusConfig": [("enable", 1, 8), ("path", 2, 9)],
-    "MonitoringConfig": [("prometheus_config", 1, ".tensorflow.serving.PrometheusConfig")],
-}
-
-
-def message(name):
-    file = descriptor_pb2.FileDescriptorProto(
-        name="test.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[wrappers.DESCRIPTOR.name],
-    )
-    for key, fields in MESSAGES.items():
-        entry = file.message_type.add(name=key)
-        for field, number, kind in fields:
-            if isinstance(kind, str):
-                entry.field.add(name=field, number=number, type=11, type_name=kind, label=1)
-            else:
-                entry.field.add(name=field, number=number, type=kind, label=1)
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
-    )()
-
-
-def parse(file, into):
-    return text_format.Parse((FOLDER / file).read_text(encoding="utf-8"), into)
 
 
 def compose(service="serving", **environment):
@@ -101,28 +59,19 @@ def flags_of(service):
     return dict(flag.removeprefix("--").split("=", 1) for flag in service["command"])
 
 
-def test_the_configuration_files_are_text_protos():
-    config = parse("models.config", ModelServerConfig())
-    (model,) = config.model_config_list.config
-    assert (model.name, model.base_path) == ("demo", "/models/demo")
-    assert model.model_platform == "tensorflow"
-    assert parse("monitoring.config", message("MonitoringConfig")).prometheus_config.enable
-    batching = parse("batching.config", message("BatchingParameters"))
-    assert batching.max_batch_size.value >= client.Options(images=("image.jpg",)).batch_size
-
-
-def test_the_flags_are_those_of_the_model_server():
+def test_the_server_of_compose():
     service = compose()
     flags = flags_of(service)
     assert set(flags) <= FLAGS
     assert service["image"] == f"tensorflow/serving:{VERSION}"
     assert publish.SERVING_VERSION == VERSION  # what an export is checked for
     assert compose(TF_SERVING_VERSION="2.15.1")["image"] == "tensorflow/serving:2.15.1"
-    assert (flags["model_name"], flags["model_base_path"]) == ("demo", "/models/demo")
-    assert flags["model_config_file"] == ""
+    ports = [f"127.0.0.1:{flags[name]}:{flags[name]}" for name in ("port", "rest_api_port")]
+    assert service["ports"] == ports
     changed = flags_of(compose(MODEL_NAME="pets", MODEL_CONFIG_FILE="/config/models.config"))
     assert (changed["model_name"], changed["model_base_path"]) == ("pets", "/models/pets")
     assert changed["model_config_file"] == "/config/models.config"
+    assert compose(file="compose.gpu.yaml")["image"] == service["image"] + "-gpu"
 
 
 def test_every_file_in_the_container_is_mounted_read_only():
@@ -150,27 +99,11 @@ def test_a_container_has_no_privileges(name):
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_the_server_listens_only_here():
-    service = compose()
-    flags = flags_of(service)
-    ports = [f"127.0.0.1:{flags[name]}:{flags[name]}" for name in ("port", "rest_api_port")]
-    assert service["ports"] == ports == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
-
-
-def test_a_gpu_changes_the_image_and_nothing_else():
-    service = compose(file="compose.gpu.yaml")
-    assert service["image"] == compose()["image"] + "-gpu"
-    assert set(service) == {"image", "deploy", "environment"}
-
-
 def test_prometheus_scrapes_what_is_served():
     (job,) = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]
-    monitoring = parse("monitoring.config", message("MonitoringConfig"))
-    assert job["metrics_path"] == monitoring.prometheus_config.path
+    path = server_config.read_metrics_path(str(FOLDER / "monitoring.config"))
+    assert job["metrics_path"] == path
     assert job["static_configs"] == [{"targets": ["serving:8501"]}]
-    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
-    assert services["prometheus"]["profiles"] == ["monitoring"]
-    assert all(port.startswith("127.0.0.1:") for port in services["prometheus"]["ports"])
 
 
 DOCKERFILE = (FOLDER / "Dockerfile.web").read_text(encoding="utf-8")
@@ -202,7 +135,6 @@ def test_the_packages_of_the_page_are_those_of_the_lock_file(tmp_path):
     names = {line.split("==")[0] for line in found.splitlines() if line[0].isalpha()}
     assert names == set(WEB_PACKAGES)
     assert set(found.splitlines()) <= set(lock.read_text().splitlines())
-    assert not found.rstrip().endswith("\\")
 
 
 def test_the_image_holds_all_that_the_page_imports(tmp_path):
@@ -247,25 +179,33 @@ def test_the_image_holds_all_that_the_page_imports(tmp_path):
         process.communicate()
 
 
-def manifests():
-    """Kubernetes' objects by kind."""
-    found = {}
-    for path in (FOLDER / "kubernetes").glob("*.yaml"):
-        for each in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            assert each["kind"] not in found
-            found[each["kind"]] = each
-    return found
-
-
 class TestKubernetes:
-    def test_the_flags_are_those_of_compose(self):
-        (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    @pytest.fixture
+    def found(self):
+        """The objects by kind."""
+        documents = [
+            each
+            for path in (FOLDER / "kubernetes").glob("*.yaml")
+            for each in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        ]
+        assert len({each["kind"] for each in documents}) == len(documents)
+        return {each["kind"]: each for each in documents}
+
+    @pytest.fixture
+    def pod(self, found):
+        return found["Deployment"]["spec"]["template"]
+
+    @pytest.fixture
+    def container(self, pod):
+        (container,) = pod["spec"]["containers"]
+        return container
+
+    def test_the_flags_are_those_of_compose(self, container):
         flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"])
-        assert set(flags) <= FLAGS
         composed = flags_of(compose(MODEL_CONFIG_FILE="/config/models.config"))
         assert flags == {name: composed[name] for name in flags}
 
-    def test_the_version_of_the_image_is_that_of_compose(self):
+    def test_the_version_of_the_image_is_that_of_compose(self, container):
         kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
         assert all((FOLDER / path).is_file() for path in kustomization["resources"])
         (generated,) = kustomization["configMapGenerator"]
@@ -273,34 +213,28 @@ class TestKubernetes:
         assert generated["envs"] == [".env"]
         assert replacement["source"]["name"] == generated["name"]
         (target,) = replacement["targets"]
-        assert target["select"] == {"kind": "Deployment", "name": "serving"}
-        (path,) = target["fieldPaths"]
-        name = re.fullmatch(r"spec\.template\.spec\.containers\.\[name=(\w+)\]\.image", path)[1]
-        (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
-        assert container["name"] == name
+        assert f"[name={container['name']}].image" in target["fieldPaths"][0]
         parts = container["image"].split(target["options"]["delimiter"])
         parts[target["options"]["index"]] = VERSION
         assert ":".join(parts) == compose()["image"]
 
-    def test_every_file_is_in_the_config_map_and_a_text_proto(self):
-        found = manifests()
-        (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    def test_every_file_is_in_the_config_map_and_can_be_read(self, found, container, tmp_path):
         data = found["ConfigMap"]["data"]
+        for name, text in data.items():
+            (tmp_path / name).write_text(text)
         for flag in container["args"]:
             if "_file=" in flag:
                 assert flag.partition("=/config/")[2] in data, flag
-        config = text_format.Parse(data["models.config"], ModelServerConfig())
-        (model,) = config.model_config_list.config
-        assert set(model.version_labels.values()) <= set(
-            model.model_version_policy.specific.versions
-        )
-        for name, kind in (("batching", "BatchingParameters"), ("monitoring", "MonitoringConfig")):
-            text_format.Parse(data[f"{name}.config"], message(kind))
+        (model,) = server_config.read_models(
+            str(tmp_path / "models.config")
+        ).model_config_list.config
+        served = set(model.model_version_policy.specific.versions)
+        assert set(model.version_labels.values()) <= served
+        server_config.read_batching(str(tmp_path / "batching.config"))
+        assert server_config.read_metrics_path(str(tmp_path / "monitoring.config"))
 
-    def test_pods_have_no_privileges_and_are_probed(self):
-        pod = manifests()["Deployment"]["spec"]["template"]["spec"]
-        (container,) = pod["containers"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
+    def test_pods_have_no_privileges_and_are_probed(self, pod, container):
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -309,14 +243,13 @@ class TestKubernetes:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["grpc"] == {"port": 8500}
         mounts = {mount["name"] for mount in container["volumeMounts"]}
-        assert mounts == {volume["name"] for volume in pod["volumes"]}
+        assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
 
-    def test_the_objects_belong_together(self):
-        found = manifests()
-        labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
-        assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    def test_the_objects_belong_together(self, found, pod):
+        labels = pod["metadata"]["labels"]
         assert found["Service"]["spec"]["selector"] == labels
-        assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+        for kind in ("Deployment", "PodDisruptionBudget"):
+            assert found[kind]["spec"]["selector"]["matchLabels"] == labels
         target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
         assert target["name"] == found["Deployment"]["metadata"]["name"]
 

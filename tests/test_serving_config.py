@@ -2,13 +2,13 @@
 
 import datetime
 import ipaddress
+import json
 import os
 import pathlib
 
 import grpc
 import pytest
-from google.protobuf import text_format
-from serving_demo import IMAGE, call, embedded, predict, publish, spec
+from serving_demo import IMAGE, embedded, publish
 
 from serving import server_config as config
 from tfpipe.core.errors import UserError
@@ -31,7 +31,7 @@ def test_the_files_beside_the_server_are_read():
     assert model.name == "demo"
 
 
-def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
+def test_a_batching_file(tmp_path):
     found = config.read_batching(written(tmp_path, ""))
     assert found == config.BatchingParameters(
         1000, 1000, 0, 10, len(os.sched_getaffinity(0)), (), config.MAX_REQUESTS
@@ -46,12 +46,11 @@ def test_what_a_batching_file_leaves_out_is_tensorflow_servings(tmp_path):
         )
     )
     assert found == config.BatchingParameters(8, 8, 500, 3, 2, (4, 8), max_requests=8 * (3 + 2))
-    split = (
+    text = (
         "max_batch_size { value: 64 } max_execution_batch_size { value: 8 } allowed_batch_sizes: 8"
+        " enable_large_batch_splitting { value: true }"
     )
-    found = config.read_batching(
-        written(tmp_path, split + " enable_large_batch_splitting { value: true }")
-    )
+    found = config.read_batching(written(tmp_path, text))
     assert (found.max_batch_size, found.max_execution_batch_size) == (64, 8)
 
 
@@ -91,119 +90,97 @@ def test_metrics_are_shown_where_the_file_says(tmp_path):
     assert read(written(tmp_path, 'prometheus_config { path: "/m" }')) == ""
 
 
-# ---------------------------------------------------------------------------- encryption
-
-
-def issue(folder, name, *, signed_by=None, days=1, started=-1):
-    """Writes NAME.pem and NAME.key: an authority, or a certificate that one has signed."""
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """NAME.pem and NAME.key of two authorities, and of who they have signed."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    issuer, issuer_key = signed_by or (subject, key)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    start = now + datetime.timedelta(days=started)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=days + 1))
-        .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .sign(issuer_key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(encoding))
-    private = key.private_bytes(
-        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / f"{name}.key").write_bytes(private)
-    return subject, key
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keys")
-    authority = issue(folder, "authority")
-    other = issue(folder, "other")
-    issue(folder, "server", signed_by=authority)
-    issue(folder, "client", signed_by=authority)
-    issue(folder, "expired", signed_by=authority, started=-10)
-    issue(folder, "stranger", signed_by=other)
+    encoding = serialization.Encoding.PEM
+    today = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+
+    def issue(name, signed_by=None, started=-1):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        issuer, issuer_key = signed_by or (subject, key)
+        start = today + datetime.timedelta(days=started)
+        certificate = (
+            x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + datetime.timedelta(days=2))
+            .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), True)
+            .add_extension(x509.SubjectAlternativeName([address]), False)
+            .sign(issuer_key, hashes.SHA256())
+        )
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(encoding))
+        private = key.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / f"{name}.key").write_bytes(private)
+        return subject, key
+
+    authority, other = issue("authority"), issue("other")
+    issue("server", authority)
+    issue("client", authority)
+    issue("expired", authority, started=-10)
+    issue("stranger", other)
     return folder
 
 
-def ssl_config(keys, *, verify):
-    text = {
-        name: (keys / name).read_text() for name in ("server.key", "server.pem", "authority.pem")
-    }
-    message = config._DECLARED["SSLConfig"](
-        server_key=text["server.key"],
-        server_cert=text["server.pem"],
-        custom_ca=text["authority.pem"],
-        client_verify=verify,
-    )
-    return text_format.MessageToString(message)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    base = tmp_path_factory.mktemp("tls") / "demo"
-    publish(base, 1)
-    return base
-
-
-def client_of(address, keys, name="", ca="authority", **more):
+def ask(server, keys, name="", ca=""):
     files = {"ca_file": str(keys / f"{ca}.pem")} if ca else {}
     if name:
         files |= {"cert_file": str(keys / f"{name}.pem"), "key_file": str(keys / f"{name}.key")}
-    return Client(address, "demo", retries=0, timeout=5, **files, **more)
+    with Client(server.address, "demo", retries=0, timeout=5, **files) as client:
+        return client.predict({"image_bytes": [IMAGE]})
 
 
-def test_only_clients_with_a_certificate_are_answered(base, keys, tmp_path):
-    path = written(tmp_path, ssl_config(keys, verify=True))
-    with embedded(base, ssl_config_file=path) as server:
-        with client_of(server.address, keys, "client") as client:
-            assert client.predict({"image_bytes": [IMAGE]})
-        refused = {
-            "plaintext": Client(server.address, "demo", retries=0, timeout=5),
-            "wrong authority": client_of(server.address, keys, "client", ca="other"),
-            "expired": client_of(server.address, keys, "expired"),
-            "no certificate": client_of(server.address, keys),
-            "another's certificate": client_of(server.address, keys, "stranger"),
-        }
-        for name, client in refused.items():
-            with client, pytest.raises(ServerError) as caught:
-                client.predict({"image_bytes": [IMAGE]})
-            assert caught.value.code is grpc.StatusCode.UNAVAILABLE, name
-        with client_of(server.address, keys, "client") as client:
-            assert client.predict({"image_bytes": [IMAGE]})
+@pytest.mark.parametrize("verify", [True, False])
+def test_encryption(keys, tmp_path, verify):
+    """With `verify`, only clients with a certificate of the authority are answered."""
+    lines = [
+        f"{name}: {json.dumps((keys / file).read_text())}"
+        for name, file in (
+            ("server_key", "server.key"),
+            ("server_cert", "server.pem"),
+            ("custom_ca", "authority.pem"),
+        )
+    ]
+    path = written(tmp_path, "\n".join([*lines, f"client_verify: {str(verify).lower()}"]))
+    refused = [("", ""), ("client", "other")]
+    no_client = [("", "authority"), ("expired", "authority"), ("stranger", "authority")]
+    with embedded(publish(tmp_path / "demo", 1), ssl_config_file=path) as server:
+        for name, ca in refused + (no_client if verify else []):
+            with pytest.raises(ServerError) as caught:
+                ask(server, keys, name, ca)
+            assert caught.value.code is grpc.StatusCode.UNAVAILABLE, (name, ca)
+        for name, ca in [("client", "authority")] + ([] if verify else no_client[:1]):
+            assert ask(server, keys, name, ca)
 
 
-def test_a_server_may_be_encrypted_for_everybody(base, keys, tmp_path):
-    path = written(tmp_path, ssl_config(keys, verify=False))
-    with embedded(base, ssl_config_file=path) as server:
-        with client_of(server.address, keys) as client:
-            assert client.predict({"image_bytes": [IMAGE]})
-        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
-            call(channel, predict(spec(), image_bytes=[IMAGE]), timeout=5)
+PEM = r"-----BEGIN X-----\n"
 
 
-def test_wrong_keys_are_one_line(tmp_path):
-    with pytest.raises(UserError, match="server_key holds no PEM text"):
-        config.ServerTls(written(tmp_path, 'server_key: "server.key"'))
-    pem = r"-----BEGIN X-----\n"
-    text = f'server_key: "{pem}" server_cert: "{pem}" client_verify: true'
-    with pytest.raises(UserError, match="client_verify needs custom_ca"):
-        config.ServerTls(written(tmp_path, text))
-    with pytest.raises(UserError, match=r"cannot read nowhere\.pem"):
-        Client("127.0.0.1:1", "demo", ca_file="nowhere.pem")
-    with pytest.raises(UserError, match=r"grpc://127\.0\.0\.1:1"):
-        Client("grpc://127.0.0.1:1", "demo")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('server_key: "server.key"', "server_key holds no PEM text"),
+        (
+            f'server_key: "{PEM}" server_cert: "{PEM}" client_verify: true',
+            "client_verify needs custom_ca",
+        ),
+    ],
+)
+def test_wrong_keys_of_a_server_are_one_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        config.read_credentials(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "https://127.0.0.1:1"])
+@pytest.mark.parametrize("flag", ["ca_file", "cert_file"])
+def test_wrong_keys_of_a_client_are_one_line(server, flag):
+    with pytest.raises(UserError, match=r"^cannot read nowhere\.pem: No such file"):
+        Client(server, "demo", **{flag: "nowhere.pem"})

@@ -1,11 +1,8 @@
 """What a server must survive: floods, bombs, noise, deadlines, and signals."""
 
-import concurrent.futures
 import contextlib
-import gc
+import pathlib
 import random
-import re
-import signal
 import threading
 import time
 
@@ -16,9 +13,8 @@ from serving_demo import (
     IMAGE,
     PROBABILITY,
     call,
-    day_probability,
     embedded,
-    png,
+    memory_mb,
     predict,
     publish,
     running_server,
@@ -38,18 +34,14 @@ REFUSALS = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    base = tmp_path_factory.mktemp("faults") / "demo"
-    publish(base, 1)
-    return base
+    return publish(tmp_path_factory.mktemp("faults") / "demo", 1)
 
 
 @pytest.fixture(scope="module")
-def server(base, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "stderr"
-    with running_server(base, log) as process:
-        process.log = log
+def server(base):
+    with running_server(base, base.parent / "stderr") as process:
         yield process
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, process.log.read_text()
 
 
 @pytest.fixture
@@ -64,46 +56,33 @@ def works(channel):
     return found == pytest.approx(PROBABILITY, abs=1e-6)
 
 
-def memory_mb(process):
-    status = open(f"/proc/{process.pid}/status").read()  # noqa: SIM115
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-
-
-def peak_mb(process):
-    status = open(f"/proc/{process.pid}/status").read()  # noqa: SIM115
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
-
-
-def reset_peak(process):
-    with open(f"/proc/{process.pid}/clear_refs", "w") as file:
-        file.write("5")
+@contextlib.contextmanager
+def bounded_peak(server, most_mb):
+    """Checks that the memory of a process grows by less than `most_mb` meanwhile."""
+    pathlib.Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # forget earlier peaks
+    before = memory_mb(server)
+    yield
+    assert memory_mb(server, "VmHWM") - before < most_mb
 
 
 def test_a_message_above_the_limit_is_refused(server, channel):
     assert works(channel)
-    reset_peak(server)
-    before = memory_mb(server)
-    with pytest.raises(grpc.RpcError) as caught:
+    # gRPC collects a message, here of 64 MB, before it looks at the size.
+    with bounded_peak(server, 72), pytest.raises(grpc.RpcError) as caught:
         call(channel, predict(spec(), image_bytes=[bytes(64 << 20)]))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    # gRPC collects a message, here of 64 MB, before it looks at the size.
-    assert peak_mb(server) - before < 72, (peak_mb(server), before)
     assert works(channel)
 
 
 def test_a_message_that_unpacks_to_more_is_refused(server, channel):
-    """512 MiB of zeros are half a MiB in the wire's gzip."""
+    """128 MiB of zeros are an eighth of a MiB in the wire's gzip."""
     assert works(channel)
-    reset_peak(server)
-    before = memory_mb(server)
-    with grpc.insecure_channel(
-        server.address, options=[("grpc.max_send_message_length", -1)]
-    ) as packing:
+    unlimited = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.address, options=unlimited) as packing:
         send = packing.unary_unary(PREDICT)
-        with pytest.raises(grpc.RpcError) as caught:
-            send(bytes(512 << 20), compression=grpc.Compression.Gzip, timeout=120)
+        with bounded_peak(server, 64), pytest.raises(grpc.RpcError) as caught:
+            send(bytes(128 << 20), compression=grpc.Compression.Gzip, timeout=120)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
-    assert peak_mb(server) - before < 64, (peak_mb(server), before)
     assert works(channel)
 
 
@@ -187,135 +166,48 @@ def test_calls_with_a_deadline_of_a_millisecond_leak_no_slot(channel):
     assert works(channel)
 
 
-def flood(channel, seconds, under_way, request, timeout=5):
-    """Keeps `under_way` calls under way; returns (seconds, code) of each."""
+def flood(channel, seconds, under_way, request):
+    """Keeps `under_way` calls under way; returns their codes."""
     stub = messages.PredictionServiceStub(channel)
-    free, found, lock = threading.Semaphore(under_way), [], threading.Lock()
-    gc.freeze()  # or looking through all of TensorFlow for garbage counts as the server's time
-    end = time.monotonic() + seconds
+    free, codes = threading.Semaphore(under_way), set()
 
-    def ended(start, future):
-        with lock:
-            found.append((time.monotonic() - start, future.code()))
+    def ended(future):
+        codes.add(future.code())
         free.release()
 
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         free.acquire()
-        start = time.monotonic()
-        future = stub.Predict.future(request, timeout=timeout)
-        future.add_done_callback(lambda done, start=start: ended(start, done))
+        stub.Predict.future(request, timeout=5).add_done_callback(ended)
     for _ in range(under_way):
         free.acquire()
-    gc.unfreeze()
-    return found
+    return codes
 
 
 def slow(steps):
     return predict(spec(signature_name="slow"), steps=np.array(steps, np.int32))
 
 
-@pytest.mark.slow
-def test_a_flood_is_refused_and_leaves_nothing(base, tmp_path):
-    flags = ["--enable_batching=false", "--grpc_max_threads=2"]
+@pytest.mark.parametrize(
+    ("seconds", "under_way", "flags"),
+    [
+        pytest.param(
+            3, 200, ["--enable_batching=false", "--grpc_max_threads=2"], marks=pytest.mark.slow
+        ),
+        pytest.param(60, 320, [], marks=pytest.mark.large),
+    ],
+)
+def test_a_flood_is_refused_and_leaves_nothing(base, tmp_path, seconds, under_way, flags):
     with (
         running_server(base, tmp_path / "stderr", *flags) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        flood(channel, 1, 2, slow(5))
+        flood(channel, seconds / 3, 2, slow(5))
         before = memory_mb(server)
-        codes = {code for _, code in flood(channel, 3, 200, slow(5))}
+        codes = flood(channel, seconds, under_way, slow(5))
         assert grpc.StatusCode.OK in codes
         assert codes & REFUSALS
         assert codes <= REFUSALS | {grpc.StatusCode.OK}
-        health = messages.HealthStub(channel).Check(messages.HealthCheckRequest(), timeout=5)
-        assert health.status == 1
+        assert call(channel, messages.HealthCheckRequest()).status == 1
         assert memory_mb(server) < 1.1 * before + 40
         assert works(channel)
-
-
-@pytest.mark.large
-def test_ten_times_what_it_can_for_a_minute(base, tmp_path):
-    with (
-        running_server(base, tmp_path / "stderr") as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        request = predict(spec(), image_bytes=[png(140, (900, 900))])
-        unloaded = [seconds for seconds, _ in flood(channel, 10, 32, request)]
-        flood(channel, 5, 320, request)
-        before = memory_mb(server)
-        found = flood(channel, 60, 320, request)
-        after = memory_mb(server)
-        codes = {code for _, code in found}
-        assert codes <= REFUSALS | {grpc.StatusCode.OK}
-        accepted = [seconds for seconds, code in found if code is grpc.StatusCode.OK]
-        p99, base_p99 = np.percentile(accepted, 99), np.percentile(unloaded, 99)
-        print(
-            f"\n{len(accepted) / 60:.0f} answered a second of {len(found) / 60:.0f}; p99"
-            f" {1000 * p99:.0f} ms, with 32 under way {1000 * base_p99:.0f}; {before:.0f} MB,"
-            f" then {after:.0f}"
-        )
-        assert after < 1.1 * before
-
-
-def swap(base, tmp_path, requests, swaps):
-    """Asks all the time while versions change; returns the answers by version, and the errors."""
-    biases = {version: float(version) for version in range(1, swaps + 2)}
-    here = tmp_path / "swap" / "demo"
-    publish(here, 1, biases[1])
-    answers, errors, lock = [], [], threading.Lock()
-    with (
-        embedded(here, file_system_poll_wait_seconds=0.1) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        done = threading.Event()
-
-        def ask():
-            while not done.is_set():
-                try:
-                    response = call(channel, predict(spec(), image_bytes=[IMAGE]))
-                except grpc.RpcError as error:
-                    errors.append(error)
-                    continue
-                version = response.model_spec.version.value
-                with lock:
-                    answers.append((version, response.outputs["probability"].float_val[0]))
-
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            asking = [pool.submit(ask) for _ in range(4)]
-            for version in range(2, swaps + 2):
-                publish(here, version, biases[version])
-                deadline = time.monotonic() + 60
-                while not answers or answers[-1][0] != version:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-            while len(answers) < requests:
-                time.sleep(0.05)
-            done.set()
-            for each in asking:
-                each.result()
-    for version, probability in answers:
-        assert probability == pytest.approx(day_probability(IMAGE, biases[version]), abs=1e-6)
-    return {version for version, _ in answers}, errors, len(answers)
-
-
-@pytest.mark.large
-def test_ten_thousand_requests_and_five_swaps(base, tmp_path):
-    versions, errors, count = swap(base, tmp_path, 10_000, 5)
-    assert not errors
-    assert versions == set(range(1, 7))
-    assert count >= 10_000
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("turn", range(20))
-def test_sigterm_under_fifty_calls(base, tmp_path, turn):
-    with (
-        running_server(base, tmp_path / "stderr") as server,
-        grpc.insecure_channel(server.address) as channel,
-        concurrent.futures.ThreadPoolExecutor(50) as pool,
-    ):
-        calls = [pool.submit(call, channel, slow(10), 60) for _ in range(50)]
-        time.sleep(0.05 + 0.03 * turn)
-        server.send_signal(signal.SIGTERM)
-        assert all(each.result().outputs for each in calls)
-        assert server.wait(40) == 0

@@ -1,7 +1,6 @@
 """SavedModels of any origin are loaded, checked and run."""
 
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -16,17 +15,9 @@ from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.versions import version_folders
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The base path of a model with version 1; copy it to change it."""
-    base = tmp_path_factory.mktemp("trained") / "demo"
-    publish(base, 1)
-    return base
-
-
 @pytest.fixture
-def version(trained, tmp_path):
-    return shutil.copytree(trained / "1", tmp_path / "1")
+def version(tmp_path):
+    return publish(tmp_path / "demo", 1) / "1"
 
 
 def alone(function):
@@ -38,8 +29,8 @@ def batched(function):
 
 
 @pytest.mark.parametrize("wrap", [alone, batched])
-def test_arrays_and_messages_are_both_taken(trained, wrap):
-    model = LoadedModel(trained / "1", 1, wrap)
+def test_arrays_and_messages_are_both_taken(version, wrap):
+    model = LoadedModel(version, 1, wrap)
     images = [png(30), png(220)]
     expected = [day_probability(image) for image in images]
     for value in (tensors.to_proto(images), np.array(images, object)):

@@ -4,7 +4,6 @@ import base64
 import http.client
 import json
 import re
-import time
 
 import grpc
 import numpy as np
@@ -100,55 +99,41 @@ def test_status_and_metadata(server):
     assert signatures["add"]["inputs"]["b"]["dtype"] == "DT_INT32"
 
 
-MISTAKES = {
-    "no JSON": ("demo:predict", "{", 400, "JSON Parse error: .*"),
-    "nothing": ("demo:predict", "", 400, "JSON Parse error: The document is empty"),
-    "a list": ("demo:predict", [1], 400, r"JSON Value: \[1\] Is not object"),
-    "no input": ("demo:predict", {}, 400, "Missing 'inputs' or 'instances' key"),
-    "both": ("demo:predict", {"inputs": 1, "instances": [1]}, 400, ".*expecting only one of.*"),
-    "empty": ("demo:predict", {"instances": []}, 400, "No values in 'instances' array"),
-    "signature": (
-        "demo:predict",
-        {"signature_name": "x", "instances": [1]},
-        400,
-        'Serving signature name: "x" not found in signature def',
-    ),
-    "signature of a number": ("demo:predict", {"signature_name": 1}, 400, ".*must be a string.*"),
-    "model": ("x:predict", {"instances": [1]}, 404, r"Servable not found for request: Latest\(x\)"),
-    "version": (
-        "demo/versions/8:predict",
-        {"instances": [1]},
-        404,
-        r"Servable not found for request: Specific\(demo, 8\)",
-    ),
-    "label": (
-        "demo/labels/x:predict",
-        {"instances": [1]},
-        400,
-        "Unrecognized servable version label: x",
-    ),
-    "large version": ("demo/versions/9223372036854775808:predict", {}, 400, "Failed to convert.*"),
-    "type": ("demo:predict", {"instances": [1]}, 400, ".*Number is not of expected type: string"),
-    "base 64": ("demo:predict", {"instances": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
-    "ragged": (
-        "demo:predict",
+PREDICT = "demo:predict"
+MISTAKES = [
+    (PREDICT, "{", 400, "JSON Parse error: .*"),
+    (PREDICT, "[" * 100_000, 400, "JSON Parse error: .*"),
+    (PREDICT, "", 400, "JSON Parse error: The document is empty"),
+    (PREDICT, [1], 400, r"JSON Value: \[1\] Is not object"),
+    (PREDICT, {}, 400, "Missing 'inputs' or 'instances' key"),
+    (PREDICT, {"inputs": 1, "instances": [1]}, 400, ".*expecting only one of.*"),
+    (PREDICT, {"instances": []}, 400, "No values in 'instances' array"),
+    (PREDICT, {"signature_name": "x", "instances": [1]}, 400, '.*: "x" not found in signature def'),
+    (PREDICT, {"signature_name": 1}, 400, ".*must be a string.*"),
+    (PREDICT, {"instances": [1]}, 400, ".*Number is not of expected type: string"),
+    (PREDICT, {"instances": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
+    (PREDICT, {"instances": [b64(IMAGE[:30])]}, 400, r"Invalid PNG\..*"),
+    (
+        PREDICT,
         {"signature_name": "add", "inputs": {"a": [[1], [1, 2]], "b": [1]}},
         400,
         "Encountered list at unexpected size: 2 at level: 1 expected size: 1",
     ),
-    "an object among values": (
-        "demo:predict",
+    (
+        PREDICT,
         {"instances": [b64(IMAGE), {"image_bytes": b64(IMAGE)}]},
         400,
         "Expecting value/list but got object at item 1 of input list",
     ),
-    "damaged": ("demo:predict", {"instances": [b64(IMAGE[:30])]}, 400, r"Invalid PNG\..*"),
-    "no examples": ("demo:classify", {}, 400, ".*key 'examples' is expected.*"),
-    "path": ("demo:explode", {}, 400, "Malformed request: POST /v1/models/demo:explode"),
-}
+    ("x:predict", {"instances": [1]}, 404, r"Servable not found for request: Latest\(x\)"),
+    ("demo/labels/x:predict", {"instances": [1]}, 400, "Unrecognized servable version label: x"),
+    (f"demo/versions/{2**63}:predict", {}, 400, "Failed to convert.*"),
+    ("demo:classify", {}, 400, ".*key 'examples' is expected.*"),
+    ("demo:explode", {}, 400, "Malformed request: POST /v1/models/demo:explode"),
+]
 
 
-@pytest.mark.parametrize(("path", "body", "status", "message"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("path", "body", "status", "message"), MISTAKES)
 def test_mistakes(server, path, body, status, message):
     code, found = ask(server, "POST", f"/v1/models/{path}", body)
     assert code == status, found
@@ -208,24 +193,25 @@ def test_the_client_speaks_rest_too(server):
             assert one[key].dtype == value.dtype
             np.testing.assert_array_equal(one[key], value)
         assert rest.classify_images(images) == plain.classify_images(images)
-        assert rest.signatures.keys() == plain.signatures.keys()
-        assert rest.metadata().version == plain.metadata().version == 7
-        halves = rest.predict(
-            {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}, ["half"], signature_name="add"
-        )
+        numbers = {"a": np.ones(2, np.float32), "b": np.ones(2, np.int32)}
+        halves = rest.predict(numbers, ["half"], signature_name="add")
         assert halves["half"].tolist() == [0.5, 0.5]
         with pytest.raises(ServerError) as caught:
             rest.predict({"image_bytes": [b"?"]})
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     with Client("http://127.0.0.1:1", "demo", retries=1) as nobody:
-        began = time.monotonic()
         with pytest.raises(ServerError, match="no server answers at") as caught:
             nobody.classify_images(images)
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
-        assert 0.05 < time.monotonic() - began < 5
 
 
 TYPES = messages.types_pb2
+
+
+def read(value, dtype):
+    info = messages.SignatureDef().inputs["x"]
+    info.dtype = dtype
+    return json_api.read_tensors({"inputs": value}, {"x": info})[0]["x"]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +227,9 @@ TYPES = messages.types_pb2
     ],
 )
 def test_values_become_tensors(value, dtype, expected):
-    info = messages.SignatureDef().inputs["x"]
-    info.dtype = dtype
-    found, as_rows = json_api.read_tensors({"inputs": value}, {"x": info})
-    assert not as_rows
-    assert found["x"].dtype == dtype
-    np.testing.assert_array_equal(tensors.from_proto(found["x"]), expected)
+    found = read(value, dtype)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(tensors.from_proto(found), expected)
 
 
 @pytest.mark.parametrize(
@@ -262,25 +245,17 @@ def test_values_become_tensors(value, dtype, expected):
         (1, TYPES.DT_BOOL),
         (None, TYPES.DT_STRING),
         (1, TYPES.DT_RESOURCE),
+        (1, TYPES.DT_COMPLEX64),
     ],
 )
 def test_values_that_do_not_fit_are_refused(value, dtype):
-    info = messages.SignatureDef().inputs["x"]
-    info.dtype = dtype
     with pytest.raises(RequestError):
-        json_api.read_tensors({"inputs": [value]}, {"x": info})
+        read([value], dtype)
 
 
 def test_deep_nesting_is_refused():
-    info = messages.SignatureDef().inputs["x"]
-    info.dtype = TYPES.DT_FLOAT
-    deep = 1.0
-    for _ in range(40):
-        deep = [deep]
     with pytest.raises(RequestError, match="unexpected level"):
-        json_api.read_tensors({"inputs": deep}, {"x": info})
-    with pytest.raises(RequestError, match="JSON Parse error"):
-        json_api.parse(b"[" * 100_000)
+        read(json.loads("[" * 40 + "1" + "]" * 40), TYPES.DT_FLOAT)
 
 
 def test_outputs_become_values():

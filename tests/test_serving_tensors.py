@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpipe.protocol import messages, tensors
+from tfpipe.protocol import tensors
 from tfpipe.protocol.messages import TensorProto, types_pb2
 
 NUMBERS = {
@@ -72,36 +72,27 @@ def test_one_number_fills_a_shape():
     np.testing.assert_array_equal(tensors.from_proto(proto), np.full((2, 3), 2.5, np.float32))
 
 
-def _proto(shape, **fields):
-    proto = TensorProto(**fields)
-    for size in shape:
-        proto.tensor_shape.dim.add(size=size)
-    return proto
+FLOAT = types_pb2.DT_FLOAT
+MISFITS = {
+    "too few": ([3], {"dtype": FLOAT, "float_val": [1, 2]}),
+    "too many": ([1], {"dtype": FLOAT, "float_val": [1, 2]}),
+    "none": ([2], {"dtype": FLOAT}),
+    "string fill": ([2], {"dtype": types_pb2.DT_STRING, "string_val": [b"x"]}),
+    "part of a value": ([1], {"dtype": FLOAT, "tensor_content": b"123"}),
+    "unknown size": ([-1], {"dtype": FLOAT, "float_val": [1]}),
+    "unsupported type": ([], {"dtype": types_pb2.DT_RESOURCE}),
+    "no type": ([], {"float_val": [1]}),
+    "four terabytes": ([1 << 40], {"dtype": FLOAT, "float_val": [1]}),
+    "rank": ([1] * 99, {"dtype": FLOAT, "float_val": [1]}),
+    "half a pair": ([1], {"dtype": types_pb2.DT_COMPLEX64, "scomplex_val": [1]}),
+}
 
 
-@pytest.mark.parametrize(
-    "proto",
-    [
-        pytest.param(_proto([3], dtype=types_pb2.DT_FLOAT, float_val=[1, 2]), id="too-few"),
-        pytest.param(_proto([1], dtype=types_pb2.DT_FLOAT, float_val=[1, 2]), id="too-many"),
-        pytest.param(_proto([2], dtype=types_pb2.DT_FLOAT), id="none"),
-        pytest.param(_proto([2], dtype=types_pb2.DT_STRING, string_val=[b"x"]), id="string-fill"),
-        pytest.param(
-            _proto([1], dtype=types_pb2.DT_FLOAT, tensor_content=b"123"), id="part-of-a-value"
-        ),
-        pytest.param(_proto([-1], dtype=types_pb2.DT_FLOAT, float_val=[1]), id="unknown-size"),
-        pytest.param(_proto([], dtype=types_pb2.DT_RESOURCE), id="unsupported-type"),
-        pytest.param(_proto([], float_val=[1]), id="no-type"),
-        pytest.param(
-            _proto([1 << 40], dtype=types_pb2.DT_FLOAT, float_val=[1]), id="four-terabytes"
-        ),
-        pytest.param(_proto([1] * 99, dtype=types_pb2.DT_FLOAT, float_val=[1]), id="rank"),
-        pytest.param(_proto([1], dtype=types_pb2.DT_COMPLEX64, scomplex_val=[1]), id="half-pair"),
-    ],
-)
-def test_what_does_not_fit_is_refused(proto):
+@pytest.mark.parametrize(("shape", "fields"), MISFITS.values(), ids=MISFITS)
+def test_what_does_not_fit_is_refused(shape, fields):
+    dims = [{"size": size} for size in shape]
     with pytest.raises(ValueError):  # noqa: PT011
-        tensors.from_proto(proto)
+        tensors.from_proto(TensorProto(tensor_shape={"dim": dims}, **fields))
 
 
 @pytest.mark.parametrize("value", [[b"x", 1], [[1], [2, 3]], [object()], np.array(["2020"], "M8")])
@@ -128,9 +119,3 @@ assert type(tf.make_tensor_proto(1)) is messages.TensorProto
 def test_tensorflow_can_be_imported_after_the_messages():
     # This module imports it before them.
     subprocess.run([sys.executable, "-c", MESSAGES_FIRST], check=True)
-
-
-def test_messages_are_the_real_ones():
-    from tensorflow_serving.apis import predict_pb2
-
-    assert messages.PredictRequest is predict_pb2.PredictRequest

@@ -3,7 +3,7 @@
 import grpc
 import numpy as np
 import pytest
-from serving_demo import IMAGE, embedded, example, predict, publish, spec
+from serving_demo import IMAGE, embedded, example, examples_of, predict, publish, spec
 
 from serving import warm_up as module
 from serving.warm_up import warm_up
@@ -17,25 +17,21 @@ from tfpipe.records import tfrecord
 
 @pytest.fixture
 def version(tmp_path):
-    publish(tmp_path / "demo", 1)
-    (tmp_path / "demo" / "1" / FILE).parent.mkdir()
-    return tmp_path / "demo" / "1"
+    version = publish(tmp_path / "demo", 1) / "1"
+    (version / FILE).parent.mkdir()
+    return version
 
 
 def logs():
     found = [messages.PredictionLog() for _ in range(4)]
     found[0].predict_log.request.CopyFrom(predict(spec(), image_bytes=[IMAGE] * 3))
-    for log, kind, name in (
-        (found[1], "classify_log", "by_class"),
-        (found[2], "regress_log", "by_value"),
-    ):
-        request = getattr(log, kind).request
-        request.model_spec.CopyFrom(spec(signature_name=name))
-        request.input.example_list.examples.append(example(IMAGE))
+    by_class, by_value = spec(signature_name="by_class"), spec(signature_name="by_value")
+    request = examples_of(messages.ClassificationRequest, by_class, IMAGE)
+    found[1].classify_log.request.CopyFrom(request)
+    request = examples_of(messages.RegressionRequest, by_value, IMAGE)
+    found[2].regress_log.request.CopyFrom(request)
     many = found[3].multi_inference_log.request
-    many.tasks.add(
-        model_spec=spec(signature_name="by_class"), method_name="tensorflow/serving/classify"
-    )
+    many.tasks.add(model_spec=by_class, method_name="tensorflow/serving/classify")
     many.input.example_list.examples.append(example(IMAGE))
     return found
 
@@ -53,22 +49,20 @@ def test_every_kind_is_replayed(version):
 
 
 def test_beside_others_the_smallest_of_each_is_replayed(version, monkeypatch):
-    model, run = LoadedModel(version, 1), []
-    for kind, answer in list(module._HANDLERS.items()):
+    model, ran, run = LoadedModel(version, 1), [], module.inference.run
 
-        def noted(model, request, kind=kind, answer=answer):
-            run.append((kind, request.ByteSize()))
-            return answer(model, request)
+    def noted(model, request):
+        ran.append((type(request), request.ByteSize()))
+        return run(model, request)
 
-        monkeypatch.setitem(module._HANDLERS, kind, noted)
+    monkeypatch.setattr(module.inference, "run", noted)
     larger = logs()
     larger[0].predict_log.request.inputs["image_bytes"].CopyFrom(tensors.to_proto([IMAGE] * 8))
     write(version, [log.SerializeToString() for log in (*larger, *logs(), *larger)])
     assert warm_up(model) == 12
-    everything, run[:] = run[:], []
+    everything, ran[:] = ran[:], []
     assert warm_up(model, low_priority=True) == 4
-    smallest = {kind: min(size for each, size in everything if each == kind) for kind, _ in run}
-    assert dict(run) == smallest
+    assert dict(ran) == {k: min(size for kind, size in everything if kind is k) for k, _ in ran}
 
 
 def failing():

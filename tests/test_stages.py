@@ -1,10 +1,8 @@
 """`--stages`: what is trained, one after the other."""
 
-import dataclasses
-
 import pytest
 
-from tfpipe.core.errors import UserError
+from tests.refusals import refused
 from tfpipe.training import stages
 from tfpipe.training.train_config import TrainConfig
 
@@ -33,16 +31,6 @@ def test_a_stage_has_its_own_options_and_the_flags_for_the_rest():
     assert {stage.config.optimizer for stage in found} == {"momentum"}
 
 
-def test_the_default_is_one_stage_of_the_head():
-    (stage,) = stages.parse(TrainConfig(records="r", run_dir="d"))
-    assert (stage.name, stage.start) == ("head", "head")
-    assert stage.config == TrainConfig(records="r", run_dir="d")
-
-
-def test_every_own_option_is_one_of_train():
-    assert set(stages.OWN) <= {field.name for field in dataclasses.fields(TrainConfig)}
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,6 +50,5 @@ def test_every_own_option_is_one_of_train():
     ],
 )
 def test_wrong_stages_are_explained(text, message):
-    with pytest.raises(UserError, match=message) as error:
+    with refused(message):
         parse(text)
-    assert "\n" not in str(error.value)

@@ -16,21 +16,10 @@ from tfpipe.images.image_info import ImageInfo, ImageRef
 
 
 def found(width, height, size=1000, color=(10.0, 20.0, 30.0)):
-    return ImageInfo(
-        ref=ImageRef(0, "a.jpg"),
-        format="jpeg",
-        height=1,  # as stored: must not count
-        width=1,
-        bytes=1,
-        sha256="0" * 64,
-        converted="",
-        file_sha256="0" * 64,
-        file_bytes=size,
-        file_height=height,
-        file_width=width,
-        color=color,
-        hash="0" * 16,
-    )
+    stored = {"format": "jpeg", "height": 1, "width": 1, "bytes": 1}  # must not count
+    hashes = {"sha256": "0" * 64, "file_sha256": "0" * 64, "hash": "0" * 16}
+    file = {"file_bytes": size, "file_height": height, "file_width": width, "color": color}
+    return ImageInfo(ref=ImageRef(0, "a.jpg"), converted="", **stored, **hashes, **file)
 
 
 def test_three_images_by_hand():

@@ -16,17 +16,12 @@ def slow_first(number):
     return number
 
 
-def test_results_come_in_order():
-    found = parallel_map(slow_first, ((n,) for n in range(50)), threads=4, ahead=8)
-    assert list(found) == list(range(50))
-
-
-def test_or_as_they_are_ready():
-    found = list(
-        parallel_map(slow_first, ((n,) for n in range(50)), threads=4, ahead=8, in_order=False)
-    )
+@pytest.mark.parametrize("in_order", [True, False])
+def test_results_come_in_order_or_as_they_are_ready(in_order):
+    calls = ((n,) for n in range(50))
+    found = list(parallel_map(slow_first, calls, threads=4, ahead=8, in_order=in_order))
     assert sorted(found) == list(range(50))
-    assert found[0] != 0
+    assert (found == list(range(50))) == in_order
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 20])

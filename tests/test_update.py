@@ -1,5 +1,6 @@
 """Updates of the weights: schedules, optimizers, clipping, decay, accumulated gradients."""
 
+import contextlib
 import functools
 import importlib.util
 import types
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.refusals import refused
 from tests.training import CACHED, check_same_run, log_of
 from tfpipe import train
-from tfpipe.core.errors import UserError
 from tfpipe.training import optimizers, resume, schedules
 from tfpipe.training import run_folder as runs
 from tfpipe.training.train_config import TrainConfig
@@ -61,29 +62,23 @@ def test_schedules_are_their_formulas(text, warmup):
 def test_every_optimizer_follows_a_schedule_in_a_graph(name, float16):
     """Like an eager one whose rate is set before each update, and downhill."""
     config = options(schedule="step(1,0.5)", optimizer=name, learning_rate=0.1)
-    results = []
-    for graph in (True, False):
-        variables = [tf.Variable([1.0, -2.0]), tf.Variable([[3.0]])]
-        if graph:
-            update = Update(config, variables, steps=2, float16=float16)
+    first = np.array([1.0, -2.0, 3.0], np.float32)
+    found, expected = tf.Variable(first), tf.Variable(first)
+    update = Update(config, [found], steps=2, float16=float16)
 
-            def step(update=update, variables=variables):
-                scale = update.scaled(tf.constant(1.0))
-                update.add([scale * 2 * v for v in variables], due=True)
+    @tf.function
+    def step():
+        update.add([update.scaled(tf.constant(1.0)) * 2 * found], due=True)
 
-            run = tf.function(step)
-            for _ in range(7):
-                run()
-            assert int(update.optimizer.iterations) == 7
-            assert update.learning_rate == 0.1 * 0.5**3
-        else:
-            optimizer = optimizers.build(name, 0.1)
-            for number in range(7):
-                optimizer.learning_rate = 0.1 * 0.5 ** (number // 2)
-                optimizer.apply_gradients([(2 * v, v) for v in variables])
-        results.append(np.concatenate([v.numpy().ravel() for v in variables]))
-    assert (results[0] * [1, -1, 1] < [1, 2, 3]).all()
-    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    optimizer = optimizers.build(name, 0.1)
+    for number in range(7):
+        step()
+        optimizer.learning_rate = 0.1 * 0.5 ** (number // 2)
+        optimizer.apply_gradients([(2 * expected, expected)])
+    assert int(update.optimizer.iterations) == 7
+    assert update.learning_rate == 0.1 * 0.5**3
+    assert (np.abs(found) < np.abs(first)).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +87,15 @@ def test_every_optimizer_follows_a_schedule_in_a_graph(name, float16):
         ("", "known: constant, cosine"),
         ("cosine|constant", "not one schedule"),
         ("step(3)", r"step\(EPOCHS,FACTOR\)"),
-        ("step(constant,1)", r"step\(EPOCHS,FACTOR\)"),
+        ("step(constant,1)", "finite numbers"),
         ("step(0,0.1)", "step.* above 0"),
         ("inverse_time(-1)", "inverse_time.* above 0"),
         ("step(1", "not a spec"),
     ],
 )
 def test_wrong_schedules_are_explained(text, message):
-    with pytest.raises(UserError, match=message) as error:
+    with refused(message):
         schedules.build(options(schedule=text), PER_EPOCH)
-    assert "\n" not in str(error.value)
-
-
-def test_wrong_optimizers_are_explained():
-    with pytest.raises(UserError, match=r"unknown optimizer 'adamw'.*known: adadelta"):
-        optimizers.build("adamw", 0.1)
-    with pytest.raises(UserError, match="learning_rate=0"):
-        optimizers.build("adam", 0.0)
 
 
 def test_long_gradients_are_shortened_together():
@@ -208,18 +195,15 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tiny_config, tmp_path, o
     np.testing.assert_allclose(rates, [2.25e-3, 0.75e-3], atol=1e-12)
 
 
-def test_only_a_cosine_over_all_epochs_follows_them():
-    assert schedules.follows_epochs("cosine")
-    assert schedules.follows_epochs("cosine()")
-    assert not any(map(schedules.follows_epochs, ("constant", "cosine(3)", "step(3,0.1)")))
-
-
-def test_a_cosine_over_all_epochs_cannot_be_lengthened(tmp_path):
-    def run(**changes):
-        resolved = types.SimpleNamespace(records_fingerprint="x", branches=())
-        return runs.RunFolder(tmp_path, options(**changes), resolved)
-
-    resume.check_same(run(epochs=3), run(epochs=4))
-    resume.check_same(run(epochs=3, schedule="cosine(4)"), run(epochs=4, schedule="cosine(4)"))
-    with pytest.raises(UserError, match=r"epochs=3.*now 4"):
-        resume.check_same(run(epochs=3, schedule="cosine"), run(epochs=4, schedule="cosine"))
+@pytest.mark.parametrize(
+    ("schedule", "fixed"),
+    [("constant", False), ("cosine(4)", False), ("step(3,0.1)", False), ("cosine", True)],
+)
+def test_only_a_cosine_over_all_epochs_cannot_be_lengthened(tmp_path, schedule, fixed):
+    resolved = types.SimpleNamespace(records_fingerprint="x", branches=())
+    before, after = (
+        runs.RunFolder(tmp_path, options(epochs=epochs, schedule=schedule), resolved)
+        for epochs in (3, 4)
+    )
+    with refused(r"epochs=3.*now 4") if fixed else contextlib.nullcontext():
+        resume.check_same(before, after)

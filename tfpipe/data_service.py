@@ -41,7 +41,12 @@ class Options:
     """The flags of this command."""
 
     role: str = option("what to run", choices=("dispatcher", "worker"))
-    port: int = option("the port to listen at, on every network interface; 0 takes a free one", 0)
+    port: int = option(
+        "the port to listen at, on every network interface; 0 takes a free one",
+        0,
+        minimum=0,
+        maximum=65535,
+    )
     work_dir: str = option(
         "dispatcher: the folder for its journal, which lets it continue after a restart; without"
         " one, trainers fail when it ends",
@@ -58,12 +63,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Run the server until SIGTERM or SIGINT.
-
-    Raises:
-        UserError: a flag is wrong, the port is taken, the dispatcher does not answer, or
-            `work_dir` cannot be written to.
-    """
+    """Run the server until SIGTERM or SIGINT."""
     _check(options)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # it needs no GPU, but would take a GPU's memory
     if options.role == "dispatcher":
@@ -73,8 +73,6 @@ def main(options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    if not 0 <= options.port <= 65535:
-        raise UserError(f"--port={options.port}: give 0 to 65535 (0 takes a free one)", status=2)
     if not options.dispatcher_timeout_s > 0:
         raise UserError(
             f"--dispatcher_timeout_s={options.dispatcher_timeout_s}: give seconds above 0", status=2

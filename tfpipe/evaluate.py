@@ -11,8 +11,13 @@ a little too low on the validation split, which a run is calibrated on and an en
 For two classes ROC AUC, average precision, Brier score and calibration error are of the probability
 of the second class. For more, ROC AUC and average precision are the mean over the classes, each
 against the rest; the Brier score is the sum over the classes; the calibration error is of the most
-probable class. Intervals are 95 % bootstrap intervals, for other images like these. Slices are
+probable class. A 95 % interval is an estimate of the value for all images like these: of 100 such
+samples of images, about 95 give an interval that holds it. Accuracy, recall and precision have
+Wilson's intervals, balanced accuracy is joined from them; the bootstrap gives the rest. Slices are
 small, dark or narrow images, and those of each folder.
+
+The records may lack classes of the run; labels are matched by name. A class without images has no
+metrics, and a warning says so, or that the classes have other shares than in training.
 
 --against evaluates another run on the same images, resampled together. This shows differences that
 the intervals of the two runs would hide.
@@ -63,7 +68,7 @@ def main(options: Options) -> None:
 
     import tfpipe
     from tfpipe.evaluation import compare
-    from tfpipe.evaluation import metric_tables as tables
+    from tfpipe.evaluation import result_tables as tables
     from tfpipe.runs import loaded_run
 
     run = loaded_run.load(options.run_dir)
@@ -88,6 +93,8 @@ def main(options: Options) -> None:
     measured = described | found.metrics(options.rounds)
     path = run.folder / loaded_run.METRICS
     storage.write_json(path, measured | ({"against": compared} if compared else {}))
+    for warning in measured["warnings"]:
+        terminal.warn(warning)
     tables.show(found.what, measured)
     if compared:
         tables.show_against(compared, options.run_dir, options.against)

@@ -65,10 +65,10 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.publish import requirement
+    from tfpipe.publish import card, graph, requirement
 
     requirements = requirement.parse(options.require)
-    _check_serving_version(options.serving_version)
+    graph.parse_version(options.serving_version)
     sizes = _sizes(options.serving_batch_sizes)
     if options.check_images < 0:
         raise UserError(f"--check_images={options.check_images}: give 0 or more", status=2)
@@ -80,7 +80,6 @@ def main(options: Options) -> None:
     version = _version(folder, options.version)
 
     from tfpipe.model import signatures
-    from tfpipe.publish import card, graph
     from tfpipe.runs import loaded_run
 
     run = loaded_run.load(options.run_dir)
@@ -138,15 +137,6 @@ def _check(options: Options, run, predictor, work: pathlib.Path, definitions, si
         f"served after {count} requests to warm up: probabilities differ from the evaluation's by"
         f" up to {difference:.1g}"
     )
-
-
-def _check_serving_version(text: str) -> None:
-    from tfpipe.publish import graph
-
-    try:
-        graph.parse_version(text)
-    except ValueError as error:
-        raise UserError(f"--serving_version: {error}", status=2) from None
 
 
 def _sizes(text: str) -> list[int]:

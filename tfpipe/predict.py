@@ -4,22 +4,20 @@
     python -m tfpipe.predict --export_dir=export/NAME --source=photos --out=photos.jsonl
     python -m tfpipe.predict --server=HOST:8500 --model_name=NAME --source=photos --out=all.parquet
 
-For two classes the CSV has `id,label`, where label is P(second class); for more it has `id` and a
-column of probabilities for each class, all calibrated and clipped as the run is. The id is the
+For two classes the CSV has `id,label`, where label is P(second class). For more it has `id` and a
+column of probabilities for each class. All are calibrated and clipped as the run is. The id is the
 file's name without its ending; ids that are numbers are sorted as numbers, before all others. With
-several --source, the name of a file in other formats is its path. JSONL
-and Parquet, and a CSV with --columns=all, have a row for each image in the same order with
-id, name, label (the class, by --threshold), probability_CLASS for each class, error, and with
---explain heat_map, the path of a PNG that shows where in the image the class is seen.
+several --source, the name of a file in other formats is its path. JSONL, Parquet, and a CSV with
+--columns=all have a row for each image in the same order: id, name, label (the class, by
+--threshold), probability_CLASS for each class, error, and with --explain heat_map, the path of a
+PNG that shows where in the image the class is seen.
 
 An image that cannot be read gets the share of each class in the training records and no label, is
-named in OUT.rejects.csv, and makes the exit status 3. A file that neither is an image nor has the
-name of one, as a read-me, is listed there too, and no more. OUT.summary.json says what was
-predicted by what, how many images are of each class, and from which threshold.
+named in OUT.rejects.csv, and makes the exit status 3. A file that is no image and not named like
+one is only listed there. OUT.summary.json has the counts, the classifier and the threshold.
 
-What is done is kept beside OUT until all is done: a prediction that was killed goes on where it was
-when the same command is given again, to the same bytes. --runner=beam spreads the work over many
-machines.
+Results are kept beside OUT until all is done: after a kill the same command resumes, to the same
+bytes. --runner=beam spreads the work over many machines.
 """
 
 import dataclasses
@@ -77,7 +75,7 @@ class _Options:
     )
     explain: str = option("a new folder for heat maps; empty for none", "")
     explain_limit: int = option(
-        "how many images get a heat map, the first ones of the output; 0 for all", 100
+        "how many images get a heat map, the first ones of the output; 0 for all", 100, minimum=0
     )
     runner: str = option(
         "what runs the work: local (this process), or beam (Apache Beam, also on many machines)",
@@ -89,7 +87,7 @@ class _Options:
         " empty for --workers processes here",
         "",
     )
-    workers: int = option("these processes; 0 for one on each CPU core", 0)
+    workers: int = option("these processes; 0 for one on each CPU core", 0, minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Options(server.Options, sources.Options, _Options):
 
 
 def main(options: Options) -> int:
-    """Runs the command; see the module's docstring."""
+    """Run the command; return its exit status."""
     bounds = _bounds(options.clip)
     rule = thresholds.parse(options.threshold) if options.threshold else None
     _check(options, rule)
@@ -125,7 +123,7 @@ def main(options: Options) -> int:
         if threshold:
             predictions = dataclasses.replace(predictions, threshold=threshold.value)
         table = predictions.kaggle() if for_kaggle else predictions.all()
-        rejects = [(predictions.names[place], *why) for place, why in predictions.rejects.items()]
+        rejects = [(name, *why) for name, why in predictions.rejects.items()]
         rejects += predictions.skipped
         summary = _summary(options, classifier, predictions, threshold)
         output.write(work, out, formats.formats[form], table, rejects, summary)
@@ -134,7 +132,7 @@ def main(options: Options) -> int:
 
 
 def _check(options: Options, rule: thresholds.Rule | None) -> None:
-    """Checks what flags alone can tell."""
+    """Check what flags alone can tell."""
     models = {name: getattr(options, name) for name in ("run_dir", "export_dir", "server")}
     given = [name for name, value in models.items() if value]
     if len(given) != 1:
@@ -155,26 +153,19 @@ def _check(options: Options, rule: thresholds.Rule | None) -> None:
             " own views classify them: give --run_dir without --tta, or the number",
             status=2,
         )
-    for name in ("explain_limit", "workers"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--{name}={getattr(options, name)}: give 0 or more", status=2)
     out = remote.to_path(options.out)
     if not remote.is_remote(out) and (not out.parent.is_dir() or out.is_dir()):
         raise UserError(f"--out={out}: give a file in a folder that exists")
 
 
 def _runner(options: Options) -> Callable:
-    """Returns what classifies chunks, as `prediction.Runner` says."""
+    """Return what classifies chunks; see `prediction.Runner`."""
     if options.runner == "local":
         if options.beam_args:
             raise UserError("--beam_args is for --runner=beam only: give both, or none", status=2)
+        from tfpipe.predictions import chunk
 
-        def run_here(job, chunks, advance) -> None:
-            from tfpipe.predictions import chunk
-
-            chunk.predict(job, chunks, advance)
-
-        return run_here
+        return chunk.predict
     from tfpipe.building import beam  # here, because Beam takes seconds to start
 
     flags = beam.parse(options.beam_args, options.workers)
@@ -201,7 +192,7 @@ def _classifier(options: Options, bounds: tuple[float, float] | None):
 
 
 def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
-    """Chooses the threshold by a run's validation images, clipped as the predictions will be."""
+    """Choose the threshold by a run's validation images, clipped as the predictions will be."""
     if len(classifier.classes) != 2:
         raise UserError(
             f"--threshold is for two classes, and the model has {len(classifier.classes)}: without"
@@ -249,18 +240,18 @@ def _report(predictions, threshold: thresholds.Threshold | None, out: remote.Pat
 
 
 def _judge(prediction, predictions, out: remote.Path) -> int:
-    """Tells of files that could not be read, or were not tried; returns the exit status."""
+    """Report files that could not be read, or were not tried; return the exit status."""
     from tfpipe.sources import COPY
     from tfpipe.sources.member import is_image_name
 
     path, locate = output.rejects_path(out), prediction.source.locate
     if predictions.rejects:
-        first = min(predictions.rejects)
-        reason, detail = predictions.rejects[first]
+        known = prediction.classifier.class_shares
+        got = "the classes' shares in the training records" if known else "equal shares"
+        first, (reason, detail) = next(iter(predictions.rejects.items()))
         terminal.error(
-            f"{len(predictions.rejects):,} of the files could not be read and got"
-            f" {prediction.classifier.prior_text}; the first is {locate(predictions.names[first])}"
-            f" ({reason}: {detail}); see {path}"
+            f"{len(predictions.rejects):,} of the files could not be read and got {got};"
+            f" the first is {locate(first)} ({reason}: {detail}); see {path}"
         )
     if predictions.skipped:
         name, reason, detail = predictions.skipped[0]
@@ -273,7 +264,7 @@ def _judge(prediction, predictions, out: remote.Path) -> int:
 
 
 def _bounds(text: str) -> tuple[float, float] | None:
-    """Returns what --clip says."""
+    """Return what --clip says."""
     if not text:
         return None
     try:

@@ -8,7 +8,6 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import importlib
 import io
 import pathlib
 import runpy
@@ -20,6 +19,8 @@ from unittest import mock
 
 from absl import flags as absl_flags
 
+from tfpipe.core import cli, options
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("tfpipe", "serving", "tools", "tools/bench")
 
@@ -29,25 +30,15 @@ COMMON = ("flagfile", "help", "verbosity")
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag or a positional argument.
+    """A flag or a positional argument."""
 
-    Attributes:
-        name: without the dashes.
-        kind: the type of its value, such as "int"; empty if it takes none.
-        default: as text; None if the flag is required.
-        help: a sentence without a full stop.
-        choices: the allowed values; empty for any.
-        repeats: whether it takes several values.
-        parse: converts a text to its value; raises ValueError or ArgumentTypeError.
-    """
-
-    name: str
-    kind: str
-    default: str | None
-    help: str
-    choices: tuple[str, ...]
-    repeats: bool
-    parse: Callable[[str], Any]
+    name: str  # without the dashes
+    kind: str  # the type of its value, such as "int"; empty if it takes none
+    default: str | None  # as text; None if the flag is required
+    help: str  # without a full stop
+    choices: tuple[str, ...]  # empty for any
+    repeats: bool  # whether it takes several values
+    parse: Callable[[str], Any]  # may raise ValueError, TypeError or ArgumentTypeError
 
     def accepts(self, text: str) -> bool:
         """Return whether `text` is a valid value."""
@@ -60,16 +51,9 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A module that can be run.
+    """A module that can be run, with its flags by name and positional arguments in their order."""
 
-    Attributes:
-        module: its dotted name, as "tfpipe.train".
-        doc: its docstring.
-        flags: by name, in their order.
-        arguments: positional arguments, in their order.
-    """
-
-    module: str
+    module: str  # its dotted name, as "tfpipe.train"
     doc: str
     flags: dict[str, Flag]
     arguments: tuple[Flag, ...]
@@ -87,11 +71,7 @@ class Command:
 
 
 class _Reached(Exception):  # noqa: N818 (it stops a command on purpose)
-    """Carries the flags that a command defined before it reads its command line."""
-
-    def __init__(self, defined: "list[argparse.Action] | absl_flags.FlagValues"):
-        super().__init__()
-        self.defined = defined
+    """Says that a command would now read its command line."""
 
 
 def modules() -> list[str]:
@@ -109,9 +89,16 @@ def read(module: str) -> Command:
     source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or ""
     defined = _defined(module)
-    if isinstance(defined, absl_flags.FlagValues):
-        found = [_of_absl(defined[name]) for name in defined]
-        arguments = _arguments(module)
+    if isinstance(defined, type):
+        values = absl_flags.FlagValues()
+        options.define_flags(defined, values)
+        found = [_of_absl(values[name]) for name in values]
+        each = [field.metadata for field in dataclasses.fields(defined)]
+        arguments = [
+            Flag(data["arguments"], "text", None, data["help"], (), True, str)
+            for data in each
+            if "arguments" in data
+        ]
     else:
         found = [_of_argparse(each) for each in defined if each.option_strings]
         arguments = [_of_argparse(each) for each in defined if not each.option_strings]
@@ -119,22 +106,26 @@ def read(module: str) -> Command:
     return Command(module, doc, named, tuple(arguments))
 
 
-def _defined(module: str) -> list[argparse.Action] | absl_flags.FlagValues:
-    """Start a command up to where it reads its command line, and return its flags."""
-    actions: list[argparse.Action] = []
+def _defined(module: str) -> list[argparse.Action] | type:
+    """Start a command up to where it reads its command line; return its options or arguments."""
+    found: list[Any] = []
     add_argument = argparse.ArgumentParser.add_argument
 
     def record(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
-        actions.append(add_argument(parser, *names, **settings))
-        return actions[-1]
+        found.append(add_argument(parser, *names, **settings))
+        return found[-1]
 
-    def stop(values: Any, *_: Any) -> NoReturn:
-        raise _Reached(values if isinstance(values, absl_flags.FlagValues) else actions)
+    def stop(*_: Any) -> NoReturn:
+        raise _Reached
+
+    def run(_: Callable, cls: type, **__: Any) -> NoReturn:
+        found.append(cls)
+        raise _Reached
 
     with (
         mock.patch.object(argparse.ArgumentParser, "add_argument", record),
         mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
-        mock.patch.object(absl_flags.FlagValues, "__call__", stop),
+        mock.patch.object(cli, "run", run),
         mock.patch.object(sys, "argv", [module]),
         # A command may replace the standard streams of its process.
         contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
@@ -144,20 +135,9 @@ def _defined(module: str) -> list[argparse.Action] | absl_flags.FlagValues:
         warnings.simplefilter("ignore")  # runpy warns if the module is imported already
         try:
             runpy.run_module(module, run_name="__main__")
-        except _Reached as reached:
-            return reached.defined
+        except _Reached:
+            return found[0] if isinstance(found[0], type) else found
     raise RuntimeError(f"{module} ended before it read its command line")
-
-
-def _arguments(module: str) -> list[Flag]:
-    """Return what a command takes besides flags, from its dataclass `Options`."""
-    options = getattr(importlib.import_module(module), "Options", None)
-    found = [field.metadata for field in dataclasses.fields(options)] if options else []
-    return [
-        Flag(each["arguments"], "text", None, each["help"], (), True, str)
-        for each in found
-        if "arguments" in each
-    ]
 
 
 def _of_absl(flag: absl_flags.Flag) -> Flag:

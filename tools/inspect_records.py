@@ -25,8 +25,6 @@ from tfpipe.records import example, manifest, tfrecord
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_plots as plots
 
-MAX_COUNT = 400  # images, some 3 MB
-
 _TABLE_ROWS = 20  # classes shown
 
 
@@ -36,7 +34,7 @@ class Options:
 
     records: str = option("the folder that tfpipe.build_records wrote")
     shard: str = option("file name of the one shard to look at; empty for all", "")
-    count: int = option(f"images on the page, from 1 to {MAX_COUNT}", 24)
+    count: int = option("images on the page, 1 to 400, some 3 MB", 24, minimum=1, maximum=400)
     out: str = option("HTML file to write the images to; empty for none", "sheet.html")
     plots: str = option(
         "folder for size.png, aspect.png and classes.png; created if it is missing", ""
@@ -44,15 +42,7 @@ class Options:
 
 
 class Facts(NamedTuple):
-    """One record without its image.
-
-    Attributes:
-        split: name of the split.
-        label: name of the class.
-        format: "jpeg", "png" or "raw".
-        width, height: in pixels.
-        bytes: size of the encoded image.
-    """
+    """One record without its image: its sizes in pixels, and the bytes of the encoded image."""
 
     split: str
     label: str
@@ -94,13 +84,7 @@ def main(options: Options) -> None:
 def read(
     described: Manifest, chosen: list[Shard], count: int, advance: Callable[[], object]
 ) -> tuple[list[Facts], list[SheetItem]]:
-    """Reads shards of a data set.
-
-    Args:
-        described: the data set.
-        chosen: its shards to be read.
-        count: the number of records at the start to show.
-        advance: called after each record.
+    """Read the chosen shards; return all facts, and the first `count` images to show.
 
     Raises:
         UserError: a shard is missing or damaged.
@@ -132,9 +116,9 @@ def save_plots(facts: list[Facts], folder: str) -> list[str]:
     """Draw the sizes, aspects and classes of records; return the names of the PNG files."""
     columns = [each.width for each in facts], [each.height for each in facts]
     labels = [each.label for each in facts]
-    splits: dict[str, collections.Counter] = {}
+    splits = collections.defaultdict(collections.Counter)
     for each in facts:
-        splits.setdefault(each.split, collections.Counter())[each.label] += 1
+        splits[each.split][each.label] += 1
     drawn = {
         "size.png": plots.size(*columns, labels),
         "aspect.png": plots.aspect(*columns, labels),
@@ -148,22 +132,19 @@ def save_plots(facts: list[Facts], folder: str) -> list[str]:
 
 def _check(options: Options) -> None:
     """Raise UserError early for flags that would fail after all shards are read."""
-    if not 1 <= options.count <= MAX_COUNT:
-        raise UserError(f"--count={options.count} is not from 1 to {MAX_COUNT}", status=2)
     if options.out and not options.out.lower().endswith(".html"):
         raise UserError(f"--out={options.out}: the name must end in .html", status=2)
-    if options.out and (module := template.missing()) is not None:
-        raise UserError(
-            f"--out={options.out} needs {module}, which is not installed: run"
-            " pip install 'tfpipe[screen]', or give --out= for the table alone"
-        )
     if not pathlib.Path(options.out).parent.is_dir():
         raise UserError(f"--out={options.out}: its folder does not exist: make it, or name another")
+    needed = {f"--out={options.out}": template.missing() if options.out else None}
     if options.plots and importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            f"--plots={options.plots} needs matplotlib, which is not installed: run"
-            " pip install 'tfpipe[screen]', or omit --plots"
-        )
+        needed[f"--plots={options.plots}"] = "matplotlib"
+    for flag, module in needed.items():
+        if module:
+            raise UserError(
+                f"{flag} needs {module}, which is not installed: run pip install 'tfpipe[screen]',"
+                f" or give {flag.partition('=')[0]}= for none"
+            )
 
 
 def _make_folder(plots: str) -> None:

@@ -4,8 +4,8 @@
     grpcurl -plaintext -protoset serving.protoset -d '{"model_spec": {"name": "demo"}}' \
         127.0.0.1:8500 tensorflow.serving.ModelService/GetModelStatus
 
-No server of the protocol registers reflection, so that a generic client such as grpcurl or ghz has
-to be given them: a serialized `google.protobuf.FileDescriptorSet`.
+No server of the protocol registers reflection, so a generic client such as grpcurl or ghz needs
+them: a serialized `google.protobuf.FileDescriptorSet`.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ def protoset() -> descriptor_pb2.FileDescriptorSet:
             file.CopyToProto(found[file.name])
 
     for methods in SERVICES.values():
-        for method in methods.values():
-            add(method.request.DESCRIPTOR.file)
+        for kind in methods.values():
+            add(kind.DESCRIPTOR.file)
     add(messages.SignatureDefMap.DESCRIPTOR.file)  # which travels packed in an Any
     sources = list(found)
     # The files of the services themselves cannot be imported with the protobuf that is pinned.
@@ -58,8 +58,8 @@ def protoset() -> descriptor_pb2.FileDescriptorSet:
             name=f"{full_name.replace('.', '/')}.proto", package=package, dependency=sources
         )
         service = file.service.add(name=name)
-        for method_name, method in methods.items():
-            request = f".{method.request.DESCRIPTOR.full_name}"
+        for method_name, kind in methods.items():
+            request = f".{kind.DESCRIPTOR.full_name}"
             service.method.add(
                 name=method_name,
                 input_type=request,

@@ -50,9 +50,9 @@ class Options:
     """The flags."""
 
     out: str = options.option("folder to write; it appears whole or not at all")
-    count: int = options.option("labelled images, half of them cats; at least 2", 600)
-    test_count: int = options.option("images without a label; 0 or more", 12)
-    seed: int = options.option("seed of every image; 0 or more", 0)
+    count: int = options.option("labelled images, half of them cats; at least 2", 600, minimum=2)
+    test_count: int = options.option("images without a label; 0 or more", 12, minimum=0)
+    seed: int = options.option("seed of every image; 0 or more", 0, minimum=0)
 
 
 class Pen:
@@ -295,12 +295,6 @@ def _random_color(rng: np.random.Generator) -> Color:
 
 def main(opts: Options) -> None:
     """Draw the folder, unless it has the images already."""
-    if opts.count < len(CLASSES) or opts.test_count < 0 or opts.seed < 0:
-        raise UserError(
-            f"--count={opts.count} --test_count={opts.test_count} --seed={opts.seed}: give a count"
-            f" of at least {len(CLASSES)}, and at least 0 for the others",
-            status=2,
-        )
     out = pathlib.Path(opts.out)
     drawn_with = {key: value for key, value in options.to_json(opts).items() if key != "out"}
     if (out / MARKER).exists():

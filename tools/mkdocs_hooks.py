@@ -61,13 +61,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     index = f"{REFERENCE}/index.md"
     files.append(File.generated(config, index, content=reference_index(described)))
     for path in sorted(_linked_files(files)):
-        page = File.generated(
-            config,
-            f"{SOURCE}/{path}.md",
-            content=source(path),
-            inclusion=InclusionLevel.NOT_IN_NAV,
-        )
-        files.append(page)
+        page, kind = f"{SOURCE}/{path}.md", InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, page, content=source(path), inclusion=kind))
     return files
 
 
@@ -120,11 +115,7 @@ def _linked_files(files: Files) -> set[str]:
 
 
 def source(path: str) -> str:
-    """Return a page that shows a file of the repository, or all files of a folder.
-
-    Args:
-        path: relative to the repository.
-    """
+    """Return a page that shows a file of the repository, or all files of a folder, by its path."""
     there = ROOT / path
     shown = sorted(p for p in there.iterdir() if p.is_file()) if there.is_dir() else [there]
     parts = ["---\nsearch:\n  exclude: true\n---", f"# {path}"]

@@ -23,9 +23,6 @@ from tfpipe.core.options import option
 from tfpipe.images import strict
 from tfpipe.sources.member import is_image_name
 
-MAX_COUNT, MAX_DRAWS = 32, 24
-MIN_SIZE, MAX_SIZE = 16, 1024
-
 # In pixels. Pictures are shown at the model's size, but not larger than this.
 _MAX_CELL = 224
 _GAP, _APART, _MARGIN = 8, 12, 14
@@ -42,12 +39,12 @@ class _Options:
     )
     augment: str = option("the augmentation, as the flag of this name of tfpipe.train")
     out: str = option("PNG file to write the grid to")
-    count: int = option(f"images, one a row, from 1 to {MAX_COUNT}; drawn at random", 4)
-    draws: int = option(f"augmented pictures of each, from 1 to {MAX_DRAWS}", 8)
+    count: int = option("images, one a row, 1 to 32; drawn at random", 4, minimum=1, maximum=32)
+    draws: int = option("augmented pictures of each, 1 to 24", 8, minimum=1, maximum=24)
     image_size: int = option(
-        f"side of the model's input, from {MIN_SIZE} to {MAX_SIZE} pixels", 299
+        "side of the model's input, 16 to 1024 pixels", 299, minimum=16, maximum=1024
     )
-    seed: int = option("of the choice of images and of the augmentation, 0 or more", 0)
+    seed: int = option("of the choice of images and of the augmentation, 0 or more", 0, minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +148,6 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _check(options: Options) -> None:
     """Raise UserError for wrong flags before anything is read."""
-    for name, low, high in (
-        ("count", 1, MAX_COUNT),
-        ("draws", 1, MAX_DRAWS),
-        ("image_size", MIN_SIZE, MAX_SIZE),
-    ):
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name}={value} is not from {low} to {high}", status=2)
-    if options.seed < 0:
-        raise UserError(f"--seed={options.seed} is below 0", status=2)
     if not options.out.lower().endswith(".png"):
         raise UserError(f"--out={options.out}: the grid is a PNG, end its name in .png", status=2)
     if not pathlib.Path(options.out).parent.is_dir():

@@ -45,12 +45,7 @@ class Options:
 
 
 class TutorialStep(NamedTuple):
-    """One command of the tutorial.
-
-    Attributes:
-        command: a shell command on one line.
-        shown: the output in the tutorial.
-    """
+    """One command of the tutorial, a line for the shell, and the output shown there."""
 
     command: str
     shown: tuple[str, ...]
@@ -143,21 +138,15 @@ def _run(
     command: str, step: TutorialStep, folder: pathlib.Path, log: pathlib.Path
 ) -> Iterator[str]:
     """Run a command and yield its output; stop it at the end if it stays running."""
-    environment = {
-        **os.environ,
-        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    pipes = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             # `exec`, so that a signal reaches the command and not only its shell.
             ["bash", "-c", f"exec {command}" if step.stays else command],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+            cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            stdout=file, **pipes,
+        )  # fmt: skip
     try:
         if step.stays:
             _wait_until_ready(process, step, log)

@@ -9,7 +9,6 @@ this machine.
 
 import dataclasses
 import pathlib
-import queue
 import subprocess
 import sys
 import threading
@@ -77,27 +76,24 @@ def _ready(process: subprocess.Popen, start: str, signals: Signals) -> str:
         UserError: the command ended before it.
         KeyboardInterrupt: a signal came before it.
     """
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    found: list[str] = []
 
     def forward() -> None:
         for line in process.stderr:
             sys.stderr.write(line)
             sys.stderr.flush()
-            lines.put(line)
-        lines.put("")
+            if line.startswith(start):
+                found.append(line.strip())
 
-    threading.Thread(target=forward, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=_LOOK_S)
-        except queue.Empty:
-            if signals.wait(0):
-                raise KeyboardInterrupt from None
-            continue
-        if not line:
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    while not found:
+        if process.poll() is not None:
+            thread.join(5)  # until its last lines are shown
             raise UserError("this command did not start")
-        if line.startswith(start):
-            return line.strip()
+        if signals.wait(_LOOK_S):
+            raise KeyboardInterrupt
+    return found[0]
 
 
 if __name__ == "__main__":

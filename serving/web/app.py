@@ -28,12 +28,12 @@ from starlette.types import ASGIApp
 
 from serving.web import form_upload as upload
 from serving.web import heat
-from serving.web.form_upload import UploadedPicture
 from serving.web.guard import Guard
 from serving.web.limits import Gate, Limits, Rate
 from serving.web.model import Answer, ModelClient
 from serving.web.page_errors import WebError
 from serving.web.sample_pictures import SamplePictures
+from tfpipe.protocol.images import ImageFile
 
 FOLDER = pathlib.Path(__file__).parent
 MOST_SHOWN = 5  # classes on the page; JSON has all
@@ -47,7 +47,7 @@ _CLOSED = 499  # the client disconnected; nobody reads this
 class Result:
     """A picture, and the answer or the error for it."""
 
-    picture: UploadedPicture
+    picture: ImageFile
     found: Answer | WebError
 
 
@@ -148,9 +148,9 @@ class Site:
                 raise each.found
         return results
 
-    def _ask(self, picture: UploadedPicture, heat_map: bool) -> Result:
+    def _ask(self, picture: ImageFile, heat_map: bool) -> Result:
         try:
-            picture.check()
+            upload.check(picture)
             return Result(picture, self._model.classify(picture.data, heat_map=heat_map))
         except WebError as problem:
             return Result(picture, problem)

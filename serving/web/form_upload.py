@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from serving.web.limits import Limits
 from serving.web.page_errors import WebError
-from tfpipe.protocol.images import IMAGE_MAGIC
+from tfpipe.protocol.images import IMAGE_MAGIC, ImageFile
 
 IMAGE, SAMPLE = "image", "sample"
 FORM = "multipart/form-data"
@@ -35,30 +35,24 @@ _OTHERS = (
 )
 
 
-class UploadedPicture(NamedTuple):
-    """The name and the whole file."""
-
-    name: str
-    data: bytes
-
-    def check(self) -> None:
-        """Raise WebError if models cannot read this format."""
-        if not self.data:
-            raise WebError(422, "This file is empty.")
-        if self.data.startswith(IMAGE_MAGIC):
-            return
-        for place, mark, kind in _OTHERS:
-            if self.data.startswith(mark, place):
-                raise WebError(
-                    415, f"This is {kind}, which the model cannot read: save it as JPEG or PNG."
-                )
-        raise WebError(415, "This is not a picture: choose a JPEG, PNG, GIF or BMP file.")
+def check(picture: ImageFile) -> None:
+    """Raise WebError if models cannot read the format of a picture."""
+    if not picture.data:
+        raise WebError(422, "This file is empty.")
+    if picture.data.startswith(IMAGE_MAGIC):
+        return
+    for place, mark, kind in _OTHERS:
+        if picture.data.startswith(mark, place):
+            raise WebError(
+                415, f"This is {kind}, which the model cannot read: save it as JPEG or PNG."
+            )
+    raise WebError(415, "This is not a picture: choose a JPEG, PNG, GIF or BMP file.")
 
 
 class Form(NamedTuple):
     """The pictures of a form, and the key of the chosen sample, or ""."""
 
-    pictures: list[UploadedPicture]
+    pictures: list[ImageFile]
     sample: str
 
 
@@ -86,7 +80,8 @@ async def _parse(request: Request, limits: Limits) -> Form:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise WebError(415, f"Send the pictures as {FORM}, in fields named “{IMAGE}”.")
     most = limits.request_bytes + limits.images * _AROUND_BYTES
-    if _length(request) > most:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
         raise WebError(413, too_large(limits.request_bytes))
     parser = MultiPartParser(
         request.headers,
@@ -114,18 +109,12 @@ async def _contents(form: FormData, limits: Limits) -> Form:
         if isinstance(value, UploadFile):
             if value.filename or value.size:  # a form without a choice sends an empty one
                 name = (value.filename or "picture").replace("\\", "/").rpartition("/")[2]
-                pictures.append(UploadedPicture(name[:200], await value.read()))
+                pictures.append(ImageFile(name[:200], await value.read()))
         elif field == SAMPLE:
             sample = value
     if sum(len(picture.data) for picture in pictures) > limits.request_bytes:
         raise WebError(413, too_large(limits.request_bytes))
     return Form(pictures, sample)
-
-
-def _length(request: Request) -> int:
-    """Return the Content-Length, or 0."""
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isdecimal() else 0
 
 
 async def _bounded(stream: AsyncIterator[bytes], most: int, said: int) -> AsyncIterator[bytes]:

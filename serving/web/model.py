@@ -69,7 +69,7 @@ class ModelClient:
         self._connect = connect
         self._client = connect()
         self._timeout_s = self._client.timeout
-        self.name = self._client.model
+        self.name = self._client.model_name
         self._served: Served | WebError | None = None
         self._known_until = 0.0
         self._lock = threading.Lock()

@@ -1,11 +1,9 @@
 """Sample pictures to try the model."""
 
 import pathlib
-from collections.abc import Iterator
 
-from serving.web.form_upload import UploadedPicture
 from tfpipe.core.errors import UserError
-from tfpipe.protocol.images import IMAGE_MAGIC
+from tfpipe.protocol.images import IMAGE_MAGIC, ImageFile
 
 # Drawn by tools/make_toy_images.py with seed 7. The last one is rotated, with an EXIF orientation,
 # like photos of phones.
@@ -36,7 +34,9 @@ class SamplePictures:
             paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
         except OSError as error:
             raise UserError(f"--samples={folder}: {error.strerror}") from None
-        self._paths = list(_spread([path for path in paths if _fits(path, max_bytes)], MOST))
+        fitting = [path for path in paths if _fits(path, max_bytes)]
+        count = min(MOST, len(fitting))
+        self._paths = [fitting[place * len(fitting) // count] for place in range(count)]
         if not self._paths:
             raise UserError(
                 f"--samples={folder} has no JPEG, PNG, GIF or BMP file of at most"
@@ -44,13 +44,13 @@ class SamplePictures:
             )
         self.names = [path.name for path in self._paths]
 
-    def read(self, key: str) -> UploadedPicture | None:
+    def read(self, key: str) -> ImageFile | None:
         """Return a sample by its position, "0" for the first; None if it does not exist."""
         if not key.isdecimal() or len(key) > 4 or int(key) >= len(self._paths):
             return None
         path = self._paths[int(key)]
         try:
-            return UploadedPicture(path.name, path.read_bytes())
+            return ImageFile(path.name, path.read_bytes())
         except OSError:  # removed since
             return None
 
@@ -62,8 +62,3 @@ def _fits(path: pathlib.Path, max_bytes: int) -> bool:
         return known and path.stat().st_size <= max_bytes
     except OSError:
         return False
-
-
-def _spread(paths: list[pathlib.Path], most: int) -> Iterator[pathlib.Path]:
-    count = min(most, len(paths))
-    return (paths[place * len(paths) // count] for place in range(count))

@@ -13,11 +13,7 @@ def barrier(values: T, numbers: tf.Tensor) -> T:
     XLA fuses cheap operations into each of their users and repeats them for every element there,
     such as a pixel for all its neighbours. It cannot fuse into a loop that might run. This loop
     never runs, but only we know. tf.stop_gradient has no effect here, and branches run on a
-    single thread on a CPU.
-
-    Args:
-        values: a tensor or a tuple of tensors.
-        numbers: float tensor without infinities, whose values XLA cannot know.
+    single thread on a CPU. `numbers` is a float tensor without infinities, unknown to XLA.
     """
     never = tf.reduce_max(numbers) == float("inf")
     return tf.while_loop(

@@ -9,15 +9,10 @@ _GREY = 127.5
 
 
 def inside(images: tf.Tensor, centre: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
-    """Return which pixels have their centre in a square; it may reach beyond the image.
+    """Return which pixels of images [N, S, S, 3] have their centre in a square: bool [N, S, S, 1].
 
-    Args:
-        images: [N, S, S, 3], for their shape.
-        centre: float32 [N, 2], x and y as fractions of the side.
-        fraction: float32 [N], the square's side as a fraction of the image's.
-
-    Returns:
-        bool [N, S, S, 1].
+    `centre` is float32 [N, 2], x and y, and `fraction` float32 [N], the square's side, both as
+    fractions of the image's side. The square may reach beyond the image.
     """
     side = tf.shape(images)[1]
     position = (tf.range(tf.cast(side, tf.float32)) + 0.5) / tf.cast(side, tf.float32)

@@ -19,15 +19,10 @@ class Augment:
     """
 
     def __init__(self, text: str, *, crop_on_host: bool = False):
-        """Parse a spec.
+        """Parse a spec, blank for no change; raise UserError if it is wrong.
 
-        Args:
-            text: the spec; blank for no change.
-            crop_on_host: whether the input pipeline cuts images to `window` before it resizes
-                them, which saves decoding. A crop at the beginning of the chain is then omitted.
-
-        Raises:
-            UserError: an unknown operation, or wrong numbers.
+        With `crop_on_host` the input pipeline cuts images to `window` before it resizes them, which
+        saves decoding. A crop at the beginning of the chain is then omitted here.
         """
         chain = spec.parse(text, option="augment")
         steps, self.num_random = flatten(chain)
@@ -45,14 +40,10 @@ class Augment:
         return not self._is_empty
 
     def window(self, u: tf.Tensor) -> tf.Tensor:
-        """Return the part of an image, or of each of several, that the host keeps.
+        """Return the part of an image that the host keeps, for u float32 [..., num_random].
 
-        Args:
-            u: float32 [..., num_random] in [0, 1), the image's random numbers.
-
-        Returns:
-            float32 [..., 4]: top, left, height and width as fractions; [4], the whole image,
-            unless `crops_on_host`.
+        It is float32 [..., 4]: top, left, height and width as fractions; [4], the whole image,
+        unless `crops_on_host`.
         """
         if not self.crops_on_host:
             return tf.constant([0.0, 0.0, 1.0, 1.0])

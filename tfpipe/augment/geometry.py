@@ -17,12 +17,7 @@ def identity(count: tf.Tensor) -> tf.Tensor:
 
 
 def _matrices(rows: list[list[tf.Tensor | float]], like: tf.Tensor) -> tf.Tensor:
-    """Stack x' = a x + b y + c, y' = d x + e y + f, of numbers or of [N], into [N, 3, 3].
-
-    Args:
-        rows: [[a, b, c], [d, e, f]].
-        like: float32 [N].
-    """
+    """Stack x' = a x + b y + c, y' = d x + e y + f, of numbers or [N] as `like`, into [N, 3, 3]."""
     rows = [*rows, [0.0, 0.0, 1.0]]
     return tf.stack([tf.stack([v + tf.zeros_like(like) for v in row], -1) for row in rows], 1)
 
@@ -41,14 +36,9 @@ def _crop(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
 
 
 def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Return the windows of `crop`.
+    """Return the windows of `crop` for its random numbers u, float32 [..., 2].
 
-    Args:
-        u: float32 [..., 2], the crop's random numbers.
-        fraction: of the crop.
-
-    Returns:
-        float32 [..., 4]: top, left, height and width as fractions of the picture.
+    They are float32 [..., 4]: top, left, height and width as fractions of the picture.
     """
     corner = tf.reverse(u, [-1]) * (1.0 - fraction)
     return tf.concat([corner, tf.fill(tf.shape(u), fraction)], -1)
@@ -57,7 +47,6 @@ def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
 @operation("rotate", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
 def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`rotate(20)`: by an angle drawn from within that many degrees either way."""
-    del side
     require_fraction(degrees, "rotate", 180)
     angle = symmetric(u[:, 0]) * (degrees * math.pi / 180)
     return _matrices(
@@ -69,7 +58,6 @@ def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
 @operation("shear", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (_degrees(0.3 * m),))
 def _shear(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`shear(20)`: columns lean by an angle drawn from within that many degrees either way."""
-    del side
     require(0 <= degrees < 90, f"shear({degrees:g})", "the angle is in [0, 90) degrees")
     angle = symmetric(u[:, 0]) * (degrees * math.pi / 180)
     return _matrices([[1.0, tf.tan(angle), 0.0], [0.0, 1.0, 0.0]], angle)
@@ -82,7 +70,6 @@ def _degrees(slope: float) -> float:
 @operation("zoom", num_random=1, kind=Kind.GEOMETRY)
 def _zoom(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
     """`zoom(0.8,1.2)`: by a factor drawn from that range; above 1 the object grows."""
-    del side
     factor = _between(u, low, high, "zoom")[:, 0]
     return _matrices([[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]], factor)
 
@@ -93,7 +80,6 @@ def _zoom_xy(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
 
     Below 1 the object grows: ImageDataGenerator draws the distance of the pixels sampled.
     """
-    del side
     x, y = tf.unstack(_between(u, low, high, "zoom_xy"), axis=1)
     return _matrices([[x, 0.0, 0.0], [0.0, y, 0.0]], x)
 
@@ -115,7 +101,6 @@ def _translate(u: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
 @operation("flip_lr", num_random=1, kind=Kind.GEOMETRY)
 def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_lr`: mirrors left and right; `flip_lr(0.3)` with that probability, else one half."""
-    del side
     sign = _sign(u, chance, "flip_lr")
     return _matrices([[sign, 0.0, 0.0], [0.0, 1.0, 0.0]], sign)
 
@@ -123,7 +108,6 @@ def _flip_lr(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
 @operation("flip_ud", num_random=1, kind=Kind.GEOMETRY)
 def _flip_ud(u: tf.Tensor, side: int, chance: float = 0.5) -> tf.Tensor:
     """`flip_ud`: mirrors top and bottom; `flip_ud(0.3)` with that probability, else one half."""
-    del side
     sign = _sign(u, chance, "flip_ud")
     return _matrices([[1.0, 0.0, 0.0], [0.0, sign, 0.0]], sign)
 

@@ -18,7 +18,7 @@ _HALVINGS = 126  # bisections, down to float32's smallest number
 
 
 def beta_quantiles(alpha: float) -> np.ndarray:
-    """Return the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1, float32 [n + 1].
+    """Return float32 [n + 1], the quantiles of Beta(alpha, alpha) at 0, 1/n, ..., 1.
 
     For alpha 0 they are all 1: examples stay as they are.
     """
@@ -46,34 +46,18 @@ def beta(u: tf.Tensor, alpha: float, name: str) -> tf.Tensor:
 
 
 @operation("mixup", num_random=1, kind=Kind.MIXING)
-def _mixup(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    other_images: tf.Tensor,
-    other_labels: tf.Tensor,
-    u: tf.Tensor,
-    alpha: float,
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _mixup(images, labels, other_images, other_labels, u, alpha: float):
     """`mixup(0.2)`: the mean of two pictures and labels, weighted by Beta(0.2, 0.2).
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
     """
-    own = beta(u[:, 0], alpha, "mixup")
-    return (
-        images + (other_images - images) * per_image(1.0 - own),
-        labels + (other_labels - labels) * (1.0 - own)[:, tf.newaxis],
-    )
+    other = 1.0 - beta(u[:, 0], alpha, "mixup")
+    labels += (other_labels - labels) * other[:, tf.newaxis]
+    return images + (other_images - images) * per_image(other), labels
 
 
 @operation("cutmix", num_random=3, kind=Kind.MIXING)
-def _cutmix(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    other_images: tf.Tensor,
-    other_labels: tf.Tensor,
-    u: tf.Tensor,
-    alpha: float,
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _cutmix(images, labels, other_images, other_labels, u, alpha: float):
     """`cutmix(1)`: pastes a square of another picture, its area by Beta(1, 1), labels by area.
 
     Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers, 2019: its centre is

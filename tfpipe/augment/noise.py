@@ -14,17 +14,10 @@ def _noise(images: tf.Tensor, u: tf.Tensor, fraction: float) -> tf.Tensor:
 
 
 def normal(u: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-    """Return standard normal numbers, for each image by its own u.
+    """Return standard normal numbers, float32 of a shape [4], for each image by its seeds u [N, 2].
 
     TensorFlow's stateless generators take one seed for a whole tensor and choose their algorithm
-    by device. Here a number is a hash of its position and the image's seeds.
-
-    Args:
-        u: float32 [N, 2] in [0, 1), the seeds.
-        shape: int32 [4] of images, N first.
-
-    Returns:
-        float32 of that shape; the same eagerly, in a graph and under XLA, up to rounding.
+    by device. Here a number is a hash of its position and the image's seeds, float32 in [0, 1).
     """
     first, second = tf.split(tf.bitcast(u, tf.uint32), 2, axis=1)
     position = tf.bitcast(tf.range(tf.reduce_prod(shape[1:])), tf.uint32)[tf.newaxis]

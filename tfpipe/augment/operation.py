@@ -2,8 +2,6 @@
 
 import dataclasses
 import enum
-import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,60 +30,35 @@ class Kind(enum.IntEnum):
     MIXING = 3
     POLICY = 4
 
-    @property
-    def inputs(self) -> int:
-        """Number of arguments before those of the spec."""
-        return {"GEOMETRY": 2, "COLOR": 2, "OVERLAY": 2, "MIXING": 5, "POLICY": 0}[self.name]
-
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
     """A registered augmentation.
 
-    Attributes:
-        function: see `Kind`.
-        num_random: uniform numbers in [0, 1) for each image.
-        kind: what it changes.
-        strength: from a magnitude in 0..1 to its numbers in `randaugment`; None if randaugment
-            does not choose it.
+    `strength` returns its numbers in `randaugment` for a magnitude in 0..1; without one,
+    randaugment does not choose it.
     """
 
-    function: Callable[..., Any]
-    num_random: int
+    function: Callable[..., Any]  # see `Kind`
+    num_random: int  # uniform numbers in [0, 1) for each image
     kind: Kind
     strength: Callable[[float], tuple[float, ...]] | None = None
 
     def check(self, call: spec.Call) -> None:
-        """Raise UserError if the arguments of `call` are wrong."""
-        try:
-            inspect.signature(self.function).bind(*[None] * self.kind.inputs, *call.args)
-        except TypeError:
-            raise UserError(f"`augment`: {call}: wrong number of values; {self.summary}") from None
-        if self.kind != Kind.POLICY:
-            if any(not isinstance(arg, float) for arg in call.args):
-                raise UserError(f"`augment`: {call}: {call.name} takes numbers only")
-            require(all(map(math.isfinite, call.args)), call, "the numbers are finite")
-            self._try(call)
-
-    @property
-    def summary(self) -> str:
-        """The first line of the function's description, which shows an example and the units."""
-        return inspect.getdoc(self.function).splitlines()[0]
-
-    def _try(self, call: spec.Call) -> None:
-        """Run it on a tiny batch, to find wrong numbers before the training."""
-        u, images, labels = (
-            tf.fill([1, self.num_random], 0.5),
-            tf.zeros([1, 8, 8, 3]),
-            tf.ones([1, 1]),
-        )
+        """Try `call` on a tiny batch; raise UserError if its arguments are wrong."""
+        u, side = tf.fill([1, self.num_random], 0.5), 8
+        images, labels = tf.zeros([1, side, side, 3]), tf.ones([1, 1])
         inputs = {
-            Kind.GEOMETRY: (u, 8),
+            Kind.GEOMETRY: (u, side),
             Kind.COLOR: (images, u),
             Kind.OVERLAY: (images, u),
             Kind.MIXING: (images, labels, images, labels, u),
-        }
-        self.function(*inputs[self.kind], *call.args)
+            Kind.POLICY: (),
+        }[self.kind]
+        is_policy = self.kind == Kind.POLICY
+        spec.check(call, self.function, *inputs, option="augment", numbers_only=not is_policy)
+        if not is_policy:
+            self.function(*inputs, *call.args)
 
 
 operations: Registry[Operation] = Registry("augmentation")

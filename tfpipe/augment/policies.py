@@ -16,34 +16,24 @@ Chain = tuple[spec.Call, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One random number chooses at most one of several chains, which share the next numbers.
+    """One random number chooses at most one of several chains, which share the next numbers."""
 
-    Attributes:
-        branches: (low, high, chain): the chain applies if low <= number < high.
-        extreme: whether operations have full strength and a random sign.
-    """
-
-    branches: tuple[tuple[float, float, Chain], ...]
-    extreme: bool = False
+    branches: tuple[tuple[float, float, Chain], ...]  # applies if low <= number < high
+    extreme: bool = False  # whether operations have full strength and a random sign
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One operation of a chain, and the examples that it applies to.
 
-    Attributes:
-        call: from the spec.
-        operation: of that name.
-        first: the first of its columns in u.
-        gates: (column, low, high): it applies where low <= u[:, column] < high for all gates.
-        extreme: see `Choice`.
+    It applies where low <= u[:, column] < high for all `gates`, (column, low, high).
     """
 
     call: spec.Call
     operation: Operation
-    first: int
+    first: int  # the first of its columns in u
     gates: tuple[tuple[int, float, float], ...] = ()
-    extreme: bool = False
+    extreme: bool = False  # see `Choice`
 
     def numbers(self, u: tf.Tensor) -> tf.Tensor:
         """Return this operation's columns of u."""
@@ -64,14 +54,8 @@ def flatten(
 ) -> tuple[list[Step], int]:
     """Return the operations of a chain, with policies resolved, and the next free column of u.
 
-    Args:
-        chain: parsed.
-        first: the first free column of u.
-        gates: of the chain.
-        extreme: whether operations have full strength.
-
-    Raises:
-        UserError: an operation is unknown, or its numbers are wrong.
+    `first` is the first free one; for `gates` and `extreme` see `Step`. Raises UserError if an
+    operation is unknown, or its numbers are wrong.
     """
     steps = []
     for call in chain:

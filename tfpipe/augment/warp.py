@@ -65,15 +65,9 @@ def warp(
 def _sources(matrix: tf.Tensor, side: int, sizes: tf.Tensor) -> tf.Tensor:
     """Return the map from output to input pixels, both counted from the upper left corner.
 
-    Args:
-        matrix: float32 [N, 3, 3], about the output's centre.
-        side: of the output.
-        sizes: float32 [N, 2], height and width of the input.
-
-    Returns:
-        float32 [N, 2, 3]: x and y in the input (0 at a pixel's centre) as coefficients of x and y
-        in the output (0.5 at a pixel's centre) and 1. For the identity this is the formula of
-        tf.image.resize to the bit.
+    It is float32 [N, 2, 3]: x and y in the input (0 at a pixel's centre) as coefficients of x and y
+    in the output (0.5 at a pixel's centre) and 1. For the identity this is the formula of
+    tf.image.resize to the bit. `sizes` are heights and widths of the inputs, float32 [N, 2].
     """
     scale = tf.reverse(sizes, [1]) / side
     linear, shift = matrix[:, :2, :2], matrix[:, :2, 2]
@@ -86,15 +80,10 @@ def _sources(matrix: tf.Tensor, side: int, sizes: tf.Tensor) -> tf.Tensor:
 def _sample(
     words: tf.Tensor, maps: tf.Tensor, low: tf.Tensor, high: tf.Tensor, sizes: tf.Tensor, side: int
 ) -> tf.Tensor:
-    """Return the samples, row by row, as uint32 [N, side * side].
+    """Return the samples of packed pixels, uint32 [N * P], row by row: uint32 [N, side * side].
 
-    Args:
-        words: uint32 [N * P], the packed pixels.
-        maps: float32 [N, 2, 3], from `_sources`.
-        low: float32 [N, 2], the first row and column that may be used.
-        high: float32 [N, 2], the last ones.
-        sizes: int32 [N, 2], height and width of each picture.
-        side: of the result.
+    `maps` are from `_sources`; `low` and `high`, float32 [N, 2], the first and last row and column
+    that may be used; `sizes` int32 [N, 2].
     """
     count = tf.shape(sizes)[0]
     left, along_x = _neighbours(maps[:, 0], low[:, 1:], high[:, 1:], sizes[:, 1:], side)
@@ -118,18 +107,11 @@ def _sample(
 def _neighbours(
     source: tf.Tensor, low: tf.Tensor, high: tf.Tensor, size: tf.Tensor, side: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Find where each output pixel comes from, along one axis.
+    """Find where each output pixel comes from, along one axis of inputs of `size` [N, 1] pixels.
 
-    Args:
-        source: float32 [N, 3], from `_sources`.
-        low: float32 [N, 1], the smallest allowed position.
-        high: float32 [N, 1], the largest.
-        size: int32 [N, 1], pixels of the input.
-        side: of the output.
-
-    Returns:
-        The first of two neighbouring pixels, int32 [N, side * side], and the share of the second,
-        0..1.
+    `source` is float32 [N, 3], from `_sources`; `low` and `high`, float32 [N, 1], limit positions.
+    Returns the first of two neighbouring pixels, int32 [N, side * side], and the share of the
+    second, 0..1.
     """
     index = tf.range(side * side)
     x, y = (tf.cast(each, tf.float32)[tf.newaxis] + 0.5 for each in (index % side, index // side))

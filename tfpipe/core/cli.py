@@ -12,11 +12,12 @@ from absl import flags
 from tfpipe.core import allocator, onednn, options, terminal
 from tfpipe.core.errors import UserError, as_flags
 
-_COMMON_FLAGS = """\
+_VERBOSITY = "TensorFlow's own log: -1 none of it, 0 warnings, 1 all"
+_COMMON_FLAGS = f"""\
   --flagfile=PATH
       read flags from a file, one a line; give it first, as the later of two values wins
   --verbosity=-1
-      TensorFlow's own log: -1 none of it, 0 warnings, 1 all"""
+      {_VERBOSITY}"""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -26,22 +27,13 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
 
     Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
     and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
-    flags, 130 when interrupted. The help text is the docstring of `main`'s module.
-
-    Args:
-        main: what the command does.
-        cls: its options.
-        tuned: whether to apply `tfpipe.core.allocator` and `tfpipe.core.onednn`.
+    flags, 130 when interrupted. The help text is the docstring of `main`'s module. If `tuned`, it
+    applies `tfpipe.core.allocator` and `tfpipe.core.onednn`.
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow other arguments
     options.define_flags(cls, values)
-    flags.DEFINE_integer(
-        "verbosity",
-        -1,
-        "TensorFlow's own log: -1 none of it, 0 warnings, 1 all",
-        flag_values=values,
-    )
+    flags.DEFINE_integer("verbosity", -1, _VERBOSITY, flag_values=values)
     if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(_help(main, cls))
         sys.exit(0)

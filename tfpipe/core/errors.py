@@ -10,10 +10,7 @@ class UserError(Exception):
     The message is one line: what is wrong, where (path or option, with its value), what is
     allowed, and what to do next. Library code writes an option in backticks, with its value where
     that helps: "`image_size=0` is too small: give at least 32". The commands show it as a flag
-    (`as_flags`).
-
-    Attributes:
-        status: the exit status of the command, 1 unless given.
+    (`as_flags`), and exit with `status`.
     """
 
     def __init__(self, message: str, *, status: int = 1):
@@ -26,26 +23,17 @@ class ResumableError(UserError):
 
 
 class Rejected(Exception):  # noqa: N818 (an outcome to list, not a failure)
-    """A file that cannot be used; the others can.
-
-    Attributes:
-        reason: one of a few short fixed phrases, to count by.
-        detail: a sentence for the person who has to mend it; may hold any character.
-    """
+    """A file that cannot be used; the others can."""
 
     def __init__(self, reason: str, detail: str):
+        """`reason` is one of a few fixed phrases, to count by; `detail` a sentence for people."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
 
 def as_flags(message: str, names: Container[str]) -> str:
-    """Return a message with every option in backticks spelled as a flag.
-
-    Args:
-        message: of an error, such as "`epochs=-1` is negative".
-        names: the options of the command; other words in backticks stay as they are.
-    """
+    """Return "`epochs=-1` is negative" as "--epochs=-1 is negative" for the options `names`."""
     return re.sub(
         r"`([a-z_0-9]+)(=[^`]*)?`",
         lambda m: f"--{m[1]}{m[2] or ''}" if m[1] in names else m[0],

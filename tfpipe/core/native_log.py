@@ -30,10 +30,8 @@ def hide(severities: str) -> None:
     """Hide native log lines of some severities from now on, in this process and its children.
 
     Call it once, before TensorFlow is imported. It does nothing where somebody has replaced
-    `sys.stderr`, as notebooks and tests do: file descriptor 2 is theirs.
-
-    Args:
-        severities: letters of I (info), W (warning) and E (error). Fatal lines are always shown.
+    `sys.stderr`, as notebooks and tests do: file descriptor 2 is theirs. `severities` are letters
+    of I (info), W (warning) and E (error); fatal lines are always shown.
     """
     if sys.stderr is not sys.__stderr__:
         return

@@ -4,11 +4,11 @@ import os
 
 
 def use() -> None:
-    """Has TensorFlow take oneDNN's kernels on every x86 CPU.
+    """Make TensorFlow use oneDNN's kernels on every x86 CPU.
 
-    By default it does so on those with AVX-512 VNNI, AVX-VNNI or AMX only. With AVX2 alone its own
-    gradient of a 1 x 1 convolution takes up to seven times as long, so that training takes up to
-    1.6 times as long; inference differs little (docs/benchmarks.md).
+    By default it uses them only with AVX-512 VNNI, AVX-VNNI or AMX. With AVX2 alone its own
+    gradient of a 1 x 1 convolution takes up to seven times as long, so training takes up to 1.6
+    times as long; inference differs little (docs/benchmarks.md).
 
     Call it before TensorFlow is imported. What a user has set in TF_ENABLE_ONEDNN_OPTS wins.
     """

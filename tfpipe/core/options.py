@@ -31,8 +31,8 @@ def option(
         help: what the flag does, its units and range; without a full stop.
         default: its value when not given; without one the flag is required.
         choices: the allowed values of a string flag; empty for any.
-        minimum: the least value of a number.
-        maximum: its largest value.
+        minimum: least value of a number.
+        maximum: largest value of a number.
         alias: an older name of the flag, which is still accepted.
     """
     metadata = {"help": help, "choices": choices, "alias": alias}
@@ -43,12 +43,7 @@ def option(
 
 
 def arguments(name: str, help: str) -> Any:
-    """Declare a dataclass field for all arguments that are not flags; at least one is required.
-
-    Args:
-        name: what one of them is called in the help text.
-        help: what they are; a sentence without a full stop.
-    """
+    """Declare a dataclass field for all arguments that are not flags; at least one is required."""
     return dataclasses.field(metadata={"help": help, "arguments": name})
 
 
@@ -92,8 +87,7 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
     """Build the dataclass `cls` from parsed flags and the other arguments.
 
     Raises:
-        UserError: a required flag or argument is missing, or there are arguments and `cls` has no
-            field for them.
+        UserError: a required flag or argument is missing, or `cls` takes no arguments.
     """
     given: dict[str, Any] = {}
     if rest and not any("arguments" in field.metadata for field in dataclasses.fields(cls)):
@@ -119,24 +113,17 @@ def describe_flags(cls: type) -> str:
     """Return the flags of the dataclass `cls` as text for `--help`, one paragraph each."""
     paragraphs = []
     for field in dataclasses.fields(cls):
-        repeats = ""
+        text = field.metadata["help"]
         if name := field.metadata.get("arguments"):
-            head, allowed = f"  {name} ...", ""
+            head = f"  {name} ..."
         else:
             default = _REQUIRED if _is_required(field) else _spell(field.default)
             head = f"  --{field.name}={default}"
             choices, alias = field.metadata["choices"], field.metadata["alias"]
-            allowed = f" (one of {', '.join(choices)})" if choices else ""
-            allowed += f" (before: --{alias})" if alias else ""
-            if isinstance(field.type, types.GenericAlias):
-                repeats = " (may be repeated)"
-        body = textwrap.fill(
-            field.metadata["help"] + allowed + repeats,
-            width=96,
-            initial_indent=" " * 6,
-            subsequent_indent=" " * 6,
-        )
-        paragraphs.append(f"{head}\n{body}")
+            text += f" (one of {', '.join(choices)})" if choices else ""
+            text += f" (before: --{alias})" if alias else ""
+            text += " (may be repeated)" if isinstance(field.type, types.GenericAlias) else ""
+        paragraphs += [head, textwrap.indent(textwrap.fill(text, width=90), " " * 6)]
     return "\n".join(paragraphs)
 
 

@@ -55,10 +55,7 @@ def to_path(text: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def gfile(url: str) -> Iterator[Any]:
-    """Yield `tf.io.gfile`; its errors leave the block as OSError.
-
-    Args:
-        url: the file or folder, for error messages.
+    """Yield `tf.io.gfile`; its errors leave the block as OSError of the URL.
 
     Raises:
         UserError: TensorFlow has no file system of the URL's scheme.

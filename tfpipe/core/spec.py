@@ -7,6 +7,7 @@ chains; `name` alone is `name()`.
 import ast
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,14 +32,10 @@ class Call:
 
 
 def parse(text: str, *, option: str) -> tuple[Call, ...]:
-    """Parse a spec string into its chain of calls.
-
-    Args:
-        text: the spec; blank means an empty chain.
-        option: the option it came from, for the message.
+    """Parse a spec string into its chain of calls; blank means an empty chain.
 
     Raises:
-        UserError: the text does not follow the grammar.
+        UserError: the text, the value of `option`, does not follow the grammar.
     """
     return _read(text, option, _chain, "calls joined by '|', as in 'name(1,2)|name'")
 
@@ -76,28 +73,43 @@ def parse_one(text: str, registry: Registry, *, option: str) -> Call:
 
 
 def make(text: str, registry: Registry, *first: Any, option: str) -> Any:
-    """Call the registry's entry that a spec names, with the numbers in the spec.
+    """Return the result of the registry's function that a spec names.
 
     Args:
-        text: one call whose arguments are numbers.
-        registry: of functions, whose docstrings begin with their usage and a colon.
-        first: arguments that each takes before the numbers.
+        text: one call, with the numbers that the function takes.
+        registry: of functions; see `check`.
+        first: arguments before the numbers.
         option: the option it came from, for the message.
 
     Raises:
-        UserError: the text is not such a call, its name is unknown, or its arguments are wrong.
+        UserError: the text is not such a call, its name is unknown, or its numbers are wrong.
     """
     call = parse_one(text, registry, option=option)
     function = registry[call.name]
+    check(call, function, *first, option=option)
+    return function(*first, *call.args)
+
+
+def check(
+    call: Call, function: Callable, *first: Any, option: str, numbers_only: bool = True
+) -> None:
+    """Raise UserError unless a function takes the values of a call, which are finite numbers.
+
+    Args:
+        call: of a spec.
+        function: its docstring begins with an example, as "`crop(0.9)`: the central window".
+        first: arguments before the values.
+        option: the option it came from, for the message.
+        numbers_only: whether a chain is no value.
+    """
     try:
         inspect.signature(function).bind(*first, *call.args)
-        known = all(isinstance(argument, float) for argument in call.args)
     except TypeError:
-        known = False
-    if not known:
-        usage = inspect.getdoc(function).split(": ")[0].replace("`", "")
-        raise UserError(f"`{option}={text}`: cannot take {call}; write {usage}")
-    return function(*first, *call.args)
+        usage = inspect.getdoc(function).splitlines()[0]
+        raise UserError(f"`{option}`: {call}: wrong number of values; {usage}") from None
+    finite = (isinstance(value, float) and math.isfinite(value) for value in call.args)
+    if numbers_only and not all(finite):
+        raise UserError(f"`{option}`: {call}: {call.name} takes finite numbers only")
 
 
 def _chain(node: ast.expr) -> tuple[Call, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
@@ -25,8 +26,8 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a file for writing; it gets its name only if the block ends without an error.
 
     Args:
-        path: where the file appears, replacing an older one. Its folder must exist. For a URL the
-            contents are held in memory until the end.
+        path: where the file appears, replacing an older one. Its folder must exist. The contents
+            for a URL are held in memory until the end.
         mode: "w" (UTF-8 text, newlines as written) or "wb".
 
     Raises:
@@ -60,12 +61,8 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def atomic_folder(path: str | os.PathLike, *, replace: bool = False) -> Iterator[pathlib.Path]:
     """Yield an empty folder; it gets the name `path` only if the block ends without an error.
 
-    The folder lies beside `path`, on the same file system, so publishing it is one rename.
-
-    Args:
-        path: where the folder appears. Missing parents are made.
-        replace: whether to replace an existing folder; it is removed after the new one is
-            complete.
+    It lies beside `path`, whose missing parents are made, so publishing it is one rename. With
+    `replace`, an existing folder is removed after the new one is complete.
 
     Raises:
         UserError: `path` exists and `replace` is not set, or its parent cannot be written to.
@@ -120,15 +117,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        what: what the file is, for the message, as in "a records manifest".
-        hint: what to do if it is missing or damaged.
+    """Read a JSON file; messages call it `what`, such as "a records manifest".
 
     Raises:
-        UserError: the file is missing, unreadable, or not JSON.
+        UserError: the file is missing, unreadable, or not JSON; `hint` says what to do then.
     """
     try:
         data = read_whole(path)
@@ -150,11 +142,8 @@ def open_to_read(path: str | os.PathLike) -> BinaryIO:
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a file for writing; it gets its name only if the block ends without an error.
 
-    Unlike `atomic_file`, it may not survive a power cut, and several machines may write it at
-    once: one of them wins.
-
-    Args:
-        path: local or remote; missing folders are made.
+    Missing folders are made. Unlike a file of `atomic_file`, it may not survive a power cut, and
+    several machines may write it at once: one of them wins.
 
     Raises:
         UserError: it cannot be written.
@@ -185,16 +174,7 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 
 
 def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> bytes | None:
-    """Read a local or remote file, or a part of it.
-
-    Args:
-        path: the file.
-        offset: where to begin, in bytes.
-        size: how much to read, in bytes; -1 for all.
-
-    Returns:
-        The contents, or None if there is no such file.
-    """
+    """Read a file from an offset on, up to `size` bytes, -1 for all; None if it is missing."""
     try:
         with open_to_read(path) as file:
             file.seek(offset)
@@ -206,20 +186,16 @@ def read_whole(path: str | os.PathLike, offset: int = 0, size: int = -1) -> byte
 def names_in(path: str | os.PathLike) -> list[str]:
     """Return the names in a local or remote folder; none if there is no such folder."""
     try:
-        if remote.is_remote(path):
-            with remote.gfile(path) as files:
-                return [name.rstrip("/") for name in files.listdir(path)]
-        return os.listdir(path)
+        with _files(path) as files:
+            return [name.rstrip("/") for name in files.listdir(path)]
     except FileNotFoundError:
         return []
 
 
 def exists(path: str | os.PathLike) -> bool:
     """Return whether a local or remote file or folder exists."""
-    if remote.is_remote(path):
-        with remote.gfile(path) as files:
-            return files.exists(path)
-    return os.path.exists(path)
+    with _files(path) as files:
+        return files.exists(path)
 
 
 def size(path: str | os.PathLike) -> int:
@@ -248,35 +224,40 @@ def stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 def make_folder(path: str | os.PathLike) -> None:
     """Make a local or remote folder and its parents, unless it exists; raises OSError."""
-    if remote.is_remote(path):
-        with remote.gfile(path) as files:
-            files.makedirs(path)
-    else:
-        os.makedirs(path, exist_ok=True)
+    with _files(path) as files:
+        files.makedirs(path)
 
 
 def rename(path: str | os.PathLike, to: str | os.PathLike) -> None:
     """Rename a file within its file system, replacing an older one; raises OSError."""
-    if remote.is_remote(path):
-        with remote.gfile(path) as files:
-            files.rename(path, to, overwrite=True)
-    else:
-        os.replace(path, to)
+    with _files(path) as files:
+        files.rename(path, to, overwrite=True)
 
 
 def remove(path: str | os.PathLike) -> None:
     """Remove a local or remote file; raises OSError."""
-    if remote.is_remote(path):
-        with remote.gfile(path) as files:
-            files.remove(path)
-    else:
-        os.unlink(path)
+    with _files(path) as files:
+        files.remove(path)
 
 
 def remove_tree(path: str | os.PathLike) -> None:
     """Remove a local or remote folder and its contents, as far as possible."""
-    if remote.is_remote(path):
-        with contextlib.suppress(OSError), remote.gfile(path) as files:
-            files.rmtree(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError), _files(path) as files:
+        files.rmtree(path)
+
+
+class _LocalFiles:
+    """The functions of `tf.io.gfile` that are used here, for local paths."""
+
+    listdir = staticmethod(os.listdir)
+    exists = staticmethod(os.path.exists)
+    makedirs = staticmethod(functools.partial(os.makedirs, exist_ok=True))
+    rename = staticmethod(lambda path, to, overwrite: os.replace(path, to))
+    remove = staticmethod(os.unlink)
+    rmtree = staticmethod(functools.partial(shutil.rmtree, ignore_errors=True))
+
+
+def _files(path: str | os.PathLike) -> contextlib.AbstractContextManager:
+    """Return a context whose value has these functions for a path."""
+    is_remote = remote.is_remote(path)
+    return remote.gfile(os.fspath(path)) if is_remote else contextlib.nullcontext(_LocalFiles)

@@ -37,9 +37,8 @@ def be_quiet(quiet: bool) -> None:
 def quiet_tensorflow(verbosity: int) -> None:
     """Silence TensorFlow's and gRPC's own logs; call it before either is imported.
 
-    Args:
-        verbosity: -1 shows only fatal errors, 0 warnings, 1 everything. What a user has set in
-            TF_CPP_MIN_LOG_LEVEL or GRPC_VERBOSITY wins.
+    A verbosity of -1 shows only fatal errors, 0 warnings, 1 everything. What a user has set in
+    TF_CPP_MIN_LOG_LEVEL or GRPC_VERBOSITY wins.
     """
     cpp_level = {-1: "3", 0: "1"}.get(verbosity, "0")
     python_level = {-1: logging.ERROR, 0: logging.WARNING}.get(verbosity, logging.DEBUG)
@@ -86,14 +85,11 @@ def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable]:
-    """Show the progress of a long step.
+    """Show the progress of a long step: a bar on a terminal, else a line every 10 seconds.
 
     Yields:
         A function `advance(n=1, note="")` to call when n more units are done; the note follows the
         figures.
-
-    On a terminal this is a bar with the rate and the time left; elsewhere a plain line every
-    `PLAIN_INTERVAL_S` seconds.
     """
     if _messages.is_terminal and not _quiet:
         with _bar(description, total, unit) as advance:

@@ -1,15 +1,16 @@
 """The bootstrap: how far metrics vary between samples of images, one resampling for all metrics.
 
 Each round draws as many images as there are, with replacement (Efron 1979, "Bootstrap Methods:
-Another Look at the Jackknife").
+Another Look at the Jackknife"). It gives the intervals that have no formula.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.evaluation.metrics import Statistic
+from tfpipe.evaluation.metrics import LabeledPredictions, Statistic, metrics
+from tfpipe.evaluation.proportions import Interval
 
 ROUNDS = 1000
 LEAST = 10  # images; fewer give no interval that can be relied on
@@ -53,17 +54,35 @@ def resampled(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """Return the bounds of 95 % of resampled values.
+def obstacle(name: str, predictions: LabeledPredictions) -> str:
+    """Return why these images are too few for an interval of a metric; "" if they are enough."""
+    if len(predictions) < LEAST:
+        return f"needs {LEAST} images"
+    by_class = name in metrics and metrics[name].by_class
+    return "needs two images of each class" if by_class and 1 in predictions.support else ""
+
+
+def interval(
+    samples: np.ndarray,
+    value: float,
+    correct: Callable[[float, Interval], Interval] | None = None,
+) -> tuple[Interval | None, str]:
+    """Return the 95 % interval of a metric, or None and the reason.
+
+    These are the percentiles of the samples, and the value itself where it lies outside.
 
     Args:
-        values: from `resampled`; NaN values are left out.
-
-    Returns:
-        The lower and the upper one, or None if less than half of the values are defined.
+        samples: from `resampled`; NaN values are left out.
+        value: the metric of the images.
+        correct: from the value and the percentiles to better bounds, where the samples are biased.
     """
-    defined = values[~np.isnan(values)]
-    if 2 * len(defined) < len(values):
-        return None
-    low, high = np.percentile(defined, [2.5, 97.5]).tolist()
-    return low, high
+    defined = samples[~np.isnan(samples)]
+    if 2 * len(defined) < len(samples):
+        return None, "undefined for most samples of these images"
+    low, high = np.percentile(defined, [2.5, 97.5])
+    if correct:
+        low, high = correct(value, (low, high))
+    low, high = float(min(low, value)), float(max(high, value))
+    if np.isclose(low, high, rtol=1e-12, atol=1e-12):
+        return None, "the same in every sample of these images"
+    return (low, high), ""

@@ -1,6 +1,7 @@
 """Compares two models by a paired bootstrap on the same images."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,37 +29,38 @@ def compare(
         "measures", by metric: "value" of the first, "against" of the second, "difference", the
         first minus the second, "interval", its 95 % bounds, and "p_value", two-sided, from
         2 / (B + 1) to 1: twice the smaller share of samples whose difference is 0 or on one side of
-        it, with one more on either side (Davison and Hinkley 1997, 4.2). And "reasons" for each
-        None, by its name, as in "roc_auc.interval".
+        it, with one more on either side (Davison and Hinkley 1997, 4.2). The accuracy has those of
+        `proportions.paired_difference`. And "reasons" for each None, by its name, as in
+        "roc_auc.interval".
     """
-    n = len(first)
-    values = {name: (metrics[name].value(first), metrics[name].value(second)) for name in names()}
-    defined = [name for name in values if not np.isnan(values[name]).any()]
-    statistics = {name: _difference(name, first, second) for name in defined}
-    enough = n >= bootstrap.LEAST
-    samples = bootstrap.resampled(statistics, n, rounds=rounds) if enough else {}
-    found, reasons = {}, {}
-    for name, pair in values.items():
+    found, reasons, resampled = {}, {}, {}
+    for name in names():
+        pair = metrics[name].value(first), metrics[name].value(second)
         one, two = (None if np.isnan(value) else value for value in pair)
-        interval = bootstrap.interval(samples[name]) if name in samples else None
-        found[name] = {
-            "value": one,
-            "against": two,
-            "difference": one - two if name in defined else None,
-            "interval": interval,
-            "p_value": None if interval is None else _p_value(samples[name]),
-        }
-        if name not in defined:
-            reason = f"needs {metrics[name].needs}"
+        defined = one is not None and two is not None
+        found[name] = {"value": one, "against": two, "difference": one - two if defined else None}
+        found[name] |= {"interval": None, "p_value": None}
+        if not defined:
+            reasons[name] = f"needs {metrics[name].needs}"
+        elif metrics[name].difference:
+            interval, p_value = metrics[name].difference(first, second)
+            found[name] |= {"interval": interval, "p_value": p_value}
+        elif not (reason := bootstrap.obstacle(name, first)):
+            resampled[name] = _difference(name, first, second)
         else:
-            reason = (
-                "undefined for most samples of these images"
-                if enough
-                else f"needs {bootstrap.LEAST} images"
-            )
-        missing = [key for key, value in found[name].items() if value is None]
-        reasons |= {f"{name}.{key}": reason for key in missing}
-    return {"measures": found, "reasons": reasons}
+            reasons[name] = reason
+    if resampled:
+        samples = bootstrap.resampled(resampled, len(first), rounds=rounds)
+        for name in resampled:
+            interval, reasons[name] = bootstrap.interval(samples[name], found[name]["difference"])
+            found[name] |= {"interval": interval, "p_value": _p_value(samples[name])}
+    missing = {
+        f"{name}.{key}": reasons[name]
+        for name, each in found.items()
+        for key, value in each.items()
+        if value is None
+    }
+    return {"measures": found, "reasons": missing}
 
 
 def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log_loss") -> str:
@@ -80,14 +82,17 @@ def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log
     if gain < 0:
         first, second, gain, low, high = second, first, -gain, -high, -low
     figures = f"by {gain:.4f} (95 %: {low:.4f} to {high:.4f}), p = {found['p_value']:.2g}"
-    if low > 0:
+    if low > 0 and found["p_value"] < 0.05:
         return f"{first} is better than {second} in {title} {figures}"
     detail = f"{first} is ahead {figures}" if gain else f"both have {found['value']:.4f}"
     return f"{first} and {second} cannot be told apart in {title}: {detail}"
 
 
 def order(
-    first: str | os.PathLike, names: np.ndarray, second: str | os.PathLike, others: np.ndarray
+    first: str | os.PathLike,
+    one: Mapping[str, np.ndarray],
+    second: str | os.PathLike,
+    two: Mapping[str, np.ndarray],
 ) -> np.ndarray:
     """Return the index of each of the first model's images among the second's, int64 [n].
 
@@ -96,28 +101,37 @@ def order(
 
     Args:
         first: the first model's folder, for messages.
-        names: of its images, str [n].
+        one: of its images: "name" str [n] and "label" int [n].
         second: the second model's folder, for messages.
-        others: of its images, str [n].
+        two: the same of its images.
 
     Raises:
-        UserError: the images are not the same.
+        UserError: the images or their labels are not the same.
     """
+    names, others = one["name"], two["name"]
     if np.array_equal(names, others):
-        return np.arange(len(names))
-    own, its = set(names.tolist()), set(others.tolist())
-    if own != its:
+        found = np.arange(len(names))
+    else:
+        own, its = set(names.tolist()), set(others.tolist())
+        if own != its:
+            raise UserError(
+                f"{first} and {second} have predictions of different images: {len(own - its):,}"
+                f" names are only in the first, {len(its - own):,} only in the second: take runs"
+                " that are validated on the same records"
+            )
+        if len(own) < max(len(names), len(others)):
+            raise UserError(
+                f"{first} and {second} have predictions of several images with one name, in another"
+                " order: give each image a name of its own"
+            )
+        found = np.argsort(others)[np.argsort(np.argsort(names))]
+    differ = two["label"][found] != one["label"]
+    if differ.any():
         raise UserError(
-            f"{first} and {second} have predictions of different images: {len(own - its):,} names"
-            f" are only in the first, {len(its - own):,} only in the second: take runs that are"
-            " validated on the same records"
+            f"{first} and {second} have different labels, as of {names[differ][0]}: take runs on"
+            " the same records"
         )
-    if len(own) < max(len(names), len(others)):
-        raise UserError(
-            f"{first} and {second} have predictions of several images with one name, in another"
-            " order: give each image a name of its own"
-        )
-    return np.argsort(others)[np.argsort(np.argsort(names))]
+    return found
 
 
 def _difference(name: str, first: LabeledPredictions, second: LabeledPredictions) -> Statistic:
@@ -125,7 +139,9 @@ def _difference(name: str, first: LabeledPredictions, second: LabeledPredictions
     return lambda weights: one(weights) - two(weights)
 
 
-def _p_value(differences: np.ndarray) -> float:
+def _p_value(differences: np.ndarray) -> float | None:
     defined = differences[~np.isnan(differences)]
+    if 2 * len(defined) < len(differences):
+        return None
     fewer = min((defined <= 0).sum(), (defined >= 0).sum())
     return float(min(1.0, 2 * (fewer + 1) / (len(defined) + 1)))

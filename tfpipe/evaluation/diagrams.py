@@ -1,81 +1,37 @@
-"""The points of ROC, precision-recall and reliability diagrams and histograms; draws nothing."""
+"""The numbers of reliability diagrams and histograms of scores."""
 
 from typing import NamedTuple
 
 import numpy as np
-import sklearn.metrics
 
 
-class Bin(NamedTuple):
-    """A bar of a reliability diagram.
+class Reliability(NamedTuple):
+    """The bins with images of a reliability diagram (DeGroot and Fienberg 1983), from low to high.
 
     Attributes:
-        low: its lower bound, which belongs to the bin.
-        high: its upper bound, which belongs to the last bin only.
-        count: the number of images with a score in it.
-        confidence: their mean score; None without images.
-        accuracy: the share of them that is right; equals a calibrated score. None without images.
+        right: the number of images in each whose score is right, int64 [B].
+        counts: the number of its images, int64 [B].
+        confidence: their mean score, float64 [B]; equals right / counts if it is calibrated.
     """
 
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
-
-
-def roc(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the receiver operating characteristic.
-
-    Args:
-        scores: [n], higher for images that are more likely positive.
-        positives: bool [n].
-
-    Returns:
-        The false and the true positive rate, float64 [points], both rising from 0 to 1 with a
-        falling threshold, without points on a straight line. Both are empty without positives or
-        without negatives.
-    """
-    positives = np.asarray(positives, bool)
-    if positives.all() or not positives.any():
-        return np.empty(0), np.empty(0)
-    false, true, _ = sklearn.metrics.roc_curve(positives, scores)
-    return false, true
-
-
-def precision_recall(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the precision for every recall.
-
-    Args:
-        scores: as for `roc`.
-        positives: as for `roc`.
-
-    Returns:
-        Precision and recall, float64 [points], for a rising threshold, so that the recall falls
-        from 1; the last point is precision 1, recall 0. Both are empty without positives.
-    """
-    positives = np.asarray(positives, bool)
-    if not positives.any():
-        return np.empty(0), np.empty(0)
-    precision, recall, _ = sklearn.metrics.precision_recall_curve(positives, scores)
-    return precision, recall
+    right: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
 
 
 def scored(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and whether they are right, for `reliability`.
+    """Return scores float64 [n], and bool [n] whether they are right.
+
+    For two classes the score is P(second class), right if the image is of it. For more it is the
+    highest probability, right if its class is.
 
     Args:
         probabilities: [n, C].
         labels: int [n].
-
-    Returns:
-        Scores float64 [n] and bool [n]. For two classes P(second class), and whether it is the
-        right class. For more the highest probability, and whether its class is right.
     """
     if probabilities.shape[1] == 2:
         return probabilities[:, 1].astype(np.float64), labels == 1
-    guess = probabilities.argmax(axis=1)
-    return probabilities[np.arange(len(labels)), guess].astype(np.float64), guess == labels
+    return probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
 
 
 def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
@@ -83,25 +39,13 @@ def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
     return np.clip((scores * bins).astype(np.int64), 0, bins - 1)
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> list[Bin]:
-    """Return the bars of a reliability diagram (DeGroot and Fienberg 1983), from low to high.
-
-    Args:
-        probabilities: [n, C]; see `scored`.
-        labels: int [n].
-        bins: their number, of equal width in 0..1, with those without images.
-    """
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> Reliability:
+    """Return the reliability of probabilities [n, C], by `bins` of equal width; see `scored`."""
     scores, right = scored(probabilities, labels)
     place = bin_of(scores, bins)
-    edges = np.linspace(0, 1, bins + 1)
-    found = []
-    for index in range(bins):
-        inside = place == index
-        count = int(inside.sum())
-        confidence = float(scores[inside].mean()) if count else None
-        accuracy = float(right[inside].mean()) if count else None
-        found.append(Bin(float(edges[index]), float(edges[index + 1]), count, confidence, accuracy))
-    return found
+    sums = [np.bincount(place, weights, bins) for weights in (right, None, scores)]
+    right, counts, total = (each[sums[1] > 0] for each in sums)
+    return Reliability(right.astype(np.int64), counts.astype(np.int64), total / counts)
 
 
 def histogram(

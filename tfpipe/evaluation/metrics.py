@@ -1,7 +1,7 @@
 """Metrics: numbers that tell how good predicted probabilities are, and their registry.
 
-A metric looks at the predictions once, and returns a function of weights [R, n]. This gives the
-metric for R samples; sample r holds image i weights[r, i] times. So the bootstrap computes all its
+A metric is a function from predictions to a `Statistic`: from weights [R, n] to the metric of R
+samples, of which sample r holds image i weights[r, i] times. So the bootstrap computes all its
 samples at once, and weights of 1 give the metric of the images themselves.
 
 For two classes a metric of one class is that of the second class. For more it is the mean over the
@@ -11,12 +11,14 @@ classes, each against the rest, where it is defined ("macro").
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy.sparse  # scipy's other parts load when they are first used
 
 from tfpipe.core.registry import Registry
-from tfpipe.evaluation import diagrams
+from tfpipe.evaluation import diagrams, proportions
+from tfpipe.evaluation.proportions import Interval
 
 # Probabilities are float32, which cannot tell values closer to 0 or 1 than this apart.
 EPSILON = 1e-7
@@ -55,6 +57,11 @@ class LabeledPredictions:
         """The number of classes, C."""
         return self.probabilities.shape[1]
 
+    @property
+    def support(self) -> np.ndarray:
+        """The number of images of each class, int64 [C]."""
+        return np.bincount(self.labels, minlength=self.classes)
+
     @functools.cached_property
     def counts(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A function from weights [R, n] to three counts [C, R] for each class.
@@ -85,12 +92,23 @@ class Metric:
         of: from predictions to the statistic.
         higher_is_better: or lower.
         needs: what it is undefined without, as in "images of two classes".
+        by_class: whether a class with a single image can decide its value.
+        interval: its 95 % interval by a formula; None leaves it to the bootstrap.
+        correct: from the predictions, the value and the bootstrap's percentiles to its interval,
+            where these are biased.
+        difference: the same of the difference of two models, and the p-value.
     """
 
     title: str
     of: Callable[[LabeledPredictions], Statistic]
     higher_is_better: bool
     needs: str = "an image"
+    by_class: bool = False
+    interval: Callable[[LabeledPredictions], Interval | None] | None = None
+    correct: Callable[[LabeledPredictions, float, Interval], Interval] | None = None
+    difference: (
+        Callable[[LabeledPredictions, LabeledPredictions], tuple[Interval, float]] | None
+    ) = None
 
     def value(self, predictions: LabeledPredictions) -> float:
         """Return the metric of predictions, NaN if it is undefined."""
@@ -106,17 +124,11 @@ def names() -> list[str]:
     return sorted(metrics, key=lambda name: (name != "log_loss", name != "accuracy", name))
 
 
-def metric(
-    name: str, title: str, *, higher_is_better: bool, needs: str = "an image"
-) -> Callable[
-    [Callable[[LabeledPredictions], Statistic]], Callable[[LabeledPredictions], Statistic]
-]:
-    """Return a decorator that registers a function as `Metric.of`."""
+def metric(name: str, title: str, *, higher_is_better: bool, **more: Any) -> Callable:
+    """Return a decorator that registers a function as `Metric.of`; `more` are fields of Metric."""
 
-    def enter(
-        function: Callable[[LabeledPredictions], Statistic],
-    ) -> Callable[[LabeledPredictions], Statistic]:
-        metrics.add(name, Metric(title, function, higher_is_better, needs))
+    def enter(function: Callable[[LabeledPredictions], Statistic]) -> Callable:
+        metrics.add(name, Metric(title, function, higher_is_better, **more))
         return function
 
     return enter
@@ -144,13 +156,27 @@ def _log_loss(predictions: LabeledPredictions) -> Statistic:
     return mean_of(losses(predictions.probabilities, predictions.labels))
 
 
-@metric("accuracy", "accuracy", higher_is_better=True)
+@metric(
+    "accuracy",
+    "accuracy",
+    higher_is_better=True,
+    interval=lambda each: proportions.wilson(each.right.sum(), len(each)),
+    difference=lambda one, two: proportions.paired_difference(one.right, two.right),
+)
 def _accuracy(predictions: LabeledPredictions) -> Statistic:
     """The share of images whose most probable class is right."""
     return mean_of(predictions.right.astype(np.float64))
 
 
-@metric("balanced_accuracy", "balanced accuracy", higher_is_better=True)
+@metric(
+    "balanced_accuracy",
+    "balanced accuracy",
+    higher_is_better=True,
+    by_class=True,
+    interval=lambda each: proportions.mean(
+        np.bincount(each.labels[each.right], minlength=each.classes), each.support
+    ),
+)
 def _balanced_accuracy(predictions: LabeledPredictions) -> Statistic:
     """The mean recall of the classes that have images."""
 
@@ -161,7 +187,7 @@ def _balanced_accuracy(predictions: LabeledPredictions) -> Statistic:
     return statistic
 
 
-@metric("f1_macro", "F1, macro", higher_is_better=True)
+@metric("f1_macro", "F1, macro", higher_is_better=True, by_class=True)
 def _f1_macro(predictions: LabeledPredictions) -> Statistic:
     """The mean F1 score, of precision and recall, of the classes that have images."""
 
@@ -183,13 +209,30 @@ def _brier(predictions: LabeledPredictions) -> Statistic:
     return mean_of(squares[:, 1] if predictions.classes == 2 else squares.sum(axis=1))
 
 
-@metric("calibration_error", "calibration error", higher_is_better=False)
+def _unbiased(predictions: LabeledPredictions, value: float, percentiles: Interval) -> Interval:
+    """Return the interval of the calibration error, whose value and samples are both too high.
+
+    The percentiles are reflected at the value (basic bootstrap, Davison and Hinkley 1997, 5.2). The
+    interval begins at 0 if the probabilities may be calibrated, by the test of Hosmer and Lemeshow
+    (1980) on the same bars.
+    """
+    scores, right = diagrams.scored(predictions.probabilities, predictions.labels)
+    place = diagrams.bin_of(scores, BINS)
+    errors = np.bincount(place, right - scores, BINS)
+    variances = np.bincount(place, scores * (1 - scores), BINS)
+    known = variances > 0
+    statistic = (errors[known] ** 2 / variances[known]).sum()
+    is_calibrated = scipy.stats.chi2.sf(statistic, known.sum()) > 0.05
+    low, high = percentiles
+    return 0.0 if is_calibrated else max(0.0, 2 * value - high), max(0.0, 2 * value - low)
+
+
+@metric("calibration_error", "calibration error", higher_is_better=False, correct=_unbiased)
 def _calibration_error(predictions: LabeledPredictions) -> Statistic:
     """The expected calibration error (Naeini et al. 2015; Guo et al. 2017), in 0..1.
 
     The mean distance of score and accuracy in the bars of `diagrams.reliability`, weighted by the
-    number of images. With few images it is above 0 even for perfect probabilities, and higher still
-    in bootstrap samples, so its interval lies rather too high.
+    number of images. With few images it is above 0 even for perfect probabilities.
     """
     scores, right = diagrams.scored(predictions.probabilities, predictions.labels)
     table = np.zeros((len(predictions), BINS))
@@ -197,7 +240,7 @@ def _calibration_error(predictions: LabeledPredictions) -> Statistic:
     return lambda weights: np.abs(weights @ table).sum(axis=1) / weights.sum(axis=1)
 
 
-@metric("roc_auc", "ROC AUC", higher_is_better=True, needs="images of two classes")
+@metric("roc_auc", "ROC AUC", higher_is_better=True, needs="images of two classes", by_class=True)
 def _roc_auc(predictions: LabeledPredictions) -> Statistic:
     """The probability that an image of a class has a higher score for it than another image.
 
@@ -216,6 +259,7 @@ def _roc_auc(predictions: LabeledPredictions) -> Statistic:
     "average precision",
     higher_is_better=True,
     needs="images of the positive class, of two the second",
+    by_class=True,
 )
 def _average_precision(predictions: LabeledPredictions) -> Statistic:
     """The mean of the precisions at the scores of a class's images.

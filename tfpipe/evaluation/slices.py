@@ -5,7 +5,7 @@ slice. To add an attribute, register it here.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,9 @@ from tfpipe.evaluation.metrics import LabeledPredictions, metrics, values_of
 MOST = 10  # slices of words; all rarer words are one more
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageProperties:
-    """Attributes of the evaluated images.
-
-    Attributes:
-        name: str [n], path relative to the source.
-        height: in pixels, int [n].
-        width: in pixels, int [n].
-        brightness: mean luma, 0..255, float [n].
-    """
-
-    name: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    brightness: np.ndarray
-
-    def __getitem__(self, chosen: np.ndarray) -> "ImageProperties":
-        """Return some images, by indices or a mask."""
-        columns = (self.name, self.height, self.width, self.brightness)
-        return ImageProperties(*(column[chosen] for column in columns))
+# "name" str [n], path relative to the source; "height" and "width" in pixels, int [n];
+# "brightness", mean luma in 0..255, float [n].
+ImageProperties = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +39,16 @@ class Attribute:
 
 attributes: Registry[Attribute] = Registry("attribute of images")
 attributes.add(
-    "size", Attribute("shorter side, px", lambda each: np.minimum(each.height, each.width))
+    "size", Attribute("shorter side, px", lambda each: np.minimum(each["height"], each["width"]))
 )
-attributes.add("aspect", Attribute("width : height", lambda each: each.width / each.height, 2))
-attributes.add("brightness", Attribute("mean luma", lambda each: each.brightness, 1))
+attributes.add(
+    "aspect", Attribute("width : height", lambda each: each["width"] / each["height"], 2)
+)
+attributes.add("brightness", Attribute("mean luma", lambda each: each["brightness"], 1))
 # The records have the path of an image within its source, and nothing else of the source.
 attributes.add(
     "source",
-    Attribute("folder", lambda each: np.array([n.rpartition("/")[0] or "." for n in each.name])),
+    Attribute("folder", lambda each: np.array([n.rpartition("/")[0] or "." for n in each["name"]])),
 )
 
 
@@ -79,37 +64,37 @@ def slices(
 
     Returns:
         For each slice "by", the attribute; "from" and "to", its lowest and highest value, or
-        "value", the word; "n"; every metric; "log_loss_interval", its 95 % bounds; "worse",
-        whether both lie above the log loss of all images (by chance, about one slice of forty is);
-        and "reasons" for each None, by name.
+        "value", the word; "n"; every metric; "log_loss_interval" and "accuracy_interval", their
+        95 % bounds; "worse", whether both of the log loss lie above that of all images (by chance,
+        about one slice of forty is); and "reasons" for each None, by name.
     """
     overall = metrics["log_loss"].value(predictions)
     found = []
     for name in attributes:
         values = attributes[name].of(images)
-        parts = _words(values) if values.dtype.kind in "UO" else _quartiles(values)
-        for described, chosen in parts:
-            found.append(
-                {"by": name, **described, **_metrics(predictions[chosen], overall, rounds)}
-            )
+        for described, chosen in (
+            _words(values) if values.dtype.kind in "UO" else _quartiles(values)
+        ):
+            measured = _metrics(predictions[chosen], overall, rounds)
+            found.append({"by": name, **described, **measured})
     return found
 
 
 def _metrics(predictions: LabeledPredictions, overall: float, rounds: int) -> dict[str, Any]:
     values, reasons = values_of(predictions)
-    interval = None
-    if len(predictions) >= bootstrap.LEAST and rounds:
+    interval, reason = None, bootstrap.obstacle("log_loss", predictions)
+    if not reason:
         statistics = {"log_loss": metrics["log_loss"].of(predictions)}
         samples = bootstrap.resampled(statistics, len(predictions), rounds=rounds)
-        interval = bootstrap.interval(samples["log_loss"])
-    else:
-        reasons["log_loss_interval"] = f"needs {bootstrap.LEAST} images"
-    worse = interval is not None and interval[0] > overall
+        interval, reason = bootstrap.interval(samples["log_loss"], values["log_loss"])
+    if reason:
+        reasons["log_loss_interval"] = reason
     return {
         "n": len(predictions),
         **values,
         "log_loss_interval": interval,
-        "worse": worse,
+        "accuracy_interval": metrics["accuracy"].interval(predictions),
+        "worse": interval is not None and interval[0] > overall,
         "reasons": reasons,
     }
 

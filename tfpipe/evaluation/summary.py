@@ -1,16 +1,16 @@
 """The summary of predictions: all metrics, as `metrics.json` and the model card have them."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfpipe.evaluation import bootstrap
+from tfpipe.evaluation import bootstrap, class_balance, proportions
 from tfpipe.evaluation.metrics import (
     LabeledPredictions,
     Statistic,
     confusion,
-    log_loss,
     losses,
     mean_of,
     metrics,
@@ -26,6 +26,7 @@ def summary(
     *,
     rounds: int = bootstrap.ROUNDS,
     before: Mapping[str, np.ndarray] | None = None,
+    shares: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return all metrics under the keys of `metrics.json`.
 
@@ -33,25 +34,26 @@ def summary(
         probabilities: [n, C], in 0..1.
         labels: int [n].
         classes: the C class names in label order.
-        rounds: of the bootstrap; with 0 there are no intervals.
+        rounds: of the bootstrap; with 0 only proportions have intervals.
         before: probabilities [n, C] before a step of the calibration, by the key of their log loss,
             as log_loss_raw.
+        shares: of each class in training, for `class_balance.warnings`; None if unknown.
 
     Returns:
         "n"; every metric, and the log losses of `before`; "intervals", by metric the 95 % bounds;
-        "classes"; "confusion", rows for the true classes; "support" (images), "recall",
-        "precision" and "f1" by class; and "reasons" for each None, by its name, as in
-        "recall.cat".
+        "classes"; "confusion", rows for the true classes; by class "support" (images), "recall",
+        "precision" and "f1", and the intervals "recall_intervals" and "precision_intervals";
+        "warnings" about classes; and "reasons" for each None, by its name, as in "recall.cat".
     """
     predictions = LabeledPredictions(probabilities, labels)
     values, reasons = values_of(predictions)
     statistics = {name: metrics[name].of(predictions) for name in names()}
     for name, others in (before or {}).items():
-        statistics[name] = mean_of(losses(others, predictions.labels))
-        values[name] = log_loss(others, predictions.labels) if len(predictions) else None
+        given = losses(others, predictions.labels)
+        statistics[name], values[name] = mean_of(given), float(given.mean()) if len(given) else None
         if values[name] is None:
             reasons[name] = "needs an image"
-    intervals, missing = _intervals(statistics, values, len(predictions), rounds)
+    intervals, missing = _intervals(predictions, statistics, values, rounds)
     by_class, without = _by_class(predictions, classes)
     return {
         "n": len(predictions),
@@ -60,55 +62,63 @@ def summary(
         "classes": list(classes),
         **by_class,
         "confusion": confusion(predictions.probabilities, predictions.labels).tolist(),
+        "warnings": class_balance.warnings(by_class["support"], shares),
         "reasons": reasons | missing | without,
     }
 
 
 def _intervals(
-    statistics: Mapping[str, Statistic], values: Mapping[str, float | None], n: int, rounds: int
-) -> tuple[dict[str, tuple[float, float] | None], dict[str, str]]:
+    predictions: LabeledPredictions,
+    statistics: Mapping[str, Statistic],
+    values: Mapping[str, float | None],
+    rounds: int,
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the intervals by metric, and the reasons for None by "intervals.METRIC"."""
-    defined = {name: each for name, each in statistics.items() if values[name] is not None}
-    enough = n >= bootstrap.LEAST and rounds > 0
-    samples = bootstrap.resampled(defined, n, rounds=rounds) if enough else {}
-    found, reasons = {}, {}
-    for name in statistics:
-        found[name] = bootstrap.interval(samples[name]) if name in samples else None
-        if found[name] is not None:
-            continue
-        if name not in defined:
-            reason = "the metric is undefined"
+    found, reasons, resampled = {}, {}, {}
+    for name, statistic in statistics.items():
+        found[name] = None
+        if values[name] is None:
+            reasons[name] = "the metric is undefined"
+        elif name in metrics and metrics[name].interval:
+            found[name] = metrics[name].interval(predictions)
         elif not rounds:
-            reason = "no rounds of the bootstrap"
-        elif not enough:
-            reason = f"needs {bootstrap.LEAST} images"
+            reasons[name] = "no rounds of the bootstrap"
+        elif not (reason := bootstrap.obstacle(name, predictions)):
+            resampled[name] = statistic
         else:
-            reason = "the metric is undefined for most samples of these images"
-        reasons[f"intervals.{name}"] = reason
-    return found, reasons
+            reasons[name] = reason
+    if resampled:
+        samples = bootstrap.resampled(resampled, len(predictions), rounds=rounds)
+        for name in resampled:
+            correct = metrics[name].correct if name in metrics else None
+            found[name], reasons[name] = bootstrap.interval(
+                samples[name], values[name], correct and functools.partial(correct, predictions)
+            )
+    return found, {f"intervals.{name}": reason for name, reason in reasons.items() if reason}
 
 
 def _by_class(
     predictions: LabeledPredictions, classes: tuple[str, ...]
 ) -> tuple[dict[str, dict], dict[str, str]]:
-    """Return metrics by name and class, and the reasons for None by "METRIC.CLASS"."""
-    of_class, taken, right = (
-        counts[:, 0] for counts in predictions.counts(np.ones((1, len(predictions))))
-    )
-    shares = {
-        "recall": (right, of_class, "no images"),
-        "precision": (right, taken, "no image was taken for it"),
-        "f1": (2 * right, of_class + taken, "no images, and none was taken for it"),
-    }
-    found: dict[str, dict] = {
-        "support": {name: int(count) for name, count in zip(classes, of_class, strict=True)}
-    }
+    """Return metrics and intervals by class, and the reasons for None by "METRIC.CLASS"."""
+    found: dict[str, dict] = {key: {} for key in ("support", "recall", "precision", "f1")}
+    found |= {"recall_intervals": {}, "precision_intervals": {}}
     reasons = {}
-    for key, (part, whole, reason) in shares.items():
-        found[key] = {
-            name: float(p / w) if w else None
-            for name, p, w in zip(classes, part, whole, strict=True)
-        }
-        undefined = [name for name, value in found[key].items() if value is None]
-        reasons |= {f"{key}.{name}": reason for name in undefined}
+    counts = np.stack(predictions.counts(np.ones((1, len(predictions)))))[:, :, 0].astype(int)
+    for name, (images, taken, right) in zip(classes, counts.T.tolist(), strict=True):
+        found["support"][name] = images
+        shares = {"recall": images, "precision": taken, "f1": images + taken}
+        for key, whole in shares.items():
+            defined = images and whole
+            part = 2 * right if key == "f1" else right
+            found[key][name] = part / whole if defined else None
+            if not defined:
+                reasons[f"{key}.{name}"] = (
+                    "no images" if not images else "no image was taken for it"
+                )
+            if key != "f1":
+                bounds = proportions.wilson(right, whole) if defined else None
+                found[f"{key}_intervals"][name] = bounds
+                if not defined:
+                    reasons[f"{key}_intervals.{name}"] = reasons[f"{key}.{name}"]
     return found, reasons

@@ -64,20 +64,19 @@ class Threshold:
 
 def parse(text: str) -> Rule:
     """Read the option `threshold`; raises UserError for another form."""
-    where = f"`threshold={text}`"
     if text == F1:
         return Rule(F1)
-    method, separator, rest = text.partition(":")
+    costs = text.removeprefix(f"{COST}:")
     try:
-        numbers = [float(part) for part in (rest.split(",") if separator else [text])]
+        numbers = [float(each) for each in costs.split(",")]
     except ValueError:
-        raise UserError(f"{where}: {_ALLOWED}", status=2) from None
-    if separator and method == COST and len(numbers) == 2:
-        if all(0 <= number < math.inf for number in numbers) and any(numbers):
-            return Rule(COST, false_positive=numbers[0], false_negative=numbers[1])
-    elif not separator and 0 <= numbers[0] <= 1:
+        numbers = []
+    if costs == text and len(numbers) == 1 and 0 <= numbers[0] <= 1:
         return Rule(GIVEN, numbers[0])
-    raise UserError(f"{where}: {_ALLOWED}", status=2)
+    finite = all(0 <= number < math.inf for number in numbers)
+    if costs != text and len(numbers) == 2 and finite and any(numbers):
+        return Rule(COST, false_positive=numbers[0], false_negative=numbers[1])
+    raise UserError(f"`threshold={text}`: {_ALLOWED}", status=2)
 
 
 def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
@@ -95,35 +94,27 @@ def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Thresho
         return Threshold(rule.value, GIVEN)
     if not len(labels):
         raise UserError(f"`threshold={rule.method}`: there are no predictions to choose it by")
-    if rule.method == F1:
-        return _best_f1(probabilities, labels)
-    return _least_cost(rule, probabilities, labels)
-
-
-def _best_f1(probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
-    values, true_positive, false_positive = _splits(probabilities, labels)
-    positive = true_positive[0]
-    if not positive:
+    thresholds, found, wrong = _splits(probabilities, labels)
+    positive = found[0]
+    if rule.method == COST:
+        scores = rule.false_positive * wrong + rule.false_negative * (positive - found)
+        scores, best = scores / len(labels), np.min
+        # Elkan 2001, "The Foundations of Cost-Sensitive Learning", equation 2.
+        expected = rule.false_positive / (rule.false_positive + rule.false_negative)
+    elif positive:
+        # 2 TP / (2 TP + FP + FN), van Rijsbergen 1979; FN = positive - TP.
+        scores, best = 2 * found / (found + wrong + positive), np.max
+        # Half of the best score (Lipton et al. 2014, "Optimal Thresholding of Classifiers to
+        # Maximize F1 Measure", theorem 1).
+        expected = scores.max() / 2
+    else:
         raise UserError(
             "`threshold=f1`: none of the labelled images is of the second class: give a number"
         )
-    # 2 TP / (2 TP + FP + FN), van Rijsbergen 1979; FN = positive - TP.
-    scores = 2 * true_positive / (true_positive + false_positive + positive)
-    best = scores.max()
-    # Half of the best score (Lipton et al. 2014, "Optimal Thresholding of Classifiers to Maximize
-    # F1 Measure", theorem 1).
-    return Threshold(_nearest(values, scores == best, best / 2), F1, float(best), len(labels))
-
-
-def _least_cost(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
-    values, true_positive, false_positive = _splits(probabilities, labels)
-    missed = true_positive[0] - true_positive
-    costs = rule.false_positive * false_positive + rule.false_negative * missed
-    least = costs.min()
-    # Elkan 2001, "The Foundations of Cost-Sensitive Learning", equation 2.
-    expected = rule.false_positive / (rule.false_positive + rule.false_negative)
-    value = _nearest(values, costs == least, expected)
-    return Threshold(value, COST, float(least / len(labels)), len(labels))
+    score = best(scores)
+    allowed = thresholds[scores == score]
+    value = allowed[np.abs(allowed - expected).argmin()]
+    return Threshold(float(value), rule.method, float(score), len(labels))
 
 
 def _splits(
@@ -136,19 +127,9 @@ def _splits(
         none is; true positives int [k]; false positives int [k].
     """
     values, place = np.unique(np.asarray(probabilities, np.float64), return_inverse=True)
-    positive = np.bincount(place, labels == 1, minlength=len(values)).astype(np.int64)
-    negative = np.bincount(place, labels != 1, minlength=len(values)).astype(np.int64)
     middles = (values[:-1] + values[1:]) / 2
     above = np.nextafter(max(1.0, values[-1]), 2)
-    thresholds = np.concatenate([[0.0], middles, [above]])
-    return thresholds, _from_here_on(positive), _from_here_on(negative)
-
-
-def _from_here_on(counts: np.ndarray) -> np.ndarray:
-    """Return the sums from each index to the end, int [k + 1] for [k]; the last is 0."""
-    return np.append(counts[::-1].cumsum()[::-1], 0)
-
-
-def _nearest(values: np.ndarray, allowed: np.ndarray, wanted: float) -> float:
-    candidates = values[allowed]
-    return float(candidates[np.abs(candidates - wanted).argmin()])
+    counts = np.zeros([2, len(values) + 1], np.int64)
+    np.add.at(counts, (np.asarray(labels), place), 1)
+    negative, positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # of each value and all above
+    return np.concatenate([[0.0], middles, [above]]), positive, negative

@@ -24,44 +24,23 @@ _SHARE = 0.75
 
 
 class DecodedImages(NamedTuple):
-    """Decoded images.
+    """Decoded images, and their sizes if the device resizes them."""
 
-    Attributes:
-        image: uint8 [N, S, S, 3]; or [N, P, 3] if the device resizes.
-        size: int32 [N, 2], height and width; or [N, 0] if the host resized.
-    """
-
-    image: np.ndarray
-    size: np.ndarray
+    image: np.ndarray  # uint8 [N, S, S, 3], or [N, P, 3]
+    size: np.ndarray  # int32 [N, 2], height and width; or [N, 0]
 
 
 class Examples(NamedTuple):
-    """Some examples.
+    """Some examples, encoded or decoded."""
 
-    Attributes:
-        example_id: int64 [N], independent of shard and order (`stateless_random.example_id`).
-        label: int64 [N].
-        images: encoded; empty if they are decoded already.
-        pictures: decoded; None if they are encoded.
-    """
-
-    example_id: np.ndarray
-    label: np.ndarray
-    images: Sequence[ImageExample]
+    example_id: np.ndarray  # int64 [N], of `stateless_random.example_id`
+    label: np.ndarray  # int64 [N]
+    images: Sequence[ImageExample]  # encoded; empty if they are decoded
     pictures: DecodedImages | None = None
 
 
 def check(kind: str, part: Subset, image_bytes: int) -> None:
-    """Check that a cache fits into memory.
-
-    Args:
-        kind: "none", "encoded" or "decoded".
-        part: of a data set, to be cached.
-        image_bytes: bytes of a decoded image.
-
-    Raises:
-        UserError: it does not fit.
-    """
+    """Raise UserError if a cache of images, of `image_bytes` if decoded, exceeds the memory."""
     free = free_memory()
     if kind == NONE or free is None:
         return
@@ -82,14 +61,9 @@ def load(
     decode: Callable[[Sequence[ImageExample]], DecodedImages],
     advance: Callable[[int], object] = lambda n: None,
 ) -> Examples:
-    """Read records into memory.
+    """Read `count` serialized records into memory, "encoded" or "decoded".
 
-    Args:
-        kind: "encoded" or "decoded".
-        records: serialized.
-        count: number of records.
-        decode: decodes images.
-        advance: called with the number of records read since the last call.
+    It calls `advance` with the number of records read since the last call.
     """
     example_id, label = np.empty(count, np.int64), np.empty(count, np.int64)
     images, pictures = [], None

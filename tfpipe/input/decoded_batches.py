@@ -22,12 +22,7 @@ def decode(image: Image, size: int) -> tf.Tensor:
 
 
 def batches(images: Iterable[Image], size: int, batch_size: int) -> Iterator[tuple[tf.Tensor, int]]:
-    """Decode images as evaluation does, in parallel and in order.
-
-    Args:
-        images: read when needed.
-        size: the side of the model's input in pixels, S.
-        batch_size: B.
+    """Decode images to `size` pixels as evaluation does, in parallel and in order.
 
     Yields:
         uint8 [B, S, S, 3], and the number of its images; the other rows are padding.

@@ -12,15 +12,7 @@ CONNECT_S = 1.0
 
 
 def check(address: str, option: str) -> None:
-    """Check that an address is "host:port" or "[::1]:port"; it may begin with grpc://.
-
-    Args:
-        address: the user's value.
-        option: the option's name, such as "dispatcher".
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise UserError unless an option is "host:port" or "[::1]:port", perhaps with grpc://."""
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     number = int(port) if port.isascii() and port.isdigit() else 0
@@ -43,15 +35,9 @@ def is_reachable(address: str) -> bool:
 
 
 def wait_for_dispatcher(address: str, option: str, timeout_s: float) -> None:
-    """Wait until a gRPC server answers; TensorFlow would wait for ever.
+    """Wait until the gRPC server of an option answers, or raise UserError after `timeout_s`.
 
-    Args:
-        address: "host:port", which may begin with grpc://.
-        option: the name of the option that holds it, such as "dispatcher".
-        timeout_s: how long to wait, in seconds.
-
-    Raises:
-        UserError: none has answered.
+    TensorFlow would wait for ever.
     """
     with grpc.insecure_channel(address.removeprefix(SCHEME)) as channel:
         try:

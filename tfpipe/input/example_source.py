@@ -82,13 +82,7 @@ class CachedSource:
 
 
 def of_part(records: tf.data.Dataset, part: Subset, *, copies: bool = True) -> tf.data.Dataset:
-    """Return the records that belong to a part.
-
-    Args:
-        records: string scalars, from the part's shards.
-        part: of a data set.
-        copies: whether to keep transformed copies.
-    """
+    """Return the records of a part from those of its shards, with or without transformed copies."""
     without_copies = not copies and part.images < part.count
     if part.fold is None and not without_copies:
         return records

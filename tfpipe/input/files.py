@@ -24,13 +24,13 @@ def read_files(
     ahead: int,
     store: Store = ORIGINAL,
 ) -> Iterator[T | Rejected]:
-    """Read images of a source by the rules that hold for records.
+    """Read images of a source by the rules that hold for records, `ahead` of the consumer.
 
     Args:
         source: of the files.
         names: of the files to read.
         prepare: called with the name and the JPEG or PNG file that a record of the image would
-            hold (`tfpipe.images.scan`), on any thread.
+            hold (`tfpipe.images.store`), on any thread.
         ahead: files to read ahead.
         store: how a record would store an image.
 
@@ -51,11 +51,7 @@ def read_files(
 def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:
     """Return a decoder of JPEG and PNG files that gives the pixels of evaluation.
 
-    Args:
-        image_size: the side of the images in pixels, S.
-
-    Returns:
-        A function from a file to uint8 [S, S, 3], safe to use from several threads.
+    It returns uint8 [image_size, image_size, 3], and is safe to use from several threads.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)

@@ -27,39 +27,25 @@ _ALIGNMENT = 64  # bytes; what TensorFlow (Eigen) requires of a tensor's memory
 class InputConfig:
     """How records become batches for training.
 
-    Attributes:
-        image_size: the side S of the model's input in pixels.
-        batch_size: records in a batch of all workers together, B.
-        seed: of the order and of the random numbers.
-        shuffle_mb: size of the shuffle buffer, in megabytes of encoded images.
-        cache: what stays in memory: "none", "encoded" or "decoded" images.
-        resize_on: "host", or "device", which then gets the pictures in their own size.
-        deterministic: whether batches come in the same order each time. Each example looks the
-            same anyway.
-        threads: that decode; 0 for one per core.
-        ram_mb: memory for all buffers, in megabytes; 0 for half of the free memory.
-        service: address of a tf.data service that reads and decodes; "" for this process.
-        worker: index of this worker, from 0.
-        workers: processes that train together, W. Each decodes B / W consecutive rows of every
-            batch, but reads or caches all records. So together they see the batches that one
-            process would see.
+    Each of W workers decodes B / W consecutive rows of every batch, but reads or caches all
+    records. So together they see the batches that one process would see.
 
     Raises:
         UserError: the workers cannot share the batches.
     """
 
-    image_size: int
-    batch_size: int
-    seed: int = 0
-    shuffle_mb: int = 256
-    cache: str = cache.NONE
-    resize_on: str = HOST
-    deterministic: bool = True
-    threads: int = 0
-    ram_mb: int = 0
-    service: str = ""
-    worker: int = 0
-    workers: int = 1
+    image_size: int  # side S of the model's input in pixels
+    batch_size: int  # records in a batch of all workers together, B
+    seed: int = 0  # of the order and of the random numbers
+    shuffle_mb: int = 256  # size of the shuffle buffer, of encoded images
+    cache: str = cache.NONE  # what stays in memory: "none", "encoded" or "decoded" images
+    resize_on: str = HOST  # or "device", which then gets the pictures in their own size
+    deterministic: bool = True  # whether batches always have one order; examples look the same
+    threads: int = 0  # that decode; 0 for one per core
+    ram_mb: int = 0  # memory for all buffers; 0 for half of the free memory
+    service: str = ""  # address of a tf.data service that reads and decodes
+    worker: int = 0  # from 0
+    workers: int = 1  # processes that train together, W
 
     def __post_init__(self):
         """Check that all workers get the same number of rows."""
@@ -107,15 +93,7 @@ class InputConfig:
     def decode(
         self, images: Sequence[ImageExample], windows: np.ndarray | None = None
     ) -> DecodedImages:
-        """Decode images.
-
-        Args:
-            images: of records.
-            windows: float32 [N, 4], the part of each to decode; None for all.
-
-        Raises:
-            UserError: one of them is damaged.
-        """
+        """Decode images, or a window of each, float32 [N, 4]; raise UserError if one is damaged."""
         pixels = aligned((len(images), *self.shape))
         sizes = np.zeros((len(images), 2 if self.resize_on == DEVICE else 0), np.int32)
         for i, image in enumerate(images):

@@ -43,15 +43,8 @@ def train_batches(
     Each epoch has `steps_per_epoch` batches, with each record once. The last batch is padded with
     repetitions of sample weight 0, so that all batches have one shape.
 
-    Args:
-        part: the records.
-        config: how they become batches.
-        augment: the augmentation that follows.
-        first_epoch: the epoch to begin with, from 0.
-        first_step: the step to begin that epoch with, from 0. It gives the rest of the whole
-            epoch's batches and does not decode the others. If the order is not fixed
-            (`config.deterministic`, or a data service), it only gives fewer batches.
-        epochs: the epoch to end before.
+    The first epoch begins at `first_step`, and the batches before are not decoded. If the order is
+    not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
 
     Yields:
         Batches, on the first GPU if there is one; and None at the end of an epoch that has fewer
@@ -96,9 +89,7 @@ def train_batches(
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
         rows, weight = pad_batch(batch, size)
         found = source.get(rows[config.rows])
-        numbers = stateless_random.uniform(
-            np.array([seed]), epoch[np.newaxis], found.example_id, columns
-        )
+        numbers = stateless_random.uniform(seed, epoch, found.example_id, columns)
         windows = augment.window(numbers).numpy() if crops else None
         pictures = found.pictures or config.decode(found.images, windows)
         result = {"label": found.label, "random": numbers, "example_id": found.example_id}
@@ -137,12 +128,12 @@ def eval_batches(
 
     Args:
         part: the records.
-        image_size: the side of the images in pixels.
-        batch_size: records in a batch.
+        image_size: side of the images in pixels, S.
+        batch_size: records in a batch, B.
         copies: whether to include transformed copies; do not measure anything by them.
         described: whether to add properties of the images.
-        worker: index of this worker, from 0; it gets every W-th record.
-        workers: number of workers, W.
+        worker: index of this worker, from 0; it gets every `workers`-th record.
+        workers: number of workers.
         ahead: batches to prefetch.
 
     Returns:
@@ -201,13 +192,9 @@ def padded_batches(
     @tf.autograph.experimental.do_not_convert
     def pad(batch: Batch) -> Batch:
         def fill(values: tf.Tensor) -> tf.Tensor:
-            missing = batch_size - tf.shape(values)[0]
-            padding = [[0, missing]] + [[0, 0]] * (values.shape.rank - 1)
-            if values.dtype == tf.string:
-                filled = tf.concat([values, tf.fill([missing], "")], 0)
-            else:
-                filled = tf.pad(values, padding)
-            return tf.ensure_shape(filled, [batch_size, *values.shape[1:]])
+            shape = values.shape[1:]
+            padding = tf.zeros([batch_size - tf.shape(values)[0], *shape], values.dtype)
+            return tf.ensure_shape(tf.concat([values, padding], 0), [batch_size, *shape])
 
         return {key: fill(values) for key, values in batch.items()}
 
@@ -233,11 +220,7 @@ def _from_service(
 ) -> Iterator[Batch | None]:
     """Yield the batches of a tf.data service, in the order in which they are ready.
 
-    Args:
-        source: of the records.
-        config: how they become batches.
-        records: number of records to read, by epoch.
-        columns: of "random".
+    `records` has the number of records to read, by epoch; `columns` is the width of "random".
     """
     size = config.batch_size
     run = uuid.uuid4().hex  # a job's name is used once
@@ -259,8 +242,8 @@ def _from_service(
         indices, weight = pad_batch(np.arange(len(found["label"])), size)
         if len(found["label"]) < size:
             found = {key: tf.gather(values, indices) for key, values in found.items()}
-        key = (np.array([config.seed]), np.array([epoch]))
-        numbers = stateless_random.uniform(*key, found["example_id"].numpy(), columns)
+        ids = found["example_id"].numpy()
+        numbers = stateless_random.uniform(config.seed, epoch, ids, columns)
         return found | {"random": tf.constant(numbers), "sample_weight": tf.constant(weight)}
 
     for epoch, wanted in records.items():

@@ -29,11 +29,7 @@ STALL_S = 300.0  # to wait for a batch before the process ends
 
 
 def parse(address: str) -> str:
-    """Check a dispatcher's address, "grpc://host:port" or "" for no service, and return it.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Return an address that is "grpc://host:port", or "" for none; raise UserError for others."""
     if address:
         endpoint.check(address, OPTION)
         if not address.startswith(endpoint.SCHEME):
@@ -58,17 +54,13 @@ def distribute(
     job that was read to its end is over: whoever names it again gets nothing.
 
     Args:
-        dataset: batches; the last ones may be short. Its source, such as
-            from_tensor_slices, is divided among the workers: let it hold shards, several for each
-            worker, and interleave records from them. Other processes run it: files must have the
-            same paths there, and it must not call Python.
+        dataset: batches; the last ones may be short. Its source is divided among the workers: let
+            it hold shards, several for each worker, and interleave records from them. Other
+            processes run it: files must have the same paths there, and it must not call Python.
         address: of the dispatcher, from `parse`.
         job: the same for all trainers that share the dataset, and a new one for each epoch.
-        batch_size: of the batches returned, B.
+        batch_size: of the batches returned; the last one may be short.
         timeout_s: seconds to wait for the dispatcher.
-
-    Returns:
-        Batches of B; the last one may be short.
 
     Raises:
         UserError: no dispatcher answers, or it refuses the dataset.
@@ -103,62 +95,45 @@ def watched(
     """Yield the batches of `distribute`, and end the process if none comes for too long.
 
     TensorFlow waits for ever for a dispatcher or a worker that died, in calls that nothing
-    interrupts, also where it deletes an iterator. So no exception could end the wait.
-
-    Args:
-        dataset: from `distribute`.
-        address: of the dispatcher.
-        warn_s: seconds to wait for a batch before a warning.
-        stall_s: seconds to wait before the process exits with status 1.
+    interrupts, also where it deletes an iterator. So no exception could end the wait: after
+    `warn_s` seconds without a batch there is a warning, and after `stall_s` an exit with status 1.
     """
-    waiting_since: list[float | None] = [time.monotonic()]  # None while the caller has the batch
+    waiting_since: float | None = time.monotonic()  # None while the caller has the batch
     done = threading.Event()
-    watch = (address, waiting_since, done, warn_s, stall_s)
-    threading.Thread(target=_watch, args=watch, daemon=True).start()
+
+    def watch() -> None:
+        warned = False
+        while not done.wait(min(1.0, warn_s)):
+            since = waiting_since
+            waited = 0.0 if since is None else time.monotonic() - since
+            if warned and waited < warn_s:
+                terminal.say(f"data service {address}: batches come again")
+            if waited >= stall_s:
+                cause, advice = _diagnosis(address)
+                advice += ", then run this command again"
+                terminal.error(f"data service {address}: {cause} for {stall_s:g} s: {advice}")
+                os._exit(1)
+            if waited >= warn_s and not warned:
+                cause, advice = _diagnosis(address)
+                cause += f" for {warn_s:g} s; waiting up to {stall_s:g} s"
+                terminal.warn(f"data service {address}: {cause}: {advice}")
+            warned = waited >= warn_s
+
+    threading.Thread(target=watch, daemon=True).start()
     iterator = iter(dataset)
     try:
         for batch in iterator:
-            waiting_since[0] = None
+            waiting_since = None
             yield batch
-            waiting_since[0] = time.monotonic()
+            waiting_since = time.monotonic()
     finally:
-        waiting_since[0] = time.monotonic()
+        waiting_since = time.monotonic()
         del iterator
         done.set()
 
 
-def _watch(
-    address: str,
-    waiting_since: list[float | None],
-    done: threading.Event,
-    warn_s: float,
-    stall_s: float,
-) -> None:
-    warned = False
-    while not done.wait(min(1.0, warn_s)):
-        since = waiting_since[0]
-        waited = 0.0 if since is None else time.monotonic() - since
-        if waited < warn_s:
-            if warned:
-                terminal.say(f"data service {address}: batches come again")
-            warned = False
-            continue
-        if warned and waited < stall_s:
-            continue
-        if endpoint.is_reachable(address):
-            cause = "no batch has come"
-            advice = "start a worker that died again, at the same address"
-        else:
-            cause = "the dispatcher has been away"
-            advice = "start it again, with the same port and work_dir"
-        if waited >= stall_s:
-            terminal.error(
-                f"data service {address}: {cause} for {stall_s:g} s: {advice}, then run this"
-                " command again"
-            )
-            os._exit(1)
-        terminal.warn(
-            f"data service {address}: {cause} for {warn_s:g} s; waiting up to {stall_s:g} s:"
-            f" {advice}"
-        )
-        warned = True
+def _diagnosis(address: str) -> tuple[str, str]:
+    """Return why no batch comes, and what to do."""
+    if endpoint.is_reachable(address):
+        return "no batch has come", "start a worker that died again, at the same address"
+    return "the dispatcher has been away", "start it again, with the same port and work_dir"

@@ -2,8 +2,7 @@
 
 The autotuner is a thread that looks at a pipeline after 10, 20, 40 ms and so on. TensorFlow wakes
 it before it marks the iterator as cancelled (`CancellationManager::StartCancel`), so it often goes
-back to sleep, and whoever deletes the iterator waits: a pass over the records that takes 5.2 s
-takes 10.4 s on 2.15 (docs/benchmarks.md).
+back to sleep, and whoever deletes the iterator waits (docs/benchmarks.md).
 """
 
 import os
@@ -19,12 +18,7 @@ def cores() -> int:
 
 
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Return a dataset that runs without the autotuner.
-
-    Args:
-        dataset: the whole pipeline. It must not use tf.data.AUTOTUNE, which nothing would replace
-            by a number.
-    """
+    """Return a whole pipeline, which must not use tf.data.AUTOTUNE, without the autotuner."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)

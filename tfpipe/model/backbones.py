@@ -58,27 +58,18 @@ _INPUT_SIZES = {
 class Architecture:
     """An entry of the registry, or one cut at layers.
 
-    Attributes:
-        name: also the prefix of its layers in a classifier.
-        input_size: the side in pixels it was designed for; 0 for a model file of any size.
-        build: from a side in pixels to a freshly initialised Keras model from float
-            [N, size, size, 3] to a feature map [N, h, w, c]; to several if cut at several layers.
-        normalise: from RGB in 0..255, float32 [N, h, w, 3], to the model's input.
-        imagenet: as `build`, with ImageNet weights, which Keras downloads; None if there are none,
-            and for a cut.
-        layers: of a cut, its last layers; else empty.
-        whole: of a cut, the architecture with its weights; else None.
-        path: of a cut model file, which has its own weights; else empty.
+    `build` and `imagenet` take a side in pixels and return a new Keras model from float
+    [N, size, size, 3] to a feature map [N, h, w, c], or to one for each layer of a cut.
     """
 
-    name: str
-    input_size: int
+    name: str  # also the prefix of its layers in a classifier
+    input_size: int  # side in pixels it was designed for; 0 for a model file of any size
     build: Callable[[int], tf_keras.Model]
-    normalise: Callable[[tf.Tensor], tf.Tensor]
-    imagenet: Callable[[int], tf_keras.Model] | None = None
-    layers: tuple[str, ...] = ()
-    whole: "Architecture | None" = None
-    path: str = ""
+    normalise: Callable[[tf.Tensor], tf.Tensor]  # RGB in 0..255, float32, to the model's input
+    imagenet: Callable[[int], tf_keras.Model] | None = None  # with weights, which Keras downloads
+    layers: tuple[str, ...] = ()  # of a cut, its last ones
+    whole: "Architecture | None" = None  # of a cut, the architecture with its weights
+    path: str = ""  # of a cut model file, which has its own weights
 
     @property
     def text(self) -> str:
@@ -97,14 +88,10 @@ backbones: Registry[Callable[[], Architecture]] = Registry("backbone")
 
 
 def get(name: str) -> Architecture:
-    """Return an architecture.
+    """Return an architecture, or raise UserError if there is none or its file cannot be used.
 
-    Args:
-        name: of the registry, in any spelling, perhaps cut, as `vgg16@block4_pool`; or
-            `path/model.keras@layer`.
-
-    Raises:
-        UserError: the name is unknown (the known ones are listed), or the file cannot be used.
+    `name` is one of the registry, in any spelling, perhaps cut, as `vgg16@block4_pool`; or
+    `path/model.keras@layer`.
     """
     if model_file.is_cut(name):
         return _from_file(name)
@@ -161,10 +148,9 @@ def build(backbone: Architecture, size: int, weights: str) -> tf_keras.Model:
 
     Args:
         backbone: the architecture.
-        size: the side of its input in pixels.
+        size: side of its input in pixels.
         weights: "imagenet" (downloaded by Keras once), "none" (random), or the path of a
-            weights-only HDF5 file of the whole model without its top, also for a cut. Not used for
-            a model file, which has its own.
+            weights-only HDF5 file of the whole model without its top. A model file has its own.
 
     Raises:
         UserError: the size is too small, there is no such layer, or the weights are missing or do
@@ -206,14 +192,6 @@ def _imagenet(backbone: Architecture, size: int) -> tf_keras.Model:
         raise explained from None
 
 
-def _register_keras_applications() -> None:
-    applications = tf_keras.applications
-    for name in dir(applications):
-        constructor = getattr(applications, name)
-        if callable(constructor) and name[0].isupper():
-            _register_application(name.lower(), constructor)
-
-
 def _register_application(name: str, constructor: Callable) -> None:
     # Each family's preprocessing is in the module that defines the model.
     normalise = sys.modules[constructor.__module__].preprocess_input
@@ -223,17 +201,14 @@ def _register_application(name: str, constructor: Callable) -> None:
             include_top=False, weights=weights, input_shape=(size, size, 3)
         )
 
-    backbone = Architecture(
-        name,
-        _INPUT_SIZES.get(name, 224),
-        build_with(None),
-        normalise,
-        imagenet=build_with(IMAGENET),
-    )
+    side, imagenet = _INPUT_SIZES.get(name, 224), build_with(IMAGENET)
+    backbone = Architecture(name, side, build_with(None), normalise, imagenet=imagenet)
     backbones.add(name, lambda: backbone)
 
 
-_register_keras_applications()
+for _name, _value in vars(tf_keras.applications).items():
+    if _name[0].isupper() and callable(_value):
+        _register_application(_name.lower(), _value)
 
 
 def scale_to_unit(images: tf.Tensor) -> tf.Tensor:

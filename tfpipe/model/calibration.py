@@ -73,12 +73,8 @@ class Calibration:
     def apply(self, logits: tf.Tensor, output: str) -> tf.Tensor:
         """Return the probability of each class, float32 [N, C]; each row adds up to 1.
 
-        Args:
-            logits: float32 [N, 1] if `output` is "sigmoid", [N, C] if it is "softmax".
-            output: of the classifier.
-
-        Raises:
-            ValueError: Platt's method for more than two classes.
+        `logits` are float32 [N, 1] if the classifier's `output` is "sigmoid", [N, C] if it is
+        "softmax". Raises ValueError for Platt's method and more than two classes.
         """
         if self.method == TEMPERATURE:
             logits = logits * self.scale

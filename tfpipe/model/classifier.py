@@ -7,6 +7,7 @@ S is the largest input side of the backbones. The others shrink the image on the
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -45,13 +46,7 @@ SIGMOID, SOFTMAX = "sigmoid", "softmax"
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """One backbone of a classifier to be built.
-
-    Attributes:
-        name: as `backbones.get` takes it.
-        size: the side of its input in pixels.
-        weights: as `backbones.build` takes them.
-    """
+    """One backbone of a classifier to be built: the arguments of `backbones.get` and `build`."""
 
     name: str
     size: int
@@ -60,19 +55,12 @@ class BackboneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """The layers of one backbone, from the image to a vector.
+    """The layers of one backbone, from the image to a vector."""
 
-    Attributes:
-        name: of the architecture.
-        prepare: from float [N, S, S, 3] to the model's input.
-        model: to one or several feature maps.
-        poolings: from each feature map to a vector.
-    """
-
-    name: str
-    prepare: tf_keras.layers.Layer
-    model: tf_keras.Model
-    poolings: tuple[tf_keras.layers.Layer, ...]
+    name: str  # of the architecture
+    prepare: tf_keras.layers.Layer  # from float [N, S, S, 3] to the model's input
+    model: tf_keras.Model  # to one or several feature maps
+    poolings: tuple[tf_keras.layers.Layer, ...]  # from each feature map to a vector
 
     def pool(self, maps: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return the vector [N, .] of each feature map [N, h, w, C]."""
@@ -83,21 +71,16 @@ class Backbone:
 class Classifier:
     """The Keras models of a classifier; they share their layers.
 
-    Attributes:
-        model: float [N, S, S, 3], RGB in 0..255, to logits; `head` of `features`.
-        features: the backbones, pooled and joined: the same input to [N, F].
-        backbones: the parts that `features` joins.
-        head: [N, F] to logits, float32: [N, 1] for a sigmoid, [N, C] for a softmax.
-        output: "sigmoid" or "softmax".
-        image_size: S.
+    Images are float [N, S, S, 3], RGB in 0..255. Logits are float32, [N, 1] of a sigmoid, [N, C] of
+    a softmax.
     """
 
-    model: tf_keras.Model
-    features: tf_keras.Model
-    backbones: tuple[Backbone, ...]
-    head: tf_keras.Model
-    output: str
-    image_size: int
+    model: tf_keras.Model  # images to logits: `head` of `features`
+    features: tf_keras.Model  # images to [N, F]: the backbones, pooled and joined
+    backbones: tuple[Backbone, ...]  # the parts that `features` joins
+    head: tf_keras.Model  # [N, F] to logits
+    output: str  # "sigmoid" or "softmax"
+    image_size: int  # S
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Return the probability of each class, float32 [N, C], for logits [N, 1] or [N, C]."""
@@ -106,9 +89,7 @@ class Classifier:
     def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Return the cross-entropy of each sample, in nats, float32 [N].
 
-        Args:
-            labels: float32 [N, C], the share of each class.
-            logits: float32 [N, 1] or [N, C].
+        `labels` are shares of the classes, float32 [N, C]; `logits` float32 [N, 1] or [N, C].
         """
         if self.output == SOFTMAX:
             return tf.nn.softmax_cross_entropy_with_logits(labels, logits)
@@ -118,9 +99,7 @@ class Classifier:
 def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
     """Return the probability of each class, float32 [N, C].
 
-    Args:
-        logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
-        output: "sigmoid" or "softmax".
+    The logits are float32, [N, 1] if `output` is "sigmoid", [N, C] if it is "softmax".
     """
     if output == SOFTMAX:
         return tf.nn.softmax(logits)
@@ -130,8 +109,7 @@ def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
 def log_probabilities(logits: tf.Tensor) -> tf.Tensor:
     """Return the log of `probabilities`, exact also where those round to 0 or 1.
 
-    Args:
-        logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
+    The logits are float32 [N, 1] of a sigmoid, or [N, C], C > 1, of a softmax.
     """
     if logits.shape[-1] > 1:
         return tf.nn.log_softmax(logits)
@@ -192,7 +170,9 @@ def build(
     vector = tf_keras.Input(features.output_shape[1:], name="features")
     x = vector
     for index, call in enumerate(spec.parse(head, option="head")):
-        x = head_layers[call.name](*call.args, name=f"head{index}_{call.name}")(x)
+        make, name = head_layers[call.name], f"head{index}_{call.name}"
+        spec.check(call, make, name, option="head")
+        x = make(name, *call.args)(x)
     units = 1 if output == SIGMOID else classes
     # Logits stay float32 whatever the precision: a loss in half precision loses small gradients.
     # Zeros start at even odds. Random weights on thousands of features are noise to be unlearnt,
@@ -227,11 +207,12 @@ def as_list(value: tf.Tensor | list[tf.Tensor]) -> list[tf.Tensor]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-head_layers: Registry = Registry("head layer")
+# From a layer's name and the numbers of its spec to the layer.
+head_layers: Registry[Callable[..., tf_keras.layers.Layer]] = Registry("head layer")
 
 
 @head_layers.register("dropout")
-def _dropout(rate: float = 0.5, *, name: str) -> tf_keras.layers.Layer:
+def _dropout(name: str, rate: float = 0.5) -> tf_keras.layers.Layer:
     """`dropout(0.5)`: drops that share of values in training."""
     if not 0 <= rate < 1:
         raise UserError(f"`head`: dropout({rate:g}) is not in [0, 1)")
@@ -239,7 +220,7 @@ def _dropout(rate: float = 0.5, *, name: str) -> tf_keras.layers.Layer:
 
 
 @head_layers.register("dense")
-def _dense(units: float = 64.0, *, name: str) -> tf_keras.layers.Layer:
+def _dense(name: str, units: float = 64.0) -> tf_keras.layers.Layer:
     """`dense(64)`: a fully connected layer of that many ReLU units."""
     if units < 1 or units != int(units):
         raise UserError(f"`head`: dense({units:g}) needs a whole number of units, at least 1")
@@ -247,7 +228,7 @@ def _dense(units: float = 64.0, *, name: str) -> tf_keras.layers.Layer:
 
 
 @head_layers.register("norm")
-def _norm(*, name: str) -> tf_keras.layers.Layer:
+def _norm(name: str) -> tf_keras.layers.Layer:
     """`norm`: a BatchNorm without scale and offset.
 
     It brings all features to one scale, as weight decay and a common learning rate need.

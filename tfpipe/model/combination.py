@@ -31,16 +31,13 @@ LEAST_SHARE = 1e-7
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """A method with its parameters.
+    """A method with its parameters, which are empty for most.
 
-    Attributes:
-        method: a name of `combiners`.
-        weights: of "blend" [M], of "stack" [F, K] with the F of `features` and K = 1 for two
-            classes, else C; empty for other methods.
-        bias: of "stack" [K]; empty for other methods.
+    The weights are [M] of "blend", and [F, K] of "stack", with the F of `features` and K = 1 for
+    two classes, else C; its bias is [K].
     """
 
-    method: str
+    method: str  # a name of `combiners`
     weights: tuple = ()
     bias: tuple = ()
 

@@ -1,9 +1,4 @@
-"""Cuts a model at inner layers, whose outputs become its feature maps.
-
-The layers follow an `@` in a backbone's name: `vgg16@block4_pool` is VGG16 from its input to that
-layer, and `vgg16@block4_pool+block5_pool` has two feature maps. `path/model.keras@layer` cuts a
-model file; see `tfpipe.model.model_file`.
-"""
+"""Cuts a model at inner layers, whose outputs become its feature maps; see `backbones`."""
 
 import difflib
 import pathlib
@@ -47,13 +42,10 @@ def end(
 
     Args:
         model: from float [N, S, S, 3].
-        layers: names; each becomes an output, in this order.
+        layers: names; each gives an output [N, h, w, c], in this order.
         name: the new model's.
         where: the option with its value, for the beginning of a message.
         among: the names to choose from; None for all layers.
-
-    Returns:
-        The same input to a feature map [N, h, w, c] for each layer.
 
     Raises:
         UserError: there is no such layer, or it does not give one feature map.

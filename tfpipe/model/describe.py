@@ -14,12 +14,7 @@ _BLOCK = re.compile(r"(.*?\d+[a-z]?)(?=[_/.-]|$)")
 
 
 def show(classifier: Classifier, trained: dict[str, int]) -> None:
-    """Print the classifier's parts and its parameters.
-
-    Args:
-        classifier: as built.
-        trained: the number of parameters that each stage trains.
-    """
+    """Print the classifier's parts, its parameters and those that each stage trains."""
     rows = []
     for layer in classifier.features.layers:
         if isinstance(layer, tf_keras.layers.InputLayer | Prepare):
@@ -35,14 +30,9 @@ def show(classifier: Classifier, trained: dict[str, int]) -> None:
             ]
     rows += [_row(layer.name, [layer], layer.output_shape) for layer in _own(classifier.head)]
     terminal.show_table("model", ["part", "layers", "parameters", "output"], rows)
-    terminal.show_table(
-        "parameters",
-        ["", "parameters"],
-        [
-            ["total", f"{classifier.model.count_params():,}"],
-            *([name, f"{count:,}"] for name, count in trained.items()),
-        ],
-    )
+    counts = {"total": classifier.model.count_params()} | trained
+    rows = [[name, f"{count:,}"] for name, count in counts.items()]
+    terminal.show_table("parameters", ["", "parameters"], rows)
 
 
 def blocks(model: tf_keras.Model) -> dict[str, list[tf_keras.layers.Layer]]:

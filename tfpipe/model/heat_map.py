@@ -15,10 +15,10 @@ from tfpipe.model.predictor import EnsemblePredictor, Predictor, resized
 def heat_maps(
     predictor: Predictor | EnsemblePredictor, images: tf.Tensor, classes: tf.Tensor
 ) -> tf.Tensor:
-    """Return heat maps of images, without test-time views.
+    """Return heat maps of images, without test-time views; of an ensemble, the members' mean.
 
     Args:
-        predictor: a classifier; of an ensemble, the mean over its members.
+        predictor: whose decision to explain.
         images: uint8 or float32 [N, S, S, 3], RGB in 0..255.
         classes: int64 [N], the class to explain for each image.
 

@@ -18,17 +18,10 @@ def predict(
     total: int,
     description: str,
 ) -> dict[str, np.ndarray]:
-    """Run a predictor over batches of `tfpipe.input.pipeline`.
-
-    Args:
-        predictor: in float32.
-        batches: with "image", "sample_weight" and other keys.
-        total: the number of images, for the progress bar.
-        description: the title of the progress bar.
+    """Run a predictor over batches of `tfpipe.input.pipeline`; see `gather`.
 
     Returns:
-        "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and every other key of the
-        batches except "image" and "sample_weight", without the images of weight 0.
+        "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and the columns of `gather`.
     """
     run = tf.function(predictor.logits, autograph=False)
     found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
@@ -42,12 +35,12 @@ def gather(
     description: str,
     more: Mapping[str, Callable[[dict[str, tf.Tensor]], tf.Tensor]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return all columns of batches but the images, without the images of weight 0.
+    """Return all columns of batches but "image" and "sample_weight", without rows of weight 0.
 
     Args:
-        batches: as for `predict`.
-        total: as for `predict`.
-        description: as for `predict`.
+        batches: of `tfpipe.input.pipeline`.
+        total: number of images, for the progress bar.
+        description: title of the progress bar.
         more: further columns, each by a function of a batch.
     """
     columns: dict[str, list[np.ndarray]] = {}

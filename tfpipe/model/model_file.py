@@ -24,6 +24,7 @@ _HOW = f"give PATH{SUFFIX}@LAYER, a Keras model and the layer that gives its fea
 # Layers that run any function or graph that the file names. TFOpLambda stands for operators in a
 # functional model; it may run arithmetic and shapes, but nothing that reads or writes files.
 _CODE_LAYERS = {"Lambda", "__lambda__", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"}
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError, RecursionError, zipfile.BadZipFile)
 _PURE_MODULES = ("math.", "nn.", "image.", "__operators__.")
 _PURE_FUNCTIONS = set(
     "cast clip_by_value compat.v1.shape concat expand_dims identity pad repeat reshape shape split"
@@ -46,15 +47,11 @@ def parse(text: str) -> tuple[str, str]:
 
 
 def load(path: str, *, where: str, how: str) -> tf_keras.Model:
-    """Load a model without running any code of the file.
-
-    Args:
-        path: of a `.keras` file.
-        where: the option with its value, for the beginning of a message.
-        how: what to give instead, for the end of a message.
+    """Load a `.keras` file without running any code of it.
 
     Raises:
-        UserError: the file is missing, is no Keras 2 model, or has code of its own.
+        UserError: the file is missing, is no Keras 2 model, or has code of its own. The message
+            begins with `where`, the option with its value, and ends with `how`, what to give.
     """
     if not os.path.isfile(path) or not path.endswith(SUFFIX):
         what = f"is not a {SUFFIX} file" if os.path.exists(path) else "does not exist"
@@ -75,14 +72,11 @@ def takes_square_rgb(model: tf_keras.Model) -> bool:
 
 
 def cut_at(path: str, layers: Sequence[str]) -> tf_keras.Model:
-    """Load a model and end it at layers.
+    """Load a model and end it at layers; raise UserError as `load` and `cut.end` do.
 
     Returns:
         A model from float [N, S, S, 3], S None for any size, to a feature map [N, h, w, c] for each
         layer.
-
-    Raises:
-        UserError: as of `load` and `cut.end`, or the input is no square RGB image.
     """
     where = f"`backbones={path}{cut.AT}{cut.AND.join(layers)}`"
     model = load(path, where=where, how=_HOW)
@@ -92,16 +86,10 @@ def cut_at(path: str, layers: Sequence[str]) -> tf_keras.Model:
 
 
 def resize(model: tf_keras.Model, size: int, *, path: str, name: str) -> tf_keras.Model:
-    """Return a copy of a cut model, with its weights, for images of one size.
-
-    Args:
-        model: as `cut_at` returns it.
-        size: the side of the copy's input in pixels.
-        path: the file, for messages.
-        name: the copy's.
+    """Return a copy of a model of `cut_at`, with its weights, for images of one size.
 
     Raises:
-        UserError: the model does not take that size.
+        UserError: the model of the file `path` does not take images of `size` pixels.
     """
     side = model.input_shape[1]
     if side not in (None, size):
@@ -132,14 +120,7 @@ def _check_config(path: str, where: str, how: str) -> None:
             metadata = json.loads(archive.read("metadata.json")) if has_metadata else {}
         version = str(dict(metadata).get("keras_version", ""))
         refused = next(_refused(config), None)
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RecursionError,
-        zipfile.BadZipFile,
-    ) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{where} is not a Keras model ({_first_line(error)}); {how}") from None
     if re.match(r"[3-9]|\d\d", version):
         raise UserError(

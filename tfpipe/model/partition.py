@@ -23,23 +23,14 @@ HEAD, ALL = "head", "all"
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """The two parts; they share their layers with the classifier.
+    """The two parts; they share their layers with the classifier."""
 
-    Attributes:
-        start: the place where the trained part begins, as given to `partition`.
-        firsts: the index of each backbone's first trained layer; its number of layers if none.
-        frozen: float [N, S, S, 3], RGB in 0..255, to the tensors of the boundary, a list.
-        trained: these tensors to logits.
-        backbone: the trained variables of the backbones; empty if only the head is trained.
-        any_frozen: whether a backbone has a frozen layer with weights.
-    """
-
-    start: str
-    firsts: tuple[int, ...]
-    frozen: tf_keras.Model
-    trained: tf_keras.Model
-    backbone: list[tf.Variable]
-    any_frozen: bool
+    start: str  # where the trained part begins, as given to `partition`
+    firsts: tuple[int, ...]  # index of each backbone's first trained layer; its length if none
+    frozen: tf_keras.Model  # float [N, S, S, 3], RGB in 0..255, to a list: the boundary
+    trained: tf_keras.Model  # these tensors to logits
+    backbone: list[tf.Variable]  # trained variables of the backbones
+    any_frozen: bool  # whether a backbone has a frozen layer with weights
 
     @property
     def parameters(self) -> int:
@@ -63,9 +54,9 @@ def partition(classifier: Classifier, start: str, *, batch_norm: bool = False) -
             backbones "xception/block13"; several of these joined by "+". Backbones without a place
             are frozen. A block begins with its first layer in the backbone's order.
         batch_norm: whether BatchNorm layers behind the boundary are trained too. By default they
-            keep their statistics, scales and shifts, and run as in inference: statistics of small
-            batches of other images would change the inputs that later layers were trained on. The
-            head's BatchNorm layers are also trained where all backbones are frozen.
+            run as in inference: statistics of small batches of other images would change the
+            inputs that later layers were trained on. If all backbones are frozen, the head's are
+            trained.
 
     Raises:
         UserError: a backbone has no such layer or block.
@@ -108,13 +99,7 @@ def check(classifier: Classifier, start: str) -> None:
 
 
 def between(classifier: Classifier, early: Partition, late: Partition) -> tf_keras.Model:
-    """Return the layers from one boundary to another, as in inference.
-
-    Args:
-        classifier: of both partitions.
-        early: its boundary lies before the other's in every backbone, or at the same place.
-        late: the other one.
-    """
+    """Return the layers of a classifier from an early boundary to one at or behind it."""
     inputs, crossing = [], []
     boundary = iter(early.frozen.outputs)
     for backbone, first, last in zip(classifier.backbones, early.firsts, late.firsts, strict=True):

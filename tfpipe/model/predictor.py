@@ -13,17 +13,11 @@ from tfpipe.model.views import View
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """One classifier; the same for evaluation, prediction and the exported model.
-
-    Attributes:
-        classifier: trained, in float32.
-        views: from `tfpipe.model.views.parse`; at least one.
-        calibration: from mean logits to probabilities.
-    """
+    """A trained classifier in float32; the same for evaluation, prediction and export."""
 
     classifier: Classifier
-    views: tuple[View, ...]
-    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    views: tuple[View, ...]  # from `tfpipe.model.views.parse`; at least one
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)  # of mean logits
 
     @property
     def image_size(self) -> int:
@@ -69,18 +63,12 @@ class EnsemblePredictor:
 
     Images have the largest side of the members. Other members shrink them on the device, as the
     backbones of a classifier do. This differs slightly from decoding an image to their own side.
-
-    Attributes:
-        members: predictors or ensembles; their own calibrations are not used.
-        combination: from their logits to one.
-        output: "sigmoid" for two classes, else "softmax"; members may have a softmax for two.
-        calibration: from combined logits to probabilities.
     """
 
-    members: tuple["Predictor | EnsemblePredictor", ...]
+    members: tuple["Predictor | EnsemblePredictor", ...]  # their calibrations are not used
     combination: Combination
-    output: str
-    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    output: str  # "sigmoid" for two classes, else "softmax"; members may have it for two
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)  # after combining
 
     @property
     def image_size(self) -> int:
@@ -99,9 +87,7 @@ class EnsemblePredictor:
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Return the combined logits for uint8 or float32 [N, S, S, 3] in 0..255.
 
-        Returns:
-            float32 [N, 1], the second class's log-odds, for a sigmoid; [N, C], log-probabilities,
-            for a softmax.
+        They are log-odds, float32 [N, 1], of a sigmoid, and log-probabilities [N, C] of a softmax.
         """
         found = [
             log_probabilities(member.logits(resized(images, member.image_size)))

@@ -135,13 +135,12 @@ signatures: Registry[Callable[[Context], Callable | None]] = Registry("signature
 
 def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
     """Return a signature for a function of image files."""
-    spec = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-    @tf.function(input_signature=[spec], autograph=False)
     def signature(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(image_bytes)
 
-    return signature
+    spec = tf.TensorSpec([None], tf.string, name="image_bytes")
+    return tf.function(signature, input_signature=[spec], autograph=False)
 
 
 @signatures.register("serving_default")
@@ -154,13 +153,12 @@ def _predict_bytes(context: Context) -> Callable:
 @signatures.register("predict_images")
 def _predict_images(context: Context) -> Callable:
     """Decoded images, already of the model's size: "images" uint8 [N, S, S, 3], RGB."""
-    spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, name="images")
 
-    @tf.function(input_signature=[spec], autograph=False)
     def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return context.answer(images)
 
-    return predict_images
+    spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, name="images")
+    return tf.function(predict_images, input_signature=[spec], autograph=False)
 
 
 @signatures.register("features")
@@ -194,13 +192,12 @@ def _explain(context: Context) -> Callable:
 
 def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
     """Return a signature for a function of serialized tf.Examples."""
-    spec = tf.TensorSpec([None], tf.string, name="inputs")
 
-    @tf.function(input_signature=[spec], autograph=False)
     def signature(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return function(inputs)
 
-    return signature
+    spec = tf.TensorSpec([None], tf.string, name="inputs")
+    return tf.function(signature, input_signature=[spec], autograph=False)
 
 
 @signatures.register("classify")
@@ -224,15 +221,12 @@ def _regress(context: Context) -> Callable | None:
 
 
 def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
-    """Write a SavedModel with every registered signature.
+    """Write a SavedModel with every registered signature; return these by name.
 
     Args:
         context: the model to export.
         folder: an existing, empty folder.
         labels: a text file with a class name on each line; becomes an asset of the model.
-
-    Returns:
-        The signatures in the file by name.
     """
     module = tf.Module()
     # Only the variables: with the Keras model itself every layer would be traced and saved too.

@@ -8,8 +8,6 @@ of the same shape. Use TensorFlow operations only, as the views are part of the 
 """
 
 import functools
-import inspect
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,10 +24,7 @@ views: Registry[Callable[..., tf.Tensor]] = Registry("test-time view")
 
 
 def parse(text: str) -> tuple[View, ...]:
-    """Read a list of views, as "flip_lr,crop(0.9)|flip_lr"; `|` applies one after another.
-
-    Args:
-        text: the option `tta`; blank or "none" for the image itself only.
+    """Read the option `tta`, as "flip_lr,crop(0.9)|flip_lr"; `|` applies one after another.
 
     Returns:
         Functions of float32 [N, S, S, 3] to the same shape; the first is the identity.
@@ -42,11 +37,7 @@ def parse(text: str) -> tuple[View, ...]:
         raise UserError(
             f"`tta={text}`: name each view once; the image itself is always one of them"
         )
-    return (_identity, *(_composed([_view(call) for call in chain]) for chain in chains))
-
-
-def _identity(images: tf.Tensor) -> tf.Tensor:
-    return images
+    return tuple(_composed([_view(call) for call in chain]) for chain in ((), *chains))
 
 
 def _composed(steps: list[View]) -> View:
@@ -54,15 +45,9 @@ def _composed(steps: list[View]) -> View:
 
 
 def _view(call: spec.Call) -> View:
-    function = views[call.name]
-    try:
-        inspect.signature(function).bind(None, *call.args)
-    except TypeError:
-        usage = inspect.getdoc(function).splitlines()[0]
-        raise UserError(f"`tta`: {call}: wrong number of values; {usage}") from None
-    if not all(isinstance(arg, float) and math.isfinite(arg) for arg in call.args):
-        raise UserError(f"`tta`: {call}: {call.name} takes finite numbers only")
-    function(tf.zeros([1, 8, 8, 3]), *call.args)  # raises for wrong numbers, before the training
+    function, image = views[call.name], tf.zeros([1, 8, 8, 3])
+    spec.check(call, function, image, option="tta")
+    function(image, *call.args)  # raises for wrong numbers, before the training
     return lambda images: function(images, *call.args)
 
 
@@ -94,8 +79,8 @@ def _crop(images: tf.Tensor, fraction: float) -> tf.Tensor:
     """
     if not 0 < fraction < 1:
         raise UserError(f"`tta`: crop({fraction:g}): the fraction is above 0 and below 1")
-    # tf.image.crop_and_resize does the same, but for a batch of unknown size, as in a served model,
-    # TensorFlow's graph optimizer logs long warnings about it.
+    # tf.image.crop_and_resize makes TensorFlow's graph optimizer log long warnings for a batch of
+    # unknown size, as in a served model.
     side = images.shape[1]
     at = np.arange(side) * fraction + (1 - fraction) * (side - 1) / 2
     for axis, shape in ((1, [side, 1, 1]), (2, [side, 1])):

@@ -25,16 +25,11 @@ _DAMAGED = ("Incomplete or corrupted file", "Unable to open file", "Unable to sy
 
 
 def load(model: tf_keras.Model, path: str, *, name: str) -> None:
-    """Load the weights of a file into a model; Keras matches layers by their order.
-
-    Args:
-        model: a backbone, freshly built.
-        path: an HDF5 file as `save_weights("NAME.h5")` writes it.
-        name: the backbone's, for messages.
+    """Load an HDF5 file of `save_weights("NAME.h5")`; Keras matches layers by their order.
 
     Raises:
         UserError: there is no such file, or it is of another kind or model; the message names the
-            first layer that differs.
+            backbone and the first layer that differs.
     """
     if not os.path.isfile(path):
         raise UserError(
@@ -52,15 +47,7 @@ def load(model: tf_keras.Model, path: str, *, name: str) -> None:
 
 
 def not_downloaded(error: Exception, name: str) -> UserError | None:
-    """Return an error for ImageNet weights whose download failed or was incomplete.
-
-    Args:
-        error: what Keras raised.
-        name: the backbone's.
-
-    Returns:
-        None if the error is another one.
-    """
+    """Explain Keras's error if the download of a backbone's ImageNet weights failed, else None."""
     first = str(error).strip().partition("\n")[0]
     # The folder of keras.utils.get_file, which does not follow KERAS_HOME.
     folder = os.path.expanduser("~/.keras/models")
@@ -115,15 +102,11 @@ def _show(layer: Layer) -> str:
 
 
 def _of_model(model: tf_keras.Model) -> list[Layer]:
-    # The order in which Keras stores them.
-    return [
-        (
-            layer.name,
-            [tuple(w.shape) for w in layer.trainable_weights + layer.non_trainable_weights],
-        )
-        for layer in model.layers
-        if layer.weights
-    ]
+    def shapes(layer: tf_keras.layers.Layer) -> list[tuple[int, ...]]:
+        # The order in which Keras stores them.
+        return [tuple(w.shape) for w in layer.trainable_weights + layer.non_trainable_weights]
+
+    return [(layer.name, shapes(layer)) for layer in model.layers if layer.weights]
 
 
 def _of_file(path: str) -> list[Layer]:

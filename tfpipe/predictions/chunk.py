@@ -116,17 +116,17 @@ def predict(
         UserError: the classifier does not answer, or nothing can be written.
     """
     concurrency = job.classifier.concurrency
-    done: list[_Batch] = []
-    for batch in parallel_map(
+    done: list[_Result] = []
+    for result in parallel_map(
         functools.partial(_classify, job),
         ((batch,) for batch in _batches(job, chunks)),
         threads=concurrency,
         ahead=concurrency + 1,
     ):
-        advance(len(batch.files))
-        done.append(batch)
-        if batch.is_last:
-            _save(job, batch.chunk, done)
+        advance(len(result.outputs))
+        done.append(result)
+        if result.is_last:
+            _save(job, done)
             done = []
 
 
@@ -143,24 +143,29 @@ def load(work: str, chunk: FileChunk) -> ChunkResult | None:
     return ChunkResult(outputs, {place: (reason, detail) for place, reason, detail in rejects})
 
 
-@dataclasses.dataclass
-class _File:
+class _File(NamedTuple):
     """A file: the classifier's input, and the file itself if it gets a heat map."""
 
     prepared: Any
     encoded: bytes
 
 
-@dataclasses.dataclass
-class _Batch:
-    """A part of a chunk: its files, and later their results."""
+class _Batch(NamedTuple):
+    """The files of a chunk from a position on."""
 
     chunk: FileChunk
     start: int
     files: list[_File | Rejected]
     is_last: bool
-    outputs: np.ndarray | None = None
-    refused: dict[int, str] = dataclasses.field(default_factory=dict)
+
+
+class _Result(NamedTuple):
+    """The results of a batch; `rejects` has (position in the chunk, reason, detail)."""
+
+    chunk: FileChunk
+    outputs: np.ndarray
+    rejects: list[tuple[int, str, str]]
+    is_last: bool
 
 
 @functools.lru_cache(maxsize=1)
@@ -195,38 +200,34 @@ def _batches(job: PredictionJob, chunks: Sequence[FileChunk]) -> Iterator[_Batch
         yield _Batch(chunk, start, batch, is_last=True)
 
 
-def _classify(job: PredictionJob, batch: _Batch) -> _Batch:
-    """Classify a batch, draw its heat maps, and free its images."""
-    images = [None if isinstance(file, Rejected) else file.prepared for file in batch.files]
-    outcome = job.classifier.classify(images)
-    shown = []
-    for number, name in batch.chunk.heat_maps:
-        place = number - batch.start
-        if 0 <= place < len(images) and images[place] is not None and place not in outcome.refused:
-            shown.append((batch.files[place].encoded, name))
+def _classify(job: PredictionJob, batch: _Batch) -> _Result:
+    """Classify a batch and draw its heat maps."""
+    outcome = job.classifier.classify(
+        [None if isinstance(file, Rejected) else file.prepared for file in batch.files]
+    )
+    readable, rejects = {}, []
+    for place, file in enumerate(batch.files):
+        if isinstance(file, Rejected):
+            rejects.append((batch.start + place, file.reason, file.detail))
+        elif place in outcome.refused:
+            rejects.append((batch.start + place, REFUSED, outcome.refused[place]))
+        else:
+            readable[batch.start + place] = file.encoded
+    shown = [(readable[p], name) for p, name in batch.chunk.heat_maps if p in readable]
     for at in range(0, len(shown), _HEAT_MAPS):
         files, names = zip(*shown[at : at + _HEAT_MAPS], strict=True)
         for file, heat, name in zip(files, job.classifier.heat_maps(files), names, strict=True):
             path = remote.to_path(job.heat_maps) / name
             storage.write_whole(path, overlay.png(file, heat))
-    files = [file if isinstance(file, Rejected) else _File(None, b"") for file in batch.files]
-    return dataclasses.replace(
-        batch, files=files, outputs=outcome.outputs, refused=dict(outcome.refused)
-    )
+    return _Result(batch.chunk, outcome.outputs, rejects, batch.is_last)
 
 
-def _save(job: PredictionJob, chunk: FileChunk, batches: Sequence[_Batch]) -> None:
-    rejects = []
-    for batch in batches:
-        for place, file in enumerate(batch.files):
-            if isinstance(file, Rejected):
-                rejects.append((batch.start + place, file.reason, file.detail))
-            elif place in batch.refused:
-                rejects.append((batch.start + place, REFUSED, batch.refused[place]))
+def _save(job: PredictionJob, results: Sequence[_Result]) -> None:
+    rejects = [reject for result in results for reject in result.rejects]
     data = io.BytesIO()
     np.savez(
         data,
-        outputs=np.concatenate([batch.outputs for batch in batches]).astype(np.float32),
+        outputs=np.concatenate([result.outputs for result in results]).astype(np.float32),
         rejects=np.frombuffer(json.dumps(rejects).encode(), np.uint8),
     )
-    storage.write_whole(f"{job.work}/{chunk.path}", data.getvalue())
+    storage.write_whole(f"{job.work}/{results[0].chunk.path}", data.getvalue())

@@ -11,8 +11,8 @@ import numpy as np
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
-from tfpipe.predictions.image_classifier import Outcome, clipped
-from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+from tfpipe.predictions.image_classifier import Outcome
+from tfpipe.predictions.local import LocalClassifier
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.versions import version_folders
@@ -60,16 +60,6 @@ class ExportClassifier(LocalClassifier):
     def depth16(self) -> str:  # noqa: D102
         return self._data.get("depth16", super().depth16)
 
-    @property
-    def prior(self) -> np.ndarray:  # noqa: D102
-        shares = self._shares or dict.fromkeys(self.classes, 1 / len(self.classes))
-        rows = np.asarray([[shares[name] for name in self.classes]], np.float32)
-        return clipped(rows, self.bounds)[0]
-
-    @property
-    def prior_text(self) -> str:  # noqa: D102
-        return SHARES_TEXT if self._shares else "equal shares of the classes"
-
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
         folder = pathlib.Path(self.folder)
@@ -85,19 +75,15 @@ class ExportClassifier(LocalClassifier):
         found = self._run("predict_images", {"images": self.batch(images)}, "probabilities")
         return Outcome(found[: len(images)])
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return clipped(outputs, self.bounds)
-
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         return self._run("explain", {"image_bytes": np.array(files, object)}, "heat_map")
 
     @functools.cached_property
-    def _shares(self) -> dict[str, float]:
-        """Share of each class in the training records; empty if unknown."""
+    def class_shares(self) -> Sequence[float]:  # noqa: D102
         try:
-            return {name: float(self._data["class_shares"][name]) for name in self.classes}
+            return [float(self._data["class_shares"][name]) for name in self.classes]
         except (ValueError, KeyError, TypeError):
-            return {}
+            return ()
 
     @functools.cached_property
     def _data(self) -> dict[str, Any]:

@@ -62,14 +62,15 @@ class ImageClassifier(abc.ABC, Generic[T]):
         return pixels.AUTO
 
     @property
-    @abc.abstractmethod
-    def prior(self) -> np.ndarray:
-        """The probabilities of an unreadable image, float32 [C]."""
+    def class_shares(self) -> Sequence[float]:
+        """Share of each class in the training records; empty if unknown."""
+        return ()
 
     @property
-    @abc.abstractmethod
-    def prior_text(self) -> str:
-        """A description of `prior`, such as "equal shares"."""
+    def prior(self) -> np.ndarray:
+        """The probabilities of an unreadable image, float32 [C]."""
+        shares = self.class_shares or [1 / len(self.classes)] * len(self.classes)
+        return clipped(np.asarray([shares], np.float32), self.bounds)[0]
 
     @property
     @abc.abstractmethod
@@ -92,9 +93,9 @@ class ImageClassifier(abc.ABC, Generic[T]):
             UserError: there is no answer.
         """
 
-    @abc.abstractmethod
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
+        return clipped(outputs, self.bounds)
 
     @abc.abstractmethod
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:

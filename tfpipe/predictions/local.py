@@ -12,8 +12,6 @@ from tfpipe.input import files
 from tfpipe.model import inference
 from tfpipe.predictions.image_classifier import ImageClassifier
 
-SHARES_TEXT = "the classes' shares in the training records"
-
 
 @dataclasses.dataclass(frozen=True)
 class LocalClassifier(ImageClassifier[np.ndarray]):

@@ -133,32 +133,28 @@ class Prediction:
             if result is None:
                 raise ResumableError(f"{work}/{chunk.path} is not there any more, or damaged")
             outputs.append(result.outputs)
-            rejects |= {chunk.first + place: why for place, why in result.rejects.items()}
-        readable = self.classifier.probabilities(np.concatenate(outputs))
-        probabilities = np.empty((len(self.names), readable.shape[1]), np.float32)
-        probabilities[: len(readable)] = readable
-        skipped = {name: (reason, detail) for name, reason, detail in self.source.skipped}
-        rejects |= {
-            place: skipped.pop(self.names[place]) for place in range(len(readable), len(self.names))
-        }
-        probabilities[list(rejects)] = self.classifier.prior
-        predictions = Predictions(
-            self.names,
+            rejects |= {chunk.names[place]: why for place, why in result.rejects.items()}
+        found = self.classifier.probabilities(np.concatenate(outputs))
+        unread = set(self.names[len(found) :])
+        why = {name: (reason, detail) for name, reason, detail in self.source.skipped}
+        rejects |= {name: why[name] for name in unread}
+        probabilities = np.tile(self.classifier.prior, (len(self.names), 1))
+        others = set()
+        for place, name in enumerate(self.names):
+            if name not in rejects:
+                probabilities[place] = found[place]
+            elif rejects[name][0] == NOT_AN_IMAGE and not is_image_name(name):
+                others.add(name)
+        kept = [place for place, name in enumerate(self.names) if name not in others]
+        skipped = [each for each in self.source.skipped if each[0] not in unread]
+        skipped += [(name, *rejects.pop(name)) for name in others]
+        folder = remote.to_path(self.heat_maps)
+        drawn = {name: str(folder / file) for name, file in maps.items() if name not in rejects}
+        return Predictions(
+            [self.names[place] for place in kept],
             self.classifier.classes,
-            probabilities,
+            probabilities[kept],
             rejects,
-            [(name, *why) for name, why in skipped.items()],
-        )
-        if self.heat_maps:
-            folder = remote.to_path(self.heat_maps)
-            drawn = {
-                place: str(folder / maps[name])
-                for place, name in enumerate(self.names)
-                if name in maps and place not in rejects
-            }
-            predictions = dataclasses.replace(predictions, heat_maps=drawn)
-        return predictions.without(
-            place
-            for place, (reason, _) in rejects.items()
-            if reason == NOT_AN_IMAGE and not is_image_name(self.names[place])
+            sorted(skipped),
+            drawn if self.heat_maps else None,
         )

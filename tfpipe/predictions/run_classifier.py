@@ -13,7 +13,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.predictions.image_classifier import Outcome
-from tfpipe.predictions.local import SHARES_TEXT, LocalClassifier
+from tfpipe.predictions.local import LocalClassifier
 from tfpipe.runs import loaded_run
 
 
@@ -47,13 +47,13 @@ class RunClassifier(LocalClassifier):
         return self.run.depth16
 
     @property
-    def prior(self) -> np.ndarray:  # noqa: D102
-        shares = np.asarray([self.run.class_shares], np.float32)
-        return np.asarray(self._calibration.clip(shares))[0]
+    def class_shares(self) -> Sequence[float]:  # noqa: D102
+        return self.run.class_shares
 
     @property
-    def prior_text(self) -> str:  # noqa: D102
-        return SHARES_TEXT
+    def prior(self) -> np.ndarray:  # noqa: D102
+        shares = np.asarray([self.class_shares], np.float32)
+        return np.asarray(self._calibration.clip(shares))[0]
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.core.options import option
-from tfpipe.predictions.image_classifier import ImageClassifier, Outcome, clipped
+from tfpipe.predictions.image_classifier import ImageClassifier, Outcome
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
 from tfpipe.protocol.transport import ServerError
@@ -25,11 +25,11 @@ class Options:
         "",
     )
     model_name: str = option("name of the model on the --server", "default")
-    model_version: int = option("its version; 0 for the highest at the start", 0)
-    batch_size: int = option("images in a request to the --server, at most", 32)
-    concurrency: int = option("requests to the --server at the same time", 2)
-    timeout: float = option("seconds to wait for each answer", 30.0)
-    retries: int = option("retries of a request while the --server is unavailable", 4)
+    model_version: int = option("its version; 0 for the highest at the start", 0, minimum=0)
+    batch_size: int = option("images in a request to the --server, at most", 32, minimum=1)
+    concurrency: int = option("requests to the --server at the same time", 2, minimum=1)
+    timeout: float = option("seconds to wait for each answer", 30.0, minimum=0.001)
+    retries: int = option("retries of a request while the --server is unavailable", 4, minimum=0)
     tls: bool = option("use gRPC over TLS; the files below imply it", False)
     ca_file: str = option("PEM certificates that check the --server's", "")
     cert_file: str = option("the client's own PEM certificate", "")
@@ -37,17 +37,7 @@ class Options:
 
 
 def check(options: Options) -> None:
-    """Raise UserError if a number is out of range, or --server is missing for a flag."""
-    for name, least in {
-        "model_version": 0,
-        "batch_size": 1,
-        "concurrency": 1,
-        "timeout": 0.001,
-        "retries": 0,
-    }.items():
-        value = getattr(options, name)
-        if not value >= least:
-            raise UserError(f"--{name}={value} is too small; {least} is the least", status=2)
+    """Raise UserError if --server is missing for a flag."""
     for field in dataclasses.fields(Options):
         if not options.server and getattr(options, field.name) != field.default:
             raise UserError(
@@ -63,8 +53,8 @@ def connect(options: Options, bounds: tuple[float, float] | None) -> "ServerClas
     Raises:
         UserError: there is no answer.
     """
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
-    found = ServerClassifier(bounds=bounds, flags=tuple(fields.items()))
+    names = (field.name for field in dataclasses.fields(Options))
+    found = ServerClassifier(bounds, Options(**{name: getattr(options, name) for name in names}))
     return found if options.model_version else found.pinned()
 
 
@@ -73,35 +63,26 @@ class ServerClassifier(ImageClassifier[bytes]):
     """A model on a server; its outputs are probabilities.
 
     Attributes:
-        flags: the fields of `Options`, as (name, value).
+        options: the server and the model.
     """
 
-    flags: tuple[tuple[str, Any], ...]
+    options: Options
 
     batch_bytes = MAX_BATCH_BYTES
     ahead = 4  # whole files may be large
 
     @property
     def batch_size(self) -> int:  # noqa: D102
-        return self._options.batch_size
+        return self.options.batch_size
 
     @property
     def concurrency(self) -> int:  # noqa: D102
-        return self._options.concurrency
+        return self.options.concurrency
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:  # noqa: D102
         with self._explained():
             return self._client.labels
-
-    @property
-    def prior(self) -> np.ndarray:  # noqa: D102
-        shares = np.full((1, len(self.classes)), 1 / len(self.classes), np.float32)
-        return clipped(shares, self.bounds)[0]
-
-    @property
-    def prior_text(self) -> str:  # noqa: D102
-        return "equal shares of the classes, as a server does not know theirs"
 
     def pinned(self) -> "ServerClassifier":
         """Return this classifier, fixed to the version that answers now."""
@@ -109,18 +90,14 @@ class ServerClassifier(ImageClassifier[bytes]):
             version = self._client.metadata().version
         self._client.close()
         return dataclasses.replace(
-            self, flags=(*(dict(self.flags) | {"model_version": version}).items(),)
+            self, options=dataclasses.replace(self.options, model_version=version)
         )
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
         # Not the address: the same model may answer elsewhere when the prediction continues.
-        options = self._options
-        return {
-            "model": options.model_name,
-            "version": options.model_version,
-            "classes": self.classes,
-        }
+        name, version = self.options.model_name, self.options.model_version
+        return {"model": name, "version": version, "classes": self.classes}
 
     def prepare(self, encoded: bytes) -> bytes:  # noqa: D102
         return encoded
@@ -130,15 +107,10 @@ class ServerClassifier(ImageClassifier[bytes]):
 
     def classify(self, images: Sequence[bytes | None]) -> Outcome:  # noqa: D102
         outputs = np.full((len(images), len(self.classes)), np.nan, np.float32)
-        refused: dict[int, str] = {}
-        sent: dict[int, bytes] = {}
-        for place, image in enumerate(images):
-            if image is None:
-                continue
-            if len(image) > MAX_IMAGE_BYTES:
-                refused[place] = f"more than {MAX_IMAGE_BYTES >> 20} MiB, the limit of a request"
-            else:
-                sent[place] = image
+        large = f"more than {MAX_IMAGE_BYTES >> 20} MiB, the limit of a request"
+        there = {place: image for place, image in enumerate(images) if image is not None}
+        refused = {place: large for place, image in there.items() if len(image) > MAX_IMAGE_BYTES}
+        sent = {place: image for place, image in there.items() if place not in refused}
         with self._explained():
             answers = self._client.classify_images([*sent.values()])
         for place, answer in zip(sent, answers, strict=True):
@@ -148,33 +120,17 @@ class ServerClassifier(ImageClassifier[bytes]):
                 outputs[place] = answer.probabilities
         return Outcome(outputs, refused)
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return clipped(outputs, self.bounds)
-
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         inputs = {"image_bytes": list(files)}
         with self._explained():
             return self._client.predict(inputs, ["heat_map"], signature_name="explain")["heat_map"]
 
     @functools.cached_property
-    def _options(self) -> Options:
-        return Options(**dict(self.flags))
-
-    @functools.cached_property
     def _client(self) -> Client:
-        options = self._options
+        given = dataclasses.asdict(self.options)
+        del given["batch_size"], given["concurrency"]
         with self._explained():
-            return Client(
-                options.server,
-                options.model_name,
-                version=options.model_version,
-                timeout=options.timeout,
-                retries=options.retries,
-                tls=options.tls,
-                ca_file=options.ca_file,
-                cert_file=options.cert_file,
-                key_file=options.key_file,
-            )
+            return Client(version=given.pop("model_version"), **given)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -182,4 +138,4 @@ class ServerClassifier(ImageClassifier[bytes]):
         try:
             yield
         except UserError as error:
-            raise ResumableError(f"--server={self._options.server}: {error}") from None
+            raise ResumableError(f"--server={self.options.server}: {error}") from None

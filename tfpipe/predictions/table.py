@@ -1,7 +1,7 @@
 """The predictions of all images in order, as the columns that a format writes."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -42,9 +42,9 @@ class Predictions:
         names: the images, readable or not.
         classes: class names in the order of the probabilities.
         probabilities: float32 [n, C]; the prior for an image that cannot be read.
-        rejects: (reason, detail) of each unreadable image, by its position.
+        rejects: (reason, detail) by the name of an unreadable image.
         skipped: (name, reason, detail) of the files that are no images.
-        heat_maps: path of the heat map by the image's position; None if none are drawn.
+        heat_maps: path of the heat map by the image's name; None if none are drawn.
         threshold: for two classes, the least probability of the second to be the label; None for
             the more probable class.
     """
@@ -52,25 +52,10 @@ class Predictions:
     names: Sequence[str]
     classes: tuple[str, ...]
     probabilities: np.ndarray
-    rejects: Mapping[int, tuple[str, str]]
+    rejects: Mapping[str, tuple[str, str]]
     skipped: Sequence[tuple[str, str, str]] = ()
-    heat_maps: Mapping[int, str] | None = None
+    heat_maps: Mapping[str, str] | None = None
     threshold: float | None = None
-
-    def without(self, places: Iterable[int]) -> "Predictions":
-        """Return the predictions with some rejects, by position, moved to `skipped`."""
-        gone = set(places)
-        kept = [place for place in range(len(self.names)) if place not in gone]
-        number_of = {place: number for number, place in enumerate(kept)}
-        maps = self.heat_maps
-        return dataclasses.replace(
-            self,
-            names=[self.names[place] for place in kept],
-            probabilities=self.probabilities[kept],
-            rejects={number_of[p]: why for p, why in self.rejects.items() if p not in gone},
-            skipped=sorted([*self.skipped, *((self.names[p], *self.rejects[p]) for p in gone)]),
-            heat_maps=maps and {number_of[place]: path for place, path in maps.items()},
-        )
 
     def labels(self) -> np.ndarray:
         """Return the class of each image, int [n]; -1 for an unreadable one."""
@@ -78,7 +63,7 @@ class Predictions:
             found = self.probabilities.argmax(1)
         else:  # in float64: a threshold may lie between two neighbouring float32
             found = (self.probabilities[:, 1].astype(np.float64) >= self.threshold).astype(np.int64)
-        found[list(self.rejects)] = -1
+        found[[name in self.rejects for name in self.names]] = -1
         return found
 
     def count(self) -> dict[str, int]:
@@ -109,14 +94,15 @@ class Predictions:
         def rows() -> Iterator[tuple[Cell, ...]]:
             labels = self.labels()
             for place in self._places:
-                name, reject = self.names[place], self.rejects.get(place)
+                name = self.names[place]
+                reject = self.rejects.get(name)
                 yield (
                     _text(order.identity(name)),
                     _text(name),
                     label_of[labels[place]],
                     *self.probabilities[place].tolist(),
                     reject and one_line(": ".join(reject)),
-                    *([self.heat_maps.get(place)] if maps else []),
+                    *([self.heat_maps.get(name)] if maps else []),
                 )
 
         header = ("id", "name", "label", *numbers, "error", *maps)

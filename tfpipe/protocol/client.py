@@ -1,6 +1,7 @@
 """A client of one model on a server."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import grpc
 import numpy as np
 
+from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages, transport
 from tfpipe.protocol.transport import ServerError
 
@@ -38,7 +40,7 @@ class Client:
     def __init__(
         self,
         server: str,
-        model: str,
+        model_name: str,
         *,
         signature_name: str = messages.DEFAULT_SIGNATURE,
         version: int = 0,
@@ -54,7 +56,7 @@ class Client:
 
         Args:
             server: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.
-            model: name of the model.
+            model_name: name of the model.
             signature_name: the signature of `predict` and `classify_images`.
             version: number of a version; 0 for the highest.
             version_label: label of a version, instead of its number.
@@ -66,17 +68,20 @@ class Client:
             key_file: its PEM key.
 
         Raises:
-            UserError: a file cannot be read, or `server` has neither form.
+            UserError: a file cannot be read, `server` has neither form, or `timeout` is no time.
         """
+        if not 0 < timeout < math.inf:
+            raise UserError(f"`timeout={timeout:g}` is no time to wait: give seconds above 0")
         self.server = server
-        self.model = model
+        self.model_name = model_name
         self.signature_name = signature_name
         self.timeout = timeout
         self._retries = retries
         files = (ca_file, cert_file, key_file)
         keys = transport.ClientTls(*files) if tls or any(files) else None
+        target = transport.Target(model_name, version, version_label)
         connect = transport.Rest if "://" in server else transport.Grpc
-        self._connection = connect(server, transport.Target(model, version, version_label), keys)
+        self._connection = connect(server, target, timeout, keys)
 
     def __enter__(self) -> "Client":
         return self
@@ -105,7 +110,7 @@ class Client:
             ServerError: there is no answer, or the request is refused.
         """
         key = signature_name or self.signature_name
-        return self._call(lambda: self._connection.predict(inputs, outputs, key, self.timeout))
+        return self._call(lambda: self._connection.predict(inputs, outputs, key))
 
     def metadata(self) -> transport.Metadata:
         """Return the version that is served now, and its signatures.
@@ -113,7 +118,7 @@ class Client:
         Raises:
             ServerError: there is no answer, or the request is refused.
         """
-        return self._call(lambda: self._connection.metadata(self.timeout))
+        return self._call(self._connection.metadata)
 
     @functools.cached_property
     def signatures(self) -> dict[str, messages.SignatureDef]:
@@ -163,34 +168,36 @@ class Client:
             # This model reports no error for each image: halve the batch until the bad one is
             # alone.
             half = len(images) // 2
+            parts = (images[:half], images[half:])
             return [
-                answer
-                for part in (images[:half], images[half:])
-                for answer in self.classify_images(part, threshold=threshold)
+                each for part in parts for each in self.classify_images(part, threshold=threshold)
             ]
         try:
-            return self._classifications(outputs, len(images), threshold)
+            columns = [outputs[alias].tolist() for alias in IMAGE_OUTPUTS]
+            reasons = (
+                outputs[ERROR_OUTPUT].tolist() if ERROR_OUTPUT in outputs else [b""] * len(images)
+            )
+            rows = zip(images, reasons, *columns, strict=True)
+            return [self._classification(*row, threshold) for _, *row in rows]
         except (ValueError, IndexError, TypeError, AttributeError):
             raise self._unreadable() from None
 
-    def _classifications(
-        self, outputs: Mapping[str, np.ndarray], count: int, threshold: float | None
-    ) -> list[Classification | ServerError]:
-        none = np.full(count, b"", object)
-        columns = [outputs[alias].tolist() for alias in IMAGE_OUTPUTS]
-        rows = zip(range(count), *columns, outputs.get(ERROR_OUTPUT, none).tolist(), strict=True)
-        found: list[Classification | ServerError] = []
-        for _, probabilities, index, name, reason in rows:
-            if reason:
-                message = f"{self.server} answers: {reason.decode(errors='replace')}"
-                found.append(ServerError(grpc.StatusCode.INVALID_ARGUMENT, message))
-                continue
-            label = name.decode(errors="replace")
-            if threshold is not None and len(probabilities) == 2:
-                chosen = int(probabilities[1] >= threshold)
-                index, label = chosen, label if chosen == index else self.labels[chosen]
-            found.append(Classification(label, index, probabilities[index], (*probabilities,)))
-        return found
+    def _classification(
+        self,
+        reason: bytes,
+        probabilities: list[float],
+        index: int,
+        name: bytes,
+        threshold: float | None,
+    ) -> Classification | ServerError:
+        if reason:
+            message = f"{self.server} answers: {reason.decode(errors='replace')}"
+            return ServerError(grpc.StatusCode.INVALID_ARGUMENT, message)
+        label = name.decode(errors="replace")
+        if threshold is not None and len(probabilities) == 2:
+            chosen = int(probabilities[1] >= threshold)
+            index, label = chosen, label if chosen == index else self.labels[chosen]
+        return Classification(label, index, probabilities[index], (*probabilities,))
 
     def check_signature(self) -> None:
         """Raise ServerError if the signature does not map images to classes."""
@@ -203,8 +210,8 @@ class Client:
         if self.signature_name not in fitting:
             raise ServerError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"model {self.model!r} has no signature {self.signature_name!r} that classifies"
-                f" images; those that do: {', '.join(fitting) or 'none'}",
+                f"model {self.model_name!r} has no signature {self.signature_name!r} that"
+                f" classifies images; those that do: {', '.join(fitting) or 'none'}",
             )
 
     def _unreadable(self) -> ServerError:
@@ -231,5 +238,5 @@ class Client:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{self.server} did not answer within {self.timeout:g} s"
         if code is grpc.StatusCode.NOT_FOUND:
-            return f"{self.server} serves no model {self.model!r}: {details}"
+            return f"{self.server} serves no model {self.model_name!r}: {details}"
         return f"{self.server} answers {code.name}: {details}"

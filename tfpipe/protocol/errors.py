@@ -7,6 +7,25 @@ import grpc
 # TensorFlow Serving cuts its messages here, because gRPC headers are bounded.
 MAX_MESSAGE_CHARS = 1024
 
+# The HTTP status of each gRPC status (util/net_http of TensorFlow Serving); others are 500.
+HTTP_STATUS = {
+    grpc.StatusCode.OK: 200,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+
 # Lines that TensorFlow adds to the error of an op: headings, and indented stack frames.
 _TRACE_LINE = re.compile(
     r"Graph execution error:|Detected at node .*|Node: .*|<stack traces unavailable>"

@@ -1,6 +1,7 @@
 """Image files for a server: finds, reads and checks them, and groups them into requests."""
 
 import dataclasses
+import itertools
 import os
 import stat
 import struct
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.protocol.messages import Example
+from tfpipe.protocol.generated import Example
 
 # The first bytes of the formats that a model decodes.
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
@@ -109,17 +110,6 @@ def batches(found: ImagePaths, size: int) -> Iterator[list[ImageFile]]:
         yield batch
 
 
-def read_image(path: str) -> bytes:
-    """Return an image file, checked by its size and first bytes.
-
-    Raises:
-        UserError: it cannot be read, is larger than `MAX_IMAGE_BYTES`, or has another format.
-    """
-    (image,) = _file(path)
-    _check(image)
-    return image.data
-
-
 def _check(image: ImageFile) -> None:
     if len(image.data) > MAX_IMAGE_BYTES:
         raise UserError(f"{image.name} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
@@ -139,27 +129,24 @@ def _file(path: str) -> Iterator[ImageFile]:
 def _records(path: str) -> Iterator[ImageFile]:
     """Yield the images of a TFRecord file of tf.Examples, as tfpipe.build_records writes it."""
     with _opened(path) as file:
-        number = 0
-        while header := file.read(_HEADER.size):
-            record = b""
-            if len(header) == _HEADER.size:
-                length, _ = _HEADER.unpack(header)
-                if length <= 2 * MAX_IMAGE_BYTES:
-                    record = file.read(length)
-                    file.read(_FOOTER_BYTES)
+        for number in itertools.count():
+            header = file.read(_HEADER.size)
+            if not header:
+                return
             try:
-                if not record:
-                    raise ValueError
-                features = Example.FromString(record).features.feature
+                length, _ = _HEADER.unpack(header)
+                if length > 2 * MAX_IMAGE_BYTES:
+                    raise ValueError("too long")
+                features = Example.FromString(file.read(length)).features.feature
                 (data,) = features["image/encoded"].bytes_list.value
-            except (ValueError, DecodeError):
+            except (ValueError, DecodeError, struct.error):
                 raise UserError(
                     f"{path} is no TFRecord file of images, or damaged, at record {number}"
                 ) from None
+            file.read(_FOOTER_BYTES)
             names = features["image/filename"].bytes_list.value
             name = names[0].decode(errors="backslashreplace") if names else str(number)
             yield ImageFile(f"{path}:{name}", data)
-            number += 1
 
 
 def _opened(path: str) -> BinaryIO:

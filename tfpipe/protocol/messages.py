@@ -1,39 +1,13 @@
-"""The messages and stubs of TensorFlow Serving, without the seconds that TensorFlow's import takes.
+"""The messages and stubs of TensorFlow Serving, imported without TensorFlow."""
 
-The generated modules of `tensorflow-serving-api` need only other generated modules, which are
-inside the package `tensorflow`. To import those runs all of TensorFlow first. So an empty package
-with the same search path stands in for `tensorflow` during these imports. A later
-`import tensorflow` runs as usual and finds the same message classes.
-"""
-
-import contextlib
-import importlib.util
-import sys
-import types
-from collections.abc import Iterator
+# ruff: noqa: F401 (other modules import these names from here)
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 
+from tfpipe.protocol.generated import Example, without_tensorflow
 
-@contextlib.contextmanager
-def _hollow(package: str) -> Iterator[None]:
-    """Allow imports from `package` without running its `__init__`."""
-    spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is None:  # loaded already, or not installed: the imports below report that
-        yield
-        return
-    stand_in = types.ModuleType(package)
-    stand_in.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules[package] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
-with _hollow("tensorflow"):
-    from tensorflow.core.example.example_pb2 import Example
+with without_tensorflow():
     from tensorflow.core.framework import types_pb2
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -63,18 +37,10 @@ with _hollow("tensorflow"):
         ReloadConfigResponse,
     )
     from tensorflow_serving.apis.model_pb2 import ModelSpec
-    from tensorflow_serving.apis.model_service_pb2_grpc import (
-        ModelServiceServicer,
-        ModelServiceStub,
-        add_ModelServiceServicer_to_server,
-    )
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
     from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
-        PredictionServiceServicer,
-        PredictionServiceStub,
-        add_PredictionServiceServicer_to_server,
-    )
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
     from tensorflow_serving.apis.regression_pb2 import (
         RegressionRequest,
         RegressionResponse,
@@ -90,46 +56,3 @@ ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 DEFAULT_SIGNATURE = "serving_default"
 # The service names of health checks; "" is the whole server.
 HEALTH_NAMES = ("", "PredictionService", "ModelService")
-
-__all__ = [
-    "DEFAULT_SIGNATURE",
-    "HEALTH_NAMES",
-    "ClassificationRequest",
-    "ClassificationResponse",
-    "ClassificationResult",
-    "Example",
-    "GetModelMetadataRequest",
-    "GetModelMetadataResponse",
-    "GetModelStatusRequest",
-    "GetModelStatusResponse",
-    "HealthCheckRequest",
-    "HealthCheckResponse",
-    "HealthStub",
-    "InferenceTask",
-    "Input",
-    "ModelServerConfig",
-    "ModelServiceServicer",
-    "ModelServiceStub",
-    "ModelSpec",
-    "ModelVersionStatus",
-    "MultiInferenceRequest",
-    "MultiInferenceResponse",
-    "PredictRequest",
-    "PredictResponse",
-    "PredictionLog",
-    "PredictionServiceServicer",
-    "PredictionServiceStub",
-    "RegressionRequest",
-    "RegressionResponse",
-    "RegressionResult",
-    "ReloadConfigRequest",
-    "ReloadConfigResponse",
-    "ServableVersionPolicy",
-    "SignatureDef",
-    "SignatureDefMap",
-    "TensorProto",
-    "add_HealthServicer_to_server",
-    "add_ModelServiceServicer_to_server",
-    "add_PredictionServiceServicer_to_server",
-    "types_pb2",
-]

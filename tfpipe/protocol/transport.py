@@ -1,6 +1,7 @@
 """Connections to a server: gRPC, or REST where only HTTP is possible."""
 
 import base64
+import contextlib
 import functools
 import http.client
 import json
@@ -17,6 +18,7 @@ from google.protobuf import json_format
 
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages, tensors
+from tfpipe.protocol.errors import HTTP_STATUS
 
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -25,18 +27,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 # The longest pause before gRPC connects again.
 _RECONNECT_MS = 2000
 
-# The gRPC status for an HTTP status; others are UNKNOWN.
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
+# The gRPC status for an HTTP status, the first of several; others are UNKNOWN.
+_CODES = {status: code for code, status in reversed(HTTP_STATUS.items())}
 
 
 class ServerError(UserError):
@@ -69,6 +61,13 @@ class Target(NamedTuple):
         elif self.version:
             spec.version.value = self.version
 
+    def path(self) -> str:
+        """Return the path of the REST API."""
+        path = f"/v1/models/{urllib.parse.quote(self.name, safe='')}"
+        if self.version_label:
+            return f"{path}/labels/{urllib.parse.quote(self.version_label, safe='')}"
+        return f"{path}/versions/{self.version}" if self.version else path
+
 
 class Metadata(NamedTuple):
     """The version that is served, and its signatures by name."""
@@ -78,13 +77,7 @@ class Metadata(NamedTuple):
 
 
 class ClientTls(NamedTuple):
-    """PEM files of a client.
-
-    Attributes:
-        ca_file: certificates that the server's is checked with; empty for the system's.
-        cert_file: the client's own certificate; empty for none.
-        key_file: its key.
-    """
+    """PEM files: what checks the server's certificate, and the client's own; "" for none."""
 
     ca_file: str = ""
     cert_file: str = ""
@@ -101,73 +94,81 @@ def repeated(call: Callable[[], Any], retries: int) -> Any:
     Raises:
         ServerError: the last call failed, or one failed for another reason.
     """
-    for attempt in range(retries + 1):
+    for attempt in range(retries):
         try:
             return call()
         except ServerError as error:
-            if error.code is not grpc.StatusCode.UNAVAILABLE or attempt == retries:
+            if error.code is not grpc.StatusCode.UNAVAILABLE:
                 raise
         longest = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
         time.sleep(random.uniform(longest / 2, longest))  # noqa: S311
-    raise AssertionError("not reached")
+    return call()
 
 
 class Grpc:
     """A gRPC channel to a server; safe to use from several threads."""
 
-    def __init__(self, server: str, target: Target, tls: ClientTls | None):
-        """Connect at the first call. Raises UserError if a file of `tls` cannot be read."""
-        self._target = target
-        options = {
-            "grpc.max_receive_message_length": MAX_ANSWER_BYTES,
-            "grpc.max_send_message_length": -1,
-            "grpc.enable_http_proxy": 0,  # a proxy rarely speaks gRPC
+    def __init__(self, server: str, target: Target, timeout: float, tls: ClientTls | None = None):
+        """Connect at the first call. Raises UserError if a file of `tls` cannot be read.
+
+        Args:
+            server: HOST:PORT.
+            target: the model.
+            timeout: seconds for each call.
+            tls: the certificates; None for no encryption.
+        """
+        self._target, self._timeout = target, timeout
+        options = [
+            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.enable_http_proxy", 0),  # a proxy rarely speaks gRPC
             # gRPC's own limit of two minutes is long for a server that restarted.
-            "grpc.max_reconnect_backoff_ms": _RECONNECT_MS,
-        }
-        arguments = {"options": list(options.items())}
+            ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
+        ]
         if tls is None:
-            self._channel = grpc.insecure_channel(server, **arguments)
+            self._channel = grpc.insecure_channel(server, options)
         else:
-            parts = {"root_certificates": tls.ca_file, "private_key": tls.key_file,
-                     "certificate_chain": tls.cert_file}  # fmt: skip
-            read = {name: _read(path) for name, path in parts.items() if path}
-            credentials = grpc.ssl_channel_credentials(**read)
-            self._channel = grpc.secure_channel(server, credentials, **arguments)
-        self._service = messages.PredictionServiceStub(self._channel)
+            parts = (tls.ca_file, tls.key_file, tls.cert_file)
+            read = (_read(path) if path else None for path in parts)
+            credentials = grpc.ssl_channel_credentials(*read)
+            self._channel = grpc.secure_channel(server, credentials, options)
+        self.service = messages.PredictionServiceStub(self._channel)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
-    def predict(
-        self,
-        inputs: Mapping[str, object],
-        outputs: Sequence[str],
-        signature_name: str,
-        timeout: float,
-    ) -> dict[str, np.ndarray]:
-        """Run a signature; see `Client.predict`. Raises ServerError or ValueError."""
+    def request(
+        self, inputs: Mapping[str, object], outputs: Sequence[str], signature_name: str
+    ) -> messages.PredictRequest:
+        """Return the message for `predict`; raises ValueError if no tensor can hold an input."""
         request = messages.PredictRequest(output_filter=outputs)
         self._target.fill(request.model_spec)
         request.model_spec.signature_name = signature_name
         for alias, value in inputs.items():
             tensors.write(request.inputs[alias], value)
-        response = self._call(self._service.Predict, request, timeout)
+        return request
+
+    def predict(
+        self, inputs: Mapping[str, object], outputs: Sequence[str], signature_name: str
+    ) -> dict[str, np.ndarray]:
+        """Run a signature; see `Client.predict`. Raises ServerError or ValueError."""
+        request = self.request(inputs, outputs, signature_name)
+        response = self._call(self.service.Predict, request)
         return {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
 
-    def metadata(self, timeout: float) -> Metadata:
+    def metadata(self) -> Metadata:
         """Return the served version and its signatures; raises ServerError."""
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._target.fill(request.model_spec)
-        response = self._call(self._service.GetModelMetadata, request, timeout)
+        response = self._call(self.service.GetModelMetadata, request)
         found = messages.SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
         return Metadata(response.model_spec.version.value, dict(found.signature_def))
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any, timeout: float) -> Any:
+    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Any) -> Any:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             raise ServerError(error.code(), error.details()) from None
 
@@ -175,48 +176,34 @@ class Grpc:
 class Rest:
     """A server's REST API; safe to use from several threads. Each call opens a connection."""
 
-    def __init__(self, server: str, target: Target, tls: ClientTls | None):
+    def __init__(self, server: str, target: Target, timeout: float, tls: ClientTls | None = None):
         """`server` is a URL such as http://127.0.0.1:8501. Raises UserError for another form."""
-        self._url = urllib.parse.urlsplit(server)
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise UserError(
-                f"the server {server!r} has no known form: HOST:PORT, or http://HOST:PORT for REST"
-            )
-        self._context = None
-        if self._url.scheme == "https":
-            self._context = ssl.create_default_context(cafile=(tls and tls.ca_file) or None)
-            if tls and tls.cert_file:
-                self._context.load_cert_chain(tls.cert_file, tls.key_file or None)
-        path = f"{self._url.path.rstrip('/')}/v1/models/{urllib.parse.quote(target.name, safe='')}"
-        if target.version_label:
-            path += f"/labels/{urllib.parse.quote(target.version_label, safe='')}"
-        elif target.version:
-            path += f"/versions/{target.version}"
-        self._path = path
+        url = _parsed(server)
+        self._path = url.path.rstrip("/") + target.path()
+        kind, more = http.client.HTTPConnection, {}
+        if url.scheme == "https":
+            kind, more = http.client.HTTPSConnection, {"context": _context(tls or ClientTls())}
+        self._connect = functools.partial(kind, url.hostname, url.port, timeout=timeout, **more)
 
     def close(self) -> None:
         """Do nothing: each call closes its own connection."""
 
     def predict(
-        self,
-        inputs: Mapping[str, object],
-        outputs: Sequence[str],
-        signature_name: str,
-        timeout: float,
+        self, inputs: Mapping[str, object], outputs: Sequence[str], signature_name: str
     ) -> dict[str, np.ndarray]:
         """Run a signature; see `Client.predict`. Raises ServerError or ValueError."""
         values = {alias: _as_json(tensors.as_array(value)) for alias, value in inputs.items()}
         body = json.dumps({"signature_name": signature_name, "inputs": values})
-        answer = json.loads(self._call("POST", ":predict", body.encode(), timeout))["outputs"]
-        infos = self._signatures(timeout)[signature_name].outputs
+        answer = json.loads(self._call("POST", ":predict", body.encode()))["outputs"]
+        infos = self._signatures[signature_name].outputs
         if len(infos) == 1:
             answer = {next(iter(infos)): answer}
         wanted = outputs or infos
         return {alias: _from_json(answer[alias], infos[alias].dtype) for alias in wanted}
 
-    def metadata(self, timeout: float) -> Metadata:
+    def metadata(self) -> Metadata:
         """Return the served version and its signatures; see `Grpc.metadata`."""
-        answer = json.loads(self._call("GET", "/metadata", b"", timeout))
+        answer = json.loads(self._call("GET", "/metadata", b""))
         found = messages.SignatureDefMap()
         try:
             json_format.ParseDict(
@@ -226,14 +213,12 @@ class Rest:
             raise ValueError(str(error)) from None
         return Metadata(int(answer["model_spec"]["version"]), dict(found.signature_def))
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _signatures(self, timeout: float) -> dict[str, messages.SignatureDef]:
-        return self.metadata(timeout).signatures
+    @functools.cached_property
+    def _signatures(self) -> dict[str, messages.SignatureDef]:
+        return self.metadata().signatures
 
-    def _call(self, method: str, suffix: str, body: bytes, timeout: float) -> bytes:
-        kind = http.client.HTTPSConnection if self._context else http.client.HTTPConnection
-        more = {"context": self._context} if self._context else {}
-        connection = kind(self._url.hostname, self._url.port, timeout=timeout, **more)
+    def _call(self, method: str, suffix: str, body: bytes) -> bytes:
+        connection = self._connect()
         try:
             connection.request(
                 method, self._path + suffix, body, {"Content-Type": "application/json"}
@@ -254,6 +239,27 @@ class Rest:
         return answer
 
 
+def _parsed(server: str) -> urllib.parse.SplitResult:
+    with contextlib.suppress(ValueError):  # such as a port that is no number
+        url = urllib.parse.urlsplit(server)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return url
+    raise UserError(
+        f"the server {server!r} has no known form: HOST:PORT, or http://HOST:PORT for REST"
+    )
+
+
+def _context(tls: ClientTls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file or None)
+        if tls.cert_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file or None)
+    except OSError as error:
+        files = ", ".join(filter(None, tls))
+        raise UserError(f"cannot read {files}: {error.strerror or error}") from None
+    return context
+
+
 def _reason(answer: bytes) -> str:
     try:
         return str(json.loads(answer)["error"])
@@ -270,23 +276,23 @@ def _read(path: str) -> bytes:
 
 
 def _as_json(array: np.ndarray) -> Any:
-    if array.dtype != object:
-        return array.tolist()
-    found = np.empty(array.shape, object)
-    flat = found.ravel()
-    for place, each in enumerate(array.ravel().tolist()):
-        data = each.encode() if isinstance(each, str) else each
-        flat[place] = {"b64": base64.b64encode(data).decode()}
-    return found.tolist()
+    if array.dtype == object:
+        array = np.asarray(np.frompyfunc(_base64, 1, 1)(array), object)
+    return array.tolist()
+
+
+def _base64(data: bytes | str) -> dict[str, str]:
+    data = data.encode() if isinstance(data, str) else data
+    return {"b64": base64.b64encode(data).decode()}
 
 
 def _from_json(value: Any, dtype: int) -> np.ndarray:
     if dtype != messages.types_pb2.DT_STRING:
         return np.asarray(value, tensors.numpy_type(dtype))
-    return tensors.as_array(_encoded(value))
+    return tensors.as_array(_decoded(value))
 
 
-def _encoded(value: Any) -> Any:
+def _decoded(value: Any) -> Any:
     if isinstance(value, list):
-        return [_encoded(each) for each in value]
+        return [_decoded(each) for each in value]
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()

@@ -14,14 +14,14 @@ from tfpipe.protocol.messages import PredictionLog
 FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 # The fields of PredictionLog that are replayed.
-KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")
+_KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")
 
 
-def read(path: pathlib.Path) -> Iterator[tuple[str, Message]]:
-    """Yield the field of `PredictionLog` and the request of each record.
+def read(path: pathlib.Path) -> Iterator[Message]:
+    """Yield the request of each record.
 
     Raises:
-        ValueError: a record is not a PredictionLog of one of `KINDS`, or there are too many.
+        ValueError: a record is no PredictionLog of such a method, or there are too many.
         tf.errors.DataLossError: the file is damaged.
     """
     import tensorflow as tf  # here, because `publish` needs only the constants
@@ -33,6 +33,6 @@ def read(path: pathlib.Path) -> Iterator[tuple[str, Message]]:
             raise ValueError(f"it has more than {MAX_RECORDS:,} records")
         log = PredictionLog.FromString(record.numpy())
         kind = log.WhichOneof("log_type")
-        if kind not in KINDS:
+        if kind not in _KINDS:
             raise ValueError(f"record {count} is a {kind}")
-        yield kind, getattr(log, kind).request
+        yield getattr(log, kind).request

@@ -11,6 +11,7 @@ from tfpipe.core import options, storage
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation.metrics import metrics as registered
 from tfpipe.evaluation.metrics import names
+from tfpipe.evaluation.result_tables import interval, number
 from tfpipe.evaluation.summary import summary
 from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
@@ -33,10 +34,7 @@ LIMITS = (
 
 
 def measures(run: LoadedRun) -> dict[str, Any]:
-    """Return the measures of a run's predictions of its validation images.
-
-    Returns:
-        The result of `tfpipe.evaluation.summary.summary`.
+    """Return the summary of a run's predictions of its validation images.
 
     Raises:
         UserError: there are no predictions, or they are damaged.
@@ -56,17 +54,17 @@ def describe(
     optimize: str,
     license: str,
 ) -> dict[str, Any]:
-    """Return the card.
+    """Return the card of an exported version.
 
     Args:
         run: the trained run or ensemble.
         predictor: its predictor.
         measured: from `measures`.
-        name: name of the model.
-        version: number of the export.
-        signatures: its signatures.
+        name: of the model.
+        version: its number.
+        signatures: their names.
         optimize: the flag of tfpipe.export.
-        license: license of the model; empty if unknown.
+        license: of the model; empty if unknown.
     """
     classes = list(run.classes)
     return {
@@ -93,7 +91,7 @@ def describe(
         "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
         "signatures": signatures,
         "optimize": optimize,
-        "limits": list(LIMITS),
+        "limits": [f"Its measures: {each}." for each in measured["warnings"]] + list(LIMITS),
     }
 
 
@@ -133,11 +131,13 @@ def write(folder: pathlib.Path, card: dict[str, Any]) -> None:
 
 
 def _figure(measured: dict[str, Any], *path: str) -> str:
-    """Return a measure as text, or the reason why it is undefined."""
+    """Return a measure or an interval as text, or the reason why it is undefined."""
     value = measured
     for key in path:
         value = value[key]
-    return measured["reasons"][".".join(path)] if value is None else f"{value:.4f}"
+    if value is None:
+        return measured["reasons"][".".join(path)]
+    return number(value) if isinstance(value, float) else interval(value)
 
 
 def as_text(card: dict[str, Any]) -> str:
@@ -150,16 +150,13 @@ def as_text(card: dict[str, Any]) -> str:
             " The server has no threshold: apply another one to `probability`, or in the client"
             " (`--threshold`)"
         )
+    figures = [(registered[key].title, (key,), ("intervals", key)) for key in names()]
+    figures += [(f"{name} found", ("recall", name), ("recall_intervals", name)) for name in classes]
     rows = [("images", f"{measured['n']:,}", "")]
-    for key in names():
-        bounds = measured["intervals"][key]
-        interval = (
-            measured["reasons"].get(f"intervals.{key}", "")
-            if bounds is None
-            else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
-        )
-        rows.append((registered[key].title, _figure(measured, key), interval))
-    rows += [(f"{name} found", _figure(measured, "recall", name), "") for name in classes]
+    rows += [
+        (title, _figure(measured, *value), _figure(measured, *bounds))
+        for title, value, bounds in figures
+    ]
     lines = [
         f"# {card['name']}, version {card['version']}",
         "",
@@ -167,7 +164,7 @@ def as_text(card: dict[str, Any]) -> str:
         f" of {', '.join(card['input']['formats'])}, which it resizes to"
         f" {card['input']['side_in_pixels']} x {card['input']['side_in_pixels']} pixels.",
         "",
-        "| measure | value | 95 % interval (bootstrap) |",
+        "| measure | value | 95 % interval |",
         "| --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",

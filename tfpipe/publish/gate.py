@@ -30,14 +30,7 @@ _READY = re.compile(r"serving \S+ version \d+ at (\S+)")
 
 
 def check(folder: pathlib.Path, samples: SampleImages) -> float:
-    """Serve a SavedModel in a fresh process and compare its answers with the evaluation's.
-
-    Args:
-        folder: the SavedModel, under any name.
-        samples: images and the expected answers.
-
-    Returns:
-        The largest difference of a probability.
+    """Serve a SavedModel in a fresh process, and return the largest difference of a probability.
 
     Raises:
         UserError: the server does not start, or answers with an error or other probabilities.

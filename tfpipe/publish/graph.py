@@ -59,7 +59,7 @@ def faults(folder: pathlib.Path, serving_version: str = SERVING_VERSION) -> list
         One sentence for each kind of fault, with the operation and a function that has it.
 
     Raises:
-        ValueError: `serving_version` is not a version, or older than `OLDEST`.
+        UserError: `serving_version` is not a version, or older than `OLDEST`.
     """
     version = parse_version(serving_version)
     saved = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
@@ -83,13 +83,16 @@ def faults(folder: pathlib.Path, serving_version: str = SERVING_VERSION) -> list
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """Return the first two numbers of a version such as "2.15.1"; raises ValueError."""
+    """Return the first two numbers of a version such as "2.15.1"; raises UserError."""
     parts = text.split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
-        raise ValueError(f"{text!r} is no version such as 2.15.1")
+        raise UserError(f"`serving_version`: {text!r} is no version such as 2.15.1", status=2)
     version = int(parts[0]), int(parts[1])
     if version < OLDEST:
-        raise ValueError(f"{text} is older than {'.'.join(map(str, OLDEST))}, the oldest known one")
+        oldest = ".".join(map(str, OLDEST))
+        raise UserError(
+            f"`serving_version`: {text} is older than {oldest}, the oldest known one", status=2
+        )
     return version
 
 

@@ -3,12 +3,13 @@
 import operator
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tfpipe.core.errors import UserError
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
-_FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_FORM = re.compile(rf"\s*(\w+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*", re.ASCII)
 
 
 class Requirement(NamedTuple):
@@ -23,50 +24,40 @@ class Requirement(NamedTuple):
 
 
 def parse(text: str) -> tuple[Requirement, ...]:
-    """Read requirements separated by commas; blank means none.
-
-    Raises:
-        UserError: one of them is not a name, a comparison and a number.
-    """
+    """Read requirements separated by commas; raises UserError for anything else."""
     found = []
     for part in text.split(",") if text.strip() else ():
         match = _FORM.fullmatch(part)
-        try:
-            measure, comparison, bound = match.groups()
-            found.append(Requirement(measure, comparison, float(bound)))
-        except (AttributeError, ValueError):
+        if match is None:
             raise UserError(
                 f"--require: {part.strip()!r} is no requirement: write a measure, one of"
                 f" {', '.join(_COMPARISONS)}, and a number, as in log_loss<0.06",
                 status=2,
-            ) from None
+            )
+        found.append(Requirement(match[1], match[2], float(match[3])))
     return tuple(found)
 
 
-def check(requirements: tuple[Requirement, ...], measures: Mapping[str, object]) -> None:
-    """Compare measures with what is required.
-
-    Args:
-        requirements: from `parse`.
-        measures: of the model, by name, as `measure.summary` gives them.
+def check(requirements: tuple[Requirement, ...], measures: Mapping[str, Any]) -> None:
+    """Compare requirements with the measures of a model, from `tfpipe.evaluation.summary`.
 
     Raises:
         UserError: one is not reached, or there is no such measure.
     """
-    undefined = measures.get("reasons", {})
-    numbers = {name: value for name, value in measures.items() if isinstance(value, float)}
+    known = {name: value for name, value in measures.items() if isinstance(value, float)}
     missed = []
     for each in requirements:
-        if (reason := undefined.get(each.measure)) is not None:
+        if each.measure in measures.get("reasons", {}):
             raise UserError(
-                f"not exported: {each} is required, and {each.measure} is undefined: it {reason}"
+                f"not exported: {each} is required, and {each.measure} is undefined: it"
+                f" {measures['reasons'][each.measure]}"
             )
-        if each.measure not in numbers:
+        if each.measure not in known:
             raise UserError(
-                f"--require: {each.measure!r} is not measured; known: {', '.join(sorted(numbers))}",
+                f"--require: {each.measure!r} is not measured; known: {', '.join(sorted(known))}",
                 status=2,
             )
-        value = numbers[each.measure]
+        value = known[each.measure]
         if not _COMPARISONS[each.comparison](value, each.bound):
             missed.append(f"{each.measure} is {value:.6g}, and {each} is required")
     if missed:

@@ -11,7 +11,7 @@ from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records import manifest as manifests
-from tfpipe.runs.loaded_run import LoadedRun, check_classes
+from tfpipe.runs.loaded_run import LoadedRun, labels_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,12 @@ def take(
         count: number of images, at least 1.
 
     Raises:
-        UserError: the records are missing or have other classes; or no image is encoded, as after
-            `--store=raw`, and so cannot be sent.
+        UserError: the records are missing or have an unknown class, or no image is encoded, as
+            after `--store=raw`, and so cannot be sent.
     """
     manifest = manifests.load(records or run.records)
     manifest.check()
-    check_classes(run, manifest)
+    labels_in(run, manifest)  # raises UserError for an unknown class
     part = run.validation(manifest)
     fields = (each for each in part.records() if not each.copy)
     sent = [each for each in itertools.islice(fields, count) if each.format != "raw"]

@@ -31,14 +31,7 @@ def write(
     *,
     name: str,
 ) -> int:
-    """Write a request for each signature and batch size.
-
-    Args:
-        folder: the SavedModel.
-        signatures: its signatures by name.
-        sizes: batch sizes in images.
-        samples: the images to send.
-        name: name of the model.
+    """Write a request for each signature of a SavedModel and each batch size in images.
 
     Returns:
         The number of requests.

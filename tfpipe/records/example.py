@@ -3,39 +3,12 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
+
+from tfpipe.protocol.generated import Example
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-# The parts of tf.train.Example that records use. Importing the class itself loads TensorFlow, which
-# takes seconds. https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/example
-_SCHEMA = """
-name: "tfpipe/example.proto" package: "tfpipe" syntax: "proto3"
-message_type { name: "BytesList"
-  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
-message_type { name: "Int64List"
-  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
-message_type { name: "Feature" oneof_decl { name: "kind" }
-  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE
-    type_name: ".tfpipe.BytesList" oneof_index: 0 }
-  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE
-    type_name: ".tfpipe.Int64List" oneof_index: 0 } }
-message_type { name: "Features"
-  nested_type { name: "FeatureEntry" options { map_entry: true }
-    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE
-      type_name: ".tfpipe.Feature" } }
-  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE
-    type_name: ".tfpipe.Features.FeatureEntry" } }
-message_type { name: "Example"
-  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE
-    type_name: ".tfpipe.Features" } }
-"""
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
-Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("tfpipe.Example"))
 
 
 class ImageExample(NamedTuple):

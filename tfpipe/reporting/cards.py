@@ -19,14 +19,10 @@ SIDE = 200  # pixels of a picture's longer side
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """An image with its prediction.
+    """An image with its label and the predicted class, `guess`.
 
     Attributes:
-        picture: a thumbnail.
         heat: the picture below its heat map for the predicted class; None without a heat map.
-        name: of the image.
-        label: its class.
-        guess: the predicted class.
         scores: the two most probable classes, and the label if it is another one, with their
             probabilities.
         note: a remark; "" if none.

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.page import template
 from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting import (
@@ -24,6 +23,7 @@ from tfpipe.reporting.model_structure import ModelStructure
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.reporting.neighbours import Neighbour
 from tfpipe.reporting.target import ReportTarget
+from tfpipe.runs import loaded_run
 from tfpipe.training import log
 from tfpipe.training.log import Epoch
 
@@ -100,16 +100,6 @@ class Chapter:
     problems: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def stages(self) -> list[dict[str, Any]]:
-        """The rows of the table of stages."""
-        return tables.stages(self.histories)
-
-    @property
-    def options(self) -> list[tuple[str, str]]:
-        """The options of the first run that differ from the defaults."""
-        return tables.options(self.target.first.config)
-
-    @property
     def seconds(self) -> float:
         """The duration of all trainings."""
         return sum(epoch.seconds for epochs in self.histories.values() for epoch in epochs)
@@ -125,11 +115,6 @@ class Chapter:
         if sum(model.runs for model in self.models) < len(self.target.runs):
             return None
         return sum(model.structure.parameters * model.runs for model in self.models)
-
-    @property
-    def embedded(self) -> dict[str, template.Image]:
-        """The plots as pictures for the page, by name."""
-        return {name: template.image(*plot) for name, plot in self.plots.items()}
 
 
 def write(target: ReportTarget, manifest: Manifest | str, options: ReportOptions) -> Chapter:
@@ -155,7 +140,10 @@ def write(target: ReportTarget, manifest: Manifest | str, options: ReportOptions
     except UserError as error:
         _report_problem(chapter, "No result", error)
         return chapter
-    chapter.result = tables.result(chapter.predictions, target.classes, target.folder)
+    shares = loaded_run.usual_shares(target.trained, records)
+    chapter.result = tables.result(chapter.predictions, target.classes, target.folder, shares)
+    for warning in chapter.result["measured"]["warnings"]:
+        terminal.warn(f"{target.folder}: {warning}")
     chapter.plots |= result_plots.draw(chapter.predictions, target.classes)
     if records is not None:
         try:
@@ -179,7 +167,7 @@ def _draw_models(chapter: Chapter) -> None:
     for number, names in enumerate(list(alike.values())[:MAX_MODELS]):
         name, plot = names[0], f"structure-{number + 1}" if number else "structure"
         try:
-            structure = model_structure.build(chapter.target.runs[name])[1]
+            structure = model_structure.build(chapter.target.runs[name])
         except UserError as error:
             _report_problem(chapter, f"No drawing of the model of {name}", error)
             continue

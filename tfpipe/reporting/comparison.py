@@ -25,7 +25,6 @@ class Pair:
     Attributes:
         other: the name of the other.
         sentences: the differences in log loss and accuracy.
-        p_value: of the difference in log loss; None if not computable.
         agreement: the number of images that both predict correctly, only the best, only the other,
             neither; None without a comparison.
         problem: why there is no comparison; "" if there is one.
@@ -36,7 +35,6 @@ class Pair:
 
     other: str
     sentences: list[str] = dataclasses.field(default_factory=list)
-    p_value: float | None = None
     agreement: tuple[int, int, int, int] | None = None
     problem: str = ""
     disputed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
@@ -97,9 +95,7 @@ def pair(best: Chapter, other: Chapter) -> Pair:
     try:
         if classes != other.target.classes:
             raise UserError(f"{name} and {other_name} have different classes")
-        order = compare.order(name, one.names, other_name, two.names)
-        if (two.labels[order] != one.labels).any():
-            raise UserError(f"{name} and {other_name} have different labels for the same images")
+        order = compare.order(name, one.columns, other_name, two.columns)
     except UserError as error:
         return Pair(other_name, problem=str(error))
     first = LabeledPredictions(one.probabilities, one.labels)
@@ -115,7 +111,6 @@ def pair(best: Chapter, other: Chapter) -> Pair:
     return Pair(
         other_name,
         [compare.sentence(compared, name, other_name, key) for key in ("log_loss", "accuracy")],
-        compared["measures"]["log_loss"]["p_value"],
         counts,
         disputed=[(int(index), int(order[index])) for index in disputed],
         plot=_scatter(name, other_name, first, second, classes) if first.classes == 2 else None,

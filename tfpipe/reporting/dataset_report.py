@@ -6,7 +6,7 @@ The page has no time and no path of the machine, so equal data sets get equal by
 import collections
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
@@ -115,21 +115,33 @@ def section(
     prefix: str = "",
     linked: bool = True,
 ) -> Section:
-    """Return the values of the template `dataset.html.j2`.
+    """Return the values of the template `dataset.html.j2`; `Section` explains the rest.
 
     Args:
         manifest: of the data set.
         rejected: the files in `rejects.csv`, in any order.
         drawn: PNG files from `dataset_plots.draw`.
         members: of the clusters of duplicates.
-        heading: see `Section`.
-        prefix: see `Section`.
-        linked: see `Section`.
+        heading: the tag of its headings.
+        prefix: of the anchors.
+        linked: whether the page lies beside the files.
     """
-    conflicts = _conflicts(members)
+    clusters = collections.defaultdict(list)
+    for member in members:
+        clusters[member.cluster].append(member)
+    conflicts = [each for each in clusters.values() if len({m.label for m in each}) > 1]
+    counts = [
+        {
+            "name": name,
+            "splits": [counts[name] for counts in manifest.splits.values()],
+            "copies": sum(counts.get(name, 0) for counts in manifest.copies.values()),
+            "folds": [counts.get(name, 0) for counts in manifest.folds.values()],
+        }
+        for name in manifest.classes
+    ]
     return Section(
         manifest,
-        [_counts(manifest, name) for name in manifest.classes],
+        counts,
         sorted(rejected)[:MAX_REJECTS],
         len(rejected),
         conflicts[:MAX_CONFLICTS],
@@ -139,23 +151,6 @@ def section(
         prefix,
         linked,
     )
-
-
-def _counts(manifest: Manifest, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "splits": [counts[name] for counts in manifest.splits.values()],
-        "copies": sum(counts.get(name, 0) for counts in manifest.copies.values()),
-        "folds": [counts.get(name, 0) for counts in manifest.folds.values()],
-    }
-
-
-def _conflicts(members: Iterable[Member]) -> list[list[Member]]:
-    """Return the clusters with more than one label."""
-    clusters = collections.defaultdict(list)
-    for member in members:
-        clusters[member.cluster].append(member)
-    return [each for each in clusters.values() if len({member.label for member in each}) > 1]
 
 
 def _command(arguments: Mapping[str, Any]) -> list[str]:

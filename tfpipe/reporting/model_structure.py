@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfpipe.model import describe, partition
-from tfpipe.model.classifier import Classifier, Prepare
+from tfpipe.model.classifier import Prepare
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
 from tfpipe.training.precision import under
 from tfpipe.training.run_folder import RunFolder
@@ -69,7 +69,7 @@ class ModelStructure:
         )
 
 
-def build(run: RunFolder) -> tuple[Classifier, ModelStructure]:
+def build(run: RunFolder) -> ModelStructure:
     """Build a run's classifier without its weights, and find the parameters of each stage.
 
     Raises:
@@ -77,11 +77,6 @@ def build(run: RunFolder) -> tuple[Classifier, ModelStructure]:
     """
     with under("float32"):
         built = run.build(first_weights=False)
-    return built, describe_stages(run, built)
-
-
-def describe_stages(run: RunFolder, built: Classifier) -> ModelStructure:
-    """Return the structure of a run's classifier; this sets `trainable` of its layers."""
     first_stage: dict[int, int] = {}  # by the identity of a trained variable
     stages = {}
     for stage in run.stages:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.errors import UserError
 from tfpipe.evaluation import metrics
 from tfpipe.input import pipeline
 from tfpipe.model import inference
@@ -12,7 +12,7 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.target import ReportTarget
-from tfpipe.runs import predictions_file, run_calibration
+from tfpipe.runs import loaded_run, predictions_file, run_calibration
 from tfpipe.training.run_folder import RunFolder
 
 MAX_COMPUTED = 2_000  # images that a report classifies itself
@@ -41,6 +41,11 @@ class NamedPredictions:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The names and labels, for `compare.order`."""
+        return {"name": self.names, "label": self.labels}
 
     @property
     def guesses(self) -> np.ndarray:
@@ -77,6 +82,7 @@ def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
         raise UserError(f"it has no trained weights yet: {_TRAIN_ON}")
     if manifest is None:
         raise UserError(f"{path} and the records are missing: give `records`")
+    labels = loaded_run.labels_in(trained, manifest)
     part = trained.validation(manifest)
     if part.images > MAX_COMPUTED:
         raise UserError(f"{part.images:,} images are not classified yet: {_TRAIN_ON}")
@@ -85,9 +91,9 @@ def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
         part, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
     )
     found = inference.predict(predictor, batches, part.images, f"classifying {part.name}")
-    names = [one_line(name.decode("utf-8", "surrogateescape")) for name in found["name"]]
+    names = predictions_file.text(found["name"])
     return _from_logits(
-        found | {"name": np.array(names)},
+        found | {"name": names, "label": labels[found["label"]]},
         "The training has not ended: these are uncalibrated predictions of its best weights so"
         " far.",
     )

@@ -84,13 +84,10 @@ def find(
         for fields, row, apart in zip(records, places.tolist(), distances.tolist(), strict=True)
     ]
     shown = record_images.read([part], {place for row in chosen for place, _ in row})
-    return [
-        [_neighbour(shown[place], classes, distance) for place, distance in row] for row in chosen
-    ]
 
+    def neighbour(fields: ImageExample, distance: float) -> Neighbour:
+        name, label = one_line(fields.filename), classes[fields.label or 0]
+        small = thumbnail.of_record(fields, SIDE)
+        return Neighbour(thumbnail.embed(small, f"{name}, labelled {label}"), name, label, distance)
 
-def _neighbour(fields: ImageExample, classes: Sequence[str], distance: float) -> Neighbour:
-    name, label = one_line(fields.filename), classes[fields.label or 0]
-    small = thumbnail.of_record(fields, SIDE)
-    picture = thumbnail.embed(small, f"{name}, labelled {label}")
-    return Neighbour(picture, name, label, distance)
+    return [[neighbour(shown[place], distance) for place, distance in row] for row in chosen]

@@ -1,4 +1,4 @@
-"""The tables of a report: metrics, classes, mistakes, slices, stages and options."""
+"""The tables of a report: results, stages and options."""
 
 import dataclasses
 import pathlib
@@ -9,8 +9,7 @@ import numpy as np
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.metrics import metrics, names
-from tfpipe.evaluation.slices import attributes
+from tfpipe.evaluation import result_tables
 from tfpipe.evaluation.summary import summary
 from tfpipe.reporting import training_plots
 from tfpipe.reporting.named_predictions import NamedPredictions
@@ -19,54 +18,44 @@ from tfpipe.training.log import Epoch
 from tfpipe.training.train_config import TrainConfig
 
 MAX_CLASSES = 40  # rows; of more classes, those with the lowest F1
-MAX_MISTAKES = 12
-
-_RAW = "log_loss_raw"
 
 
-def result(found: NamedPredictions, classes: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
-    """Return the rows of all tables about the predictions.
+def result(
+    found: NamedPredictions,
+    classes: Sequence[str],
+    folder: pathlib.Path,
+    shares: Sequence[float] | None,
+) -> dict[str, Any]:
+    """Return what a report says about predictions.
 
     Args:
         found: the predictions.
         classes: names in the order of their labels.
         folder: of the run; its metrics.json has slices if it was evaluated.
+        shares: see `summary`.
 
     Returns:
-        "n", the number of images; "values" and "intervals", by metric; "metrics", rows with title,
-        value, interval and reason; "classes", rows with name, images, recall, precision and F1;
-        "others", the number of classes without a row; "mistakes", rows with class, prediction and
-        count; "slices", or None if metrics.json has none for these images.
+        "measured", the summary; "tables" of metrics, classes and mistakes; "notes", why a value or
+        interval is missing; "slices", a table, None if metrics.json has none for these images; and
+        "slice_notes".
     """
-    measured = summary(found.probabilities, found.labels, tuple(classes), before={_RAW: found.raw})
-    titles = {name: metrics[name].title for name in names()}
-    titles = {"log_loss": titles["log_loss"], _RAW: "log loss before calibration"} | titles
-    rows = [
-        {
-            "title": title,
-            "value": measured[name],
-            "interval": measured["intervals"][name],
-            "reason": measured["reasons"].get(name)
-            or measured["reasons"].get(f"intervals.{name}", ""),
-        }
-        for name, title in titles.items()
+    before = {"log_loss_raw": found.raw}
+    measured = summary(
+        found.probabilities, found.labels, tuple(classes), before=before, shares=shares
+    )
+    tables = [
+        result_tables.of_metrics("metrics", measured),
+        result_tables.of_classes(measured, MAX_CLASSES),
     ]
-    ranked = list(classes)
-    if len(ranked) > MAX_CLASSES:
-        known = [name for name in ranked if measured["f1"][name] is not None]
-        ranked = sorted(known, key=lambda name: measured["f1"][name])[:MAX_CLASSES]
-    by_class = ("support", "recall", "precision", "f1")
+    if len(classes) > 2:
+        tables.append(result_tables.of_mistakes(measured))
+    saved = _evaluated(folder / loaded_run.METRICS, measured)
     return {
-        "n": measured["n"],
-        "values": {name: measured[name] for name in names()},
-        "intervals": measured["intervals"],
-        "metrics": rows,
-        "classes": [
-            {"name": name} | {key: measured[key][name] for key in by_class} for name in ranked
-        ],
-        "others": len(classes) - len(ranked),
-        "mistakes": _mistakes(np.array(measured["confusion"]), classes),
-        "slices": _slices(folder / loaded_run.METRICS, measured),
+        "measured": measured,
+        "tables": tables,
+        "notes": result_tables.explanations(measured),
+        "slices": result_tables.of_slices(saved["slices"], wide=True) if saved else None,
+        "slice_notes": result_tables.slice_notes(saved) if saved else [],
     }
 
 
@@ -98,41 +87,14 @@ def options(config: TrainConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _mistakes(counts: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, int]]:
-    """Return the most frequent wrong predictions."""
-    counts = counts.copy()
-    np.fill_diagonal(counts, 0)
-    worst = np.argsort(-counts, axis=None, kind="stable")[:MAX_MISTAKES]
-    cells = [np.unravel_index(cell, counts.shape) for cell in worst]
-    return [
-        (classes[row], classes[column], int(counts[row, column]))
-        for row, column in cells
-        if counts[row, column]
-    ]
-
-
-def _slices(path: pathlib.Path, measured: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the slices in metrics.json if it describes the same predictions."""
+def _evaluated(path: pathlib.Path, measured: dict[str, Any]) -> dict[str, Any] | None:
+    """Return metrics.json if it has slices of the same predictions."""
     if not path.is_file():
         return None
     try:
         saved = storage.read_json(path, what="metrics", hint="run tfpipe.evaluate again")
-        if (saved["n"], saved["confusion"]) != (measured["n"], measured["confusion"]):
-            return None
-        if not saved.get("slices"):
-            return None
-        return [
-            each | {"by": attributes[each["by"]].title, "bounds": _bounds(each)}
-            for each in saved["slices"]
-            if each["n"] < measured["n"]
-        ]
+        same = (saved["n"], saved["confusion"]) == (measured["n"], measured["confusion"])
+        return saved if same and saved["slices"] else None
     except (UserError, KeyError, TypeError) as error:
         terminal.warn(f"{path} is damaged ({error}): run tfpipe.evaluate again")
         return None
-
-
-def _bounds(part: dict[str, Any]) -> str:
-    if "value" in part:
-        return part["value"]
-    digits = attributes[part["by"]].digits
-    return f"{part['from']:.{digits}f} to {part['to']:.{digits}f}"

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.stats
 import sklearn.metrics
 
 from tfpipe.evaluation import diagrams
-from tfpipe.evaluation.metrics import LabeledPredictions, metrics
 from tfpipe.evaluation.metrics import confusion as confusion_counts
+from tfpipe.evaluation.proportions import wilson
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, drawing, escaped, legend
 from tfpipe.reporting.named_predictions import NamedPredictions
 
@@ -36,15 +35,10 @@ def roc(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     Returns:
         A PNG file.
     """
-    chosen, others = _hardest(found, classes)
+    chosen, points = _curves(found, sklearn.metrics.roc_curve)
     with drawing("ROC", _SIDE) as (figure, axes, done):
-        points = {index: diagrams.roc(*_one(found, index)) for index in [*chosen, *others]}
-        areas = [sklearn.metrics.auc(*each) for each in points.values() if len(each[0])]
-        _draw_curves(axes, points, chosen)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        if areas and min(areas) > _CORNER:
-            corner = _corner(axes, (0.0, 0.1), (0.9, 1.0))
-            _draw_curves(corner, points, chosen)
+        _draw_curves(axes, points, chosen, (0.0, 0.1), 0.42)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
         axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
         legend(figure, [classes[index] for index in chosen])
@@ -53,19 +47,11 @@ def roc(found: NamedPredictions, classes: Sequence[str]) -> bytes:
 
 def precision_recall(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     """Draw the precision by the recall; see `roc`."""
-    chosen, others = _hardest(found, classes)
+    chosen, points = _curves(found, sklearn.metrics.precision_recall_curve)
+    points = {index: (recall, precision) for index, (precision, recall) in points.items()}
     with drawing("Precision and recall", _SIDE) as (figure, axes, done):
-        points = {
-            index: diagrams.precision_recall(*_one(found, index))[::-1]
-            for index in [*chosen, *others]
-        }
-        _draw_curves(axes, points, chosen, "steps-pre")
-        least = min((p.min() for _, p in points.values() if len(p)), default=0.0)
-        areas = [sklearn.metrics.auc(r, p) for r, p in points.values() if len(p)]
-        if areas and min(areas) > _CORNER:
-            corner = _corner(axes, (0.9, 1.0), (0.9, 1.0), x=0.2)
-            _draw_curves(corner, points, chosen, "steps-pre")
-            least = 0.0
+        has_corner = _draw_curves(axes, points, chosen, (0.9, 1.0), 0.2, "steps-pre")
+        least = 0.0 if has_corner else min((p.min() for _, p in points.values()), default=0.0)
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.015, 1.015), box_aspect=1)
         axes.set_ylim(max(0.0, least - 0.05) - 0.015, 1.015)
         legend(figure, [classes[index] for index in chosen])
@@ -77,31 +63,29 @@ def reliability(found: NamedPredictions, classes: Sequence[str]) -> bytes:
     rows = {"before calibration": found.raw, "calibrated": found.probabilities}
     if np.array_equal(found.raw, found.probabilities):
         rows = {"not calibrated": found.raw}
-    score = _score_name(classes)
     with canvas(_SIDE) as (figure, done):
         grid = figure.add_gridspec(2, 1, height_ratios=[4, 1])
         axes = figure.add_subplot(grid[0], title="Reliability")
         counts = figure.add_subplot(grid[1], sharex=axes)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        for number, (name, probabilities) in enumerate(rows.items()):
-            is_final = number == len(rows) - 1
+        for name, probabilities in rows.items():
+            is_final = probabilities is found.probabilities or len(rows) == 1
             color = COLORS[0] if is_final else COLORS[1]
             bins = diagrams.reliability(probabilities, found.labels)
-            full = [each for each in bins if each.count]
-            x, y = [each.confidence for each in full], [each.accuracy for each in full]
-            low, high = zip(*(_interval(each.accuracy, each.count) for each in full), strict=True)
-            errors = np.maximum(0, [np.subtract(y, low), np.subtract(high, y)])
+            share = bins.right / bins.counts
+            low, high = np.transpose(list(map(wilson, bins.right, bins.counts)))
+            errors = np.maximum(0, [share - low, high - share])
             style = {"fmt": "s--", "markersize": 8, "markerfacecolor": "none", "alpha": 0.75}
             if is_final:
                 style = {"fmt": "o-", "markersize": 5}
-            axes.errorbar(x, y, errors, color=color, linewidth=1.4, elinewidth=0.9, capsize=2,
-                          label=name, **style)  # fmt: skip
-            edges = [each.low for each in bins] + [1]
-            counts.stairs([each.count for each in bins], edges, color=color, linewidth=1.4,
+            axes.errorbar(bins.confidence, share, errors, color=color, linewidth=1.4,
+                          elinewidth=0.9, capsize=2, label=name, **style)  # fmt: skip
+            edges, of_bins = diagrams.histogram(probabilities, found.labels, bins=10)
+            counts.stairs(of_bins.sum(axis=0), edges, color=color, linewidth=1.4,
                           linestyle="-" if is_final else "--")  # fmt: skip
         axes.set(ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.tick_params(labelbottom=False)
-        counts.set(xlabel=score, ylabel="images", yscale="log")
+        counts.set(xlabel=_score_name(classes), ylabel="images", yscale="log")
         counts.set_ylim(0.7, None)
         counts.yaxis.set_major_formatter("{x:,.0f}")
         counts.minorticks_off()
@@ -184,35 +168,69 @@ def _score_name(classes: Sequence[str]) -> str:
     return f"P({escaped(classes[1], 18)})" if len(classes) == 2 else "P(predicted class)"
 
 
-def _one(found: NamedPredictions, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of a class, and which images belong to it."""
-    return found.probabilities[:, index], found.labels == index
+def _curves(
+    found: NamedPredictions, curve: Callable[..., tuple[np.ndarray, ...]]
+) -> tuple[list[int], dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Return the classes with coloured curves, the hardest ones, and the points of all curves.
 
+    Of two classes only the second gets a curve; the first one's would mirror it. Classes without
+    images have none.
 
-def _hardest(found: NamedPredictions, classes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the classes with coloured curves, and those with grey ones.
-
-    Of two classes only the second gets a curve; the first one's would mirror it.
+    Args:
+        found: the predictions.
+        curve: scikit-learn's function of positives and scores.
     """
-    if len(classes) == 2:
-        return [1], []
-    area = metrics["roc_auc"]
-    areas = {}
-    for index in range(len(classes)):
-        scores, positives = _one(found, index)
-        if positives.any() and not positives.all():
-            pair = np.stack([1 - scores, scores], axis=1)
-            areas[index] = area.value(LabeledPredictions(pair, positives.astype(np.int64)))
+    classes = found.probabilities.shape[1]
+    columns = {
+        index: (found.labels == index, found.probabilities[:, index])
+        for index in ([1] if classes == 2 else range(classes))
+    }
+    areas = {
+        index: sklearn.metrics.roc_auc_score(positives, scores)
+        for index, (positives, scores) in columns.items()
+        if positives.any() and not positives.all()
+    }
     ranked = sorted(areas, key=lambda index: (areas[index], index))
-    return ranked[:MAX_CURVES], ranked[MAX_CURVES : MAX_CURVES + MAX_BACKGROUND]
+    shown = ranked[: MAX_CURVES + MAX_BACKGROUND]
+    return ranked[:MAX_CURVES], {index: curve(*columns[index])[:2] for index in shown}
 
 
-def _corner(
-    axes: "Axes", across: tuple[float, float], up: tuple[float, float], x: float = 0.42
-) -> "Axes":
-    """Return an inset that enlarges a corner of the axes."""
-    corner = axes.inset_axes([x, 0.14, 0.52, 0.52], facecolor="white")
-    corner.set(xlim=(across[0] - 0.003, across[1] + 0.003), ylim=(up[0] - 0.003, up[1] + 0.003))
+def _draw_curves(
+    axes: "Axes",
+    points: dict[int, tuple[np.ndarray, np.ndarray]],
+    chosen: Sequence[int],
+    across: tuple[float, float],
+    left: float,
+    style: str = "default",
+) -> bool:
+    """Draw curves, and if all are near the upper corner, an inset that enlarges it.
+
+    Args:
+        axes: to draw on.
+        points: x and y of each curve.
+        chosen: the coloured curves.
+        across: the x values of the inset.
+        left: its place.
+        style: how points are joined.
+
+    Returns:
+        Whether there is an inset.
+    """
+    areas = [sklearn.metrics.auc(*each) for each in points.values()]
+    has_corner = bool(areas) and min(areas) > _CORNER
+    for each in (axes, _corner(axes, across, left)) if has_corner else (axes,):
+        for index, (x, y) in points.items():
+            color, width, order = "#b9bec7", 0.8, 2
+            if index in chosen:
+                color, width, order = COLORS[chosen.index(index)], 1.7, 3
+            each.plot(x, y, color=color, linewidth=width, zorder=order, drawstyle=style)
+    return has_corner
+
+
+def _corner(axes: "Axes", across: tuple[float, float], left: float) -> "Axes":
+    """Return an inset that enlarges the upper tenth of the axes."""
+    corner = axes.inset_axes([left, 0.14, 0.52, 0.52], facecolor="white")
+    corner.set(xlim=(across[0] - 0.003, across[1] + 0.003), ylim=(0.897, 1.003))
     corner.tick_params(labelsize=8)
     corner.locator_params(nbins=5)
     corner.set_title("the corner, enlarged", size=8.5, weight="normal", loc="right",
@@ -221,23 +239,3 @@ def _corner(
     for line in (frame[1] if isinstance(frame, tuple) else frame.connectors) or ():
         line.set_visible(False)
     return corner
-
-
-def _draw_curves(
-    axes: "Axes",
-    points: dict[int, tuple[np.ndarray, np.ndarray]],
-    chosen: Sequence[int],
-    style: str = "default",
-) -> None:
-    for index, (x, y) in points.items():
-        if index in chosen:
-            color, width, order = COLORS[chosen.index(index)], 1.7, 3
-        else:
-            color, width, order = "#b9bec7", 0.8, 2
-        axes.plot(x, y, color=color, linewidth=width, zorder=order, drawstyle=style)
-
-
-def _interval(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of `count` samples."""
-    found = scipy.stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
-    return found.low, found.high

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tfpipe
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.evaluation import result_tables
 from tfpipe.page import template
 from tfpipe.records import manifest as manifests
 from tfpipe.records.manifest import Manifest
@@ -13,6 +14,7 @@ from tfpipe.reporting import (
     chapter,
     comparison,
     dataset_chapter,
+    page_tables,
     published_recipes,
     result_plots,
     target,
@@ -69,7 +71,7 @@ def render(
 ) -> str:
     """Return the page; `compared` is None for a single chapter."""
     pages = template.environment(pathlib.Path(__file__).parent)
-    pages.filters |= {"time": _time}
+    pages.filters |= {"time": _time, "interval": result_tables.interval}
     targets = [each.target for each in chapters]
     plots = compared.plots if compared else {}
     comparable = any(map(published_recipes.is_comparable, targets))
@@ -78,7 +80,9 @@ def render(
         parts=[
             {
                 "chapter": each,
-                "plots": each.embedded,
+                "plots": {name: template.image(*plot) for name, plot in each.plots.items()},
+                "stages": page_tables.stages(each.histories),
+                "options": page_tables.options(each.target.first.config),
                 "prefix": f"r{number}-" if compared else "",
                 "recipe": published_recipes.followed(each.target.first.config),
                 "classes": each.target.classes,

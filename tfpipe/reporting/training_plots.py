@@ -1,5 +1,6 @@
 """Plots of trainings: loss, accuracy, learning rate and speed by epoch."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,52 +23,16 @@ _TRAIN, _VAL = COLORS[4], COLORS[0]  # of a single run
 _WIDE_RANGE = 20  # ratio of the largest to the smallest value that makes an axis logarithmic
 
 
-def loss(histories: Histories) -> bytes:
-    """Draw the training and validation loss, with a mark at the best epoch of each run.
+def draw(histories: Histories, names: Sequence[str] | None = None) -> dict[str, tuple[bytes, str]]:
+    """Return PNG files with their alt texts, by name; none if no epoch has ended.
 
     Args:
-        histories: the epochs of each run, by its name; at least one epoch in all.
-
-    Returns:
-        A PNG file.
+        histories: the epochs of each run, by its name.
+        names: of the plots; None for all.
     """
-    return _pair("Loss by epoch, in nats", histories, "loss")
-
-
-def accuracy(histories: Histories) -> bytes:
-    """Draw the training and validation accuracy; see `loss`."""
-    return _pair("Accuracy by epoch", histories, "accuracy")
-
-
-def learning_rate(histories: Histories) -> bytes:
-    """Draw the learning rate at the end of each epoch; see `loss`."""
-    return _single("Learning rate", histories, "learning_rate")
-
-
-def throughput(histories: Histories) -> bytes:
-    """Draw the trained images per second; see `loss`."""
-    return _single("Throughput, images/s", histories, "images_per_s")
-
-
-def input_wait(histories: Histories) -> bytes:
-    """Draw the share of time that the training waits for input; see `loss`."""
-    return _single("Waiting for input, share of the time", histories, "input_wait")
-
-
-PLOTS = {
-    "loss": (loss, "Lines: training and validation loss by epoch, as in the table of stages."),
-    "accuracy": (accuracy, "Lines: training and validation accuracy by epoch."),
-    "learning_rate": (learning_rate, "Lines: the learning rate by epoch."),
-    "throughput": (throughput, "Lines: trained images per second, by epoch."),
-    "input_wait": (input_wait, "Lines: the share of time spent waiting for input, by epoch."),
-}
-
-
-def draw(histories: Histories, names: Sequence[str] = tuple(PLOTS)) -> dict[str, tuple[bytes, str]]:
-    """Return PNG files with their alt texts, by name; none if no epoch has ended."""
     if not histories:
         return {}
-    return {name: (PLOTS[name][0](histories), PLOTS[name][1]) for name in names}
+    return {name: (PLOTS[name][0](histories), PLOTS[name][1]) for name in names or PLOTS}
 
 
 def best(epochs: Sequence[Epoch]) -> Epoch:
@@ -75,7 +40,8 @@ def best(epochs: Sequence[Epoch]) -> Epoch:
     return epochs[int(np.argmin([epoch.val_loss for epoch in epochs]))]
 
 
-def _pair(title: str, histories: Histories, key: str) -> bytes:
+def _pair(title: str, key: str, histories: Histories) -> bytes:
+    """Draw a quantity of training and validation, with a mark at the best epoch of each run."""
     from matplotlib.lines import Line2D
 
     alone = len(histories) == 1
@@ -108,7 +74,8 @@ def _pair(title: str, histories: Histories, key: str) -> bytes:
     return done.getvalue()
 
 
-def _single(title: str, histories: Histories, key: str) -> bytes:
+def _single(title: str, key: str, histories: Histories) -> bytes:
+    """Draw a quantity at the end of each epoch."""
     with drawing(title, 2.2) as (figure, axes, done):
         for number, epochs in enumerate(histories.values()):
             x, y = [e.epoch for e in epochs], [getattr(e, key) for e in epochs]
@@ -158,10 +125,13 @@ def _finish(figure: "Figure", axes: "Axes", histories: Histories, keys: list["Li
     last = max(epochs[-1].epoch for epochs in histories.values())
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    stages, *others = [_first_epochs(epochs) for epochs in histories.values()]
+    # The first epoch of each stage: of equal keys, a dict keeps the last.
+    stages, *others = [
+        {epoch.stage: epoch.epoch for epoch in reversed(epochs)} for epochs in histories.values()
+    ]
     if len(stages) > 1 and all(each == stages for each in others):
-        for number, (name, start) in enumerate(stages.items()):
-            if number:
+        for name, start in stages.items():
+            if start > 1:
                 axes.axvline(start - 0.5, color=GREY, linewidth=0.9, linestyle=":")
             axes.annotate(
                 escaped(name, 16), (start - 0.5, 1), (4, -3), textcoords="offset points", va="top",
@@ -177,9 +147,25 @@ def _finish(figure: "Figure", axes: "Axes", histories: Histories, keys: list["Li
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
 
 
-def _first_epochs(epochs: Sequence[Epoch]) -> dict[str, int]:
-    """Return the first epoch of each stage, in order."""
-    firsts: dict[str, int] = {}
-    for epoch in epochs:
-        firsts.setdefault(epoch.stage, epoch.epoch)
-    return firsts
+PLOTS = {
+    "loss": (
+        functools.partial(_pair, "Loss by epoch, in nats", "loss"),
+        "Lines: training and validation loss by epoch, as in the table of stages.",
+    ),
+    "accuracy": (
+        functools.partial(_pair, "Accuracy by epoch", "accuracy"),
+        "Lines: training and validation accuracy by epoch.",
+    ),
+    "learning_rate": (
+        functools.partial(_single, "Learning rate", "learning_rate"),
+        "Lines: the learning rate by epoch.",
+    ),
+    "throughput": (
+        functools.partial(_single, "Throughput, images/s", "images_per_s"),
+        "Lines: trained images per second, by epoch.",
+    ),
+    "input_wait": (
+        functools.partial(_single, "Waiting for input, share of the time", "input_wait"),
+        "Lines: the share of time spent waiting for input, by epoch.",
+    ),
+}

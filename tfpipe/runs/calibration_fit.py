@@ -123,11 +123,6 @@ def smoothed(labels: np.ndarray, classes: int) -> np.ndarray:
     return targets
 
 
-def _unchanged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    del logits, labels
-    return 1.0, 0.0
-
-
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     targets = smoothed(labels, logits.shape[1])
 
@@ -161,7 +156,7 @@ def _platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return float(scale / unit), float(shift)
 
 
-_METHODS = {NONE: _unchanged, TEMPERATURE: _temperature, PLATT: _platt}
+_METHODS = {NONE: lambda *_: (1.0, 0.0), TEMPERATURE: _temperature, PLATT: _platt}
 
 
 def _scaled(logits: np.ndarray, scale: float, shift: float) -> np.ndarray:

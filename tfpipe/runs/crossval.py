@@ -73,38 +73,31 @@ def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
     kept = calibration_fit.fit(logits, labels, output, method)
     fold = np.repeat(np.arange(len(parts)), [len(part["label"]) for part in parts])
     every["probabilities"] = calibration_fit.cross_fit(logits, labels, output, method, fold)
-    by_fold = [
-        _metrics({key: values[fold == index] for key, values in every.items()}, output)
-        for index in range(len(parts))
-    ]
     predictions_file.write(folder / PREDICTIONS, classes, every)
     storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
     made_for = {"members": [run.identity() for run in opened]}
     storage.write_json(
         folder / CALIBRATION,
-        {"calibration": kept.to_json(), "made_for": made_for, "n": len(every["label"])},
+        {"calibration": kept.to_json(), "made_for": made_for, "n": len(labels)},
     )
-    rows = [
-        [f"fold {run.fold}", len(part["label"]), *(f"{value:.4f}" for value in values)]
-        for run, part, values in zip(runs, parts, by_fold, strict=True)
-    ]
-    total = (f"{value:.4f}" for value in _metrics(every, output))
-    rows.append(["all", len(every["label"]), *total])
+    raw = Calibration().apply(logits, output).numpy()
+
+    def measure(chosen: np.ndarray) -> list[float]:
+        """Return the log loss before and after calibration, and the accuracy, of some images."""
+        own, probabilities = labels[chosen], every["probabilities"][chosen]
+        return [
+            metrics.log_loss(raw[chosen], own),
+            metrics.log_loss(probabilities, own),
+            metrics.accuracy(probabilities, own),
+        ]
+
+    by_fold = [measure(fold == index) for index in range(len(runs))]
     spread = np.std(by_fold, axis=0, ddof=1) if len(runs) > 1 else np.zeros(3)
-    rows.append(["standard deviation", "", *(f"{value:.4f}" for value in spread)])
+    rows = {(f"fold {run.fold}", len(part["label"])): values
+            for run, part, values in zip(runs, parts, by_fold, strict=True)}  # fmt: skip
+    rows |= {("all", len(labels)): measure(fold >= 0), ("standard deviation", ""): spread}
     terminal.show_table(
         f"cross-validation of {folder}",
         ["held out", "images", "log loss, raw", "log loss", "accuracy"],
-        rows,
-    )
-
-
-def _metrics(part: dict, output: str) -> tuple[float, float, float]:
-    """Return the log loss before and after calibration, and the accuracy."""
-    labels, probabilities = part["label"], part["probabilities"]
-    raw = Calibration().apply(part["logits"], output).numpy()
-    return (
-        metrics.log_loss(raw, labels),
-        metrics.log_loss(probabilities, labels),
-        metrics.accuracy(probabilities, labels),
+        [[*name, *(f"{value:.4f}" for value in values)] for name, values in rows.items()],
     )

@@ -62,27 +62,24 @@ def make(
             if fitted
             else combination.combine(log_probabilities).numpy()
         )
-        scores = _compared(folders, log_probabilities, labels)
-        label = f"{method}, cross-validated" if fitted else method
-        scores[label] = _metrics(combined, labels)
+        candidates = dict(zip(folders, log_probabilities, strict=True))
+        for plain in (MEAN, GEOMETRIC):
+            candidates[plain] = Combination(plain).combine(log_probabilities).numpy()
+        candidates[f"{method}, cross-validated" if fitted else method] = combined
+        scores = {name: _metrics(each, labels) for name, each in candidates.items()}
         made = Ensemble(work, members, combination)
-        loaded_run.save(
-            made,
-            out,
-            {
-                "l2": l2,
-                "n": len(labels),
-                "scores": scores,
-                "tfpipe_version": tfpipe.__version__,
-            },
-        )
+        more = {"l2": l2, "n": len(labels), "scores": scores}
+        loaded_run.save(made, out, more | {"tfpipe_version": tfpipe.__version__})
         _calibrate(made, names, labels, combined, calibration)
     terminal.show_table(
         f"{len(labels):,} images that no member was trained on, before calibration",
         ["", "log loss", "accuracy"],
         [[name, *(f"{value:.4f}" for value in row.values())] for name, row in scores.items()],
     )
-    terminal.say(f"{_describe(combination)}; written to {out}")
+    described = method
+    if method == BLEND:
+        described += f" of {', '.join(f'{weight:.3f}' for weight in combination.weights)}"
+    terminal.say(f"{described}; written to {out}")
     terminal.say(f"next: python -m tfpipe.evaluate --run_dir={out}")
 
 
@@ -139,13 +136,7 @@ def _matched(members: tuple[LoadedRun, ...]) -> tuple[np.ndarray, np.ndarray, np
         allowed = (1, 2) if len(member.classes) == 2 else (len(member.classes),)
         if logits.shape[1] not in allowed:
             raise UserError(f"{member.predictions_file} is damaged: run tfpipe.train there again")
-        order = compare.order(members[0].folder, first["name"], member.folder, part["name"])
-        if (part["label"][order] != first["label"]).any():
-            name = first["name"][part["label"][order] != first["label"]][0]
-            raise UserError(
-                f"{members[0].folder} and {member.folder} have different labels, as of {name}:"
-                " combine runs on the same records"
-            )
+        order = compare.order(members[0].folder, first, member.folder, part)
         log_probabilities.append(combination_fit.log_probabilities(logits[order]))
     if len(first["name"]) < calibration_fit.LEAST:
         raise UserError(
@@ -153,20 +144,6 @@ def _matched(members: tuple[LoadedRun, ...]) -> tuple[np.ndarray, np.ndarray, np
             f" least {calibration_fit.LEAST} images that no member was trained on"
         )
     return first["name"], first["label"], np.stack(log_probabilities)
-
-
-def _compared(
-    folders: list[str], log_probabilities: np.ndarray, labels: np.ndarray
-) -> dict[str, dict]:
-    """Return the metrics of each member, of the mean and of the geometric mean."""
-    scores = {
-        folder: _metrics(member, labels)
-        for folder, member in zip(folders, log_probabilities, strict=True)
-    }
-    for method in (MEAN, GEOMETRIC):
-        combined = Combination(method).combine(log_probabilities).numpy()
-        scores[method] = _metrics(combined, labels)
-    return scores
 
 
 def _metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -189,23 +166,17 @@ def _calibrate(
     probabilities = calibration_fit.cross_fit(logits, labels, output, method, fold)
     found = {"name": names, "label": labels, "logits": logits, "probabilities": probabilities}
     predictions_file.write(made.predictions_file, made.classes, found)
-    raw = Calibration().apply(logits, output).numpy()
-    losses = {
-        "log_loss_raw": metrics.log_loss(raw, labels),
-        "log_loss": metrics.log_loss(probabilities, labels),
-    }
+    raw = metrics.log_loss(Calibration().apply(logits, output).numpy(), labels)
+    loss = metrics.log_loss(probabilities, labels)
     storage.write_json(
         made.calibration_file,
-        {"calibration": kept.to_json(), "n": len(labels), **losses},
+        {
+            "calibration": kept.to_json(),
+            "n": len(labels),
+            "log_loss_raw": raw,
+            "log_loss": loss,
+        },
     )
     terminal.say(
-        f"calibration {kept}: log loss {losses['log_loss_raw']:.4f}, calibrated"
-        f" {losses['log_loss']:.4f}, by cross-validation"
+        f"calibration {kept}: log loss {raw:.4f}, calibrated {loss:.4f}, by cross-validation"
     )
-
-
-def _describe(combination: Combination) -> str:
-    """Return the method, with the weights of a blend."""
-    if combination.method != BLEND:
-        return combination.method
-    return f"{combination.method} of {', '.join(f'{w:.3f}' for w in combination.weights)}"

@@ -173,13 +173,29 @@ def save(found: Ensemble, folder: pathlib.Path, more: dict[str, Any]) -> None:
     )
 
 
-def check_classes(run: LoadedRun, manifest: Manifest) -> None:
-    """Raise UserError if the records have other classes than the run."""
-    if manifest.classes != run.classes:
+def labels_in(run: LoadedRun, manifest: Manifest) -> np.ndarray:
+    """Return the run's label of each class of some records, by name: int64 [classes there].
+
+    Raises:
+        UserError: the run does not know a class of the records.
+    """
+    unknown = [name for name in manifest.classes if name not in run.classes]
+    if unknown:
         raise UserError(
-            f"{manifest.folder} has the classes {', '.join(manifest.classes)}, but"
-            f" {run.folder} was trained on {', '.join(run.classes)}: give other `records`"
+            f"{manifest.folder} has the class {', '.join(unknown)}, but {run.folder} was trained on"
+            f" {', '.join(run.classes)}: give other `records`, or build them without that class"
         )
+    return np.array([run.classes.index(name) for name in manifest.classes], np.int64)
+
+
+def usual_shares(run: LoadedRun, manifest: Manifest | None) -> tuple[float, ...] | None:
+    """Return the share of each class in training, which evaluated images should have too.
+
+    Returns:
+        None if copies of images balance the training, so that the images themselves have other
+        shares on purpose.
+    """
+    return None if manifest is not None and manifest.copies else run.class_shares
 
 
 def _first(run: LoadedRun) -> RunFolder:

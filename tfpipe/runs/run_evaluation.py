@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
 from tfpipe.evaluation.metrics import LabeledPredictions
@@ -35,6 +36,7 @@ class Evaluation:
         before: probabilities [n, C] before steps of the calibration, by the name of their log loss.
         images: their attributes, for slices; None if unknown.
         reason: why `images` is None.
+        shares: of each class in training, for warnings; None if not comparable.
         described: keys of `metrics.json` that describe the images and the calibration.
     """
 
@@ -44,6 +46,7 @@ class Evaluation:
     before: dict[str, np.ndarray]
     images: ImageProperties | None
     reason: str
+    shares: tuple[float, ...] | None
     described: dict[str, Any]
 
     @property
@@ -59,6 +62,7 @@ class Evaluation:
             self.run.classes,
             rounds=rounds,
             before=self.before,
+            shares=self.shares,
         )
         parts = None
         if self.images is None:
@@ -74,13 +78,7 @@ class Evaluation:
             UserError: the images or labels differ.
         """
         first, second = self.run.folder, other.run.folder
-        order = compare.order(first, self.found["name"], second, other.found["name"])
-        differ = other.found["label"][order] != self.found["label"]
-        if differ.any():
-            raise UserError(
-                f"{first} and {second} have different labels, as of"
-                f" {self.found['name'][differ][0]}: give `records` for both"
-            )
+        order = compare.order(first, self.found, second, other.found)
         return compare.compare(self.predictions, other.predictions[order], rounds=rounds)
 
 
@@ -93,17 +91,21 @@ def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
         split: of the records, or "all"; empty for the run's validation split.
 
     Raises:
-        UserError: the records are missing, damaged, of other classes, or none.
+        UserError: the records are missing or damaged, have an unknown class, or are none.
     """
     manifest = manifests.load(records or run.records)
     manifest.check()
-    loaded_run.check_classes(run, manifest)
+    loaded_run.labels_in(run, manifest)  # raises UserError for an unknown class
     part = Subset(manifest, (split,)) if split else run.validation(manifest)
     if not part.images:
         raise UserError(
             f"{manifest.folder} has no images of {part.name}: give another `split`, one of"
             f" {', '.join(manifest.splits)} and {ALL_SPLITS}"
         )
+    if manifest.classes != run.classes:
+        there, known = len(manifest.classes), len(run.classes)
+        what = f"{there:,} of the {known:,} classes" if there < known else "the classes, reordered,"
+        terminal.say(f"{manifest.folder} has {what} of {run.folder}: labels are matched by name")
     return part
 
 
@@ -112,7 +114,7 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
 
     Args:
         run: to be evaluated.
-        part: of records.
+        part: the records.
         tta: test-time views in place of the run's, "none" for none; empty for the run's.
 
     Raises:
@@ -127,6 +129,7 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
     )
     found = inference.predict(predictor, batches, part.images, f"evaluating {part.name}")
     found["name"] = predictions_file.text(found["name"])
+    found["label"] = loaded_run.labels_in(run, part.manifest)[found["label"]]
     before = run_calibration.steps(predictor.calibration, found["logits"], predictor.output)
     del before["log_loss"]
     return Evaluation(
@@ -134,8 +137,9 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
         f"{part.name} of {part.manifest.folder}",
         found,
         before,
-        _images_of(found),
+        found,
         "",
+        loaded_run.usual_shares(run, part.manifest),
         {
             "records": str(part.manifest.folder),
             "records_fingerprint": part.manifest.fingerprint,
@@ -153,6 +157,7 @@ def out_of_fold(run: LoadedRun) -> Evaluation:
     """
     found = predictions_file.read(run.predictions_file)
     images, reason = _images(run, found["name"])
+    # A cross-validation holds out each image once, so the shares are those of training.
     return Evaluation(
         run,
         f"out-of-fold predictions of {run.folder}",
@@ -160,6 +165,7 @@ def out_of_fold(run: LoadedRun) -> Evaluation:
         {"log_loss_raw": np.exp(combination_fit.log_probabilities(found["logits"]))},
         images,
         reason,
+        None,
         {"records": run.records, "split": OUT_OF_FOLD},
     )
 
@@ -178,15 +184,12 @@ def _images(run: LoadedRun, names: np.ndarray) -> tuple[ImageProperties | None, 
         described=True,
     )
     columns = inference.gather(batches, manifest.images(), "reading the images")
-    there = _images_of(columns | {"name": predictions_file.text(columns["name"])})
-    rows = {name: row for row, name in enumerate(there.name)}
-    if len(rows) < len(there.name):
+    columns["name"] = predictions_file.text(columns["name"])
+    rows = {name: row for row, name in enumerate(columns["name"])}
+    if len(rows) < len(columns["name"]):
         return None, f"{manifest.folder} has several images with one name"
     missing = [name for name in names if name not in rows]
     if missing:
         return None, f"{manifest.folder} has no image {missing[0]}"
-    return there[np.array([rows[name] for name in names])], ""
-
-
-def _images_of(columns: dict[str, np.ndarray]) -> ImageProperties:
-    return ImageProperties(*(columns[key] for key in ("name", "height", "width", "brightness")))
+    order = np.array([rows[name] for name in names])
+    return {key: column[order] for key, column in columns.items()}, ""

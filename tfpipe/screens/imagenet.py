@@ -43,16 +43,17 @@ class ImageNet(Screen):
         named = np.array([images.classes[label] in self._expected for label in images.labels])
         listed = np.flatnonzero(named & (guesses[:, 0] > self._top_k))
         order = listed[np.argsort(-guesses[listed, 0], kind="stable")]
-        return [_suspect(index, guesses[index]) for index in order.tolist()]
-
-
-def _suspect(index: int, guess: np.ndarray) -> Suspect:
-    place, expected, first = (int(value) for value in guess)
-    return Suspect(
-        index,
-        float(place),
-        f"the top guess is ImageNet class {first}, the first expected one is class {expected}",
-    )
+        return [
+            Suspect(
+                index,
+                float(place),
+                f"the top guess is ImageNet class {first}, the first expected one is class"
+                f" {expected}",
+            )
+            for index, (place, expected, first) in zip(
+                order.tolist(), guesses[order].astype(int).tolist(), strict=True
+            )
+        ]
 
 
 def rank(scores, wanted: list[int]):

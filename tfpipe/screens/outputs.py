@@ -28,7 +28,7 @@ def compute(
     Images are read one by one and decoded in parallel; memory holds a few batches at most.
 
     Args:
-        images: the images.
+        images: of the data set.
         model: maps RGB in 0..255, float32 [B, size, size, 3], to float32 [B, F].
         size: the side of its input in pixels.
         screen: the name of the screen, for the cache file and the progress bar.

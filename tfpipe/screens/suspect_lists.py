@@ -20,16 +20,13 @@ MAX_THUMBNAILS = 500  # some 4 MB, which a phone still shows
 def run(
     prepared: Sequence[Screen], images: ScreenedImages, action: str, folder: pathlib.Path
 ) -> dict[str, list[Suspect]]:
-    """Run screens and write the list and the page of each.
+    """Run screens, write the list and the page of each, and return the suspects, worst first.
 
     Args:
         prepared: from `prepare`.
         images: all images of the data set.
         action: "report" or "drop". The lists say it; the caller removes the images.
         folder: the folder to write to.
-
-    Returns:
-        The suspects of each screen, worst first.
 
     Raises:
         UserError: no image of a class would be left.

@@ -1,9 +1,8 @@
 """The only module that imports tensorflow-addons.
 
-Its last release, 0.23, was made for TensorFlow 2.15 and has no wheels for Python 3.12 and later.
-Its optimizers are plain Python on Keras 2, so they run on tf_keras once the names that the package
-imports lead there. They lead there during that import only, so a user's own Keras 3 in the same
-process keeps working.
+Its last release, 0.23, has no wheels for Python 3.12 and later. Its optimizers are plain Python on
+Keras 2, so they run on tf_keras once the names that the package imports lead there. They do so
+during that import only, so a user's own Keras 3 in the same process keeps working.
 """
 
 import contextlib

@@ -25,8 +25,8 @@ class Average(tf.Module):
     """Averages of variables. A checkpoint of it saves its state.
 
     Build it in the scope of the tf.distribute strategy, if there is one. Each replica averages its
-    own copies without communication. Where the copies differ, as BatchNorm's statistics do, reading
-    an average outside of the replicas returns the mean over them.
+    own copies. Where these differ, as BatchNorm's statistics do, reading an average outside of the
+    replicas returns the mean over them.
     """
 
     def __init__(self, variables: Sequence[tf.Variable]):
@@ -49,11 +49,8 @@ class Average(tf.Module):
     def update(self, updates: tf.Tensor) -> None:
         """Add the current weights to the average, if it is time to.
 
-        Call it after each update of the weights: eagerly, or in the training step, which may be
-        compiled with XLA and may run in the replicas of a strategy.
-
-        Args:
-            updates: number of updates of the weights so far, an integer [], at least 1.
+        Call it after each update: eagerly, or in the training step, compiled or in replicas.
+        `updates` is the number of updates of the weights so far, an integer [], at least 1.
         """
         raise NotImplementedError
 
@@ -93,7 +90,6 @@ class WeightsSnapshot(Average):
 
     def update(self, updates: "int | tf.Tensor") -> None:
         """Copy the current weights, outside of a tf.function; see `Average.update`."""
-        del updates
         for variable, copy in self._pairs():
             for one, other in zip(self._local(variable), self._local(copy), strict=True):
                 other.assign(one.read_value())
@@ -131,12 +127,9 @@ class Stochastic(Average):
         start: fractions.Fraction,
         every: fractions.Fraction,
     ):
-        """Prepare the state.
+        """Take the weights after `start` updates, at least 0, and then after each `every` updates.
 
-        Args:
-            variables: to average.
-            start: first time, in updates, at least 0. The weights before any update never count.
-            every: updates between two times, above 0. A time between two updates means the later.
+        A time between two updates means the later. The weights before any update never count.
         """
         super().__init__(variables)
         self._start = start
@@ -174,13 +167,11 @@ def _counter(value: int) -> tf.Variable:
 @averages.register("none")
 def _none(variables: Sequence[tf.Variable], per_epoch: int) -> None:
     """`none`: the weights themselves."""
-    del variables, per_epoch
 
 
 @averages.register("ema")
 def _ema(variables: Sequence[tf.Variable], per_epoch: int, decay: float) -> Average:
     """`ema(DECAY)`: an exponential moving average over the updates; see `Exponential`."""
-    del per_epoch
     if not 0 <= decay < 1:
         raise UserError(f"`average=ema({decay:g})`: give a decay of at least 0 and below 1")
     return Exponential(variables, decay)
@@ -199,19 +190,16 @@ def _swa(
 
 
 def build(text: str, variables: Sequence[tf.Variable], per_epoch: int) -> Average | None:
-    """Build the average that the option `average` asks for.
+    """Build the average of the option `average`, such as "ema(0.999)"; None for "none".
 
     Args:
-        text: a spec, such as "ema(0.999)".
-        variables: all that changes in a training, BatchNorm's statistics included. Integers are
-            left out.
+        text: the option.
+        variables: all that changes in a training, with BatchNorm's statistics; integers are left
+            out.
         per_epoch: updates in an epoch, at least 1.
 
-    Returns:
-        The average, or None for "none".
-
     Raises:
-        UserError: an unknown average or wrong arguments.
+        UserError: an unknown average or wrong numbers.
     """
     floating = [variable for variable in variables if variable.dtype.is_floating]
     return spec.make(text, averages, floating, per_epoch, option="average")

@@ -15,6 +15,9 @@ from tfpipe.training.train_state import TrainState
 # Checkpoints that are kept: the newest may be damaged.
 KEPT = 2
 
+# What TensorFlow raises for a damaged one.
+_DAMAGED = (tf.errors.OpError, LookupError, ValueError, TypeError, RuntimeError, OSError)
+
 _KEY = "progress/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -25,21 +28,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, cluster: Cluster, own: pathlib.Path):
-        """Open the folder, which need not exist yet.
-
-        Args:
-            folder: the chief writes it and all workers read it.
-            cluster: of the workers.
-            own: folder that this worker writes.
-        """
+        """All workers read `folder`, which the chief writes; this worker writes `own`."""
         self._folder, self._cluster, self._own = folder, cluster, own
         self._prefix: str | None = None
 
     def find(self) -> TrainState | None:
-        """Find the newest checkpoint that is whole, and warn of damaged ones.
-
-        Returns:
-            Its state, the same on all workers; None if there is none.
+        """Return the state of the newest whole checkpoint, the same on all workers, or None.
 
         Raises:
             UserError: a worker does not see the chief's checkpoint.
@@ -66,14 +60,7 @@ class Checkpoints:
                 for name in reader.get_variable_to_shape_map():
                     reader.get_tensor(name)  # compares checksums
                 return prefix, TrainState.from_json(reader.get_tensor(_KEY))
-            except (
-                tf.errors.OpError,
-                LookupError,
-                ValueError,
-                TypeError,
-                RuntimeError,
-                OSError,
-            ) as error:
+            except _DAMAGED as error:
                 reason = one_line(str(error).partition(";")[0])
                 terminal.warn(f"the checkpoint {prefix} is damaged ({reason}) and is left out")
         if self._all():
@@ -87,11 +74,7 @@ class Checkpoints:
         status.assert_nontrivial_match().expect_partial()
 
     def save(self, state: tf.train.Checkpoint, train_state: TrainState) -> None:
-        """Write a checkpoint, and remove all but the newest ones.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write a checkpoint, or raise UserError; remove all but the newest ones."""
         older = self._all()
         number = _number(older[-1]) + 1 if older else 1
         prefix = str(self._own / f"state-{number}")

@@ -99,11 +99,7 @@ class Cluster:
         return json.loads(self.total(padded).astype(np.uint8).tobytes())
 
     def check_same(self, options: dict[str, Any]) -> None:
-        """Raise UserError, on all workers, if their options differ.
-
-        Args:
-            options: of this worker, JSON-able, by name.
-        """
+        """Raise UserError, on all workers, if their options, JSON-able by name, differ."""
         chiefs = self.agree(options)
         differing = [name for name, value in options.items() if value != chiefs[name]]
         others = np.flatnonzero(self.gathered(np.array([len(differing)])))
@@ -144,12 +140,7 @@ def _local(strategy: tf.distribute.Strategy) -> int:
 
 
 def share_out(strategy: tf.distribute.Strategy, batch: Any) -> Any:
-    """Split a worker's batch for its replicas, into equal parts of consecutive rows.
-
-    Args:
-        strategy: of the replicas.
-        batch: a structure of tensors [B, ...].
-    """
+    """Split tensors [B, ...] for a worker's replicas, into equal parts of consecutive rows."""
     replicas = _local(strategy)
     if replicas == 1:
         return batch

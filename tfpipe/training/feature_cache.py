@@ -5,8 +5,8 @@
       label.npy ...        fields of the records
       meta.json            the cache key, and the CRC-32C of each file
 
-KEY is a digest of all that the values depend on, so an entry never becomes stale. An entry appears
-whole or not at all, and opening it verifies the checksums.
+KEY is a digest of all that the values depend on, with the versions of tfpipe and TensorFlow, so an
+entry never becomes stale. An entry appears whole or not at all; opening it verifies the checksums.
 """
 
 import dataclasses
@@ -21,10 +21,14 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+import tfpipe
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 
 META = "meta.json"
+
+# Raise it when the values or the order of the columns change for the same cache key.
+FORMAT = 1
 
 # Bytes that a verification reads at a time.
 _CHUNK_BYTES = 2**24
@@ -35,13 +39,7 @@ _SPARE_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One array of an entry.
-
-    Attributes:
-        name: name of the file, without the ending.
-        shape: shape of a row.
-        dtype: TensorFlow's name of the type.
-    """
+    """One array of an entry: the name of its file, the shape of a row, TensorFlow's dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -71,12 +69,7 @@ class FeatureCache:
     """A folder of entries, which several runs may share."""
 
     def __init__(self, folder: pathlib.Path, limit_gb: float):
-        """Open a folder, which `get` creates if needed.
-
-        Args:
-            folder: of the entries.
-            limit_gb: limit of the features of one stage, in 10^9 bytes.
-        """
+        """Open a folder, which `get` creates if needed; `limit_gb` is for one stage, 10^9 bytes."""
         self._folder = folder
         self._limit = limit_gb * 1e9
 
@@ -94,7 +87,7 @@ class FeatureCache:
         """Return the arrays of an entry; compute it first if it is missing or damaged.
 
         Args:
-            cache_key: all that the values depend on, JSON-able.
+            cache_key: what the values depend on beside the code, JSON-able.
             columns: of the entry.
             rows: number of rows.
             compute: yields some rows of every column at a time.
@@ -125,8 +118,9 @@ class FeatureCache:
         return [np.load(path / f"{each.name}.npy", mmap_mode="r") for each in columns]
 
     def _path(self, cache_key: dict, columns: list[Column], rows: int) -> pathlib.Path:
+        versions = FORMAT, tfpipe.__version__, tf.__version__
         shapes = [dataclasses.astuple(each) for each in columns]
-        text = json.dumps([cache_key, shapes, rows], sort_keys=True)
+        text = json.dumps([versions, cache_key, shapes, rows], sort_keys=True)
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, path, cache_key, columns, rows, compute) -> None:

@@ -1,6 +1,7 @@
 """Features of some records, as batches for the trained layers."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,11 @@ FIELDS = tuple(Column(name, (), "int64") for name in ("label", "example_id", "fo
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDataset:
-    """Some rows of an entry of the cache, one for each record.
+    """Some rows of an entry of the cache, one for each record."""
 
-    Attributes:
-        columns: of the entry; `FIELDS` are the last.
-        arrays: array of each column, as stored, with all rows of the entry.
-        rows: indices of the rows in use.
-    """
-
-    columns: list[Column]
-    arrays: list[np.ndarray]
-    rows: np.ndarray
+    columns: list[Column]  # of the entry; `FIELDS` are the last
+    arrays: list[np.ndarray]  # of each column, as stored, with all rows of the entry
+    rows: np.ndarray  # indices of the rows in use
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -40,6 +35,11 @@ class FeatureDataset:
     def without_copies(self) -> "FeatureDataset":
         """Return the rows of images, without transformed copies of them."""
         return dataclasses.replace(self, rows=self.rows[self.arrays[-1][self.rows] == 0])
+
+    def batches(self, size: int, part: slice = slice(None)) -> Iterator[dict[str, Any]]:
+        """Yield all rows in their order, in batches like those of `batch`."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))), size, part)
 
     def batch(
         self, indices: np.ndarray, size: int | None = None, part: slice = slice(None)

@@ -49,14 +49,8 @@ class FeatureExtractor:
     ):
         """Open the cache; compute nothing yet.
 
-        Args:
-            run: its folder and resolved options.
-            config: options of the stage or of the run.
-            classifier: whose layers run, with their current weights.
-            split: of the classifier.
-            cluster: of the workers; this one's replicas share each batch.
-            earlier: a split at an earlier layer, or at the same one, whose features are worth
-                keeping too; None for none.
+        The layers of `split` run with the classifier's current weights. `earlier` is a split at an
+        earlier layer, or at the same one, whose features are worth keeping too.
         """
         self._config, self._side = config, classifier.image_size
         self._classes = len(run.resolved.classes)
@@ -97,8 +91,10 @@ class FeatureExtractor:
     def get(self, part: Subset, view: int | None = None, views: int = 1) -> FeatureDataset:
         """Return the features of a part; compute them first if they are missing.
 
+        The cache keeps all folds, so that it serves each of them.
+
         Args:
-            part: of the records. The cache keeps all folds, so that it serves each of them.
+            part: of the records.
             view: number of an augmented view, drawn like the epoch of that number; None for the
                 images themselves.
             views: number of views, for the progress bar and the limit.
@@ -106,15 +102,16 @@ class FeatureExtractor:
         whole = _whole(part)
         compute = self._compute(whole, view, views)
         arrays = self._cache.get(self._key(whole, view), self._columns, whole.count, compute)
-        return FeatureDataset(self._columns, arrays, np.arange(whole.count)).only(part)
+        return self._dataset(arrays, part)
 
     def find(self, part: Subset) -> FeatureDataset | None:
         """Return the features of a part's images, or None if they are missing."""
         whole = _whole(part)
         arrays = self._cache.find(self._key(whole, None), self._columns, whole.count)
-        if arrays is None:
-            return None
-        return FeatureDataset(self._columns, arrays, np.arange(whole.count)).only(part)
+        return None if arrays is None else self._dataset(arrays, part)
+
+    def _dataset(self, arrays: list[np.ndarray], part: Subset) -> FeatureDataset:
+        return FeatureDataset(self._columns, arrays, np.arange(len(arrays[0]))).only(part)
 
     def _key(self, whole: Subset, view: int | None) -> dict[str, Any]:
         key = self._cache_key | {"shards": [shard.sha256 for shard in whole.shards]}
@@ -140,10 +137,7 @@ class FeatureExtractor:
                 advance(int(real.sum()))
 
     def _later_batches(self, dataset: FeatureDataset) -> Iterator[tuple[list[tf.Tensor], dict]]:
-        batch_size = self._config.batch_size
-        for start in range(0, len(dataset), batch_size):
-            indices = np.arange(start, min(start + batch_size, len(dataset)))
-            batch = dataset.batch(indices, batch_size)
+        for batch in dataset.batches(self._config.batch_size):
             yield self._on_replicas(self._from_earlier, batch["features"]), batch
 
     def _image_batches(
@@ -160,9 +154,9 @@ class FeatureExtractor:
         for batch in batches:
             images = batch["image"]
             if view is not None:
-                seed, epoch = np.array([self._config.seed]), np.array([view])
+                ids = batch["example_id"].numpy()
                 numbers = stateless_random.uniform(
-                    seed, epoch, batch["example_id"].numpy(), self._augment.num_random
+                    self._config.seed, view, ids, self._augment.num_random
                 )
                 labels = tf.one_hot(batch["label"], self._classes)
                 images, _ = self._augment_batch(images, labels, numbers, side=self._side)
@@ -177,24 +171,20 @@ class FeatureExtractor:
         """Return a function of images or tensors, with the model's weights at its first call."""
 
         @functools.cache
-        def layers() -> tf_keras.Model:
+        def compiled() -> Callable[[Any], list[tf.Tensor]]:
             with self._strategy.scope():
-                return folded(model)
+                layers = folded(model)
 
-        @tf.function(autograph=False)
-        def run(values: Any) -> list[tf.Tensor]:
-            return self._strategy.run(
-                lambda share: as_list(layers()(share, training=False)), args=(values,)
+            def run(share: Any) -> list[tf.Tensor]:
+                return as_list(layers(share, training=False))
+
+            return tf.function(
+                lambda values: self._strategy.run(run, args=(values,)), autograph=False
             )
 
         if self._workers > 1:
-            layers()  # all workers create its variables together; later only the chief computes
-
-        def call(values: Any) -> list[tf.Tensor]:
-            layers()  # outside the graph of `run`
-            return run(values)
-
-        return call
+            compiled()  # all workers create its variables together; later only the chief computes
+        return lambda values: compiled()(values)
 
 
 def _whole(part: Subset) -> Subset:

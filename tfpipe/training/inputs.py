@@ -32,19 +32,14 @@ from tfpipe.training.train_config import TrainConfig
 
 Batch = dict[str, Any]
 
-_SHOWN = 16  # images of a sample
 _AHEAD = 4  # batches that are read from the cache ahead of the step
 
 
 class Inputs:
     """The batches of one stage: this worker's rows of each.
 
-    Build it in the scope of the tf.distribute strategy, if there is one.
-
-    Attributes:
-        steps: steps in an epoch.
-        images: images in an epoch.
-        validation_images: images of the validation.
+    Build it in the scope of the tf.distribute strategy, if there is one. `steps` and `images` are
+    the numbers in an epoch, `validation_images` that of the validation.
     """
 
     def __init__(
@@ -59,27 +54,16 @@ class Inputs:
     ):
         """Choose what to cache, and compute it if it is missing.
 
-        Args:
-            run: its options and folder.
-            train_split: records to train on.
-            val_split: records to validate on.
-            classifier: of the run.
-            stage: of the training.
-            split: of the classifier, for this stage.
-            earlier: split at the earliest layer of the next stages, if that is another.
-
-        Raises:
-            UserError: an option does not fit, or the cache cannot be written.
+        `split` is of this stage, and `earlier` of the earliest of the next ones, if it differs.
+        Raises UserError if an option does not fit, or the cache cannot be written.
         """
         self._train_split, self._val_split = train_split, val_split
         self._stage, self._split = stage, split
         self._config = config = stage.config
         self._classes = len(train_split.manifest.classes)
-        self._side = classifier.image_size
-        self._cluster = cluster = Cluster(tf.distribute.get_strategy())
-        self._input = input_config(
-            config, self._side, worker=cluster.worker, workers=cluster.workers
-        )
+        self._side = side = classifier.image_size
+        cluster = Cluster(tf.distribute.get_strategy())
+        self._input = input_config(config, side, worker=cluster.worker, workers=cluster.workers)
         self._augment = Augment(config.augment, crop_on_host=self._input.crops)
         # XLA makes gathers several times faster, on a CPU too.
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
@@ -96,12 +80,7 @@ class Inputs:
             self._val_features = extractor.get(val_split).without_copies() if val_fits else None
 
     def training(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[Batch | None]:
-        """Yield the batches of epochs `first_epoch` to `epochs` - 1, `steps` for each.
-
-        Args:
-            first_epoch: epoch to begin with, from 0.
-            first_step: step of that epoch to begin with.
-            epochs: epoch to end before.
+        """Yield the batches of epochs `first_epoch`, from its `first_step`, to `epochs` - 1.
 
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
@@ -109,12 +88,8 @@ class Inputs:
             0 for padding. None where an epoch has fewer steps.
         """
         if self._train_features:
-            yield from parallel_map(
-                self._take,
-                self._orders(first_epoch, first_step, epochs),
-                threads=self._input.cores,
-                ahead=_AHEAD,
-            )
+            orders = self._orders(first_epoch, first_step, epochs)
+            yield from parallel_map(self._take, orders, threads=self._input.cores, ahead=_AHEAD)
             return
         with salvage.explained(self._train_split.manifest):
             yield from pipeline.train_batches(
@@ -133,10 +108,7 @@ class Inputs:
         """
         own = self._input
         if self._val_features is not None:
-            dataset, batch = self._val_features, self._config.batch_size
-            for start in range(0, len(dataset), batch):
-                indices = np.arange(start, min(start + batch, len(dataset)))
-                yield dataset.batch(indices, batch, own.rows)
+            yield from self._val_features.batches(self._config.batch_size, own.rows)
             return
         batches = pipeline.eval_batches(
             self._val_split,
@@ -157,22 +129,17 @@ class Inputs:
             )
 
     def sample(self) -> tf.Tensor:
-        """Return some training images as in the first epoch, [N, S, S, 3] in 0..255."""
+        """Return up to 16 training images as in the first epoch, [N, S, S, 3] in 0..255."""
         with salvage.explained(self._train_split.manifest):
             batch = next(
-                iter(
-                    pipeline.eval_batches(
-                        self._train_split, image_size=self._side, batch_size=_SHOWN
-                    )
-                )
+                iter(pipeline.eval_batches(self._train_split, image_size=self._side, batch_size=16))
             )
-        real = batch["sample_weight"] > 0
-        images, number = batch["image"][real], batch["example_id"][real]
+        images, ids, labels = (
+            batch[name][batch["sample_weight"] > 0] for name in ("image", "example_id", "label")
+        )
         augment = Augment(self._config.augment)
-        key = (np.array([self._config.seed]), np.array([0]), number.numpy())
-        numbers = stateless_random.uniform(*key, augment.num_random)
-        labels = tf.one_hot(batch["label"][real], self._classes)
-        return augment(images, labels, tf.constant(numbers), side=self._side)[0]
+        numbers = stateless_random.uniform(self._config.seed, 0, ids.numpy(), augment.num_random)
+        return augment(images, tf.one_hot(labels, self._classes), numbers, side=self._side)[0]
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Return logits float32 [B, 1 or C], and their target labels, float32 [B, C]."""
@@ -233,17 +200,11 @@ def _on_device(batch: Batch) -> Batch:
 def input_config(
     config: TrainConfig, image_size: int, *, worker: int = 0, workers: int = 1
 ) -> InputConfig:
-    """Return how one of the workers reads the training records.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
-    least = {"shuffle_mb": 1, "decode_threads": 0, "buffer_mb": 0, "feature_views": 0}
-    for flag, bound in least.items():
-        if getattr(config, flag) < bound:
-            raise UserError(f"`{flag}={getattr(config, flag)}`: give {bound} or more", status=2)
-    if not config.feature_gb >= 0:
-        raise UserError(f"`feature_gb={config.feature_gb:g}`: give 0 or more", status=2)
+    """Return how a worker reads the training records; raise UserError for a wrong option."""
+    for flag in ("shuffle_mb", "decode_threads", "buffer_mb", "feature_views", "feature_gb"):
+        value, bound = getattr(config, flag), int(flag == "shuffle_mb")
+        if not value >= bound:
+            raise UserError(f"`{flag}={value:g}`: give {bound} or more", status=2)
     return InputConfig(
         image_size=image_size,
         batch_size=config.batch_size,

@@ -45,11 +45,7 @@ class Epoch:
 
 
 def read(folder: pathlib.Path) -> list[Epoch]:
-    """Read the `log.csv` of a run folder; return no epochs if there is none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read the `log.csv` of a run folder, if there is one; raise UserError if it is damaged."""
     path = folder / LOG
     if not path.exists():
         return []
@@ -88,12 +84,7 @@ class Log:
         self._board.flush()
 
     def images(self, stage: str, images: tf.Tensor) -> None:
-        """Show some training images in TensorBoard.
-
-        Args:
-            stage: name of the stage.
-            images: float32 or uint8 [N, S, S, 3] in 0..255, the model's input.
-        """
+        """Show images of a stage in TensorBoard, float32 or uint8 [N, S, S, 3] in 0..255."""
         shown = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
         with self._board.as_default(step=0):
             tf.summary.image(f"augmented/{stage}", shown, max_outputs=len(shown))

@@ -57,14 +57,8 @@ class Loop:
     ):
         """Prepare the training.
 
-        Args:
-            run: folder that all workers read.
-            classifier: of the run, built in the scope of the cluster's strategy.
-            generators: of the classifier's random layers.
-            train_split: records to train on.
-            val_split: records to validate on.
-            cluster: of the workers.
-            folder: that this worker writes.
+        The classifier is built in the scope of the cluster's strategy; `generators` are those of
+        its random layers. All workers read the folder of `run`; this worker writes `folder`.
         """
         self._run, self._classifier, self._generators = run, classifier, generators
         self._train_split, self._val_split = train_split, val_split
@@ -74,11 +68,7 @@ class Loop:
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
 
     def fit(self) -> None:
-        """Train stage after stage, each until its last epoch or the end of its patience.
-
-        Raises:
-            UserError: a loss is not finite, or a file cannot be written.
-        """
+        """Train stage after stage, each until its last epoch or the end of its patience."""
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
         for stage in self._run.stages[self._state.stage :]:
@@ -133,15 +123,8 @@ class Loop:
             if len(self._run.stages) > 1:
                 count = f"{parts.parameters:,} parameters"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
-            inputs = Inputs(
-                self._run,
-                self._train_split,
-                self._val_split,
-                self._classifier,
-                stage,
-                parts,
-                earlier,
-            )
+            splits = self._train_split, self._val_split
+            inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)

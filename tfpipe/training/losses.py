@@ -26,7 +26,6 @@ losses: Registry[Callable[[tf.Tensor, float], tf.Tensor]] = Registry("loss")
 @losses.register("crossentropy")
 def _crossentropy(log_p: tf.Tensor, gamma: float) -> tf.Tensor:
     """-log p."""
-    del gamma
     return -log_p
 
 
@@ -40,19 +39,12 @@ def _focal(log_p: tf.Tensor, gamma: float) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The loss of one run.
+    """The loss of one run."""
 
-    Attributes:
-        name: name in the registry.
-        smoothing: share of each label spread evenly over all classes, 0 to 0.5.
-        gamma: of the focal loss, at least 0.
-        weights: weight of each class, or None for 1 each.
-    """
-
-    name: str
-    smoothing: float
-    gamma: float
-    weights: tuple[float, ...] | None
+    name: str  # in the registry
+    smoothing: float  # share of each label spread evenly over all classes, 0 to 0.5
+    gamma: float  # of the focal loss, at least 0
+    weights: tuple[float, ...] | None  # of each class; None for 1
 
     def __call__(self, classifier: Classifier, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Return the loss of each image, float32 [N], at least 0.
@@ -73,14 +65,9 @@ class Loss:
 
 
 def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
-    """Build the loss of the options.
+    """Build the loss of the options; raise UserError if one of them is wrong.
 
-    Args:
-        config: its `loss`, `label_smoothing`, `focal_gamma` and `class_weights`.
-        shares: share of each class among the training records, in the order of the labels.
-
-    Raises:
-        UserError: an unknown loss or class, or a value out of its range.
+    `shares` has each class's share of the training records, in the order of the labels.
     """
     losses[config.loss]  # raises for an unknown name
     if not 0 <= config.label_smoothing <= MAX_SMOOTHING:

@@ -1,5 +1,6 @@
 """Tells whether the input or the model is the bottleneck, and records a trace."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Iterator
@@ -38,48 +39,36 @@ class Profile:
             batches: of all epochs; None ends an epoch with fewer batches.
             steps: steps in an epoch.
         """
-        skipped = min(SKIPPED, steps // 2)
-        start = counted = time.monotonic()
-        all_waits = waits = 0.0
         folder, self._folder = self._folder, None
-        tracing = False
-        for step in range(steps):
-            if step == skipped:
-                counted, waits = time.monotonic(), 0.0
-                if folder:
-                    tf.profiler.experimental.start(str(folder))
-                    tracing = True
-            asked = time.monotonic()
-            batch = next(batches)
-            wait = time.monotonic() - asked
-            if batch is None:  # the epoch has fewer
-                break
-            all_waits += wait
-            waits += wait
-            self.waited = all_waits / (time.monotonic() - start)
-            if tracing:
+        skipped = min(SKIPPED, steps // 2)
+        last = min(skipped + TRACED, steps)  # step of the trace
+        start = counted = time.monotonic()
+        waits = before = 0.0
+        with contextlib.ExitStack() as trace:
+            for step in range(steps):
+                if step == skipped:
+                    counted, before = time.monotonic(), waits
+                    if folder:
+                        tf.profiler.experimental.start(str(folder))
+                        trace.callback(tf.profiler.experimental.stop)
+                asked = time.monotonic()
+                batch = next(batches)
+                if batch is None:  # the epoch has fewer
+                    break
+                waits += time.monotonic() - asked
+                self.waited = waits / (time.monotonic() - start)
                 with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
                     yield batch
-            else:
-                yield batch
-            if tracing and step == min(skipped + TRACED, steps) - 1:
-                tf.profiler.experimental.stop()
-                tracing = False
-        end = time.monotonic()
-        if tracing:  # the epoch had fewer batches
-            tf.profiler.experimental.stop()
-        self.waited = all_waits / (end - start)
+                if step == last - 1:
+                    trace.close()
+            end = time.monotonic()
+        self.waited = waits / (end - start)
         if folder:
-            last = min(skipped + TRACED, steps)
+            share = (waits - before) / (end - counted)
+            bottleneck = "input" if share > _BOTTLENECK else "compute"
+            milliseconds = 1000 * (end - counted) / (steps - skipped)
             self.verdict = (
-                _verdict(waits / (end - counted), (end - counted) / (steps - skipped))
-                + f"; steps {skipped + 1} to {last} are traced: tensorboard --logdir={folder}"
+                f"bottleneck: {bottleneck}; a step takes {milliseconds:,.0f} ms and waits for input"
+                f" {share:.0%} of it; steps {skipped + 1} to {last} are traced:"
+                f" tensorboard --logdir={folder}"
             )
-
-
-def _verdict(share: float, seconds: float) -> str:
-    bottleneck = "input" if share > _BOTTLENECK else "compute"
-    return (
-        f"bottleneck: {bottleneck}; a step takes {1000 * seconds:,.0f} ms and waits for input"
-        f" {share:.0%} of it"
-    )

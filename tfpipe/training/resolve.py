@@ -12,14 +12,11 @@ from tfpipe.training.train_config import Resolved, TrainConfig
 
 
 def branches(config: TrainConfig) -> tuple[dict, ...]:
-    """Resolve the options `backbones`, `image_size` and `weights`.
+    """Resolve the options `backbones`, `image_size` and `weights`; raise UserError if one is wrong.
 
     Returns:
         For each backbone its name, input side in pixels, and first weights. A model file has its
         own weights.
-
-    Raises:
-        UserError: a backbone is unknown or named twice, or a value does not fit.
     """
     found = [backbones.get(text) for text in config.backbones.split(",")]
     names = [backbone.name for backbone in found]
@@ -44,26 +41,16 @@ def branches(config: TrainConfig) -> tuple[dict, ...]:
 
 
 def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
-    """Return the records to train on and to validate on.
-
-    Raises:
-        UserError: the records have no such splits or folds.
-    """
-    if config.fold < 0:
-        return Subset(manifest, (config.train_split,)), Subset(manifest, (config.val_split,))
+    """Return the records to train on and to validate on; raise UserError if there are none."""
     splits = (config.train_split, config.val_split)
-    return (
-        Subset(manifest, splits, config.fold),
-        Subset(manifest, splits, config.fold, held_out=True),
-    )
+    if config.fold < 0:
+        return Subset(manifest, splits[:1]), Subset(manifest, splits[1:])
+    held_out = Subset(manifest, splits, config.fold, held_out=True)
+    return Subset(manifest, splits, config.fold), held_out
 
 
 def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
-    """Resolve the options of a run on some records.
-
-    Raises:
-        UserError: an option is wrong, or does not fit the records.
-    """
+    """Resolve the options of a run on some records; raise UserError if they do not fit."""
     output = classifier.choose_output(config.output, len(manifest.classes))
     train, _ = parts(config, manifest)
     return Resolved(

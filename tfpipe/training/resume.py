@@ -20,9 +20,7 @@ RESUMABLE = (
 
 
 def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> RunFolder:
-    """Open the run folder for training: a new one, or the same run to resume.
-
-    Nothing is written yet; see `RunFolder.save`.
+    """Open the run folder for training: a new one, or the same run to resume; write nothing.
 
     Raises:
         UserError: the folder holds a run with other options or other records.

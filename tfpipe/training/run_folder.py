@@ -184,11 +184,9 @@ class RunFolder:
             raise UserError(f"`run_dir`: cannot write {self.folder}: {error.strerror}") from None
 
     def build(self, *, first_weights: bool) -> classifier.Classifier:
-        """Build the classifier under the current Keras policy.
+        """Build the classifier under the current Keras policy, perhaps with its first weights.
 
-        Args:
-            first_weights: whether to load the backbones' first weights. Without them, model files
-                are read from the run's copies.
+        Without them, model files are read from the run's copies.
         """
         branches = [
             classifier.BackboneConfig(
@@ -214,11 +212,7 @@ class RunFolder:
         return f"{self.model_files()[pathlib.Path(path)]}@{layer}"
 
     def identity(self) -> dict[str, str]:
-        """Return what logits depend on; another value means another model.
-
-        Raises:
-            UserError: there are no weights yet.
-        """
+        """Return what logits depend on, or raise UserError if there are no weights yet."""
         self._check_trained()
         return {"weights_sha256": verify.sha256(self.best_weights), "tta": self.config.tta}
 
@@ -227,25 +221,18 @@ class RunFolder:
         return self.identity() | {"calibration": self.config.calibration}
 
     def calibration(self) -> Calibration:
-        """Read `calibration.json`.
+        """Read `calibration.json`; raise UserError if it is damaged.
 
-        Returns:
-            The calibration. None is applied if there is no file yet, or, with a warning, if it is
-            for other weights or options, as while a finished run is trained further.
-
-        Raises:
-            UserError: the file is damaged.
+        None is applied if there is no file yet, or, with a warning, if it is for other weights or
+        options, as while a finished run is trained further.
         """
         return read_calibration(self.calibration_file, self.calibrated_for)
 
     def restore(self, *, tta: str = "") -> Predictor:
         """Return the predictor of the best weights, with the run's calibration.
 
-        Args:
-            tta: test-time views, "none" for none; empty for the run's.
-
-        Raises:
-            UserError: there are no weights yet, or they or the calibration are damaged.
+        `tta` are the test-time views, "none" for none; empty for the run's. Raises UserError if
+        there are no weights yet, or they or the calibration are damaged.
         """
         return dataclasses.replace(self.uncalibrated(tta=tta), calibration=self.calibration())
 
@@ -257,11 +244,7 @@ class RunFolder:
     def restore_classifier(
         self, built: classifier.Classifier | None = None
     ) -> classifier.Classifier:
-        """Build the classifier in float32 and load the best weights.
-
-        Args:
-            built: a classifier of this run, in float32 and on one device, to load them into
-                instead.
+        """Load the best weights into a classifier of this run in float32; build it if None.
 
         Raises:
             UserError: there are none yet, or they are damaged.
@@ -305,12 +288,7 @@ def load(run_dir: str) -> RunFolder:
 
 
 def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = None) -> Calibration:
-    """Read a `calibration.json`; see `RunFolder.calibration`.
-
-    Args:
-        path: of the file.
-        made_for: returns what the calibration must be for; None for no check.
-    """
+    """Read a `calibration.json` like `RunFolder.calibration`, for what `made_for` returns."""
     if not path.is_file():
         return Calibration()
     hint = "remove it and run tfpipe.train there again"

@@ -25,36 +25,16 @@ class Runtime:
     Attributes:
         precision: Keras policy: float32, mixed_bfloat16 or mixed_float16.
         xla: whether XLA compiles the training step.
-        device: name of the device.
-        why: reason for the precision.
-        why_xla: reason for `xla`.
+        explanation: one line for the log.
     """
 
     precision: str
     xla: bool
-    device: str
-    why: str
-    why_xla: str
-
-    @property
-    def explanation(self) -> str:
-        """One line for the log."""
-        return (
-            f"device {self.device}; precision {self.precision} ({self.why}); XLA"
-            f" {'on' if self.xla else 'off'} ({self.why_xla})"
-        )
+    explanation: str
 
 
 def choose(precision: str, xla: str) -> Runtime:
-    """Choose for the first GPU, or for the CPU if there is none.
-
-    Args:
-        precision: "auto" or a Keras policy.
-        xla: "auto", "on" or "off".
-
-    Raises:
-        UserError: mixed_float16 on a CPU, which TensorFlow has no fast kernels for.
-    """
+    """Choose for the first GPU, or for the CPU if there is none; see `decide`."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return decide(precision, xla, None, "CPU", cpu_features())
@@ -70,7 +50,7 @@ def decide(
     device: str,
     features: frozenset[str],
 ) -> Runtime:
-    """Choose from plain values; see `choose`.
+    """Choose from plain values.
 
     On two CPU cores with AMX, bfloat16 makes the training of ResNet50 1.3 x and its inference
     2.1 x faster, and XLA makes MobileNet's inference 28 x slower.
@@ -81,6 +61,9 @@ def decide(
         capability: compute capability of the GPU, None for a CPU.
         device: name for the explanation.
         features: instruction-set extensions of the CPU.
+
+    Raises:
+        UserError: mixed_float16 on a CPU, which TensorFlow has no fast kernels for.
     """
     on_gpu = capability is not None
     if precision == "mixed_float16" and not on_gpu:
@@ -98,11 +81,11 @@ def decide(
         found = [name for name in _CPU_BF16 if name in features]
         precision = "mixed_bfloat16" if found else "float32"
         why = f"this CPU has {found[0]}" if found else "this CPU has no bfloat16 instructions"
-    if xla != "auto":
-        return Runtime(precision, xla == "on", device, why, "asked for")
-    return Runtime(
-        precision, on_gpu, device, why, "faster on a GPU" if on_gpu else "slower on a CPU"
-    )
+    why_xla = "asked for"
+    if xla == "auto":
+        xla, why_xla = ("on", "faster on a GPU") if on_gpu else ("off", "slower on a CPU")
+    explanation = f"device {device}; precision {precision} ({why}); XLA {xla} ({why_xla})"
+    return Runtime(precision, xla == "on", explanation)
 
 
 def cpu_features() -> frozenset[str]:

@@ -28,7 +28,6 @@ schedules: Registry[Callable[..., Factor]] = Registry("schedule")
 @schedules.register("constant")
 def _constant(epochs: int) -> Factor:
     """`constant`: 1."""
-    del epochs
     return tf.ones_like
 
 
@@ -45,7 +44,6 @@ def _cosine(epochs: int, over: float | None = None) -> Factor:
 @schedules.register("step")
 def _step(epochs: int, every: float, factor: float) -> Factor:
     """`step(EPOCHS,FACTOR)`: multiplies by FACTOR after every EPOCHS epochs."""
-    del epochs
     _positive("step", every)
     base = tf.constant(_positive("step", factor), tf.float64)
     return lambda time: base ** tf.floor(time / every)
@@ -54,7 +52,6 @@ def _step(epochs: int, every: float, factor: float) -> Factor:
 @schedules.register("inverse_time")
 def _inverse_time(epochs: int, decay: float) -> Factor:
     """`inverse_time(RATE)`: 1 / (1 + RATE x epochs)."""
-    del epochs
     _positive("inverse_time", decay)
     return lambda time: 1 / (1 + decay * time)
 
@@ -63,14 +60,10 @@ class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate after a number of updates, for every optimizer."""
 
     def __init__(self, learning_rate: float, factor: Factor, warmup: float, per_epoch: int):
-        """Join the parts.
+        """Join the parts; `per_epoch` is the number of updates in an epoch.
 
-        Args:
-            learning_rate: rate after the warm-up where the factor is 1.
-            factor: of the schedule.
-            warmup: epochs in which the rate rises linearly, up to its full value at their last
-                update (Goyal et al. 2017, arXiv:1706.02677, section 2.2); 0 for none.
-            per_epoch: updates in an epoch.
+        In the first `warmup` epochs the rate rises linearly, up to its full value at their last
+        update (Goyal et al. 2017, arXiv:1706.02677, section 2.2).
         """
         self._learning_rate = learning_rate
         self._factor = factor
@@ -93,12 +86,7 @@ class Schedule(tf_keras.optimizers.schedules.LearningRateSchedule):
 def build(config: TrainConfig, per_epoch: int) -> Schedule | float:
     """Build the schedule of the options, or return the rate itself if it never changes.
 
-    Args:
-        config: its `learning_rate`, `schedule`, `warmup_epochs` and `epochs`.
-        per_epoch: updates in an epoch.
-
-    Raises:
-        UserError: an unknown schedule, wrong arguments, or a negative warm-up.
+    `per_epoch` is the number of updates in an epoch. Raises UserError for a wrong option.
     """
     factor = spec.make(config.schedule, schedules, config.epochs, option="schedule")
     if not 0 <= config.warmup_epochs < math.inf:

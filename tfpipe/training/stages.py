@@ -32,19 +32,12 @@ _HOW = (
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage, which trains the layers from a place of `partition.partition` on."""
 
-    Attributes:
-        index: number of the stage, from 0.
-        name: shown to people.
-        start: where the trained part begins: "head", "all", or what `partition.partition` takes.
-        config: the options, with the stage's own values.
-    """
-
-    index: int
+    index: int  # from 0
     name: str
     start: str
-    config: TrainConfig
+    config: TrainConfig  # with the stage's own values
 
     @property
     def label(self) -> str:
@@ -53,11 +46,7 @@ class Stage:
 
 
 def parse(config: TrainConfig) -> tuple[Stage, ...]:
-    """Return the stages of the option `stages`.
-
-    Raises:
-        UserError: it does not have the form, or an option has a wrong value.
-    """
+    """Return the stages of the option `stages`; raise UserError if it is wrong."""
     texts = [text.strip() for text in config.stages.split(";")]
     stages = tuple(_stage(index, text, config) for index, text in enumerate(texts))
     names = [stage.name for stage in stages]
@@ -68,13 +57,9 @@ def parse(config: TrainConfig) -> tuple[Stage, ...]:
 
 
 def earliest(stages: Sequence[Stage]) -> str:
-    """Return the earliest start among the next stage and all later ones with the same images.
+    """Return the earliest start among the first stage and all later ones with the same images.
 
-    Args:
-        stages: the next stage, and those after it.
-
-    Returns:
-        A place for `partition.partition`, at or before the first stage's in every backbone.
+    It is a place for `partition.partition`, at or before the first stage's in every backbone.
     """
     first = stages[0]
 

@@ -23,12 +23,7 @@ READ_EVERY = 10
 
 
 class DivergenceError(Exception):
-    """The loss of a step is not finite.
-
-    Attributes:
-        step: step of the epoch, from 1.
-        numbers: `stateless_random.example_id` of the batch's images.
-    """
+    """The loss of a step is not finite; `numbers` are the example ids of the batch's images."""
 
     def __init__(self, step: int, numbers: np.ndarray):
         super().__init__(step)
@@ -39,8 +34,7 @@ class DivergenceError(Exception):
 class Steps:
     """The compiled steps, and the state that they change.
 
-    Build it in the scope of the tf.distribute strategy, if there is one. Its replicas share each
-    batch.
+    Build it in the scope of the tf.distribute strategy, whose replicas share each batch.
 
     Attributes:
         best: weights of the stage's best epoch; the averages, if weights are averaged.
@@ -94,10 +88,9 @@ class Steps:
         several = self._strategy.num_replicas_in_sync > 1
         xla = run.resolved.xla or None
         if xla and several:
-            self._differentiate = tf.function(
-                self._differentiate, autograph=False, jit_compile=True
-            )
-            self._evaluate = tf.function(self._evaluate, autograph=False, jit_compile=True)
+            compile_it = functools.partial(tf.function, autograph=False, jit_compile=True)
+            self._differentiate = compile_it(self._differentiate)
+            self._evaluate = compile_it(self._evaluate)
         compiled = None if several else xla
         # Two functions: the older optimizers create variables in the first call of one.
         self._train_step = {
@@ -117,12 +110,9 @@ class Steps:
         return int(self._done.numpy())
 
     def is_whole(self) -> bool:
-        """Return whether the training can resume from `state` exactly.
+        """Return whether the training can resume from `state`; raise DivergenceError if it is bad.
 
         It cannot between two updates, because checkpoints have no accumulated gradients.
-
-        Raises:
-            DivergenceError: the state is bad.
         """
         step = self.done
         self._check(step)
@@ -186,12 +176,10 @@ class Steps:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
     def _on_replicas(self, step: Callable[[Batch], None], compiled: bool | None) -> Callable:
-        strategy = self._strategy
-        return tf.function(
-            lambda batch: strategy.run(step, args=(batch,)),
-            autograph=False,
-            jit_compile=compiled,
-        )
+        def run(batch: Batch) -> None:
+            self._strategy.run(step, args=(batch,))
+
+        return tf.function(run, autograph=False, jit_compile=compiled)
 
     def _for_replicas(self, batch: Batch) -> Batch:
         """Return the fields that a step uses, shared out among this worker's replicas."""

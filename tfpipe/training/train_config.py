@@ -234,27 +234,16 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Resolved options of a run, for all later commands.
+    """Resolved options of a run, for all later commands."""
 
-    Attributes:
-        classes: names in the order of their labels.
-        class_shares: share of each class among the training records.
-        branches: for each backbone its name, input side in pixels, and first weights.
-        output: "sigmoid" or "softmax".
-        records_fingerprint: of the training's records.
-        precision: Keras' name of the training's mixed-precision policy.
-        xla: whether XLA compiles the training step.
-        depth16: how the records' 16-bit greys became 8-bit ones; "full" before that was an option.
-    """
-
-    classes: tuple[str, ...]
-    class_shares: tuple[float, ...]
-    branches: tuple[dict, ...]
-    output: str
+    classes: tuple[str, ...]  # names in the order of their labels
+    class_shares: tuple[float, ...]  # of the training records
+    branches: tuple[dict, ...]  # each backbone's name, input side in pixels, and first weights
+    output: str  # "sigmoid" or "softmax"
     records_fingerprint: str
-    precision: str
-    xla: bool
-    depth16: str = pixels.FULL
+    precision: str  # Keras' name of the training's mixed-precision policy
+    xla: bool  # whether XLA compiles the training step
+    depth16: str = pixels.FULL  # how 16-bit greys became 8-bit; "full" before it was an option
 
     @property
     def shares(self) -> dict[str, float]:

@@ -9,27 +9,18 @@ import math
 class TrainState:
     """Place and results of a training. Epochs count through all stages, from 0.
 
-    Attributes:
-        stage: index of the stage.
-        first_epoch: first epoch of the stage.
-        epoch: current or next epoch.
-        stage_best_epoch: epoch with the lowest validation loss of the stage; -1 for none yet.
-        stage_best_loss: its loss.
-        best_epoch: epoch with the lowest validation loss of all; -1 for none yet.
-        best_loss: its loss.
-        best_accuracy: its accuracy.
-        retries: how often the stage went back to a checkpoint because its loss was not finite.
+    A best epoch has the lowest validation loss, of the stage or of all; it is -1 for none yet.
     """
 
     stage: int = 0
-    first_epoch: int = 0
-    epoch: int = 0
+    first_epoch: int = 0  # of the stage
+    epoch: int = 0  # current or next
     stage_best_epoch: int = -1
     stage_best_loss: float = math.inf
     best_epoch: int = -1
     best_loss: float = math.inf
     best_accuracy: float = 0.0
-    retries: int = 0
+    retries: int = 0  # of the stage, from a checkpoint because its loss was not finite
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "TrainState":
@@ -51,12 +42,7 @@ class TrainState:
         self.retries = 0
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Return whether the stage is over.
-
-        Args:
-            epochs: most epochs of the stage.
-            patience: epochs without a lower validation loss that end it.
-        """
+        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain."""
         trained = self.epoch - self.first_epoch
         best = max(self.stage_best_epoch, self.first_epoch - 1)
         return trained >= epochs or (trained > 0 and self.epoch - 1 - best >= patience)

@@ -36,12 +36,8 @@ class Update:
     ):
         """Prepare the state.
 
-        Args:
-            config: the options.
-            variables: to train.
-            backbone: those of `variables` that have the rate `backbone_learning_rate`.
-            steps: steps in an epoch, at least 1.
-            float16: whether to scale the loss up, so that small gradients do not become 0.
+        `backbone` are those of `variables` that have the rate `backbone_learning_rate`, `steps` is
+        the number in an epoch. `float16` scales the loss up, so small gradients do not become 0.
         """
         self._variables = variables
         self._steps = steps
@@ -86,10 +82,7 @@ class Update:
     def add(self, gradients: list[tf.Tensor], *, due: bool) -> None:
         """Add one step's gradients. If due, apply the mean over the steps since the last update.
 
-        Args:
-            gradients: of the scaled loss by each variable. With several replicas, of the replica's
-                part of the loss: the loss is the sum over the replicas.
-            due: result of `due` for the step.
+        They are of the scaled loss. A replica's are of its part, as the loss is a sum over them.
         """
         if self._scales:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
@@ -121,13 +114,7 @@ class Update:
 
 
 def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
-    """Raise UserError if an option of the update is wrong.
-
-    Args:
-        config: the options.
-        steps: steps in an epoch.
-        replicas: devices that train together.
-    """
+    """Raise UserError if an option of the update is wrong, for this number of steps in an epoch."""
     if config.optimizer == "lookahead" and replicas > 1:
         # It creates variables in the first step, which TensorFlow cannot do on several replicas.
         raise UserError(

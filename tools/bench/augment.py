@@ -24,26 +24,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure")
     flags = parser.parse_args()
     given = {name: getattr(flags, name) for name in ("size", "batch_size", "seconds")}
+    call = functools.partial(harness.call, **given)
     cases = [
-        Case(
-            name,
-            functools.partial(
-                harness.call, function="ours.augment", compiled=name == "xla", **given
-            ),
-        )
+        Case(name, functools.partial(call, function="ours.augment", compiled=name == "xla"))
         for name in ("xla", "graph")
     ]
-    names = [function.__name__ for function in peers.AUGMENT]
-    cases += [
+    others = [
         Case(
-            name.replace("_", "-"),
-            functools.partial(harness.call, function=f"peers.{name}", **given),
+            peer.__name__.replace("_", "-"),
+            functools.partial(call, function=f"peers.{peer.__name__}"),
             ours=False,
         )
-        for name in names
+        for peer in peers.AUGMENT
     ]
     with harness.session(flags) as session:
-        return harness.run(session, cases, [name.replace("_", "-") for name in names])
+        return harness.run(session, [*cases, *others], [case.name for case in others])
 
 
 if __name__ == "__main__":

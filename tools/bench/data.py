@@ -11,17 +11,11 @@ from tools.bench.harness import Finished, Session, Tree
 def prepare(session: Session, sources: Sequence[str], images: int = 0) -> pathlib.Path:
     """Return a folder CLASS/IMAGE with the images of `sources` that tfpipe accepts.
 
-    Args:
-        session: whose folder it is in.
-        sources: as for `tfpipe.build_records`.
-        images: how many to keep, the classes in turn; 0 for all.
+    It keeps the first `images`, the classes in turn; 0 for all.
     """
-    records, folder = session.work / "accepted", session.work / "images"
+    records, folder = session.work / "accepted", session.work / "images" / "train"
     build(session.trees[0], sources, records, "--splits=train:1", "--duplicates=keep")
-    harness.call(session.trees[0], "data.extract", records=records, out=folder)
-    (folder / "train").rename(session.work / "train")
-    folder.rmdir()
-    (session.work / "train").rename(folder)
+    harness.call(session.trees[0], "data.extract", records=records, out=folder.parent)
     for path, _ in in_turn(folder)[images:] if images else ():
         path.unlink()
     return folder

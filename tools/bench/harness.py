@@ -116,16 +116,10 @@ def environment(tree: Tree) -> dict[str, str]:
 def process(tree: Tree, *arguments: str) -> Finished:
     """Run `python ARGUMENTS` to its end; raise Failed with its last line if it fails."""
     lines, start = [], time.perf_counter()
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
+    options |= {"cwd": tree.root, "env": environment(tree)}
     try:
-        child = subprocess.Popen(
-            [tree.python, *arguments],
-            **pipes,
-            text=True,
-            errors="replace",
-            cwd=tree.root,
-            env=environment(tree),
-        )
+        child = subprocess.Popen([tree.python, *arguments], **options)
     except OSError as error:
         raise Failed(f"{tree.python} cannot be run: {error.strerror}") from None
     timer = threading.Timer(TIMEOUT_S, child.kill)
@@ -151,8 +145,7 @@ def process(tree: Tree, *arguments: str) -> Finished:
 def call(tree: Tree, function: str, **arguments: object) -> dict:
     """Call `function` ("peers.opencv") of tools.bench in a new process; see worker.py.
 
-    Returns:
-        Its figures, then the `peak MB` and the `command s` of the process.
+    Returns its figures, then the `peak MB` and the `command s` of the process.
     """
     done = process(tree, *command(function, **arguments))
     (text,) = [line[len(RESULT) :] for _, line in done.lines if line.startswith(RESULT)]
@@ -174,16 +167,9 @@ def run(
     beside: Sequence[str] = (),
     comparisons: Sequence[Ratio] = (),
 ) -> int:
-    """Measure all cases, print the tables, write --json.
+    """Measure all cases, print the tables, write --json; return 1 if a case of ours failed.
 
-    Args:
-        session: from `session`.
-        cases: what to measure; --only chooses among them.
-        beside: the cases that every figure of the same name is divided by.
-        comparisons: further values, with targets.
-
-    Returns:
-        The exit status: 1 if a case of our own code failed, and 0 if only peers did.
+    Every figure is divided by those of the same name of the cases `beside`.
     """
     patterns = session.flags.only.split(",")
     chosen = [case for case in cases if any(fnmatch.fnmatch(case.name, p) for p in patterns)]

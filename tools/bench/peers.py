@@ -26,15 +26,6 @@ def _files(folder: str) -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(folder).glob("*/*") if path.is_file())
 
 
-def load_keras() -> Any:
-    """Return Keras 2: tf_keras, or that of an older TensorFlow."""
-    try:
-        import tf_keras
-    except ModuleNotFoundError:  # before TensorFlow 2.16 Keras 2 is part of it
-        from tensorflow import keras as tf_keras
-    return tf_keras
-
-
 def limit(folder: str, workers: int, **_: object) -> Epoch:
     """libjpeg-turbo alone: processes that decode JPEGs from memory and keep no pixels.
 
@@ -103,7 +94,9 @@ def _r1_transform(cv2: Any, image: np.ndarray, rng: random.Random) -> np.ndarray
 
 def keras_dataset(folder: str, size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' `image_dataset_from_directory`: batches of float32."""
-    dataset = load_keras().utils.image_dataset_from_directory(
+    import tf_keras
+
+    dataset = tf_keras.utils.image_dataset_from_directory(
         folder, image_size=(size, size), batch_size=batch_size
     )
     return lambda: (len(images) for images, _ in dataset)
@@ -111,7 +104,9 @@ def keras_dataset(folder: str, size: int, batch_size: int, **_: object) -> Epoch
 
 def keras_generator(folder: str, size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' `ImageDataGenerator`, with the augmentation of seed recipe R3."""
-    generator = load_keras().preprocessing.image.ImageDataGenerator(
+    import tf_keras
+
+    generator = tf_keras.preprocessing.image.ImageDataGenerator(
         shear_range=0.2, zoom_range=0.2, horizontal_flip=True
     )
     batches = generator.flow_from_directory(folder, target_size=(size, size), batch_size=batch_size)
@@ -135,7 +130,7 @@ def tf_data(folder: str, size: int, batch_size: int, *, resize: bool = True, **_
 
 def tf_data_decode(**arguments: Any) -> Epoch:
     """The same without the resize: it keeps one pixel of each image."""
-    return tf_data(resize=False, **arguments)
+    return tf_data(**arguments, resize=False)
 
 
 def pytorch(folder: str, size: int, batch_size: int, workers: int, **_: object) -> Epoch:
@@ -269,10 +264,11 @@ def augment_projective(size: int, batch_size: int, **_: object) -> Epoch:
 def augment_keras(size: int, batch_size: int, **_: object) -> Epoch:
     """Keras' random layers: flip, rotation, zoom."""
     import tensorflow as tf
+    import tf_keras
 
-    layers = load_keras().layers
+    layers = tf_keras.layers
     changes = (layers.RandomFlip("horizontal"), layers.RandomRotation(0.05), layers.RandomZoom(0.2))
-    chain = load_keras().Sequential(changes)
+    chain = tf_keras.Sequential(changes)
     return one_batch(tf.function(lambda images: chain(images, training=True)), size, batch_size)
 
 

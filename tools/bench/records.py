@@ -31,6 +31,8 @@ LIMITS = ("limit-reading", "limit-memory")
 STARTUP_IMAGES = 16
 WHOLE = "images/s, whole command"
 _CHUNK = 16  # images that a process of a limit takes at once
+_files: list = []  # contents, or (source, name), which the processes inherit
+_readers: list[Callable[[str], bytes]] = []  # of each source
 
 
 def main() -> int:
@@ -88,40 +90,34 @@ def reader(source: str) -> Callable[[str], bytes]:
 
 def limit(kind: str, sources: Sequence[str], workers: int) -> dict[str, float]:
     """Decode all files of `sources` in `workers` processes; leave out what is no JPEG."""
+    _open(sources)
+    files: list = [(i, name) for i, source in enumerate(sources) for name in names(source)]
+    if kind == "limit-memory":
+        files = [_readers[i](name) for i, name in files]
+    _files[:] = files
+    # Forked, so that the processes share the files in memory.
+    with multiprocessing.get_context("fork").Pool(workers, _open, (sources,)) as pool:
+        pool.map(time.sleep, [0.2] * workers, chunksize=1)  # until every process is ready
+        start = time.monotonic()
+        images = sum(pool.imap_unordered(_decode, range(0, len(files), _CHUNK)))
+        return {"images/s": images / (time.monotonic() - start)}
+
+
+def _open(sources: Sequence[str]) -> None:
+    """Open the sources anew in each process: those of the parent share their position."""
+    _readers[:] = [reader(source) for source in sources]
+
+
+def _decode(first: int) -> int:
     import simplejpeg
 
-    files = [(i, name) for i, source in enumerate(sources) for name in names(source)]
-    readers = [reader(source) for source in sources]
-    memory = [readers[i](name) for i, name in files] if kind == "limit-memory" else []
-    # Forked, so that the processes share the files in memory.
-    context = multiprocessing.get_context("fork")
-    ready, taken, results = context.Barrier(workers), context.Value("q"), context.SimpleQueue()
-
-    def work() -> None:
-        own = [reader(source) for source in sources]  # the parent's share their position
-        images = 0
-        ready.wait()
-        start = time.monotonic()
-        while True:
-            with taken.get_lock():
-                first = taken.value
-                taken.value += _CHUNK
-            if first >= len(files):
-                break
-            for n in range(first, min(first + _CHUNK, len(files))):
-                encoded = memory[n] if memory else own[files[n][0]](files[n][1])
-                with contextlib.suppress(ValueError):
-                    simplejpeg.decode_jpeg(encoded)
-                    images += 1
-        results.put((start, time.monotonic(), images))
-
-    processes = [context.Process(target=work) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    starts, ends, images = zip(*(results.get() for _ in processes), strict=True)
-    for process in processes:
-        process.join()
-    return {"images/s": sum(images) / (max(ends) - min(starts))}
+    images = 0
+    for file in _files[first : first + _CHUNK]:
+        encoded = file if isinstance(file, bytes) else _readers[file[0]](file[1])
+        with contextlib.suppress(ValueError):
+            simplejpeg.decode_jpeg(encoded)
+            images += 1
+    return images
 
 
 if __name__ == "__main__":

@@ -38,11 +38,9 @@ def summarize(
 ) -> dict:
     """Return what the rounds say.
 
-    Returns:
-        `cases`: by case and figure the `median`, `min` and `max`, and `ratios` to the same figure
-        of the cases `beside` and of the other checkout; or why the case `failed`.
-        `comparisons`: a list of `name`, `median`, `min`, `max` (None if not measured), `least`,
-        `most` and `reached` (None without a value or a target).
+    `cases` has by case and figure the `median`, `min` and `max`, and `ratios` to the same figure of
+    the cases `beside` and of the other checkout; or why the case `failed`. `comparisons` is a list
+    of `name`, `median`, `min`, `max` (None if not measured), `least`, `most` and `reached`.
     """
     cases: dict[str, dict] = {}
     for name in rounds[0]:

@@ -38,33 +38,16 @@ def train(
     learning_rate: float, batch_size: int, epochs: int, seed: int, workers: int,
     augment: bool = False, bottleneck: bool = False,
 ) -> dict:  # fmt: skip
-    """Train, and print `val_loss=VALUE` after each epoch of all stages.
+    """Train on images SPLIT/CLASS/IMAGE; print `val_loss=VALUE` after each epoch of all stages.
 
-    Args:
-        folder: images as SPLIT/CLASS/IMAGE.
-        weights: a file for MobileNet without its top, or "none".
-        image_size: side of the input in pixels.
-        stages: the first layer that each stage trains, "head" for none of the backbone.
-        optimizer: its class in Keras.
-        learning_rate: of the optimizer.
-        batch_size: images in a step.
-        epochs: of each stage.
-        seed: of the weights, the order and the augmentation.
-        workers: threads of Keras' generators.
-        augment: whether to augment as R3 did.
-        bottleneck: whether to compute the features once and store them, as R2 did.
+    `stages` are the first layers that each trains, "head" for none of the backbone. `augment` does
+    it as R3 did; `bottleneck` computes the features once and stores them, as R2 did.
     """
-    try:
-        import tf_keras as keras
-    except ModuleNotFoundError:  # before TensorFlow 2.16 Keras 2 is part of it
-        from tensorflow import keras
+    import tf_keras as keras
 
     keras.utils.set_random_seed(seed)
-    base = keras.applications.MobileNet(
-        input_shape=(image_size, image_size, 3),
-        include_top=False,
-        weights=None if weights == "none" else weights,
-    )
+    shape, weights = (image_size, image_size, 3), None if weights == "none" else weights
+    base = keras.applications.MobileNet(input_shape=shape, include_top=False, weights=weights)
     pooled = keras.layers.GlobalAveragePooling2D()(base.output)
 
     def images(split: str, *, shuffle: bool = True) -> Any:
@@ -74,31 +57,25 @@ def train(
             **(changes if augment and split == "train" else {}),
         )
         return generator.flow_from_directory(
-            str(pathlib.Path(folder, split)),
-            target_size=(image_size, image_size),
-            batch_size=batch_size,
-            class_mode="binary",
-            shuffle=shuffle,
-            seed=seed,
-        )
+            str(pathlib.Path(folder, split)), target_size=(image_size, image_size),
+            batch_size=batch_size, class_mode="binary", shuffle=shuffle, seed=seed,
+        )  # fmt: skip
 
     def output(vector: Any) -> Any:
         dropped = keras.layers.Dropout(0.5)(vector)
         return keras.layers.Dense(1, activation="sigmoid")(dropped)
 
     def fit(model: Any, best: pathlib.Path, *inputs: Any, **options: Any) -> None:
-        model.compile(
-            getattr(keras.optimizers, optimizer)(learning_rate),
-            loss="binary_crossentropy",
-            metrics=["accuracy"],
-        )
-        report = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda _, logs: print(f"val_loss={logs['val_loss']}", flush=True)
-        )
-        keep = keras.callbacks.ModelCheckpoint(
-            str(best), save_best_only=True, save_weights_only=True
-        )
-        model.fit(*inputs, epochs=epochs, callbacks=[keep, report], verbose=0, **options)
+        def report(_: int, logs: dict) -> None:
+            print(f"val_loss={logs['val_loss']}", flush=True)
+
+        rule = getattr(keras.optimizers, optimizer)(learning_rate)
+        model.compile(rule, loss="binary_crossentropy", metrics=["accuracy"])
+        callbacks = [
+            keras.callbacks.ModelCheckpoint(str(best), save_best_only=True, save_weights_only=True),
+            keras.callbacks.LambdaCallback(on_epoch_end=report),
+        ]
+        model.fit(*inputs, epochs=epochs, callbacks=callbacks, verbose=0, **options)
 
     def from_files(best: pathlib.Path) -> None:
         """Train each stage from the best epoch of the one before."""

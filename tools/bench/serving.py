@@ -43,31 +43,28 @@ def main() -> int:
         sys.exit(f"error: --images={flags.images}: the folder has no files")
     given = {"images": str(images), "seconds": flags.seconds}
 
+    def serve(tree: Tree, export: pathlib.Path | None = None) -> contextlib.AbstractContextManager:
+        return started(tree, export or tree.root / flags.export, flags.server_flags)
+
     def in_process(tree: Tree) -> Figures:
-        return harness.call(
-            tree, "saved_model.in_process", export=tree.root / flags.export, **given
-        )
+        export = tree.root / flags.export
+        return harness.call(tree, "saved_model.in_process", export=export, **given)
 
     def server(tree: Tree) -> Figures:
-        with started(tree, tree.root / flags.export, flags.server_flags) as address:
+        with serve(tree) as address:
             found = load(tree, address, images, saved_model.BATCH, flags.seconds)
         return {"images/s": found["images_per_s"], "p99 ms": found["latency_ms"]["p99"]}
 
     def one_image(tree: Tree) -> Figures:
-        with started(tree, tree.root / flags.export, flags.server_flags) as address:
-            export = tree.root / flags.export
-            return harness.call(
-                tree, "saved_model.one_image", export=export, server=address, **given
-            )
+        with serve(tree) as address:
+            more = {"export": tree.root / flags.export, "server": address}
+            return harness.call(tree, "saved_model.one_image", **more, **given)
 
     def start(tree: Tree) -> Figures:
-        with started(tree, tree.root / flags.export, flags.server_flags) as address:
+        with serve(tree) as address:
             command = ["serving.client", str(first), f"--server={address}"]
-            return {
-                "s": harness.process(
-                    tree, "-m", *command, f"--model_name={saved_model.NAME}"
-                ).seconds
-            }
+            done = harness.process(tree, "-m", *command, f"--model_name={saved_model.NAME}")
+        return {"s": done.seconds}
 
     def swap(tree: Tree) -> Figures:
         version, path = saved_model.newest(tree.root / flags.export)
@@ -75,7 +72,7 @@ def main() -> int:
             base, copy = pathlib.Path(work, saved_model.NAME), pathlib.Path(work, "copy")
             shutil.copytree(path, base / str(version))
             shutil.copytree(path, copy)
-            with started(tree, base, flags.server_flags) as address:
+            with serve(tree, base) as address:
                 before = load(tree, address, images, 8, flags.seconds)["latency_ms"]
                 copy.rename(base / str(version + 1))
                 during = load(tree, address, images, 8, flags.swap_seconds, warm_up=0)
@@ -122,14 +119,10 @@ def load(
     """Return what `serving.loadtest` measures with this number of concurrent requests."""
     with tempfile.TemporaryDirectory() as work:
         path = pathlib.Path(work, "load.json")
-        command = [
-            "serving.loadtest",
-            str(images),
-            f"--server={address}",
-            f"--model_name={saved_model.NAME}",
-        ]
-        command += [f"--concurrency={under_way}", f"--seconds={seconds:g}", f"--json={path}"]
-        harness.process(tree, "-m", *command, f"--warm_up={warm_up}", "--timeout=60")
+        command = ["serving.loadtest", str(images), f"--server={address}", f"--json={path}"]
+        command += [f"--model_name={saved_model.NAME}", f"--concurrency={under_way}"]
+        command += [f"--seconds={seconds:g}", f"--warm_up={warm_up}", "--timeout=60"]
+        harness.process(tree, "-m", *command)
         found = json.loads(path.read_text())
     if set(found["codes"]) != {"OK"}:
         raise harness.Failed(f"the server refused requests: {found['codes']}")

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 
 from tools.bench import harness, ours, report
 from tools.bench.harness import Case
-from tools.bench.peers import load_keras
 from tools.bench.worker import Epoch
 
 TASKS = ("inference", "folded", "training")
@@ -43,19 +42,13 @@ def main() -> int:
     flags = parser.parse_args()
     names = ("backbone", "size", "batch_size", "seconds")
     given = {name: getattr(flags, name) for name in names} | {"function": "steps.step"}
-    cases = [
-        Case(
-            f"{task}-{setting}",
-            functools.partial(harness.call, task=task, setting=setting, **given),
-        )
-        for task in TASKS
-        for setting in SETTINGS
-    ]
-    comparisons = [
-        report.ratio("images/s", f"{task}-{setting}", f"{task}-{to}")
-        for task in TASKS
-        for setting, to in (("both", "plain"), ("bfloat16", "both"), ("xla", "both"))
-    ]
+    cases, comparisons = [], []
+    for task in TASKS:
+        for setting in SETTINGS:
+            measure = functools.partial(harness.call, task=task, setting=setting, **given)
+            cases.append(Case(f"{task}-{setting}", measure))
+        for setting, to in (("both", "plain"), ("bfloat16", "both"), ("xla", "both")):
+            comparisons.append(report.ratio("images/s", f"{task}-{setting}", f"{task}-{to}"))
     with harness.session(flags) as session:
         return harness.run(session, cases, (), comparisons)
 
@@ -67,8 +60,8 @@ def step(backbone: str, size: int, batch_size: int, task: str, setting: str, **_
         allocator=setting not in ("plain", "onednn"), onednn=setting not in ("plain", "allocator")
     )
     import tensorflow as tf
+    import tf_keras as keras
 
-    keras = load_keras()
     if setting == "bfloat16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     base = getattr(keras.applications, backbone)(

@@ -127,23 +127,21 @@ def comparisons(name: str) -> list[Ratio]:
         epochs = zip(one[side]["seconds"], one[side]["losses"], strict=True)
         return next(seconds for seconds, loss in epochs if loss <= goal)
 
+    def same_loss(one: Round) -> float:
+        return to_same_loss(one, seed) / to_same_loss(one, name)
+
+    def with_build(one: Round) -> float:
+        return to_same_loss(one, seed) / (to_same_loss(one, name) + one["build"]["s"])
+
+    def best(one: Round) -> float:
+        return one[name]["best val_loss"] / one[seed]["best val_loss"]
+
     seed, text = f"{name}-seed", f"{name}, seed / ours"
     return [
-        Ratio(
-            f"{text}: s to the same loss",
-            lambda one: to_same_loss(one, seed) / to_same_loss(one, name),
-            RECIPES[name].target,
-        ),
-        Ratio(
-            f"{text}: the same with the build",
-            lambda one: to_same_loss(one, seed) / (to_same_loss(one, name) + one["build"]["s"]),
-        ),
+        Ratio(f"{text}: s to the same loss", same_loss, RECIPES[name].target),
+        Ratio(f"{text}: the same with the build", with_build),
         Ratio(f"{text}: s in all", lambda one: one[seed]["s"] / one[name]["s"]),
-        Ratio(
-            f"{name}, ours / seed: best val_loss",
-            lambda one: one[name]["best val_loss"] / one[seed]["best val_loss"],
-            most=1.0,
-        ),
+        Ratio(f"{name}, ours / seed: best val_loss", best, most=1.0),
     ]
 
 

@@ -1,0 +1,257 @@
+"""The server inside a Python process."""
+
+import gc
+import pathlib
+import socket
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+from serving import server_config as config
+from serving import services
+from serving.admission import AdmissionController
+from serving.batching import Batcher, BatchingParameters
+from serving.handlers import PredictionHandlers
+from serving.model_manager import PLATFORM, ModelManager
+from serving.server_options import ServerOptions
+from serving.warm_up import warm_up
+from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
+from tfpipe.protocol import messages
+from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.loaded_model import LoadedModel
+from tfpipe.protocol.versions import version_folders
+
+# At the end, health says NOT_SERVING for the first time, so that load balancers can react; then
+# requests under way have the second one to finish.
+DRAIN_S = 1.0
+GRACE_S = 30.0
+
+# Threads beyond those inside the models: they answer health checks and refuse requests.
+_SPARE_THREADS = 8
+# Requests that may wait for one that runs, without batching.
+_WAITING = 16
+
+
+class EmbeddedServer:
+    """A gRPC server, and a REST server if the options name its port.
+
+    Attributes:
+        address: HOST:PORT of gRPC.
+        rest_address: HOST:PORT of REST; empty for none.
+        models: what is served.
+    """
+
+    def __init__(self, options: ServerOptions):
+        """Take the ports and load the models; raises UserError."""
+        listed, batching = _models(options), _batching(options)
+        metrics_path = config.read_metrics_path(options.monitoring_config_file)
+        admission = _admission(options, batching)
+        threads = admission.max_requests + _SPARE_THREADS
+        self._grpc, port = _listen(options, threads)
+        self.address = f"{options.host}:{port}"
+        rest_socket = _listen_rest(options)
+        self.models = _load(options, listed, batching)
+        self._rest, self.rest_address, metrics = None, "", None
+        if rest_socket:
+            from serving.prometheus_metrics import Metrics
+
+            metrics = Metrics()
+        handlers = PredictionHandlers(self.models, admission, metrics)
+        if rest_socket:
+            from serving.rest import RestServer
+
+            self._rest = RestServer(
+                handlers,
+                rest_socket,
+                timeout_s=options.rest_api_timeout_in_ms / 1000,
+                max_body=options.grpc_max_receive_message_mb << 20,
+                threads=threads,
+                metrics_path=metrics_path,
+            )
+            self.rest_address = f"{options.host}:{self._rest.port}"
+        services.add(handlers, self._grpc, options.grpc_max_receive_message_mb << 20)
+        self._health = services.Health()
+        messages.add_HealthServicer_to_server(self._health, self._grpc)
+        self._stopping = threading.Event()
+        self._watchers = _watchers(options, self.models, listed, self._stopping)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for watcher in self._watchers:
+            watcher.start()
+        self._grpc.start()
+        self._health.open()
+        if self._rest:
+            self._rest.start()
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, let those under way finish, and free everything.
+
+        Args:
+            drain_s: seconds in which health says NOT_SERVING while requests are still accepted.
+        """
+        self._stopping.set()
+        self._health.close()
+        time.sleep(drain_s)
+        stopped = self._grpc.stop(GRACE_S)
+        if self._rest:
+            self._rest.close()
+        stopped.wait()
+        for watcher in self._watchers:
+            watcher.join(GRACE_S)  # TensorFlow may crash if the process ends while it loads
+        self.models.unload()
+
+
+def _models(options: ServerOptions) -> messages.ModelServerConfig:
+    """Return what is to be served, and check that its folder holds a version."""
+    if options.model_config_file:
+        return config.read_models(options.model_config_file)
+    if not options.model_base_path:
+        raise UserError(
+            "--model_base_path is required, or --model_config_file (--help lists the flags)",
+            status=2,
+        )
+    base_path = pathlib.Path(options.model_base_path)
+    layout = f"a SavedModel lies in a numbered folder, such as {base_path / '1' / 'saved_model.pb'}"
+    if not base_path.is_dir():
+        raise UserError(f"--model_base_path={base_path} is not a folder: {layout}")
+    if not version_folders(base_path):
+        raise UserError(f"--model_base_path={base_path} holds no version: {layout}")
+    found = messages.ModelServerConfig()
+    found.model_config_list.config.add(
+        name=options.model_name, base_path=str(base_path), model_platform=PLATFORM
+    )
+    return found
+
+
+def _batching(options: ServerOptions) -> BatchingParameters | None:
+    if not options.enable_batching:
+        return None
+    if options.batching_parameters_file:
+        return config.read_batching(options.batching_parameters_file)
+    return BatchingParameters()
+
+
+def _admission(options: ServerOptions, batching: BatchingParameters | None) -> AdmissionController:
+    if batching is None:
+        running = options.grpc_max_threads
+        return AdmissionController(
+            running + _WAITING, overload_limit=running, max_concurrency=running
+        )
+    # Half a batch keeps the model busy: the next half arrives while it runs.
+    half = max(1, batching.max_execution_batch_size // 2)
+    return AdmissionController(batching.max_requests, overload_limit=half)
+
+
+def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
+    """Take the port; calls wait until the server starts."""
+    server = grpc.server(
+        futures.ThreadPoolExecutor(threads),
+        options=[
+            ("grpc.max_receive_message_length", options.grpc_max_receive_message_mb << 20),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port in use is an error, not a port to share
+            # gRPC would decompress a whole message before it checks the size; `services` does not.
+            ("grpc.per_message_decompression", 0),
+        ],
+    )
+    address, tls = f"{options.host}:{options.port}", options.ssl_config_file
+    credentials = config.read_credentials(tls) if tls else None
+    try:
+        if credentials:
+            return server, server.add_secure_port(address, credentials)
+        return server, server.add_insecure_port(address)
+    except RuntimeError:
+        raise _in_use("--port", options.host, options.port) from None
+
+
+def _listen_rest(options: ServerOptions) -> socket.socket | None:
+    """Take the port for REST, if there is one."""
+    if not options.rest_api_port:
+        return None
+    try:
+        import serving.rest  # noqa: F401
+        from serving import http_server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--rest_api_port needs the package {error.name}: pip install 'tfpipe[web]'"
+        ) from None
+    port = max(options.rest_api_port, 0)
+    try:
+        return http_server.listen(options.host, port)
+    except OSError:
+        raise _in_use("--rest_api_port", options.host, port) from None
+
+
+def _in_use(flag: str, host: str, port: int) -> UserError:
+    free = "-1" if flag == "--rest_api_port" else "0"
+    return UserError(
+        f"cannot listen at {host}:{port}, which may be in use: stop the program that listens there,"
+        f" or choose another {flag} ({free} takes a free one)"
+    )
+
+
+def _load(
+    options: ServerOptions,
+    listed: messages.ModelServerConfig,
+    batching: BatchingParameters | None,
+) -> ModelManager:
+    beside_traffic = threading.Event()
+
+    def load(path: pathlib.Path, version: int) -> LoadedModel:
+        wrap = {"wrap": lambda function: Batcher(function, batching)} if batching else {}
+        model = LoadedModel(path, version, **wrap)
+        if options.enable_model_warmup:
+            try:
+                warm_up(model, low_priority=beside_traffic.is_set())
+            except RequestError:
+                model.close()
+                raise
+        return model
+
+    # Some 300,000 objects of the packages stay for good. Without this a full garbage collection
+    # visits them all and stops every answer for 150 ms.
+    gc.freeze()
+    models = ModelManager(load)
+    try:
+        models.configure(
+            listed, labels_may_wait=options.allow_version_labels_for_unavailable_models
+        )
+    except RequestError as error:
+        raise UserError(error.message) from None
+    beside_traffic.set()
+    return models
+
+
+def _watchers(
+    options: ServerOptions,
+    models: ModelManager,
+    listed: messages.ModelServerConfig,
+    stopping: threading.Event,
+) -> list[threading.Thread]:
+    """Return the threads that watch the disk."""
+
+    def watch_config() -> None:
+        """Read --model_config_file again and again; report each error once."""
+        before, reported = listed, ""
+        while not stopping.wait(options.model_config_file_poll_wait_seconds):
+            try:
+                found = config.read_models(options.model_config_file)
+                if found != before:
+                    models.configure(found)
+                    terminal.say(f"reloaded {options.model_config_file}")
+                before, reported = found, ""
+            except (UserError, RequestError) as error:
+                if str(error) != reported:
+                    terminal.error(error)
+                reported = str(error)
+
+    found = []
+    if wait := options.file_system_poll_wait_seconds:
+        found.append(threading.Thread(target=models.watch, args=(wait, stopping), daemon=True))
+    if options.model_config_file and options.model_config_file_poll_wait_seconds:
+        found.append(threading.Thread(target=watch_config, daemon=True))
+    return found
