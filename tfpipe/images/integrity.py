@@ -107,7 +107,8 @@ def check_png(data: bytes, raw_bytes: int) -> bytes:
     """
     pixels = zlib.decompressobj()
     unpacked = 0
-    for kind, start, end, _ in _png_chunks(data):
+    chunks = list(_png_chunks(data))
+    for kind, start, end, _ in chunks:
         if kind != b"IDAT":
             continue
         body = data[start + 8 : end - 4]
@@ -118,12 +119,15 @@ def check_png(data: bytes, raw_bytes: int) -> bytes:
                 raise Rejected("damaged", "the PNG file unpacks to more than its pixels")
     if not pixels.eof:
         raise Rejected("damaged", "the pixels of the PNG file have no end")
-    return sound_png(data)
+    return _without_unsound(data, chunks)
 
 
 def sound_png(data: bytes) -> bytes:
     """Return a PNG file without the chunks of wrong checksums, or raise as `check_png`."""
-    chunks = list(_png_chunks(data))
+    return _without_unsound(data, list(_png_chunks(data)))
+
+
+def _without_unsound(data: bytes, chunks: list[tuple[bytes, int, int, bool]]) -> bytes:
     if all(is_sound for *_, is_sound in chunks):
         return data
     return _joined(data, [(start, end) for _, start, end, is_sound in chunks if is_sound])

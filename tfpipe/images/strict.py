@@ -140,7 +140,9 @@ def _jpeg(data: bytes, min_side: int) -> DecodedImage:
     is_plain = colors in _PLAIN_COLORS
     space = "RGB" if is_plain else "CMYK"
     orientation = _jpeg_orientation(file) if has_metadata else 1
-    scale = _scaled(height, width, min_side) if is_plain and orientation == 1 else {}
+    scale = _scaled(height, width, min_side) if orientation == 1 else {}
+    if not is_plain:  # only a look for damage: Pillow knows which files have inverted inks
+        scale = _scaled(height, width, 1)
     try:
         # Strict: libjpeg only warns about damage, which Pillow and TensorFlow show as grey or
         # shifted blocks.
@@ -154,7 +156,6 @@ def _jpeg(data: bytes, min_side: int) -> DecodedImage:
         file = mended
         pixels = simplejpeg.decode_jpeg(file, space, strict=False, **scale)
     if not is_plain:
-        del pixels  # whose inks some files have inverted
         return _any_kind(file, "JPEG")
     if orientation != 1:
         return DecodedImage(rules.turn(pixels, orientation), "jpeg", "rotated")
