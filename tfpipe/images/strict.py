@@ -40,6 +40,12 @@ _ROWS = 256  # blended with white at a time, so that 16-bit intermediates need l
 # libjpeg-turbo's names of the colour spaces that TensorFlow decodes correctly.
 _PLAIN_COLORS = ("YCbCr", "RGB", "Gray")
 
+# Functions that leave out what holds no pixels, for files that Pillow cannot read.
+_MENDERS = {
+    "PNG": (integrity.sound_png, integrity.bare_png),
+    "WEBP": (integrity.bare_webp,),
+}
+
 
 class DecodedImage(NamedTuple):
     """The pixels of an image file.
@@ -206,15 +212,13 @@ def _load(data: bytes, pillow: str) -> tuple[PIL.Image.Image, bytes]:
     except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        if pillow == "PNG":
-            # Perhaps only chunks without pixels are damaged.
-            for file in (integrity.sound_png(data), integrity.bare_png(data)):
-                try:
-                    return _decoded(file, pillow)
-                except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
-                    raise
-                except Exception:  # noqa: S112 (the first error is told)
-                    continue
+        for mended in _MENDERS.get(pillow, ()):  # perhaps only metadata are damaged
+            try:
+                return _decoded(mended(data), pillow)
+            except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
+                raise
+            except Exception:  # noqa: S112 (the first error is told)
+                continue
         if isinstance(error, PIL.UnidentifiedImageError):
             name = file_kind.find(data).name
             detail = f"begins like {name}, but its header is unreadable"
