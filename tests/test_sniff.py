@@ -99,7 +99,7 @@ def test_the_command_takes_images_of_any_name(tmp_path, capsys):
     assert built.converted == {"mended": 1, "16 bit scaled": 1}
     said = capsys.readouterr().err
     assert re.search(r"without damaged bytes that hold no pixels.*: 1$", said, re.MULTILINE)
-    assert re.search(r"16-bit greys scaled .*--depth16=full.*: 1$", said, re.MULTILINE)
+    assert re.search(r"16-bit images scaled .*--depth16=full.*: 1$", said, re.MULTILINE)
     listed = {each.path.rpartition("/")[2]: each for each in rejects.load(out)}
     assert listed.keys() == OTHERS.keys()
     assert {each.reason for each in listed.values()} == {rejects.NOT_AN_IMAGE_NAME}

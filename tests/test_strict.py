@@ -401,6 +401,24 @@ def test_16_bit_greys_are_scaled_to_what_they_use(kind, values, depth16, expecte
 
 
 @pytest.mark.parametrize(
+    ("color", "values", "expected"),
+    [
+        (2, [0, 2048, 4095], [0, 128, 255]),
+        (2, [0, 2048, 65535], [0, 8, 255]),
+        (4, [2048, 65535], [128] * 3),
+        (6, [0, 2048, 4095, 65535], [0, 128, 255]),
+        (6, [0, 2048, 4095, 0], [255] * 3),
+    ],
+)
+def test_16_bit_color_is_scaled_too(color, values, expected):
+    row = struct.pack(f">{len(values)}H", *values)
+    rest = {4: [4095, 65535], 6: [4095] * 3 + [65535]}.get(color, [])
+    row = row + struct.pack(f">{len(rest)}H", *rest)
+    image = ORIGINAL.convert(png(2 if rest else 1, 1, 16, color, [row]))
+    assert decode(image)[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("clear", "expected"), [(65535, [0, 128, 255, 255]), (0, [255, 8, 15, 255])]
 )
 def test_a_transparent_value_is_not_part_of_the_range(clear, expected):
