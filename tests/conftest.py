@@ -8,6 +8,7 @@ import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
+os.environ["TFPIPE_CACHE"] = ""  # shards of tests are not worth remembering
 
 # A shell starts a background job with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -175,7 +175,10 @@ def test_named_columns_count(folder):
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("x.csv", "", ["line 1", "empty"]),
+        ("x.csv", "", ["empty"]),
+        ("x.csv", "\n \n", ["line 1", "empty"]),
+        ("x.csv", "<!DOCTYPE html><title>Login", ["web page"]),
+        ("x.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:1", ["git lfs pull"]),
         ("x.csv", "path,label\n", ["no rows"]),
         (
             "x.csv",
@@ -341,6 +344,12 @@ def test_bad_group_is_a_user_error(tmp_path, name, text, words):
     for word in [path, *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_named_column_without_a_list_is_an_error(folder):
+    opened = sources.open_sources([str(folder)])
+    with pytest.raises(UserError, match=r"`label_column=breed` is for lists.*`labels=csv:FILE`"):
+        catalog.read(opened, "auto", Columns(label="breed"))
 
 
 def write_list(path, rows):

@@ -318,6 +318,8 @@ def test_what_a_source_says_counts_and_does_not_decide_for_others():
     images = files("x/1.jpg", source="l.csv") + files("cat.0.jpg", "dog.1.jpg")
     found, origin = labels.annotate(images, "auto", own)
     assert [each.label for each in found] == ["cow", "cat", "dog"]
+    with pytest.raises(UserError, match=r"`labels=csv:x\.csv` labels no image.*omit it"):
+        labels.annotate(images[:1], "csv:x.csv", own[:1])
     assert found[0] == Annotation("cow", "g", "train")
     assert origin == "the source says and file name"
     with pytest.raises(UserError, match=r"'cow' is the only class \(the source says\)"):

@@ -109,6 +109,25 @@ def test_missing_folder(tmp_path):
         manifest.load(tmp_path / "nothing")
 
 
+def test_an_option_that_came_later_has_its_default(folder):
+    """Also one that is gone, or that the build does not use, makes no other data set."""
+    m = manifest.load(folder)
+    edit(folder, lambda v: v["arguments"].update(gone=1))
+    later = {**m.arguments, "later": "auto"}
+
+    def is_current(**changed):
+        given = {**later, **changed}
+        digest = m.input_fingerprint
+        return manifest.is_current(
+            folder, given, digest, replace=False, defaults={"later": "auto", "seed": 9}
+        )
+
+    assert is_current()
+    for changed in ({"later": "full"}, {"seed": 9}):
+        with pytest.raises(UserError, match=rf"options \(`{next(iter(changed))}`\)"):
+            is_current(**changed)
+
+
 def test_is_current(folder):
     m = manifest.load(folder)
     same = (m.arguments, m.input_fingerprint)

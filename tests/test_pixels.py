@@ -3,16 +3,18 @@
 Images are drawn as arrays, so the right pixels are known without any decoder.
 """
 
+import itertools
+
 import numpy as np
 import PIL.Image
 import pytest
 import scipy.ndimage
 import tensorflow as tf
-from pictures import TURNED, draw, exif, save
+from pictures import TURNED, draw, exif, png, save
 
 from tfpipe.images import pixels as rules
 from tfpipe.images import preprocess, preprocess_host, upload
-from tfpipe.images.store import ORIGINAL, parse
+from tfpipe.images.store import ORIGINAL, Store, parse
 from tfpipe.records import example
 
 SIDE = 32
@@ -43,7 +45,8 @@ def palette(pixels, kind, clear=None):
 
 def sixteen_bit(pixels):
     values = pixels[..., 0].astype(np.uint16) * 256 + 77
-    return save(values, "PNG"), np.repeat(pixels[..., :1], 3, -1)
+    unused = 2 ** (16 - int(np.log2(values.max())) - 1)  # the factor to the full range
+    return save(values, "PNG"), np.repeat(values[..., None] * unused // 256, 3, -1)
 
 
 def turned(pixels, orientation):
@@ -149,6 +152,27 @@ def test_host_graph_and_upload_agree_and_are_right(kind, size):
     reference = resized(right, SIDE, SIDE)
     assert np.abs(graph - reference).mean() < (4 if is_jpeg else 1)
     assert np.abs(graph - reference).max() <= (24 if is_jpeg else 2)
+
+
+@pytest.mark.parametrize("depth16", rules.DEPTHS)
+def test_16_bit_greys_are_served_as_they_are_stored(depth16):
+    decode = tf.function(
+        lambda files: upload.decode(files, SIDE, depth16),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    files, stored = [], []
+    tops = (0, 1, 200, 255, 256, 1023, 3000, 4095, 4096, 32767, 32768, 65535)
+    for top, clear in itertools.product(tops, (None, 0, 65535)):
+        values = np.linspace(min(top, 150), top, 30 * 40).astype(np.uint16).reshape(30, 40)
+        if clear is not None:
+            values[::7] = clear
+        rows = [row.astype(">u2").tobytes() for row in values]
+        extra = [] if clear is None else [(b"tRNS", clear.to_bytes(2, "big"))]
+        files.append(png(40, 30, 16, 0, rows, *extra))
+        stored.append(decode_record(as_fields(Store(depth16=depth16).convert(files[-1]))[1]))
+    images, errors = decode(tf.constant(files))
+    assert set(errors.numpy()) == {b""}
+    np.testing.assert_array_equal(images, stored)
 
 
 def rare():

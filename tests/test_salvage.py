@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tfpipe.core import storage
 from tfpipe.core.errors import ResumableError, UserError
-from tfpipe.records import example, manifest, salvage, tfrecord
+from tfpipe.records import example, manifest, salvage, tfrecord, verify
 
 CLASSES = ("cat", "dog")
 SHARDS = {"train-0": 9, "train-1": 9, "val-0": 5}  # records by shard
@@ -68,6 +68,12 @@ def folder(tmp_path):
     return out
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFPIPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/verified.json"
+
+
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "run" / "salvaged"
@@ -110,6 +116,41 @@ def test_whole_shards_are_left_where_they_are(folder, out, capsys):
     assert salvage.readable(described, SPLITS, max_corrupt=0, folder=out) is described
     assert not out.parent.exists()
     assert capsys.readouterr().err == ""
+
+
+def test_a_shard_is_hashed_once(folder, out, monkeypatch):
+    hashed = []
+    sha256 = verify.sha256
+
+    def counted(path, *args):
+        hashed.append(pathlib.Path(path).name)
+        return sha256(path, *args)
+
+    monkeypatch.setattr(verify, "sha256", counted)
+    readable(folder, out)
+    assert len(hashed) == len(SHARDS)
+    readable(folder, out)
+    assert len(hashed) == len(SHARDS)
+    flip(folder / SHARD, STARTS[4] + 20)
+    readable(folder, out)
+    readable(folder, out)  # a damaged one is not remembered
+    assert set(hashed[len(SHARDS) :]) == {SHARD}
+    assert len(hashed) >= len(SHARDS) + 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "no JSON", '{"x": 3}'])
+def test_a_list_of_verified_shards_that_is_damaged_is_none(folder, out, cache, content):
+    cache.parent.mkdir()
+    cache.write_text(content)
+    assert readable(folder, out).count() == sum(SHARDS.values())
+    assert SHARD in cache.read_text()
+
+
+def test_without_a_place_for_the_list_all_is_hashed(folder, out, cache, monkeypatch):
+    cache.parent.write_text("a file in the place of the folder")
+    readable(folder, out)
+    monkeypatch.setenv("TFPIPE_CACHE", "")
+    readable(folder, out)
 
 
 @pytest.mark.parametrize("place", [12, 100, -5, -1], ids="data data2 end crc".split())

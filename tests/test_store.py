@@ -80,7 +80,8 @@ SIDE = st.integers(1, 90)
 def test_shorter_side(height, width, side):
     """The proportions stay, but for rounding, and nothing is enlarged."""
     pixels = smooth(height, width)
-    stored = parse(f"resized:{side}").apply(DecodedImage(pixels, "jpeg", ""), b"the file")
+    picture = DecodedImage(pixels, "jpeg", "", file=b"the file")
+    stored = parse(f"resized:{side}").apply(picture, b"the file")
     assert min(stored.height, stored.width) == min(side, height, width)
     scale = min(1, side / min(height, width))
     assert abs(stored.height - height * scale) <= 0.5
@@ -94,7 +95,7 @@ def test_shorter_side(height, width, side):
 @settings(deadline=None)
 @given(SIDE, SIDE, SIDE, SIDE, st.sampled_from(["jpeg", "png"]))
 def test_exact_sizes(height, width, new_height, new_width, kind):
-    picture = DecodedImage(smooth(height, width), kind, "")
+    picture = DecodedImage(smooth(height, width), kind, "", file=b"the file")
     size = f"{new_width}x{new_height}"
     raw = parse(f"raw:{size}").apply(picture, b"the file")
     assert raw[1:4] == ("raw", new_height, new_width)

@@ -89,6 +89,17 @@ def test_evaluation_sees_the_records(folded, fold, held_out, copies):
     assert sorted(found) == names(expected(folded, ("all",), fold, held_out), copies=copies)
 
 
+@pytest.mark.parametrize("splits", SPLITS)
+@pytest.mark.parametrize(("fold", "held_out"), FOLD_SIDES[1:])
+def test_counts_of_folds_need_no_records(folded, splits, fold, held_out):
+    """The manifest has them; that of an older version has not, and the records are read."""
+    gone = dataclasses.replace(folded, folder=folded.folder / "gone")
+    older = dataclasses.replace(folded, fold_records={})
+    listed, counted = (Subset(m, splits, fold, held_out) for m in (gone, older))
+    assert (listed.count, listed.images) == (counted.count, counted.images)
+    assert listed.class_counts == counted.class_counts
+
+
 def test_copies_are_there_in_every_fold(folded):
     copied = collections.Counter(fields.fold for fields in stored(folded, ("all",)) if fields.copy)
     assert set(copied) == set(range(FOLDS))
@@ -180,7 +191,8 @@ def test_a_shard_that_cannot_be_counted_is_named(folded, tmp_path, damage):
     content[100] ^= damage == "flipped"
     if damage != "missing":
         (tmp_path / shard.name).write_bytes(content[: -1 if damage == "cut" else None])
-    subset = Subset(dataclasses.replace(folded, folder=tmp_path, shards=(shard,)), ("train",), 0)
+    older = dataclasses.replace(folded, folder=tmp_path, shards=(shard,), fold_records={})
+    subset = Subset(older, ("train",), 0)
     with pytest.raises(
         UserError, match=rf"{shard.name} cannot be read \(.*verify_records"
     ) as raised:

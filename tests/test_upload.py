@@ -189,10 +189,13 @@ def test_malformed_files_from_everywhere():
             continue
         if kind not in READ or error == upload.UNKNOWN_BMP:
             continue
+        if picture.converted == strict.MENDED and error:  # nobody can tell there what it lacks
+            assert error == upload.DAMAGED
+            continue
         assert error == "", name
         compared += 1
-        if picture.is_plain:
-            alone = preprocess.decode_image(data, SIDE)
+        if picture.file:
+            alone = preprocess.decode_image(picture.file, SIDE)
             np.testing.assert_array_equal(image, alone, name)
         elif "xmp_tags" not in name:  # what XMP says of a PNG is not read here
             expected = preprocess.resize(tf.constant(picture.pixels), SIDE).numpy()

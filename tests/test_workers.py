@@ -48,7 +48,7 @@ def test_what_a_process_dies_of_costs_one_item(job, monkeypatch):
         "deaf": ("too slow", "more than 0.5 s"),
         "memory": ("too large", "memory"),
     }
-    items = [f"good {i}" for i in range(60)]
+    items = [f"good {i}" for i in range(60)] + ["slow storage"]
     for position, what in enumerate(bad):
         items.insert(9 * position, what)
     with workers.Pool(job, 2) as pool:

@@ -22,9 +22,16 @@ from tfpipe.building.catalog import UNLABELLED
 from tfpipe.building.selection import CHOSEN
 from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.images import strict
 from tfpipe.records import manifest, rejects
 
 TOO_MANY_REJECTS = 3  # exit status
+
+# Conversions that a person should know of.
+_NOTED = {
+    strict.MENDED: "images stored without damaged bytes that hold no pixels (extraneous, metadata)",
+    strict.SCALED: "16-bit greys scaled to the bits that they use (--depth16=full for all 16)",
+}
 
 _TABLE_ROWS = 20  # classes shown at the end; the manifest has them all
 
@@ -48,6 +55,10 @@ def _show(built: manifest.Manifest, out: str) -> None:
         rows = [*rows[:_TABLE_ROWS], [f"({len(rows) - _TABLE_ROWS} more)"]]
     rows.append(["all", *(built.count(split) for split in built.splits), built.count()])
     terminal.show_table(f"Records in {out}", ["class", *built.splits, "all"], rows)
+    for reason, what in _NOTED.items():
+        count = built.converted.get(reason, 0)
+        if count:
+            terminal.say(f"{what}: {count:,}")
     terminal.say(
         f"{len(built.shards)} shards are in {out}; next:"
         f" python -m tfpipe.train --records={out} --run_dir=runs/NAME"

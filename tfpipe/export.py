@@ -87,7 +87,9 @@ def main(options: Options) -> None:
     predictor = run.restore()
     measured = card.measures(run)
     requirement.check(requirements, measured)
-    context = signatures.Context(predictor, run.classes, freeze=options.optimize == FREEZE)
+    context = signatures.Context(
+        predictor, run.classes, freeze=options.optimize == FREEZE, depth16=run.depth16
+    )
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"
         labels.write_text("".join(f"{name}\n" for name in run.classes), encoding="utf-8")

@@ -9,6 +9,7 @@ from tfpipe.building.selection import DUPLICATE_MODES
 from tfpipe.building.splits import SplitPlan
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
+from tfpipe.images import pixels
 from tfpipe.images import store as stores
 from tfpipe.sources import Columns, class_order, labels
 
@@ -79,6 +80,12 @@ class _Options:
         "original",
     )
     jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
+    depth16: str = option(
+        "how 16-bit greys become 8-bit ones: auto (by the bits that each image uses, such as 12),"
+        " full (by all 16), minmax (each image's darkest and brightest to 0 and 255)",
+        pixels.AUTO,
+        choices=pixels.DEPTHS,
+    )
     shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
     shard_size_mb: int = option("target size of a shard, in 10^6 bytes", 128)
     workers: int = option("processes that decode images; 0 for one on each CPU core", 0)
@@ -115,11 +122,14 @@ _NO_ARGUMENTS = {
     *("max_rejects", "overwrite", "quiet"),
 }
 
+# Options of no effect without `screens`.
+_SCREEN_OPTIONS = {field.name for field in dataclasses.fields(screens.Options)} - {"screens"}
+
 _MINIMUMS = {"shards": 0, "shard_size_mb": 1, "workers": 0, "max_rejects": 0}
 
 
 def arguments(options: Options, plan: SplitPlan) -> dict[str, Any]:
-    """Return the options that decide the contents; a data set is current if they are equal.
+    """Return the options that a manifest names.
 
     Args:
         options: all options.
@@ -131,6 +141,17 @@ def arguments(options: Options, plan: SplitPlan) -> dict[str, Any]:
         for name, value in found.items()
         if name not in _NO_ARGUMENTS
     }
+
+
+def deciding(options: Options, plan: SplitPlan) -> dict[str, Any]:
+    """Return the options that decide the contents; a data set is current if they are equal."""
+    idle = () if options.screens else _SCREEN_OPTIONS
+    return {name: value for name, value in arguments(options, plan).items() if name not in idle}
+
+
+def defaults() -> dict[str, Any]:
+    """Return the values of options that were not given."""
+    return arguments(Options(source=(), out=""), splits.plan(splits.AUTO, {}))
 
 
 def check(options: Options) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -63,14 +63,20 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])
     if work.finish(out, key):
         return out, True
-    if manifest.is_current(out, arguments, fingerprint, replace=options.overwrite):
+    if manifest.is_current(
+        out,
+        build_options.deciding(options, plan),
+        fingerprint,
+        replace=options.overwrite,
+        defaults=build_options.defaults(),
+    ):
         notes.check_classes(manifest.load(out), classes)
         terminal.say(f"{options.out} is up to date: it was built from these images and options")
         work.remove_leftovers(out)
         return out, False
     notes.tell(files, plan, classes, named)
     prepared = screens.prepare(options, classes)
-    store = stores.parse(options.store, options.jpeg_quality)
+    store = stores.parse(options.store, options.jpeg_quality, options.depth16)
     with work.open_work(out, key) as folder:
         job = Job(opened, str(folder), store, options.seed)
         with open_runner(job) as runner:
@@ -95,7 +101,11 @@ def _fingerprint(
 ) -> str:
     """Return a digest that changes when the images or lists do."""
     parts = [source.fingerprint() for source in opened]
-    parts += [repr(sorted(source.annotations(options.columns).items())) for source in opened]
+    for source in opened:
+        said = source.annotations(options.columns).items()
+        parts.append(repr(sorted((name, each.group) for name, each in said if each.group)))
+        # Added only where there are any: a data set of an older version stays current.
+        parts += [repr((name, *each)) for name, each in sorted(said) if each.label or each.split]
     parts.append(labels.fingerprint(options.labels))
     if options.exclude:
         parts.append(repr(excluded))
@@ -107,7 +117,19 @@ def _fingerprint(
 
 def _digest(lines: Iterable[str]) -> str:
     """Return the SHA-256 of lines, in hexadecimal digits."""
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):
+        digest.update(("\n" * bool(number) + line).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _sorted_lines(examples: Sequence[ExampleSpec]) -> Iterator[str]:
+    """Yield a line for each example, sorted; only a part of them is in memory at once."""
+    parts: dict[str, list[ExampleSpec]] = {}
+    for each in examples:
+        parts.setdefault(each.info.sha256[:1], []).append(each)
+    for _, part in sorted(parts.items()):
+        yield from sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +167,9 @@ class _Build:
             UserError: a class or split would be empty, or nothing can be written.
         """
         with terminal.progress("checking", len(self.files.refs)) as advance:
-            infos, rejected = scan(self.job, self.runner, self.files.refs, advance)
+            infos, rejected = scan(
+                self.job, self.runner, self.files.refs, advance, self.options.max_rejects
+            )
         selection = Selection(
             self.files, infos, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
         )
@@ -231,6 +255,12 @@ class _Build:
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
 
+        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
+        for each in examples if self.options.folds else ():
+            kinds = fold_records.setdefault(each.split, {}).setdefault(str(each.fold), {})
+            counted = kinds.setdefault(each.text, {"images": 0, "copies": 0})
+            counted["copies" if each.copy else "images"] += 1
+
         def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
             return {str(row): {name: counts[row, name] for name in self.classes} for row in rows}
 
@@ -240,13 +270,12 @@ class _Build:
             "accepted": len(examples) - sum(copies.values()),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),
-            "fingerprint": _digest(
-                sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in examples)
-            ),
+            "fingerprint": _digest(_sorted_lines(examples)),
             "mean_record_bytes": sum(shard.bytes for shard in written) / len(examples),
             "shards": written,
             "copies": table(copies, sorted({split for split, _ in copies})),
             "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
+            "fold_records": fold_records,
             "duplicates": duplicates.count(selection.duplicates),
             "statistics": statistics.describe(selection.infos, selection.labels),
         }

@@ -10,11 +10,11 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
-from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings
+from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings, sniff
 from tfpipe.sources.folder_tree import FOLDER
 from tfpipe.sources.layout import AUTO
 from tfpipe.sources.list_columns import FOUND, Columns
-from tfpipe.sources.member import is_image_name
+from tfpipe.sources.listing import Listing
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -26,7 +26,7 @@ class Catalog:
 
     Attributes:
         sources: the sources.
-        refs: the labelled files with names of images, in the order of the sources.
+        refs: the labelled files that are images by name or contents, in the order of the sources.
         rejects: all others.
         label_of: the label of each of `refs`, and of each file that a list names, missing or not.
         group_of: the group of those that a list puts in one; a group stays in one split.
@@ -101,6 +101,7 @@ def read(
     Raises:
         UserError: there is no image, or the labels are missing or unclear.
     """
+    _check_columns(sources, mode, columns)
     refs, rejects, lists = _list_files(sources)
     said = [source.annotations(columns) for source in sources]
     listed = [ImageRef(i, name) for i, names in enumerate(said) for name in names]
@@ -155,6 +156,18 @@ def read(
     )
 
 
+def _check_columns(sources: Sequence[Source], mode: str, columns: Columns) -> None:
+    """Raise UserError if a column is named and there is no list."""
+    named = [name for name in ("path", "label", "split") if getattr(columns, name)]
+    has_list = mode.startswith(labels.CSV) or any(isinstance(each, Listing) for each in sources)
+    if named and not has_list:
+        raise UserError(
+            f"`{named[0]}_column={getattr(columns, named[0])}` is for lists, and there is none:"
+            " name one by `labels=csv:FILE` or `source`",
+            status=2,
+        )
+
+
 def _list_files(
     sources: Sequence[Source],
 ) -> tuple[list[ImageRef], list[Reject], list[ImageRef]]:
@@ -162,19 +175,19 @@ def _list_files(
     refs, rejects, lists = [], [], []
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
+        others = sniff.others(source)
         for name in source.names():
-            if source.holds_images_only or is_image_name(name):
-                refs.append(ImageRef(index, name))
-            else:
-                detail = "its name does not end like an image's, as in .jpg or .png"
-                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, detail))
+            if name in others:
+                rejects.append(Reject(source.locate(name), NOT_AN_IMAGE_NAME, others[name]))
                 if name.lower().endswith(list_beside.SUFFIXES):
                     lists.append(ImageRef(index, name))
+            else:
+                refs.append(ImageRef(index, name))
     if not refs:
         raise UserError(
             f"`source`: none of the {len(rejects)} files in"
-            f" {' and '.join(repr(source.path) for source in sources)} has a name that ends like an"
-            " image's: name folders, archives or lists with .jpg or .png files"
+            f" {' and '.join(repr(source.path) for source in sources)} is an image: name folders,"
+            " archives or lists with .jpg or .png files"
         )
     return refs, rejects, lists
 

@@ -3,15 +3,15 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tfpipe.building.job import Job, Runner
+from tfpipe.building.job import WAITS, Job, Limit, Runner
 from tfpipe.core import storage
 from tfpipe.core.errors import Rejected, ResumableError
 from tfpipe.images import perceptual_hash
 from tfpipe.images.image_info import ImageInfo, ImageRef, describe
-from tfpipe.records.rejects import Reject
+from tfpipe.records.rejects import UNREADABLE, Reject
 
 _FOLDER = "scan"  # in the work folder
 
@@ -47,6 +47,7 @@ def scan(
     runner: Runner,
     refs: Sequence[ImageRef],
     advance: Callable[[int, str], object] = lambda n, note: None,
+    max_unreadable: int = 0,
 ) -> tuple[list[ImageInfo], list[Reject]]:
     """Decode and describe files.
 
@@ -54,22 +55,27 @@ def scan(
         job: the build.
         runner: runs the tasks.
         refs: the files.
+        max_unreadable: files that may be rejected because reading them failed.
         advance: called with the number of further files that are done, and a note for a person.
 
     Returns:
         The good images and the rejects, each in the order of `refs`.
 
     Raises:
-        UserError: the results cannot be written, or no process stays alive.
+        UserError: the results cannot be written, no process stays alive, or more than
+            `max_unreadable` files cannot be read.
     """
     there = set(storage.names_in(f"{job.work}/{_FOLDER}"))
     outcomes: dict[int, list[ImageInfo | Reject]] = {}
     rejected = converted = 0
 
-    def take(chunk: Chunk) -> bool:
+    def take(chunk: Chunk, again: bool = False) -> bool:
         nonlocal rejected, converted
         loaded = load_outcomes(job.work, chunk)
         if loaded is None:
+            return False
+        # An earlier build could not read them; perhaps this one can.
+        if again and any(getattr(each, "reason", "") == UNREADABLE for each in loaded):
             return False
         outcomes[chunk.first] = loaded
         rejected += sum(isinstance(outcome, Reject) for outcome in loaded)
@@ -78,7 +84,7 @@ def scan(
         return True
 
     def is_done(chunk: Chunk) -> bool:
-        return f"{chunk.name}.jsonl" in there and take(chunk)
+        return f"{chunk.name}.jsonl" in there and take(chunk, again=True)
 
     pending: list[Chunk] = []
     for first in range(0, len(refs), _CHUNK):
@@ -104,28 +110,41 @@ def scan(
                 take(chunk)
         pending = again
     ordered = list(itertools.chain.from_iterable(outcomes[first] for first in sorted(outcomes)))
-    return (
-        [outcome for outcome in ordered if isinstance(outcome, ImageInfo)],
-        [outcome for outcome in ordered if isinstance(outcome, Reject)],
-    )
+    infos = [outcome for outcome in ordered if isinstance(outcome, ImageInfo)]
+    rejects = [outcome for outcome in ordered if isinstance(outcome, Reject)]
+    _check_readable(rejects, max_unreadable)
+    return infos, rejects
 
 
-def scan_chunk(job: Job, chunk: Chunk, before_each: Callable[[], object] = lambda: None) -> None:
+def _check_readable(rejects: Sequence[Reject], most: int) -> None:
+    unreadable = [reject for reject in rejects if reject.reason == UNREADABLE]
+    if len(unreadable) > most:
+        files = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        raise ResumableError(
+            f"{files} cannot be read, the first {unreadable[0].path} ({unreadable[0].detail}): make"
+            " them readable and run the command again, which only tries these again; or build"
+            f" without them, by `max_rejects={len(unreadable)}`"
+        )
+
+
+def scan_chunk(job: Job, chunk: Chunk, limit: Limit = contextlib.nullcontext) -> None:
     """Decode the files of a chunk and write their descriptions; a task.
 
     Args:
         job: the build.
         chunk: the files.
-        before_each: called before each file.
+        limit: each file is decoded in such a context; reading has no limit.
     """
     outcomes: list[ImageInfo | Reject] = []
     thumbnails = []
     spool, size = f"{_FOLDER}/{chunk.name}.spool", 0
+    waits = iter(WAITS)  # for all files together: storage that is gone does not hold up the build
     with contextlib.ExitStack() as stack:
         for ref in chunk.refs:
-            before_each()
             try:
-                info, stored, thumbnail = describe(ref, job.read(ref), job.store)
+                data = job.read(ref, waits)
+                with limit():
+                    info, stored, thumbnail = describe(ref, data, job.store)
             except Rejected as rejected:
                 outcomes.append(Reject(job.locate(ref), rejected.reason, rejected.detail))
                 continue
@@ -138,13 +157,13 @@ def scan_chunk(job: Job, chunk: Chunk, before_each: Callable[[], object] = lambd
                 if not size:
                     file = stack.enter_context(storage.whole_file(f"{job.work}/{spool}"))
                 file.write(stored)
-                info = info._replace(spool=spool, offset=size)
+                info = info.replace(spool=spool, offset=size)
                 size += len(stored)
             outcomes.append(info)
             thumbnails.append(thumbnail)
     hashes = iter(perceptual_hash.hash_images(thumbnails))
     outcomes = [
-        outcome._replace(**next(hashes)._asdict()) if isinstance(outcome, ImageInfo) else outcome
+        outcome.replace(**next(hashes)._asdict()) if isinstance(outcome, ImageInfo) else outcome
         for outcome in outcomes
     ]
     save_outcomes(job.work, chunk, outcomes)
@@ -153,7 +172,7 @@ def scan_chunk(job: Job, chunk: Chunk, before_each: Callable[[], object] = lambd
 def save_outcomes(work: str, chunk: Chunk, outcomes: Sequence[ImageInfo | Reject]) -> None:
     """Write the descriptions of the files of a chunk."""
     lines = (
-        json.dumps(outcome[1:] if isinstance(outcome, ImageInfo) else outcome._asdict())
+        json.dumps(outcome.values() if isinstance(outcome, ImageInfo) else outcome._asdict())
         for outcome in outcomes
     )
     data = "".join(f"{line}\n" for line in lines).encode() + _END
@@ -166,17 +185,7 @@ def load_outcomes(work: str, chunk: Chunk) -> list[ImageInfo | Reject] | None:
     if data is None or not data.endswith(_END):
         return None
     rows = json.loads(b"[%s]" % b",".join(data.splitlines()[:-1]))  # half the time of one by one
-    # Equal strings become one object, because every image's description stays in memory.
-    strings: dict[str, str] = {}
-
-    def shared(row: list) -> Iterator:
-        for value in row:
-            if isinstance(value, str):
-                yield strings.setdefault(value, value)
-            else:
-                yield tuple(value) if isinstance(value, list) else value
-
     return [
-        Reject(**row) if isinstance(row, dict) else ImageInfo(ref, *shared(row))
+        Reject(**row) if isinstance(row, dict) else ImageInfo(ref, *row)
         for ref, row in zip(chunk.refs, rows, strict=True)
     ]

@@ -13,7 +13,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.images.image_info import ImageInfo
+from tfpipe.images.image_info import ImageInfo, InfoColumn
 from tfpipe.records.rejects import Reject
 from tfpipe.sources import split_name
 
@@ -58,14 +58,14 @@ class Selection:
         return [self.catalog.label_of[each.ref] for each in self.infos]
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """The hash of each image's file."""
-        return [each.file_sha256 for each in self.infos]
+        return InfoColumn(self.infos, lambda each: each.file_sha256)
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         """Where each image is, for a person."""
-        return [self.catalog.locate(each.ref) for each in self.infos]
+        return InfoColumn(self.infos, lambda each: self.catalog.locate(each.ref))
 
     @property
     def given(self) -> list[str]:
@@ -92,7 +92,7 @@ class Selection:
 
     def find_duplicates(self, mode: str) -> None:
         """Find duplicates; for "drop" keep only the first of each cluster in each given split."""
-        hashes = [each.hash for each in self.infos]
+        hashes = InfoColumn(self.infos, lambda each: each.hash)
         keys, paths, labels = self.keys, self.paths, self.labels
         found = duplicates.clusters(keys, hashes)
         alike = duplicates.alike_by_nature(found, keys, labels)

@@ -1,5 +1,6 @@
 """Divide examples among shards in a shuffled order, and write the shards."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfpipe.building import balance
-from tfpipe.building.job import Job, Runner
+from tfpipe.building.job import Job, Limit, Runner
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, ResumableError, UserError
 from tfpipe.images import strict
@@ -17,6 +18,7 @@ from tfpipe.images.store import RAW, StoredImage, png
 from tfpipe.images.strict import DecodedImage
 from tfpipe.records import example, tfrecord
 from tfpipe.records.manifest import Shard
+from tfpipe.records.rejects import UNREADABLE
 
 _FOLDER = "shards"  # in the work folder
 
@@ -126,10 +128,13 @@ def write(
         raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
-def write_shard(
-    job: Job, shard: ShardPlan, before_each: Callable[[], object] = lambda: None
-) -> None:
+def write_shard(job: Job, shard: ShardPlan, limit: Limit = contextlib.nullcontext) -> None:
     """Write a shard, and then its size and digest; a task.
+
+    Args:
+        job: the build.
+        shard: its plan.
+        limit: each image is decoded in such a context; reading has no limit.
 
     Raises:
         UserError: a file has changed since the scan, or the disk is full.
@@ -138,8 +143,7 @@ def write_shard(
     path = f"{job.work}/{_FOLDER}/{shard.name}"
     with storage.whole_file(path) as file:
         for each in shard.examples:
-            before_each()
-            frame = tfrecord.frame(_record(job, each))
+            frame = tfrecord.frame(_record(job, each, limit))
             file.write(frame)
             digest.update(frame)
             size += len(frame)
@@ -147,19 +151,31 @@ def write_shard(
     storage.write_whole(f"{path}.json", json.dumps(written).encode())
 
 
-def read_stored(job: Job, info: ImageInfo) -> bytes:
+def read_stored(job: Job, info: ImageInfo, limit: Limit = contextlib.nullcontext) -> bytes:
     """Return the stored image of a file that was scanned.
 
+    Args:
+        job: the build.
+        info: of the file.
+        limit: as for `write_shard`.
+
     Raises:
-        UserError: the file has changed since.
+        UserError: the file has changed since, or cannot be read any more.
     """
     if info.spool:
         data = storage.read_whole(f"{job.work}/{info.spool}", info.offset, info.bytes)
         if data is not None and hashlib.sha256(data).hexdigest() == info.sha256:
             return data
     try:
-        return store_again(job.read(info.ref), info, job.store)
-    except Rejected:
+        data = job.read(info.ref)
+        with limit():
+            return store_again(data, info, job.store)
+    except Rejected as rejected:
+        if rejected.reason == UNREADABLE:
+            raise ResumableError(
+                f"{job.locate(info.ref)!r} cannot be read any more ({rejected.detail}): make it"
+                " readable and run the command again"
+            ) from None
         raise UserError(
             f"{job.locate(info.ref)!r} changed while the data set was built: run the command again"
             " when nothing writes to `source`"
@@ -201,12 +217,13 @@ def _take(folder: remote.Path, work: str, shard: ShardPlan) -> Shard:
     return Shard(shard.name, shard.split, len(shard.examples), **json.loads(written))
 
 
-def _record(job: Job, spec: ExampleSpec) -> bytes:
+def _record(job: Job, spec: ExampleSpec, limit: Limit) -> bytes:
     info = spec.info
-    encoded = read_stored(job, info)
+    encoded = read_stored(job, info, limit)
     image, sha256 = info, info.sha256
     if spec.copy:
-        image = _copy(job, encoded, spec)
+        with limit():
+            image = _copy(job, encoded, spec)
         encoded, sha256 = image.encoded, image.sha256
     return example.serialize(
         encoded,

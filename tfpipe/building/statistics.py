@@ -1,5 +1,6 @@
 """Statistics of the images of a data set, for its manifest: sizes, shapes, bytes and colours."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,21 +38,23 @@ def describe(infos: Sequence[ImageInfo], labels: Sequence[str]) -> dict:
         for name in ("file_width", "file_height", "file_bytes")
     )
     values = np.stack([width, height, width / height, size, size / (width * height)])  # as DIGITS
-    colors = [each.color for each in infos]
+    colors = np.fromiter(
+        itertools.chain.from_iterable(each.color for each in infos), np.float64, 3 * len(infos)
+    ).reshape(-1, 3)
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)
     return {
         "all": _summarize(values, colors),
         "classes": {
-            label: _summarize(values[:, indices], [colors[i] for i in indices])
+            label: _summarize(values[:, indices], colors[indices])
             for label, indices in sorted(members.items())
         },
     }
 
 
-def _summarize(values: np.ndarray, colors: list[tuple[float, float, float]]) -> dict:
-    """Summarize `values` [measures, images] and the images' `colors`."""
+def _summarize(values: np.ndarray, colors: np.ndarray) -> dict:
+    """Summarize `values` [measures, images] and `colors` [images, 3]."""
     summary: dict = {"images": len(colors)}
     rows = np.quantile(values, list(QUANTILES.values()), axis=1).T
     for (measure, digits), row in zip(DIGITS.items(), rows, strict=True):
@@ -59,7 +62,7 @@ def _summarize(values: np.ndarray, colors: list[tuple[float, float, float]]) -> 
             name: _rounded(value, digits) for name, value in zip(QUANTILES, row, strict=True)
         }
     # Exactly rounded sums do not depend on the order.
-    means = (math.fsum(channel) / len(colors) for channel in zip(*colors, strict=True))
+    means = (math.fsum(channel) / len(colors) for channel in colors.T)
     summary["color"] = [_rounded(mean, COLOR_DIGITS) for mean in means]
     return summary
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from tfpipe.building.job import Job
 from tfpipe.core.errors import ResumableError
 
-SECONDS = 10  # of wall time, for one image
+SECONDS = 10  # of wall time, to decode one image; reading it from a slow disk has no limit
 # Of private memory, above the 60 MB that a worker has at its start: less than 512 MB in all.
 MEMORY_BYTES = 416 * 2**20
 
@@ -85,7 +85,7 @@ class Pool:
         self._workers.clear()
 
     def run(self, function: Callable, items: Iterable) -> Iterator[tuple[Any, LostTask | None]]:
-        """Run `function(job, item, before_each)` in some process for each of the items.
+        """Run `function(job, item, limit)` in some process for each of the items.
 
         Args:
             function: a function of a module, which a process can import.
@@ -249,12 +249,20 @@ def _work(
             function, item = connection.recv()
             error = None
             try:
-                function(job, item, lambda: signal.setitimer(signal.ITIMER_REAL, seconds))
+                function(job, item, lambda: _limited(seconds))
             except Exception as raised:
                 error = ExceptionWithTraceback(raised, raised.__traceback__)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(error)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _private_memory() -> int:

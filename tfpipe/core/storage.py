@@ -236,6 +236,16 @@ def size(path: str | os.PathLike) -> int:
     raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
+def stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """Return the size and the modification time (ns) of a local or remote file; raises OSError."""
+    if remote.is_remote(path):
+        with remote.gfile(path) as files:
+            status = files.stat(path)
+            return status.length, status.mtime_nsec
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def make_folder(path: str | os.PathLike) -> None:
     """Make a local or remote folder and its parents, unless it exists; raises OSError."""
     if remote.is_remote(path):

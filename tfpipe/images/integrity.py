@@ -2,66 +2,115 @@
 
 Pillow stops as soon as it has every pixel. TensorFlow reads to the end of the file and refuses an
 image whose end is damaged, which would stop a training run.
+
+Bytes that hold no pixels may be damaged. Then the file is mended: it loses those bytes and no
+pixel.
 """
 
 import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from tfpipe.core.errors import Rejected
 from tfpipe.images.pixels import MAX_SCANS
 
 # A marker, unlike a stuffed zero, a fill byte or a restart inside a scan.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_SOI, _EOI, _SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
+_SOI, _EOI, SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
+SEQUENTIAL = (0xC0, 0xC1)  # the kinds of frame whose scans are complete each by itself
+END = b"\xff\xd9"
 
 _PNG_SIGNATURE_BYTES = 8
 _BLOCK_BYTES = 2**20
 
+# Chunks that decide the pixels; all others may be lost.
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
-def check_jpeg(data: bytes) -> bool:
-    """Check that a JPEG file has an end, and not too many scans before it.
 
-    Returns:
-        Whether it has metadata (EXIF or XMP), which may hold an orientation.
+class JpegStructure(NamedTuple):
+    """What the markers of a JPEG file tell.
 
-    Raises:
-        Rejected: there is no end, or more than `MAX_SCANS` scans.
+    Attributes:
+        has_metadata: whether it has EXIF or XMP, which may hold an orientation.
+        file: the file, without bytes that belong to no segment, and with an end marker; the very
+            same object if nothing was to be mended.
     """
-    scans = 0
-    has_metadata = False
+
+    has_metadata: bool
+    file: bytes
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker, start and end of each segment up to the end marker.
+
+    A scan ends with its compressed data.
+    """
     position = 0
     while marker := _MARKER.search(data, position):
-        position = marker.end()
-        kind = marker[1][0]
+        kind, position = marker[1][0], marker.end()
+        if kind not in (_SOI, _EOI, _TEM):  # these have no length
+            position += int.from_bytes(data[position : position + 2], "big")
+        if kind == SOS:
+            following = _MARKER.search(data, position)
+            position = following.start() if following else len(data)
+        yield kind, marker.start(), position
         if kind == _EOI:
-            return has_metadata
+            return
+
+
+def read_jpeg(data: bytes) -> JpegStructure:
+    """Check that a JPEG file has an end, and not too many scans before it.
+
+    Only the end marker of a sequential JPEG may be missing: a decoder cannot tell whether a
+    progressive one lacks its last scans.
+
+    Raises:
+        Rejected: more than `MAX_SCANS` scans, or the file is cut.
+    """
+    scans = components = scanned = kind = end = 0
+    has_metadata = has_gaps = False
+    kept = []
+    for kind, start, following in jpeg_segments(data):
+        has_gaps |= start > end and bool(data[end:start].strip(b"\xff"))  # these may fill
+        end = following
+        kept.append((start, end))
         has_metadata |= kind == _APP1
-        if kind == _SOS:
+        if kind in SEQUENTIAL:
+            components = int.from_bytes(data[start + 9 : start + 10], "big")
+        elif kind == SOS:
             scans += 1
+            scanned += int.from_bytes(data[start + 4 : start + 5], "big")
             if scans > MAX_SCANS:
                 raise Rejected("too many scans", f"a JPEG with more than {MAX_SCANS}")
-        if kind not in (_SOI, _TEM):  # these have no length
-            position += int.from_bytes(data[position : position + 2], "big")
-    raise Rejected("damaged", "the JPEG file has no end marker")
+    if kind == _EOI and not has_gaps:
+        return JpegStructure(has_metadata, data)
+    if kind != _EOI and not 0 < components <= scanned:
+        raise Rejected("damaged", "the JPEG file has no end marker")
+    file = b"".join(data[start:end] for start, end in kept)
+    return JpegStructure(has_metadata, file if kind == _EOI else file + END)
 
 
-def check_png(data: bytes, raw_bytes: int) -> None:
+def check_png(data: bytes, raw_bytes: int) -> bytes:
     """Check the chunks of a PNG file and the end of its compressed pixels.
 
     Args:
         data: the file.
         raw_bytes: the unpacked size of the pixels; twice as much is allowed.
 
+    Returns:
+        The file without damaged chunks that hold no pixels; the very same object if there are none.
+
     Raises:
         Rejected: a checksum is wrong, or a part is missing.
     """
     pixels = zlib.decompressobj()
     unpacked = 0
-    for kind, body in _png_chunks(data):
+    for kind, start, end, _ in _png_chunks(data):
         if kind != b"IDAT":
             continue
+        body = data[start + 8 : end - 4]
         while body and not pixels.eof:
             unpacked += len(pixels.decompress(body, _BLOCK_BYTES))
             body = pixels.unconsumed_tail
@@ -69,20 +118,44 @@ def check_png(data: bytes, raw_bytes: int) -> None:
                 raise Rejected("damaged", "the PNG file unpacks to more than its pixels")
     if not pixels.eof:
         raise Rejected("damaged", "the pixels of the PNG file have no end")
+    return sound_png(data)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind and body of each chunk; raise Rejected if one is damaged or missing."""
+def sound_png(data: bytes) -> bytes:
+    """Return a PNG file without the chunks of wrong checksums, or raise as `check_png`."""
+    chunks = list(_png_chunks(data))
+    if all(is_sound for *_, is_sound in chunks):
+        return data
+    return _joined(data, [(start, end) for _, start, end, is_sound in chunks if is_sound])
+
+
+def bare_png(data: bytes) -> bytes:
+    """Return a PNG file with only the chunks that decide its pixels, or raise as `check_png`."""
+    chunks = _png_chunks(data)
+    return _joined(data, [(start, end) for kind, start, end, _ in chunks if kind in _PIXEL_CHUNKS])
+
+
+def _joined(data: bytes, places: list[tuple[int, int]]) -> bytes:
+    return data[:_PNG_SIGNATURE_BYTES] + b"".join(data[start:end] for start, end in places)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
+    """Yield the kind, start and end of each chunk, and whether its checksum is right.
+
+    Raises:
+        Rejected: a chunk of the pixels has a wrong checksum, or one is missing.
+    """
     position = _PNG_SIGNATURE_BYTES
     kind = b""
     while kind != b"IEND":
-        head, body = data[position : position + 8], position + 8
+        head = data[position : position + 8]
         if len(head) < 8:
             raise Rejected("damaged", "the PNG file has no end chunk")
         length, kind = struct.unpack(">I4s", head)
-        end = body + length
-        checksum = data[end : end + 4]
-        if checksum != zlib.crc32(data[position + 4 : end]).to_bytes(4, "big"):
+        end = position + 8 + length + 4
+        checksum = data[end - 4 : end]
+        is_sound = checksum == zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big")
+        if not is_sound and (kind in _PIXEL_CHUNKS or len(checksum) < 4 or not kind.isalpha()):
             raise Rejected("damaged", f"the checksum of PNG chunk {kind!r} at {position} is wrong")
-        yield kind, data[body:end]
-        position = end + 4
+        yield kind, position, end, is_sound
+        position = end

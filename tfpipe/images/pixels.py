@@ -9,7 +9,8 @@ Three modules follow it, and `tests/test_pixels.py` holds them together:
 The rules:
 
 1. An image is upright, 8-bit RGB, on white where it is transparent, and the first one of an
-   animation. A build converts other files once (`strict`, `store`); `upload` converts each.
+   animation. 16-bit greys are scaled to the bits that they use (`to_8_bits`). A build converts
+   other files once (`strict`, `store`); `upload` converts each.
 2. A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 of its size that covers the square,
    with libjpeg's fast transform and upsampling: a few levels off, and a quarter faster.
 3. The resize to the square ignores the proportions, as the published recipes do. It is bilinear
@@ -24,6 +25,10 @@ from typing import Any
 import numpy as np
 
 CHANNELS = 3
+
+# How 16-bit greys become 8-bit ones, see `to_8_bits`.
+AUTO, FULL, MINMAX = "auto", "full", "minmax"
+DEPTHS = (AUTO, FULL, MINMAX)
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of R, G and B
 
@@ -78,6 +83,30 @@ def fit(height: Any, width: Any, pixels: float, math: ModuleType = np) -> tuple[
     most = math.floor(pixels / height)
     width = math.maximum(math.minimum(math.floor(width * scale), most), 1.0)
     return math.minimum(height, math.floor(pixels / width)), width
+
+
+def to_8_bits(values: np.ndarray, least: int, most: int, depth16: str) -> np.ndarray:
+    """Scale 16-bit values to 8 bits; `upload` does the same in a graph.
+
+    Scans and microscopes store 10, 12 or 14 bits in 16. The highest 8 bits of such an image are
+    nearly black.
+
+    Args:
+        values: uint16, of any shape.
+        least: the smallest value to show.
+        most: the largest value to show.
+        depth16: "auto" keeps the highest 8 of the bits that `most` has, "full" the highest 8 of 16,
+            and "minmax" stretches `least` and `most` to 0 and 255, rounded.
+
+    Returns:
+        uint8, of the same shape.
+    """
+    if depth16 == MINMAX:
+        span = max(most - least, 1)
+        stretched = (np.clip(values, least, most).astype(np.int32) - least) * 255
+        return ((stretched + span // 2) // span).astype(np.uint8)
+    shift = 8 if depth16 == FULL else max(0, most.bit_length() - 8)
+    return (values >> shift).astype(np.uint8)
 
 
 def on_white(color: Any, alpha: Any) -> Any:

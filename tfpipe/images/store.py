@@ -12,6 +12,7 @@ import simplejpeg
 
 from tfpipe.core.errors import UserError
 from tfpipe.images import perceptual_hash, strict
+from tfpipe.images import pixels as rules
 from tfpipe.images.strict import DecodedImage
 
 JPEG_QUALITY = 95  # a second JPEG coding is not visible
@@ -58,17 +59,23 @@ class Store:
         width: in pixels; 0 keeps the file's size, or its proportions if `height` is given.
         height: in pixels; of the shorter side if there is no `width`.
         quality: of every JPEG file that is written, 1 to 100.
+        depth16: how 16-bit greys become 8-bit ones, one of `pixels.DEPTHS`.
     """
 
     form: str = "original"
     width: int = 0
     height: int = 0
     quality: int = JPEG_QUALITY
+    depth16: str = rules.AUTO
 
-    @property
-    def min_side(self) -> int:
-        """The `min_side` for `strict.decode`: the thumbnail's, if the file itself is stored."""
-        return 0 if self.height else perceptual_hash.SIDE
+    def decode(self, data: bytes) -> DecodedImage:
+        """Decode an image file for `apply`; only as far as a thumbnail needs if files are stored.
+
+        Raises:
+            Rejected: the file cannot be used, see `strict.decode`.
+        """
+        min_side = 0 if self.height else perceptual_hash.SIDE
+        return strict.decode(data, min_side=min_side, depth16=self.depth16)
 
     def convert(self, data: bytes) -> StoredImage:
         """Decode an image file completely and return what is stored of it.
@@ -78,20 +85,20 @@ class Store:
         Raises:
             Rejected: the file cannot be used, see `strict.decode`.
         """
-        return self.apply(strict.decode(data, min_side=self.min_side), data)
+        return self.apply(self.decode(data), data)
 
     def apply(self, image: DecodedImage, data: bytes) -> StoredImage:
-        """Return what is stored of an image that was decoded from `data` with `min_side`.
+        """Return what is stored of an image that `decode` read from `data`.
 
-        The file itself is stored if it is plain and has the right size already. An image is never
-        enlarged to keep its proportions.
+        Its file is stored if TensorFlow reads it right and it has the right size already. An image
+        is never enlarged to keep its proportions.
         """
         height, width = image.height, image.width
         size = new_width, new_height = self._size(width, height)
         if self.form == RAW:
             encoded, kind = _resize(image.pixels, size).tobytes(), RAW
-        elif image.is_plain and size == (width, height):
-            encoded, kind = data, image.format
+        elif image.file and size == (width, height):
+            encoded, kind = image.file, image.format
         elif image.format == "png" and self.form != "resized":
             encoded, kind = png(_resize(image.pixels, size)), "png"
         else:
@@ -118,7 +125,7 @@ class Store:
 ORIGINAL = Store()
 
 
-def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
+def parse(text: str, quality: int = JPEG_QUALITY, depth16: str = rules.AUTO) -> Store:
     """Parse `store`: "original", "resized:320", "resized:299x299", "raw:256" or "raw:320x240".
 
     Raises:
@@ -136,10 +143,10 @@ def parse(text: str, quality: int = JPEG_QUALITY) -> Store:
             f"`store={text}`: give a size from 1 to {_MAX_SIDE} pixels; {_ALLOWED}", status=2
         )
     if not sides:
-        return Store(quality=quality)
+        return Store(quality=quality, depth16=depth16)
     square = match["form"] == RAW and len(sides) == 1
     width = sides[0] if len(sides) == 2 or square else 0
-    return Store(match["form"], width, sides[-1], quality)
+    return Store(match["form"], width, sides[-1], quality, depth16)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -156,7 +163,10 @@ def _has_coarse_chroma(data: bytes) -> bool:
     """
     if not data.startswith(_JPEG):
         return False
-    return simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", "420")
+    try:
+        return simplejpeg.decode_jpeg_header(data, strict=False)[2:] == ("YCbCr", "420")
+    except ValueError:  # a rare kind of JPEG
+        return False
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

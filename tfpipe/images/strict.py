@@ -4,8 +4,12 @@ TensorFlow ignores EXIF orientation, reads CMYK, 16-bit, palette and transparent
 own way, and WebP, TIFF and AVIF not at all. So a file is plain, and stored as it is, only if
 TensorFlow, libjpeg-turbo and Pillow agree about it. A build converts all others to upright 8-bit
 RGB.
+
+A file is damaged if pixels are lost. Damaged metadata beside whole pixels are not: such a file is
+mended.
 """
 
+import functools
 import io
 from typing import Any, NamedTuple
 
@@ -15,41 +19,26 @@ import PIL.Image
 import simplejpeg
 
 from tfpipe.core.errors import Rejected
-from tfpipe.images import integrity
+from tfpipe.images import file_kind, integrity, mend
 from tfpipe.images import pixels as rules
+from tfpipe.images.file_kind import FileKind
 from tfpipe.images.pixels import MAX_PIXELS, TURNS
 
-# A short list, because Pillow hands some formats to other programs (EPS to Ghostscript) and others
-# to little-tested code.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-if PIL.features.check("avif"):
-    FORMATS += ("AVIF",)
-
-# The reason for a file whose first bytes belong to no image format.
+# The reason for a file whose contents are no image.
 NOT_AN_IMAGE = "not an image"
+UNSUPPORTED = "unsupported"
 
 # A grey file is stored as it is: TensorFlow repeats the channel.
 GREY = "grey"
+MENDED = "mended"
+SCALED = "16 bit scaled"
 
 _ORIENTATION_TAG = 0x0112
 
 _ROWS = 256  # blended with white at a time, so that 16-bit intermediates need little memory
 
-# First bytes of formats that we read, for files whose header is damaged further on.
-_MAGIC = {
-    b"\xff\xd8": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-
 # libjpeg-turbo's names of the colour spaces that TensorFlow decodes correctly.
 _PLAIN_COLORS = ("YCbCr", "RGB", "Gray")
-
-# libjpeg's messages about missing or wrong pixels; others are about kinds that it cannot decode.
-_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
 
 class DecodedImage(NamedTuple):
@@ -59,15 +48,19 @@ class DecodedImage(NamedTuple):
         pixels: uint8 [height, width, 3], upright RGB; perhaps of a smaller version.
         format: the format to store it in: "jpeg" for a JPEG file, else "png", which is lossless.
         converted: why the file cannot be stored as it is, or "". Its format if that is not JPEG or
-            PNG, or "animated", "alpha", "16 bit", "palette", "bit depth", "cmyk", "rotated". "grey"
-            is an exception: such a file is stored as it is.
+            PNG, or "animated", "alpha", "16 bit", "palette", "bit depth", "cmyk", "rotated". Three
+            are special: "grey" files are stored as they are; "mended" ones lose bytes that hold no
+            pixels; "16 bit scaled" files use a part of the range, see `pixels.to_8_bits`.
         full_size: height and width of the file's image, if `pixels` are of a smaller version.
+        file: what TensorFlow decodes to these pixels: the file, perhaps mended; b"" if the pixels
+            must be encoded anew.
     """
 
     pixels: np.ndarray
     format: str
     converted: str
     full_size: tuple[int, int] | None = None
+    file: bytes = b""
 
     @property
     def height(self) -> int:
@@ -79,14 +72,9 @@ class DecodedImage(NamedTuple):
         """The width of the file's image in pixels."""
         return (self.full_size or self.pixels.shape)[1]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether TensorFlow decodes the file to these pixels."""
-        return self.converted in ("", GREY)
 
-
-def decode(data: bytes, *, min_side: int = 0) -> DecodedImage:
-    """Decode an image file of any of `FORMATS`, whatever its name says.
+def decode(data: bytes, *, min_side: int = 0, depth16: str = rules.AUTO) -> DecodedImage:
+    """Decode an image file of any kind that is read, whatever its name says.
 
     Args:
         data: the file.
@@ -94,42 +82,84 @@ def decode(data: bytes, *, min_side: int = 0) -> DecodedImage:
             pixels. A JPEG may then give a smaller version. Its compressed data is still decoded
             completely, and the same damage is found: only the inverse transform, which cannot
             fail, is done at the smaller size.
+        depth16: how 16-bit greys become 8-bit ones, one of `pixels.DEPTHS`.
 
     Raises:
         Rejected: the file is no image, damaged, truncated, of an unsupported kind, has more than
             `MAX_PIXELS` pixels, or needs more memory than there is.
     """
+    kind = file_kind.find(data)
     try:
-        image = _plain_jpeg(data, min_side) if data.startswith(b"\xff\xd8") else None
-        return image or _any_kind(data)
+        if kind is None or not _is_read(kind):
+            raise _refusal(data, kind)
+        if kind is file_kind.JPEG:
+            return _jpeg(data, min_side)
+        return _any_kind(data, kind.pillow, depth16)
     except PIL.Image.DecompressionBombError:
         raise Rejected("too many pixels", f"more than {MAX_PIXELS:,} by its header") from None
     except MemoryError:
         raise Rejected("too large", "not enough memory to decode it") from None
 
 
-def _plain_jpeg(data: bytes, min_side: int) -> DecodedImage | None:
-    """Decode a usual JPEG at the speed of libjpeg-turbo; return None for any other kind."""
+def _is_read(kind: FileKind) -> bool:
+    """Return whether a library that reads this kind is there.
+
+    Pillow tries only the format that the first bytes tell: it hands some formats to other programs
+    (EPS to Ghostscript) and others to little-tested code.
+    """
+    if kind is file_kind.HEIC:
+        return _has_heif()
+    return bool(kind.pillow) and (kind is not file_kind.AVIF or PIL.features.check("avif"))
+
+
+@functools.cache
+def _has_heif() -> bool:
+    """Return whether Pillow can open HEIC, by a package that need not be installed."""
     try:
-        if integrity.check_jpeg(data) and _orientation(_open(data)) != 1:
-            return None
-    except PIL.UnidentifiedImageError:
-        return None
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _refusal(data: bytes, kind: FileKind | None) -> Rejected:
+    if kind is None:
+        return Rejected(NOT_AN_IMAGE, f"begins with {data[:8]!r}")
+    return Rejected(UNSUPPORTED if kind.is_image else NOT_AN_IMAGE, str(kind))
+
+
+def _jpeg(data: bytes, min_side: int) -> DecodedImage:
+    """Decode a JPEG at the speed of libjpeg-turbo, if that reads it."""
+    has_metadata, file = integrity.read_jpeg(data)
     try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-        if colors not in _PLAIN_COLORS:
-            return None
-        _check_pixels(width, height)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(file, strict=False)
+    except (ValueError, KeyError):  # a rare kind, or its header is damaged
+        return _any_kind(file, "JPEG")
+    _check_pixels(width, height)
+    is_plain = colors in _PLAIN_COLORS
+    space = "RGB" if is_plain else "CMYK"
+    orientation = _jpeg_orientation(file) if has_metadata else 1
+    scale = _scaled(height, width, min_side) if is_plain and orientation == 1 else {}
+    try:
         # Strict: libjpeg only warns about damage, which Pillow and TensorFlow show as grey or
         # shifted blocks.
-        pixels = simplejpeg.decode_jpeg(data, "RGB", **_scaled(height, width, min_side))
+        pixels = simplejpeg.decode_jpeg(file, space, **scale)
     except ValueError as error:
         if "Insufficient memory" in str(error):
             raise MemoryError from None
-        if str(error).startswith(_DAMAGE) and "ICC" not in str(error):
-            raise Rejected("damaged", f"libjpeg: {error}") from None
-        return None  # a rare kind that Pillow may know
-    return DecodedImage(pixels, "jpeg", GREY if colors == "Gray" else "", (height, width))
+        mended = mend.jpeg(file, space, str(error))
+        if mended is None:
+            return _any_kind(file, "JPEG")
+        file = mended
+        pixels = simplejpeg.decode_jpeg(file, space, strict=False, **scale)
+    if not is_plain:
+        del pixels  # whose inks some files have inverted
+        return _any_kind(file, "JPEG")
+    if orientation != 1:
+        return DecodedImage(rules.turn(pixels, orientation), "jpeg", "rotated")
+    converted = MENDED if file is not data else GREY if colors == "Gray" else ""
+    return DecodedImage(pixels, "jpeg", converted, (height, width), file)
 
 
 def _scaled(height: int, width: int, min_side: int) -> dict[str, Any]:
@@ -141,22 +171,26 @@ def _scaled(height: int, width: int, min_side: int) -> dict[str, Any]:
     return {"fastdct": True, "fastupsample": True, **size}
 
 
-def _any_kind(data: bytes) -> DecodedImage:
-    """Decode a file with Pillow; `_plain_jpeg` has checked the structure of a JPEG."""
-    image = _load(data)
-    converted = _why_convert(image, data)
+def _any_kind(data: bytes, pillow: str, depth16: str = rules.AUTO) -> DecodedImage:
+    """Decode a file with Pillow; `_jpeg` has looked for damage in a JPEG."""
+    image, file = _load(data, pillow)
+    converted = _why_convert(image, file)
+    is_plain = converted in ("", GREY) and pillow == "PNG"
     try:
         if converted in ("", GREY):
             pixels = np.asarray(image.convert("RGB"))
+        elif _is_16_bit_grey(image):
+            pixels, is_scaled = _eight_bit(image, depth16)
+            pixels = rules.turn(pixels, _orientation(image))
+            converted = SCALED if is_scaled else converted
         else:
-            pixels = _upright_rgb(image, data)
+            pixels = _upright_rgb(image, file)
     except ValueError as error:  # a rare colour mode
-        raise Rejected("unsupported", str(error)) from None
-    return DecodedImage(pixels, "jpeg" if _format(image) == "jpeg" else "png", converted)
-
-
-def _open(data: bytes) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        raise Rejected(UNSUPPORTED, str(error)) from None
+    if converted in ("", GREY) and (file is not data or not is_plain):
+        converted = MENDED
+    kind = "jpeg" if pillow == "JPEG" else "png"
+    return DecodedImage(pixels, kind, converted, file=file if is_plain else b"")
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -164,44 +198,46 @@ def _check_pixels(width: int, height: int) -> None:
         raise PIL.Image.DecompressionBombError
 
 
-def _load(data: bytes) -> PIL.Image.Image:
-    """Return an image whose pixels are loaded, or raise Rejected."""
+def _load(data: bytes, pillow: str) -> tuple[PIL.Image.Image, bytes]:
+    """Return an image whose pixels are loaded, and its file, perhaps mended; or raise Rejected."""
     try:
-        image = _open(data)
-        _check_pixels(image.width, image.height)
-        # Before anything else loads it: a second attempt after a failed one may succeed and give a
-        # blank image.
-        image.load()
-        if _format(image) == "png":
-            channels = 4 * max(1, _png_depth(data) // 8)
-            integrity.check_png(data, image.height * (image.width * channels + 1))
+        return _decoded(data, pillow)
     except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
         raise
-    except PIL.UnidentifiedImageError:
-        raise _unidentified(data) from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        raise Rejected("damaged", f"{type(error).__name__}: {error}") from None
-    return image
+        if pillow == "PNG":
+            # Perhaps only chunks without pixels are damaged.
+            for file in (integrity.sound_png(data), integrity.bare_png(data)):
+                try:
+                    return _decoded(file, pillow)
+                except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
+                    raise
+                except Exception:  # noqa: S112 (the first error is told)
+                    continue
+        if isinstance(error, PIL.UnidentifiedImageError):
+            name = file_kind.find(data).name
+            detail = f"begins like {name}, but its header is unreadable"
+        else:
+            detail = f"{type(error).__name__}: {error}"
+        raise Rejected("damaged", detail) from None
 
 
-def _unidentified(data: bytes) -> Rejected:
-    if not data:
-        return Rejected(NOT_AN_IMAGE, "the file is empty")
-    kind = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind = "WebP"
-    if kind:
-        return Rejected("damaged", f"begins like a {kind} file, but its header is unreadable")
-    if data[4:8] in (b"ftyp", b"jP  "):
-        return Rejected(
-            "unsupported", "AVIF, HEIC and JPEG 2000 are not supported; convert it to JPEG"
-        )
-    return Rejected(NOT_AN_IMAGE, f"begins with {data[:8]!r}")
+def _decoded(data: bytes, pillow: str) -> tuple[PIL.Image.Image, bytes]:
+    image = PIL.Image.open(io.BytesIO(data), formats=(pillow,))
+    _check_pixels(image.width, image.height)
+    # Before anything else loads it: a second attempt after a failed one may succeed and give a
+    # blank image.
+    image.load()
+    if pillow != "PNG":
+        return image, data
+    channels = 4 * max(1, _png_depth(data) // 8)
+    return image, integrity.check_png(data, image.height * (image.width * channels + 1))
 
 
 def _format(image: PIL.Image.Image) -> str:
     # Pillow calls a JPEG that holds further images MPO.
-    return "jpeg" if image.format in ("JPEG", "MPO") else image.format.lower()
+    kind = "jpeg" if image.format in ("JPEG", "MPO") else image.format.lower()
+    return "heic" if kind == "heif" else kind
 
 
 def _why_convert(image: PIL.Image.Image, data: bytes) -> str:
@@ -228,15 +264,12 @@ def _why_convert(image: PIL.Image.Image, data: bytes) -> str:
 def _upright_rgb(image: PIL.Image.Image, data: bytes) -> np.ndarray:
     """Return uint8 [H, W, 3], upright and on white."""
     orientation = _orientation(image)  # 1 for TIFF, which Pillow has turned
-    if image.mode.startswith("I;16"):
-        pixels = _eight_bit(image)
-    elif image.mode in ("I", "F"):
+    if image.mode in ("I", "F"):
         raise Rejected("unsupported", "32-bit and floating-point pixels have no fixed white")
-    else:
-        if image.format == "PNG" and "transparency" in image.info:
-            _scale_transparency(image, _png_depth(data))
-        transparent = image.has_transparency_data
-        pixels = _on_white(image) if transparent else np.asarray(image.convert("RGB"))
+    if image.format == "PNG" and "transparency" in image.info:
+        _scale_transparency(image, _png_depth(data))
+    transparent = image.has_transparency_data
+    pixels = _on_white(image) if transparent else np.asarray(image.convert("RGB"))
     return rules.turn(pixels, orientation)
 
 
@@ -249,13 +282,24 @@ def _on_white(image: PIL.Image.Image) -> np.ndarray:
     return pixels
 
 
-def _eight_bit(image: PIL.Image.Image) -> np.ndarray:
-    """Scale 16-bit grey to 8-bit RGB; Pillow's own conversion clips almost all of it to white."""
-    values = np.asarray(image)
-    grey = (values >> 8).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+def _is_16_bit_grey(image: PIL.Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
+
+
+def _eight_bit(image: PIL.Image.Image, depth16: str) -> tuple[np.ndarray, bool]:
+    """Return 16-bit grey as 8-bit RGB, and whether it was scaled to the range that it uses.
+
+    Pillow's own conversion clips almost all of it to white.
+    """
+    values = np.asarray(image).astype(np.uint16, copy=False)
+    clear = values == image.info["transparency"] if "transparency" in image.info else None
+    opaque = values if clear is None else values[~clear]
+    least, most = (int(opaque.min()), int(opaque.max())) if opaque.size else (0, 0)
+    grey = rules.to_8_bits(values, least, most, depth16)
+    if clear is not None:
+        grey[clear] = 255
+    is_scaled = (depth16 != rules.FULL and most < 2**15) or depth16 == rules.MINMAX
+    return np.repeat(grey[..., np.newaxis], 3, axis=2), is_scaled
 
 
 def _scale_transparency(image: PIL.Image.Image, depth: int) -> None:
@@ -270,6 +314,14 @@ def _scale_transparency(image: PIL.Image.Image, depth: int) -> None:
 def _png_depth(data: bytes) -> int:
     """Return the bits per channel of a PNG file, or 0 if its header is in the wrong place."""
     return data[24] if data[12:16] == b"IHDR" else 0
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Return the orientation of a JPEG file, 1 (upright) if its metadata are damaged."""
+    try:
+        return _orientation(PIL.Image.open(io.BytesIO(data), formats=("JPEG",)))
+    except Exception:  # damaged metadata raise almost anything, and the pixels are good
+        return 1
 
 
 def _orientation(image: PIL.Image.Image) -> int:

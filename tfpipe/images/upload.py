@@ -28,7 +28,8 @@ DAMAGED = "damaged"
 
 _PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 _BMP_DEPTH_AT = 28  # bits of a pixel
-_PNG_DEPTH_AT = 24  # of its header: bits of a channel
+_PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # of its header: bits of a channel, and color type
+_GREY = 0
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)  # APP14, "transform" 0
 _SCAN = b"\xff\xda"  # the first bytes of a scan
 
@@ -36,12 +37,13 @@ _SCAN = b"\xff\xda"  # the first bytes of a scan
 _PARALLEL = 16
 
 
-def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode(encoded: tf.Tensor, size: int, depth16: str = rules.AUTO) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode a batch of image files and resize each to a square.
 
     Args:
         encoded: string [N], JPEG, PNG, GIF or BMP files of any sizes.
         size: the side of the result in pixels, S.
+        depth16: how 16-bit greys become 8-bit ones, one of `pixels.DEPTHS`.
 
     Returns:
         uint8 [N, S, S, 3], RGB in 0..255, black for an unreadable image; and string [N], the reason
@@ -50,7 +52,7 @@ def decode(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
 
     @tf.autograph.experimental.do_not_convert
     def judged(index: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return index, *_judged(file, size)
+        return index, *_judged(file, size, depth16)
 
     count = tf.size(encoded)
     # The last one is always readable: no batch is empty, and unreadable images get its pixels.
@@ -77,7 +79,7 @@ def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
     return decode(encoded, size)[0]
 
 
-def _judged(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _judged(encoded: tf.Tensor, size: int, depth16: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the square of an image and "", or a black one and what is wrong with it.
 
     Each branch becomes a function that is optimized when a model is loaded, so the shared steps
@@ -96,7 +98,7 @@ def _judged(encoded: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     )
     decoders = [
         lambda: preprocess.decode_pixels(plain, size),
-        lambda: _on_white(plain, head),
+        lambda: _on_white(plain, head, depth16),
         lambda: tf.io.decode_image(plain, channels=CHANNELS, expand_animations=False),
         lambda: _decode_bmp(plain, head),
         lambda: tf.zeros([1, 1, CHANNELS], tf.uint8),
@@ -168,11 +170,15 @@ def _as_adobe(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 2) + _ADOBE + tf.strings.substr(encoded, 2, 2**31 - 1)
 
 
-def _on_white(encoded: tf.Tensor, head: ByteReader) -> tf.Tensor:
+def _on_white(encoded: tf.Tensor, head: ByteReader, depth16: str) -> tf.Tensor:
     """Decode a PNG to uint8 [H, W, 3], on white."""
-    image = tf.io.decode_png(encoded, channels=4)
-    # For an opaque file of less than 8 bits TensorFlow sets alpha to the largest value of its bits.
     depth = head.byte(_PNG_DEPTH_AT)
+    image = tf.cond(
+        (depth == 16) & (head.byte(_PNG_COLOR_AT) == _GREY) & (depth16 != rules.FULL),
+        lambda: _eight_bit(encoded, depth16),
+        lambda: tf.io.decode_png(encoded, channels=4),
+    )
+    # For an opaque file of less than 8 bits TensorFlow sets alpha to the largest value of its bits.
     alpha = tf.cast(image[..., 3:], tf.int32)
     least, most = tf.reduce_min(alpha), tf.reduce_max(alpha)
     opaque = (least == 255) | (least == most) & (most == tf.bitwise.left_shift(1, depth) - 1)
@@ -182,3 +188,20 @@ def _on_white(encoded: tf.Tensor, head: ByteReader) -> tf.Tensor:
         return tf.cast(rules.on_white(color, alpha), tf.uint8)
 
     return tf.cond(opaque, lambda: image[..., :CHANNELS], mixed)
+
+
+def _eight_bit(encoded: tf.Tensor, depth16: str) -> tf.Tensor:
+    """Decode a PNG of 16-bit grey to uint8 [H, W, 4], as `pixels.to_8_bits`."""
+    image = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
+    grey, alpha = image[..., :1], image[..., 3:]
+    least = tf.reduce_min(tf.where(alpha > 0, grey, 2**16 - 1))
+    most = tf.reduce_max(tf.where(alpha > 0, grey, 0))
+    if depth16 == rules.MINMAX:
+        span = tf.maximum(most - least, 1)
+        grey = ((grey - least) * 255 + span // 2) // span
+    else:
+        further_bits = tf.cast(most >= [2**bits for bits in range(8, 16)], tf.int32)
+        grey = tf.bitwise.right_shift(grey, tf.reduce_sum(further_bits))
+    # Transparent values may exceed 8 bits; they become white.
+    image = tf.concat([grey, grey, grey, tf.cast(alpha > 0, tf.int32) * 255], -1)
+    return tf.cast(tf.minimum(image, 255), tf.uint8)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfpipe.core.errors import Rejected
 from tfpipe.images import preprocess
-from tfpipe.images.store import ORIGINAL
+from tfpipe.images.store import ORIGINAL, Store
 from tfpipe.input import tuning
 from tfpipe.input.threads import parallel_map
 from tfpipe.sources import Source
@@ -22,6 +22,7 @@ def read_files(
     prepare: Callable[[str, bytes], T],
     *,
     ahead: int,
+    store: Store = ORIGINAL,
 ) -> Iterator[T | Rejected]:
     """Read images of a source by the rules that hold for records.
 
@@ -31,6 +32,7 @@ def read_files(
         prepare: called with the name and the JPEG or PNG file that a record of the image would
             hold (`tfpipe.images.scan`), on any thread.
         ahead: files to read ahead.
+        store: how a record would store an image.
 
     Yields:
         For each name, in order, the result of `prepare`, or why the file cannot be used.
@@ -38,7 +40,7 @@ def read_files(
 
     def read(name: str) -> T | Rejected:
         try:
-            encoded = ORIGINAL.convert(source.read(name)).encoded
+            encoded = store.convert(source.read(name)).encoded
         except Rejected as rejected:
             return rejected
         return prepare(name, encoded)

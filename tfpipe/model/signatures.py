@@ -21,7 +21,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.images import preprocess, upload
+from tfpipe.images import pixels, preprocess, upload
 from tfpipe.model import heat_map
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 
@@ -45,6 +45,7 @@ class Context:
         predictor: trained, in float32.
         classes: names in the order of their labels.
         freeze: whether classification runs on a folded copy of the model, see `tfpipe.model.fold`.
+        depth16: how 16-bit greys become 8-bit ones, see `upload.decode`.
 
     Raises:
         UserError: the weights are too large to freeze.
@@ -53,6 +54,7 @@ class Context:
     predictor: Predictor | EnsemblePredictor
     classes: tuple[str, ...]
     freeze: bool = False
+    depth16: str = pixels.AUTO
 
     def __post_init__(self):
         size = sum(v.shape.num_elements() * v.dtype.size for v in self.predictor.variables)
@@ -80,7 +82,7 @@ class Context:
     def decode(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         """Return the images, uint8 [N, S, S, 3], and errors, string [N], of files string [N]."""
         return tf.function(
-            lambda encoded: upload.decode(encoded, self.predictor.image_size),
+            lambda encoded: upload.decode(encoded, self.predictor.image_size, self.depth16),
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )

@@ -19,6 +19,7 @@ import numpy as np
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected
+from tfpipe.images.store import Store
 from tfpipe.input.files import read_files
 from tfpipe.input.threads import parallel_map
 from tfpipe.predictions import overlay
@@ -178,7 +179,8 @@ def _batches(job: PredictionJob, chunks: Sequence[FileChunk]) -> Iterator[_Batch
         return _File(classifier.prepare(encoded), encoded if name in shown else b"")
 
     names = (name for chunk in chunks for name in chunk.names)
-    ready = read_files(job.sources[0], names, prepare, ahead=classifier.ahead)
+    store = Store(depth16=classifier.depth16)
+    ready = read_files(job.sources[0], names, prepare, ahead=classifier.ahead, store=store)
     for chunk in chunks:
         batch, size, start = [], 0, 0
         for place in range(len(chunk.names)):

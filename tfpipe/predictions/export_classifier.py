@@ -57,6 +57,10 @@ class ExportClassifier(LocalClassifier):
             ) from None
 
     @property
+    def depth16(self) -> str:  # noqa: D102
+        return self._data.get("depth16", super().depth16)
+
+    @property
     def prior(self) -> np.ndarray:  # noqa: D102
         shares = self._shares or dict.fromkeys(self.classes, 1 / len(self.classes))
         rows = np.asarray([[shares[name] for name in self.classes]], np.float32)
@@ -89,11 +93,18 @@ class ExportClassifier(LocalClassifier):
 
     @functools.cached_property
     def _shares(self) -> dict[str, float]:
-        """Share of each class in the training records, from the model card; empty if unknown."""
+        """Share of each class in the training records; empty if unknown."""
         try:
-            data = storage.read_whole(pathlib.Path(self.folder) / card.JSON)
-            shares = json.loads(data or b"")["data"]["class_shares"]
-            return {name: float(shares[name]) for name in self.classes}
+            return {name: float(self._data["class_shares"][name]) for name in self.classes}
+        except (ValueError, KeyError, TypeError):
+            return {}
+
+    @functools.cached_property
+    def _data(self) -> dict[str, Any]:
+        """What the model card says of the training records; empty if it is missing or damaged."""
+        try:
+            value = json.loads(storage.read_whole(pathlib.Path(self.folder) / card.JSON) or b"")
+            return dict(value["data"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from tfpipe.images import pixels
+
 T = TypeVar("T")
 
 
@@ -53,6 +55,11 @@ class ImageClassifier(abc.ABC, Generic[T]):
     @abc.abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the probabilities."""
+
+    @property
+    def depth16(self) -> str:
+        """How 16-bit greys become 8-bit ones before the model sees them."""
+        return pixels.AUTO
 
     @property
     @abc.abstractmethod

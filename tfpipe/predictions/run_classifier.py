@@ -43,6 +43,10 @@ class RunClassifier(LocalClassifier):
         return self.run.classes
 
     @property
+    def depth16(self) -> str:  # noqa: D102
+        return self.run.depth16
+
+    @property
     def prior(self) -> np.ndarray:  # noqa: D102
         shares = np.asarray([self.run.class_shares], np.float32)
         return np.asarray(self._calibration.clip(shares))[0]

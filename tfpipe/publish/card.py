@@ -102,6 +102,7 @@ def _data(run: LoadedRun) -> dict[str, Any]:
     found = {
         "records": run.records,
         "class_shares": dict(zip(run.classes, run.class_shares, strict=True)),
+        "depth16": run.depth16,
     }
     try:
         manifest = manifests.load(run.records)

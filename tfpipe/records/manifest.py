@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tfpipe
@@ -16,7 +18,7 @@ MANIFEST = "manifest.json"
 ALL_SPLITS = "all"
 
 # Increased when a field is added, renamed or gets another meaning.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _WHAT = "a records manifest of tfpipe"
 _REBUILD = "build the data set again with `python -m tfpipe.build_records --overwrite`"
@@ -58,6 +60,8 @@ class Manifest:
         shards: in the order of split and number.
         copies: number of transformed copies by split and class; only splits that have copies.
         folds: number of images by fold ("0", "1", ...) and class; empty without folds.
+        fold_records: number of records by split, fold, class, and "images" or "copies"; empty
+            without folds, and in data sets of schema version 2.
         duplicates: counts of the clusters in `duplicates.csv`.
         screens: number of suspects by screen.
         statistics: of the image files, from `statistics.describe`.
@@ -79,6 +83,9 @@ class Manifest:
     shards: tuple[Shard, ...]
     copies: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     folds: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = dataclasses.field(
+        default_factory=dict
+    )
     duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
     screens: dict[str, int] = dataclasses.field(default_factory=dict)
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -180,6 +187,7 @@ def is_current(
     input_fingerprint: str,
     *,
     replace: bool,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
     """Return whether a folder already holds the complete result of a build.
 
@@ -187,9 +195,11 @@ def is_current(
 
     Args:
         folder: output of the build, `out` in messages.
-        arguments: as in `Manifest`.
+        arguments: as in `Manifest`; only those that decide the contents.
         input_fingerprint: as in `Manifest`.
         replace: whether the build replaces any data set in the folder.
+        defaults: values of arguments that the data set lacks, because it was built before they
+            existed. Arguments that no longer exist are ignored.
 
     Raises:
         UserError: the folder holds something else, which must not be deleted.
@@ -212,9 +222,10 @@ def is_current(
             )
         return False
     there.check()
-    if (there.arguments, there.input_fingerprint) == (arguments, input_fingerprint):
+    before = {**defaults, **there.arguments}
+    changed = [f"`{key}`" for key, value in arguments.items() if before.get(key) != value]
+    if not changed and there.input_fingerprint == input_fingerprint:
         return True
-    changed = [f"`{key}`" for key in arguments if there.arguments.get(key) != arguments[key]]
     other = f"options ({', '.join(changed)})" if changed else "images"
     raise UserError(
         f"`out={folder}` holds a data set built from other {other}: replace it with `overwrite`, or"

@@ -13,6 +13,9 @@ REJECTS = "rejects.csv"
 # The reason for a file that is not meant as an image, such as a read-me.
 NOT_AN_IMAGE_NAME = "not an image name"
 
+# The reason for a file that could not be read: a fault of the disk or network, not of the file.
+UNREADABLE = "unreadable"
+
 
 class Reject(NamedTuple):
     """One file that cannot be used.

@@ -21,6 +21,7 @@ from tfpipe.core.errors import ResumableError, UserError, one_line
 from tfpipe.records import example, tfrecord, verify
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.records.subset import Subset
+from tfpipe.records.verified import VerifiedShards
 
 LOST = "lost.csv"
 
@@ -65,7 +66,9 @@ class Salvage(NamedTuple):
 def readable(
     manifest: Manifest, splits: Sequence[str], *, max_corrupt: int, folder: pathlib.Path
 ) -> Manifest:
-    """Verify all shards of some splits, and return a manifest of their good records.
+    """Verify the shards of some splits, and return a manifest of their good records.
+
+    A shard that was whole before is only looked up by its size and time (`verified`).
 
     The result depends only on the bytes on the disk, so a resumed run sees the same records.
     Prints one warning for each damaged shard.
@@ -89,8 +92,7 @@ def readable(
         raise UserError(f"`max_corrupt={max_corrupt}`: give the number of records, 0 or more")
     names = {shard.name for split in splits for shard in manifest.shards_of(split)}
     shards = [shard for shard in manifest.shards if shard.name in names]
-    with terminal.progress("verifying", sum(map(verify.blocks, shards)), "MB") as advance:
-        problems = dict(verify.find_damaged_shards(manifest, shards, advance))
+    problems = _problems(manifest, shards)
     salvages = [_examine(manifest, shard) for shard in shards if shard.name in problems]
     for each in salvages:
         lost = f"{len(each.lost):,} of {each.shard.records:,} records lost"
@@ -107,6 +109,22 @@ def readable(
     left = _replace_shards(manifest, salvages, folder) if salvages else manifest
     _write(manifest, salvages, folder)
     return _count(manifest, left, salvages) if salvages else manifest
+
+
+def _problems(manifest: Manifest, shards: Sequence[Shard]) -> dict[str, str]:
+    """Return the problem of each damaged shard; hash only those that are not known to be whole."""
+    verified = VerifiedShards()
+    states = verified.states(manifest, shards)
+    known = verified.known(states)
+    paths = {shard.name: os.path.abspath(manifest.folder / shard.name) for shard in shards}
+    rest = [shard for shard in shards if paths[shard.name] not in known]
+    if not rest:
+        return {}
+    with terminal.progress("verifying", sum(map(verify.blocks, rest)), "MB") as advance:
+        problems = dict(verify.find_damaged_shards(manifest, rest, advance))
+    whole = [paths[shard.name] for shard in rest if shard.name not in problems]
+    verified.add({path: states[path] for path in whole if path in states})
+    return problems
 
 
 @contextlib.contextmanager
@@ -260,7 +278,8 @@ def _count(manifest: Manifest, left: Manifest, salvages: Sequence[Salvage]) -> M
         counted[split] = {c: images[c, False] + images[c, True] for c in manifest.classes}
         if split in copies:
             copies[split] = {c: images[c, True] for c in manifest.classes}
-    left = dataclasses.replace(left, splits=counted, copies=copies)
+    # The counts of folds are of the whole data set; without them a subset counts its records.
+    left = dataclasses.replace(left, splits=counted, copies=copies, fold_records={})
     return dataclasses.replace(left, accepted=left.images())
 
 

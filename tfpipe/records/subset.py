@@ -16,9 +16,9 @@ from tfpipe.records.manifest import ALL_SPLITS, Manifest, Shard
 class Subset:
     """Some records of a data set.
 
-    Without a fold, the counts come from the manifest. With a fold, the first count reads all
-    records once. A transformed copy has the fold of its image and is never held out, so no image
-    is on both sides of a fold.
+    The counts come from the manifest. If it lacks those of the folds, as that of an older version
+    or of damaged shards does, the first count reads all records once. A transformed copy has the
+    fold of its image and is never held out, so no image is on both sides of a fold.
 
     Attributes:
         manifest: of the data set.
@@ -131,7 +131,14 @@ class Subset:
     @functools.cached_property
     def _counts(self) -> collections.Counter[tuple[str, bool]]:
         """Number of records by (class, copy)."""
-        return self._listed() if self.fold is None else self._scan()
+        if self.fold is None:
+            return self._listed()
+        counts = self._listed_by_fold() if self.manifest.fold_records else self._scan()
+        if not counts.total():
+            raise UserError(
+                f"{self.manifest.folder} has no records of {self.name}: name another fold or split"
+            )
+        return counts
 
     def _listed(self) -> collections.Counter[tuple[str, bool]]:
         counts = collections.Counter()
@@ -142,6 +149,16 @@ class Subset:
                 counts[name, False] += records - copies.get(name, 0)
         return counts
 
+    def _listed_by_fold(self) -> collections.Counter[tuple[str, bool]]:
+        counts = collections.Counter()
+        for split in self._names:
+            for fold, classes in self.manifest.fold_records.get(split, {}).items():
+                for name, records in classes.items():
+                    for copy, kind in ((False, "images"), (True, "copies")):
+                        if self.holds(int(fold), copy):
+                            counts[name, copy] += records[kind]
+        return counts
+
     def _scan(self) -> collections.Counter[tuple[str, bool]]:
         counts = collections.Counter()
         total = sum(shard.records for shard in self.shards)
@@ -150,10 +167,6 @@ class Subset:
                 if self.holds(record.fold, record.copy):
                     counts[record.text, record.copy] += 1
                 advance()
-        if not counts:
-            raise UserError(
-                f"{self.manifest.folder} has no records of {self.name}: name another fold or split"
-            )
         return counts
 
     def _read(self) -> Iterator[example.ImageExample]:

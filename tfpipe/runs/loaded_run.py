@@ -74,6 +74,11 @@ class Ensemble:
         return self.members[0].records
 
     @property
+    def depth16(self) -> str:
+        """How 16-bit greys become 8-bit ones, as for the first member."""
+        return self.members[0].depth16
+
+    @property
     def tta(self) -> str:
         """The members' test-time views; different ones are joined by "; "."""
         return "; ".join(dict.fromkeys(member.tta for member in self.members))

@@ -13,12 +13,13 @@ from tfpipe.sources.source import read_bounded
 _REQUESTS = 32
 
 
-def read_file(path: str, *, follow: bool) -> bytes:
+def read_file(path: str, *, follow: bool, size: int = -1) -> bytes:
     """Return the contents of a regular file of at most `MAX_BYTES`.
 
     Args:
         path: path or URL.
         follow: whether to follow a link.
+        size: of the beginning that is read, in bytes; -1 for the whole file.
 
     Raises:
         Rejected: the file is too large, unreadable, not a regular file, or a link.
@@ -26,7 +27,7 @@ def read_file(path: str, *, follow: bool) -> bytes:
     if remote.is_remote(path):
         try:
             with storage.open_to_read(path) as file:
-                return read_bounded(file)
+                return read_bounded(file) if size < 0 else file.read(size)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
     # The file may have become a pipe since it was listed; O_NONBLOCK does not wait for a writer.
@@ -35,7 +36,7 @@ def read_file(path: str, *, follow: bool) -> bytes:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Rejected("special file", "not a regular file")
-            return read_bounded(file)
+            return read_bounded(file) if size < 0 else file.read(size)
     except OSError as error:
         raise Rejected("unreadable", error.strerror or str(error)) from None
 
@@ -57,24 +58,14 @@ def is_folder(path: str) -> bool:
         return files.isdir(path)
 
 
-def stamp(path: str) -> tuple[int, int]:
-    """Return the size and the modification time (ns) of a file; raises OSError."""
-    if not remote.is_remote(path):
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
-    with remote.gfile(path) as files:
-        status = files.stat(path)
-        return status.length, status.mtime_nsec
-
-
 def stamps(urls: Sequence[str]) -> list[tuple[int, int] | OSError]:
-    """Return `stamp` of each URL, or its error."""
+    """Return `storage.stamp` of each URL, or its error."""
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
         return list(pool.map(_stamp_or_error, urls))
 
 
 def _stamp_or_error(url: str) -> tuple[int, int] | OSError:
     try:
-        return stamp(url)
+        return storage.stamp(url)
     except OSError as error:
         return error

@@ -30,6 +30,9 @@ class Folder(Source):
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(os.path.join(self.path, name), follow=self.options.follow_links)
 
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
+        return read_file(os.path.join(self.path, name), follow=False, size=size)
+
     @functools.cached_property
     def _listing(self):
         walk = _Walk(self.path, follow_links=self.options.follow_links)
@@ -122,6 +125,9 @@ class RemoteFolder(Source):
 
     def read(self, name: str) -> bytes:  # noqa: D102
         return read_file(self.locate(name), follow=True)
+
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
+        return read_file(self.locate(name), follow=True, size=size)
 
     def fingerprint(self) -> str:
         """Return a hex digest of the members' names, sizes and times."""

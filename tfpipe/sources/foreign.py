@@ -1,4 +1,4 @@
-"""Say what a file is that no source can read, and what to do about it."""
+"""Say what a file is that is neither a source nor a list, and what to do about it."""
 
 from tfpipe.core import storage
 
@@ -13,6 +13,7 @@ _MAGIC = (
     (b"Rar!\x1a\x07", "a rar archive, which is not supported", f"{_UNPACK} (unrar x)"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd, which is not supported", f"{_UNPACK} (tar --zstd)"),
     (b"\x04\x22\x4d\x18", "compressed by lz4, which is not supported", f"{_UNPACK} (lz4 -d)"),
+    (b"\x1f\x8b", "compressed by gzip", "uncompress it (gunzip)"),
     (b"LZIP", "compressed by lzip, which is not supported", f"{_UNPACK} (lzip -d)"),
     (b"\x1f\x9d", "compressed by compress, which is not supported", f"{_UNPACK} (uncompress)"),
     (b"MSCF", "a cabinet archive, which is not supported", _UNPACK),
@@ -26,7 +27,6 @@ _MAGIC = (
     (b"\xff\xd8\xff", "one JPEG image", "name its folder"),
     (b"\x89PNG", "one PNG image", "name its folder"),
     (b"GIF8", "one GIF image", "name its folder"),
-    (b"BM", "one BMP image", "name its folder"),
     (b"%PDF", "a PDF", "name the images themselves"),
     (b"\x89HDF", "an HDF5 file, which is not supported", "write its images to files"),
     (b"\x93NUMPY", "a NumPy array, which is not supported", "write its images to files"),
@@ -39,7 +39,7 @@ def describe(path: str) -> str:
     """Return what a file is and what to do, such as "a rar archive, ...: unpack it"; "" if unknown.
 
     Args:
-        path: path or URL of a file that no source can read.
+        path: path or URL of a file.
     """
     try:
         storage.size(path)  # refuses a pipe, which would block

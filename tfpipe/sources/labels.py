@@ -67,9 +67,13 @@ def annotate(
     plain = [i for i, each in enumerate(found) if not each.label]
     origins = ["the source says"] if len(plain) < len(found) else []
     images = [files[i] for i in plain]
+    if mode.startswith(CSV) and not plain:
+        raise UserError(
+            f"`labels={mode}` labels no image, because each `source` has its own labels: omit it"
+        )
     if mode.startswith(CSV):
-        listed = _look_up(mode[len(CSV) :], images, columns) if plain else []
-        origins += ["list"] * bool(plain)
+        listed = _look_up(mode[len(CSV) :], images, columns)
+        origins.append("list")
     elif plain:
         read = layout.read(images, mode, classes, ask_splits=ask_splits, lists=lists)
         origins.append(read.origin)

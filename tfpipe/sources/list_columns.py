@@ -133,21 +133,24 @@ def _path(
     names: Sequence[str], rows: Sequence[TableRow], given: str, finders: Sequence[Finder], line: int
 ) -> tuple[int, Finder]:
     sample = rows[:_SAMPLE]
-    columns = [_wanted(names, given, "path", line)] if given else range(len(names))
-    others = {*map(_simple, names)} - {*_CLASSES, *_SUBSETS, ""}
-    for usual in (_PATHS, _IDS, others) if not given else (map(_simple, names),):
-        usual = set(usual)
-        some = [c for c in columns if _simple(names[c]) in usual]
+    simple = [_simple(name) for name in names]
+    known = {*_PATHS, *_IDS, *_CLASSES, *_SUBSETS, ""}
+    candidates = [
+        [c for c, name in enumerate(simple) if name in _PATHS],
+        [c for c, name in enumerate(simple) if name in _IDS],
+        [c for c, name in enumerate(simple) if name not in known],
+    ]
+    if given:
+        candidates = [[_wanted(names, given, "path", line)]]
+    for columns in candidates:
         for find in finders:
-            fits = [c for c in some if _counts(sample, c, find) * 2 >= max(len(sample), 1)]
+            fits = [c for c in columns if _counts(sample, c, find) * 2 >= len(sample)]
             if fits:
                 return _only(names, _distinct(sample, fits, find), "path"), find
-    for usual in (_PATHS, _IDS):
-        some = [c for c in columns if _simple(names[c]) in usual]
-        if some and not given:
-            return _only(names, some, "path"), finders[-1]
-    if len(columns) == 1:
-        return columns[0], finders[-1]
+    # The files are missing, which a later error says; a usual name is enough.
+    for columns in [*candidates[:2], [0] if len(names) == 1 else []]:
+        if columns:
+            return _only(names, columns, "path"), finders[-1]
     raise UserError(
         f"no column names files that are here, as a path, by the file name or without its ending:"
         f" {_found(names)}: give `path_column`"

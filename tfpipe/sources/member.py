@@ -14,7 +14,8 @@ ARCHIVE_SUFFIXES = (
 # a reject, rather than a file that is no image.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl"),
+    *(".mpo", ".pjpeg", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".tga"),
 )
 
 # Names of files that lie beside images or archives.

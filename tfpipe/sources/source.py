@@ -67,6 +67,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def head(self, name: str, size: int) -> bytes:
+        """Return the first `size` bytes of a member, or all; raise as `read`."""
+        return self.read(name)[:size]
+
     def names(self) -> list[str]:
         """Return the sorted names of the members."""
         return sorted(self._listing[0])
@@ -113,6 +117,7 @@ class Source:
 
     def release(self) -> None:
         """Free the memory of a large listing; the next use lists the files again."""
+        self.__dict__.pop("_listing", None)
 
     def fingerprint(self) -> str:
         """Return a hex digest that changes when a member changes, without reading members."""

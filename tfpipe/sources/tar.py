@@ -17,7 +17,7 @@ from typing import BinaryIO
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.sources import member, name_encoding
-from tfpipe.sources.file import is_file, stamp
+from tfpipe.sources.file import is_file
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES, Source, check_size
 
@@ -68,10 +68,14 @@ class Tar(Source):
         _ = self._listing
 
     def read(self, name: str) -> bytes:  # noqa: D102
+        return self.head(name, -1)
+
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
         if name not in self._listing[0]:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
-        offset, size, _ = self._listing[0][name]
-        check_size(size)
+        offset, length, _ = self._listing[0][name]
+        check_size(length)
+        size = length if size < 0 else min(size, length)
         try:
             if remote.is_remote(self.path):
                 data = storage.read_whole(self.path, offset, size) or b""
@@ -116,7 +120,7 @@ class Tar(Source):
     def _listing(self):
         members, skipped = {}, []
         try:
-            modified = stamp(self.path)[1]
+            modified = storage.stamp(self.path)[1]
             infos = self._decoded(list(_infos(self._file)))
         # Hostile headers raise any of these.
         except (_Damaged, tarfile.TarError, ValueError, OSError, OverflowError) as error:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
+from tfpipe.sources import foreign
 from tfpipe.sources.member import is_image_name
 
 # Two million lines of 100 bytes. Bounds the memory too.
@@ -108,6 +109,8 @@ def _text(path: str) -> str:
         raise UserError(
             f"{path} is an Excel workbook or a zip archive, not text: save it as CSV in UTF-8"
         )
+    if what := foreign.describe(path):
+        raise UserError(f"{path} is {what}")
     try:
         return data.decode(_encoding(data))
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from tfpipe.core.errors import Rejected, UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import member
-from tfpipe.sources.file import is_file, is_folder, stamp
+from tfpipe.sources.file import is_file, is_folder
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.member import COPY, is_image_name
 from tfpipe.sources.options import DEFAULTS, Options
@@ -126,7 +126,7 @@ class TFRecords(Source):
         for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                _list_shard(path, digest or str(stamp(path)[1]), classes, contents)
+                _list_shard(path, digest or str(storage.stamp(path)[1]), classes, contents)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:

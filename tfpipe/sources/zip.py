@@ -50,6 +50,9 @@ class Zip(Source):
             return zipfile.is_zipfile(file)
 
     def read(self, name: str) -> bytes:  # noqa: D102
+        return self.head(name, -1)
+
+    def head(self, name: str, size: int) -> bytes:  # noqa: D102
         info = self.entries.get(name)
         if info is None:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
@@ -61,7 +64,7 @@ class Zip(Source):
             )
         try:
             with self.archive.open(info) as file:  # checks the CRC at its end
-                return read_bounded(file)
+                return read_bounded(file) if size < 0 else file.read(size)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Rejected("damaged member", str(error)) from None
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: encrypted after all

@@ -4,6 +4,7 @@ import collections
 import pathlib
 
 from tfpipe.core.errors import UserError
+from tfpipe.images import pixels
 from tfpipe.model import backbones, classifier
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
@@ -73,6 +74,7 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
         records_fingerprint=manifest.fingerprint,
         precision=precision,
         xla=xla,
+        depth16=manifest.arguments.get("depth16", pixels.FULL),
     )
 
 

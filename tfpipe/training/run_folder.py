@@ -69,6 +69,11 @@ class RunFolder:
         return self.config.records
 
     @property
+    def depth16(self) -> str:
+        """How 16-bit greys become 8-bit ones."""
+        return self.resolved.depth16
+
+    @property
     def tta(self) -> str:
         """Test-time views."""
         return self.config.tta

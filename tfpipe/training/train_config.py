@@ -3,6 +3,7 @@
 import dataclasses
 
 from tfpipe.core.options import option
+from tfpipe.images import pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +244,7 @@ class Resolved:
         records_fingerprint: of the training's records.
         precision: Keras' name of the training's mixed-precision policy.
         xla: whether XLA compiles the training step.
+        depth16: how the records' 16-bit greys became 8-bit ones; "full" before that was an option.
     """
 
     classes: tuple[str, ...]
@@ -252,6 +254,7 @@ class Resolved:
     records_fingerprint: str
     precision: str
     xla: bool
+    depth16: str = pixels.FULL
 
     @property
     def shares(self) -> dict[str, float]:
