@@ -193,6 +193,11 @@ class Selection:
                 f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
                 " or give fewer `splits`"
             )
+        if folds and len(set(fold_of) - {-1}) < folds:
+            raise UserError(
+                f"`folds={folds}`: some folds would have none of the {len(self.infos)} images: add"
+                " images, or give fewer `folds`"
+            )
         if self.clusters is not None:
             self._tell_broken(split_of, fold_of)
         divisions.tell_gaps(labels, split_of, fold_of, plan.fractions)
