@@ -106,6 +106,12 @@ def test_build_tells_what_is_missing(tmp_path, capsys):
     assert "in one of the 3 folds for 1 of 2 classes ('once')" in folds
 
 
+def test_no_fold_is_empty(tmp_path):
+    with pytest.raises(UserError, match=r"folds=9.* 6 images.* fewer"):
+        build(pictures(tmp_path / "in", a=3, b=3), tmp_path / "out", folds=9)
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_tells_what_is_missing(rare, capsys, tiny_config):
     with pytest.raises(UserError, match="average"):  # so that it ends before the first step
         train.main(tiny_config(records=str(rare.folder), average="none of these"))

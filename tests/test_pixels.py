@@ -160,7 +160,7 @@ def test_16_bit_greys_are_served_as_they_are_stored(depth16):
         lambda files: upload.decode(files, SIDE, depth16),
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
-    files, stored = [], []
+    files = []
     tops = (0, 1, 200, 255, 256, 1023, 3000, 4095, 4096, 32767, 32768, 65535)
     for top, clear in itertools.product(tops, (None, 0, 65535)):
         values = np.linspace(min(top, 150), top, 30 * 40).astype(np.uint16).reshape(30, 40)
@@ -169,7 +169,13 @@ def test_16_bit_greys_are_served_as_they_are_stored(depth16):
         rows = [row.astype(">u2").tobytes() for row in values]
         extra = [] if clear is None else [(b"tRNS", clear.to_bytes(2, "big"))]
         files.append(png(40, 30, 16, 0, rows, *extra))
-        stored.append(decode_record(as_fields(Store(depth16=depth16).convert(files[-1]))[1]))
+    noise = np.random.default_rng(3).integers(0, 4096, (30, 40, 4)).astype(">u2")
+    for kind, channels in ((2, 3), (4, 2), (6, 4)):
+        some = noise[..., :channels].copy()
+        some[..., 3:] *= 15
+        files.append(png(40, 30, 16, kind, [row.tobytes() for row in some]))
+    store = Store(depth16=depth16)
+    stored = [decode_record(as_fields(store.convert(file))[1]) for file in files]
     images, errors = decode(tf.constant(files))
     assert set(errors.numpy()) == {b""}
     np.testing.assert_array_equal(images, stored)

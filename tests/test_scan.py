@@ -1,7 +1,6 @@
 """A read that fails says nothing of the image: it is tried again, now and by the next build."""
 
 import pathlib
-import time
 
 import pytest
 from pictures import draw, save
@@ -12,6 +11,7 @@ from tfpipe.building.scan import scan
 from tfpipe.core.errors import Rejected, ResumableError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.images.store import Store
+from tfpipe.sources import retry
 
 JPEG = save(draw(40, 60), "JPEG")
 REFS = [ImageRef(0, f"{number}.jpg") for number in range(70)]
@@ -22,12 +22,11 @@ class Storage:
 
     path = "in"
 
-    def __init__(self, failures=(), seconds=0.0):
-        self.failures, self.seconds, self.reads = dict(failures), seconds, []
+    def __init__(self, failures=()):
+        self.failures, self.reads = dict(failures), []
 
     def read(self, name):
         self.reads.append(name)
-        time.sleep(self.seconds)
         if self.failures.get(name, 0):
             self.failures[name] -= 1
             raise Rejected("unreadable", "Input/output error")
@@ -51,8 +50,7 @@ class Here:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(jobs, "WAITS", (0, 0, 0))
-    monkeypatch.setattr("tfpipe.building.scan.WAITS", (0, 0, 0))
+    monkeypatch.setattr(retry, "WAITS", (0, 0, 0))
 
 
 def run(tmp_path, source, most=0):

@@ -1,8 +1,10 @@
 """Which files of a source are images: by their contents where names do not tell."""
 
+import re
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from pictures import draw, save
 
@@ -77,19 +79,27 @@ def test_a_file_that_cannot_be_read_may_be_an_image(tmp_path):
     assert "cat/notes" not in sniff.others(source)
 
 
-def test_the_command_takes_images_of_any_name(tmp_path):
+def test_the_command_takes_images_of_any_name(tmp_path, capsys):
     source = write(tmp_path, "folder")
     for name in ("phone", "broken.jpg", "empty.png"):
         (source / "cat" / name).unlink()
     (source / "dog").mkdir()
     for number in range(4):
         (source / f"dog/{number}").write_bytes(save(draw(50, 40 + number), "JPEG"))
+    (source / "dog/extraneous").write_bytes(JPEG[:-2] + bytes(99) + JPEG[-2:])
+    scan = np.linspace(0, 4095, 900).astype(np.uint16).reshape(30, 30)
+    (source / "dog/scan").write_bytes(save(scan, "PNG"))
     out = tmp_path / "out"
     options = build_records.Options(
         source=(str(source),), out=str(out), report=False, workers=1, duplicates="keep"
     )
     build_records.main(options)
-    assert manifest.load(out).accepted == 8 + 4
+    built = manifest.load(out)
+    assert built.accepted == 8 + 6
+    assert built.converted == {"mended": 1, "16 bit scaled": 1}
+    said = capsys.readouterr().err
+    assert re.search(r"without damaged bytes that hold no pixels.*: 1$", said, re.MULTILINE)
+    assert re.search(r"16-bit images scaled .*--depth16=full.*: 1$", said, re.MULTILINE)
     listed = {each.path.rpartition("/")[2]: each for each in rejects.load(out)}
     assert listed.keys() == OTHERS.keys()
     assert {each.reason for each in listed.values()} == {rejects.NOT_AN_IMAGE_NAME}

@@ -267,6 +267,16 @@ def test_damaged_chunks_without_pixels_are_no_damage(broken, place):
     PIL.Image.open(io.BytesIO(image.encoded)).load()
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("cut", [4, 12, -3])
+def test_a_webp_that_is_cut_in_its_metadata_is_no_damage(cut, lossless):
+    whole = save(smooth(), "WEBP", exif=exif(1).tobytes(), lossless=lossless, quality=95)
+    start = whole.index(b"EXIF")
+    image = ORIGINAL.convert(whole[: start + cut if cut > 0 else cut])
+    np.testing.assert_array_equal(decode(image), decode(ORIGINAL.convert(whole)))
+    assert rejected(whole[: start - 9]) == "damaged"
+
+
 def test_a_damaged_chunk_of_pixels_is_damage():
     clear = chunk(b"tRNS", bytes(6), 1)
     whole = save(smooth(), "PNG")
@@ -391,6 +401,24 @@ def test_16_bit_greys_are_scaled_to_what_they_use(kind, values, depth16, expecte
 
 
 @pytest.mark.parametrize(
+    ("color", "values", "expected"),
+    [
+        (2, [0, 2048, 4095], [0, 128, 255]),
+        (2, [0, 2048, 65535], [0, 8, 255]),
+        (4, [2048, 65535], [128] * 3),
+        (6, [0, 2048, 4095, 65535], [0, 128, 255]),
+        (6, [0, 2048, 4095, 0], [255] * 3),
+    ],
+)
+def test_16_bit_color_is_scaled_too(color, values, expected):
+    row = struct.pack(f">{len(values)}H", *values)
+    rest = {4: [4095, 65535], 6: [4095] * 3 + [65535]}.get(color, [])
+    row = row + struct.pack(f">{len(rest)}H", *rest)
+    image = ORIGINAL.convert(png(2 if rest else 1, 1, 16, color, [row]))
+    assert decode(image)[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("clear", "expected"), [(65535, [0, 128, 255, 255]), (0, [255, 8, 15, 255])]
 )
 def test_a_transparent_value_is_not_part_of_the_range(clear, expected):
@@ -498,7 +526,7 @@ def test_mpo_gives_its_first_picture(orientation):
 def test_every_cut_is_noticed(kind):
     data = save(smooth(20, 20), kind)
     # The end marks of these say nothing of the pixels.
-    end = len(data) - 2 if kind in ("GIF", "JPEG") else len(data)
+    end = len(data) - {"GIF": 2, "JPEG": 2, "PNG": 12}.get(kind, 0)
     for length in range(0, end, 7):
         rejected(data[:length])
     rejected(data[: end - 1])
@@ -515,8 +543,9 @@ def test_missing_ends_are_noticed():
     """Pillow has all its pixels before it sees these, and TensorFlow refuses them."""
     data = png(2, 1, 8, 2, [bytes(6)])
     assert ORIGINAL.convert(data).converted == ""
-    assert rejected(data[:-12]) == "damaged"  # no end chunk
-    assert rejected(data[:-1] + b"x") == "damaged"  # its checksum
+    for cut in (data[:-12], data[:-5], data[:-1] + b"x"):  # only the end chunk
+        assert ORIGINAL.convert(cut).encoded == data
+    assert rejected(data[:-13]) == "damaged"
     unfinished = zlib.compress(bytes(7))[:-4]
     assert rejected(png(2, 1, 8, 2, [], compressed=unfinished)) == "damaged"
     assert rejected(save(smooth(), "JPEG", progressive=True)[:-2]) == "damaged"

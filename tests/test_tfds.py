@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -98,6 +99,19 @@ def test_folds_and_copies(source, tmp_path):
     assert len(train) == manifest.count("train") > manifest.images("train")
     both = [*train, *tfds.as_numpy(builder.as_dataset(split="val"))]
     assert {each["image/fold"] for each in both} == {0, 1, 2}
+
+
+def test_a_split_without_folds(source, tmp_path):
+    for kind in CLASSES:
+        (tmp_path / "in" / "test").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source / kind, tmp_path / "in" / "train" / kind)
+        (tmp_path / "in" / "test" / kind).mkdir()
+        PIL.Image.fromarray(pixels(kind, 30)).save(tmp_path / "in" / "test" / kind / "30.png")
+    manifest = build(tmp_path / "in", tmp_path / "out", folds=2)
+    builder = tfds.builder_from_directory(manifest.folder)
+    assert {*manifest.splits} == {"train", "val", "test"}
+    assert len(list(builder.as_dataset(split="test"))) == 3
+    assert len(list(builder.as_dataset(split="train+val+test"))) == 53
 
 
 def test_resized_images(source, tmp_path):

@@ -9,10 +9,10 @@ import time
 import PIL.Image
 import processes
 import pytest
-from worker_tasks import Broken, do
+from worker_tasks import Broken, SlowStorage, do
 
 from tfpipe import sources
-from tfpipe.building import workers
+from tfpipe.building import shards, workers
 from tfpipe.building.job import Job
 from tfpipe.building.scan import scan
 from tfpipe.core.errors import ResumableError, UserError
@@ -106,6 +106,22 @@ def test_images_that_are_too_large_only_together_are_all_good(tmp_path, monkeypa
     assert lost == []
     assert [each.ref for each in infos] == items
     assert all(isinstance(each, ImageInfo) and each.bytes == 12 * 10**6 for each in infos)
+
+
+def test_slow_storage_is_no_slow_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SECONDS", 0.5)
+    job = Job((SlowStorage(),), str(tmp_path), Store(), 0)
+    with workers.Pool(job, 2) as pool:
+        infos, lost = scan(job, pool, [ImageRef(0, name) for name in "abc"])
+        plans = shards.plan(
+            [shards.ExampleSpec(info, 0, "cat", "train") for info in infos],
+            *(["train"],),
+            seed=0,
+            shards=1,
+            shard_bytes=1,
+        )
+        (written,) = shards.write(tmp_path, job, pool, plans)
+    assert (len(infos), lost, written.records) == (3, [], 3)
 
 
 def test_a_complete_result_of_a_lost_process_counts(tmp_path):

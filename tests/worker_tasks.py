@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+from pictures import png
+
 from tfpipe.core.errors import UserError
 
 
@@ -49,6 +51,22 @@ def act(what, item):
         except MemoryError:
             return
         raise AssertionError("600 MiB fit")
+
+
+class SlowStorage:
+    """A source whose reads take longer than an image may."""
+
+    path = "slow"
+
+    def prepare(self):
+        pass
+
+    def locate(self, name):
+        return f"slow/{name}"
+
+    def read(self, name):
+        time.sleep(1)
+        return png(2, 1, 8, 2, [bytes(6)])
 
 
 class Broken:

@@ -30,7 +30,7 @@ TOO_MANY_REJECTS = 3  # exit status
 # Conversions that a person should know of.
 _NOTED = {
     strict.MENDED: "images stored without damaged bytes that hold no pixels (extraneous, metadata)",
-    strict.SCALED: "16-bit greys scaled to the bits that they use (--depth16=full for all 16)",
+    strict.SCALED: "16-bit images scaled to the bits that they use (--depth16=full for all 16)",
 }
 
 _TABLE_ROWS = 20  # classes shown at the end; the manifest has them all

@@ -81,7 +81,7 @@ class _Options:
     )
     jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
     depth16: str = option(
-        "how 16-bit greys become 8-bit ones: auto (by the bits that each image uses, such as 12),"
+        "how 16-bit images become 8-bit ones: auto (by the bits that each image uses, such as 12),"
         " full (by all 16), minmax (each image's darkest and brightest to 0 and 255)",
         pixels.AUTO,
         choices=pixels.DEPTHS,

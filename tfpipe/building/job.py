@@ -1,17 +1,14 @@
 """What the tasks of a build share, and what runs them."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from tfpipe.core import remote, storage
-from tfpipe.core.errors import Rejected
 from tfpipe.images.image_info import ImageRef
 from tfpipe.images.store import Store
-from tfpipe.records.rejects import UNREADABLE
-from tfpipe.sources import Source
+from tfpipe.sources import Source, retry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,24 +52,13 @@ class Job:
 
         Args:
             ref: the file.
-            waits: seconds before each further try; None for `WAITS`.
+            waits: seconds before each further try; None for `retry.WAITS`.
 
         Raises:
             Rejected: the file cannot be read.
         """
-        waits = iter(WAITS) if waits is None else waits
-        while True:
-            try:
-                return self.sources[ref.source].read(ref.name)
-            except Rejected as rejected:
-                seconds = next(waits, None) if rejected.reason == UNREADABLE else None
-                if seconds is None:
-                    raise
-            time.sleep(seconds)
+        return retry.read(self.sources[ref.source], ref.name, waits)
 
-
-# Seconds before a file that could not be read is read again.
-WAITS = (0.1, 0.2, 0.4, 0.8)
 
 # Called for a context in which a task may use an image's memory and time.
 Limit = Callable[[], AbstractContextManager]

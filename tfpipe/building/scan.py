@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tfpipe.building.job import WAITS, Job, Limit, Runner
+from tfpipe.building.job import Job, Limit, Runner
 from tfpipe.core import storage
 from tfpipe.core.errors import Rejected, ResumableError
 from tfpipe.images import perceptual_hash
 from tfpipe.images.image_info import ImageInfo, ImageRef, describe
 from tfpipe.records.rejects import UNREADABLE, Reject
+from tfpipe.sources import retry
 
 _FOLDER = "scan"  # in the work folder
 
@@ -138,7 +139,9 @@ def scan_chunk(job: Job, chunk: Chunk, limit: Limit = contextlib.nullcontext) ->
     outcomes: list[ImageInfo | Reject] = []
     thumbnails = []
     spool, size = f"{_FOLDER}/{chunk.name}.spool", 0
-    waits = iter(WAITS)  # for all files together: storage that is gone does not hold up the build
+    waits = iter(
+        retry.WAITS
+    )  # for all files together: storage that is gone does not hold up the build
     with contextlib.ExitStack() as stack:
         for ref in chunk.refs:
             try:

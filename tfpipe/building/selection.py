@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from tfpipe import sources
-from tfpipe.building import balance, splits
+from tfpipe.building import balance, divisions, splits
 from tfpipe.building.catalog import EXCLUDED, Catalog
 from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.splits import SplitPlan
@@ -14,7 +14,6 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
 from tfpipe.images.image_info import ImageInfo, InfoColumn
-from tfpipe.records import coverage
 from tfpipe.records.rejects import Reject
 from tfpipe.sources import split_name
 
@@ -97,16 +96,14 @@ class Selection:
         keys, paths, labels = self.keys, self.paths, self.labels
         found = duplicates.clusters(keys, hashes)
         alike = duplicates.alike_by_nature(found, keys, labels)
-        if alike and mode != "keep":
-            names = sorted(set(alike.values()))
-            terminal.warn(
-                f"most images look alike in {len(names)} of {len(set(labels))} classes"
-                f" ({_first(names)}): they count as different images, and only equal files as"
-                f" duplicates; {duplicates.DUPLICATES} lists them"
-            )
+        if mode != "keep":
+            divisions.tell_alike(list(alike.values()), labels)
         clusters = duplicates.loosen(found, keys, alike)
         self.duplicates = duplicates.members(found, clusters, keys, hashes, paths, labels, mode)
-        self._say_duplicates(clusters, mode)
+        kept = self.keep_splits and mode == "group"
+        divisions.tell_duplicates(
+            clusters, labels, "given splits are kept" if kept else _MEANING[mode]
+        )
         conflicts = duplicates.conflicts(clusters, labels)
         if conflicts:
             terminal.warn(
@@ -153,21 +150,6 @@ class Selection:
                 " so results may look too good"
             )
 
-    def _say_duplicates(self, clusters: Sequence[int], mode: str) -> None:
-        """Say how many images are in clusters of duplicates, and of which classes most are."""
-        sizes, totals = collections.Counter(clusters), collections.Counter(self.labels)
-        labels = [x for x, cluster in zip(self.labels, clusters, strict=True) if sizes[cluster] > 1]
-        if not labels:
-            return
-        held, groups = collections.Counter(labels), sum(size > 1 for size in sizes.values())
-        most = [repr(name) for name in sorted(held) if 2 * held[name] > totals[name]]
-        of = f", most images of {len(most)} of {len(totals)} classes ({_first(most)})"
-        terminal.say(
-            f"duplicates: {len(labels)} of {len(clusters)} images are in"
-            f" {'one group' if groups == 1 else f'{groups} groups'}{of if most else ''};"
-            f" {_MEANING[mode]}"
-        )
-
     def assign(
         self,
         classes: Sequence[str],
@@ -211,14 +193,14 @@ class Selection:
                 f"split {empty[0]!r} would have none of the {len(self.infos)} images: add images,"
                 " or give fewer `splits`"
             )
-        self._tell_broken([None if fold < 0 else fold for fold in fold_of], "fold")
-        divided = [
-            split if given == split_name.TRAIN else None
-            for split, given in zip(split_of, self.given, strict=True)
-        ]
-        self._list_as_kept(self._tell_broken(divided, "split"))
-        for gaps in filter(None, _gaps(labels, split_of, fold_of, plan)):
-            terminal.warn(gaps)
+        if folds and len(set(fold_of) - {-1}) < folds:
+            raise UserError(
+                f"`folds={folds}`: some folds would have none of the {len(self.infos)} images: add"
+                " images, or give fewer `folds`"
+            )
+        if self.clusters is not None:
+            self._tell_broken(split_of, fold_of)
+        divisions.tell_gaps(labels, split_of, fold_of, plan.fractions)
         examples = [
             ExampleSpec(info, number[label], label, split, fold)
             for info, label, split, fold in zip(self.infos, labels, split_of, fold_of, strict=True)
@@ -234,57 +216,24 @@ class Selection:
         self.drop(dropped, UNBALANCED, [detail] * len(dropped))
         return [each for index, each in enumerate(examples) if index not in dropped]
 
-    def _tell_broken(self, parts: Sequence[Hashable], kind: str) -> set[int]:
-        """Warn about near-duplicates in several splits or folds; return their clusters.
+    def _tell_broken(self, split_of: Sequence[str], fold_of: Sequence[int]) -> None:
+        """Warn about clusters in several splits or folds, and list their images as kept.
 
-        Args:
-            parts: the split or fold of each image; None for those that were not divided.
-            kind: "split" or "fold".
+        An image whose file equals another one's is with that in any case.
         """
-        part_of: dict[int, Hashable] = {}
-        every = zip(self.clusters or (), self.labels, parts, strict=False)
-        clusters = [each for each in every if each[2] is not None]
-        broken = {c for c, _, part in clusters if part_of.setdefault(c, part) != part}
-        if broken:
-            pairs = {(cluster, label) for cluster, label, _ in clusters if cluster in broken}
-            counts = collections.Counter(label for _, label in pairs)
-            terminal.warn(
-                f"{len(broken)} groups of near-duplicates are in several {kind}s, because a class"
-                f" would be missing from a {kind} or far from its share:"
-                f" {_first([f'{count} of {label!r}' for label, count in sorted(counts.items())])}"
-            )
-        return broken
-
-    def _list_as_kept(self, broken: Container[int]) -> None:
-        """List the images of some clusters as kept, but for those whose files are equal."""
+        divided = [
+            split if given == split_name.TRAIN else None
+            for split, given in zip(split_of, self.given, strict=True)
+        ]
+        in_folds = [None if fold < 0 else fold for fold in fold_of]
+        divisions.tell_broken(self.clusters, self.labels, in_folds, "fold")
+        broken = divisions.tell_broken(self.clusters, self.labels, divided, "split")
         files = collections.Counter(self.keys)
         alone = {
             path
-            for path, key, cluster in zip(self.paths, self.keys, self.clusters or (), strict=False)
+            for path, key, cluster in zip(self.paths, self.keys, self.clusters, strict=True)
             if cluster in broken and files[key] == 1
         }
         self.duplicates = [
             each._replace(action="keep") if each.path in alone else each for each in self.duplicates
         ]
-
-
-def _gaps(
-    labels: Sequence[str],
-    split_of: Sequence[str],
-    fold_of: Sequence[int],
-    plan: SplitPlan,
-) -> Iterator[str]:
-    """Describe the classes that splits and folds lack, or have far too few or too many of."""
-    counts = coverage.count(split_of, labels)
-    # Given splits have no fractions to expect.
-    yield coverage.describe(counts, None if plan.keeps else coverage.expect(counts, plan.fractions))
-    by_fold = coverage.count(fold_of, labels)
-    by_fold.pop(-1, None)
-    if len(by_fold) > 1:
-        least = {name: min(each[name] for each in by_fold.values()) for name in set(labels)}
-        yield coverage.describe({f"one of the {len(by_fold)} folds": dict(sorted(least.items()))})
-
-
-def _first(names: Sequence[str]) -> str:
-    """Return the first of some names, for a message."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -120,7 +120,17 @@ class ImageInfo:
         return hash((self.ref, self._packed))
 
     def __reduce__(self) -> tuple:
-        return ImageInfo, (self.ref, *self.values())
+        return _restore, (*self.ref, self.format, self.converted, self.spool, self._packed)
+
+
+def _restore(
+    source: int, name: str, format: str, converted: str, spool: str, packed: bytes
+) -> ImageInfo:
+    """Return the original of a pickled copy, which is as small."""
+    info = ImageInfo.__new__(ImageInfo)
+    info.ref, info._packed = ImageRef(source, name), packed
+    info.format, info.converted, info.spool = map(sys.intern, (format, converted, spool))
+    return info
 
 
 _FIELDS = tuple(inspect.signature(ImageInfo).parameters)[1:]

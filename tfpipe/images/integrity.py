@@ -25,8 +25,10 @@ END = b"\xff\xd9"
 _PNG_SIGNATURE_BYTES = 8
 _BLOCK_BYTES = 2**20
 
-# Chunks that decide the pixels; all others may be lost.
-_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# Chunks that decide the pixels; all others may be lost, also the last.
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class JpegStructure(NamedTuple):
@@ -100,17 +102,19 @@ def check_png(data: bytes, raw_bytes: int) -> bytes:
         raw_bytes: the unpacked size of the pixels; twice as much is allowed.
 
     Returns:
-        The file without damaged chunks that hold no pixels; the very same object if there are none.
+        The file without damaged chunks that hold no pixels, and with an end; the very same object
+        if nothing was to be mended.
 
     Raises:
         Rejected: a checksum is wrong, or a part is missing.
     """
     pixels = zlib.decompressobj()
     unpacked = 0
-    for kind, start, end, _ in _png_chunks(data):
-        if kind != b"IDAT":
+    chunks = list(_png_chunks(data))
+    for each in chunks:
+        if each.kind != b"IDAT":
             continue
-        body = data[start + 8 : end - 4]
+        body = data[each.start + 8 : each.end - 4]
         while body and not pixels.eof:
             unpacked += len(pixels.decompress(body, _BLOCK_BYTES))
             body = pixels.unconsumed_tail
@@ -118,44 +122,69 @@ def check_png(data: bytes, raw_bytes: int) -> bytes:
                 raise Rejected("damaged", "the PNG file unpacks to more than its pixels")
     if not pixels.eof:
         raise Rejected("damaged", "the pixels of the PNG file have no end")
-    return sound_png(data)
+    return _without_unsound(data, chunks)
 
 
 def sound_png(data: bytes) -> bytes:
     """Return a PNG file without the chunks of wrong checksums, or raise as `check_png`."""
-    chunks = list(_png_chunks(data))
-    if all(is_sound for *_, is_sound in chunks):
-        return data
-    return _joined(data, [(start, end) for _, start, end, is_sound in chunks if is_sound])
+    return _without_unsound(data, list(_png_chunks(data)))
 
 
 def bare_png(data: bytes) -> bytes:
     """Return a PNG file with only the chunks that decide its pixels, or raise as `check_png`."""
-    chunks = _png_chunks(data)
-    return _joined(data, [(start, end) for kind, start, end, _ in chunks if kind in _PIXEL_CHUNKS])
+    return _joined(data, [each for each in _png_chunks(data) if each.kind in _PIXEL_CHUNKS])
 
 
-def _joined(data: bytes, places: list[tuple[int, int]]) -> bytes:
-    return data[:_PNG_SIGNATURE_BYTES] + b"".join(data[start:end] for start, end in places)
+def bare_webp(data: bytes) -> bytes:
+    """Return a WebP file with only the chunks of its pixels that are whole (RFC 9649)."""
+    kept = []
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = struct.unpack("<4sI", data[position : position + 8])
+        chunk = data[position : position + 8 + size]
+        if kind in _WEBP_PIXELS and len(chunk) == 8 + size:
+            if kind == b"VP8X" and size:  # flags, of which only alpha and animation stay
+                chunk = chunk[:8] + bytes([chunk[8] & 0x12]) + chunk[9:]
+            kept.append(chunk + bytes(size % 2))
+        position += 8 + size + size % 2
+    body = b"WEBP" + b"".join(kept)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
-    """Yield the kind, start and end of each chunk, and whether its checksum is right.
+def _without_unsound(data: bytes, chunks: list["_Chunk"]) -> bytes:
+    sound = [each for each in chunks if each.is_sound]
+    has_end = bool(chunks) and chunks[-1].kind == b"IEND"
+    if has_end and len(sound) == len(chunks):
+        return data
+    return _joined(data, [each for each in sound if each.kind != b"IEND"])
+
+
+def _joined(data: bytes, chunks: list["_Chunk"]) -> bytes:
+    body = b"".join(data[each.start : each.end] for each in chunks)
+    return data[:_PNG_SIGNATURE_BYTES] + body + _PNG_END
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    start: int
+    end: int
+    is_sound: bool  # whether its checksum is right
+
+
+def _png_chunks(data: bytes) -> Iterator[_Chunk]:
+    """Yield the chunks up to the end, or up to where a file is cut after its pixels.
 
     Raises:
-        Rejected: a chunk of the pixels has a wrong checksum, or one is missing.
+        Rejected: a chunk of the pixels is cut or has a wrong checksum.
     """
     position = _PNG_SIGNATURE_BYTES
     kind = b""
-    while kind != b"IEND":
-        head = data[position : position + 8]
-        if len(head) < 8:
-            raise Rejected("damaged", "the PNG file has no end chunk")
-        length, kind = struct.unpack(">I4s", head)
+    while kind != b"IEND" and position + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
         end = position + 8 + length + 4
         checksum = data[end - 4 : end]
         is_sound = checksum == zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big")
-        if not is_sound and (kind in _PIXEL_CHUNKS or len(checksum) < 4 or not kind.isalpha()):
+        if not is_sound and (kind in _PIXEL_CHUNKS or not kind.isalpha()):
             raise Rejected("damaged", f"the checksum of PNG chunk {kind!r} at {position} is wrong")
-        yield kind, position, end, is_sound
+        yield _Chunk(kind, position, end, is_sound)
         position = end

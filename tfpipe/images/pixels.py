@@ -9,7 +9,7 @@ Three modules follow it, and `tests/test_pixels.py` holds them together:
 The rules:
 
 1. An image is upright, 8-bit RGB, on white where it is transparent, and the first one of an
-   animation. 16-bit greys are scaled to the bits that they use (`to_8_bits`). A build converts
+   animation. 16 bits are scaled to the bits that are used (`to_8_bits`). A build converts
    other files once (`strict`, `store`); `upload` converts each.
 2. A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 of its size that covers the square,
    with libjpeg's fast transform and upsampling: a few levels off, and a quarter faster.
@@ -26,7 +26,7 @@ import numpy as np
 
 CHANNELS = 3
 
-# How 16-bit greys become 8-bit ones, see `to_8_bits`.
+# How 16 bits become 8, see `to_8_bits`.
 AUTO, FULL, MINMAX = "auto", "full", "minmax"
 DEPTHS = (AUTO, FULL, MINMAX)
 

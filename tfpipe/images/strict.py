@@ -40,6 +40,12 @@ _ROWS = 256  # blended with white at a time, so that 16-bit intermediates need l
 # libjpeg-turbo's names of the colour spaces that TensorFlow decodes correctly.
 _PLAIN_COLORS = ("YCbCr", "RGB", "Gray")
 
+# Functions that leave out what holds no pixels, for files that Pillow cannot read.
+_MENDERS = {
+    "PNG": (integrity.sound_png, integrity.bare_png),
+    "WEBP": (integrity.bare_webp,),
+}
+
 
 class DecodedImage(NamedTuple):
     """The pixels of an image file.
@@ -140,7 +146,9 @@ def _jpeg(data: bytes, min_side: int) -> DecodedImage:
     is_plain = colors in _PLAIN_COLORS
     space = "RGB" if is_plain else "CMYK"
     orientation = _jpeg_orientation(file) if has_metadata else 1
-    scale = _scaled(height, width, min_side) if is_plain and orientation == 1 else {}
+    scale = _scaled(height, width, min_side) if orientation == 1 else {}
+    if not is_plain:  # only a look for damage: Pillow knows which files have inverted inks
+        scale = _scaled(height, width, 1)
     try:
         # Strict: libjpeg only warns about damage, which Pillow and TensorFlow show as grey or
         # shifted blocks.
@@ -154,7 +162,6 @@ def _jpeg(data: bytes, min_side: int) -> DecodedImage:
         file = mended
         pixels = simplejpeg.decode_jpeg(file, space, strict=False, **scale)
     if not is_plain:
-        del pixels  # whose inks some files have inverted
         return _any_kind(file, "JPEG")
     if orientation != 1:
         return DecodedImage(rules.turn(pixels, orientation), "jpeg", "rotated")
@@ -179,8 +186,8 @@ def _any_kind(data: bytes, pillow: str, depth16: str = rules.AUTO) -> DecodedIma
     try:
         if converted in ("", GREY):
             pixels = np.asarray(image.convert("RGB"))
-        elif _is_16_bit_grey(image):
-            pixels, is_scaled = _eight_bit(image, depth16)
+        elif _is_deep(image, file):
+            pixels, is_scaled = _eight_bit(image, file, depth16)
             pixels = rules.turn(pixels, _orientation(image))
             converted = SCALED if is_scaled else converted
         else:
@@ -205,15 +212,13 @@ def _load(data: bytes, pillow: str) -> tuple[PIL.Image.Image, bytes]:
     except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        if pillow == "PNG":
-            # Perhaps only chunks without pixels are damaged.
-            for file in (integrity.sound_png(data), integrity.bare_png(data)):
-                try:
-                    return _decoded(file, pillow)
-                except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
-                    raise
-                except Exception:  # noqa: S112 (the first error is told)
-                    continue
+        for mended in _MENDERS.get(pillow, ()):  # perhaps only metadata are damaged
+            try:
+                return _decoded(mended(data), pillow)
+            except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
+                raise
+            except Exception:  # noqa: S112 (the first error is told)
+                continue
         if isinstance(error, PIL.UnidentifiedImageError):
             name = file_kind.find(data).name
             detail = f"begins like {name}, but its header is unreadable"
@@ -282,32 +287,50 @@ def _on_white(image: PIL.Image.Image) -> np.ndarray:
     return pixels
 
 
-def _is_16_bit_grey(image: PIL.Image.Image) -> bool:
-    return image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
+def _is_deep(image: PIL.Image.Image, file: bytes) -> bool:
+    """Return whether an image has 16 bits of a channel, which can be had."""
+    is_grey = image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
+    return is_grey or (image.format == "PNG" and _png_depth(file) == 16)
 
 
-def _eight_bit(image: PIL.Image.Image, depth16: str) -> tuple[np.ndarray, bool]:
-    """Return 16-bit grey as 8-bit RGB, and whether it was scaled to the range that it uses.
+def _eight_bit(image: PIL.Image.Image, file: bytes, depth16: str) -> tuple[np.ndarray, bool]:
+    """Return 8-bit RGB of 16 bits, on white, and whether it was scaled to the range that it uses.
 
-    Pillow's own conversion clips almost all of it to white.
+    Pillow clips almost all of 16-bit grey to white, and drops the lower bits of color.
     """
-    values = np.asarray(image).astype(np.uint16, copy=False)
-    clear = values == image.info["transparency"] if "transparency" in image.info else None
-    opaque = values if clear is None else values[~clear]
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint16, copy=False)[..., np.newaxis]
+        clear = image.info.get("transparency")
+        alpha = None if clear is None else np.where(values == clear, 0, 255).astype(np.uint16)
+    else:
+        values, alpha = _deep_color(file)
+    opaque = values if alpha is None else values[alpha[..., 0] > 0]
     least, most = (int(opaque.min()), int(opaque.max())) if opaque.size else (0, 0)
-    grey = rules.to_8_bits(values, least, most, depth16)
-    if clear is not None:
-        grey[clear] = 255
-    is_scaled = (depth16 != rules.FULL and most < 2**15) or depth16 == rules.MINMAX
-    return np.repeat(grey[..., np.newaxis], 3, axis=2), is_scaled
+    pixels = rules.to_8_bits(values, least, most, depth16)
+    if alpha is not None:
+        pixels = rules.on_white(pixels.astype(np.uint16), alpha).astype(np.uint8)
+    is_scaled = depth16 == rules.MINMAX or (depth16 == rules.AUTO and most < 2**15)
+    return np.repeat(pixels, 3 // pixels.shape[2], axis=2), is_scaled
+
+
+def _deep_color(file: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decode a good PNG of 16-bit color: uint16 [H, W, 3], and alpha, uint16 [H, W, 1], 0 to 255.
+
+    OpenCV keeps all bits. It is imported here, because few builds need it.
+    """
+    import cv2
+
+    try:
+        values = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raise MemoryError from None
+    return values[..., 2::-1], values[..., 3:] >> 8 if values.shape[2] == 4 else None
 
 
 def _scale_transparency(image: PIL.Image.Image, depth: int) -> None:
     """Bring a PNG's transparent colour to the 8-bit scale of its pixels; Pillow does not."""
     colour = image.info["transparency"]
-    if depth == 16 and isinstance(colour, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in colour)
-    elif depth in (2, 4) and isinstance(colour, int) and image.mode == "L":
+    if depth in (2, 4) and isinstance(colour, int) and image.mode == "L":
         image.info["transparency"] = colour * 255 // (2**depth - 1)
 
 

@@ -28,8 +28,7 @@ DAMAGED = "damaged"
 
 _PNG_MAGIC, _GIF_MAGIC, _BMP_MAGIC = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 _BMP_DEPTH_AT = 28  # bits of a pixel
-_PNG_DEPTH_AT, _PNG_COLOR_AT = 24, 25  # of its header: bits of a channel, and color type
-_GREY = 0
+_PNG_DEPTH_AT = 24  # of its header: bits of a channel
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)  # APP14, "transform" 0
 _SCAN = b"\xff\xda"  # the first bytes of a scan
 
@@ -174,7 +173,7 @@ def _on_white(encoded: tf.Tensor, head: ByteReader, depth16: str) -> tf.Tensor:
     """Decode a PNG to uint8 [H, W, 3], on white."""
     depth = head.byte(_PNG_DEPTH_AT)
     image = tf.cond(
-        (depth == 16) & (head.byte(_PNG_COLOR_AT) == _GREY) & (depth16 != rules.FULL),
+        (depth == 16) & (depth16 != rules.FULL),
         lambda: _eight_bit(encoded, depth16),
         lambda: tf.io.decode_png(encoded, channels=4),
     )
@@ -191,17 +190,17 @@ def _on_white(encoded: tf.Tensor, head: ByteReader, depth16: str) -> tf.Tensor:
 
 
 def _eight_bit(encoded: tf.Tensor, depth16: str) -> tf.Tensor:
-    """Decode a PNG of 16-bit grey to uint8 [H, W, 4], as `pixels.to_8_bits`."""
+    """Decode a PNG of 16 bits to uint8 [H, W, 4], its color as `pixels.to_8_bits` does."""
     image = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
-    grey, alpha = image[..., :1], image[..., 3:]
-    least = tf.reduce_min(tf.where(alpha > 0, grey, 2**16 - 1))
-    most = tf.reduce_max(tf.where(alpha > 0, grey, 0))
+    color, alpha = image[..., :CHANNELS], image[..., CHANNELS:] // 256
+    least = tf.reduce_min(tf.where(alpha > 0, color, 2**16 - 1))
+    most = tf.reduce_max(tf.where(alpha > 0, color, 0))
     if depth16 == rules.MINMAX:
         span = tf.maximum(most - least, 1)
-        grey = ((grey - least) * 255 + span // 2) // span
+        color = ((color - least) * 255 + span // 2) // span
     else:
         further_bits = tf.cast(most >= [2**bits for bits in range(8, 16)], tf.int32)
-        grey = tf.bitwise.right_shift(grey, tf.reduce_sum(further_bits))
-    # Transparent values may exceed 8 bits; they become white.
-    image = tf.concat([grey, grey, grey, tf.cast(alpha > 0, tf.int32) * 255], -1)
-    return tf.cast(tf.minimum(image, 255), tf.uint8)
+        color = tf.bitwise.right_shift(color, tf.reduce_sum(further_bits))
+    # Transparent values may be out of the range; they become white.
+    color = tf.clip_by_value(color, 0, 255)
+    return tf.cast(tf.concat([color, alpha], -1), tf.uint8)

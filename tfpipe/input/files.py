@@ -11,7 +11,7 @@ from tfpipe.images import preprocess
 from tfpipe.images.store import ORIGINAL, Store
 from tfpipe.input import tuning
 from tfpipe.input.threads import parallel_map
-from tfpipe.sources import Source
+from tfpipe.sources import Source, retry
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def read_files(
 
     def read(name: str) -> T | Rejected:
         try:
-            encoded = store.convert(source.read(name)).encoded
+            encoded = store.convert(retry.read(source, name)).encoded
         except Rejected as rejected:
             return rejected
         return prepare(name, encoded)

@@ -38,14 +38,15 @@ def describe(
 
     Args:
         counts: the number of images by split and class.
-        expected: about what they should be, see `expect`; None if that is unknown.
+        expected: about what they should be, see `expect`; without a split, or None, if that is
+            unknown.
 
     Returns:
         A phrase with the number of such classes, the first few, and what to do; "" for none.
     """
     found, forced = [], False
     for split, by_class in counts.items():
-        wanted = expected[split] if expected else {}
+        wanted = (expected or {}).get(split, {})
         far = {name for name in wanted if is_far(by_class[name], wanted[name])}
         missing = [repr(name) for name, count in by_class.items() if not count]
         uneven = [

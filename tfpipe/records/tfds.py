@@ -70,7 +70,7 @@ def _features(manifest: Manifest) -> dict[str, Any]:
         "image/key/sha256": _TEXT,
         "image/width": _NUMBER,
     }
-    if manifest.folds:
+    if sum(sum(counts.values()) for counts in manifest.folds.values()) == manifest.accepted:
         features["image/fold"] = _NUMBER
     return {
         "type": f"{_PACKAGE}.features_dict.FeaturesDict",
