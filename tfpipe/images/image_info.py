@@ -32,7 +32,7 @@ _DIGEST_BYTES = 32
 class ImageInfo:
     """A good image, described without its pixels.
 
-    A build keeps one for each of its images, so it is packed: 0.2 kB, where a tuple takes 0.7 kB.
+    A build keeps one for each of its images, so it is packed: 235 bytes, where a tuple takes 690.
 
     Attributes:
         ref: where its file is.
