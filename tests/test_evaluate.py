@@ -191,7 +191,12 @@ class TestClasses:
     """Records with few images, without images of a class, or with other classes than the run."""
 
     def test_a_class_without_images(self, run, tmp_path, capsys):
-        records = build(tmp_path / "records", {"cat": 40, "dog": 1}, splits="train:0.5,val:0.5")
+        records = build(
+            tmp_path / "records",
+            {"cat": 40, "dog": 1},
+            labels="filename",
+            splits="train:0.5,val:0.5",
+        )
         found = evaluated(
             run, records=str(records), split=split_with(records, {"cat": 20, "dog": 0})
         )
