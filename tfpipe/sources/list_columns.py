@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tfpipe.core.errors import UserError
 from tfpipe.sources import split_name
 from tfpipe.sources.member import is_image_name
-from tfpipe.sources.text_table import BadRow, TableRow, TextTable
+from tfpipe.sources.text_table import BadRow, ParsedTable, TableRow
 
 # Returns the names of the files that a path may mean: none, one, or several.
 Finder = Callable[[str], Sequence[str]]
@@ -83,7 +83,7 @@ class ListColumns(NamedTuple):
 
 
 def choose(
-    table: TextTable, given: Columns, finders: Sequence[Finder], *, labelled: bool
+    table: ParsedTable, given: Columns, finders: Sequence[Finder], *, labelled: bool
 ) -> ListColumns:
     """Find the columns of a list.
 
@@ -118,7 +118,9 @@ def to_text(cell: Any) -> str:
     return cell if isinstance(cell, str) else ""
 
 
-def _header(table: TextTable, finders: Sequence[Finder]) -> tuple[tuple[str, ...], list[TableRow]]:
+def _header(
+    table: ParsedTable, finders: Sequence[Finder]
+) -> tuple[tuple[str, ...], list[TableRow]]:
     """Return the names of the columns and the rows without the header."""
     if table.columns is not None:
         return table.columns, table.rows

@@ -48,7 +48,7 @@ class TableRow(NamedTuple):
     cells: tuple[Any, ...]
 
 
-class TextTable(NamedTuple):
+class ParsedTable(NamedTuple):
     """The rows of a file.
 
     Attributes:
@@ -75,7 +75,7 @@ class BadRow(Exception):  # noqa: N818 (always turned into a UserError)
         self.line, self.unit = line, unit
 
 
-def read(path: str) -> TextTable:
+def read(path: str) -> ParsedTable:
     """Read a table.
 
     Args:
@@ -128,16 +128,16 @@ def _encoding(data: bytes) -> str:
     return next(marked, "utf-16-be" if data[:1] == b"\0" else "utf-8")
 
 
-def _separated(text: str) -> TextTable:
+def _separated(text: str) -> ParsedTable:
     """Read lines of cells; the first line decides the separator."""
     if mark := re.match(r"\s*sep=(.)[\r\n]", text, re.IGNORECASE):  # Excel writes and reads it
         text = text.replace(mark[0], "\n", 1)
     first = next((line for line in _lines(text) if line.strip()), "")
     if not first:
-        return TextTable(None, [])
+        return ParsedTable(None, [])
     separator = mark[1] if mark else max(_SEPARATORS, key=lambda each: _width(first, each))
     if separator not in first and len(first.split()) > 1:
-        return TextTable(None, list(_paths_and_labels(text)))
+        return ParsedTable(None, list(_paths_and_labels(text)))
     reader = csv.reader(_lines(text), delimiter=separator, strict=True)
     rows = []
     try:
@@ -158,7 +158,7 @@ def _separated(text: str) -> TextTable:
     except csv.Error as error:
         detail = f"not CSV ({error}): quote cells that contain quotes or line breaks"
         raise BadRow(detail, reader.line_num) from None
-    return TextTable(None, rows)
+    return ParsedTable(None, rows)
 
 
 def _lines(text: str) -> TextIO:
@@ -180,7 +180,7 @@ def _paths_and_labels(text: str) -> Iterator[TableRow]:
             yield TableRow(line, (found[1], found[2] or ""))
 
 
-def _json_table(text: str, path: str) -> TextTable:
+def _json_table(text: str, path: str) -> ParsedTable:
     """Read an array of objects or arrays, an object, or an object a line."""
     if not (path.lower().endswith(_JSONL_SUFFIXES) and _is_object(text.lstrip().split("\n")[0])):
         try:
@@ -210,7 +210,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _from_value(value: Any) -> TextTable:
+def _from_value(value: Any) -> ParsedTable:
     if isinstance(value, dict):
         value = _records_of(value)
     values = list(enumerate(value, start=1))
@@ -219,7 +219,7 @@ def _from_value(value: Any) -> TextTable:
         odd = next((place for place, each in values if len(each) != width), None)
         if odd:
             raise BadRow(f"its array has another length than the first: {_JSON_FORM}", odd, "entry")
-        return TextTable(None, [TableRow(place, tuple(each)) for place, each in values], "entry")
+        return ParsedTable(None, [TableRow(place, tuple(each)) for place, each in values], "entry")
     odd = next((place for place, each in values if not isinstance(each, dict)), None)
     if odd:
         raise BadRow(f"not a JSON object: {_JSON_FORM}", odd, "entry")
@@ -257,7 +257,7 @@ def _has_objects(value: list[Any]) -> bool:
     return bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _objects(values: Sequence[tuple[int, dict[str, Any]]], unit: str) -> TextTable:
+def _objects(values: Sequence[tuple[int, dict[str, Any]]], unit: str) -> ParsedTable:
     columns = tuple(dict.fromkeys(name for _, each in values for name in each))
     rows = [TableRow(line, tuple(map(each.get, columns))) for line, each in values]
-    return TextTable(columns, rows, unit)
+    return ParsedTable(columns, rows, unit)
