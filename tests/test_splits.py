@@ -265,8 +265,12 @@ def test_what_is_not_the_reason_is_not_broken(seed):
     order=st.randoms(use_true_random=False),
 )
 def test_near_duplicates_take_no_class_from_a_split(seed, images, order):
-    # A file that is there several times has one class.
-    images = [(sha((i, label)), label, cluster) for i, label, cluster in images]
+    # A file that is there several times has one class, and is in one cluster.
+    cluster_of = {}
+    images = [
+        (sha((i, label)), label, cluster_of.setdefault((i, label), cluster))
+        for i, label, cluster in images
+    ]
 
     def assigned(images):
         contents, labels, near = zip(*images, strict=True)
