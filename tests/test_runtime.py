@@ -41,6 +41,22 @@ def test_given_values_are_used():
     assert runtime.choose("auto", "auto").precision, "this machine gets a choice"
 
 
+@pytest.mark.parametrize(
+    ("begun", "capability", "chosen"),
+    [
+        ("float32", None, "float32"),
+        ("mixed_bfloat16", None, "mixed_bfloat16"),
+        ("mixed_float16", None, "mixed_bfloat16"),  # on a GPU: a CPU has no fast kernels for it
+        ("float32", (8, 0), "mixed_bfloat16"),
+    ],
+)
+def test_a_resumed_run_keeps_its_precision_on_any_cpu(begun, capability, chosen):
+    features = {"mixed_bfloat16": PLAIN}.get(begun, AMX)
+    found = runtime.decide("auto", "auto", capability, "it", features, begun)
+    assert found.precision == chosen
+    assert ("as the run began" in found.explanation) == (capability is None and begun == chosen)
+
+
 def test_an_error_leaves_the_policy_as_it_was():
     with pytest.raises(ZeroDivisionError), precision.under("mixed_bfloat16"):
         raise ZeroDivisionError

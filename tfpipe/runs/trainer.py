@@ -95,16 +95,10 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
 
 
 def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
-    """Return precision and compiler, the same on all workers.
-
-    A run that began on another kind of CPU keeps its precision.
-    """
-    chosen = runtime.choose(config.precision, config.xla)
+    """Return precision and compiler, the same on all workers."""
     before = resume.begun(config.run_dir)
-    if before and config.precision == "auto" and chosen.device == "CPU":
-        precision = before.resolved.precision
-        if precision not in (chosen.precision, "mixed_float16"):
-            chosen = dataclasses.replace(chosen, precision=precision, why="as the run began")
+    begun = before.resolved.precision if before else ""
+    chosen = runtime.choose(config.precision, config.xla, begun)
     precision, xla = cluster.agree((chosen.precision, chosen.xla))
     return dataclasses.replace(chosen, precision=precision, xla=xla)
 

@@ -33,11 +33,11 @@ class Runtime:
     explanation: str
 
 
-def choose(precision: str, xla: str) -> Runtime:
+def choose(precision: str, xla: str, begun: str = "") -> Runtime:
     """Choose for the first GPU, or for the CPU if there is none; see `decide`."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return decide(precision, xla, None, "CPU", cpu_features())
+        return decide(precision, xla, None, "CPU", cpu_features(), begun)
     details = tf.config.experimental.get_device_details(gpus[0])
     capability = details.get("compute_capability", (0, 0))
     return decide(precision, xla, capability, details.get("device_name", "GPU"), frozenset())
@@ -49,6 +49,7 @@ def decide(
     capability: tuple[int, int] | None,
     device: str,
     features: frozenset[str],
+    begun: str = "",
 ) -> Runtime:
     """Choose from plain values.
 
@@ -61,6 +62,7 @@ def decide(
         capability: compute capability of the GPU, None for a CPU.
         device: name for the explanation.
         features: instruction-set extensions of the CPU.
+        begun: precision of the run that is resumed, which any CPU keeps; "" for a new run.
 
     Raises:
         UserError: mixed_float16 on a CPU, which TensorFlow has no fast kernels for.
@@ -77,6 +79,8 @@ def decide(
         why = f"compute capability {'.'.join(map(str, capability))}"
         bfloat16, float16 = capability >= _GPU_BF16, capability >= _GPU_FP16
         precision = "mixed_bfloat16" if bfloat16 else "mixed_float16" if float16 else "float32"
+    elif begun in ("float32", "mixed_bfloat16"):
+        precision, why = begun, "as the run began"
     else:
         found = [name for name in _CPU_BF16 if name in features]
         precision = "mixed_bfloat16" if found else "float32"
