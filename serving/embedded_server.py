@@ -136,14 +136,10 @@ def _batching(options: ServerOptions) -> BatchingParameters | None:
 
 
 def _admission(options: ServerOptions, batching: BatchingParameters | None) -> AdmissionController:
-    if batching is None:
-        running = options.grpc_max_threads
-        return AdmissionController(
-            running + _WAITING, overload_limit=running, max_concurrency=running
-        )
-    # Half a batch keeps the model busy: the next half arrives while it runs.
-    half = max(1, batching.max_execution_batch_size // 2)
-    return AdmissionController(batching.max_requests, overload_limit=half)
+    if batching:
+        return AdmissionController(batching.max_requests)
+    running = options.grpc_max_threads
+    return AdmissionController(running + _WAITING, max_concurrency=running)
 
 
 def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
