@@ -15,8 +15,10 @@ from serving.admission import AdmissionController
 from serving.batching import Batcher, BatchingParameters
 from serving.handlers import PredictionHandlers
 from serving.model_manager import PLATFORM, ModelManager
+from serving.served_model import LoadRules
 from serving.server_options import ServerOptions
 from serving.warm_up import warm_up
+from serving.watcher import Watcher
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
@@ -59,7 +61,13 @@ class EmbeddedServer:
             from serving.prometheus_metrics import Metrics
 
             metrics = Metrics()
-        handlers = PredictionHandlers(self.models, admission, metrics)
+        handlers = PredictionHandlers(
+            self.models,
+            admission,
+            metrics,
+            reloads=options.enable_reload_config_requests,
+            labels_may_wait=options.allow_version_labels_for_unavailable_models,
+        )
         if rest_socket:
             from serving.rest import RestServer
 
@@ -118,7 +126,11 @@ def _models(options: ServerOptions) -> messages.ModelServerConfig:
     layout = f"a SavedModel lies in a numbered folder, such as {base_path / '1' / 'saved_model.pb'}"
     if not base_path.is_dir():
         raise UserError(f"--model_base_path={base_path} is not a folder: {layout}")
-    if not version_folders(base_path):
+    try:
+        folders = version_folders(base_path)
+    except OSError as error:
+        raise UserError(f"--model_base_path={base_path}: {error.strerror}") from None
+    if not folders:
         raise UserError(f"--model_base_path={base_path} holds no version: {layout}")
     found = messages.ModelServerConfig()
     found.model_config_list.config.add(
@@ -211,7 +223,14 @@ def _load(
     # Some 300,000 objects of the packages stay for good. Without this a full garbage collection
     # visits them all and stops every answer for 150 ms.
     gc.freeze()
-    models = ModelManager(load)
+    models = ModelManager(
+        LoadRules(
+            load,
+            max_retries=options.max_num_load_retries,
+            retry_interval_s=options.load_retry_interval_micros / 1e6,
+            refuse_signature_changes=options.refuse_signature_changes,
+        )
+    )
     try:
         models.configure(
             listed, labels_may_wait=options.allow_version_labels_for_unavailable_models
@@ -229,25 +248,21 @@ def _watchers(
     stopping: threading.Event,
 ) -> list[threading.Thread]:
     """Return the threads that watch the disk."""
+    before = listed
 
-    def watch_config() -> None:
-        """Read --model_config_file again and again; report each error once."""
-        before, reported = listed, ""
-        while not stopping.wait(options.model_config_file_poll_wait_seconds):
-            try:
-                found = config.read_models(options.model_config_file)
-                if found != before:
-                    models.configure(found)
-                    terminal.say(f"reloaded {options.model_config_file}")
-                before, reported = found, ""
-            except (UserError, RequestError) as error:
-                if str(error) != reported:
-                    terminal.error(error)
-                reported = str(error)
+    def read_config() -> None:
+        nonlocal before
+        found = config.read_models(options.model_config_file)
+        if found != before:
+            models.configure(
+                found, labels_may_wait=options.allow_version_labels_for_unavailable_models
+            )
+            before = found
+            terminal.say(f"reloaded {options.model_config_file}")
 
     found = []
     if wait := options.file_system_poll_wait_seconds:
-        found.append(threading.Thread(target=models.watch, args=(wait, stopping), daemon=True))
-    if options.model_config_file and options.model_config_file_poll_wait_seconds:
-        found.append(threading.Thread(target=watch_config, daemon=True))
+        found.append(Watcher(models.refresh, wait, stopping))
+    if options.model_config_file and (wait := options.model_config_file_poll_wait_seconds):
+        found.append(Watcher(read_config, wait, stopping))
     return found

@@ -45,3 +45,17 @@ class ServerOptions:
     file_system_poll_wait_seconds: float = option(
         "seconds between two looks for new versions; 0 for never", 1.0, minimum=0
     )
+    max_num_load_retries: int = option(
+        "how often a version that cannot be loaded is tried again", 5, minimum=0
+    )
+    load_retry_interval_micros: int = option(
+        "microseconds between two such tries", 60_000_000, minimum=0
+    )
+    refuse_signature_changes: bool = option(
+        "keep the old version if a signature of it is missing or differs in the new one, until the"
+        " old one's folder is removed",
+        True,
+    )
+    enable_reload_config_requests: bool = option(
+        "answer HandleReloadConfigRequest, by which a client chooses what is served", False
+    )

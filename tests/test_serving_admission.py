@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 import pytest
 from serving_demo import (
-    IMAGE,
     MONITORING,
     call,
     memory_mb,
