@@ -43,6 +43,7 @@ class EmbeddedServer:
     Attributes:
         address: HOST:PORT of gRPC.
         rest_address: HOST:PORT of REST; empty for none.
+        rest_scheme: "https" with encryption, else "http".
         models: what is served.
     """
 
@@ -52,11 +53,12 @@ class EmbeddedServer:
         metrics_path = config.read_metrics_path(options.monitoring_config_file)
         admission = _admission(options, batching)
         threads = admission.max_requests + _SPARE_THREADS
-        self._grpc, port = _listen(options, threads)
+        tls = config.read_tls(options.ssl_config_file)
+        self._grpc, port = _listen(options, threads, tls)
         self.address = f"{options.host}:{port}"
         rest_socket = _listen_rest(options)
         self.models = _load(options, listed, batching)
-        self._rest, self.rest_address, metrics = None, "", None
+        self._rest, self.rest_address, self.rest_scheme, metrics = None, "", "http", None
         if rest_socket:
             from serving.prometheus_metrics import Metrics
 
@@ -77,9 +79,12 @@ class EmbeddedServer:
                 timeout_s=options.rest_api_timeout_in_ms / 1000,
                 max_body=options.grpc_max_receive_message_mb << 20,
                 threads=threads,
+                max_connections=options.rest_api_max_connections,
                 metrics_path=metrics_path,
+                tls=tls,
             )
             self.rest_address = f"{options.host}:{self._rest.port}"
+            self.rest_scheme = "https" if tls else "http"
         services.add(handlers, self._grpc, options.grpc_max_receive_message_mb << 20)
         self._health = services.Health()
         messages.add_HealthServicer_to_server(self._health, self._grpc)
@@ -154,7 +159,9 @@ def _admission(options: ServerOptions, batching: BatchingParameters | None) -> A
     return AdmissionController(running + _WAITING, max_concurrency=running)
 
 
-def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
+def _listen(
+    options: ServerOptions, threads: int, tls: config.ServerTls | None
+) -> tuple[grpc.Server, int]:
     """Take the port; calls wait until the server starts."""
     server = grpc.server(
         futures.ThreadPoolExecutor(threads),
@@ -166,11 +173,10 @@ def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
             ("grpc.per_message_decompression", 0),
         ],
     )
-    address, tls = f"{options.host}:{options.port}", options.ssl_config_file
-    credentials = config.read_credentials(tls) if tls else None
+    address = f"{options.host}:{options.port}"
     try:
-        if credentials:
-            return server, server.add_secure_port(address, credentials)
+        if tls:
+            return server, server.add_secure_port(address, tls.credentials())
         return server, server.add_insecure_port(address)
     except RuntimeError:
         raise _in_use("--port", options.host, options.port) from None

@@ -9,8 +9,9 @@ Ctrl-C let requests under way finish.
 
 import os
 
-from serving.server_options import ServerOptions
+from serving.server_options import ServerOptions, decodes_within
 from tfpipe.core import cli, terminal
+from tfpipe.core.memory import memory_limit
 from tfpipe.core.signals import Signals
 
 
@@ -22,11 +23,15 @@ def main(options: ServerOptions) -> None:
     # levels at import.
     from serving.embedded_server import DRAIN_S, EmbeddedServer
 
+    if threads := options.tensorflow_inter_op_parallelism or decodes_within(memory_limit()):
+        import tensorflow as tf
+
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     server = EmbeddedServer(options)
     signals = Signals()
     server.start()
     if server.rest_address:
-        terminal.say(f"REST at http://{server.rest_address}/v1/models")
+        terminal.say(f"REST at {server.rest_scheme}://{server.rest_address}/v1/models")
     for name, versions in server.models.served.items():
         terminal.say(f"serving {name} version {', '.join(map(str, versions))} at {server.address}")
     signals.wait()

@@ -6,6 +6,20 @@ import os
 from tfpipe.core.options import option
 
 _CORES = len(os.sched_getaffinity(0))
+# Peak of decoding the largest image that an export takes, 89 million pixels, measured for PNG, JPEG
+# and progressive JPEG; and the part of the memory that decoding may use.
+_DECODE_BYTES, _DECODE_SHARE = 900e6, 0.5
+
+
+def decodes_within(memory: float, cores: int = _CORES) -> int:
+    """Return how many images may be decoded at the same time; 0 if one a core fits.
+
+    Args:
+        memory: bytes of the machine or the container.
+        cores: of this process.
+    """
+    found = max(1, int(memory * _DECODE_SHARE / _DECODE_BYTES))
+    return found if found < cores else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +39,20 @@ class ServerOptions:
     rest_api_port: int = option(
         "port for REST and metrics; 0 for none, -1 takes a free one", 0, minimum=-1, maximum=65535
     )
-    rest_api_timeout_in_ms: int = option("limit of a REST request in ms", 30_000, minimum=1)
+    rest_api_timeout_in_ms: int = option(
+        "limit of a REST request in ms: to arrive, and then to be answered", 30_000, minimum=1
+    )
+    rest_api_max_connections: int = option(
+        "REST connections at the same time; more are refused", 512, minimum=1
+    )
     enable_batching: bool = option("join requests into batches", True)
     batching_parameters_file: str = option(
         "a BatchingParameters file; empty for values that suit a CPU", ""
     )
     monitoring_config_file: str = option("a MonitoringConfig file: the path of the metrics", "")
-    ssl_config_file: str = option("an SSLConfig file; empty for no encryption", "")
+    ssl_config_file: str = option(
+        "an SSLConfig file, for gRPC and REST; empty for no encryption", ""
+    )
     enable_model_warmup: bool = option(
         "run the warm-up requests of a version before it becomes available", True
     )
@@ -42,6 +63,12 @@ class ServerOptions:
         "requests that run at the same time without batching", 4 * _CORES, minimum=1
     )
     grpc_max_receive_message_mb: int = option("largest request in MiB", 64, minimum=1, maximum=2047)
+    tensorflow_inter_op_parallelism: int = option(
+        "operations that run at the same time, which bounds the images that are decoded at the same"
+        " time; 0 for one a core, fewer where the memory is small",
+        0,
+        minimum=0,
+    )
     file_system_poll_wait_seconds: float = option(
         "seconds between two looks for new versions; 0 for never", 1.0, minimum=0
     )
