@@ -2,6 +2,7 @@
 
 import gc
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -78,7 +79,8 @@ class EmbeddedServer:
                 rest_socket,
                 timeout_s=options.rest_api_timeout_in_ms / 1000,
                 max_body=options.grpc_max_receive_message_mb << 20,
-                threads=threads,
+                threads=options.rest_api_num_threads or threads,
+                cross_origin=options.rest_api_enable_cors_support,
                 max_connections=options.rest_api_max_connections,
                 metrics_path=metrics_path,
                 tls=tls,
@@ -171,8 +173,18 @@ def _listen(
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a port to share
             # gRPC would decompress a whole message before it checks the size; `services` does not.
             ("grpc.per_message_decompression", 0),
+            *_channel_arguments(options.grpc_channel_arguments),
         ],
     )
+    if path := options.grpc_socket_path:
+        # Not encrypted: only users who may write to the file can connect.
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            raise UserError(
+                f"--grpc_socket_path={path}: no socket can be made there: the folder must exist,"
+                " and the path have at most 107 characters"
+            ) from None
     address = f"{options.host}:{options.port}"
     try:
         if tls:
@@ -180,6 +192,17 @@ def _listen(
         return server, server.add_insecure_port(address)
     except RuntimeError:
         raise _in_use("--port", options.host, options.port) from None
+
+
+def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """Return the arguments in KEY=VALUE,KEY=VALUE; numbers are integers."""
+    found = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise UserError(f"--grpc_channel_arguments={text}: {part!r} is not KEY=VALUE")
+        found.append((key, int(value) if re.fullmatch(r"-?\d+", value) else value))
+    return found
 
 
 def _listen_rest(options: ServerOptions) -> socket.socket | None:
@@ -220,7 +243,8 @@ def _load(
         model = LoadedModel(path, version, **wrap)
         if options.enable_model_warmup:
             try:
-                warm_up(model, low_priority=beside_traffic.is_set())
+                for _ in range(options.num_request_iterations_for_warmup):
+                    warm_up(model, low_priority=beside_traffic.is_set())
             except RequestError:
                 model.close()
                 raise

@@ -17,6 +17,8 @@ from typing import Any
 import grpc
 from google.protobuf import json_format
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -57,6 +59,7 @@ class RestServer(HttpServer):
         timeout_s: float,
         max_body: int,
         threads: int,
+        cross_origin: bool,
         max_connections: int,
         metrics_path: str,
         tls: ServerTls | None = None,
@@ -69,6 +72,7 @@ class RestServer(HttpServer):
             timeout_s: limit of a request in seconds: to arrive, and then to be answered.
             max_body: limit of a request's body in bytes.
             threads: requests that are answered at the same time.
+            cross_origin: whether web pages of all origins may ask (CORS).
             max_connections: connections at the same time; more are refused.
             metrics_path: the path that shows the metrics of the handlers; "" for none.
             tls: the keys; None for no encryption.
@@ -80,9 +84,21 @@ class RestServer(HttpServer):
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
+        pages = (
+            [
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=["*"],
+                    allow_headers=["*"],
+                    allow_methods=["GET", "POST"],
+                )
+            ]
+            if cross_origin
+            else []
+        )
         with tls.uvicorn_settings() if tls else contextlib.nullcontext({}) as settings:
             super().__init__(
-                Starlette(routes=routes),
+                Starlette(routes=routes, middleware=pages),
                 sock,
                 grace_s=30,
                 read_timeout_s=timeout_s,

@@ -319,6 +319,21 @@ class TestKubernetes:
         assert set(model["args"]) <= set(container["args"])
 
 
+def test_the_workflow_starts_the_image_and_asks_it():
+    """Every target and file that its steps name exists."""
+    text = (FOLDER.parent / ".github/workflows/conformance.yaml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    makefile = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", "\n".join(lines), re.M):
+        assert re.search(rf"^{target}:", makefile, re.M)
+    for path in re.findall(r"(?:kustomize|-f) (\S+)", "\n".join(lines)):
+        assert (FOLDER.parent / path).exists()
+    port = flags_of(compose())["port"]
+    started = next(i for i, line in enumerate(lines) if "compose.yaml up" in line)
+    assert f"make conformance TARGET=127.0.0.1:{port}" in lines[started + 1 :]
+
+
 @pytest.mark.parametrize(
     ("state", "status"), [("AVAILABLE", 0), ("LOADING", 1), ("UNAVAILABLE", 1)]
 )
