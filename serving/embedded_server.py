@@ -243,7 +243,7 @@ def _load(
         model = LoadedModel(path, version, **wrap)
         if options.enable_model_warmup:
             try:
-                for _ in range(options.num_request_iterations_for_warmup):
+                for _ in range(max(1, options.num_request_iterations_for_warmup)):
                     warm_up(model, low_priority=beside_traffic.is_set())
             except RequestError:
                 model.close()
@@ -278,17 +278,25 @@ def _watchers(
     stopping: threading.Event,
 ) -> list[threading.Thread]:
     """Return the threads that watch the disk."""
-    before = listed
+    applied, refused, error, due = listed, None, None, 0.0
 
     def read_config() -> None:
-        nonlocal before
+        nonlocal applied, refused, error, due
         found = config.read_models(options.model_config_file)
-        if found != before:
+        if found == applied:
+            return
+        if found == refused and time.monotonic() < due:  # each try may load a large model
+            raise error
+        try:
             models.configure(
                 found, labels_may_wait=options.allow_version_labels_for_unavailable_models
             )
-            before = found
-            terminal.say(f"reloaded {options.model_config_file}")
+        except RequestError as caught:
+            refused, error = found, caught
+            due = time.monotonic() + options.load_retry_interval_micros / 1e6
+            raise
+        applied = found
+        terminal.say(f"reloaded {options.model_config_file}")
 
     found = []
     if wait := options.file_system_poll_wait_seconds:

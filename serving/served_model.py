@@ -137,6 +137,7 @@ class ServedModel:
         policy = policy if changed else self._policy
         folders, served = version_folders(self.base_path), set(self.versions)
         there = aspired(policy, list(folders))
+        removed = not there and self.base_path.is_dir()
         change = Change(policy, there, {}, [])
         for version in sorted(set(there) - served):
             self._load(version, folders, change)
@@ -148,7 +149,6 @@ class ServedModel:
         change.wanted = [version for version in change.wanted if version in available]
         # Without a replacement the old versions stay, unless they were removed from the disk. A
         # base path that is gone may be mounted again.
-        removed = not there and self.base_path.is_dir()
         if not change.wanted and not changed and not removed:
             change.wanted = sorted(served)
         return change

@@ -18,6 +18,8 @@ from tfpipe.core.signals import Signals
 
 def main(options: ServerOptions) -> None:
     """Serve until a signal comes."""
+    if warning := check(options):
+        terminal.warn(warning)
     # Without it TensorFlow takes all the memory of every GPU.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # Imported here: --help and wrong flags answer at once, and gRPC and TensorFlow read their log
@@ -29,8 +31,6 @@ def main(options: ServerOptions) -> None:
     if options.version:
         print(f"tfpipe {importlib.metadata.version('tfpipe')}, TensorFlow {tf.__version__}")
         return
-    if warning := check(options):
-        terminal.warn(warning)
     both = options.tensorflow_session_parallelism
     if inter := both or options.tensorflow_inter_op_parallelism or decodes_within(memory_limit()):
         tf.config.threading.set_inter_op_parallelism_threads(inter)

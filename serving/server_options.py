@@ -79,7 +79,7 @@ class ServerOptions:
         "run the warm-up requests of a version before it becomes available", True
     )
     num_request_iterations_for_warmup: int = option(
-        "how often the warm-up requests are run", 1, minimum=1
+        "how often the warm-up requests are run; 0 for once", 0, minimum=0
     )
     allow_version_labels_for_unavailable_models: bool = option(
         "start even if the version of a label cannot be served", False
@@ -139,6 +139,7 @@ class ServerOptions:
     tensorflow_session_config_file: str = _no_effect("")
     thread_pool_factory_config_file: str = _no_effect("")
     xla_cpu_compilation_enabled: bool = _no_effect(False)
+    xla_gpu_compilation_enabled: bool = _no_effect(False)
 
 
 def check(options: ServerOptions) -> str:

@@ -325,6 +325,30 @@ def test_a_process_survives_a_disk_that_fails(tmp_path):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.parametrize(("wait_us", "again"), [(60_000_000, False), (0, True)])
+def test_a_refused_file_is_tried_again_after_the_interval(tmp_path, capsys, wait_us, again):
+    base, file = publish(tmp_path / "demo", 1), tmp_path / "models.config"
+    write = lambda *models: file.write_text(text_format.MessageToString(config(*models)))  # noqa: E731
+    write(("demo", base, ""))
+    options = {"model_config_file": str(file), "model_config_file_poll_wait_seconds": 1}
+    with embedded(None, **options, load_retry_interval_micros=wait_us) as server:
+        tried, configure = [], server.models.configure
+
+        def counted(*arguments, **settings):
+            tried.append(arguments)
+            configure(*arguments, **settings)
+
+        server.models.configure = counted
+        write(("demo", tmp_path / "none", ""))
+        wait_for(lambda: tried)
+        time.sleep(2.5)  # two more reads
+        assert (len(tried) > 1) is again
+        assert server.models.served == {"demo": [1]}
+        write(("demo", base, ""), ("pets", base, ""))  # a change is tried at once
+        wait_for(lambda: "pets" in server.models.served)
+    assert capsys.readouterr().err.count("did not become available") == 1
+
+
 def test_a_damaged_version_is_loaded_once_it_can_be_read(tmp_path):
     base = publish(tmp_path / "demo", 1)
     rules = LoadRules(LoadedModel, retry_interval_s=0)
