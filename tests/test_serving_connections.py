@@ -9,6 +9,7 @@ import time
 import pytest
 from serving_demo import embedded, publish
 
+from serving.admission import AdmissionController
 from serving.server_options import decodes_within
 from tfpipe.core.memory import memory_limit
 
@@ -93,6 +94,13 @@ def test_too_many_connections_are_refused_at_once(server):
         with connect(server) as more:
             assert b"503 Service Unavailable" in more.recv(1000)
     assert answered(server)
+
+
+def test_a_full_server_does_not_wait_for_the_body(server, monkeypatch):
+    monkeypatch.setattr(AdmissionController, "full", True)
+    with connect(server) as client:
+        client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n{")
+        assert b" 503 " in client.recv(1000).splitlines()[0]
 
 
 @pytest.mark.parametrize(
