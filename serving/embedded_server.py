@@ -2,6 +2,7 @@
 
 import gc
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -15,8 +16,10 @@ from serving.admission import AdmissionController
 from serving.batching import Batcher, BatchingParameters
 from serving.handlers import PredictionHandlers
 from serving.model_manager import PLATFORM, ModelManager
+from serving.served_model import LoadRules
 from serving.server_options import ServerOptions
 from serving.warm_up import warm_up
+from serving.watcher import Watcher
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
@@ -41,6 +44,7 @@ class EmbeddedServer:
     Attributes:
         address: HOST:PORT of gRPC.
         rest_address: HOST:PORT of REST; empty for none.
+        rest_scheme: "https" with encryption, else "http".
         models: what is served.
     """
 
@@ -50,16 +54,23 @@ class EmbeddedServer:
         metrics_path = config.read_metrics_path(options.monitoring_config_file)
         admission = _admission(options, batching)
         threads = admission.max_requests + _SPARE_THREADS
-        self._grpc, port = _listen(options, threads)
+        tls = config.read_tls(options.ssl_config_file)
+        self._grpc, port = _listen(options, threads, tls)
         self.address = f"{options.host}:{port}"
         rest_socket = _listen_rest(options)
         self.models = _load(options, listed, batching)
-        self._rest, self.rest_address, metrics = None, "", None
+        self._rest, self.rest_address, self.rest_scheme, metrics = None, "", "http", None
         if rest_socket:
             from serving.prometheus_metrics import Metrics
 
             metrics = Metrics()
-        handlers = PredictionHandlers(self.models, admission, metrics)
+        handlers = PredictionHandlers(
+            self.models,
+            admission,
+            metrics,
+            reloads=options.enable_reload_config_requests,
+            labels_may_wait=options.allow_version_labels_for_unavailable_models,
+        )
         if rest_socket:
             from serving.rest import RestServer
 
@@ -68,10 +79,14 @@ class EmbeddedServer:
                 rest_socket,
                 timeout_s=options.rest_api_timeout_in_ms / 1000,
                 max_body=options.grpc_max_receive_message_mb << 20,
-                threads=threads,
+                threads=options.rest_api_num_threads or threads,
+                cross_origin=options.rest_api_enable_cors_support,
+                max_connections=options.rest_api_max_connections,
                 metrics_path=metrics_path,
+                tls=tls,
             )
             self.rest_address = f"{options.host}:{self._rest.port}"
+            self.rest_scheme = "https" if tls else "http"
         services.add(handlers, self._grpc, options.grpc_max_receive_message_mb << 20)
         self._health = services.Health()
         messages.add_HealthServicer_to_server(self._health, self._grpc)
@@ -118,7 +133,11 @@ def _models(options: ServerOptions) -> messages.ModelServerConfig:
     layout = f"a SavedModel lies in a numbered folder, such as {base_path / '1' / 'saved_model.pb'}"
     if not base_path.is_dir():
         raise UserError(f"--model_base_path={base_path} is not a folder: {layout}")
-    if not version_folders(base_path):
+    try:
+        folders = version_folders(base_path)
+    except OSError as error:
+        raise UserError(f"--model_base_path={base_path}: {error.strerror}") from None
+    if not folders:
         raise UserError(f"--model_base_path={base_path} holds no version: {layout}")
     found = messages.ModelServerConfig()
     found.model_config_list.config.add(
@@ -136,17 +155,15 @@ def _batching(options: ServerOptions) -> BatchingParameters | None:
 
 
 def _admission(options: ServerOptions, batching: BatchingParameters | None) -> AdmissionController:
-    if batching is None:
-        running = options.grpc_max_threads
-        return AdmissionController(
-            running + _WAITING, overload_limit=running, max_concurrency=running
-        )
-    # Half a batch keeps the model busy: the next half arrives while it runs.
-    half = max(1, batching.max_execution_batch_size // 2)
-    return AdmissionController(batching.max_requests, overload_limit=half)
+    if batching:
+        return AdmissionController(batching.max_requests)
+    running = options.grpc_max_threads
+    return AdmissionController(running + _WAITING, max_concurrency=running)
 
 
-def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
+def _listen(
+    options: ServerOptions, threads: int, tls: config.ServerTls | None
+) -> tuple[grpc.Server, int]:
     """Take the port; calls wait until the server starts."""
     server = grpc.server(
         futures.ThreadPoolExecutor(threads),
@@ -156,16 +173,36 @@ def _listen(options: ServerOptions, threads: int) -> tuple[grpc.Server, int]:
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a port to share
             # gRPC would decompress a whole message before it checks the size; `services` does not.
             ("grpc.per_message_decompression", 0),
+            *_channel_arguments(options.grpc_channel_arguments),
         ],
     )
-    address, tls = f"{options.host}:{options.port}", options.ssl_config_file
-    credentials = config.read_credentials(tls) if tls else None
+    if path := options.grpc_socket_path:
+        # Not encrypted: only users who may write to the file can connect.
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:
+            raise UserError(
+                f"--grpc_socket_path={path}: no socket can be made there: the folder must exist,"
+                " and the path have at most 107 characters"
+            ) from None
+    address = f"{options.host}:{options.port}"
     try:
-        if credentials:
-            return server, server.add_secure_port(address, credentials)
+        if tls:
+            return server, server.add_secure_port(address, tls.credentials())
         return server, server.add_insecure_port(address)
     except RuntimeError:
         raise _in_use("--port", options.host, options.port) from None
+
+
+def _channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """Return the arguments in KEY=VALUE,KEY=VALUE; numbers are integers."""
+    found = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise UserError(f"--grpc_channel_arguments={text}: {part!r} is not KEY=VALUE")
+        found.append((key, int(value) if re.fullmatch(r"-?\d+", value) else value))
+    return found
 
 
 def _listen_rest(options: ServerOptions) -> socket.socket | None:
@@ -206,7 +243,8 @@ def _load(
         model = LoadedModel(path, version, **wrap)
         if options.enable_model_warmup:
             try:
-                warm_up(model, low_priority=beside_traffic.is_set())
+                for _ in range(max(1, options.num_request_iterations_for_warmup)):
+                    warm_up(model, low_priority=beside_traffic.is_set())
             except RequestError:
                 model.close()
                 raise
@@ -215,7 +253,14 @@ def _load(
     # Some 300,000 objects of the packages stay for good. Without this a full garbage collection
     # visits them all and stops every answer for 150 ms.
     gc.freeze()
-    models = ModelManager(load)
+    models = ModelManager(
+        LoadRules(
+            load,
+            max_retries=options.max_num_load_retries,
+            retry_interval_s=options.load_retry_interval_micros / 1e6,
+            refuse_signature_changes=options.refuse_signature_changes,
+        )
+    )
     try:
         models.configure(
             listed, labels_may_wait=options.allow_version_labels_for_unavailable_models
@@ -233,25 +278,29 @@ def _watchers(
     stopping: threading.Event,
 ) -> list[threading.Thread]:
     """Return the threads that watch the disk."""
+    applied, refused, error, due = listed, None, None, 0.0
 
-    def watch_config() -> None:
-        """Read --model_config_file again and again; report each error once."""
-        before, reported = listed, ""
-        while not stopping.wait(options.model_config_file_poll_wait_seconds):
-            try:
-                found = config.read_models(options.model_config_file)
-                if found != before:
-                    models.configure(found)
-                    terminal.say(f"reloaded {options.model_config_file}")
-                before, reported = found, ""
-            except (UserError, RequestError) as error:
-                if str(error) != reported:
-                    terminal.error(error)
-                reported = str(error)
+    def read_config() -> None:
+        nonlocal applied, refused, error, due
+        found = config.read_models(options.model_config_file)
+        if found == applied:
+            return
+        if found == refused and time.monotonic() < due:  # each try may load a large model
+            raise error
+        try:
+            models.configure(
+                found, labels_may_wait=options.allow_version_labels_for_unavailable_models
+            )
+        except RequestError as caught:
+            refused, error = found, caught
+            due = time.monotonic() + options.load_retry_interval_micros / 1e6
+            raise
+        applied = found
+        terminal.say(f"reloaded {options.model_config_file}")
 
     found = []
     if wait := options.file_system_poll_wait_seconds:
-        found.append(threading.Thread(target=models.watch, args=(wait, stopping), daemon=True))
-    if options.model_config_file and options.model_config_file_poll_wait_seconds:
-        found.append(threading.Thread(target=watch_config, daemon=True))
+        found.append(Watcher(models.refresh, wait, stopping))
+    if options.model_config_file and (wait := options.model_config_file_poll_wait_seconds):
+        found.append(Watcher(read_config, wait, stopping))
     return found

@@ -35,9 +35,24 @@ class PredictionHandlers:
     """The methods of the API: each takes a request message and returns a response message."""
 
     def __init__(
-        self, models: ModelManager, admission: AdmissionController, metrics: "Metrics | None" = None
+        self,
+        models: ModelManager,
+        admission: AdmissionController,
+        metrics: "Metrics | None" = None,
+        *,
+        reloads: bool = False,
+        labels_may_wait: bool = False,
     ):
-        """Without `metrics` nothing is counted."""
+        """Take what the methods use.
+
+        Args:
+            models: the models.
+            admission: bounds the requests.
+            metrics: counts them; None to count nothing.
+            reloads: answer ReloadConfigRequest.
+            labels_may_wait: passed to `ModelManager.configure`.
+        """
+        self._reloads, self._labels_may_wait = reloads, labels_may_wait
         self.models = models
         self.admission = admission
         self.metrics = metrics
@@ -113,7 +128,17 @@ class PredictionHandlers:
 
     def _reload(self, request: messages.ReloadConfigRequest) -> Message:
         """Serve the models that the request lists, and no others."""
-        self.models.configure(request.config)
+        if not self._reloads:
+            raise RequestError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "this server takes no configuration from clients: start it with"
+                " --enable_reload_config_requests",
+            )
+        try:
+            self.models.configure(request.config, labels_may_wait=self._labels_may_wait)
+        except RequestError as error:
+            terminal.error(f"ReloadConfig failed: {error.message}")
+            raise
         serving = "; ".join(
             f"{name} version {', '.join(map(str, versions))}"
             for name, versions in self.models.served.items()

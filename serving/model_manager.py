@@ -3,15 +3,15 @@
 import contextlib
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import grpc
 
-from serving.served_model import ServedModel, request_name
+from serving.served_model import Change, LoadRules, ServedModel, request_name
 from tfpipe.core import terminal
 from tfpipe.protocol.errors import RequestError, invalid, not_found, precondition
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.protocol.messages import ModelServerConfig, ModelSpec, ModelVersionStatus
+from tfpipe.protocol.messages import ModelConfig, ModelServerConfig, ModelSpec, ModelVersionStatus
 
 PLATFORM = "tensorflow"
 
@@ -22,9 +22,9 @@ class ModelManager:
     Safe to use from several threads; changes wait for each other.
     """
 
-    def __init__(self, load: Callable[[pathlib.Path, int], LoadedModel]):
-        """`load` takes a version's folder and number; it may raise RequestError."""
-        self._load = load
+    def __init__(self, rules: LoadRules):
+        """Serve nothing yet; `rules` apply to all models."""
+        self._rules = rules
         self._models: dict[str, ServedModel] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._changing = threading.RLock()
@@ -40,7 +40,9 @@ class ModelManager:
     def configure(self, config: ModelServerConfig, *, labels_may_wait: bool = False) -> None:
         """Serve the models of a configuration, and no others.
 
-        A model that cannot be served does not affect the others.
+        Each model is loaded beside what is served now, and then replaces it together with its
+        labels. A model that cannot be served stays as it was, and does not affect the others. Then
+        no model is removed either.
 
         Args:
             config: the models.
@@ -54,42 +56,57 @@ class ModelManager:
         _check(config)
         configs = {each.name: each for each in config.model_config_list.config}
         with self._changing:
-            for name in self._models.keys() - configs.keys():
-                self._models.pop(name).unload()
-                self._labels.pop(name, None)
-            errors = []
+            failed = []
             for name, each in configs.items():
-                model = self._models.get(name)
-                base_path = pathlib.Path(each.base_path)
-                if model is None or model.base_path != base_path:
-                    if model:
-                        model.unload()
-                    model = ServedModel(name, base_path, self._load)
-                    self._models = self._models | {name: model}
-                model.policy = each.model_version_policy
-                errors += model.refresh()
-            self._check_available(errors)
-            for name, each in configs.items():
-                self._label(self._models[name], dict(each.version_labels), labels_may_wait)
+                try:
+                    self._apply(each, labels_may_wait)
+                except RequestError as error:
+                    failed.append(error)
+                except OSError as error:
+                    failed.append(_unavailable(name, f"{each.base_path}: {error.strerror}"))
+            if not failed:
+                for name in self._models.keys() - configs.keys():
+                    self._remove(name)
+        if failed:
+            raise RequestError(failed[0].code, "; ".join(error.message for error in failed))
 
     def refresh(self) -> None:
-        """Load and unload versions to match the disk, and report the changes."""
+        """Load and unload versions to match the disk, and report the changes.
+
+        Raises:
+            RequestError: the folders of some models cannot be read at the moment.
+        """
         with self._changing:
-            for model in list(self._models.values()):
-                model.report()
+            unread = []
+            for name, model in self._models.items():
+                try:
+                    model.report()
+                except OSError as error:
+                    unread.append(f"{model.base_path}: {error.strerror}; {name} stays as it is")
+            if unread:
+                raise RequestError(grpc.StatusCode.UNAVAILABLE, " ".join(unread))
 
-    def watch(self, interval_s: float, stop: threading.Event) -> None:
-        """Refresh every `interval_s` seconds until `stop` is set."""
-        while not stop.wait(interval_s):
-            self.refresh()
-
-    def acquire(self, spec: ModelSpec) -> contextlib.AbstractContextManager[LoadedModel]:
-        """Return a context of the requested version, which is not unloaded meanwhile.
+    @contextlib.contextmanager
+    def acquire(self, spec: ModelSpec) -> Iterator[LoadedModel]:
+        """Yield the requested version, which is not unloaded meanwhile.
 
         Raises:
             RequestError: the request names no model, or one, a version or a label that is not
                 served.
         """
+        with contextlib.ExitStack() as stack:
+            found = None
+            while found is None:
+                model, version = self._find(spec)
+                try:
+                    found = stack.enter_context(model.acquire(version))
+                except RequestError:
+                    if self._find(spec) == (model, version):  # else it was replaced meanwhile
+                        raise
+            yield found
+
+    def _find(self, spec: ModelSpec) -> tuple[ServedModel, int | None]:
+        """Return a model and the version that is asked for, None for the highest."""
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         version = spec.version.value if spec.HasField("version") else None
@@ -100,7 +117,7 @@ class ModelManager:
         model = self._models.get(spec.name)
         if model is None:
             raise not_found(request_name(spec.name, version))
-        return model.acquire(version)
+        return model, version
 
     def statuses(self, name: str, version: int | None) -> list[ModelVersionStatus]:
         """Return the state of one version, or of all known ones.
@@ -123,27 +140,61 @@ class ModelManager:
             for model in self._models.values():
                 model.unload()
 
-    def _check_available(self, errors: list[RequestError]) -> None:
-        """Raise RequestError if a model has no version; report the other errors."""
-        empty = [name for name, versions in self.served.items() if not versions]
-        for error in errors[1:] if empty else errors:
-            terminal.error(error.message)
-        if empty:
-            why = errors[0].message if errors else "no version is there"
-            raise RequestError(
-                grpc.StatusCode.UNKNOWN,
-                f"Some models did not become available: {{{', '.join(empty)}}}: {why}",
-            )
+    def _apply(self, config: ModelConfig, labels_may_wait: bool) -> None:
+        """Serve one model as `config` says.
 
-    def _label(self, model: ServedModel, labels: dict[str, int], may_wait: bool) -> None:
-        """Set the labels of a model; raises RequestError if a version is not served."""
-        for version in labels.values():
-            if version not in model.versions and not may_wait:
-                raise precondition(
-                    f"Request to assign label to version {version} of model {model.name}, which is"
-                    " not currently available for inference",
-                )
-        self._labels = self._labels | {model.name: labels}
+        Raises:
+            RequestError: it cannot be served so; nothing changed.
+            OSError: its folder cannot be read; nothing changed.
+        """
+        name, base_path = config.name, pathlib.Path(config.base_path)
+        old = self._models.get(name)
+        model = old
+        if old is None or old.base_path != base_path:
+            model = ServedModel(name, base_path, self._rules)
+        change = model.prepare(config.model_version_policy)
+        try:
+            if not change.wanted:
+                raise _unavailable(name, _reason(change))
+            labels = dict(config.version_labels)
+            for version in labels.values() if not labels_may_wait else ():
+                if version not in change.wanted:
+                    raise _label_error(name, version, change)
+        except RequestError:
+            model.discard(change)
+            raise
+        for error in change.errors:
+            terminal.error(error.message)
+        model.commit(change)
+        self._models = self._models | {name: model}
+        self._labels = self._labels | {name: labels}
+        model.retire(change)
+        if old and old is not model:
+            old.unload()
+
+    def _remove(self, name: str) -> None:
+        self._labels = {key: each for key, each in self._labels.items() if key != name}
+        model = self._models[name]
+        self._models = {key: each for key, each in self._models.items() if key != name}
+        model.unload()
+
+
+def _reason(change: Change) -> str:
+    return change.errors[0].message if change.errors else "no version is there"
+
+
+def _unavailable(name: str, why: str) -> RequestError:
+    return RequestError(
+        grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{name}}}: {why}"
+    )
+
+
+def _label_error(name: str, version: int, change: Change) -> RequestError:
+    why = f": {change.errors[0].message}" if change.errors else ""
+    return precondition(
+        f"Request to assign label to version {version} of model {name}, which is not currently"
+        f" available for inference{why}"
+    )
 
 
 def _check(config: ModelServerConfig) -> None:

@@ -7,6 +7,7 @@ GET  /monitoring/prometheus/metrics                      path from the Monitorin
 """
 
 import asyncio
+import contextlib
 import functools
 import re
 import socket
@@ -16,6 +17,8 @@ from typing import Any
 import grpc
 from google.protobuf import json_format
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +27,7 @@ from serving import json_api
 from serving.handlers import REST, PredictionHandlers
 from serving.http_server import HttpServer
 from serving.prometheus_metrics import CONTENT_TYPE, Metrics
+from serving.server_config import ServerTls
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import HTTP_STATUS, RequestError, invalid
 
@@ -55,17 +59,23 @@ class RestServer(HttpServer):
         timeout_s: float,
         max_body: int,
         threads: int,
+        cross_origin: bool,
+        max_connections: int,
         metrics_path: str,
+        tls: ServerTls | None = None,
     ):
         """Prepare to answer.
 
         Args:
             handlers: the methods.
             sock: bound, from `http_server.listen`.
-            timeout_s: limit of a request in seconds.
+            timeout_s: limit of a request in seconds: to arrive, and then to be answered.
             max_body: limit of a request's body in bytes.
             threads: requests that are answered at the same time.
+            cross_origin: whether web pages of all origins may ask (CORS).
+            max_connections: connections at the same time; more are refused.
             metrics_path: the path that shows the metrics of the handlers; "" for none.
+            tls: the keys; None for no encryption.
         """
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
@@ -74,7 +84,27 @@ class RestServer(HttpServer):
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
-        super().__init__(Starlette(routes=routes), sock, grace_s=30)
+        pages = (
+            [
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=["*"],
+                    allow_headers=["*"],
+                    allow_methods=["GET", "POST"],
+                )
+            ]
+            if cross_origin
+            else []
+        )
+        with tls.uvicorn_settings() if tls else contextlib.nullcontext({}) as settings:
+            super().__init__(
+                Starlette(routes=routes, middleware=pages),
+                sock,
+                grace_s=30,
+                read_timeout_s=timeout_s,
+                max_connections=max_connections,
+                **settings,
+            )
 
     def close(self) -> None:
         """Let the requests under way finish, and end."""
@@ -104,6 +134,8 @@ class RestServer(HttpServer):
                 grpc.StatusCode.UNIMPLEMENTED,
                 "compressed bodies are not supported: send it uncompressed",
             )
+        if request.method == "POST" and self._handlers.admission.full:  # it need not be read
+            raise self._handlers.admission.rejection()
         found = bytearray()
         async for part in request.stream():
             found += part

@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
 
 from tfpipe.core import terminal
-from tfpipe.protocol.errors import RequestError, not_found
+from tfpipe.protocol.errors import RequestError, from_runtime, not_found
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.messages import ModelVersionStatus, ServableVersionPolicy
 from tfpipe.protocol.versions import version_folders
@@ -33,6 +35,23 @@ def aspired(policy: ServableVersionPolicy, there: list[int]) -> list[int]:
             return highest[: policy.latest.num_versions or 1]
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadRules:
+    """How a version is loaded.
+
+    Attributes:
+        load: takes a version's folder and number; it may raise RequestError.
+        max_retries: how often a version that failed is tried again while its files stay the same.
+        retry_interval_s: seconds between two tries.
+        refuse_signature_changes: whether a version must have the signatures of the one before it.
+    """
+
+    load: Callable[[pathlib.Path, int], LoadedModel]
+    max_retries: int = 5
+    retry_interval_s: float = 60.0
+    refuse_signature_changes: bool = True
+
+
 @dataclasses.dataclass
 class _Loaded:
     """A version in memory, and the number of requests that use it."""
@@ -42,34 +61,56 @@ class _Loaded:
     retired: bool = False
 
 
+@dataclasses.dataclass
+class _Failure:
+    """A version that cannot be loaded: the files at the last try, and when to try again."""
+
+    files: tuple
+    message: str
+    tries: float
+    due: float
+
+
+@dataclasses.dataclass
+class Change:
+    """Versions that are loaded and not served yet.
+
+    Attributes:
+        policy: which versions are to be served.
+        wanted: the versions to serve, served already or loaded for this change.
+        loaded: those that were loaded for it.
+        errors: of the versions that cannot be loaded.
+    """
+
+    policy: ServableVersionPolicy
+    wanted: list[int]
+    loaded: dict[int, LoadedModel]
+    errors: list[RequestError]
+
+
 class ServedModel:
     """The versions of one model.
 
     A new version is loaded beside the old one and replaces it in one step, so requests are always
     answered. An old version is unloaded after its last request. A version that cannot be loaded
-    does not affect the served ones; it is tried again after its files changed. With the policy
-    "latest", the next lower version is served if no other is.
+    does not affect the served ones; it is tried again some times, and after its files changed. With
+    the policy "latest", the next lower version is served if no other is. When all versions are
+    removed from the disk, none is served.
 
     Attributes:
         name: the name in requests.
         base_path: the folder of the versions.
-        policy: which versions are served.
     """
 
-    def __init__(
-        self,
-        name: str,
-        base_path: pathlib.Path,
-        load: Callable[[pathlib.Path, int], LoadedModel],
-    ):
-        """`load` takes a version's folder and number; it may raise RequestError."""
+    def __init__(self, name: str, base_path: pathlib.Path, rules: LoadRules):
+        """Serve nothing yet."""
         self.name, self.base_path = name, base_path
-        self.policy = ServableVersionPolicy()
-        self._load = load
+        self._policy = ServableVersionPolicy()
+        self._rules = rules
         self._lock = threading.Lock()  # guards `_loaded` and each user count
         self._loaded: dict[int, _Loaded] = {}
         self._statuses: dict[int, ModelVersionStatus] = {}
-        self._failed: dict[int, tuple] = {}  # files of the versions that cannot be loaded
+        self._failed: dict[int, _Failure] = {}
 
     @property
     def versions(self) -> list[int]:
@@ -77,35 +118,84 @@ class ServedModel:
         with self._lock:
             return sorted(self._loaded)
 
+    def prepare(self, policy: ServableVersionPolicy | None = None) -> Change:
+        """Load the versions that are missing, beside those that are served.
+
+        Args:
+            policy: which versions to serve; None for the present choice. With one, failed
+                versions are tried again at once.
+
+        Returns:
+            The change for `commit` or `discard`.
+
+        Raises:
+            OSError: the folders cannot be read at the moment.
+        """
+        changed = policy is not None and policy != self._policy
+        if policy is not None:
+            self._failed.clear()
+        policy = policy if changed else self._policy
+        folders, served = version_folders(self.base_path), set(self.versions)
+        there = aspired(policy, list(folders))
+        removed = not there and self.base_path.is_dir()
+        change = Change(policy, there, {}, [])
+        for version in sorted(set(there) - served):
+            self._load(version, folders, change)
+        is_latest = policy.WhichOneof("policy_choice") in (None, "latest")
+        for version in sorted(set(folders) - set(there), reverse=True) if is_latest else ():
+            if not served and not change.loaded and self._load(version, folders, change):
+                change.wanted = [version]
+        available = served | change.loaded.keys()
+        change.wanted = [version for version in change.wanted if version in available]
+        # Without a replacement the old versions stay, unless they were removed from the disk. A
+        # base path that is gone may be mounted again.
+        if not change.wanted and not changed and not removed:
+            change.wanted = sorted(served)
+        return change
+
+    def commit(self, change: Change) -> None:
+        """Serve the versions of a change; the others are served until `retire`."""
+        self._policy = change.policy
+        with self._lock:
+            self._loaded |= {version: _Loaded(each) for version, each in change.loaded.items()}
+        for version in change.loaded:
+            self._set_status(version, ModelVersionStatus.AVAILABLE)
+
+    def discard(self, change: Change) -> None:
+        """Free what was loaded for a change."""
+        for version, model in change.loaded.items():
+            model.close()
+            self._set_status(version, ModelVersionStatus.END)
+
+    def retire(self, change: Change) -> None:
+        """Unload the versions that a change does not want, each after its last request."""
+        for version in set(self.versions) - set(change.wanted):
+            self._retire(version)
+
     def refresh(self) -> list[RequestError]:
         """Load and unload versions to match the folders and the policy.
 
         Returns:
-            An error for each version that cannot be loaded, once until its files change.
+            An error for each version that cannot be loaded, once for each reason.
+
+        Raises:
+            OSError: the folders cannot be read at the moment; nothing changed.
         """
-        folders = version_folders(self.base_path)
-        wanted = aspired(self.policy, list(folders))
-        errors = self._load_missing(wanted, folders)
-        if not self.versions and errors and self._is_latest:
-            for version in sorted(set(folders) - set(wanted), reverse=True):
-                if not self.versions:
-                    wanted = [version]
-                    errors += self._load_missing(wanted, folders)
-        served = self.versions
-        if set(wanted) & set(served):  # without a replacement the old version stays
-            for version in set(served) - set(wanted):
-                self._retire(version)
-        return errors
+        change = self.prepare()
+        self.commit(change)
+        self.retire(change)
+        return change.errors
 
     def report(self) -> None:
-        """Refresh, and report changes and errors."""
+        """Refresh, and report changes and errors; raises OSError as `refresh` does."""
         before = self.versions
         errors, after = self.refresh(), self.versions
-        serving = ", ".join(map(str, after))
+        serving = ", ".join(map(str, after)) or "none"
         for error in errors:
-            terminal.error(f"{error.message}; still serving version {serving or 'none'}")
-        if after != before and after:
-            terminal.say(f"serving {self.name} version {serving}")
+            terminal.error(f"{error.message}; still serving version {serving}")
+        if after != before:
+            where = "" if after else f": all versions were removed from {self.base_path}"
+            terminal.say(f"serving {self.name} version {serving}{where}")
 
     @contextlib.contextmanager
     def acquire(self, version: int | None = None) -> Iterator[LoadedModel]:
@@ -138,41 +228,42 @@ class ServedModel:
         for version in self.versions:
             self._retire(version)
 
-    @property
-    def _is_latest(self) -> bool:
-        return self.policy.WhichOneof("policy_choice") in (None, "latest")
+    def _load(self, version: int, folders: dict[int, pathlib.Path], change: Change) -> bool:
+        """Load a version into `change`, or note the error; return whether it is loaded."""
+        before, files = self._failed.get(version), (*folders, *_files(folders[version]))
+        if before and before.files == files:
+            if before.tries > self._rules.max_retries or time.monotonic() < before.due:
+                return False
+        else:
+            before = None
+        self._set_status(version, ModelVersionStatus.LOADING)
+        model, tries = None, before.tries + 1 if before else 1
+        try:
+            model = self._rules.load(folders[version], version)
+            tries = math.inf  # another try would find the same signatures
+            self._check_replaces(model, folders)
+        except Exception as caught:  # whatever it is, the served versions stay
+            error = from_runtime(caught)
+            if model:
+                model.close()
+            if not before or before.message != error.message:
+                change.errors.append(error)
+            due = time.monotonic() + self._rules.retry_interval_s
+            self._failed[version] = _Failure(files, error.message, tries, due)
+            self._set_status(version, ModelVersionStatus.END, error)
+            return False
+        self._failed.pop(version, None)
+        change.loaded[version] = model
+        return True
 
-    def _load_missing(
-        self, wanted: list[int], folders: dict[int, pathlib.Path]
-    ) -> list[RequestError]:
-        """Load the wanted versions that are missing; return the errors."""
-        errors = []
-        for version in sorted(set(wanted) - set(self.versions)):
-            files = _files(folders[version])
-            if files == self._failed.get(version):
-                continue
-            self._set_status(version, ModelVersionStatus.LOADING)
-            model = None
-            try:
-                model = self._load(folders[version], version)
-                self._check_replaces(model)
-            except RequestError as error:
-                if model:
-                    model.close()
-                errors.append(error)
-                self._failed[version] = files
-                self._set_status(version, ModelVersionStatus.END, error)
-                continue
-            with self._lock:
-                self._loaded[version] = _Loaded(model)
-            self._set_status(version, ModelVersionStatus.AVAILABLE)
-        return errors
+    def _check_replaces(self, model: LoadedModel, folders: dict[int, pathlib.Path]) -> None:
+        """Raise RequestError if clients of the highest version cannot use its successor.
 
-    def _check_replaces(self, model: LoadedModel) -> None:
-        """Raise RequestError if clients of the highest version cannot use its successor."""
-        versions = self.versions
-        if versions and self._is_latest and model.version > versions[-1]:
-            model.check_replaces(self._loaded[versions[-1]].model)
+        They must, once the folder of that version is gone.
+        """
+        highest = max(self.versions, default=model.version)
+        if self._rules.refuse_signature_changes and highest < model.version and highest in folders:
+            model.check_replaces(self._loaded[highest].model)
 
     def _retire(self, version: int) -> None:
         with self._lock:

@@ -9,9 +9,13 @@
 session_bundle_config.proto, monitoring_config.proto and ssl_config.proto.
 """
 
+import contextlib
 import os
 import pathlib
-from typing import TypeVar
+import ssl
+import tempfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf import (
@@ -148,8 +152,56 @@ def read_metrics_path(path: str) -> str:
     return (found.path or "/monitoring/prometheus/metrics") if found.enable else ""
 
 
-def read_credentials(path: str) -> grpc.ServerCredentials:
-    """Return the keys of an SSLConfig; raises UserError if it cannot be read or lacks a key."""
+class ServerTls(NamedTuple):
+    """The keys of an SSLConfig as PEM text; gRPC and REST use the same.
+
+    Attributes:
+        key: the server's private key.
+        cert: its certificate, and those that have signed it.
+        ca: the certificates that check the clients'; empty for none.
+        verify: whether a client needs a certificate.
+    """
+
+    key: str
+    cert: str
+    ca: str
+    verify: bool
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return the credentials of a gRPC server."""
+        return grpc.ssl_server_credentials(
+            [(self.key.encode(), self.cert.encode())],
+            root_certificates=self.ca.encode() or None,
+            require_client_auth=self.verify,
+        )
+
+    @contextlib.contextmanager
+    def uvicorn_settings(self) -> Iterator[dict[str, Any]]:
+        """Yield uvicorn's settings; their files are gone afterwards."""
+        with tempfile.TemporaryDirectory() as folder:  # only this user can read it
+            paths = {}
+            for name in ("key", "cert", "ca"):
+                paths[name] = pathlib.Path(folder, name)
+                paths[name].write_text(getattr(self, name), encoding="utf-8")
+            yield {
+                "ssl_keyfile": str(paths["key"]),
+                "ssl_certfile": str(paths["cert"]),
+                "ssl_ca_certs": str(paths["ca"]) if self.ca else None,
+                "ssl_cert_reqs": ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE,
+            }
+
+
+def read_tls(path: str) -> ServerTls | None:
+    """Return the keys of an SSLConfig; None for no encryption.
+
+    Args:
+        path: the file; "" for none.
+
+    Raises:
+        UserError: it cannot be read, lacks a key, or the keys do not fit.
+    """
+    if not path:
+        return None
     found = _read(path, "ssl_config_file", _DECLARED["SSLConfig"])
     for name in ("server_key", "server_cert"):
         if "-----BEGIN" not in getattr(found, name):
@@ -162,11 +214,19 @@ def read_credentials(path: str) -> grpc.ServerCredentials:
             f"--ssl_config_file={path}: client_verify needs custom_ca, the certificates that"
             " check the clients'"
         )
-    return grpc.ssl_server_credentials(
-        [(found.server_key.encode(), found.server_cert.encode())],
-        root_certificates=found.custom_ca.encode() or None,
-        require_client_auth=found.client_verify,
-    )
+    tls = ServerTls(found.server_key, found.server_cert, found.custom_ca, found.client_verify)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        with tls.uvicorn_settings() as files:
+            context.load_cert_chain(files["ssl_certfile"], files["ssl_keyfile"])
+            if tls.ca:
+                context.load_verify_locations(files["ssl_ca_certs"])
+    except (ssl.SSLError, ValueError) as error:
+        raise UserError(
+            f"--ssl_config_file={path}: server_cert and server_key are no pair, or a text is"
+            f" damaged ({error})"
+        ) from None
+    return tls
 
 
 def _read(path: str, flag: str, kind: type[M]) -> M:

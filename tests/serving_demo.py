@@ -178,7 +178,7 @@ def demo():
     atexit.register(stack.close)
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     options = {"rest_api_port": -1, "grpc_max_receive_message_mb": 1}
-    options["monitoring_config_file"] = str(MONITORING)
+    options |= {"monitoring_config_file": str(MONITORING), "enable_reload_config_requests": True}
     return stack.enter_context(embedded(publish(folder / "demo", DEMO_VERSION), **options))
 
 

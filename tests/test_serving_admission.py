@@ -1,5 +1,6 @@
-"""The number of accepted requests is bounded, lower during an overload."""
+"""The number of accepted requests is bounded."""
 
+import collections
 import contextlib
 import http.client
 import re
@@ -9,7 +10,6 @@ import grpc
 import numpy as np
 import pytest
 from serving_demo import (
-    IMAGE,
     MONITORING,
     call,
     memory_mb,
@@ -20,7 +20,6 @@ from serving_demo import (
     status,
 )
 
-from serving import admission
 from serving.admission import AdmissionController
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError
@@ -35,39 +34,44 @@ def inside():
         yield stack
 
 
-def test_fewer_are_accepted_after_a_rejection_until_it_is_calm(monkeypatch, inside):
-    now = [100.0]
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
-    bound = AdmissionController(4, overload_limit=2)
-    for _ in range(4):
-        assert not bound.full
-        inside.enter_context(bound.enter(1.0))
-    with pytest.raises(RequestError, match=r"^4 requests .*; try again later$") as caught:
-        inside.enter_context(bound.enter(1.0))
-    assert caught.value.code is UNAVAILABLE
-    inside.close()
-    for _ in range(2):
-        inside.enter_context(bound.enter(1.0))
-    with pytest.raises(RequestError, match=r"^2 requests"):
-        inside.enter_context(bound.enter(1.0))
-    now[0] += 0.99
-    assert bound.full
-    now[0] += 0.02
-    for _ in range(2):
-        inside.enter_context(bound.enter(1.0))
-    assert bound.full
-
-
-def test_an_overload_accepts_no_more_than_usual(inside):
-    bound = AdmissionController(1, overload_limit=50)
-    inside.enter_context(bound.enter(1.0))
-    for _ in range(2):
-        with pytest.raises(RequestError):
+def test_a_rejection_changes_nothing_for_the_next_requests(inside):
+    """The bound is the same before, during and after a burst."""
+    bound = AdmissionController(4)
+    for _ in range(3):
+        for _ in range(4):
+            assert not bound.full
             inside.enter_context(bound.enter(1.0))
+        assert bound.full
+        for _ in range(200):
+            with pytest.raises(RequestError, match=r"^4 requests .*; try again later$") as caught:
+                inside.enter_context(bound.enter(1.0))
+            assert caught.value.code is UNAVAILABLE
+        inside.close()
+
+
+def test_steady_clients_keep_their_rate_after_a_burst():
+    """In steps of a fake model: each answers two requests, and clients ask again when refused."""
+    bound = AdmissionController(10)
+    under_way = collections.deque()
+
+    def step(asking):
+        for _ in range(asking):
+            with contextlib.suppress(RequestError), contextlib.ExitStack() as stack:
+                stack.enter_context(bound.enter(1.0))
+                under_way.append(stack.pop_all())
+        done = [under_way.popleft() for _ in range(min(2, len(under_way)))]
+        for each in done:
+            each.close()
+        return len(done)
+
+    before = [step(2) for _ in range(5)]
+    assert step(200) == 2
+    assert [step(2) for _ in range(50)] == [*before, *[2] * 45]
+    assert bound.full is False
 
 
 def test_requests_that_run_are_bounded_too(inside):
-    bound = AdmissionController(3, overload_limit=1, max_concurrency=1)
+    bound = AdmissionController(3, max_concurrency=1)
     inside.enter_context(bound.enter(1.0))
     with pytest.raises(RequestError) as caught:
         inside.enter_context(bound.enter(0.05))
@@ -96,11 +100,12 @@ def test_a_rejected_message_is_not_read(tmp_path):
         grpc.insecure_channel(server.address, options=unlimited) as channel,
     ):
         stub = messages.PredictionServiceStub(channel)
-        slow = predict(spec(signature_name="slow"), steps=np.array(400, np.int32))
-        under_way = [stub.Predict.future(slow, timeout=60) for _ in range(17)]
-        small = predict(spec(), image_bytes=[IMAGE])
-        while refusal(stub, small) is not UNAVAILABLE:  # they have not all come in yet
-            time.sleep(0.01)
+        slow = predict(spec(signature_name="slow"), steps=np.array(4000, np.int32))
+        under_way = []
+        while not (under_way and under_way[-1].done()):  # the server is full
+            under_way.append(stub.Predict.future(slow, timeout=60))
+            time.sleep(0.05)
+        assert under_way[-1].code() is UNAVAILABLE
         large = predict(spec(), image_bytes=[bytes(30 << 20)])
         before = memory_mb(server, "VmHWM")
         assert refusal(stub, large) is UNAVAILABLE

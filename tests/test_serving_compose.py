@@ -18,6 +18,7 @@ from absl import flags
 from serving import server_config, webapp
 from tfpipe import publish
 from tfpipe.core import options
+from tfpipe.images.pixels import MAX_PIXELS
 
 httpx = pytest.importorskip("httpx")
 yaml = pytest.importorskip("yaml")
@@ -38,7 +39,8 @@ FLAGS = set(
     enable_model_warmup num_request_iterations_for_warmup version monitoring_config_file
     remove_unused_fields_from_bundle_metagraph prefer_tflite_model num_tflite_pools
     num_tflite_interpreters_per_pool enable_signature_method_name_check
-    xla_cpu_compilation_enabled enable_profiler thread_pool_factory_config_file mixed_precision
+    xla_cpu_compilation_enabled xla_gpu_compilation_enabled enable_profiler
+    thread_pool_factory_config_file mixed_precision
     skip_initialize_tpu enable_grpc_healthcheck_service enable_serialization_as_tensor_content
     """.split()
 )
@@ -179,15 +181,32 @@ def test_the_image_holds_all_that_the_page_imports(tmp_path):
         process.communicate()
 
 
+CANARY = FOLDER.parent / "deploy" / "canary"
+
+
+def manifests(*names):
+    paths = [FOLDER / "kubernetes" / name for name in names]
+    return [each for path in paths for each in yaml.safe_load_all(path.read_text("utf-8"))]
+
+
+def built(folder):
+    """The objects that kubectl makes of a kustomization."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not here")
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def megabytes(text):
+    return float(text[:-2]) * {"Mi": 1, "Gi": 1024}[text[-2:]]
+
+
 class TestKubernetes:
     @pytest.fixture
     def found(self):
         """The objects by kind."""
-        documents = [
-            each
-            for path in (FOLDER / "kubernetes").glob("*.yaml")
-            for each in yaml.safe_load_all(path.read_text(encoding="utf-8"))
-        ]
+        documents = manifests("serving.yaml", "network_policy.yaml")
         assert len({each["kind"] for each in documents}) == len(documents)
         return {each["kind"]: each for each in documents}
 
@@ -201,35 +220,50 @@ class TestKubernetes:
         return container
 
     def test_the_flags_are_those_of_compose(self, container):
-        flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"])
-        composed = flags_of(compose(MODEL_CONFIG_FILE="/config/models.config"))
-        assert flags == {name: composed[name] for name in flags}
+        assert flags_of({"command": container["args"]}).items() <= (
+            flags_of(compose(MODEL_CONFIG_FILE="/config/models.config")).items()
+        )
 
-    def test_the_version_of_the_image_is_that_of_compose(self, container):
-        kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-        assert all((FOLDER / path).is_file() for path in kustomization["resources"])
-        (generated,) = kustomization["configMapGenerator"]
-        (replacement,) = kustomization["replacements"]
-        assert generated["envs"] == [".env"]
-        assert replacement["source"]["name"] == generated["name"]
-        (target,) = replacement["targets"]
-        assert f"[name={container['name']}].image" in target["fieldPaths"][0]
-        parts = container["image"].split(target["options"]["delimiter"])
-        parts[target["options"]["index"]] = VERSION
-        assert ":".join(parts) == compose()["image"]
+    @pytest.mark.parametrize("folder", [FOLDER, CANARY])
+    def test_objects_fit_the_schemas_of_kubernetes(self, folder):
+        validate = pytest.importorskip("kubernetes_validate")
+        for each in [*manifests("serving.yaml", "network_policy.yaml"), *built(folder)]:
+            validate.validate(each, validate.latest_version(), strict=True)
 
-    def test_every_file_is_in_the_config_map_and_can_be_read(self, found, container, tmp_path):
-        data = found["ConfigMap"]["data"]
+    def test_a_wrong_object_does_not_fit(self, found):
+        validate = pytest.importorskip("kubernetes_validate")
+        found["Deployment"]["spec"]["replica"] = 1
+        with pytest.raises(validate.ValidationError):
+            validate.validate(found["Deployment"], validate.latest_version(), strict=True)
+
+    @pytest.mark.parametrize("folder", [FOLDER, CANARY])
+    def test_kustomize_fills_in_the_version_and_the_files(self, folder, tmp_path):
+        """Every file that a flag names is in the ConfigMap, and can be read."""
+        objects = built(folder)
+        (container,) = next(
+            each["spec"]["template"]["spec"]["containers"]
+            for each in objects
+            if each["kind"] == "Deployment"
+        )
+        assert container["image"] == compose()["image"]
+        data = next(
+            each["data"] for each in objects if each["metadata"]["name"] == "serving-config"
+        )
         for name, text in data.items():
             (tmp_path / name).write_text(text)
-        for flag in container["args"]:
-            if "_file=" in flag:
-                assert flag.partition("=/config/")[2] in data, flag
+        flags = flags_of({"command": container["args"]})
+        for name, path in flags.items():
+            if name.endswith("_file"):
+                assert path.removeprefix("/config/") in data, name
         (model,) = server_config.read_models(
             str(tmp_path / "models.config")
         ).model_config_list.config
-        served = set(model.model_version_policy.specific.versions)
-        assert set(model.version_labels.values()) <= served
+        assert set(model.version_labels.values()) <= set(
+            model.model_version_policy.specific.versions
+        )
+        # Without it TensorFlow Serving ends when it meets a label: no version is loaded yet.
+        assert flags["allow_version_labels_for_unavailable_models"] == "true"
+        assert bool(model.version_labels) == (folder == CANARY)
         server_config.read_batching(str(tmp_path / "batching.config"))
         assert server_config.read_metrics_path(str(tmp_path / "monitoring.config"))
 
@@ -245,13 +279,60 @@ class TestKubernetes:
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in pod["spec"]["volumes"]}
 
+    def test_the_largest_images_fit_the_memory(self, container):
+        """Each that is decoded at the same time takes 10 bytes a pixel; a GiB is for the rest."""
+        flags, limits = flags_of({"command": container["args"]}), container["resources"]["limits"]
+        decodes = int(flags["tensorflow_inter_op_parallelism"])
+        assert decodes * 10 * MAX_PIXELS / 2**20 + 1024 <= megabytes(limits["memory"])
+        assert float(limits["cpu"]) == decodes
+        assert compose()["mem_limit"] == "4g"
+
+    def test_a_pod_answers_on_before_it_ends(self, pod, container):
+        """The image has no handler of SIGTERM; only this pause lets requests finish."""
+        seconds = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert 10 <= seconds < pod["spec"]["terminationGracePeriodSeconds"]
+
     def test_the_objects_belong_together(self, found, pod):
         labels = pod["metadata"]["labels"]
         assert found["Service"]["spec"]["selector"] == labels
         for kind in ("Deployment", "PodDisruptionBudget"):
             assert found[kind]["spec"]["selector"]["matchLabels"] == labels
+        assert found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
         target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
         assert target["name"] == found["Deployment"]["metadata"]["name"]
+
+    def test_only_named_sources_reach_the_ports(self, found, container):
+        policy = found["NetworkPolicy"]["spec"]
+        assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+        assert all(rule["from"] for rule in policy["ingress"])
+        ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+        assert ports == {port["containerPort"] for port in container["ports"]}
+
+    def test_kserve_serves_the_same(self, container):
+        (service,) = manifests("kserve.yaml")
+        assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+        assert service["kind"] == "InferenceService"
+        model = service["spec"]["predictor"]["model"]
+        assert model["modelFormat"] == {"name": "tensorflow"}
+        assert model["protocolVersion"] == "v1"
+        assert model["runtimeVersion"] == VERSION
+        assert model["resources"] == container["resources"]
+        assert set(model["args"]) <= set(container["args"])
+
+
+def test_the_workflow_starts_the_image_and_asks_it():
+    """Every target and file that its steps name exists."""
+    text = (FOLDER.parent / ".github/workflows/conformance.yaml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    makefile = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", "\n".join(lines), re.M):
+        assert re.search(rf"^{target}:", makefile, re.M)
+    for path in re.findall(r"(?:kustomize|-f) (\S+)", "\n".join(lines)):
+        assert (FOLDER.parent / path).exists()
+    port = flags_of(compose())["port"]
+    started = next(i for i, line in enumerate(lines) if "compose.yaml up" in line)
+    assert f"make conformance TARGET=127.0.0.1:{port}" in lines[started + 1 :]
 
 
 @pytest.mark.parametrize(

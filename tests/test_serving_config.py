@@ -1,10 +1,12 @@
 """Configuration files in TensorFlow Serving's text formats, and encryption."""
 
+import contextlib
 import datetime
 import ipaddress
 import json
 import os
 import pathlib
+import socket
 
 import grpc
 import pytest
@@ -161,6 +163,41 @@ def test_encryption(keys, tmp_path, verify):
             assert ask(server, keys, name, ca)
 
 
+def test_rest_has_the_encryption_of_grpc(keys, tmp_path):
+    """Nothing is answered in plain text, whoever asks."""
+    text = "".join(
+        f"{name}: {json.dumps((keys / file).read_text())}\n"
+        for name, file in (("server_key", "server.key"), ("server_cert", "server.pem"))
+    )
+    options = {"ssl_config_file": written(tmp_path, text), "rest_api_port": -1}
+    with embedded(publish(tmp_path / "demo", 1), **options) as server:
+        url = f"https://{server.rest_address}"
+        with Client(url, "demo", ca_file=str(keys / "authority.pem"), retries=0) as client:
+            assert client.predict({"image_bytes": [IMAGE]})
+        with (
+            Client(url, "demo", ca_file=str(keys / "other.pem"), retries=0) as client,
+            pytest.raises(ServerError),
+        ):
+            client.predict({"image_bytes": [IMAGE]})
+        host, port = server.rest_address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as plain:
+            plain.sendall(b"GET /v1/models/demo HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                assert b"HTTP" not in plain.recv(1000)
+        assert server.rest_scheme == "https"
+
+
+@pytest.mark.parametrize(("cert", "key"), [("server", "client"), ("server", None)])
+def test_keys_that_do_not_fit_are_one_line(keys, tmp_path, cert, key):
+    damaged = "-----BEGIN X-----"
+    found = (keys / f"{key}.key").read_text() if key else damaged
+    text = f"server_key: {json.dumps(found)}\n"
+    text += f"server_cert: {json.dumps((keys / f'{cert}.pem').read_text())}"
+    with pytest.raises(UserError, match="server_cert and server_key are no pair") as caught:
+        config.read_tls(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
 PEM = r"-----BEGIN X-----\n"
 
 
@@ -176,7 +213,7 @@ PEM = r"-----BEGIN X-----\n"
 )
 def test_wrong_keys_of_a_server_are_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        config.read_credentials(written(tmp_path, text))
+        config.read_tls(written(tmp_path, text))
 
 
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "https://127.0.0.1:1"])

@@ -14,7 +14,7 @@ from serving_demo import IMAGE, call, day_probability, embedded, predict, publis
 
 from serving.batching import Batcher, BatchingParameters
 from serving.model_manager import ModelManager
-from serving.served_model import ServedModel, aspired
+from serving.served_model import LoadRules, ServedModel, aspired
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
@@ -68,7 +68,7 @@ def test_policies_choose_versions(policy, expected):
 
 
 def test_versions_and_labels_of_several_models(base):
-    models = ModelManager(LoadedModel)
+    models = ModelManager(LoadRules(LoadedModel))
     more = (
         "model_version_policy { specific { versions: 1 versions: 2 } }"
         ' version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }'
@@ -106,12 +106,12 @@ def test_versions_and_labels_of_several_models(base):
 )
 def test_a_wrong_configuration_is_refused(change, code, message):
     with pytest.raises(RequestError, match=message) as caught:
-        ModelManager(LoadedModel).configure(change)
+        ModelManager(LoadRules(LoadedModel)).configure(change)
     assert caught.value.code is (code or grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def test_a_label_needs_a_version_that_is_served(base):
-    models = ModelManager(LoadedModel)
+    models = ModelManager(LoadRules(LoadedModel))
     models.configure(config(("demo", base, 'version_labels { key: "a" value: 3 }')))
     wanted = config(("demo", base, 'version_labels { key: "a" value: 2 }'))
     with pytest.raises(RequestError) as caught:
@@ -130,7 +130,7 @@ def test_a_label_needs_a_version_that_is_served(base):
 def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
     for version in (2, 3):
         (base / str(version) / "saved_model.pb").write_bytes(b"")
-    models = ModelManager(LoadedModel)
+    models = ModelManager(LoadRules(LoadedModel))
     models.configure(config(("demo", base, "")))
     assert models.served == {"demo": [1]}
     states = {each.version: each.state for each in models.statuses("demo", None)}
@@ -139,7 +139,7 @@ def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
 
 
 def test_a_version_in_use_is_unloaded_after_its_last_call(base):
-    model = ServedModel("demo", base, LoadedModel)
+    model = ServedModel("demo", base, LoadRules(LoadedModel))
     assert model.refresh() == []
     shutil.rmtree(base / "3")
     with model.acquire() as used, model.acquire(3):
@@ -162,7 +162,7 @@ def test_a_version_in_use_is_unloaded_after_its_last_call(base):
 def test_memory_of_old_versions_is_freed(base):
     """Swaps leave no thread behind, and no function of an old version."""
     wrap = lambda function: Batcher(function, BatchingParameters())  # noqa: E731
-    models = ModelManager(lambda path, version: LoadedModel(path, version, wrap))
+    models = ModelManager(LoadRules(lambda path, version: LoadedModel(path, version, wrap)))
     alive = []
     for turn in range(5):
         policy = f"model_version_policy {{ specific {{ versions: {turn % 3 + 1} }} }}"
@@ -181,7 +181,10 @@ def test_memory_of_old_versions_is_freed(base):
 
 
 def test_reload_over_grpc(base, capsys):
-    with embedded(base) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        embedded(base, enable_reload_config_requests=True) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         for version in (1, 2, 3, 1):
             policy = f"model_version_policy {{ specific {{ versions: {version} }} }}"
             request = messages.ReloadConfigRequest(

@@ -4,14 +4,13 @@ encoded    the files as they are stored: for records on a slow disk or another m
 decoded    the pixels: no decoding after the first epoch
 """
 
-import pathlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tfpipe.core.errors import UserError
+from tfpipe.core.memory import free_memory
 from tfpipe.input import stateless_random
 from tfpipe.records import example
 from tfpipe.records.example import ImageExample
@@ -83,16 +82,3 @@ def load(
                 whole[row] = part[0]
         advance(1)
     return Examples(example_id, label, images, pictures)
-
-
-def free_memory() -> int | None:
-    """Return the bytes of memory that are free for this process; None if unknown."""
-    limits = []
-    meminfo = pathlib.Path("/proc/meminfo")
-    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):
-        limits.append(int(match[1]) * 1024)
-    group = pathlib.Path("/sys/fs/cgroup")  # a container's own limit
-    most, used = group / "memory.max", group / "memory.current"
-    if most.is_file() and used.is_file() and (limit := most.read_text().strip()) != "max":
-        limits.append(max(0, int(limit) - int(used.read_text())))
-    return min(limits, default=None)

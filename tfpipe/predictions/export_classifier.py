@@ -120,7 +120,10 @@ def find(export_dir: str) -> str:
     folder = pathlib.Path(export_dir)
     if (folder / _GRAPH).is_file():
         return export_dir
-    versions = version_folders(folder)
+    try:
+        versions = version_folders(folder)
+    except OSError as error:
+        raise UserError(f"--export_dir={export_dir}: {error.strerror}") from None
     if not versions:
         raise UserError(
             f"--export_dir={export_dir} holds neither {_GRAPH} nor a version of a model: name a"

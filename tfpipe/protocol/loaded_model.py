@@ -115,7 +115,8 @@ class LoadedModel:
             ):
                 raise precondition(
                     f'signature "{key}" is missing or differs from that of version {other.version};'
-                    " to serve it all the same, restart the server"
+                    " to serve it all the same, remove that version's folder, or start the server"
+                    " with --norefuse_signature_changes"
                 )
 
     def run_empty(self) -> None:

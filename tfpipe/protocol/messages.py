@@ -49,7 +49,7 @@ with without_tensorflow():
     from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
         FileSystemStoragePathSourceConfig,
     )
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 

@@ -14,10 +14,14 @@ LARGEST_VERSION = 2**63 - 1  # int64, as in ModelSpec
 
 
 def version_folders(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Return the version folders by number; empty if `base_path` is missing."""
+    """Return the version folders by number; empty if `base_path` is missing.
+
+    Raises:
+        OSError: the folder cannot be read at the moment.
+    """
     try:
         entries = sorted(base_path.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return {
         int(entry.name): entry
