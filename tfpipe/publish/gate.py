@@ -1,4 +1,7 @@
-"""The last check before a version is published: a real server answers as the evaluation did."""
+"""The last checks before a version is published.
+
+A real server answers as the evaluation did, and the graph refuses tensors of wrong shapes.
+"""
 
 import contextlib
 import pathlib
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError
 from tfpipe.publish.sample_images import SampleImages
@@ -40,7 +43,8 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
         The largest difference of a probability.
 
     Raises:
-        UserError: the server does not start, or answers with an error or other probabilities.
+        UserError: the server does not start, or answers with an error or other probabilities; or
+            the graph takes a wrong shape.
     """
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         (pathlib.Path(base) / "1").symlink_to(folder.resolve())
@@ -60,7 +64,22 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
             f"not exported: served probabilities differ from the evaluation's by {difference:.2g},"
             f" and {TOLERANCE:g} is allowed: this is a fault of tfpipe, please report it"
         )
+    check_shapes(folder)
     return difference
+
+
+def check_shapes(folder: pathlib.Path) -> None:
+    """Raise UserError if a signature does not refuse a wrong shape."""
+    command = [sys.executable, "-m", "tfpipe.publish.wrong_shapes", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace")
+    if done.returncode:
+        tried = (done.stdout.splitlines() or ["the graph"])[-1]
+        said = (done.stderr.splitlines() or [""])[-1] if done.returncode > 0 else ""
+        what = said or f"{tried} ends the process"
+        raise UserError(
+            f"not exported: a wrong shape is not refused: {one_line(what)}: this is a fault of"
+            " tfpipe, please report it"
+        )
 
 
 @contextlib.contextmanager
