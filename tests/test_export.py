@@ -29,7 +29,7 @@ from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.model.views import parse
 from tfpipe.protocol import messages
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.publish import card, gate, graph, requirement
+from tfpipe.publish import card, gate, graph, requirement, wrong_shapes
 from tfpipe.publish import sample_images as samples
 from tfpipe.publish import warm_up_requests as warm_up
 from tfpipe.records import example, tfrecord
@@ -231,6 +231,7 @@ def exported(run_dir, folder, **changes):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)  # may include the training of the fixture
 def test_frozen_weights_answer_the_same(run_dir, loaded, tmp_path):
     folder = exported(run_dir, tmp_path, optimize="none", serving_batch_sizes="1")
     plain = signatures_of(folder / "1")
@@ -332,6 +333,13 @@ def test_what_is_undefined_cannot_be_required():
         requirement.check(requirement.parse("roc_auc>0.5"), measured)
 
 
+def unchecked(folder, spec):
+    """Saves a model whose graph checks no shape."""
+    module = tf.Module()
+    function = tf.function(lambda x: {"y": x}, input_signature=[spec])
+    tf.saved_model.save(module, str(folder), signatures=function)
+
+
 class TestGate:
     @pytest.fixture(scope="class")
     def taken(self, run_dir, predictor):
@@ -361,13 +369,15 @@ class TestGate:
             gate.check(tmp_path, taken)
 
     @pytest.mark.slow
-    def test_holds_back_a_graph_without_checks(self, tmp_path):
-        module = tf.Module()
-        spec = tf.TensorSpec(None, tf.float32, "x")
-        function = tf.function(lambda x: {"y": x}, input_signature=[spec])
-        tf.saved_model.save(module, str(tmp_path), signatures=function)
-        with pytest.raises(UserError, match=r"serving_default with the shape \[\]: it answers"):
-            gate.check_shapes(tmp_path)
+    def test_holds_back_a_graph_that_takes_wrong_shapes(self, taken, tmp_path):
+        unchecked(tmp_path, tf.TensorSpec(None, tf.float32, "x"))
+        with pytest.raises(UserError, match=r"not exported: .*with the shape \[\] is not refused"):
+            gate.check(tmp_path, taken)
+
+    @pytest.mark.parametrize("shape", [None, [None, 2], [None]])
+    def test_finds_a_signature_without_a_check(self, tmp_path, shape):
+        unchecked(tmp_path, tf.TensorSpec(shape, tf.float32, "x"))
+        assert "serving_default with the shape [" in wrong_shapes.find(str(tmp_path))
 
     @pytest.mark.parametrize("fault", ["python", "file", "xla"])
     def test_holds_back_what_a_server_must_not_run(self, tmp_path, fault):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.errors import UserError
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError
 from tfpipe.publish.sample_images import SampleImages
@@ -48,7 +48,7 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
     """
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         (pathlib.Path(base) / "1").symlink_to(folder.resolve())
-        address = stack.enter_context(_served(base))
+        address = stack.enter_context(_served(folder, base))
         try:
             with Client(address, _NAME, timeout=_ANSWER_S) as client:
                 found = [
@@ -64,30 +64,15 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
             f"not exported: served probabilities differ from the evaluation's by {difference:.2g},"
             f" and {TOLERANCE:g} is allowed: this is a fault of tfpipe, please report it"
         )
-    check_shapes(folder)
     return difference
 
 
-def check_shapes(folder: pathlib.Path) -> None:
-    """Raise UserError if a signature does not refuse a wrong shape."""
-    command = [sys.executable, "-m", "tfpipe.publish.wrong_shapes", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="backslashreplace")
-    if done.returncode:
-        tried = (done.stdout.splitlines() or ["the graph"])[-1]
-        said = (done.stderr.splitlines() or [""])[-1] if done.returncode > 0 else ""
-        what = said or f"{tried} ends the process"
-        raise UserError(
-            f"not exported: a wrong shape is not refused: {one_line(what)}: this is a fault of"
-            " tfpipe, please report it"
-        )
-
-
 @contextlib.contextmanager
-def _served(base: str) -> Iterator[str]:
-    """Run the embedded server; yield its address."""
-    command = [sys.executable, "-m", "serving.server", "--port=0", f"--model_name={_NAME}"]
+def _served(folder: pathlib.Path, base: str) -> Iterator[str]:
+    """Run the embedded server after `candidate`'s check; yield its address."""
+    command = [sys.executable, "-m", "tfpipe.publish.candidate", str(folder)]
     process = subprocess.Popen(
-        [*command, f"--model_base_path={base}"],
+        [*command, "--port=0", f"--model_name={_NAME}", f"--model_base_path={base}"],
         stderr=subprocess.PIPE,
         text=True,
         errors="backslashreplace",

@@ -1,12 +1,9 @@
 """Feeds tensors of wrong shapes to every signature of a SavedModel, as TensorFlow Serving would.
 
-    python -m tfpipe.publish.wrong_shapes FOLDER
-
 TensorFlow Serving compares no shapes with the signature, so the graph itself must refuse them. Run
 this in a process of its own: some kernels end the process at a shape that they do not expect.
 """
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,20 +28,22 @@ def wrong_shapes(sizes: Sequence[int]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(found))
 
 
-def main(folder: str) -> str:
-    """Try every signature with one input; print each try before it runs.
+def find(folder: str) -> str:
+    """Try every signature with one input.
 
     Returns:
-        What was not refused as INVALID_ARGUMENT, or "".
+        The first try that is not refused as INVALID_ARGUMENT, or "".
     """
     with v1.Session(graph=tf.Graph()) as session:
-        signatures = v1.saved_model.load(session, [SERVE], folder).signature_def
+        try:
+            signatures = v1.saved_model.load(session, [SERVE], folder).signature_def
+        except OSError:  # the server says why
+            return ""
         for name, definition in sorted(signatures.items()):
             outputs = [info.name for info in definition.outputs.values()]
             for info in definition.inputs.values() if len(definition.inputs) == 1 else ():
                 for shape in wrong_shapes([dim.size for dim in info.tensor_shape.dim[1:]]):
-                    what = f"signature {name} with the shape {list(shape)}"
-                    print(what, flush=True)
+                    what = f"{name} with the shape {list(shape)}"
                     value = np.zeros(shape, tf.as_dtype(info.dtype).as_numpy_dtype)
                     value = np.full(shape, b"", object) if value.dtype == object else value
                     try:
@@ -52,10 +51,6 @@ def main(folder: str) -> str:
                     except tf.errors.InvalidArgumentError:
                         continue
                     except Exception as error:
-                        return f"{what}: {type(error).__name__}: {one_line(error)}"
-                    return f"{what}: it answers"
+                        return f"{what} is not refused: {type(error).__name__}: {one_line(error)}"
+                    return f"{what} is not refused"
     return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) or 0)
