@@ -39,7 +39,7 @@ _HINTS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         "allow more time (--timeout), or send fewer images at a time (--batch_size)"
     ),
-    grpc.StatusCode.NOT_FOUND: "name another model (--model_name)",
+    grpc.StatusCode.NOT_FOUND: "name another model (--model_name) or version (--version)",
     grpc.StatusCode.FAILED_PRECONDITION: "name another signature (--signature_name)",
 }
 _BUSY_HINT = "send fewer requests at a time (--concurrency), or retry more often (--retries)"
@@ -69,7 +69,7 @@ class Options(ConnectionOptions):
 
     images: tuple[str, ...] = arguments("IMAGE", "files, folders, TFRecord files, or -")
     threshold: float | None = option(
-        "for two classes, the least probability of the second to be the label; empty for the more"
+        "the least probability of the second of two classes to be the label; empty for the most"
         " probable class",
         None,
         minimum=0,

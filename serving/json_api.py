@@ -21,6 +21,7 @@ from tfpipe.protocol.errors import invalid
 INSTANCES, INPUTS = "instances", "inputs"
 _B64 = "b64"
 _BYTES = "_bytes"  # an output with this ending is written in base64
+_STANDARD = str.maketrans("-_", "+/")  # from the alphabet for URLs
 _DEEPEST = 32  # nested lists; a tensor has fewer dimensions
 
 _types = messages.types_pb2
@@ -165,7 +166,7 @@ def _rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, messages.Tenso
             )
         for alias, column in columns.items():
             column.append(each[alias] if named else each)
-    return {alias: _tensor(column, inputs[alias].dtype) for alias, column in columns.items()}
+    return {alias: _tensor(column, inputs[alias]) for alias, column in columns.items()}
 
 
 def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, messages.TensorProto]:
@@ -175,11 +176,11 @@ def _columns(given: Any, inputs: Mapping[str, Any]) -> dict[str, messages.Tensor
                 "inputs is a plain value/list, but expecting an object as multiple input tensors"
                 " required as per tensorinfo_map"
             )
-        return {alias: _tensor(given, info.dtype) for alias, info in inputs.items()}
+        return {alias: _tensor(given, info) for alias, info in inputs.items()}
     for alias in inputs:
         if alias not in given:
             raise invalid(f"Missing named input: {alias} in 'inputs' object.")
-    return {alias: _tensor(given[alias], info.dtype) for alias, info in inputs.items()}
+    return {alias: _tensor(given[alias], info) for alias, info in inputs.items()}
 
 
 def _is_named(value: Any) -> bool:
@@ -191,11 +192,13 @@ def _is_b64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {_B64} and isinstance(value[_B64], str)
 
 
-def _tensor(value: Any, dtype: int) -> messages.TensorProto:
-    kind = _numpy_type(dtype)
+def _tensor(value: Any, info: Any) -> messages.TensorProto:
+    kind = _numpy_type(info.dtype)
     shape = _shape(value)
     leaves: list[Any] = []
     _flatten(value, shape, 0, kind, leaves)
+    if value == []:  # no rows of the input's shape
+        shape += [abs(dim.size) for dim in info.tensor_shape.dim[1:]]
     return tensors.to_proto(np.fromiter(leaves, kind, len(leaves)).reshape(shape))
 
 
@@ -279,13 +282,16 @@ def _name(kind: np.dtype) -> str:
 def _bytes(value: dict) -> bytes:
     if not _is_b64(value):
         raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
-    text = value[_B64]
+    text = "".join(value[_B64].split())  # MIME and `base64` break lines
     try:
         # Some clients omit the padding, some use the URL alphabet.
-        plain = text.translate(str.maketrans("-_", "+/")).rstrip("=")
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        plain = text.translate(_STANDARD)
+        padding = "" if plain.endswith("=") else "=" * (-len(plain) % 4)
+        return base64.b64decode(plain + padding, validate=True)
     except (binascii.Error, ValueError):
-        raise invalid("Unable to base64 decode") from None
+        is_url = text[:5].lower() == "data:"
+        hint = ": it is a `data:` URL; send only what follows its comma" if is_url else ""
+        raise invalid(f"Unable to base64 decode{hint}") from None
 
 
 def _fill_example(value: Any, example: Any) -> None:

@@ -114,6 +114,12 @@ class RestServer(HttpServer):
     async def _answer(self, request: Request) -> Response:
         try:
             body = await self._body(request)
+        except RequestError as error:
+            too_large = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            return _error(error, 413 if too_large else None)  # 429 would make clients ask again
+        except ClientDisconnect:
+            return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
+        try:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(
                 self._pool, self._call, request.method, request.url.path, body
@@ -124,8 +130,6 @@ class RestServer(HttpServer):
         except asyncio.TimeoutError:
             late = f"no answer within {self._timeout_s:g} s, the limit of this server"
             return _error(RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, late))
-        except ClientDisconnect:
-            return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
 
     async def _body(self, request: Request) -> bytes:
         """Return the body, which is read up to the limit."""
@@ -212,6 +216,6 @@ def _as_json(message) -> str:
     )
 
 
-def _error(error: RequestError) -> Response:
-    status = HTTP_STATUS.get(error.code, 500)
+def _error(error: RequestError, status: int | None = None) -> Response:
+    status = status or HTTP_STATUS.get(error.code, 500)
     return Response(json_api.write_error(error.message), status, media_type=_JSON)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 
 import grpc
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from serving_demo import day_probability, demo, embedded, png, run_command
 
 from serving import client as command
+from tfpipe.core.errors import UserError
 from tfpipe.protocol import images, transport
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.transport import ServerError
@@ -138,6 +140,52 @@ def test_what_stops_everything_is_one_line(ask, folder, flags, code, words):
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("http://{grpc}", "speaks gRPC, not HTTP: give the address without http://"),
+        ("{rest}", "speaks HTTP, not gRPC: for REST put http:// before the address"),
+        ("http://{rest}/v1/models/demo:predict", "has the path of a model: give http://{rest};"),
+    ],
+)
+def test_the_port_of_the_other_protocol_is_recognised(ask, folder, form, words):
+    names = {"grpc": demo().address, "rest": demo().rest_address}
+    code, out, err = ask("dark.png", server=form.format(**names))
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.isprintable()
+    assert words.format(**names) in line
+
+
+def test_another_protocol_is_shown_in_printable_characters(ask, folder):
+    def answer(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"\x15\x03\x01\x1b[31m\xff\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=[listening], daemon=True).start()
+        code, out, err = ask("dark.png", server=f"http://127.0.0.1:{listening.getsockname()[1]}")
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.isprintable()
+    assert "does not speak HTTP" in line
+
+
+def test_a_threshold_is_for_two_classes(address, monkeypatch):
+    three = {
+        "probabilities": np.full([1, 3], 1 / 3, np.float32),
+        "class_index": np.array([0]),
+        "class_name": np.array([b"a"], object),
+    }
+    with Client(address, "demo") as client:
+        monkeypatch.setattr(client, "predict", lambda inputs: three)
+        assert client.classify_images([b""])[0].label == "a"
+        with pytest.raises(UserError, match=r"`threshold=0.5` is for two classes.* 'demo' has 3"):
+            client.classify_images([b""], threshold=0.5)
 
 
 def test_a_silent_server_is_one_line(ask, folder):

@@ -1,6 +1,7 @@
 """SavedModels of any origin are loaded, checked and run."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -46,6 +47,89 @@ def test_arrays_and_messages_are_both_taken(version, wrap):
     model.close()
     with pytest.raises(RequestError):
         model.run("", {"image_bytes": np.array(images, object)})
+
+
+def test_an_empty_batch_is_answered_without_the_model(version):
+    ran = []
+
+    def noted(function):
+        def run(inputs):
+            ran.append(inputs)
+            return function(inputs)
+
+        return run
+
+    model = LoadedModel(version, 1, noted)
+    answer = model.run("", {"image_bytes": np.array([], object)})
+    assert {alias: (array.shape, array.dtype) for alias, array in answer.items()} == {
+        "probabilities": ((0, 2), np.float32),
+        "probability": ((0,), np.float32),
+        "class_index": ((0,), np.int64),
+        "class_name": ((0,), object),
+    }
+    assert not ran
+
+
+EXAMPLES = {
+    "right": {"fixed": [1.0, 2.0], "default": [7], "free": [1, 2, 3], "sparse": [b"a", b"b"]},
+    "only what is required": {"fixed": [1.0, 2.0]},
+    "a missing key": {"default": [7]},
+    "another type": {"fixed": [1, 2]},
+    "too few values": {"fixed": [1.0]},
+    "too many values": {"fixed": [1.0, 2.0, 3.0]},
+    "no values": {"fixed": []},
+    "another type of a sparse one": {"fixed": [1.0, 2.0], "sparse": [1]},
+    "another type of a ragged one": {"fixed": [1.0, 2.0], "ragged": [b"a"]},
+    "another type of a default": {"fixed": [1.0, 2.0], "default": [1.0]},
+    "another number than the default's": {"fixed": [1.0, 2.0], "default": [1, 2]},
+    "unknown keys": {"fixed": [1.0, 2.0], "more": [b"x"]},
+}
+
+
+@pytest.fixture(scope="module")
+def parsing(tmp_path_factory):
+    """A model that parses Examples in an inner function, and what it parses."""
+    features = {
+        "fixed": tf.io.FixedLenFeature([2], tf.float32),
+        "default": tf.io.FixedLenFeature([], tf.int64, 3),
+        "free": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+        "sparse": tf.io.VarLenFeature(tf.string),
+        "ragged": tf.io.RaggedFeature(tf.float32),
+    }
+    inner = tf.function(lambda given: tf.io.parse_example(given, features)["fixed"])
+    spec = tf.TensorSpec([None], tf.string, "examples")
+    module = tf.Module()
+    serve = tf.function(lambda given: {"y": inner(given)}, input_signature=[spec])
+    folder = tmp_path_factory.mktemp("parsing")
+    tf.saved_model.save(module, str(folder), signatures=serve)
+    return LoadedModel(folder, 1), features
+
+
+@pytest.mark.parametrize("given", EXAMPLES.values(), ids=EXAMPLES)
+def test_an_example_is_refused_exactly_where_tensorflow_refuses_it(parsing, given):
+    model, features = parsing
+    lists = {float: "float_list", int: "int64_list", bytes: "bytes_list"}
+    found = tf.train.Example()
+    for key, values in given.items():
+        if values:
+            getattr(found.features.feature[key], lists[type(values[0])]).value.extend(values)
+        else:
+            found.features.feature[key].float_list.SetInParent()
+    serialized = np.array([found.SerializeToString()], object)
+    try:
+        tf.io.parse_example(serialized, features)
+    except tf.errors.InvalidArgumentError as error:
+        key = re.search(r"(?:Key|Feature): (\w+)", str(error))[1]
+        with pytest.raises(RequestError, match=rf"^Example 0: feature {key} "):
+            model.run("", {"examples": serialized})
+    else:
+        assert model.run("", {"examples": serialized})["y"].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfejunk", png(9)])
+def test_bytes_that_are_no_example_are_told(parsing, data):
+    with pytest.raises(RequestError, match=r"input 0 is no serialized tf.Example .*fixed"):
+        parsing[0].run("", {"examples": np.array([data], object)})
 
 
 def test_default_inputs_need_not_be_sent(version):

@@ -55,6 +55,36 @@ def test_rows_and_columns(server):
     assert ask(server, "POST", "/v1/models/demo:predict", alone)[1] == found
 
 
+@pytest.mark.parametrize(
+    "encode",
+    [
+        base64.encodebytes,
+        lambda data: base64.encodebytes(data).replace(b"\n", b"\r\n"),
+        lambda data: b" " + base64.b64encode(data) + b"\t\n",
+        lambda data: base64.b64encode(data).rstrip(b"="),
+        base64.urlsafe_b64encode,
+    ],
+)
+def test_base64_may_have_white_space_and_no_padding(server, encode):
+    data = IMAGE + bytes(range(256)) + b"\xff"  # a PNG may have more at its end
+    body = {"instances": [{"b64": encode(data).decode()}]}
+    code, found = ask(server, "POST", "/v1/models/demo:predict", body)
+    assert code == 200, found
+    assert found["predictions"][0]["probability"] == DAY
+
+
+def test_an_empty_list_is_answered_with_one(server):
+    code, found = ask(server, "POST", "/v1/models/demo:predict", {"inputs": {"image_bytes": []}})
+    assert code == 200
+    assert found["outputs"] == {alias: [] for alias in found["outputs"]}
+    info = messages.SignatureDef().inputs["x"]
+    info.dtype = TYPES.DT_UINT8
+    for size in (-1, 4, 4, 3):
+        info.tensor_shape.dim.add(size=size)
+    found, _ = json_api.read_tensors({"inputs": []}, {"x": info})
+    assert tensors.from_proto(found["x"]).shape == (0, 4, 4, 3)
+
+
 def test_numbers_by_name(server):
     body = {"signature_name": "add", "instances": [{"a": 1.5, "b": 2}, {"a": 0.1, "b": -1}]}
     code, found = ask(server, "POST", "/v1/models/demo:predict", body)
@@ -112,6 +142,15 @@ MISTAKES = [
     (PREDICT, {"signature_name": 1}, 400, ".*must be a string.*"),
     (PREDICT, {"instances": [1]}, 400, ".*Number is not of expected type: string"),
     (PREDICT, {"instances": [{"b64": "?"}]}, 400, "Unable to base64 decode"),
+    (
+        PREDICT,
+        {"instances": [{"b64": "data:image/png;base64,AAAA"}]},
+        400,
+        "Unable .*`data:` URL.*",
+    ),
+    (PREDICT, {"instances": [{"b64": "AAA AA=="}]}, 400, "Unable to base64 decode"),
+    (PREDICT, {"inputs": b64(IMAGE)}, 400, r"input image_bytes has shape \[\],.* takes \[\?\]"),
+    (PREDICT, {"inputs": "AAAA"}, 400, r"input image_bytes has shape \[\],.* takes \[\?\]"),
     (PREDICT, {"instances": [b64(IMAGE[:30])]}, 400, r"Invalid PNG\..*"),
     (
         PREDICT,
@@ -143,7 +182,7 @@ def test_mistakes(server, path, body, status, message):
 
 def test_limits(server):
     code, found = ask(server, "POST", "/v1/models/demo:predict", "x" * (2 << 20))
-    assert (code, found["error"]) == (429, "the body is larger than 1,048,576 bytes")
+    assert (code, found["error"]) == (413, "the body is larger than 1,048,576 bytes")
     packed = {"Content-Encoding": "gzip"}
     assert ask(server, "POST", "/v1/models/demo:predict", "x", packed)[0] == 501
     assert ask(server, "GET", "/v1/models/demo/x")[0] == 400

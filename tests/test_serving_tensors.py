@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfpipe.protocol import tensors
 from tfpipe.protocol.messages import TensorProto, types_pb2
 
+FLOAT = types_pb2.DT_FLOAT
 NUMBERS = {
     "half": np.array([[0.5, -2.0, 65504.0]], np.float16),
     "float": np.array([[1.5], [-3e38]], np.float32),
@@ -68,13 +69,17 @@ def test_bfloat16_is_read_as_float32():
 
 
 def test_one_number_fills_a_shape():
-    proto = tf.make_tensor_proto(2.5, shape=[2, 3])
-    np.testing.assert_array_equal(tensors.from_proto(proto), np.full((2, 3), 2.5, np.float32))
+    """The last one does, as C++ clients compress a tensor."""
+    one = tf.make_tensor_proto(2.5, shape=[2, 3])
+    more = TensorProto(dtype=FLOAT, tensor_shape=one.tensor_shape, float_val=[1, 2, 3])
+    for proto in (one, more):
+        np.testing.assert_array_equal(tensors.from_proto(proto), tf.make_ndarray(proto))
 
 
-FLOAT = types_pb2.DT_FLOAT
 MISFITS = {
-    "too few": ([3], {"dtype": FLOAT, "float_val": [1, 2]}),
+    "no rows of a huge size": ([1 << 62, 1 << 62, 0], {"dtype": FLOAT}),
+    "below zero": ([-1, -3], {"dtype": FLOAT, "float_val": [1, 2, 3]}),
+    "too few": ([3], {"dtype": FLOAT, "tensor_content": bytes(8)}),
     "too many": ([1], {"dtype": FLOAT, "float_val": [1, 2]}),
     "none": ([2], {"dtype": FLOAT}),
     "string fill": ([2], {"dtype": types_pb2.DT_STRING, "string_val": [b"x"]}),

@@ -1,10 +1,10 @@
 """Signatures of the exported model: a registry with an entry for each.
 
-To add one, write a function from a `Context` to a `tf.function` with an input signature. It returns
-None for a model that cannot have the signature.
+To add one, write a function from a `Context` to a `Signature`. It returns None for a model that
+cannot have the signature.
 
     @signatures.register("my_signature")
-    def _mine(context: Context): ...
+    def _mine(context: Context) -> Signature: ...
 
 TensorFlow Serving joins requests along the first dimension and splits the results there. So the
 first dimension of every input and output is N, the number of images.
@@ -13,7 +13,7 @@ first dimension of every input and output is N, the number of images.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -103,8 +103,8 @@ class Context:
         Returns:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
             the most probable class; for two classes also "probability" float32 [N] of the second.
-            With errors also "error" string [N]: for an image that has one the probabilities are
-            NaN, the index is -1 and the name empty.
+            With errors also "error" string [N]: for an image that has one the probabilities are 0
+            (JSON has no NaN), the index is -1 and the name empty.
         """
         probabilities = self.classify(images)
         index = tf.argmax(probabilities, -1)
@@ -112,7 +112,7 @@ class Context:
         found = {}
         if errors is not None:
             bad = errors != ""
-            probabilities = tf.where(bad[:, tf.newaxis], float("nan"), probabilities)
+            probabilities = tf.where(bad[:, tf.newaxis], 0.0, probabilities)
             index, name = tf.where(bad, tf.constant(-1, tf.int64), index), tf.where(bad, "", name)
             found["error"] = errors
         found |= {"probabilities": probabilities, "class_index": index, "class_name": name}
@@ -126,56 +126,73 @@ class Context:
 
     def answer_examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """Classify the images in serialized tf.Examples, string [N]."""
-        features = {IMAGE: tf.io.FixedLenFeature([], tf.string, "")}
+        features = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
         return self.answer_files(tf.io.parse_example(serialized, features)[IMAGE])
 
 
-signatures: Registry[Callable[[Context], Callable | None]] = Registry("signature")
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A function of one input.
+
+    Attributes:
+        spec: name, dtype and shape of the input, which are published.
+        run: returns the outputs for an input of that shape.
+    """
+
+    spec: tf.TensorSpec
+    run: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+    def checked(self) -> Callable:
+        """Return the `tf.function` to save: it refuses an input of another shape.
+
+        TensorFlow Serving compares no shapes, and some kernels end the process at a wrong one. The
+        graph does not know the shape before `ensure_shape`, so no optimizer removes the check.
+        """
+        spec = tf.TensorSpec(None, self.spec.dtype, self.spec.name)
+        return tf.function(
+            lambda value: self.run(tf.ensure_shape(value, self.spec.shape)),
+            input_signature=[spec],
+            autograph=False,
+        )
 
 
-def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
+signatures: Registry[Callable[[Context], Signature | None]] = Registry("signature")
+
+
+def _of_files(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Signature:
     """Return a signature for a function of image files."""
-
-    def signature(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return function(image_bytes)
-
-    spec = tf.TensorSpec([None], tf.string, name="image_bytes")
-    return tf.function(signature, input_signature=[spec], autograph=False)
+    return Signature(tf.TensorSpec([None], tf.string, "image_bytes"), function)
 
 
 @signatures.register("serving_default")
 @signatures.register("predict_bytes")
-def _predict_bytes(context: Context) -> Callable:
+def _predict_bytes(context: Context) -> Signature:
     """Encoded images of any sizes: "image_bytes" string [N], JPEG, PNG, GIF or BMP."""
     return _of_files(context.answer_files)
 
 
 @signatures.register("predict_images")
-def _predict_images(context: Context) -> Callable:
+def _predict_images(context: Context) -> Signature:
     """Decoded images, already of the model's size: "images" uint8 [N, S, S, 3], RGB."""
-
-    def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return context.answer(images)
-
-    spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, name="images")
-    return tf.function(predict_images, input_signature=[spec], autograph=False)
+    spec = tf.TensorSpec([None, *context.image_shape], tf.uint8, "images")
+    return Signature(spec, context.answer)
 
 
 @signatures.register("features")
-def _features(context: Context) -> Callable:
-    """The input of the head: "features" float32 [N, F]; NaN for an error."""
+def _features(context: Context) -> Signature:
+    """The input of the head: "features" float32 [N, F]; 0 for an error."""
 
     def features(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, errors = context.decode(image_bytes)
         values = context.predictor.features(tf.cast(images, tf.float32))
         bad = (errors != "")[:, tf.newaxis]
-        return {"features": tf.where(bad, float("nan"), values), "error": errors}
+        return {"features": tf.where(bad, 0.0, values), "error": errors}
 
     return _of_files(features)
 
 
 @signatures.register("explain")
-def _explain(context: Context) -> Callable:
+def _explain(context: Context) -> Signature:
     """As predict_bytes, with the class's "heat_map" float32 [N, S, S] in 0..1."""
 
     def explain(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -190,34 +207,40 @@ def _explain(context: Context) -> Callable:
     return _of_files(explain)
 
 
-def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Callable:
+def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Signature:
     """Return a signature for a function of serialized tf.Examples."""
-
-    def signature(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return function(inputs)
-
-    spec = tf.TensorSpec([None], tf.string, name="inputs")
-    return tf.function(signature, input_signature=[spec], autograph=False)
+    return Signature(tf.TensorSpec([None], tf.string, "inputs"), function)
 
 
 @signatures.register("classify")
-def _classify(context: Context) -> Callable:
-    """Records, as Classify takes them: "classes" string and "scores" float32 [N, C]."""
+def _classify(context: Context) -> Signature:
+    """Records, as Classify takes them: "classes" string and "scores" float32 [N, C].
+
+    Classify has no output for errors: the scores of an unreadable image are all 0.
+    """
 
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = context.answer_examples(inputs)["probabilities"]
         names = tf.broadcast_to(tf.constant(context.classes), tf.shape(scores))
-        return {"classes": names, "scores": scores}
+        return {"classes": tf.ensure_shape(names, scores.shape), "scores": scores}
 
     return _of_examples(classify)
 
 
 @signatures.register("regress")
-def _regress(context: Context) -> Callable | None:
-    """Records, as Regress takes them: "outputs" float32 [N], the second of two classes."""
+def _regress(context: Context) -> Signature | None:
+    """Records, as Regress takes them: "outputs" float32 [N], the second of two classes.
+
+    Regress has no output for errors: the value of an unreadable image is -1, no probability.
+    """
     if len(context.classes) != 2:
         return None
-    return _of_examples(lambda inputs: {"outputs": context.answer_examples(inputs)["probability"]})
+
+    def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = context.answer_examples(inputs)
+        return {"outputs": tf.where(answer["error"] == "", answer["probability"], -1.0)}
+
+    return _of_examples(regress)
 
 
 def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
@@ -235,18 +258,21 @@ def save(context: Context, folder: str, labels: str) -> dict[str, SignatureDef]:
     builders = {name: signatures[name] for name in signatures}
     # One function for the names of one builder.
     made = {builder: builder(context) for builder in builders.values()}
-    functions = {name: made[builder] for name, builder in builders.items() if made[builder]}
-    tf.saved_model.save(module, folder, signatures=functions)
-    return _named(folder, functions)
+    functions = {builder: each.checked() for builder, each in made.items() if each}
+    saved = {name: functions[each] for name, each in builders.items() if each in functions}
+    tf.saved_model.save(module, folder, signatures=saved)
+    return _described(folder, {name: made[builders[name]].spec for name in saved})
 
 
-def _named(folder: str, names: Iterable[str]) -> dict[str, SignatureDef]:
-    """Set the method names of Classify and Regress; TensorFlow sets Predict's for all."""
+def _described(folder: str, specs: Mapping[str, tf.TensorSpec]) -> dict[str, SignatureDef]:
+    """Write what TensorFlow leaves out: the shapes of inputs, and two methods."""
     path = pathlib.Path(folder) / "saved_model.pb"
     saved = SavedModel.FromString(path.read_bytes())
     (graph,) = saved.meta_graphs
-    for name in METHODS.keys() & set(names):
-        graph.signature_def[name].method_name = METHODS[name]
+    for name, spec in specs.items():
+        definition = graph.signature_def[name]
+        definition.inputs[spec.name].tensor_shape.CopyFrom(spec.shape.as_proto())
+        definition.method_name = METHODS.get(name, definition.method_name)
     path.write_bytes(saved.SerializeToString())
     (path.parent / "fingerprint.pb").unlink()  # has the old file's checksum, and is optional
-    return {name: graph.signature_def[name] for name in names}
+    return {name: graph.signature_def[name] for name in specs}

@@ -92,4 +92,4 @@ class RunClassifier(LocalClassifier):
     def _explain(self) -> Callable:
         """The export's signature `explain`."""
         context = signatures.Context(self._predictor, self.classes)
-        return signatures.signatures["explain"](context)
+        return signatures.signatures["explain"](context).checked()

@@ -14,6 +14,7 @@ from tfpipe.protocol import messages, transport
 from tfpipe.protocol.transport import ServerError
 
 IMAGE_INPUT = "image_bytes"
+IMAGE_KEY = "image/encoded"  # the image in a tf.Example
 IMAGE_OUTPUTS = ("probabilities", "class_index", "class_name")
 ERROR_OUTPUT = "error"
 
@@ -76,6 +77,7 @@ class Client:
         self.model_name = model_name
         self.signature_name = signature_name
         self.timeout = timeout
+        self._version = version
         self._retries = retries
         files = (ca_file, cert_file, key_file)
         keys = transport.ClientTls(*files) if tls or any(files) else None
@@ -132,7 +134,10 @@ class Client:
         Raises:
             ServerError: there is no answer, or the model has no signature `classify`.
         """
-        answer = self.predict({"inputs": [b""]}, ["classes"], signature_name="classify")["classes"]
+        blank = messages.Example()
+        blank.features.feature[IMAGE_KEY].bytes_list.value.append(b"")
+        inputs = {"inputs": [blank.SerializeToString()]}
+        answer = self.predict(inputs, ["classes"], signature_name="classify")["classes"]
         return tuple(name.decode(errors="replace") for name in answer[0].tolist())
 
     def classify_images(
@@ -142,14 +147,15 @@ class Client:
 
         Args:
             images: whole image files, sent as one request.
-            threshold: for two classes, the least probability of the second to be the label; None
-                for the more probable class.
+            threshold: the least probability of the second of two classes to be the label; None
+                for the most probable class.
 
         Returns:
             A classification for each image, or the error if the server refuses that image.
 
         Raises:
             ServerError: there is no answer, or the signature does not classify images.
+            UserError: there is a threshold, and the model has not two classes.
         """
         if not images:
             return []
@@ -173,6 +179,12 @@ class Client:
                 each for part in parts for each in self.classify_images(part, threshold=threshold)
             ]
         try:
+            classes = outputs["probabilities"].shape[1]
+            if threshold is not None and classes != 2:
+                raise UserError(
+                    f"`threshold={threshold:g}` is for two classes, and the model"
+                    f" {self.model_name!r} has {classes}: leave it out"
+                )
             columns = [outputs[alias].tolist() for alias in IMAGE_OUTPUTS]
             reasons = (
                 outputs[ERROR_OUTPUT].tolist() if ERROR_OUTPUT in outputs else [b""] * len(images)
@@ -194,7 +206,7 @@ class Client:
             message = f"{self.server} answers: {reason.decode(errors='replace')}"
             return ServerError(grpc.StatusCode.INVALID_ARGUMENT, message)
         label = name.decode(errors="replace")
-        if threshold is not None and len(probabilities) == 2:
+        if threshold is not None:
             chosen = int(probabilities[1] >= threshold)
             index, label = chosen, label if chosen == index else self.labels[chosen]
         return Classification(label, index, probabilities[index], (*probabilities,))
@@ -231,6 +243,8 @@ class Client:
     def _explain(self, error: ServerError) -> str:
         """Return what a refusal means."""
         code, details = error.code, str(error)
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return f"{self.server} cannot answer: {details}"
         if code is grpc.StatusCode.UNAVAILABLE and BUSY.search(details):
             return f"{self.server} has too much to do ({details})"
         if code is grpc.StatusCode.UNAVAILABLE:
@@ -238,5 +252,6 @@ class Client:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{self.server} did not answer within {self.timeout:g} s"
         if code is grpc.StatusCode.NOT_FOUND:
-            return f"{self.server} serves no model {self.model_name!r}: {details}"
+            version = f"version {self._version} of " if self._version else ""
+            return f"{self.server} serves no {version}model {self.model_name!r}: {details}"
         return f"{self.server} answers {code.name}: {details}"

@@ -90,7 +90,10 @@ def from_runtime(error: Exception) -> RequestError:
         code = grpc.StatusCode.INVALID_ARGUMENT
     else:
         code = grpc.StatusCode.INTERNAL
-    text = _NODE.sub("", str(error))
+    # TensorFlow copies bytes of the request into some messages, and Python then cannot read them.
+    is_bytes = isinstance(error, UnicodeDecodeError)
+    text = error.object.decode(errors="backslashreplace") if is_bytes else str(error)
+    text = _NODE.sub("", text)
     lines = [line for line in text.splitlines() if not _TRACE_LINE.fullmatch(line)]
     message = _OP_NAME.sub("", " ".join(" ".join(lines).split()))
     return RequestError(code, message or type(error).__name__)

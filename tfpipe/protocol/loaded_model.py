@@ -10,8 +10,9 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tfpipe.protocol import tensors
+from tfpipe.protocol import example_features, tensors
 from tfpipe.protocol.errors import from_runtime, invalid, precondition
+from tfpipe.protocol.example_features import FeatureSpec
 from tfpipe.protocol.messages import DEFAULT_SIGNATURE, SignatureDef, TensorProto, types_pb2
 
 SERVE = "serve"  # the tag of the graph that is served
@@ -53,8 +54,9 @@ class LoadedModel:
         """
         self.version, self.path = version, path
         self._functions: dict[str, Function] = {}
+        self._batched: set[str] = set()
         try:
-            self.signatures = _read_signatures(path)
+            self.signatures, self._features = _read_signatures(path)
             # Its signatures do not keep the model alive, nor with it the variables.
             self._model = tf.saved_model.load(str(path), tags=[SERVE])
             for key, definition in self.signatures.items():
@@ -62,6 +64,7 @@ class LoadedModel:
                     function = _function(self._model.signatures[key], definition)
                     batched = _has_free_rows(definition)
                     self._functions[key] = wrap(function) if batched else function
+                    self._batched |= {key} if batched else set()
         except Exception as error:  # a damaged file can raise nearly anything
             raise precondition(f"cannot load {path}: {from_runtime(error).message}") from error
 
@@ -76,7 +79,7 @@ class LoadedModel:
         inputs: Mapping[str, TensorProto | np.ndarray],
         output_filter: Iterable[str] = (),
     ) -> dict[str, np.ndarray]:
-        """Run one signature.
+        """Run one signature; an empty batch is answered without it.
 
         Args:
             signature: its name; empty means `serving_default`.
@@ -95,8 +98,14 @@ class LoadedModel:
         definition = self.signatures[key]
         arrays = _read_inputs(definition, inputs)
         wanted = _check_outputs(definition, list(output_filter))
+        if specs := self._features[key]:
+            (serialized,) = arrays.values()
+            example_features.check(specs, map(tf.compat.as_bytes, serialized.ravel()))
         try:
-            outputs = self._functions[key](arrays)
+            if key in self._batched and not any(len(array) for array in arrays.values()):
+                outputs = _empty(definition.outputs)
+            else:
+                outputs = self._functions[key](arrays)
             return {alias: tensors.as_array(outputs[alias]) for alias in wanted}
         except Exception as error:
             raise from_runtime(error) from error
@@ -123,13 +132,20 @@ class LoadedModel:
         """Run each signature with an empty batch, which builds what the first request needs."""
         for key, function in self._functions.items():
             try:
-                function(_empty(self.signatures[key]))
+                function(_empty(self.signatures[key].inputs))
             except (tf.errors.OpError, ValueError, TypeError):
                 continue  # the model may refuse an empty batch, and is built by now
 
 
-def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
-    """Return the signatures of the graph tagged `serve`; raises ValueError or OSError."""
+def _read_signatures(
+    path: pathlib.Path,
+) -> tuple[dict[str, SignatureDef], dict[str, tuple[FeatureSpec, ...]]]:
+    """Return the signatures of the graph tagged `serve`, and the features that each parses.
+
+    Raises:
+        ValueError: there is no such graph.
+        OSError: the file cannot be read.
+    """
     binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
     saved = SavedModel()
     try:
@@ -144,9 +160,13 @@ def _read_signatures(path: pathlib.Path) -> dict[str, SignatureDef]:
     for graph in saved.meta_graphs:
         if set(graph.meta_info_def.tags) == {SERVE}:
             # Copies: a part keeps the whole message in memory, weights included.
-            return {
+            signatures = {
                 key: SignatureDef.FromString(each.SerializeToString())
                 for key, each in graph.signature_def.items()
+            }
+            return signatures, {
+                key: example_features.parsed_by(graph, each) if _takes_strings(each) else ()
+                for key, each in signatures.items()
             }
     raise ValueError(f"saved_model.pb holds no graph that is tagged `{SERVE}`")
 
@@ -160,6 +180,11 @@ def _function(signature: Callable, definition: SignatureDef) -> Function:
         return {alias: np.asarray(each.numpy()) for alias, each in signature(**given).items()}
 
     return run
+
+
+def _takes_strings(definition: SignatureDef) -> bool:
+    """Return whether a signature has one input, of strings."""
+    return [info.dtype for info in definition.inputs.values()] == [types_pb2.DT_STRING]
 
 
 def _has_free_rows(definition: SignatureDef) -> bool:
@@ -256,10 +281,10 @@ def _type_name(data_type: int) -> str:
     return _RUNTIME_NAMES.get(name, name)
 
 
-def _empty(definition: SignatureDef) -> dict[str, np.ndarray]:
-    """Return inputs that fit: an unknown first dimension is 0, other unknown ones are 1."""
+def _empty(infos: Mapping) -> dict[str, np.ndarray]:
+    """Return tensors that fit: an unknown first dimension is 0, other unknown ones are 1."""
     found = {}
-    for alias, info in definition.inputs.items():
+    for alias, info in infos.items():
         sizes = [dim.size for dim in info.tensor_shape.dim]
         shape = [size if size >= 0 else int(place > 0) for place, size in enumerate(sizes)]
         found[alias] = np.zeros(shape, tf.as_dtype(info.dtype).as_numpy_dtype)

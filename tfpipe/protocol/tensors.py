@@ -7,7 +7,7 @@ import numpy as np
 
 from tfpipe.protocol.messages import TensorProto, types_pb2
 
-# The largest array that a single value may fill.
+# The largest array that a few values may fill.
 MAX_FILLED_BYTES = 64 << 20
 
 
@@ -130,8 +130,8 @@ def from_proto(proto: TensorProto) -> np.ndarray:
 
     Raises:
         ValueError: the data type is not supported, the shape is not fully known, or it does not
-            match the number of values. A single number fills any shape of at most
-            `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
+            match the number of values. In a typed field the last number may stand for all that
+            follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
@@ -146,8 +146,9 @@ def from_proto(proto: TensorProto) -> np.ndarray:
     size = math.prod(shape)
     if values.size == size:
         return values.reshape(shape)
-    if layout and values.size == 1 and 1 < size <= MAX_FILLED_BYTES // values.itemsize:
-        return np.full(shape, values[0], dtype=values.dtype)
+    is_typed = layout is not None and not proto.tensor_content
+    if is_typed and 0 < values.size < size <= MAX_FILLED_BYTES // values.itemsize:
+        return np.pad(values, (0, size - values.size), mode="edge").reshape(shape)
     raise ValueError(f"{values.size} values for shape {shape}")
 
 

@@ -6,6 +6,7 @@ import functools
 import http.client
 import json
 import random
+import re
 import ssl
 import time
 import urllib.parse
@@ -16,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf import json_format
 
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import UserError, one_line
 from tfpipe.protocol import messages, tensors
 from tfpipe.protocol.errors import HTTP_STATUS
 
@@ -29,6 +30,10 @@ _RECONNECT_MS = 2000
 
 # The gRPC status for an HTTP status, the first of several; others are UNKNOWN.
 _CODES = {status: code for code, status in reversed(HTTP_STATUS.items())}
+_CODES[http.client.REQUEST_ENTITY_TOO_LARGE] = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+_HTTP2_SETTINGS = b"\0\0"  # how a gRPC server begins; its frames have less than 64 KiB
+_NOT_GRPC = re.compile("http1|HTTP/1")  # in gRPC's message about an HTTP server
 
 
 class ServerError(UserError):
@@ -170,7 +175,11 @@ class Grpc:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise ServerError(error.code(), error.details()) from None
+            code, details = error.code(), error.details()
+            if code is grpc.StatusCode.UNAVAILABLE and _NOT_GRPC.search(details):
+                code = grpc.StatusCode.UNIMPLEMENTED
+                details = "it speaks HTTP, not gRPC: for REST put http:// before the address"
+            raise ServerError(code, details) from None
 
 
 class Rest:
@@ -227,8 +236,14 @@ class Rest:
             answer = response.read(MAX_ANSWER_BYTES + 1)
         except TimeoutError:
             raise ServerError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
+        except http.client.BadStatusLine as error:
+            code, text = grpc.StatusCode.UNIMPLEMENTED, one_line(error)[:80]
+            details = f"it does not speak HTTP; it begins with {text!r}"
+            if error.line.encode("latin-1", "replace").startswith(_HTTP2_SETTINGS):
+                details = "it speaks gRPC, not HTTP: give the address without http://"
+            raise ServerError(code, details) from None
         except (OSError, http.client.HTTPException) as error:
-            raise ServerError(grpc.StatusCode.UNAVAILABLE, str(error)) from None
+            raise ServerError(grpc.StatusCode.UNAVAILABLE, one_line(error)) from None
         finally:
             connection.close()
         if len(answer) > MAX_ANSWER_BYTES:
@@ -243,6 +258,12 @@ def _parsed(server: str) -> urllib.parse.SplitResult:
     with contextlib.suppress(ValueError):  # such as a port that is no number
         url = urllib.parse.urlsplit(server)
         if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            if "/v1/models" in url.path:
+                address = server.partition("/v1/models")[0]
+                raise UserError(
+                    f"the server {server!r} has the path of a model: give {address}; the model,"
+                    " version and signature are options of their own"
+                )
             return url
     raise UserError(
         f"the server {server!r} has no known form: HOST:PORT, or http://HOST:PORT for REST"

@@ -1,4 +1,7 @@
-"""The last check before a version is published: a real server answers as the evaluation did."""
+"""The last checks before a version is published.
+
+A real server answers as the evaluation did, and the graph refuses tensors of wrong shapes.
+"""
 
 import contextlib
 import pathlib
@@ -33,11 +36,12 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
     """Serve a SavedModel in a fresh process, and return the largest difference of a probability.
 
     Raises:
-        UserError: the server does not start, or answers with an error or other probabilities.
+        UserError: the server does not start, or answers with an error or other probabilities; or
+            the graph takes a wrong shape.
     """
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         (pathlib.Path(base) / "1").symlink_to(folder.resolve())
-        address = stack.enter_context(_served(base))
+        address = stack.enter_context(_served(folder, base))
         try:
             with Client(address, _NAME, timeout=_ANSWER_S) as client:
                 found = [
@@ -57,11 +61,11 @@ def check(folder: pathlib.Path, samples: SampleImages) -> float:
 
 
 @contextlib.contextmanager
-def _served(base: str) -> Iterator[str]:
-    """Run the embedded server; yield its address."""
-    command = [sys.executable, "-m", "serving.server", "--port=0", f"--model_name={_NAME}"]
+def _served(folder: pathlib.Path, base: str) -> Iterator[str]:
+    """Run the embedded server after `candidate`'s check; yield its address."""
+    command = [sys.executable, "-m", "tfpipe.publish.candidate", str(folder)]
     process = subprocess.Popen(
-        [*command, f"--model_base_path={base}"],
+        [*command, "--port=0", f"--model_name={_NAME}", f"--model_base_path={base}"],
         stderr=subprocess.PIPE,
         text=True,
         errors="backslashreplace",
