@@ -56,7 +56,7 @@ test: setup  ## Run the tests (some minutes on two cores)
 	@$(PYTEST)
 
 test-slow: setup  ## Run the tests that take more than some seconds each
-	@$(PYTEST) -m "slow and not large"
+	@$(PYTEST) -m "slow and not large" --timeout=180
 
 test-large: setup  ## Run the tests that take minutes or much memory
 	@$(PYTEST) -m large
