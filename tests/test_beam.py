@@ -77,9 +77,9 @@ def test_two_threads_give_the_same_bytes_and_a_clean_terminal(images, tmp_path):
     assert len(made.shards) == 6
     assert made.rejected == {"damaged": 2, "not an image name": 1}
     assert made.copies["train"]["dog"] > 0
-    # Duplicates; where the shards are; the read-me; the damaged images.
+    # The labels; duplicates, also of two classes; where the shards are; the read-me; the damaged.
     first_words = [line.split()[0] for line in done.stderr.splitlines()]
-    assert first_words == ["warning:", "6", "1", "warning:"], done.stderr
+    assert first_words == ["labels:", "duplicates:", "warning:", "6", "1", "warning:"], done.stderr
     assert sorted(os.listdir(tmp_path)) == ["beam", "pool"]
 
 

@@ -544,7 +544,7 @@ def test_full_disk_then_room_again(images, tmp_path):
 
     out = tmp_path / "out"
     process = start(f"--source={images}", f"--out={out}", "--workers=2", preexec_fn=limit)
-    kept, error = process.communicate()[1].splitlines()
+    *_, kept, error = process.communicate()[1].splitlines()
     assert process.returncode == 1
     assert error.startswith("error: cannot write ")
     assert "the same command resumes" in kept
@@ -586,7 +586,7 @@ def test_interrupt_says_that_it_can_go_on(tmp_path, delay_s):
     there = [name for name in os.listdir(tmp_path) if name != "in"]
     assert "out" not in there
     # Before there is anything to keep, nothing is said of it.
-    assert ["the same command resumes" in line for line in kept] == [True] * len(there)
+    assert sum("the same command resumes" in line for line in kept) == len(there)
 
 
 def test_malformed_images_through_the_command(tmp_path):

@@ -303,7 +303,7 @@ def test_from_training_to_the_saved_model(pair, records, image_folder, tmp_path)
     expected = [float(row["probability_dog"]) for row in rows]
     np.testing.assert_allclose(answer["probability"], expected, atol=1e-5)
     predicted = tmp_path / "submission.csv"
-    given = {"source": str(image_folder), "out": str(predicted)}
+    given = {"source": (str(image_folder),), "out": str(predicted)}
     assert predict.main(predict.Options(run_dir=str(folder), **given)) == 0
     by_id = {row["name"].removesuffix(".jpg"): p for row, p in zip(rows, expected, strict=True)}
     for row in read(predicted):

@@ -254,7 +254,7 @@ def test_two_commands_at_once(image_folder, out):
     _, stderr = second.communicate(timeout=60)
     os.kill(first.pid, signal.SIGCONT)
     assert second.returncode == 1
-    (line,) = stderr.splitlines()
+    *_, line = stderr.splitlines()
     assert line.startswith("error: ")
     assert f"--out={out}: another build" in line
     _, stderr = first.communicate(timeout=60)
