@@ -1,10 +1,12 @@
 """A small data set, a run and an export, each made once for all processes of a test session."""
 
 import fcntl
+import gc
 import os
 import pathlib
 import shutil
 import signal
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
@@ -27,6 +29,15 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("needs the real images and weights in ../shared, which are not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Drop the models of a file of tests: a process runs a hundred files."""
+    yield
+    if "tf_keras" in sys.modules:
+        sys.modules["tf_keras"].backend.clear_session()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
