@@ -289,6 +289,7 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_process_survives_a_disk_that_fails(tmp_path):
     """A loop of links fails as a stale network drive does: with an OSError for each access."""
     base, log = publish(tmp_path / "demo", 1), tmp_path / "stderr"
@@ -325,6 +326,7 @@ def test_a_process_survives_a_disk_that_fails(tmp_path):
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wait_us", "again"), [(60_000_000, False), (0, True)])
 def test_a_refused_file_is_tried_again_after_the_interval(tmp_path, capsys, wait_us, again):
     base, file = publish(tmp_path / "demo", 1), tmp_path / "models.config"

@@ -19,7 +19,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.slow,  # a server and a browser
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed"),
+]
 
 DAY, NIGHT = png(230, (60, 40)), png(20, (40, 60))
 FILES = [("day.png", DAY), ("night.png", NIGHT)]

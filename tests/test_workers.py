@@ -108,6 +108,7 @@ def test_images_that_are_too_large_only_together_are_all_good(tmp_path, monkeypa
     assert all(isinstance(each, ImageInfo) and each.bytes == 12 * 10**6 for each in infos)
 
 
+@pytest.mark.slow
 def test_slow_storage_is_no_slow_image(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "SECONDS", 0.5)
     job = Job((SlowStorage(),), str(tmp_path), Store(), 0)
