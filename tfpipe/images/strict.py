@@ -217,7 +217,7 @@ def _load(data: bytes, pillow: str) -> tuple[PIL.Image.Image, bytes]:
                 return _decoded(mended(data), pillow)
             except (Rejected, MemoryError, PIL.Image.DecompressionBombError):
                 raise
-            except Exception:  # noqa: S112 (the first error is told)
+            except Exception:  # noqa: S112 (the first error is reported)
                 continue
         if isinstance(error, PIL.UnidentifiedImageError):
             name = file_kind.find(data).name
