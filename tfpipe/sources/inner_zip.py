@@ -1,8 +1,6 @@
 """Read the members of a zip archive that lies in another one."""
 
-import contextlib
 import functools
-import os
 import re
 import shutil
 import tempfile
@@ -13,6 +11,7 @@ import zlib
 from tfpipe.core.errors import UserError
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES
+from tfpipe.sources.unpack import remove
 from tfpipe.sources.zip import Zip
 
 _BLOCK_BYTES = 2**20
@@ -43,7 +42,7 @@ class InnerZip(Zip):
     def _file(self) -> str:
         outer, name = _PATH.fullmatch(self.path).groups()
         unpacked = _unpack(Zip(outer, self.options), name)
-        weakref.finalize(self, _remove, unpacked)
+        weakref.finalize(self, remove, unpacked)
         if not zipfile.is_zipfile(unpacked):
             raise UserError(f"{self.path} is no zip archive, or was cut: unpack {outer} yourself")
         return unpacked
@@ -66,7 +65,7 @@ def _unpack(outer: Zip, name: str) -> str:
                 shutil.copyfileobj(member, target, _BLOCK_BYTES)
             target.flush()  # reports a full disk here
         except BaseException as error:
-            _remove(target.name)
+            remove(target.name)
             if isinstance(error, OSError):
                 raise UserError(
                     f"cannot unpack {outer.path}/{name} to {target.name} ({error.strerror}): free"
@@ -80,8 +79,3 @@ def _unpack(outer: Zip, name: str) -> str:
                 ) from None
             raise
     return target.name
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)

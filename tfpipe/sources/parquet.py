@@ -44,6 +44,7 @@ class Parquet(Source):
 
     def __init__(self, path: str, options: Options = DEFAULTS):
         super().__init__(path, options)
+        self._opened: tuple[str, pq.ParquetFile | None] = ("", None)
         self._group: tuple[str, int, list] = ("", -1, [])
 
     @classmethod
@@ -111,6 +112,8 @@ class Parquet(Source):
         return rows, annotations
 
     def _open(self, path: str) -> "pq.ParquetFile":
+        if self._opened[0] == path:  # its end, which lists the row groups, is read once
+            return self._opened[1]
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -119,11 +122,11 @@ class Parquet(Source):
                 f"{path}: Parquet files need pyarrow: pip install 'tfpipe[parquet]'"
             ) from None
         try:
-            return pq.ParquetFile(storage.open_to_read(path))
+            self._opened = (path, pq.ParquetFile(storage.open_to_read(path)))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is a damaged Parquet file ({error}): copy it again") from None
+        return self._opened[1]
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 (a source lives as long as its build)
     def _columns(self, path: str) -> tuple[str, str, str]:
         """Return the columns of the image, the label ("" for none) and the name."""
         schema = self._open(path).schema_arrow

@@ -94,13 +94,15 @@ class TFRecords(Source):
         try:
             with storage.open_to_read(path) as file:
                 record = tfrecord.read_at(file, place.offset)
-            found = record_keys.find(record_keys.values(record), self._keys)
+            values = record_keys.values(record)
+            found = record_keys.find(values, self._keys)
         except OSError as error:
             raise Rejected("unreadable", error.strerror or str(error)) from None
         except (tfrecord.FrameError, DecodeError, ValueError) as error:
             raise Rejected("damaged member", str(error)) from None
         check_size(len(found.encoded))
-        return _to_png(record) if _is_raw(record, found) else found.encoded
+        is_raw = found.image == "image/encoded" and values.get("image/format", [])[:1] == [b"raw"]
+        return _to_png(record) if is_raw else found.encoded
 
     def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:  # noqa: D102
         return self._contents.annotations
@@ -227,10 +229,6 @@ class TFRecords(Source):
             label = labels.get(name, "")
             text = names.get(label, str(label)) if isinstance(label, int) else label
             contents.annotations[name] = Annotation(text, split=shards.split_of(place.shard))
-
-
-def _is_raw(record: bytes, found: record_keys.Fields) -> bool:
-    return found.image == "image/encoded" and example.deserialize(record).format == "raw"
 
 
 def _to_png(record: bytes) -> bytes:
