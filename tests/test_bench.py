@@ -116,7 +116,7 @@ SMALL = "--size=32 --seconds=0.05 --batch_size="
             "original-device / limit",
         ),
         ("augment", SMALL + "2", "augment-projective"),
-        ("steps", "--only=inference-[pb]* " + SMALL + "2", "inference-both / inference-plain"),
+        ("steps", "--only=inference-[po]* " + SMALL + "2", "inference-onednn / inference-plain"),
         (
             "train",
             "--source={images} --weights=none --image_size=32 --epochs=1 --only=build,r1-*",

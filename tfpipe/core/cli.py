@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from tfpipe.core import allocator, onednn, options, terminal
+from tfpipe.core import onednn, options, terminal
 from tfpipe.core.errors import UserError, as_flags
 
 _VERBOSITY = "TensorFlow's own log: -1 none of it, 0 warnings, 1 all"
@@ -28,7 +28,7 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
     Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
     and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
     flags, 130 when interrupted. The help text is the docstring of `main`'s module. If `tuned`, it
-    applies `tfpipe.core.allocator` and `tfpipe.core.onednn`.
+    applies `tfpipe.core.onednn`.
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow other arguments
@@ -41,7 +41,6 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
         parsed = _parse(values, sys.argv, cls)
         terminal.quiet_tensorflow(values["verbosity"].value)
         if tuned:
-            allocator.keep_freed_memory()
             onednn.use()
         sys.exit(main(parsed))
     except UserError as error:

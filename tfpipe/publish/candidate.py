@@ -8,7 +8,7 @@ One process, because TensorFlow's import takes longer than all that follows.
 import runpy
 import sys
 
-from tfpipe.core import allocator, onednn, terminal
+from tfpipe.core import onednn, terminal
 
 SERVER = "serving.server"
 
@@ -16,7 +16,6 @@ SERVER = "serving.server"
 def main(folder: str, flags: list[str]) -> None:
     """Serve a SavedModel, unless its graph takes a wrong shape; both as the server's command."""
     terminal.quiet_tensorflow(-1)
-    allocator.keep_freed_memory()
     onednn.use()
     from tfpipe.publish import wrong_shapes
 

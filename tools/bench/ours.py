@@ -15,15 +15,11 @@ from tools.bench.worker import Epoch
 R3_AUGMENT = "shear(0.2)|zoom(0.8,1.2)|flip_lr"
 
 
-def tune(*, allocator: bool = True, onednn: bool = True) -> None:
+def tune() -> None:
     """Set up the process as `tfpipe.train` does."""
-    import tfpipe.core.allocator
-    import tfpipe.core.onednn
+    from tfpipe.core import onednn
 
-    if allocator:
-        tfpipe.core.allocator.keep_freed_memory()
-    if onednn:
-        tfpipe.core.onednn.use()
+    onednn.use()
 
 
 def folded(model: Any) -> Any:

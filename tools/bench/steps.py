@@ -11,11 +11,9 @@ The tasks, with random weights and images, in images/s:
 The settings:
 
     plain        TensorFlow's defaults
-    allocator    tfpipe.core.allocator
-    onednn       tfpipe.core.onednn
-    both         the two together, as the commands run
-    bfloat16     both, in mixed_bfloat16
-    xla          both, compiled
+    onednn       oneDNN's kernels on every CPU, as the commands run
+    bfloat16     onednn, in mixed_bfloat16
+    xla          onednn, compiled
 """
 
 import functools
@@ -28,7 +26,7 @@ from tools.bench.harness import Case
 from tools.bench.worker import Epoch
 
 TASKS = ("inference", "folded", "training")
-SETTINGS = ("plain", "allocator", "onednn", "both", "bfloat16", "xla")
+SETTINGS = ("plain", "onednn", "bfloat16", "xla")
 
 
 def main() -> int:
@@ -47,7 +45,7 @@ def main() -> int:
         for setting in SETTINGS:
             measure = functools.partial(harness.call, task=task, setting=setting, **given)
             cases.append(Case(f"{task}-{setting}", measure))
-        for setting, to in (("both", "plain"), ("bfloat16", "both"), ("xla", "both")):
+        for setting, to in (("onednn", "plain"), ("bfloat16", "onednn"), ("xla", "onednn")):
             comparisons.append(report.ratio("images/s", f"{task}-{setting}", f"{task}-{to}"))
     with harness.session(flags) as session:
         return harness.run(session, cases, (), comparisons)
@@ -56,9 +54,8 @@ def main() -> int:
 def step(backbone: str, size: int, batch_size: int, task: str, setting: str, **_: float) -> Epoch:
     """Return epochs of eight steps; it runs in a process of its own."""
     os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
-    ours.tune(
-        allocator=setting not in ("plain", "onednn"), onednn=setting not in ("plain", "allocator")
-    )
+    if setting != "plain":
+        ours.tune()
     import tensorflow as tf
     import tf_keras as keras
 
