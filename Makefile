@@ -7,7 +7,7 @@ LOCK ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-slow test-large smoke conformance demo web docs clean
+.PHONY: help setup lock lint format test test-slow test-large smoke wheel conformance demo web docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -65,6 +65,12 @@ SMOKE := tests/test_foundation.py tests/test_augment.py tests/test_end_to_end.py
 smoke:  ## Run a few tests on another Python: make smoke PYTHON=python3.13
 	@$(MAKE) --no-print-directory setup VENV=.venv-smoke
 	@.venv-smoke/bin/python -m pytest -m "not large" $(SMOKE)
+
+wheel: setup  ## Build dist/tfpipe-*.whl, and try it in an empty environment
+	@rm -rf dist build
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@$(BIN)/python -m tools.check_wheel dist/*.whl
 
 TARGET ?= 127.0.0.1:8500
 conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port

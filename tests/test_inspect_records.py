@@ -13,12 +13,12 @@ from PIL import Image, ImageChops, ImageOps
 
 from tests import commands
 from tests.refusals import refused
+from tfpipe import inspect_records
+from tfpipe.inspect_records import Options
 from tfpipe.page import thumbnail
 from tfpipe.records import manifest
 from tfpipe.records.example import ImageExample
 from tfpipe.reporting import dataset_plots as plots
-from tools import inspect_records
-from tools.inspect_records import Options
 
 SHARD = "val-00000-of-00003.tfrecord"
 
@@ -68,7 +68,7 @@ def test_plots_need_matplotlib(records, tmp_path, monkeypatch):
 def test_inspecting_needs_no_tensorflow(records, tmp_path):
     code = (
         "import sys\n"
-        "from tools import inspect_records\n"
+        "from tfpipe import inspect_records\n"
         f"options = inspect_records.Options(records={str(records)!r}, out='sheet.html')\n"
         "inspect_records.main(options)\n"
         "assert 'tensorflow.python' not in sys.modules\n"

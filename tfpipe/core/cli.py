@@ -22,13 +22,19 @@ _COMMON_FLAGS = f"""\
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> None:
+def run(
+    main: Callable[[Any], int | None],
+    cls: type,
+    *,
+    tuned: bool = True,
+    expand: Callable[[list[str]], list[str]] = list,
+) -> None:
     """Parse the command line into the dataclass `cls`, call `main` with it, and exit.
 
     Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
     and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
     flags, 130 when interrupted. The help text is the docstring of `main`'s module. If `tuned`, it
-    applies `tfpipe.core.onednn`.
+    applies `tfpipe.core.onednn`. `expand` returns the arguments that others stand for.
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow other arguments
@@ -38,7 +44,7 @@ def run(main: Callable[[Any], int | None], cls: type, *, tuned: bool = True) -> 
         print(_help(main, cls))
         sys.exit(0)
     try:
-        parsed = _parse(values, sys.argv, cls)
+        parsed = _parse(values, expand(sys.argv), cls)
         terminal.quiet_tensorflow(values["verbosity"].value)
         if tuned:
             onednn.use()
