@@ -29,10 +29,12 @@ EXAMPLES = {
     "noise": ("noise(0.1)", "noise(0)"),
     "one_of": ("one_of(crop(0.7)|flip_lr(1)|hue(0.3)|mixup(1))", "one_of(crop(1)|hue(0)|noise(0))"),
     "randaugment": ("randaugment(2,20)", "randaugment(2,0)"),
+    "resized_crop": ("resized_crop(0.2,0.8)", "resized_crop(1,1)"),
     "rotate": ("rotate(30)", "rotate(0)"),
     "saturation": ("saturation(0.8)", "saturation(0)"),
     "shear": ("shear(25)", "shear(0)"),
     "translate": ("translate(0.2)", "translate(0)"),
+    "trivialaugment": ("trivialaugment", "trivialaugment(0)"),
     "zoom": ("zoom(0.5,2)", "zoom(1,1)"),
     "zoom_xy": ("zoom_xy(0.5,2)", "zoom_xy(1,1)"),
 }
@@ -176,6 +178,18 @@ def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
     assert Augment("randaugment(3,15)").num_random == 3 * chain.num_random
 
 
+def test_trivialaugment_draws_the_operation_and_then_its_strength():
+    """Twice the number gives twice the angle; the sign is that of the number."""
+    chain = Augment("trivialaugment")
+    choices = sorted(name for name in operations if operations[name].strength)
+    share = 1 / (1 + len(choices))
+    for u_strength in (0.1, 0.5, 0.8):
+        u = np.full([COUNT, chain.num_random], u_strength, np.float32)
+        u[:, 0] = (1.5 + choices.index("rotate")) * share
+        expected = apply("rotate(30)", np.full([COUNT, 1], u_strength))
+        np.testing.assert_array_equal(chain(pictures(), one_hot(), u)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -188,6 +202,9 @@ def test_randaugment_is_of_full_strength_and_nothing_once_in_a_while():
         ("rotate(200)", r"in \[0, 180\]"),
         ("zoom(1.2,0.8)", "factors are above 0, the smaller first"),
         ("crop(0)", r"the fraction is in \(0, 1\]"),
+        ("resized_crop(0,1)", r"areas are in \(0, 1\]"),
+        ("resized_crop(1,0.5)", "the smaller first"),
+        ("trivialaugment(31)", r"the magnitude is in \[0, 30\]"),
         ("shear(90)", r"in \[0, 90\) degrees"),
         ("contrast(2)", r"in \[0, 1\]"),
         ("hue(0.6)", r"in \[0, 0.5\]"),

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 import tensorflow as tf
 from test_augment import COUNT, SIDE, apply, one_hot, pictures, uniform
 
@@ -203,6 +204,30 @@ def test_crops_a_window_in_half_pixel_geometry():
         window = images[:, top : top + 8, left : left + 8]
         expected = tf.image.resize(window, [16, 16], "bilinear")
         assert_sampled(found, expected)
+
+
+def test_a_resized_crop_has_uniform_area_and_stays_within_the_picture():
+    """The picture is a ramp in each direction, so the result tells its own window."""
+    side, low, high, count = 64, 0.3, 1.0, 1500
+    ramp = 4 * np.arange(side, dtype=np.uint8)
+    x, y = np.broadcast_arrays(ramp, ramp[:, np.newaxis])
+    images = np.tile(np.stack([x, y, x], -1), (count, 1, 1, 1))
+    u = uniform(4, count)
+    found = apply(f"resized_crop({low},{high})", u, images) / 4
+    a, b = 24, 40  # columns and rows far from the edges, where the result is linear
+    width = (found[:, a, b, 0] - found[:, a, a, 0]) / (b - a)
+    height = (found[:, b, a, 1] - found[:, a, a, 1]) / (b - a)
+    assert scipy.stats.kstest(width * height, "uniform", (low, high - low)).pvalue > 0.01
+    assert (width / height).min() > 3 / 4 - 0.02
+    assert (width / height).max() < 4 / 3 + 0.02
+    for size, start in ((width, found[:, a, a, 0]), (height, found[:, a, a, 1])):
+        edge = start + 0.5 - size * (a + 0.5)  # of the window, in pixels
+        room = side * (1 - size)
+        assert edge.min() > -0.1
+        assert (edge - room).max() < 0.1
+        roomy = room > 8
+        position = edge[roomy] / room[roomy]
+        assert scipy.stats.kstest(position, "uniform").pvalue > 0.01
 
 
 def test_shears_by_degrees():

@@ -44,6 +44,24 @@ def crop_window(u: tf.Tensor, fraction: float) -> tf.Tensor:
     return tf.concat([corner, tf.fill(tf.shape(u), fraction)], -1)
 
 
+@operation("resized_crop", num_random=4, kind=Kind.GEOMETRY)
+def _resized_crop(u: tf.Tensor, side: int, low: float, high: float) -> tf.Tensor:
+    """`resized_crop(0.35,1)`: a window of that range of the area, 3 : 4 to 4 : 3 as the picture is.
+
+    Szegedy et al., Going Deeper with Convolutions, 2014, as RandomResizedCrop of torchvision. Where
+    a window of the area drawn would leave the picture, the range of the ratio is narrower, so that
+    the area stays uniform.
+    """
+    call = f"resized_crop({low:g},{high:g})"
+    require(0 < low <= high <= 1, call, "areas are in (0, 1], the smaller first")
+    area = low + (high - low) * u[:, 0]
+    widest = tf.minimum(tf.math.log(4.0 / 3.0), -tf.math.log(area))
+    ratio = tf.exp(symmetric(u[:, 1]) * widest)  # of the window to the picture
+    width, height = tf.sqrt(area * ratio), tf.sqrt(area / ratio)
+    x, y = tf.unstack(symmetric(u[:, 2:]) * (side / 2), axis=1)
+    return _matrices([[width, 0.0, x * (1.0 - width)], [0.0, height, y * (1.0 - height)]], x)
+
+
 @operation("rotate", num_random=1, kind=Kind.GEOMETRY, strength=lambda m: (30 * m,))
 def _rotate(u: tf.Tensor, side: int, degrees: float) -> tf.Tensor:
     """`rotate(20)`: by an angle drawn from within that many degrees either way."""

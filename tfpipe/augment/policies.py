@@ -106,17 +106,36 @@ def _randaugment(rounds: Any, magnitude: Any) -> list[Choice]:
     """
     call = f"randaugment({rounds},{magnitude})"
     require(rounds in range(1, _MAX_ROUNDS + 1), call, f"rounds are 1 to {_MAX_ROUNDS}")
+    choice = _equal_chances(_of_magnitude(magnitude, call))
+    return [dataclasses.replace(choice, extreme=True)] * int(rounds)
+
+
+@operation("trivialaugment", num_random=1, kind=Kind.POLICY)
+def _trivialaugment(magnitude: Any = 30.0) -> list[Choice]:
+    """`trivialaugment`: one operation, its magnitude drawn from 0 to 30, or to another number.
+
+    Mueller and Hutter, TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation, 2021,
+    with the operations and ranges of `randaugment`.
+    """
+    return [_equal_chances(_of_magnitude(magnitude, f"trivialaugment({magnitude})"))]
+
+
+def _of_magnitude(magnitude: Any, call: str) -> list[Chain]:
+    """Return the identity and each operation of randaugment, of that magnitude."""
     require(
         isinstance(magnitude, float) and 0 <= magnitude <= _MAGNITUDES,
         call,
         f"the magnitude is in [0, {_MAGNITUDES}]",
     )
-    calls = [
-        (spec.Call(name, operations[name].strength(magnitude / _MAGNITUDES)),)
-        for name in operations
-        if operations[name].strength
+    strengths = {name: operations[name].strength for name in operations}
+    return [
+        (),
+        *(
+            (spec.Call(name, strength(magnitude / _MAGNITUDES)),)
+            for name, strength in strengths.items()
+            if strength
+        ),
     ]
-    return [dataclasses.replace(_equal_chances([(), *calls]), extreme=True)] * int(rounds)
 
 
 def _equal_chances(chains: list[Chain]) -> Choice:
