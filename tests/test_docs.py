@@ -14,6 +14,7 @@ from conftest import ROOT
 from test_layout import ENTRY_POINTS, SERVING_ENTRY_POINTS
 from test_links import PAGES
 
+from tfpipe.commands import MODULES
 from tools import commands
 
 pytestmark = pytest.mark.timeout(300)  # for the builds of the site
@@ -30,6 +31,7 @@ def known():
     for module in commands.modules():
         folder, _, name = module.rpartition(".")
         found[f"tools/{name}.py" if folder == "tools" else module] = commands.read(module)
+    found |= {f"tfpipe {name}": found[module] for name, module in MODULES.items()}
     return found
 
 
@@ -53,9 +55,11 @@ def words(line):
 def invocation(line, known):
     """Return the command that a line runs, and its flags as (name, value or None)."""
     command, found = None, []
+    before = ""
     for word in words(line):
         if command is None:
-            command = known.get(word)
+            command = known.get(word) or known.get(f"{before} {word}")
+            before = word
         elif word in ENDS:
             break
         elif match := FLAG.fullmatch(word):
@@ -113,7 +117,9 @@ def test_wrong_flags_are_found(known):
 def test_every_entry_point_is_a_command(known):
     expected = {f"tfpipe.{name}" for name in ENTRY_POINTS}
     expected |= {f"serving.{name}" for name in SERVING_ENTRY_POINTS}
-    assert {name for name in known if not name.startswith(("tools/", "tools."))} == expected
+    assert {
+        name for name in known if not name.startswith(("tools/", "tools.", "tfpipe "))
+    } == expected
     assert {f"tools.bench.{name}" for name in ("input", "records", "serving", "train")} <= set(
         known
     )

@@ -30,7 +30,6 @@ LAYERS = [
     {"building"},
 ]
 ENTRY_POINTS = [
-    "commands",
     "inspect_records",
     "pipeline",
     "build_records",
@@ -48,7 +47,7 @@ FOR_SERVING = ("tfpipe.core.", "tfpipe.protocol.", "tfpipe.page.heat_overlay")
 TOPS = ("serving", "tools", "tests")
 SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))
+RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS)) | {"commands": len(LAYERS)}
 
 SOURCES = sorted(
     p for folder in ("tfpipe", "serving", "tools") for p in ROOT.glob(f"{folder}/**/*.py")

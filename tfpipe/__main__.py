@@ -2,5 +2,4 @@
 
 from tfpipe import commands
 
-if __name__ == "__main__":
-    commands.main()
+commands.main()

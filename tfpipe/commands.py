@@ -99,7 +99,3 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, MODULES, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"tfpipe has no command {name!r}: {hint}tfpipe --help lists them"
-
-
-if __name__ == "__main__":
-    main()

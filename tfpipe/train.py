@@ -6,7 +6,6 @@ The run folder gets the resolved configuration (config.json), the best weights, 
 log.csv and TensorBoard's logs. At the end the best weights are calibrated on the validation split.
 Later commands need only --run_dir. With --folds there is a folder for each fold, and a prediction
 of every image by the run that was not trained on it. --describe only shows the model.
---recipe=NAME is a flagfile that comes with tfpipe; --recipe=list lists them.
 
 On several machines run the same command on each, with TensorFlow's environment variable TF_CONFIG;
 --run_dir and --records are folders that all machines share. If a worker is lost, the others end
@@ -16,7 +15,7 @@ with status 75: start the same command on all of them again.
 import pathlib
 from typing import TYPE_CHECKING
 
-from tfpipe.core import cli, options, recipes, terminal
+from tfpipe.core import cli, options, terminal
 from tfpipe.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -85,4 +84,4 @@ def show_model(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, expand=recipes.as_flagfiles)
+    cli.run(main, TrainConfig, takes_recipes=True)

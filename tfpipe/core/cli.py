@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from tfpipe.core import onednn, options, terminal
+from tfpipe.core import onednn, options, recipes, terminal
 from tfpipe.core.errors import UserError, as_flags
 
 _VERBOSITY = "TensorFlow's own log: -1 none of it, 0 warnings, 1 all"
@@ -21,30 +21,36 @@ _COMMON_FLAGS = f"""\
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
+_RECIPE_FLAG = """\
+  --recipe=NAME
+      a flagfile that comes with tfpipe, in place of --flagfile; list shows them"""
+
 
 def run(
     main: Callable[[Any], int | None],
     cls: type,
     *,
     tuned: bool = True,
-    expand: Callable[[list[str]], list[str]] = list,
+    takes_recipes: bool = False,
 ) -> None:
     """Parse the command line into the dataclass `cls`, call `main` with it, and exit.
 
     Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
     and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
     flags, 130 when interrupted. The help text is the docstring of `main`'s module. If `tuned`, it
-    applies `tfpipe.core.onednn`. `expand` returns the arguments that others stand for.
+    applies `tfpipe.core.onednn`. If `takes_recipes`, `--recipe=NAME` is a flagfile
+    of the package.
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow other arguments
     options.define_flags(cls, values)
     flags.DEFINE_integer("verbosity", -1, _VERBOSITY, flag_values=values)
     if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(_help(main, cls))
+        print(_help(main, cls, takes_recipes))
         sys.exit(0)
     try:
-        parsed = _parse(values, expand(sys.argv), cls)
+        argv = recipes.as_flagfiles(sys.argv) if takes_recipes else sys.argv
+        parsed = _parse(values, argv, cls)
         terminal.quiet_tensorflow(values["verbosity"].value)
         if tuned:
             onednn.use()
@@ -91,6 +97,7 @@ def _where(argv: list[str], error: flags.Error) -> str:
     return ""
 
 
-def _help(main: Callable, cls: type) -> str:
+def _help(main: Callable, cls: type, takes_recipes: bool) -> str:
     doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
-    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{_COMMON_FLAGS}"
+    recipe = f"\n{_RECIPE_FLAG}" if takes_recipes else ""
+    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{_COMMON_FLAGS}{recipe}"
