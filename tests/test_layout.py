@@ -31,6 +31,7 @@ LAYERS = [
 ]
 ENTRY_POINTS = [
     "inspect_records",
+    "models",
     "pipeline",
     "build_records",
     "verify_records",

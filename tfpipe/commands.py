@@ -23,6 +23,7 @@ COMMANDS = {
         "export": "tfpipe.export",
         "predict": "tfpipe.predict",
         "ensemble": "tfpipe.ensemble",
+        "models": "tfpipe.models",
     },
     "Serving": {
         "serve": "serving.server",

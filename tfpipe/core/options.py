@@ -42,9 +42,10 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def arguments(name: str, help: str) -> Any:
-    """Declare a dataclass field for all arguments that are not flags; at least one is required."""
-    return dataclasses.field(metadata={"help": help, "arguments": name})
+def arguments(name: str, help: str, *, required: bool = True) -> Any:
+    """Declare a dataclass field for all arguments that are not flags."""
+    metadata = {"help": help, "arguments": name, "required": required}
+    return dataclasses.field(metadata=metadata)
 
 
 def _flag_fields(cls: type) -> list[dataclasses.Field]:
@@ -98,7 +99,7 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
         )
     for field in dataclasses.fields(cls):
         if name := field.metadata.get("arguments"):
-            if not rest:
+            if not rest and field.metadata["required"]:
                 raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
             given[field.name] = tuple(rest)
             continue
