@@ -49,10 +49,9 @@ def main(options: Options) -> None:
         terminal.say("next: tfpipe models 'mobile*' builds and measures those that match")
         return
     rows = []
-    with terminal.progress("measuring", len(chosen)) as advance:
-        for name in chosen:
-            rows.append(_row(name, options.batch_size))
-            advance(1, name)
+    for name in chosen:
+        terminal.say(f"measuring {name}")
+        rows.append(_row(name, options.batch_size))
     title = f"Backbones on this machine, float32, {options.batch_size} images a step"
     terminal.show_table(title, _COLUMNS, rows)
 

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "export.md": "export/README.md",
     "serving.md": "serving/README.md",
     "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
 }
 REFERENCE = "reference"
 SOURCE = "source"
