@@ -49,6 +49,7 @@ class EmbeddedServer:
         rest_address: HOST:PORT of REST; empty for none.
         rest_scheme: "https" with encryption, else "http".
         models: what is served.
+        admission: bounds the requests.
     """
 
     def __init__(self, options: ServerOptions):
@@ -59,8 +60,8 @@ class EmbeddedServer:
         """
         listed, batching = _models(options), _batching(options)
         metrics_path = config.read_metrics_path(options.monitoring_config_file)
-        admission = _admission(options, batching)
-        threads = admission.max_requests + _SPARE_THREADS
+        self.admission = _admission(options, batching)
+        threads = self.admission.max_requests + _SPARE_THREADS
         tls = config.read_tls(options.ssl_config_file)
         self._grpc, port = _listen(options, threads, tls)
         self.address = f"{options.host}:{port}"
@@ -70,7 +71,7 @@ class EmbeddedServer:
         self._rest, self.rest_address, self.rest_scheme = None, "", "http"
         handlers = PredictionHandlers(
             self.models,
-            admission,
+            self.admission,
             metrics,
             reloads=options.enable_reload_config_requests,
             labels_may_wait=options.allow_version_labels_for_unavailable_models,
@@ -172,20 +173,22 @@ def _listen(
             *_channel_arguments(options.grpc_channel_arguments),
         ],
     )
+
+    def add(address: str) -> int:
+        if tls:
+            return server.add_secure_port(address, tls.credentials())
+        return server.add_insecure_port(address)
+
     if path := options.grpc_socket_path:
-        # Not encrypted: only users who may write to the file can connect.
         try:
-            server.add_insecure_port(f"unix:{path}")
+            add(f"unix:{path}")
         except RuntimeError:
             raise UserError(
                 f"--grpc_socket_path={path}: no socket can be made there: the folder must exist,"
                 " and the path have at most 107 characters"
             ) from None
-    address = f"{options.host}:{options.port}"
     try:
-        if tls:
-            return server, server.add_secure_port(address, tls.credentials())
-        return server, server.add_insecure_port(address)
+        return server, add(f"{options.host}:{options.port}")
     except RuntimeError:
         raise _in_use("--port", options.host, options.port) from None
 

@@ -85,8 +85,8 @@ def _by_examples(
     method.check(model.signatures[signature])
     examples = _examples(request.input)
     with _timed(request, metrics):
-        outputs = _run(model, spec, examples)
-    method.fill(response.result, outputs)
+        outputs = model.run(spec.signature_name, {_INPUTS: examples})
+    method.fill(response.result, outputs, len(examples))
     _name(response.model_spec, model, spec)
     return response
 
@@ -115,13 +115,15 @@ def _multi_inference(
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
         _METHODS[task.method_name].check(model.signatures[signature])
     examples = _examples(request.input)
-    results = [_run(model, task.model_spec, examples) for task in request.tasks]
+    results = [
+        model.run(task.model_spec.signature_name, {_INPUTS: examples}) for task in request.tasks
+    ]
     metrics.record_examples(request.tasks[0].model_spec.name, len(examples))
     response = messages.MultiInferenceResponse()
     for task, outputs in zip(request.tasks, results, strict=True):
         result = response.results.add()
         method = _METHODS[task.method_name]
-        method.fill(getattr(result, method.result), outputs)
+        method.fill(getattr(result, method.result), outputs, len(examples))
         _name(result.model_spec, model, task.model_spec)
     return response
 
@@ -201,30 +203,23 @@ def _examples(given: messages.Input) -> np.ndarray:
     return found
 
 
-def _run(
-    model: LoadedModel, spec: messages.ModelSpec, examples: np.ndarray
-) -> dict[str, np.ndarray]:
-    outputs = model.run(spec.signature_name, {_INPUTS: examples})
-    for alias, array in outputs.items():
-        if array.ndim and len(array) != len(examples):
-            raise invalid(
-                f"Expected {alias} output batch size of {len(examples)}. Got: {len(array)}"
-            )
-    return outputs
-
-
-def _fill_classes(result: messages.ClassificationResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_classes(
+    result: messages.ClassificationResult, outputs: dict[str, np.ndarray], rows: int
+) -> None:
+    found = [outputs[alias] for alias in ("classes", "scores") if alias in outputs]
     for alias, kind in (("classes", _STRING), ("scores", _FLOAT)):
         if alias in outputs:
-            _check_output(alias, outputs[alias], kind)
-            if outputs[alias].ndim != 2:
-                raise _wrong_shape("[batch_size num_classes]", outputs[alias])
-    found = [outputs[alias] for alias in ("classes", "scores") if alias in outputs]
+            array = outputs[alias]
+            if array.ndim != 2:
+                raise _wrong_shape("Tensor shape: [batch_size num_classes]", array)
+            _check_type(f"{alias} Tensor of {_type_name(kind)}. ", array, kind)
+            if len(array) != rows:
+                raise invalid(f"Expected {alias} output batch size of {rows}. Got: {len(array)}")
     if len({array.shape[1] for array in found}) > 1:
         sizes = " vs. ".join(str(array.shape[1]) for array in found)
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {sizes}")
     labels, scores = outputs.get("classes"), outputs.get("scores")
-    for row in range(len(found[0])):
+    for row in range(rows):
         classes = result.classifications.add().classes
         for place in range(found[0].shape[1]):
             each = classes.add()
@@ -235,25 +230,33 @@ def _fill_classes(result: messages.ClassificationResult, outputs: dict[str, np.n
                 each.score = scores[row, place]
 
 
-def _fill_values(result: messages.RegressionResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_values(
+    result: messages.RegressionResult, outputs: dict[str, np.ndarray], rows: int
+) -> None:
     values = outputs["outputs"]
-    _check_output("regression", values, _FLOAT)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 1):
-        raise _wrong_shape("[batch_size] or [batch_size 1]", values)
+        either = "output Tensor shape to be either [batch_size] or [batch_size, 1]"
+        raise _wrong_shape(either, values)
+    if len(values) != rows:
+        raise invalid(f"Input batch size did not match output batch size: {rows} vs. {len(values)}")
+    _check_type("output Tensor of DT_FLOAT.  ", values, _FLOAT)
     for value in values.ravel().tolist():
         result.regressions.add(value=value)
 
 
-def _check_output(what: str, array: np.ndarray, expected: int) -> None:
+def _check_type(expected: str, array: np.ndarray, kind: int) -> None:
     found = tensors.data_type(array)
-    if found != expected:
-        names = messages.types_pb2.DataType
-        raise invalid(f"Expected {what} Tensor of {names.Name(expected)}. Got: {names.Name(found)}")
+    if found != kind:
+        raise invalid(f"Expected {expected}Got: {_type_name(found)}")
+
+
+def _type_name(kind: int) -> str:
+    return messages.types_pb2.DataType.Name(kind)
 
 
 def _wrong_shape(expected: str, array: np.ndarray) -> RequestError:
     found = ",".join(map(str, array.shape))
-    return invalid(f"Expected Tensor shape: {expected} but got [{found}]")
+    return invalid(f"Expected {expected} but got [{found}]")
 
 
 class _Method(NamedTuple):
@@ -262,12 +265,12 @@ class _Method(NamedTuple):
     Attributes:
         result: the field of its result in a MultiInferenceResponse.
         check: raises RequestError if a signature is not for this method.
-        fill: writes the outputs into a result.
+        fill: writes the outputs for a number of examples into a result.
     """
 
     result: str
     check: Callable[[messages.SignatureDef], None]
-    fill: Callable[[Any, dict[str, np.ndarray]], None]
+    fill: Callable[[Any, dict[str, np.ndarray], int], None]
 
 
 _METHODS = {

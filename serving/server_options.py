@@ -113,7 +113,7 @@ class ServerOptions:
         "how often a version that cannot be loaded is tried again", 5, minimum=0
     )
     load_retry_interval_micros: int = option(
-        "microseconds between two such tries", 60_000_000, minimum=0
+        "microseconds between two such tries; below 0 for no wait", 60_000_000
     )
     prefer_tflite_model: bool = option(
         "serve a version's model.tflite, if it has one, instead of its SavedModel", False
@@ -154,8 +154,21 @@ def check(options: ServerOptions) -> str:
     """Return a warning that names the given flags without an effect; "" for none.
 
     Raises:
-        UserError: a given flag is not supported, and the server would not be what was asked for.
+        UserError: a given flag is not supported or contradicts another one, and the server would
+            not be what was asked for.
     """
+    if options.batching_parameters_file and not options.enable_batching:
+        raise UserError(
+            "--batching_parameters_file needs batching: leave out --enable_batching=false", status=2
+        )
+    if options.tensorflow_session_parallelism and (
+        options.tensorflow_inter_op_parallelism or options.tensorflow_intra_op_parallelism
+    ):
+        raise UserError(
+            "--tensorflow_session_parallelism sets --tensorflow_inter_op_parallelism and"
+            " --tensorflow_intra_op_parallelism: give either the first, or these two",
+            status=2,
+        )
     fields = dataclasses.fields(options)
     changed = [field for field in fields if getattr(options, field.name) != field.default]
     for field in changed:
