@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 
-from serving.admission import AdmissionController
+from serving.admission import AdmissionController, HeldBytes
 from serving.handlers import GRPC, PredictionHandlers
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
@@ -71,9 +71,7 @@ class _RpcHandlers:
             try:
                 with handlers.admission.hold() as held:
                     held.resize(max_bytes, context.time_remaining())
-                    data = _unpacked(_first(stream), max_bytes)
-                    held.resize(len(data))
-                    request = _parsed(kind, data)
+                    request = _read(stream, kind, max_bytes, held)
                     return handlers.answer(request, GRPC, context.time_remaining())
             except RequestError as error:
                 return context.abort(error.code, error.message)
@@ -114,6 +112,13 @@ class _Service(grpc.GenericRpcHandler):
         if found and found.bounded and self._admission.full:
             return found.reject
         return found and found.answer
+
+
+def _read(stream: Iterator[bytes], kind: type[Message], max_bytes: int, held: HeldBytes) -> Message:
+    """Return the request of a call, and hold as many bytes as it has."""
+    data = _unpacked(_first(stream), max_bytes)
+    held.resize(len(data))
+    return _parsed(kind, data)
 
 
 def _first(stream: Iterator[bytes]) -> bytes:
