@@ -63,20 +63,22 @@ class _Distribution(_Series):
     def __init__(self, name: str, labels: str, limits: list[float]):
         super().__init__(name, labels)
         self._limits = limits
-        self._found: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: Counter[tuple[str, ...]] = Counter()
 
     def add(self, *labels: str, value: float) -> None:
         """Count a value; one at a limit belongs to the next bucket, as in TensorFlow."""
         with self._lock:
-            counts, total = self._found.setdefault(labels, ([0] * (len(self._limits) + 1), [0.0]))
+            counts = self._counts.setdefault(labels, [0] * (len(self._limits) + 1))
             counts[bisect.bisect_right(self._limits, value)] += 1
-            total[0] += value
+            self._sums[labels] += value
 
     def lines(self) -> Iterator[str]:
         """Yield the buckets, the sum and the count for each combination of labels."""
         with self._lock:
-            found = sorted((key, counts.copy(), *total) for key, (counts, total) in
-                           self._found.items())  # fmt: skip
+            found = sorted(
+                (key, each.copy(), self._sums[key]) for key, each in self._counts.items()
+            )
         limits = [*(f"{limit:g}" for limit in self._limits), "+Inf"]
         for labels, counts, total in found:
             for limit, count in zip(limits, itertools.accumulate(counts), strict=True):

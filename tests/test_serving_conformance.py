@@ -2,6 +2,11 @@
 
 With TARGET=HOST:PORT another server is asked, which serves the model of `serving_demo` as `demo`,
 version 7, with batching.
+
+What needs a server of its own is tested beside it: states and reloads (`test_serving_reload.py`,
+`test_serving_models.py`), the start (`test_serving_server.py`), warm-up requests
+(`test_serving_warm_up.py`), metrics (`test_serving_metrics.py`), results of Classify and Regress
+(`test_serving_results.py`).
 """
 
 import os
