@@ -110,10 +110,15 @@ class Batcher:
                 with self._changed:
                     self._running -= 1
                     self._changed.notify_all()
-        for piece in pieces:
-            if piece.error is not None:
-                raise piece.error
-        return _joined([piece.outputs for piece in pieces])
+        error = next((piece.error for piece in pieces if piece.error is not None), None)
+        if error is None:
+            return _joined([piece.outputs for piece in pieces])
+        try:
+            raise error
+        finally:
+            # Its traceback refers to this call. With a reference back, the inputs would stay until
+            # a full garbage collection.
+            del error, pieces
 
     def _rows(self, inputs: Arrays) -> int:
         """Return the rows of a request; raises RequestError with TensorFlow's text."""
@@ -181,7 +186,7 @@ class Batcher:
             self._execute(pieces)
         except Exception as error:
             if len(pieces) == 1:
-                pieces[0].error = error
+                pieces[0].error = error.with_traceback(None)
             else:
                 for piece in pieces:
                     self._run([piece])

@@ -15,17 +15,18 @@ from serving import services
 from serving.admission import AdmissionController
 from serving.batching import Batcher, BatchingParameters
 from serving.handlers import PredictionHandlers
-from serving.model_manager import PLATFORM, ModelManager
+from serving.model_manager import PLATFORM, ModelManager, NoVersionError
+from serving.prometheus_metrics import Metrics
 from serving.served_model import LoadRules
 from serving.server_options import ServerOptions
 from serving.warm_up import warm_up
 from serving.watcher import Watcher
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
+from tfpipe.core.memory import memory_limit
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.protocol.versions import version_folders
 
 # At the end, health says NOT_SERVING for the first time, so that load balancers can react; then
 # requests under way have the second one to finish.
@@ -36,6 +37,8 @@ GRACE_S = 30.0
 _SPARE_THREADS = 8
 # Requests that may wait for one that runs, without batching.
 _WAITING = 16
+# The part of the memory that the messages of requests may fill.
+_REQUESTS_SHARE = 0.25
 
 
 class EmbeddedServer:
@@ -46,27 +49,29 @@ class EmbeddedServer:
         rest_address: HOST:PORT of REST; empty for none.
         rest_scheme: "https" with encryption, else "http".
         models: what is served.
+        admission: bounds the requests.
     """
 
     def __init__(self, options: ServerOptions):
-        """Take the ports and load the models; raises UserError."""
+        """Take the ports and load the models, or wait for their first versions.
+
+        Raises:
+            UserError: a port is taken, or a model cannot be loaded.
+        """
         listed, batching = _models(options), _batching(options)
         metrics_path = config.read_metrics_path(options.monitoring_config_file)
-        admission = _admission(options, batching)
-        threads = admission.max_requests + _SPARE_THREADS
+        self.admission = _admission(options, batching)
+        threads = self.admission.max_requests + _SPARE_THREADS
         tls = config.read_tls(options.ssl_config_file)
         self._grpc, port = _listen(options, threads, tls)
         self.address = f"{options.host}:{port}"
         rest_socket = _listen_rest(options)
-        self.models = _load(options, listed, batching)
-        self._rest, self.rest_address, self.rest_scheme, metrics = None, "", "http", None
-        if rest_socket:
-            from serving.prometheus_metrics import Metrics
-
-            metrics = Metrics()
+        metrics = Metrics()
+        self.models = _load(options, listed, batching, metrics)
+        self._rest, self.rest_address, self.rest_scheme = None, "", "http"
         handlers = PredictionHandlers(
             self.models,
-            admission,
+            self.admission,
             metrics,
             reloads=options.enable_reload_config_requests,
             labels_may_wait=options.allow_version_labels_for_unavailable_models,
@@ -121,7 +126,7 @@ class EmbeddedServer:
 
 
 def _models(options: ServerOptions) -> messages.ModelServerConfig:
-    """Return what is to be served, and check that its folder holds a version."""
+    """Return what is to be served."""
     if options.model_config_file:
         return config.read_models(options.model_config_file)
     if not options.model_base_path:
@@ -129,19 +134,9 @@ def _models(options: ServerOptions) -> messages.ModelServerConfig:
             "--model_base_path is required, or --model_config_file (--help lists the flags)",
             status=2,
         )
-    base_path = pathlib.Path(options.model_base_path)
-    layout = f"a SavedModel lies in a numbered folder, such as {base_path / '1' / 'saved_model.pb'}"
-    if not base_path.is_dir():
-        raise UserError(f"--model_base_path={base_path} is not a folder: {layout}")
-    try:
-        folders = version_folders(base_path)
-    except OSError as error:
-        raise UserError(f"--model_base_path={base_path}: {error.strerror}") from None
-    if not folders:
-        raise UserError(f"--model_base_path={base_path} holds no version: {layout}")
     found = messages.ModelServerConfig()
     found.model_config_list.config.add(
-        name=options.model_name, base_path=str(base_path), model_platform=PLATFORM
+        name=options.model_name, base_path=options.model_base_path, model_platform=PLATFORM
     )
     return found
 
@@ -155,10 +150,12 @@ def _batching(options: ServerOptions) -> BatchingParameters | None:
 
 
 def _admission(options: ServerOptions, batching: BatchingParameters | None) -> AdmissionController:
+    most = options.max_inflight_request_mb << 20 or int(memory_limit() * _REQUESTS_SHARE)
+    most = max(most, options.grpc_max_receive_message_mb << 20)
     if batching:
-        return AdmissionController(batching.max_requests)
+        return AdmissionController(batching.max_requests, max_bytes=most)
     running = options.grpc_max_threads
-    return AdmissionController(running + _WAITING, max_concurrency=running)
+    return AdmissionController(running + _WAITING, max_concurrency=running, max_bytes=most)
 
 
 def _listen(
@@ -176,20 +173,22 @@ def _listen(
             *_channel_arguments(options.grpc_channel_arguments),
         ],
     )
+
+    def add(address: str) -> int:
+        if tls:
+            return server.add_secure_port(address, tls.credentials())
+        return server.add_insecure_port(address)
+
     if path := options.grpc_socket_path:
-        # Not encrypted: only users who may write to the file can connect.
         try:
-            server.add_insecure_port(f"unix:{path}")
+            add(f"unix:{path}")
         except RuntimeError:
             raise UserError(
                 f"--grpc_socket_path={path}: no socket can be made there: the folder must exist,"
                 " and the path have at most 107 characters"
             ) from None
-    address = f"{options.host}:{options.port}"
     try:
-        if tls:
-            return server, server.add_secure_port(address, tls.credentials())
-        return server, server.add_insecure_port(address)
+        return server, add(f"{options.host}:{options.port}")
     except RuntimeError:
         raise _in_use("--port", options.host, options.port) from None
 
@@ -235,16 +234,22 @@ def _load(
     options: ServerOptions,
     listed: messages.ModelServerConfig,
     batching: BatchingParameters | None,
+    metrics: Metrics,
 ) -> ModelManager:
+    """Load the models; the server waits until each has a version."""
     beside_traffic = threading.Event()
 
     def load(path: pathlib.Path, version: int) -> LoadedModel:
         wrap = {"wrap": lambda function: Batcher(function, batching)} if batching else {}
-        model = LoadedModel(path, version, **wrap)
+        model = LoadedModel(path, version, prefer_tflite=options.prefer_tflite_model, **wrap)
         if options.enable_model_warmup:
             try:
-                for _ in range(max(1, options.num_request_iterations_for_warmup)):
-                    warm_up(model, low_priority=beside_traffic.is_set())
+                warm_up(
+                    model,
+                    metrics,
+                    iterations=max(1, options.num_request_iterations_for_warmup),
+                    low_priority=beside_traffic.is_set(),
+                )
             except RequestError:
                 model.close()
                 raise
@@ -261,14 +266,22 @@ def _load(
             refuse_signature_changes=options.refuse_signature_changes,
         )
     )
-    try:
-        models.configure(
-            listed, labels_may_wait=options.allow_version_labels_for_unavailable_models
-        )
-    except RequestError as error:
-        raise UserError(error.message) from None
-    beside_traffic.set()
-    return models
+    said, may_wait = "", options.allow_version_labels_for_unavailable_models
+    while True:
+        try:
+            models.configure(listed, labels_may_wait=may_wait)
+        except NoVersionError as error:
+            if not options.file_system_poll_wait_seconds:
+                raise UserError(error.message) from None
+            if error.message != said:
+                terminal.warn(f"waiting: {error.message}")
+            said = error.message
+            time.sleep(options.file_system_poll_wait_seconds)
+        except RequestError as error:
+            raise UserError(error.message) from None
+        else:
+            beside_traffic.set()
+            return models
 
 
 def _watchers(

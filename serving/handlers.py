@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -10,25 +10,12 @@ from google.protobuf.message import Message
 from serving import request_inference as inference
 from serving.admission import AdmissionController
 from serving.model_manager import ModelManager
+from serving.prometheus_metrics import Metrics
 from tfpipe.core import terminal
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
 
-if TYPE_CHECKING:
-    from serving.prometheus_metrics import Metrics
-
 GRPC, REST = "GRPC", "REST"
-
-# The name of each method in the metrics, by the type of its request.
-APIS = {
-    messages.PredictRequest: "predict",
-    messages.ClassificationRequest: "classify",
-    messages.RegressionRequest: "regress",
-    messages.MultiInferenceRequest: "multi_inference",
-    messages.GetModelMetadataRequest: "metadata",
-    messages.GetModelStatusRequest: "status",
-    messages.ReloadConfigRequest: "reload",
-}
 
 
 class PredictionHandlers:
@@ -38,7 +25,7 @@ class PredictionHandlers:
         self,
         models: ModelManager,
         admission: AdmissionController,
-        metrics: "Metrics | None" = None,
+        metrics: Metrics | None = None,
         *,
         reloads: bool = False,
         labels_may_wait: bool = False,
@@ -48,20 +35,20 @@ class PredictionHandlers:
         Args:
             models: the models.
             admission: bounds the requests.
-            metrics: counts them; None to count nothing.
+            metrics: counts them; None for new ones.
             reloads: answer ReloadConfigRequest.
             labels_may_wait: passed to `ModelManager.configure`.
         """
         self._reloads, self._labels_may_wait = reloads, labels_may_wait
         self.models = models
         self.admission = admission
-        self.metrics = metrics
+        self.metrics = metrics or Metrics()
 
     def respond(self, request: Message, seconds: float | None) -> Message:
         """Return the response to a request of any method.
 
         Args:
-            request: one of `APIS`.
+            request: the message of a method.
             seconds: until the client's deadline; None for no deadline.
 
         Raises:
@@ -76,7 +63,7 @@ class PredictionHandlers:
                 return self._reload(request)
         spec = _spec(request)
         with self.models.acquire(spec) as model, self.admission.enter(seconds):
-            return inference.run(model, request)
+            return inference.run(model, request, self.metrics)
 
     def answer(
         self,
@@ -97,7 +84,7 @@ class PredictionHandlers:
             RequestError: from `call`. Any other exception is a bug of the server: it becomes
                 INTERNAL, with one line on standard error.
         """
-        api, started, status = APIS[type(request)], time.monotonic(), grpc.StatusCode.OK
+        method, started, status = request.DESCRIPTOR.name, time.monotonic(), grpc.StatusCode.OK
         try:
             return (call or self.respond)(request, seconds)
         except RequestError as error:
@@ -105,13 +92,16 @@ class PredictionHandlers:
             raise
         except Exception as error:
             status = grpc.StatusCode.INTERNAL
-            terminal.error(f"{api}: {type(error).__name__}: {error}")
-            raise RequestError(status, f"{api} failed") from error
+            terminal.error(f"{method}: {type(error).__name__}: {error}")
+            raise RequestError(status, f"{method} failed") from error
         finally:
-            if self.metrics:
-                name = getattr(getattr(request, "model_spec", None), "name", "")
+            # As in TensorFlow Serving: of gRPC these three methods count, of REST all, and there
+            # the API is the method of the URL.
+            api = inference.APIS.get(type(request), "")
+            if api or entrypoint == REST:
+                name = request.model_spec.name
                 known = name if name in self.models else ""
-                spent = time.monotonic() - started
+                api, spent = api if entrypoint == GRPC else api.lower(), time.monotonic() - started
                 self.metrics.record(known, api, entrypoint, status.name, spent)
 
     def _metadata(self, request: messages.GetModelMetadataRequest) -> Message:
@@ -144,7 +134,11 @@ class PredictionHandlers:
             for name, versions in self.models.served.items()
         )
         terminal.say(f"reloaded: serving {serving or 'nothing'}")
-        return messages.ReloadConfigResponse()
+        response = messages.ReloadConfigResponse()
+        response.status.SetInParent()  # OK
+        for name in dict.fromkeys(request.metric_names):  # TensorFlow's own are not counted here
+            response.metric.add(name=name, int64_value_increase=0)
+        return response
 
 
 def _spec(request: Any) -> messages.ModelSpec:

@@ -16,6 +16,10 @@ from tfpipe.protocol.messages import ModelConfig, ModelServerConfig, ModelSpec, 
 PLATFORM = "tensorflow"
 
 
+class NoVersionError(RequestError):
+    """A model has no version on disk, or its folder cannot be read at the moment."""
+
+
 class ModelManager:
     """The models by name, and the labels of their versions.
 
@@ -46,10 +50,11 @@ class ModelManager:
 
         Args:
             config: the models.
-            labels_may_wait: accept a label of a version that is not served yet. Until then
-                requests do not find the label.
+            labels_may_wait: accept a label of a version that is not served yet, unless it is the
+                label of another version now. Until then requests do not find the label.
 
         Raises:
+            NoVersionError: all that is wrong is that some models have no version on disk.
             RequestError: the configuration is not valid, and nothing changed; or a model has no
                 version that can be loaded, or the version of a label is not served.
         """
@@ -57,18 +62,20 @@ class ModelManager:
         configs = {each.name: each for each in config.model_config_list.config}
         with self._changing:
             failed = []
-            for name, each in configs.items():
+            for each in configs.values():
                 try:
                     self._apply(each, labels_may_wait)
                 except RequestError as error:
                     failed.append(error)
                 except OSError as error:
-                    failed.append(_unavailable(name, f"{each.base_path}: {error.strerror}"))
+                    failed.append(_missing(each, f" with error {error.strerror}"))
             if not failed:
                 for name in self._models.keys() - configs.keys():
                     self._remove(name)
         if failed:
-            raise RequestError(failed[0].code, "; ".join(error.message for error in failed))
+            failed.sort(key=lambda error: isinstance(error, NoVersionError))
+            kind = type(failed[0])
+            raise kind(failed[0].code, "; ".join(error.message for error in failed))
 
     def refresh(self) -> None:
         """Load and unload versions to match the disk, and report the changes.
@@ -155,15 +162,16 @@ class ModelManager:
         change = model.prepare(config.model_version_policy)
         try:
             if not change.wanted:
-                raise _unavailable(name, _reason(change))
-            labels = dict(config.version_labels)
-            for version in labels.values() if not labels_may_wait else ():
-                if version not in change.wanted:
+                raise _unavailable(config, change)
+            labels, present = dict(config.version_labels), self._labels.get(name, {})
+            for label, version in labels.items():
+                moves = present.get(label, version) != version
+                if version not in change.wanted and (moves or not labels_may_wait):
                     raise _label_error(name, version, change)
         except RequestError:
             model.discard(change)
             raise
-        for error in change.errors:
+        for error in change.errors.values():
             terminal.error(error.message)
         model.commit(change)
         self._models = self._models | {name: model}
@@ -179,18 +187,33 @@ class ModelManager:
         model.unload()
 
 
-def _reason(change: Change) -> str:
-    return change.errors[0].message if change.errors else "no version is there"
-
-
-def _unavailable(name: str, why: str) -> RequestError:
+def _unavailable(config: ModelConfig, change: Change) -> RequestError:
+    """Return TensorFlow Serving's error for a model of which no version can be served."""
+    if not change.errors:
+        if not pathlib.Path(config.base_path).is_dir():
+            return _missing(config)
+        return NoVersionError(
+            grpc.StatusCode.UNKNOWN,
+            f"No versions of servable {config.name} found under base path {config.base_path}. Did"
+            " you forget to name your leaf directory as a number (eg. '/1/')?",
+        )
+    version, error = max(change.errors.items())
     return RequestError(
-        grpc.StatusCode.UNKNOWN, f"Some models did not become available: {{{name}}}: {why}"
+        grpc.StatusCode.UNKNOWN,
+        f"1 servable(s) did not become available: {{{{name: {config.name} version: {version}}} due"
+        f" to error: {error.code.name}: {error.message}}}",
+    )
+
+
+def _missing(config: ModelConfig, why: str = "") -> NoVersionError:
+    return NoVersionError(
+        grpc.StatusCode.UNKNOWN,
+        f"Could not find base path {config.base_path} for servable {config.name}{why}",
     )
 
 
 def _label_error(name: str, version: int, change: Change) -> RequestError:
-    why = f": {change.errors[0].message}" if change.errors else ""
+    why = f": {change.errors[version].message}" if version in change.errors else ""
     return precondition(
         f"Request to assign label to version {version} of model {name}, which is not currently"
         f" available for inference{why}"
@@ -211,7 +234,12 @@ def _check(config: ModelServerConfig) -> None:
         if each.name in seen:
             raise invalid(f"Illegal to list model {each.name} multiple times in config list")
         seen.add(each.name)
-        if not each.model_platform and not each.model_type:
-            raise invalid("Illegal setting neither model_type(deprecated) nor model_platform.")
-        if each.model_platform and each.model_platform != PLATFORM:
-            raise invalid(f"model_platform {each.model_platform} is not served, only {PLATFORM}")
+        if bool(each.model_platform) == bool(each.model_type):
+            which = "setting both" if each.model_platform else "setting neither"
+            link = "and" if each.model_platform else "nor"
+            raise invalid(
+                f"Illegal {which} ModelServerConfig::model_type (deprecated) {link}"
+                f" ModelServerConfig::model_platform, model name is {each.name}"
+            )
+        if each.model_platform not in ("", PLATFORM):
+            raise invalid(f"Model {each.name} requests unsupported platform {each.model_platform}")

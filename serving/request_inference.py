@@ -1,14 +1,16 @@
 """Answers requests with one version of a model, from gRPC, REST or the warm-up file."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
+from serving.prometheus_metrics import Metrics
 from tfpipe.protocol import messages, tensors
-from tfpipe.protocol.errors import RequestError, invalid, precondition, unimplemented
+from tfpipe.protocol.errors import RequestError, invalid, unimplemented
 from tfpipe.protocol.loaded_model import LoadedModel
 
 M = TypeVar("M", bound=Message)
@@ -16,31 +18,55 @@ M = TypeVar("M", bound=Message)
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _INPUTS = "inputs"
 
+# The names of the methods in the metrics; TensorFlow Serving counts no others.
+APIS = {
+    messages.PredictRequest: "Predict",
+    messages.ClassificationRequest: "Classify",
+    messages.RegressionRequest: "Regress",
+}
+
 _FLOAT, _STRING = messages.types_pb2.DT_FLOAT, messages.types_pb2.DT_STRING
 
 
-def run(model: LoadedModel, request: Message) -> Message:
+def run(model: LoadedModel, request: Message, metrics: Metrics) -> Message:
     """Return the response to a request that runs signatures, of any method.
+
+    Args:
+        model: the version.
+        request: of Predict, Classify, Regress or MultiInference.
+        metrics: where to count the time in the model, and the examples of a MultiInference.
 
     Raises:
         RequestError: the request does not fit the model, or an op refused it.
     """
     match request:
         case messages.PredictRequest():
-            return _predict(model, request)
+            return _predict(model, request, metrics)
         case messages.ClassificationRequest():
             response = messages.ClassificationResponse()
-            return _by_examples(model, request, response, _METHODS[_CLASSIFY])
+            return _by_examples(model, request, response, _METHODS[_CLASSIFY], metrics)
         case messages.RegressionRequest():
             response = messages.RegressionResponse()
-            return _by_examples(model, request, response, _METHODS[_REGRESS])
+            return _by_examples(model, request, response, _METHODS[_REGRESS], metrics)
         case _:
-            return _multi_inference(model, request)
+            return _multi_inference(model, request, metrics)
 
 
-def _predict(model: LoadedModel, request: messages.PredictRequest) -> messages.PredictResponse:
+@contextlib.contextmanager
+def _timed(request: Any, metrics: Metrics) -> Iterator[None]:
+    """Count the time of the body, unless it fails."""
+    started = time.monotonic()
+    yield
+    spent = time.monotonic() - started
+    metrics.record_runtime(request.model_spec.name, APIS[type(request)], spent)
+
+
+def _predict(
+    model: LoadedModel, request: messages.PredictRequest, metrics: Metrics
+) -> messages.PredictResponse:
     signature = request.model_spec.signature_name or messages.DEFAULT_SIGNATURE
-    outputs = model.run(signature, request.inputs, request.output_filter)
+    with _timed(request, metrics):
+        outputs = model.run(signature, request.inputs, request.output_filter)
     response = messages.PredictResponse()
     _name(response.model_spec, model, request.model_spec)
     for alias, array in outputs.items():
@@ -48,20 +74,25 @@ def _predict(model: LoadedModel, request: messages.PredictRequest) -> messages.P
     return response
 
 
-def _by_examples(model: LoadedModel, request: Any, response: M, method: "_Method") -> M:
+def _by_examples(
+    model: LoadedModel, request: Any, response: M, method: "_Method", metrics: Metrics
+) -> M:
     """Run a signature of a method on the examples of a request, and fill the response."""
     spec = request.model_spec
     signature = spec.signature_name or messages.DEFAULT_SIGNATURE
     if signature not in model.signatures:
         raise invalid(f"No signature was found with the name: {signature}")
     method.check(model.signatures[signature])
-    method.fill(response.result, _run(model, spec, _examples(request.input)))
+    examples = _examples(request.input)
+    with _timed(request, metrics):
+        outputs = model.run(spec.signature_name, {_INPUTS: examples})
+    method.fill(response.result, outputs, len(examples))
     _name(response.model_spec, model, spec)
     return response
 
 
 def _multi_inference(
-    model: LoadedModel, request: messages.MultiInferenceRequest
+    model: LoadedModel, request: messages.MultiInferenceRequest, metrics: Metrics
 ) -> messages.MultiInferenceResponse:
     """Run several signatures on the same examples."""
     names, signatures = set(), set()
@@ -84,11 +115,15 @@ def _multi_inference(
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
         _METHODS[task.method_name].check(model.signatures[signature])
     examples = _examples(request.input)
+    results = [
+        model.run(task.model_spec.signature_name, {_INPUTS: examples}) for task in request.tasks
+    ]
+    metrics.record_examples(request.tasks[0].model_spec.name, len(examples))
     response = messages.MultiInferenceResponse()
-    for task in request.tasks:
+    for task, outputs in zip(request.tasks, results, strict=True):
         result = response.results.add()
         method = _METHODS[task.method_name]
-        method.fill(getattr(result, method.result), _run(model, task.model_spec, examples))
+        method.fill(getattr(result, method.result), outputs, len(examples))
         _name(result.model_spec, model, task.model_spec)
     return response
 
@@ -150,7 +185,7 @@ def _check_regression(definition: messages.SignatureDef) -> None:
 
 
 def _unsuitable(message: str, definition: messages.SignatureDef) -> RequestError:
-    return precondition(message + " ".join(str(definition).split()))
+    return invalid(message + " ".join(str(definition).split()))
 
 
 def _examples(given: messages.Input) -> np.ndarray:
@@ -168,30 +203,23 @@ def _examples(given: messages.Input) -> np.ndarray:
     return found
 
 
-def _run(
-    model: LoadedModel, spec: messages.ModelSpec, examples: np.ndarray
-) -> dict[str, np.ndarray]:
-    outputs = model.run(spec.signature_name, {_INPUTS: examples})
-    for alias, array in outputs.items():
-        if array.ndim and len(array) != len(examples):
-            raise invalid(
-                f"Expected {alias} output batch size of {len(examples)}. Got: {len(array)}"
-            )
-    return outputs
-
-
-def _fill_classes(result: messages.ClassificationResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_classes(
+    result: messages.ClassificationResult, outputs: dict[str, np.ndarray], rows: int
+) -> None:
+    found = [outputs[alias] for alias in ("classes", "scores") if alias in outputs]
     for alias, kind in (("classes", _STRING), ("scores", _FLOAT)):
         if alias in outputs:
-            _check_output(alias, outputs[alias], kind)
-            if outputs[alias].ndim != 2:
-                raise _wrong_shape("[batch_size num_classes]", outputs[alias])
-    found = [outputs[alias] for alias in ("classes", "scores") if alias in outputs]
+            array = outputs[alias]
+            if array.ndim != 2:
+                raise _wrong_shape("Tensor shape: [batch_size num_classes]", array)
+            _check_type(f"{alias} Tensor of {_type_name(kind)}. ", array, kind)
+            if len(array) != rows:
+                raise invalid(f"Expected {alias} output batch size of {rows}. Got: {len(array)}")
     if len({array.shape[1] for array in found}) > 1:
         sizes = " vs. ".join(str(array.shape[1]) for array in found)
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {sizes}")
     labels, scores = outputs.get("classes"), outputs.get("scores")
-    for row in range(len(found[0])):
+    for row in range(rows):
         classes = result.classifications.add().classes
         for place in range(found[0].shape[1]):
             each = classes.add()
@@ -202,25 +230,33 @@ def _fill_classes(result: messages.ClassificationResult, outputs: dict[str, np.n
                 each.score = scores[row, place]
 
 
-def _fill_values(result: messages.RegressionResult, outputs: dict[str, np.ndarray]) -> None:
+def _fill_values(
+    result: messages.RegressionResult, outputs: dict[str, np.ndarray], rows: int
+) -> None:
     values = outputs["outputs"]
-    _check_output("regression", values, _FLOAT)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 1):
-        raise _wrong_shape("[batch_size] or [batch_size 1]", values)
+        either = "output Tensor shape to be either [batch_size] or [batch_size, 1]"
+        raise _wrong_shape(either, values)
+    if len(values) != rows:
+        raise invalid(f"Input batch size did not match output batch size: {rows} vs. {len(values)}")
+    _check_type("output Tensor of DT_FLOAT.  ", values, _FLOAT)
     for value in values.ravel().tolist():
         result.regressions.add(value=value)
 
 
-def _check_output(what: str, array: np.ndarray, expected: int) -> None:
+def _check_type(expected: str, array: np.ndarray, kind: int) -> None:
     found = tensors.data_type(array)
-    if found != expected:
-        names = messages.types_pb2.DataType
-        raise invalid(f"Expected {what} Tensor of {names.Name(expected)}. Got: {names.Name(found)}")
+    if found != kind:
+        raise invalid(f"Expected {expected}Got: {_type_name(found)}")
+
+
+def _type_name(kind: int) -> str:
+    return messages.types_pb2.DataType.Name(kind)
 
 
 def _wrong_shape(expected: str, array: np.ndarray) -> RequestError:
     found = ",".join(map(str, array.shape))
-    return invalid(f"Expected Tensor shape: {expected} but got [{found}]")
+    return invalid(f"Expected {expected} but got [{found}]")
 
 
 class _Method(NamedTuple):
@@ -229,12 +265,12 @@ class _Method(NamedTuple):
     Attributes:
         result: the field of its result in a MultiInferenceResponse.
         check: raises RequestError if a signature is not for this method.
-        fill: writes the outputs into a result.
+        fill: writes the outputs for a number of examples into a result.
     """
 
     result: str
     check: Callable[[messages.SignatureDef], None]
-    fill: Callable[[Any, dict[str, np.ndarray]], None]
+    fill: Callable[[Any, dict[str, np.ndarray], int], None]
 
 
 _METHODS = {

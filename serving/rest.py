@@ -80,7 +80,7 @@ class RestServer(HttpServer):
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
-        routes = [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
+        routes = [Route("/{path:path}", self._hold_and_answer, methods=["GET", "POST"])]
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
@@ -110,6 +110,11 @@ class RestServer(HttpServer):
         """Let the requests under way finish, and end."""
         super().close()
         self._pool.shutdown()
+
+    async def _hold_and_answer(self, request: Request) -> Response:
+        """Answer while the bytes of the body count against the bound of all requests."""
+        with self._handlers.admission.hold() as request.state.held:
+            return await self._answer(request)
 
     async def _answer(self, request: Request) -> Response:
         try:
@@ -143,6 +148,7 @@ class RestServer(HttpServer):
         found = bytearray()
         async for part in request.stream():
             found += part
+            request.state.held.resize(len(found))
             if len(found) > self._max_body:
                 raise RequestError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -79,13 +79,13 @@ class Change:
         policy: which versions are to be served.
         wanted: the versions to serve, served already or loaded for this change.
         loaded: those that were loaded for it.
-        errors: of the versions that cannot be loaded.
+        errors: by version, of those that cannot be loaded.
     """
 
     policy: ServableVersionPolicy
     wanted: list[int]
     loaded: dict[int, LoadedModel]
-    errors: list[RequestError]
+    errors: dict[int, RequestError]
 
 
 class ServedModel:
@@ -93,9 +93,8 @@ class ServedModel:
 
     A new version is loaded beside the old one and replaces it in one step, so requests are always
     answered. An old version is unloaded after its last request. A version that cannot be loaded
-    does not affect the served ones; it is tried again some times, and after its files changed. With
-    the policy "latest", the next lower version is served if no other is. When all versions are
-    removed from the disk, none is served.
+    does not affect the served ones; it is tried again some times, and after its files changed. When
+    all versions are removed from the disk, none is served.
 
     Attributes:
         name: the name in requests.
@@ -138,13 +137,9 @@ class ServedModel:
         folders, served = version_folders(self.base_path), set(self.versions)
         there = aspired(policy, list(folders))
         removed = not there and self.base_path.is_dir()
-        change = Change(policy, there, {}, [])
+        change = Change(policy, there, {}, {})
         for version in sorted(set(there) - served):
             self._load(version, folders, change)
-        is_latest = policy.WhichOneof("policy_choice") in (None, "latest")
-        for version in sorted(set(folders) - set(there), reverse=True) if is_latest else ():
-            if not served and not change.loaded and self._load(version, folders, change):
-                change.wanted = [version]
         available = served | change.loaded.keys()
         change.wanted = [version for version in change.wanted if version in available]
         # Without a replacement the old versions stay, unless they were removed from the disk. A
@@ -184,7 +179,7 @@ class ServedModel:
         change = self.prepare()
         self.commit(change)
         self.retire(change)
-        return change.errors
+        return list(change.errors.values())
 
     def report(self) -> None:
         """Refresh, and report changes and errors; raises OSError as `refresh` does."""
@@ -247,7 +242,7 @@ class ServedModel:
             if model:
                 model.close()
             if not before or before.message != error.message:
-                change.errors.append(error)
+                change.errors[version] = error
             due = time.monotonic() + self._rules.retry_interval_s
             self._failed[version] = _Failure(files, error.message, tries, due)
             self._set_status(version, ModelVersionStatus.END, error)

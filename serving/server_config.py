@@ -237,4 +237,5 @@ def _read(path: str, flag: str, kind: type[M]) -> M:
     except OSError as error:
         raise UserError(f"--{flag}={path}: {error.strerror}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UserError(f"--{flag}={path} is no {kind.DESCRIPTOR.name}: {error}") from None
+        name = f"tensorflow.serving.{kind.DESCRIPTOR.name}"
+        raise UserError(f"--{flag}={path}: Error parsing text-format {name}: {error}") from None

@@ -88,6 +88,12 @@ class ServerOptions:
         "requests that run at the same time without batching", 4 * _CORES, minimum=1
     )
     grpc_max_receive_message_mb: int = option("largest request in MiB", 64, minimum=1, maximum=2047)
+    max_inflight_request_mb: int = option(
+        "MiB of all requests under way together; more are refused. While a request arrives, the"
+        " largest size counts. 0 for a quarter of the memory",
+        0,
+        minimum=0,
+    )
     tensorflow_inter_op_parallelism: int = option(
         "operations that run at the same time, which bounds the images that are decoded at the same"
         " time; 0 for one a core, fewer where the memory is small",
@@ -107,7 +113,10 @@ class ServerOptions:
         "how often a version that cannot be loaded is tried again", 5, minimum=0
     )
     load_retry_interval_micros: int = option(
-        "microseconds between two such tries", 60_000_000, minimum=0
+        "microseconds between two such tries; below 0 for no wait", 60_000_000
+    )
+    prefer_tflite_model: bool = option(
+        "serve a version's model.tflite, if it has one, instead of its SavedModel", False
     )
     refuse_signature_changes: bool = option(
         "keep the old version if a signature of it is missing or differs in the new one, until the"
@@ -130,10 +139,9 @@ class ServerOptions:
     num_load_threads: int = _no_effect(0, "versions are loaded one by one")
     num_unload_threads: int = _no_effect(0)
     num_tflite_interpreters_per_pool: int = _no_effect(1)
-    num_tflite_pools: int = _no_effect(1)
+    num_tflite_pools: int = _no_effect(1, "a TFLite model has one interpreter, on all cores")
     per_process_gpu_memory_fraction: float = _no_effect(0.0, "a GPU's memory is taken as needed")
     platform_config_file: str = _no_effect("")
-    prefer_tflite_model: bool = _no_effect(False, "SavedModels are served")
     remove_unused_fields_from_bundle_metagraph: bool = _no_effect(True)
     skip_initialize_tpu: bool = _no_effect(False)
     tensorflow_session_config_file: str = _no_effect("")
@@ -146,8 +154,21 @@ def check(options: ServerOptions) -> str:
     """Return a warning that names the given flags without an effect; "" for none.
 
     Raises:
-        UserError: a given flag is not supported, and the server would not be what was asked for.
+        UserError: a given flag is not supported or contradicts another one, and the server would
+            not be what was asked for.
     """
+    if options.batching_parameters_file and not options.enable_batching:
+        raise UserError(
+            "--batching_parameters_file needs batching: leave out --enable_batching=false", status=2
+        )
+    if options.tensorflow_session_parallelism and (
+        options.tensorflow_inter_op_parallelism or options.tensorflow_intra_op_parallelism
+    ):
+        raise UserError(
+            "--tensorflow_session_parallelism sets --tensorflow_inter_op_parallelism and"
+            " --tensorflow_intra_op_parallelism: give either the first, or these two",
+            status=2,
+        )
     fields = dataclasses.fields(options)
     changed = [field for field in fields if getattr(options, field.name) != field.default]
     for field in changed:

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 
-from serving.admission import AdmissionController
+from serving.admission import AdmissionController, HeldBytes
 from serving.handlers import GRPC, PredictionHandlers
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
@@ -59,19 +59,20 @@ def add(handlers: PredictionHandlers, server: grpc.Server, max_bytes: int) -> No
 class _RpcHandlers:
     """The handlers that answer and reject the requests of one type.
 
-    Rejections must stay cheap during an overload. So the message of a rejected request is not read,
-    as if it were a stream, and no other thread is used.
+    Both take the message as if it were a stream. So it is read only when there is memory for the
+    largest one, and the message of a rejected request is not read. Rejections must stay cheap
+    during an overload, and use no other thread.
     """
 
     def __init__(self, handlers: PredictionHandlers, kind: type[Message], max_bytes: int):
         self.bounded = kind not in _UNBOUNDED
 
-        def answer(data: bytes, context: grpc.ServicerContext) -> Message:
-            if not context.is_active():  # the client gave up while the call was queued
-                context.abort(grpc.StatusCode.CANCELLED, "the call has ended")
+        def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Message:
             try:
-                request = _parsed(kind, _unpacked(data, max_bytes))
-                return handlers.answer(request, GRPC, context.time_remaining())
+                with handlers.admission.hold() as held:
+                    held.resize(max_bytes, context.time_remaining())
+                    request = _read(stream, kind, max_bytes, held)
+                    return handlers.answer(request, GRPC, context.time_remaining())
             except RequestError as error:
                 return context.abort(error.code, error.message)
 
@@ -85,7 +86,7 @@ class _RpcHandlers:
             raise handlers.admission.rejection()
 
         reject.experimental_thread_pool = _SameThread()
-        self.answer = grpc.unary_unary_rpc_method_handler(
+        self.answer = grpc.stream_unary_rpc_method_handler(
             answer, response_serializer=lambda response: response.SerializeToString()
         )
         self.reject = grpc.stream_unary_rpc_method_handler(reject)
@@ -111,6 +112,21 @@ class _Service(grpc.GenericRpcHandler):
         if found and found.bounded and self._admission.full:
             return found.reject
         return found and found.answer
+
+
+def _read(stream: Iterator[bytes], kind: type[Message], max_bytes: int, held: HeldBytes) -> Message:
+    """Return the request of a call, and hold as many bytes as it has."""
+    data = _unpacked(_first(stream), max_bytes)
+    held.resize(len(data))
+    return _parsed(kind, data)
+
+
+def _first(stream: Iterator[bytes]) -> bytes:
+    """Return the only message of a call; raises RequestError if the client sends none."""
+    try:
+        return next(stream)
+    except (StopIteration, grpc.RpcError):  # the second if the client gave up
+        raise RequestError(grpc.StatusCode.CANCELLED, "the call has ended") from None
 
 
 def _unpacked(data: bytes, max_bytes: int) -> bytes:

@@ -1,23 +1,27 @@
 """Runs the warm-up requests of a version, so that no client waits for the first answer."""
 
-import pathlib
 import time
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
 from serving import request_inference as inference
+from serving.prometheus_metrics import Metrics
 from tfpipe.protocol import warm_up_file as requests_file
 from tfpipe.protocol.errors import precondition
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.messages import MultiInferenceRequest
 
 
-def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
+def warm_up(
+    model: LoadedModel, metrics: Metrics, *, iterations: int = 1, low_priority: bool = False
+) -> int:
     """Run the requests in a version's file; without a file, each signature with an empty batch.
 
     Args:
         model: the version.
+        metrics: where to count the time.
+        iterations: how often each request runs.
         low_priority: run only the smallest request of each signature, with a pause as long as it
             took. This leaves the processors to the clients of other versions.
 
@@ -31,22 +35,24 @@ def warm_up(model: LoadedModel, *, low_priority: bool = False) -> int:
     if not path.is_file():
         model.run_empty()
         return 0
+    started, count, requests = time.monotonic(), 0, requests_file.read(path)
     try:
-        return _replay(model, path, low_priority)
+        for request in _smallest(requests) if low_priority else requests:
+            for _ in range(iterations):
+                _run(model, request, metrics, low_priority)
+                count += 1
     except Exception as error:  # not TFRecord, not a PredictionLog, or a request's own error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise precondition(f"cannot warm up with {path}: {reason}") from error
-
-
-def _replay(model: LoadedModel, path: pathlib.Path, low_priority: bool) -> int:
-    requests, count = requests_file.read(path), 0
-    for request in _smallest(requests) if low_priority else requests:
-        started = time.monotonic()
-        inference.run(model, request)
-        if low_priority:
-            time.sleep(time.monotonic() - started)
-        count += 1
+    metrics.record_warm_up(str(model.path), time.monotonic() - started)
     return count
+
+
+def _run(model: LoadedModel, request: Message, metrics: Metrics, low_priority: bool) -> None:
+    started = time.monotonic()
+    inference.run(model, request, metrics)
+    if low_priority:
+        time.sleep(time.monotonic() - started)
 
 
 def _smallest(requests: Iterable[Message]) -> Iterable[Message]:

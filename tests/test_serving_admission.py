@@ -1,17 +1,20 @@
-"""The number of accepted requests is bounded."""
+"""The number of accepted requests and their bytes are bounded."""
 
 import collections
 import contextlib
 import http.client
 import re
 import time
+from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
 from serving_demo import (
+    IMAGE,
     MONITORING,
     call,
+    embedded,
     memory_mb,
     predict,
     publish,
@@ -22,7 +25,9 @@ from serving_demo import (
 
 from serving.admission import AdmissionController
 from tfpipe.protocol import messages
+from tfpipe.protocol.client import Client
 from tfpipe.protocol.errors import RequestError
+from tfpipe.protocol.transport import ServerError
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -78,6 +83,89 @@ def test_requests_that_run_are_bounded_too(inside):
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     inside.close()
     inside.enter_context(bound.enter(1.0))
+
+
+def test_the_bytes_of_all_requests_are_bounded(inside):
+    bound = AdmissionController(9, max_bytes=100)
+    first, second = (inside.enter_context(bound.hold()) for _ in range(2))
+    first.resize(60)
+    second.resize(40)
+    for size in (41, 100):
+        with pytest.raises(RequestError, match=r"hold 100 bytes.* 100; try again later$") as caught:
+            second.resize(size)
+        assert caught.value.code is UNAVAILABLE
+    first.resize(10)
+    second.resize(90)
+    with bound.hold() as third, pytest.raises(RequestError):
+        third.resize(1)
+    inside.close()
+    with bound.hold() as alone:
+        alone.resize(500)  # a request that is alone may be larger
+    with bound.hold() as again:
+        again.resize(100)
+
+
+def test_a_request_waits_for_the_bytes_of_another():
+    bound = AdmissionController(9, max_bytes=100)
+    order = []
+    with bound.hold() as first, futures.ThreadPoolExecutor(1) as pool:
+        first.resize(100)
+
+        def wait():
+            with bound.hold() as second:
+                second.resize(50, 30)
+                order.append("second")
+
+        done = pool.submit(wait)
+        time.sleep(0.05)
+        order.append("first")
+        first.resize(50)
+        done.result(30)
+    assert order == ["first", "second"]
+
+
+def test_a_request_without_memory_for_it_is_told_to_come_again(tmp_path):
+    base = publish(tmp_path / "demo", 1, signatures=("classify",))
+    options = {"max_inflight_request_mb": 2, "grpc_max_receive_message_mb": 1, "rest_api_port": -1}
+    with (
+        embedded(base, **options) as server,
+        grpc.insecure_channel(server.address) as channel,
+        server.admission.hold() as held,
+    ):
+        held.resize((2 << 20) - 1000)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, predict(spec(), image_bytes=[IMAGE]), timeout=1)
+        assert caught.value.code() in (UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        rest = Client(f"http://{server.rest_address}", "demo", retries=0)
+        with rest, pytest.raises(ServerError, match="try again later") as caught:
+            rest.predict({"image_bytes": [bytes(500_000)]})
+        assert caught.value.code is UNAVAILABLE
+        held.resize(0)
+        assert call(channel, predict(spec(), image_bytes=[IMAGE])).outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bound_mb", "least", "most"), [(64, 0, 300), (4096, 300, 1000)])
+def test_many_large_requests_need_bounded_memory(tmp_path, bound_mb, least, most):
+    """16 times 16 MB wait for their turn. The second bound shows what they need without one."""
+    base = publish(tmp_path / "demo", 1, signatures=("classify", "slow"))
+    flags = ["--enable_batching=false", "--grpc_max_threads=1"]
+    flags += [f"--max_inflight_request_mb={bound_mb}"]
+    unlimited = [("grpc.max_send_message_length", -1)]
+    with (
+        running_server(base, tmp_path / "stderr", *flags) as server,
+        grpc.insecure_channel(server.address, options=unlimited) as channel,
+    ):
+        stub = messages.PredictionServiceStub(channel)
+        before, large = memory_mb(server), predict(spec(), image_bytes=[bytes(16 << 20)])
+        steps = predict(spec(signature_name="slow"), steps=np.array(20_000, np.int32))
+        slow = stub.Predict.future(steps, timeout=60)
+        time.sleep(1)  # it runs
+        under_way = [stub.Predict.future(large, timeout=8) for _ in range(16)]
+        codes = {each.code() for each in under_way}
+        assert codes <= {UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert least < memory_mb(server, "VmHWM") - before < most
+        slow.cancel()
 
 
 def refusal(stub, request):

@@ -1,7 +1,9 @@
 """Requests of many clients are joined, and each gets its own rows."""
 
+import gc
 import threading
 import time
+import weakref
 from concurrent import futures
 
 import grpc
@@ -128,3 +130,18 @@ def test_an_output_without_the_rows_of_the_batch_is_an_error():
     batcher = Batcher(lambda inputs: {"y": np.ones(3)}, BatchingParameters())
     with pytest.raises(ValueError, match=r"output y has shape \[3\] for 2 rows"):
         batcher({"x": np.ones(2)})
+
+
+def test_the_inputs_of_a_failed_request_are_freed_at_once():
+    """Without a garbage collection, which may come much later."""
+    batcher, large = Batcher(Counting(), BatchingParameters()), np.array([-1] * 40)
+    alive = weakref.ref(large)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="is not allowed"):
+            batcher({"x": large})
+        del large
+        assert alive() is None
+    finally:
+        gc.enable()

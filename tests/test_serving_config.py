@@ -59,7 +59,10 @@ def test_a_batching_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch { value: 1 }", "is no BatchingParameters: 1:1 : .*max_batch"),
+        (
+            "max_batch { value: 1 }",
+            "Error parsing text-format tensorflow.serving.BatchingParameters: 1:1 : .*max_batch",
+        ),
         ("max_batch_size { value: 0 }", "max_execution_batch_size must be at least 1"),
         ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be at least 0"),
         ("max_batch_size { value: 4 } allowed_batch_sizes: 8", "must rise and end with .*, 4"),

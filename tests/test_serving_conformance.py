@@ -2,6 +2,11 @@
 
 With TARGET=HOST:PORT another server is asked, which serves the model of `serving_demo` as `demo`,
 version 7, with batching.
+
+What needs a server of its own is tested beside it: states and reloads (`test_serving_reload.py`,
+`test_serving_models.py`), the start (`test_serving_server.py`), warm-up requests
+(`test_serving_warm_up.py`), metrics (`test_serving_metrics.py`), results of Classify and Regress
+(`test_serving_results.py`).
 """
 
 import os
@@ -57,6 +62,17 @@ def test_predict_runs_the_signature_and_outputs_asked_for(channel):
         "half",
         "sum",
     }
+
+
+def test_the_last_value_stands_for_all_that_follow(channel):
+    """As clients in C++ compress a tensor, with strings too."""
+    request = predict(ADD, a=np.zeros(3, np.float32), b=np.zeros(3, np.int32))
+    request.inputs["a"].float_val[:] = [1.5, 2.0]
+    request.inputs["b"].int_val[:] = [1]
+    assert list(call(channel, request).outputs["sum"].float_val) == [2.5, 3.0, 3.0]
+    request = predict(DEMO, image_bytes=[png(20), png(200), png(200)])
+    del request.inputs["image_bytes"].string_val[2:]
+    assert list(call(channel, request).outputs["class_index"].int64_val) == [0, 1, 1]
 
 
 def test_metadata_are_the_signatures_of_the_file(channel, tmp_path):
@@ -189,6 +205,10 @@ MISTAKES = {
             predict(ADD, ["sum", "sum"], a=ONE, b=INT),
             "duplicate output tensor alias: sum",
         ),
+        (
+            predict(ADD, a=np.float32(1), b=np.int32(1)),
+            "Batching Run() input tensors must have at least one dimension",
+        ),
         (predict(DEMO, image_bytes=[png(9), png(9)[:30]]), re.compile(r"Invalid PNG\..*")),
         (metadata("signature_def"), "Missing ModelSpec"),
         (
@@ -201,6 +221,18 @@ MISTAKES = {
         (classify(BY_CLASS), "Input is empty."),
         (classify(DEMO, IMAGE), "Expected one or two output Tensors, found 4"),
         (classify(ADD, IMAGE), "Expected one input Tensor."),
+        (
+            classify(BY_VALUE, IMAGE),
+            re.compile(
+                "Expected classification signature outputs to contain at least one of"
+                r' "classes" or "scores"\. Signature was: .*'
+            ),
+        ),
+        (
+            regress(spec(signature_name="slow"), IMAGE),
+            re.compile("No regression inputs found in SignatureDef: .*"),
+        ),
+        (tasks((BY_VALUE, CLASSIFY)), re.compile("Expected classification signature outputs .*")),
         (regress(NO_SUCH), "No signature was found with the name: x"),
         (regress(BY_VALUE), "Input is empty."),
         (regress(BY_CLASS, IMAGE), "Expected one output Tensor."),
@@ -238,17 +270,6 @@ MISTAKES = {
             predict(spec(signature_name="x" * 2000)),
             'Serving signature key "' + "x" * 1001 + "...TRUNCATED",
         ),
-        (
-            classify(BY_VALUE, IMAGE),
-            re.compile(
-                "Expected classification signature outputs to contain at least one of"
-                r' "classes" or "scores"\. Signature was: .*'
-            ),
-        ),
-        (
-            regress(spec(signature_name="slow"), IMAGE),
-            re.compile("No regression inputs found in SignatureDef: .*"),
-        ),
     ],
     "UNIMPLEMENTED": [
         (
@@ -256,6 +277,7 @@ MISTAKES = {
             "Unsupported signature method_name: tensorflow/serving/predict",
         ),
     ],
+    # Larger than the limit of the server in this process.
     "RESOURCE_EXHAUSTED": [(predict(DEMO, image_bytes=[b"x" * (1 << 20)]), ANY)],
 }
 

@@ -220,3 +220,59 @@ def test_only_numbers_name_versions(tmp_path):
     expected = {number: tmp_path / str(number) for number in (1, 8, 12, 15)}
     assert version_folders(tmp_path) == expected
     assert version_folders(tmp_path / "none") == {}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A graph as TensorFlow 1.0 wrote it: a Placeholder of any shape looks like a scalar."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples, x = v1.placeholder(tf.string), v1.placeholder(tf.float32, [None, 1])
+        parsed = tf.raw_ops.ParseExample(
+            serialized=examples,
+            names=tf.constant([], tf.string),
+            sparse_keys=[],
+            dense_keys=["x"],
+            dense_defaults=[tf.constant([0.0])],
+            sparse_types=[],
+            dense_shapes=[[1]],
+        ).dense_values[0]
+        bias = v1.get_variable("bias", initializer=2.0)
+        session.run(v1.global_variables_initializer())
+        build = v1.saved_model.signature_def_utils.predict_signature_def
+        builder = v1.saved_model.Builder(str(tmp_path / "1"))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {
+                "serving_default": build({"x": x}, {"y": x / 2 + bias}),
+                "examples": build({"inputs": examples}, {"outputs": parsed / 2 + bias}),
+            },
+        )
+        builder.save()
+    file = tmp_path / "1" / "saved_model.pb"
+    saved = SavedModel.FromString(file.read_bytes())
+    (graph,) = saved.meta_graphs
+    graph.graph_def.versions.producer = 21
+    for node in graph.graph_def.node:
+        if node.op == "Placeholder" and node.attr["shape"].shape.unknown_rank:
+            node.attr["shape"].shape.Clear()
+    file.write_bytes(saved.SerializeToString())
+    return LoadedModel(tmp_path / "1", 1)
+
+
+def test_a_graph_of_tensorflow_1_0_is_loaded(old):
+    serialized = tf.train.Example()
+    serialized.features.feature["x"].float_list.value.append(2.0)
+    answer = old.run("examples", {"inputs": np.array([serialized.SerializeToString()], object)})
+    assert answer["outputs"].tolist() == [[3.0]]
+
+
+def test_clients_of_tensorflow_1_may_leave_out_dimensions_of_size_1(old):
+    """As TensorFlow Serving's own test does; the outputs then have none either."""
+    assert old.run("", {"x": np.array([2, 3], np.float32)})["y"].tolist() == [3.0, 3.5]
+    assert old.run("", {"x": np.array([[2], [3]], np.float32)})["y"].tolist() == [[3.0], [3.5]]
+    for wrong in (np.ones((2, 2)), np.ones((1, 1, 1)), np.ones(())):
+        with pytest.raises(RequestError) as caught:
+            old.run("", {"x": wrong.astype(np.float32)})
+        assert caught.value.code.name == "INVALID_ARGUMENT"

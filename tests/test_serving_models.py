@@ -100,7 +100,7 @@ def test_versions_and_labels_of_several_models(base):
         (
             config(("a", "/nowhere", "")),
             UNKNOWN,
-            r"Some models did not become available: {a}: no version is there",
+            "Could not find base path /nowhere for servable a",
         ),
     ],
 )
@@ -122,20 +122,28 @@ def test_a_label_needs_a_version_that_is_served(base):
         " inference"
     )
     assert probability(models, spec(label="a")) == close_to(3)
-    models.configure(wanted, labels_may_wait=True)
+    with pytest.raises(RequestError, match="label to version 2"):
+        models.configure(wanted, labels_may_wait=True)  # it would move from a version to none
+    new = config(("demo", base, 'version_labels { key: "b" value: 2 }'))
+    models.configure(new, labels_may_wait=True)
     with pytest.raises(RequestError, match=r"Specific\(demo, 2\)"):
-        probability(models, spec(label="a"))
+        probability(models, spec(label="b"))
+    models.configure(new, labels_may_wait=True)  # and once more
 
 
-def test_the_server_starts_with_the_highest_version_that_loads(base, capsys):
-    for version in (2, 3):
-        (base / str(version) / "saved_model.pb").write_bytes(b"")
+def test_a_newest_version_that_is_broken_is_an_error(base):
+    (base / "3" / "saved_model.pb").write_bytes(b"")
     models = ModelManager(LoadRules(LoadedModel))
-    models.configure(config(("demo", base, "")))
-    assert models.served == {"demo": [1]}
-    states = {each.version: each.state for each in models.statuses("demo", None)}
-    assert states == {1: 30, 2: 50, 3: 50}
-    assert capsys.readouterr().err.count("error: cannot load ") == 2
+    with pytest.raises(RequestError) as caught:
+        models.configure(config(("demo", base, "")))
+    assert caught.value.code is UNKNOWN
+    assert caught.value.message.startswith(
+        "1 servable(s) did not become available: {{name: demo version: 3} due to error:"
+        f" FAILED_PRECONDITION: cannot load {base / '3'}: "
+    )
+    assert models.served == {}
+    models.configure(config(("demo", base, "model_version_policy { all {} }")))
+    assert models.served == {"demo": [1, 2]}
 
 
 def test_a_version_in_use_is_unloaded_after_its_last_call(base):
@@ -224,5 +232,5 @@ def test_a_configuration_file_is_read_again(base, tmp_path, capsys):
         response = call(channel, predict(spec("pets", label="a"), image_bytes=[IMAGE]))
         assert response.model_spec.version.value == 3
         file.write_text("model_config_list { config { nam: 1 } }")
-        wait_for("is no ModelServerConfig")
+        wait_for("Error parsing text-format tensorflow.serving.ModelServerConfig")
         assert call(channel, predict(spec("pets"), image_bytes=[IMAGE])).outputs

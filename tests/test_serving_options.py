@@ -36,6 +36,20 @@ def test_what_would_be_another_server_is_refused(given):
         check(ServerOptions(**given))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batching_parameters_file": "x", "enable_batching": False},
+        {"tensorflow_session_parallelism": 2, "tensorflow_intra_op_parallelism": 1},
+        {"tensorflow_session_parallelism": 2, "tensorflow_inter_op_parallelism": 1},
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(given):
+    with pytest.raises(UserError) as caught:
+        check(ServerOptions(**given))
+    assert all(f"--{name}" in str(caught.value) for name in given)
+
+
 def test_the_version_is_printed(monkeypatch, capsys):
     code, out, err = run_command(command, ["--version"], monkeypatch, capsys)
     assert (code, err) == (0, "")

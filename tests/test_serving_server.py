@@ -139,6 +139,9 @@ def test_sigterm_loses_no_call_under_way(base, tmp_path, seconds):
     assert [line.split(" at ")[0] for line in lines] == ["serving demo version 1"]
 
 
+ONCE = "--file_system_poll_wait_seconds=0"  # otherwise the server waits for a version
+
+
 @pytest.fixture
 def fail(monkeypatch, capsys):
     """Runs a server that must not start; returns its only line and its exit status."""
@@ -155,8 +158,8 @@ def fail(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["--model_base_path=none"], 1, "--model_base_path=none is not a folder: "),
-        (["--model_base_path=empty"], 1, "holds no version"),
+        (["--model_base_path=none", ONCE], 1, "Could not find base path none for servable default"),
+        (["--model_base_path=empty", ONCE], 1, "No versions of servable default found under"),
         (["--model_nam=x"], 2, "model_nam"),
         (["--model_base_path="], 2, "--model_base_path is required, or --model_config_file"),
         (["--port=65536"], 2, "--port=65536"),
@@ -171,9 +174,26 @@ def fail(monkeypatch, capsys):
 def test_mistakes_at_the_start_are_one_line(base, fail, monkeypatch, flags, code, words):
     monkeypatch.chdir(base.parent)
     (base.parent / "empty" / "v1").mkdir(parents=True)
-    line, status = fail("--model_base_path=demo", *flags)
+    line, status = fail("--model_base_path=demo", "--port=0", *flags)
     assert words in line
     assert status == code
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_server_waits_for_its_first_version(base, tmp_path, capsys, exists):
+    later = tmp_path / "later" / "demo"
+    if exists:
+        later.mkdir(parents=True)
+    threading.Timer(1.0, lambda: (later.mkdir(parents=True, exist_ok=True),
+                                  (base / "1").rename(later / "1"))).start()  # fmt: skip
+    with (
+        embedded(later, file_system_poll_wait_seconds=0.1) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        assert call(channel, predict(spec(), image_bytes=[IMAGE])).outputs
+    (line,) = capsys.readouterr().err.splitlines()
+    words = "No versions of servable demo" if exists else "Could not find base path"
+    assert line.startswith(f"warning: waiting: {words}")
 
 
 def test_a_port_in_use_is_an_error(base, fail):
@@ -189,7 +209,7 @@ def test_a_damaged_first_version_is_an_error(base, fail):
     os.truncate(file, file.stat().st_size // 2)
     line, code = fail(f"--model_base_path={base}", "--port=0")
     assert line == (
-        "error: Some models did not become available: {default}: cannot load"
-        f" {base / '1'}: saved_model.pb is damaged"
+        "error: 1 servable(s) did not become available: {{name: default version: 1} due to error:"
+        f" FAILED_PRECONDITION: cannot load {base / '1'}: saved_model.pb is damaged}}"
     )
     assert code == 1

@@ -69,11 +69,15 @@ def test_bfloat16_is_read_as_float32():
 
 
 def test_one_number_fills_a_shape():
-    """The last one does, as C++ clients compress a tensor."""
+    """The last one does, as C++ clients compress a tensor; TensorFlow's own reader agrees."""
     one = tf.make_tensor_proto(2.5, shape=[2, 3])
     more = TensorProto(dtype=FLOAT, tensor_shape=one.tensor_shape, float_val=[1, 2, 3])
-    for proto in (one, more):
-        np.testing.assert_array_equal(tensors.from_proto(proto), tf.make_ndarray(proto))
+    text = TensorProto(
+        dtype=types_pb2.DT_STRING, tensor_shape=one.tensor_shape, string_val=[b"x", b"yz"]
+    )
+    for proto in (one, more, text):
+        expected = tf.io.parse_tensor(proto.SerializeToString(), proto.dtype).numpy()
+        np.testing.assert_array_equal(tensors.from_proto(proto), expected)
 
 
 MISFITS = {
@@ -82,7 +86,11 @@ MISFITS = {
     "too few": ([3], {"dtype": FLOAT, "tensor_content": bytes(8)}),
     "too many": ([1], {"dtype": FLOAT, "float_val": [1, 2]}),
     "none": ([2], {"dtype": FLOAT}),
-    "string fill": ([2], {"dtype": types_pb2.DT_STRING, "string_val": [b"x"]}),
+    "no string": ([2], {"dtype": types_pb2.DT_STRING}),
+    "one long string for many": (
+        [1 << 20],
+        {"dtype": types_pb2.DT_STRING, "string_val": [bytes(1000)]},
+    ),
     "part of a value": ([1], {"dtype": FLOAT, "tensor_content": b"123"}),
     "unknown size": ([-1], {"dtype": FLOAT, "float_val": [1]}),
     "unsupported type": ([], {"dtype": types_pb2.DT_RESOURCE}),

@@ -6,6 +6,7 @@ import pytest
 from serving_demo import IMAGE, embedded, example, examples_of, predict, publish, spec
 
 from serving import warm_up as module
+from serving.prometheus_metrics import Metrics
 from serving.warm_up import warm_up
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages, tensors
@@ -41,27 +42,32 @@ def write(version, records):
 
 
 def test_every_kind_is_replayed(version):
-    model = LoadedModel(version, 1)
-    assert warm_up(model) == 0
-    write(version, [log.SerializeToString() for log in logs()])
-    assert warm_up(model) == 4
+    model, metrics = LoadedModel(version, 1), Metrics()
+    assert warm_up(model, metrics) == 0
+    assert b"warmup_latency_count" not in metrics.text()
+    # A record without a type is skipped.
+    write(version, [log.SerializeToString() for log in (messages.PredictionLog(), *logs())])
+    assert warm_up(model, metrics) == 4
+    assert warm_up(model, metrics, iterations=3) == 12
+    labels = f'model_path="{version}",status="OK"'
+    assert f"model_warmup_latency_count{{{labels}}} 2\n" in metrics.text().decode()
     assert model.run("", {"image_bytes": np.array([IMAGE], object)})
 
 
 def test_beside_others_the_smallest_of_each_is_replayed(version, monkeypatch):
     model, ran, run = LoadedModel(version, 1), [], module.inference.run
 
-    def noted(model, request):
+    def noted(model, request, metrics):
         ran.append((type(request), request.ByteSize()))
-        return run(model, request)
+        return run(model, request, metrics)
 
     monkeypatch.setattr(module.inference, "run", noted)
     larger = logs()
     larger[0].predict_log.request.inputs["image_bytes"].CopyFrom(tensors.to_proto([IMAGE] * 8))
     write(version, [log.SerializeToString() for log in (*larger, *logs(), *larger)])
-    assert warm_up(model) == 12
+    assert warm_up(model, Metrics()) == 12
     everything, ran[:] = ran[:], []
-    assert warm_up(model, low_priority=True) == 4
+    assert warm_up(model, Metrics(), low_priority=True) == 4
     assert dict(ran) == {k: min(size for kind, size in everything if kind is k) for k, _ in ran}
 
 
@@ -75,7 +81,8 @@ def failing():
     ("content", "message"),
     [
         ([b"\xff"], "Error parsing message"),
-        ([messages.PredictionLog().SerializeToString()], "record 0 is a None"),
+        (b"session_run_log", "Unsupported log_type for warmup: 5"),
+        (b"predict_streamed_log", "Unsupported log_type for warmup: 7"),
         ([failing()], 'Serving signature key "x" not found'),
         (b"no TFRecord file", "corrupted record at 0"),
         (None, f"it has more than {MAX_RECORDS:,} records"),
@@ -84,12 +91,16 @@ def failing():
 def test_what_cannot_be_replayed_is_told(version, content, message):
     if content is None:
         write(version, [logs()[0].SerializeToString()] * (MAX_RECORDS + 1))
+    elif content in (b"session_run_log", b"predict_streamed_log"):
+        log = messages.PredictionLog()
+        getattr(log, content.decode()).SetInParent()
+        write(version, [log.SerializeToString()])
     elif isinstance(content, bytes):
         (version / FILE).write_bytes(content)
     else:
         write(version, content)
     with pytest.raises(RequestError) as caught:
-        warm_up(LoadedModel(version, 1))
+        warm_up(LoadedModel(version, 1), Metrics())
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
     assert caught.value.message.startswith(f"cannot warm up with {version / FILE}: ")
     assert message in caught.value.message

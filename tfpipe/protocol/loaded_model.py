@@ -1,16 +1,19 @@
 """One version of a model in memory."""
 
+import contextlib
 import gc
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, TensorInfo
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tfpipe.protocol import example_features, tensors
+from tfpipe.protocol import example_features, tensors, tflite_model
 from tfpipe.protocol.errors import from_runtime, invalid, precondition
 from tfpipe.protocol.example_features import FeatureSpec
 from tfpipe.protocol.messages import DEFAULT_SIGNATURE, SignatureDef, TensorProto, types_pb2
@@ -20,12 +23,18 @@ SERVE = "serve"  # the tag of the graph that is served
 Arrays = Mapping[str, np.ndarray]
 Function = Callable[[Arrays], Arrays]
 
+# Up to this version of a GraphDef, a Placeholder without a shape may take any
+# (tensorflow/core/ops/array_ops.cc).
+_LAST_WITHOUT_SHAPES = 21
+
 # The runtime's names of types that NumPy names differently.
 _RUNTIME_NAMES = {"float32": "float", "float64": "double"}
 
 
 class LoadedModel:
-    """A SavedModel, ready to answer requests; of TensorFlow 1 or 2, from any program.
+    """A SavedModel or a TFLite model, ready to answer requests.
+
+    A SavedModel may be of TensorFlow 1 or 2, from any program.
 
     Safe to use from several threads.
 
@@ -40,14 +49,17 @@ class LoadedModel:
         path: pathlib.Path,
         version: int,
         wrap: Callable[[Function], Function] = lambda function: function,
+        *,
+        prefer_tflite: bool = False,
     ):
-        """Load the SavedModel in the folder `path`.
+        """Load the model in the folder `path`.
 
         Args:
             path: the folder.
             version: its number.
             wrap: applied to the function of each signature whose tensors all have a free first
-                dimension; the server joins requests there.
+                dimension; the server joins requests there. A TFLite model has none.
+            prefer_tflite: load `model.tflite` if the folder has one.
 
         Raises:
             RequestError: it cannot be loaded; the message says why.
@@ -55,10 +67,29 @@ class LoadedModel:
         self.version, self.path = version, path
         self._functions: dict[str, Function] = {}
         self._batched: set[str] = set()
+        self._features: dict[str, tuple[FeatureSpec, ...]] = {}
+        self._model = None
+        # Whether dimensions of size 1 at the end of a shape may be missing: clients of TensorFlow 1
+        # and of TFLite rely on that, and their graphs need no checks of their own.
+        self._takes_fewer_dimensions = True
+        tflite_file = path / tflite_model.FILE
         try:
-            self.signatures, self._features = _read_signatures(path)
+            if prefer_tflite and tflite_file.is_file():
+                self.signatures, self._functions = tflite_model.load(tflite_file)
+                return
+            graph = _read_graph(path)
+            self._takes_fewer_dimensions = not graph.HasField("object_graph_def")
+            # Copies: a part keeps the whole message in memory, weights included.
+            self.signatures = {
+                key: SignatureDef.FromString(each.SerializeToString())
+                for key, each in graph.signature_def.items()
+            }
+            for key, each in self.signatures.items():
+                if _takes_strings(each):
+                    self._features[key] = example_features.parsed_by(graph, each)
             # Its signatures do not keep the model alive, nor with it the variables.
-            self._model = tf.saved_model.load(str(path), tags=[SERVE])
+            with _loadable(path, graph) as folder:
+                self._model = tf.saved_model.load(str(folder), tags=[SERVE])
             for key, definition in self.signatures.items():
                 if key in self._model.signatures:
                     function = _function(self._model.signatures[key], definition)
@@ -98,7 +129,11 @@ class LoadedModel:
         definition = self.signatures[key]
         arrays = _read_inputs(definition, inputs)
         wanted = _check_outputs(definition, list(output_filter))
-        if specs := self._features[key]:
+        if key in self._batched and not all(array.ndim for array in arrays.values()):
+            raise invalid("Batching Run() input tensors must have at least one dimension")
+        for alias, array in arrays.items():
+            _check_shape(alias, array.shape, definition.inputs[alias], self._takes_fewer_dimensions)
+        if specs := self._features.get(key):
             (serialized,) = arrays.values()
             example_features.check(specs, map(tf.compat.as_bytes, serialized.ravel()))
         try:
@@ -137,13 +172,11 @@ class LoadedModel:
                 continue  # the model may refuse an empty batch, and is built by now
 
 
-def _read_signatures(
-    path: pathlib.Path,
-) -> tuple[dict[str, SignatureDef], dict[str, tuple[FeatureSpec, ...]]]:
-    """Return the signatures of the graph tagged `serve`, and the features that each parses.
+def _read_graph(path: pathlib.Path) -> MetaGraphDef:
+    """Return the graph tagged `serve`.
 
     Raises:
-        ValueError: there is no such graph.
+        ValueError: there is none.
         OSError: the file cannot be read.
     """
     binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
@@ -159,16 +192,31 @@ def _read_signatures(
         raise ValueError("saved_model.pb is damaged") from None
     for graph in saved.meta_graphs:
         if set(graph.meta_info_def.tags) == {SERVE}:
-            # Copies: a part keeps the whole message in memory, weights included.
-            signatures = {
-                key: SignatureDef.FromString(each.SerializeToString())
-                for key, each in graph.signature_def.items()
-            }
-            return signatures, {
-                key: example_features.parsed_by(graph, each) if _takes_strings(each) else ()
-                for key, each in signatures.items()
-            }
+            return graph
     raise ValueError(f"saved_model.pb holds no graph that is tagged `{SERVE}`")
+
+
+@contextlib.contextmanager
+def _loadable(path: pathlib.Path, graph: MetaGraphDef) -> Iterator[pathlib.Path]:
+    """Yield a folder from which `tf.saved_model.load` can load a graph.
+
+    It is `path`, but for graphs before TensorFlow 1.1: there a Placeholder of any shape looks like
+    a scalar, and loading fails. The folder then has a graph that says so.
+    """
+    if graph.graph_def.versions.producer > _LAST_WITHOUT_SHAPES:
+        yield path
+        return
+    changed = SavedModel(saved_model_schema_version=1)
+    changed.meta_graphs.add().CopyFrom(graph)
+    for node in changed.meta_graphs[0].graph_def.node:
+        if node.op == "Placeholder" and not node.attr["shape"].shape.dim:
+            node.attr["shape"].shape.unknown_rank = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for each in ("variables", "assets"):
+            (folder / each).symlink_to((path / each).resolve())
+        (folder / "saved_model.pb").write_bytes(changed.SerializeToString())
+        yield folder
 
 
 def _function(signature: Callable, definition: SignatureDef) -> Function:
@@ -236,22 +284,23 @@ def _read_inputs(
             )
         if kind == types_pb2.DT_BFLOAT16:  # NumPy itself has no such type
             arrays[alias] = arrays[alias].astype(tf.bfloat16.as_numpy_dtype)
-        _check_shape(alias, arrays[alias].shape, definition.inputs[alias].tensor_shape)
     return arrays
 
 
-def _check_shape(alias: str, shape: tuple[int, ...], expected) -> None:
+def _check_shape(
+    alias: str, shape: tuple[int, ...], info: TensorInfo, takes_fewer_dimensions: bool
+) -> None:
     """Raise RequestError if a tensor has another rank or another size than the signature."""
-    sizes = [dim.size for dim in expected.dim]
-    if expected.unknown_rank or (
+    sizes = [dim.size for dim in info.tensor_shape.dim]
+    while takes_fewer_dimensions and len(shape) < len(sizes) and sizes[-1] == 1:
+        sizes.pop()
+    if info.tensor_shape.unknown_rank or (
         len(shape) == len(sizes)
         and all(size in (-1, have) for size, have in zip(sizes, shape, strict=True))
     ):
         return
-    raise invalid(
-        f"input {alias} has shape {list(shape)}, but the signature takes"
-        f" [{', '.join('?' if size == -1 else str(size) for size in sizes)}]"
-    )
+    takes = ", ".join("?" if dim.size == -1 else str(dim.size) for dim in info.tensor_shape.dim)
+    raise invalid(f"input {alias} has shape {list(shape)}, but the signature takes [{takes}]")
 
 
 def _check_outputs(definition: SignatureDef, wanted: list[str]) -> list[str]:

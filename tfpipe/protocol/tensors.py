@@ -130,7 +130,7 @@ def from_proto(proto: TensorProto) -> np.ndarray:
 
     Raises:
         ValueError: the data type is not supported, the shape is not fully known, or it does not
-            match the number of values. In a typed field the last number may stand for all that
+            match the number of values. In a typed field the last value may stand for all that
             follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
@@ -146,9 +146,11 @@ def from_proto(proto: TensorProto) -> np.ndarray:
     size = math.prod(shape)
     if values.size == size:
         return values.reshape(shape)
-    is_typed = layout is not None and not proto.tensor_content
-    if is_typed and 0 < values.size < size <= MAX_FILLED_BYTES // values.itemsize:
-        return np.pad(values, (0, size - values.size), mode="edge").reshape(shape)
+    if 0 < values.size < size and not proto.tensor_content:
+        each = values.itemsize + (0 if layout else len(values[-1]))
+        if size <= MAX_FILLED_BYTES // each:
+            last = np.repeat(values[-1:], size - values.size)
+            return np.concatenate([values, last]).reshape(shape)
     raise ValueError(f"{values.size} values for shape {shape}")
 
 

@@ -18,7 +18,7 @@ _KINDS = ("predict_log", "classify_log", "regress_log", "multi_inference_log")
 
 
 def read(path: pathlib.Path) -> Iterator[Message]:
-    """Yield the request of each record.
+    """Yield the request of each record; a record of no type has none.
 
     Raises:
         ValueError: a record is no PredictionLog of such a method, or there are too many.
@@ -33,6 +33,8 @@ def read(path: pathlib.Path) -> Iterator[Message]:
             raise ValueError(f"it has more than {MAX_RECORDS:,} records")
         log = PredictionLog.FromString(record.numpy())
         kind = log.WhichOneof("log_type")
-        if kind not in _KINDS:
-            raise ValueError(f"record {count} is a {kind}")
-        yield getattr(log, kind).request
+        if kind in _KINDS:
+            yield getattr(log, kind).request
+        elif kind:
+            number = log.DESCRIPTOR.fields_by_name[kind].number
+            raise ValueError(f"Unsupported log_type for warmup: {number} ({kind})")
