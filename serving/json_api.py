@@ -22,6 +22,8 @@ _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BAD_NUMBER = {".": "Miss fraction part in number.", "e": "Miss exponent in number."}
 _BAD_NUMBER_PART = re.compile(r"(?<=\d)(?:(\.)|(e)[+-]?)(?!\d)", re.IGNORECASE)
+# What RapidJSON reads of a word or number before it refuses it.
+_BEGUN = re.compile("tr?u?|fa?l?s?|nu?l?|-?(?:Na?|In?f?i?n?i?t?)?")
 
 # The escapes of a string; a group that matches is half of a surrogate pair.
 _ESCAPE = re.compile(rb"(?i)\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)", re.DOTALL)
@@ -134,7 +136,7 @@ def _explained(error: json.JSONDecodeError) -> tuple[str, int]:
             is_first = place == _SPACE.match(text).end()
             if is_first and text[place : place + 1] in ("", "\0", *"]},:"):
                 return "The document is empty.", place
-            return "Invalid value.", place
+            return "Invalid value.", _BEGUN.match(text, place).end()
         case ["Expecting", "property", *_]:
             return "Missing a name for object member.", place
         case ["Expecting", "':'", *_]:
