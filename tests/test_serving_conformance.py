@@ -59,6 +59,20 @@ def test_predict_runs_the_signature_and_outputs_asked_for(channel):
     }
 
 
+def test_the_last_value_of_a_tensor_stands_for_all_that_follow(channel):
+    a = tensors.to_proto(np.zeros(4, np.float32))
+    a.ClearField("float_val")
+    a.float_val.extend([1.5, 2])
+    b = tensors.to_proto(np.zeros(4, np.int32))
+    b.ClearField("int_val")
+    response = call(channel, predict(spec(signature_name="add"), ["sum"], a=a, b=b))
+    assert tf.make_ndarray(response.outputs["sum"]).tolist() == [1.5, 2, 2, 2]
+    images = tensors.to_proto([png(20), png(200), png(200)])
+    del images.string_val[2:]
+    response = call(channel, predict(spec(), ["class_index"], image_bytes=images))
+    assert list(response.outputs["class_index"].int64_val) == [0, 1, 1]
+
+
 def test_metadata_are_the_signatures_of_the_file(channel, tmp_path):
     request = messages.GetModelMetadataRequest(model_spec=spec(), metadata_field=["signature_def"])
     response = call(channel, request)

@@ -130,8 +130,9 @@ def from_proto(proto: TensorProto) -> np.ndarray:
 
     Raises:
         ValueError: the data type is not supported, the shape is not fully known, or it does not
-            match the number of values. In a typed field the last number may stand for all that
-            follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
+            match the number of values. In a typed field the last value may stand for all that
+            follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(2.0, shape=[2, 3])`; no
+            values are zeros or empty strings, which C++ clients leave out.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
@@ -146,9 +147,11 @@ def from_proto(proto: TensorProto) -> np.ndarray:
     size = math.prod(shape)
     if values.size == size:
         return values.reshape(shape)
-    is_typed = layout is not None and not proto.tensor_content
-    if is_typed and 0 < values.size < size <= MAX_FILLED_BYTES // values.itemsize:
-        return np.pad(values, (0, size - values.size), mode="edge").reshape(shape)
+    if not proto.tensor_content and values.size < size <= MAX_FILLED_BYTES // values.itemsize:
+        default = values.dtype.type() if layout else b""
+        filled = np.full(size, values[-1] if values.size else default, values.dtype)
+        filled[: values.size] = values
+        return filled.reshape(shape)
     raise ValueError(f"{values.size} values for shape {shape}")
 
 
