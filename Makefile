@@ -73,8 +73,9 @@ wheel: setup  ## Build dist/tfpipe-*.whl, and try it in an empty environment
 	@$(BIN)/python -m tools.check_wheel dist/*.whl
 
 TARGET ?= 127.0.0.1:8500
-conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:port
-	@TARGET=$(TARGET) $(BIN)/python -m pytest tests/test_serving_conformance.py
+REST ?= 127.0.0.1:8501
+conformance: setup  ## Check that a server answers as TensorFlow Serving does: make conformance TARGET=host:8500 REST=host:8501
+	@TARGET=$(TARGET) REST=$(REST) $(BIN)/python -m pytest tests/test_serving_conformance*.py
 
 clean:  ## Remove what the demo, the tests and the documentation wrote
 	rm -rf runs/demo records/demo records/demo-images export/demo site .pytest_cache .ruff_cache

@@ -98,6 +98,7 @@ class HttpServer:
             http=functools.partial(
                 _BoundedConnection, read_timeout_s=read_timeout_s, max_connections=max_connections
             ),
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

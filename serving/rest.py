@@ -1,5 +1,7 @@
 """TensorFlow Serving's REST API, in a thread of its own.
 
+Paths, methods and statuses are those of its http_rest_api_util.cc and http_server.cc.
+
 POST /v1/models/NAME[/versions/N|/labels/L]:predict, :classify or :regress
 GET  /v1/models/NAME[/versions/N|/labels/L]              states of its versions
 GET  /v1/models/NAME[/versions/N|/labels/L]/metadata     its signatures
@@ -11,6 +13,7 @@ import contextlib
 import functools
 import re
 import socket
+import urllib.parse
 from concurrent import futures
 from typing import Any
 
@@ -18,24 +21,37 @@ import grpc
 from google.protobuf import json_format
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import json_api
+from serving import json_api, json_examples, json_request, json_response, request_body
 from serving.handlers import REST, PredictionHandlers
 from serving.http_server import HttpServer
 from serving.prometheus_metrics import CONTENT_TYPE, Metrics
 from serving.server_config import ServerTls
 from tfpipe.protocol import messages
-from tfpipe.protocol.errors import HTTP_STATUS, RequestError, invalid
+from tfpipe.protocol.errors import HTTP_STATUS, RequestError, invalid, not_found, unimplemented
 
 _JSON = "application/json"
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_CALL = re.compile(_MODEL + ":(?P<method>classify|regress|predict)", re.IGNORECASE)
-_METADATA = re.compile(_MODEL + "/metadata", re.IGNORECASE)
-_STATUS = re.compile(_MODEL, re.IGNORECASE)
+# Matched before percent-decoding, so a name may have a slash as %2F.
+_API = re.compile("/v1/.*", re.IGNORECASE | re.DOTALL)
+_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_CALL = re.compile(
+    rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE
+)
+_DESCRIPTION = re.compile(
+    rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<part>metadata))?", re.IGNORECASE
+)
+_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")  # others are 501
+
+# Sent with every answer, where web pages of all origins may ask.
+_CROSS_ORIGIN = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
 
 _REQUESTS = {
     "predict": messages.PredictRequest,
@@ -80,25 +96,18 @@ class RestServer(HttpServer):
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
-        routes = [Route("/{path:path}", self._hold_and_answer, methods=["GET", "POST"])]
+        routes = [Route("/{path:path}", self._hold_and_answer, methods=_METHODS)]
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
-        pages = (
-            [
-                Middleware(
-                    CORSMiddleware,
-                    allow_origins=["*"],
-                    allow_headers=["*"],
-                    allow_methods=["GET", "POST"],
-                )
-            ]
-            if cross_origin
-            else []
-        )
+        middleware = [Middleware(_CrossOrigin)] if cross_origin else []
         with tls.uvicorn_settings() if tls else contextlib.nullcontext({}) as settings:
             super().__init__(
-                Starlette(routes=routes, middleware=pages),
+                Starlette(
+                    routes=routes,
+                    middleware=middleware,
+                    exception_handlers={405: _refuse_method},
+                ),
                 sock,
                 grace_s=30,
                 read_timeout_s=timeout_s,
@@ -117,80 +126,80 @@ class RestServer(HttpServer):
             return await self._answer(request)
 
     async def _answer(self, request: Request) -> Response:
+        target = _target(request)
+        if not _API.fullmatch(target):
+            return _error(not_found(f"no such path: {request.method} {target}"))
+        if request.method == "OPTIONS":  # a browser asks whether a page may ask
+            return Response(status_code=200 if "://" in request.headers.get("origin", "") else 400)
         try:
-            body = await self._body(request)
-        except RequestError as error:
-            too_large = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            return _error(error, 413 if too_large else None)  # 429 would make clients ask again
-        except ClientDisconnect:
-            return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
-        try:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(
-                self._pool, self._call, request.method, request.url.path, body
+            body = await self._body(request) if request.method == "POST" else b""
+            work = asyncio.get_running_loop().run_in_executor(
+                self._pool, self._call, request.method, target, body
             )
             return Response(await asyncio.wait_for(work, self._timeout_s), media_type=_JSON)
         except RequestError as error:
             return _error(error)
+        except ClientDisconnect:
+            return _error(RequestError(grpc.StatusCode.CANCELLED, "the client went away"))
         except asyncio.TimeoutError:
             late = f"no answer within {self._timeout_s:g} s, the limit of this server"
             return _error(RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, late))
 
     async def _body(self, request: Request) -> bytes:
-        """Return the body, which is read up to the limit."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "compressed bodies are not supported: send it uncompressed",
-            )
-        if request.method == "POST" and self._handlers.admission.full:  # it need not be read
+        """Return the body, unpacked; raises RequestError."""
+        if self._handlers.admission.full:  # it need not be read
             raise self._handlers.admission.rejection()
-        found = bytearray()
-        async for part in request.stream():
-            found += part
-            request.state.held.resize(len(found))
-            if len(found) > self._max_body:
-                raise RequestError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the body is larger than {self._max_body:,} bytes",
-                )
-        return bytes(found)
+        body = await request_body.read(request, self._max_body, request.state.held.resize)
+        if not body or not request_body.is_gzip(request):
+            return body
+        work = functools.partial(request_body.gunzip, body, self._max_body)
+        unpacked = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        request.state.held.resize(len(unpacked))
+        return unpacked
 
-    def _call(self, method: str, path: str, body: bytes) -> bytes:
-        if method == "POST" and (match := _CALL.fullmatch(path)):
-            request = _REQUESTS[match["method"].lower()]()
+    def _call(self, method: str, target: str, body: bytes) -> bytes:
+        if method == "POST" and (match := _CALL.fullmatch(target)):
+            kind = _REQUESTS.get(match["method"])
             call = functools.partial(self._infer, body)
-        elif method == "GET" and (match := _METADATA.fullmatch(path)):
-            request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-            call = self._metadata
-        elif method == "GET" and (match := _STATUS.fullmatch(path)):
-            request, call = messages.GetModelStatusRequest(), self._status
+        elif method == "GET" and (match := _DESCRIPTION.fullmatch(target)):
+            is_metadata = match["part"] == "metadata"
+            kind = (
+                messages.GetModelMetadataRequest if is_metadata else messages.GetModelStatusRequest
+            )
+            call = self._metadata if is_metadata else self._status
         else:
-            raise invalid(f"Malformed request: {method} {path}")
+            kind = None
+        if kind is None:
+            raise invalid(f"Malformed request: {method} {target}")
+        request = kind()
         _fill(request.model_spec, match)
         return self._handlers.answer(request, REST, self._timeout_s, call)
 
     def _infer(self, body: bytes, request: Any, seconds: float) -> bytes:
         """Complete a request from the JSON in `body`; return the answer as JSON."""
         given = json_api.parse(body)
-        request.model_spec.signature_name = json_api.signature_of(given)
+        request.model_spec.signature_name = json_request.signature_of(given)
         if not isinstance(request, messages.PredictRequest):
-            json_api.read_examples(given, request.input)
-            return json_api.write_result(self._handlers.respond(request, seconds).result)
-        found, as_rows = json_api.read_tensors(given, self._inputs(request.model_spec))
+            json_examples.read_examples(given, request.input)
+            return json_response.write_result(self._handlers.respond(request, seconds).result)
+        found, as_rows = json_request.read_tensors(given, self._inputs(request.model_spec))
         for alias, proto in found.items():
             request.inputs[alias].CopyFrom(proto)
         response = self._handlers.respond(request, seconds)
-        return json_api.write_tensors(response.outputs, as_rows=as_rows)
+        return json_response.write_tensors(response.outputs, as_rows=as_rows)
 
     def _inputs(self, spec: messages.ModelSpec) -> dict:
         key = spec.signature_name or messages.DEFAULT_SIGNATURE
         with self._handlers.models.acquire(spec) as model:
             if key not in model.signatures:
                 raise invalid(f'Serving signature name: "{key}" not found in signature def')
+            if not model.signatures[key].inputs:
+                name = spec.signature_name or "DEFAULT"
+                raise invalid(f"Failed to get input map for signature: {name}")
             return dict(model.signatures[key].inputs)
 
     def _metadata(self, request: messages.GetModelMetadataRequest, seconds: float) -> bytes:
+        request.metadata_field.append("signature_def")
         response = self._handlers.respond(request, seconds)
         signatures = messages.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
@@ -201,27 +210,59 @@ class RestServer(HttpServer):
         return _as_json(self._handlers.respond(request, seconds)).encode()
 
 
+class _CrossOrigin:
+    """Adds the headers that allow pages of all origins to read the answers."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_CROSS_ORIGIN]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
 async def _show_metrics(metrics: Metrics, request: Request) -> Response:
     return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
+async def _refuse_method(request: Request, error: Exception) -> Response:
+    return _error(unimplemented(f"no such method: {request.method}"))
+
+
+def _target(request: Request) -> str:
+    """Return the path as it was sent, still encoded, with the query."""
+    path, query = request.scope["raw_path"].decode("latin-1"), request.url.query
+    return f"{path}?{query}" if query else path
+
+
 def _fill(spec: messages.ModelSpec, match: re.Match) -> None:
-    spec.name = match["name"]
+    if not match["name"]:
+        raise invalid("Missing model name in request.")
+    spec.name = urllib.parse.unquote(match["name"])
     if match["label"]:
-        spec.version_label = match["label"]
+        spec.version_label = urllib.parse.unquote(match["label"])
     elif match["version"]:
-        version = int(match["version"])
-        if version >= 2**63:
+        digits = match["version"].lstrip("0") or "0"
+        if len(digits) > 19 or int(digits) >= 2**63:
             raise invalid(f"Failed to convert version: {match['version']} to numeric.")
-        spec.version.value = version
+        spec.version.value = int(digits)
 
 
 def _as_json(message) -> str:
     return json_format.MessageToJson(
-        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+        message,
+        always_print_fields_with_no_presence=True,
+        preserving_proto_field_name=True,
+        indent=1,
     )
 
 
-def _error(error: RequestError, status: int | None = None) -> Response:
-    status = status or HTTP_STATUS.get(error.code, 500)
-    return Response(json_api.write_error(error.message), status, media_type=_JSON)
+def _error(error: RequestError) -> Response:
+    # 429, the status of RESOURCE_EXHAUSTED, would make clients ask again.
+    is_too_large = isinstance(error, request_body.BodyTooLargeError)
+    status = 413 if is_too_large else HTTP_STATUS.get(error.code, 500)
+    return Response(json_response.write_error(error.message), status, media_type=_JSON)

@@ -6,7 +6,9 @@ python -m tests.serving_demo DIR     writes the model, for `make conformance` el
 import atexit
 import contextlib
 import functools
+import http.client
 import io
+import json
 import pathlib
 import re
 import shutil
@@ -71,7 +73,31 @@ class Brightness(tf.Module):
         input_signature=[tf.TensorSpec([None], name="a"), tf.TensorSpec([None], tf.int32, "b")]
     )
     def add(self, a, b):
-        return {"sum": a + tf.cast(b, tf.float32), "half": tf.cast(a, tf.float16) / 2}
+        return {"sum": a + tf.cast(b, tf.float32), "half": a / 2}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], name="x")])
+    def echo(self, x):
+        return {"y": x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "text")])
+    def text(self, text):
+        return {"text": text}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "text")])
+    def raw(self, text):
+        return {"text_bytes": text}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.uint8, "pixels")])
+    def pixels(self, pixels):
+        return {"pixels": pixels, "rows": tf.reduce_sum(tf.cast(pixels, tf.int64), axis=1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float16, "x")])
+    def from_half(self, x):
+        return {"y": tf.cast(x, tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], name="x")])
+    def to_half(self, x):
+        return {"y": tf.cast(x, tf.float16)}
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "steps")])
     def slow(self, steps):
@@ -82,6 +108,7 @@ class Brightness(tf.Module):
 
 
 SIGNATURES = ("classify", "add", "slow", "by_class", "by_value")
+TYPES = ("echo", "text", "raw", "pixels", "from_half", "to_half")
 _saved = tempfile.TemporaryDirectory()
 
 
@@ -94,6 +121,11 @@ def _save(bias, signatures):
         module, folder, signatures={names.get(key, key): getattr(module, key) for key in signatures}
     )
     return folder
+
+
+def publish_demo(base):
+    """Writes the model of `demo`."""
+    return publish(base, DEMO_VERSION, signatures=(*SIGNATURES, *TYPES))
 
 
 def publish(base, version, bias=0.0, signatures=SIGNATURES):
@@ -155,6 +187,22 @@ def call(channel, request, timeout=20):
     return methods[type(request)](request, timeout=timeout)
 
 
+def ask(address, method, path, body=None, **headers):
+    """Sends a request over HTTP; returns the status, the body and the headers of the answer.
+
+    Underscores in the names of headers are hyphens.
+    """
+    connection = http.client.HTTPConnection(address, timeout=60)
+    data = json.dumps(body) if isinstance(body, dict | list) else body
+    connection.request(
+        method, path, data, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
+    response = connection.getresponse()
+    found = response.read()
+    connection.close()
+    return response.status, found, response.headers
+
+
 def status(model_spec=None):
     return messages.GetModelStatusRequest(model_spec=model_spec)
 
@@ -179,7 +227,7 @@ def demo():
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     options = {"rest_api_port": -1, "grpc_max_receive_message_mb": 1}
     options |= {"monitoring_config_file": str(MONITORING), "enable_reload_config_requests": True}
-    return stack.enter_context(embedded(publish(folder / "demo", DEMO_VERSION), **options))
+    return stack.enter_context(embedded(publish_demo(folder / "demo"), **options))
 
 
 @contextlib.contextmanager
@@ -243,4 +291,4 @@ def memory_mb(process, what="VmRSS"):
 
 
 if __name__ == "__main__":
-    publish(pathlib.Path(sys.argv[1]), DEMO_VERSION)
+    publish_demo(pathlib.Path(sys.argv[1]))

@@ -330,9 +330,12 @@ def test_the_workflow_starts_the_image_and_asks_it():
         assert re.search(rf"^{target}:", makefile, re.M)
     for path in re.findall(r"(?:kustomize|-f) (\S+)", "\n".join(lines)):
         assert (FOLDER.parent / path).exists()
-    port = flags_of(compose())["port"]
+    flags = flags_of(compose())
+    asked = (
+        f"make conformance TARGET=127.0.0.1:{flags['port']} REST=127.0.0.1:{flags['rest_api_port']}"
+    )
     started = next(i for i, line in enumerate(lines) if "compose.yaml up" in line)
-    assert f"make conformance TARGET=127.0.0.1:{port}" in lines[started + 1 :]
+    assert asked in lines[started + 1 :]
 
 
 @pytest.mark.parametrize(

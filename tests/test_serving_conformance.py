@@ -25,7 +25,7 @@ from serving_demo import (
     examples_of,
     png,
     predict,
-    publish,
+    publish_demo,
     spec,
     status,
 )
@@ -81,7 +81,7 @@ def test_metadata_are_the_signatures_of_the_file(channel, tmp_path):
     signatures = messages.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert response.model_spec == spec(number=7)
-    publish(tmp_path / "demo", 7)
+    publish_demo(tmp_path / "demo")
     saved = SavedModel.FromString((tmp_path / "demo" / "7" / "saved_model.pb").read_bytes())
     assert dict(signatures.signature_def) == dict(saved.meta_graphs[0].signature_def)
     assert signatures.signature_def["add"].inputs["b"].dtype == tf.int32

@@ -131,7 +131,8 @@ def from_proto(proto: TensorProto) -> np.ndarray:
     Raises:
         ValueError: the data type is not supported, the shape is not fully known, or it does not
             match the number of values. In a typed field the last value may stand for all that
-            follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(0.0, shape=[2, 3])`.
+            follow, up to `MAX_FILLED_BYTES`, as in `tf.make_tensor_proto(2.0, shape=[2, 3])`; no
+            values are zeros or empty strings, which C++ clients leave out.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
@@ -146,11 +147,13 @@ def from_proto(proto: TensorProto) -> np.ndarray:
     size = math.prod(shape)
     if values.size == size:
         return values.reshape(shape)
-    if 0 < values.size < size and not proto.tensor_content:
-        each = values.itemsize + (0 if layout else len(values[-1]))
-        if size <= MAX_FILLED_BYTES // each:
-            last = np.repeat(values[-1:], size - values.size)
-            return np.concatenate([values, last]).reshape(shape)
+    default = values.dtype.type() if layout else b""
+    last = values[-1] if values.size else default
+    each = values.itemsize + (0 if layout else len(last))
+    if not proto.tensor_content and values.size < size <= MAX_FILLED_BYTES // each:
+        filled = np.full(size, last, values.dtype)
+        filled[: values.size] = values
+        return filled.reshape(shape)
     raise ValueError(f"{values.size} values for shape {shape}")
 
 
