@@ -26,6 +26,8 @@ from starlette.routing import Route
 from serving import json_api
 from serving.handlers import REST, PredictionHandlers
 from serving.http_server import HttpServer
+from serving.open_inference.handlers import OpenInferenceHandlers
+from serving.open_inference.rest import OpenInferenceRest
 from serving.prometheus_metrics import CONTENT_TYPE, Metrics
 from serving.server_config import ServerTls
 from tfpipe.protocol import messages
@@ -54,6 +56,7 @@ class RestServer(HttpServer):
     def __init__(
         self,
         handlers: PredictionHandlers,
+        open_inference: OpenInferenceHandlers,
         sock: socket.socket,
         *,
         timeout_s: float,
@@ -68,6 +71,7 @@ class RestServer(HttpServer):
 
         Args:
             handlers: the methods.
+            open_inference: those of the Open Inference Protocol.
             sock: bound, from `http_server.listen`.
             timeout_s: limit of a request in seconds: to arrive, and then to be answered.
             max_body: limit of a request's body in bytes.
@@ -80,7 +84,11 @@ class RestServer(HttpServer):
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
-        routes = [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
+        v2 = OpenInferenceRest(open_inference, self._body, self._pool, timeout_s)
+        routes = [
+            *v2.routes(),
+            Route("/{path:path}", self._answer, methods=["GET", "POST"]),
+        ]
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
