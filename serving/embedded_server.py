@@ -18,6 +18,7 @@ from serving.handlers import PredictionHandlers
 from serving.model_manager import PLATFORM, ModelManager
 from serving.open_inference import messages as oip
 from serving.open_inference.handlers import OpenInferenceHandlers
+from serving.reflection import Reflection
 from serving.served_model import LoadRules
 from serving.server_options import ServerOptions
 from serving.warm_up import warm_up
@@ -95,6 +96,7 @@ class EmbeddedServer:
         max_bytes = options.grpc_max_receive_message_mb << 20
         services.add(handlers, self._grpc, max_bytes)
         services.add(open_inference, self._grpc, max_bytes, {oip.SERVICE: oip.REQUESTS})
+        self._reflection = Reflection(self._grpc)
         self._health = services.Health()
         messages.add_HealthServicer_to_server(self._health, self._grpc)
         self._watchers = _watchers(options, self.models, listed, self._stopping)
@@ -116,6 +118,7 @@ class EmbeddedServer:
         """
         self._stopping.set()
         self._health.close()
+        self._reflection.close()
         time.sleep(drain_s)
         stopped = self._grpc.stop(GRACE_S)
         if self._rest:
