@@ -26,8 +26,11 @@ from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
 from tfpipe.protocol import messages, transport
+from tfpipe.protocol.connection_settings import ConnectionSettings
+from tfpipe.protocol.grpc_connection import Grpc, is_target
 from tfpipe.protocol.images import find
-from tfpipe.protocol.transport import finish, read_inputs
+from tfpipe.protocol.input_arrays import read_inputs
+from tfpipe.protocol.transport import finish
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 _MOST_IMAGES = 256  # that are read
@@ -180,10 +183,9 @@ def main(options: Options) -> int:
         _check_plot()
     images = _images(options)
     target = transport.Target(options.model_name)
-    settings = transport.ConnectionSettings(timeout=options.timeout)
-    connection = transport.connect(options.server, settings)
-    if not isinstance(connection, transport.Grpc):
+    if not is_target(options.server):
         raise UserError(f"--server={options.server}: the load is sent by gRPC: give HOST:PORT")
+    connection = Grpc(options.server, ConnectionSettings(timeout=options.timeout))
     try:
         finish(connection.metadata(target))  # does it answer at all?
         requests = [
