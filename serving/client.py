@@ -24,11 +24,18 @@ from tfpipe.core import cli, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
 from tfpipe.protocol import messages
-from tfpipe.protocol.client import BUSY, Classification, Client
+from tfpipe.protocol.client import BUSY, AsyncClient, Classification, Client
 from tfpipe.protocol.images import ImageFile, ImagePaths, batches, find
-from tfpipe.protocol.transport import ServerError
+from tfpipe.protocol.transport import InputError, ServerError, VersionStatus
 
-__all__ = ["Classification", "Client", "ServerError"]
+__all__ = [
+    "AsyncClient",
+    "Classification",
+    "Client",
+    "InputError",
+    "ServerError",
+    "VersionStatus",
+]
 
 # What to do about an error, by its gRPC status.
 _HINTS = {
@@ -49,7 +56,11 @@ _BUSY_HINT = "send fewer requests at a time (--concurrency), or retry more often
 class ConnectionOptions:
     """The flags that select a server and a model."""
 
-    server: str = option("gRPC address HOST:PORT, or http://HOST:PORT for REST", "127.0.0.1:8500")
+    server: str = option(
+        "gRPC address HOST:PORT, dns:///HOST:PORT for all addresses of a host in turn, or"
+        " http://HOST:PORT for REST",
+        "127.0.0.1:8500",
+    )
     model_name: str = option("name of the model", "default")
     signature_name: str = option(
         "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
@@ -61,6 +72,18 @@ class ConnectionOptions:
     ca_file: str = option("PEM certificates that check the server's", "")
     cert_file: str = option("the client's own PEM certificate", "")
     key_file: str = option("its PEM key", "")
+    token_file: str = option(
+        "file with a token, sent as `authorization: Bearer TOKEN`; use TLS with it", ""
+    )
+    metadata: tuple[str, ...] = option(
+        "KEY=VALUE to send with each request, as gRPC metadata or HTTP header", ()
+    )
+    compression: str = option(
+        "compression of requests", "none", choices=("none", "gzip", "deflate")
+    )
+    keepalive: float = option(
+        "seconds between two pings of an idle gRPC connection; 0 for none", 0.0, minimum=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,9 +150,18 @@ def _classified(
 
 
 def connect(options: ConnectionOptions, *, retries: int) -> Client:
-    """Return the client for these flags; raises UserError if a file cannot be read."""
+    """Return the client for these flags; raises UserError if one has no use."""
     fields = (field.name for field in dataclasses.fields(ConnectionOptions))
-    return Client(**{name: getattr(options, name) for name in fields}, retries=retries)
+    given = {name: getattr(options, name) for name in fields}
+    metadata = {}
+    for each in options.metadata:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise UserError(f"--metadata={each} is not KEY=VALUE", status=2)
+        metadata[key] = value
+    given["metadata"] = metadata
+    given["compression"] = options.compression.removeprefix("none")
+    return Client(**given, retries=retries)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,10 @@ from serving.admission import AdmissionController
 from serving.batching import Batcher, BatchingParameters
 from serving.handlers import PredictionHandlers
 from serving.model_manager import PLATFORM, ModelManager, NoVersionError
+from serving.open_inference import messages as oip
+from serving.open_inference.handlers import OpenInferenceHandlers
 from serving.prometheus_metrics import Metrics
+from serving.reflection import Reflection
 from serving.served_model import LoadRules
 from serving.server_options import ServerOptions
 from serving.warm_up import warm_up
@@ -76,11 +79,14 @@ class EmbeddedServer:
             reloads=options.enable_reload_config_requests,
             labels_may_wait=options.allow_version_labels_for_unavailable_models,
         )
+        self._stopping = threading.Event()
+        open_inference = OpenInferenceHandlers(handlers, lambda: not self._stopping.is_set())
         if rest_socket:
             from serving.rest import RestServer
 
             self._rest = RestServer(
                 handlers,
+                open_inference,
                 rest_socket,
                 timeout_s=options.rest_api_timeout_in_ms / 1000,
                 max_body=options.grpc_max_receive_message_mb << 20,
@@ -92,10 +98,12 @@ class EmbeddedServer:
             )
             self.rest_address = f"{options.host}:{self._rest.port}"
             self.rest_scheme = "https" if tls else "http"
-        services.add(handlers, self._grpc, options.grpc_max_receive_message_mb << 20)
+        max_bytes = options.grpc_max_receive_message_mb << 20
+        services.add(handlers, self._grpc, max_bytes)
+        services.add(open_inference, self._grpc, max_bytes, {oip.SERVICE: oip.REQUESTS})
+        self._reflection = Reflection(self._grpc)
         self._health = services.Health()
         messages.add_HealthServicer_to_server(self._health, self._grpc)
-        self._stopping = threading.Event()
         self._watchers = _watchers(options, self.models, listed, self._stopping)
 
     def start(self) -> None:
@@ -115,6 +123,7 @@ class EmbeddedServer:
         """
         self._stopping.set()
         self._health.close()
+        self._reflection.close()
         time.sleep(drain_s)
         stopped = self._grpc.stop(GRACE_S)
         if self._rest:

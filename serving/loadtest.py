@@ -26,7 +26,11 @@ from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
 from tfpipe.protocol import messages, transport
+from tfpipe.protocol.connection_settings import ConnectionSettings
+from tfpipe.protocol.grpc_connection import Grpc, is_target
 from tfpipe.protocol.images import find
+from tfpipe.protocol.input_arrays import read_inputs
+from tfpipe.protocol.transport import finish
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 _MOST_IMAGES = 256  # that are read
@@ -152,7 +156,9 @@ class Options:
     """The flags of this command."""
 
     images: tuple[str, ...] = arguments("IMAGE", "files, folders or TFRecord files")
-    server: str = option("gRPC address HOST:PORT", "127.0.0.1:8500")
+    server: str = option(
+        "gRPC address HOST:PORT, or dns:///HOST:PORT for all its addresses", "127.0.0.1:8500"
+    )
     model_name: str = option("name of the model", "default")
     signature_name: str = option(
         "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
@@ -177,11 +183,15 @@ def main(options: Options) -> int:
         _check_plot()
     images = _images(options)
     target = transport.Target(options.model_name)
-    connection = transport.Grpc(options.server, target, options.timeout)
+    if not is_target(options.server):
+        raise UserError(f"--server={options.server}: the load is sent by gRPC: give HOST:PORT")
+    connection = Grpc(options.server, ConnectionSettings(timeout=options.timeout))
     try:
-        connection.metadata()  # does it answer at all?
+        finish(connection.metadata(target))  # does it answer at all?
         requests = [
-            connection.request({"image_bytes": batch}, options.outputs, options.signature_name)
+            connection.request(
+                target, read_inputs({"image_bytes": batch}), options.outputs, options.signature_name
+            )
             for batch in images
         ]
         load = Load(connection.service, requests, options.timeout)
@@ -193,7 +203,7 @@ def main(options: Options) -> int:
     except transport.ServerError as error:
         raise UserError(f"{options.server} does not answer: {error}") from None
     finally:
-        connection.close()
+        finish(connection.close())
     counted = [each for each in load.results if each.sent >= options.warm_up]
     report = summary(counted, seconds=options.seconds, images=options.batch_size)
     _print(report)

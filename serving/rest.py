@@ -14,6 +14,7 @@ import functools
 import re
 import socket
 import urllib.parse
+from collections.abc import Awaitable, Callable
 from concurrent import futures
 from typing import Any
 
@@ -29,6 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import json_api, json_examples, json_request, json_response, request_body
 from serving.handlers import REST, PredictionHandlers
 from serving.http_server import HttpServer
+from serving.open_inference.handlers import OpenInferenceHandlers
+from serving.open_inference.rest import OpenInferenceRest
 from serving.prometheus_metrics import CONTENT_TYPE, Metrics
 from serving.server_config import ServerTls
 from tfpipe.protocol import messages
@@ -44,6 +47,7 @@ _CALL = re.compile(
 _DESCRIPTION = re.compile(
     rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<part>metadata))?", re.IGNORECASE
 )
+_Endpoint = Callable[[Request], Awaitable[Response]]
 _METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")  # others are 501
 
 # Sent with every answer, where web pages of all origins may ask.
@@ -70,6 +74,7 @@ class RestServer(HttpServer):
     def __init__(
         self,
         handlers: PredictionHandlers,
+        open_inference: OpenInferenceHandlers,
         sock: socket.socket,
         *,
         timeout_s: float,
@@ -84,6 +89,7 @@ class RestServer(HttpServer):
 
         Args:
             handlers: the methods.
+            open_inference: those of the Open Inference Protocol.
             sock: bound, from `http_server.listen`.
             timeout_s: limit of a request in seconds: to arrive, and then to be answered.
             max_body: limit of a request's body in bytes.
@@ -96,7 +102,11 @@ class RestServer(HttpServer):
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
-        routes = [Route("/{path:path}", self._hold_and_answer, methods=_METHODS)]
+        v2 = OpenInferenceRest(open_inference, self._body, self._pool, timeout_s)
+        routes = [
+            *(Route(path, self._holding(v2.answer), methods=v2.METHODS) for path in v2.PATHS),
+            Route("/{path:path}", self._holding(self._answer), methods=_METHODS),
+        ]
         if metrics_path:
             shown = functools.partial(_show_metrics, handlers.metrics)
             routes.insert(0, Route(metrics_path, shown, methods=["GET"]))
@@ -120,10 +130,14 @@ class RestServer(HttpServer):
         super().close()
         self._pool.shutdown()
 
-    async def _hold_and_answer(self, request: Request) -> Response:
-        """Answer while the bytes of the body count against the bound of all requests."""
-        with self._handlers.admission.hold() as request.state.held:
-            return await self._answer(request)
+    def _holding(self, answer: _Endpoint) -> _Endpoint:
+        """Count the bytes of a body against the bound of all requests until it is answered."""
+
+        async def endpoint(request: Request) -> Response:
+            with self._handlers.admission.hold() as request.state.held:
+                return await answer(request)
+
+        return endpoint
 
     async def _answer(self, request: Request) -> Response:
         target = _target(request)

@@ -1,7 +1,7 @@
 """The gRPC services: parse requests, serialize answers, and map errors to status codes."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -11,6 +11,8 @@ from grpc_health.v1 import health
 
 from serving.admission import AdmissionController, HeldBytes
 from serving.handlers import GRPC, PredictionHandlers
+from serving.open_inference import messages as oip
+from serving.open_inference.handlers import OpenInferenceHandlers
 from tfpipe.protocol import messages
 from tfpipe.protocol.errors import RequestError, invalid
 
@@ -33,6 +35,7 @@ _UNBOUNDED = (
     messages.GetModelMetadataRequest,
     messages.GetModelStatusRequest,
     messages.ReloadConfigRequest,
+    *(kind for name, kind in oip.REQUESTS.items() if name != "ModelInfer"),
 )
 
 # The first bytes of gzip and zlib data, and zlib's `wbits` for them. No request starts with them.
@@ -40,15 +43,21 @@ _PACKED = {b"\x1f\x8b": 31, b"\x78\x01": 15, b"\x78\x5e": 15, b"\x78\x9c": 15, b
 _BLOCK_BYTES = 2**20
 
 
-def add(handlers: PredictionHandlers, server: grpc.Server, max_bytes: int) -> None:
-    """Register PredictionService and ModelService.
+def add(
+    handlers: PredictionHandlers | OpenInferenceHandlers,
+    server: grpc.Server,
+    max_bytes: int,
+    services: Mapping[str, Mapping[str, type[Message]]] = SERVICES,
+) -> None:
+    """Register services, by default PredictionService and ModelService.
 
     Args:
         handlers: what answers.
         server: not started yet; it must not decompress messages itself.
         max_bytes: limit of a request, decompressed.
+        services: the types of their requests by service and method.
     """
-    for service, methods in SERVICES.items():
+    for service, methods in services.items():
         by_path = {
             f"/{service}/{name}": _RpcHandlers(handlers, kind, max_bytes)
             for name, kind in methods.items()
@@ -64,7 +73,12 @@ class _RpcHandlers:
     during an overload, and use no other thread.
     """
 
-    def __init__(self, handlers: PredictionHandlers, kind: type[Message], max_bytes: int):
+    def __init__(
+        self,
+        handlers: PredictionHandlers | OpenInferenceHandlers,
+        kind: type[Message],
+        max_bytes: int,
+    ):
         self.bounded = kind not in _UNBOUNDED
 
         def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Message:

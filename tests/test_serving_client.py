@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from serving_demo import day_probability, demo, embedded, png, run_command
+from serving_demo import day_probability, demo, embedded, png, run_command, save_classifier
 
 from serving import client as command
 from tfpipe.core.errors import UserError
@@ -24,6 +24,15 @@ from tfpipe.protocol.transport import ServerError
 @pytest.fixture(scope="module")
 def address():
     return demo().address
+
+
+@pytest.fixture(scope="module")
+def quarters(tmp_path_factory):
+    """A server of a model of four classes."""
+    base = tmp_path_factory.mktemp("quarters") / "demo"
+    save_classifier(base, 1, ["a", "b", "c", "d"], 2)
+    with embedded(base, rest_api_port=-1) as server:
+        yield server
 
 
 @pytest.fixture
@@ -175,17 +184,18 @@ def test_another_protocol_is_shown_in_printable_characters(ask, folder):
     assert "does not speak HTTP" in line
 
 
-def test_a_threshold_is_for_two_classes(address, monkeypatch):
-    three = {
-        "probabilities": np.full([1, 3], 1 / 3, np.float32),
-        "class_index": np.array([0]),
-        "class_name": np.array([b"a"], object),
-    }
-    with Client(address, "demo") as client:
-        monkeypatch.setattr(client, "predict", lambda inputs: three)
-        assert client.classify_images([b""])[0].label == "a"
-        with pytest.raises(UserError, match=r"`threshold=0.5` is for two classes.* 'demo' has 3"):
-            client.classify_images([b""], threshold=0.5)
+@pytest.mark.parametrize("form", ["{grpc}", "http://{rest}"])
+def test_a_threshold_is_for_two_classes(quarters, tmp_path, monkeypatch, capsys, form):
+    server = form.format(grpc=quarters.address, rest=quarters.rest_address)
+    with Client(server, "demo") as client:
+        assert client.classify_images([b"x"])[0].label == "c"
+        with pytest.raises(UserError, match=r"`threshold=0.5` is for two classes.* 'demo' has 4"):
+            client.classify_images([b"x"], threshold=0.5)
+    (tmp_path / "a.png").write_bytes(png(9))
+    given = [f"--server={server}", "--model_name=demo", str(tmp_path), "--threshold=0.5"]
+    code, out, err = run_command(command, given, monkeypatch, capsys)
+    assert (code, out) == (1, "")
+    assert "--threshold=0.5 is for two classes, and the model 'demo' has 4" in err
 
 
 def test_a_silent_server_is_one_line(ask, folder):
@@ -291,7 +301,7 @@ def test_only_unavailable_servers_are_asked_again(monkeypatch):
     monkeypatch.setattr(transport.time, "sleep", waits.append)
 
     def answer(failures, code=grpc.StatusCode.UNAVAILABLE):
-        def call():
+        async def call():
             calls.append(1)
             if len(calls) <= failures:
                 raise ServerError(code, "no")
@@ -300,13 +310,16 @@ def test_only_unavailable_servers_are_asked_again(monkeypatch):
         calls.clear()
         return call
 
-    assert transport.repeated(answer(3), 4) == "yes"
+    def repeated(call, retries):
+        return transport.finish(transport.repeated(call, retries, transport.pause))
+
+    assert repeated(answer(3), 4) == "yes"
     assert len(calls) == 4
     for wait, longest in zip(waits, (0.1, 0.2, 0.4), strict=True):
         assert longest / 2 <= wait <= longest
     with pytest.raises(ServerError):
-        transport.repeated(answer(3), 2)
+        repeated(answer(3), 2)
     assert len(calls) == 3
     with pytest.raises(ServerError):
-        transport.repeated(answer(1, grpc.StatusCode.RESOURCE_EXHAUSTED), 4)
+        repeated(answer(1, grpc.StatusCode.RESOURCE_EXHAUSTED), 4)
     assert len(calls) == 1

@@ -21,7 +21,8 @@ class Options:
     """The flags of a server."""
 
     server: str = option(
-        "classify with the server at this address, HOST:PORT for gRPC or http://HOST:PORT for REST",
+        "classify with the server at this address: HOST:PORT for gRPC, dns:///HOST:PORT for all"
+        " addresses of a host in turn, or http://HOST:PORT for REST",
         "",
     )
     model_name: str = option("name of the model on the --server", "default")
@@ -34,6 +35,7 @@ class Options:
     ca_file: str = option("PEM certificates that check the --server's", "")
     cert_file: str = option("the client's own PEM certificate", "")
     key_file: str = option("its PEM key", "")
+    token_file: str = option("file with a token for the --server; use TLS with it", "")
 
 
 def check(options: Options) -> None:
