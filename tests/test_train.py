@@ -106,7 +106,7 @@ def test_a_stage_ends_after_its_epochs_or_its_patience(losses, patience, best):
     state.begin_stage(1)
     for loss in losses:
         assert not state.finished(4, patience)
-        state.add(loss, 0.5)
+        state.add(loss, 0.5, loss)
     assert state.finished(4, patience)
     assert state.stage_best_epoch == 3 + best
     assert TrainState.from_json(state.to_json()) == state

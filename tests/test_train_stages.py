@@ -278,13 +278,30 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_batch(
     check_same_run(two_epochs[1], run.folder)
 
 
-def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd):
-    diverging(monkeypatch, [6, 15])
-    train.main(tiny_config(**CACHED, on_nan="rewind", epochs=3))
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("nadam", marks=pytest.mark.slow)])
+def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd, optimizer):
+    """The weights become those of a schedule that halves the rate where the loss is not finite."""
+    config = CACHED | {"stages": "top:from=conv3,backbone_lr=1e-3", "epochs": 3}
+    config |= {"head": "dense(16)", "optimizer": optimizer}
+    diverging(monkeypatch, [5, 14])  # the first steps of epochs of four
+    train.main(tiny_config(on_nan="rewind", **config))
+    monkeypatch.undo()
+    assert capfd.readouterr().err.count("back to the last checkpoint") == 2
+    half = {"run_dir": str(tmp_path / "half"), "schedule": "step(1,0.5)"}
+    train.main(tiny_config(**config | half))
+    kept, expected = weights_of(tmp_path / "run"), weights_of(tmp_path / "half")
+    for one, other in zip(kept, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
     rows = log_of(tmp_path / "run")
     assert [float(row["learning_rate"]) for row in rows] == [3e-3, 1.5e-3, 7.5e-4]
-    assert all(np.isfinite(float(row["loss"])) for row in rows)
-    assert capfd.readouterr().err.count("back to the last checkpoint") == 2
+
+
+def test_a_plateau_lowers_the_rate_of_the_epochs_behind_it(tiny_config, tmp_path):
+    """At a rate that is too high; what the weights do is the test of the scaled rate."""
+    config = CACHED | {"learning_rate": 1e-30, "epochs": 5, "min_delta": 1e-3}
+    train.main(tiny_config(schedule="plateau(0.5,2)", **config))
+    rates = [float(row["learning_rate"]) / 1e-30 for row in log_of(tmp_path / "run")]
+    np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0.5])  # at the end of each epoch
 
 
 @pytest.mark.slow  # goes back five times

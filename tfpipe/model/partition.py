@@ -29,7 +29,8 @@ class Partition:
     firsts: tuple[int, ...]  # index of each backbone's first trained layer; its length if none
     frozen: tf_keras.Model  # float [N, S, S, 3], RGB in 0..255, to a list: the boundary
     trained: tf_keras.Model  # these tensors to logits
-    backbone: list[tf.Variable]  # trained variables of the backbones
+    # Trained variables of the backbones, and the trained blocks between each and the head.
+    backbone: list[tuple[tf.Variable, int]]
     any_frozen: bool  # whether a backbone has a frozen layer with weights
 
     @property
@@ -73,7 +74,7 @@ def partition(classifier: Classifier, start: str, *, batch_norm: bool = False) -
             if isinstance(layer, tf_keras.layers.BatchNormalization) and not batch_norm:
                 layer.trainable = False
         any_frozen |= any(layer.weights for layer in layers[:first])
-        trained_backbone += backbone.model.trainable_variables
+        trained_backbone += _depths(backbone)
         prepared = backbone.prepare(classifier.model.inputs[0])
         tensors = _through(backbone, 0, first)([prepared])
         boundary = [tf_keras.Input(each.shape[1:], dtype=each.dtype) for each in tensors]
@@ -109,6 +110,16 @@ def between(classifier: Classifier, early: Partition, late: Partition) -> tf_ker
         inputs += own
         crossing += _through(backbone, first, last)(own)
     return tf_keras.Model(inputs, crossing, name="between")
+
+
+def _depths(backbone: Backbone) -> list[tuple[tf.Variable, int]]:
+    """Return each trained variable of a backbone, and the number of trained blocks behind its."""
+    variables = [
+        [variable for layer in members for variable in layer.trainable_variables]
+        for members in blocks(backbone.model).values()
+    ]
+    trained = [each for each in variables if each]
+    return [(v, len(trained) - 1 - place) for place, own in enumerate(trained) for v in own]
 
 
 def _through(

@@ -18,6 +18,7 @@ from tfpipe.training import (
     inputs,
     loop,
     losses,
+    monitor,
     randomness,
     resolve,
     resume,
@@ -64,6 +65,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
+    monitor.build(config)
     run_calibration.check(config, len(manifest.classes))
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:

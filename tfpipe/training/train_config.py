@@ -80,18 +80,32 @@ class TrainConfig:
     )
     fold: int = option("one run of a cross-validation, without this fold; -1 for the splits", -1)
     epochs: int = option("most epochs", 10)
-    patience: int = option("stop after this many epochs without a lower validation loss", 5)
+    patience: int = option("stop after this many epochs without a gain of `monitor`", 5)
+    monitor: str = option(
+        "what chooses the best epoch and ends a stage: val_loss, or a metric of the validation"
+        " images, as accuracy, roc_auc, f1_macro or brier",
+        "val_loss",
+    )
+    min_delta: float = option("a gain of `monitor` up to this does not count for patience", 0.0)
     batch_size: int = option("records in a training step", 32)
-    optimizer: str = option("its name, as sgd, momentum, rmsprop, adam or lamb", "adam")
+    optimizer: str = option(
+        "its name, as sgd, momentum, rmsprop, adam, adamw, lion or lamb, perhaps with parameters:"
+        " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
+        "adam",
+    )
     learning_rate: float = option("learning rate of the optimizer", 1e-3)
-    backbone_learning_rate: float = option(
-        "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate",
-        0.0,
+    backbone_learning_rate: str = option(
+        "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
+        " RATE*DECAY, as 1e-4*0.75, multiplies the rate of each block by DECAY once more for every"
+        " trained block between it and the head",
+        "0",
     )
     schedule: str = option(
         "how the learning rate changes with each update: constant; cosine, to 0 over all epochs, or"
-        " cosine(EPOCHS); step(EPOCHS,FACTOR), multiplied by FACTOR after every EPOCHS epochs;"
-        " inverse_time(RATE), divided by 1 + RATE x epochs",
+        " cosine(EPOCHS), or cosine(min=0.01) to that share of it; cosine_restarts(EPOCHS,TIMES),"
+        " each TIMES as long as the one before; step(EPOCHS,FACTOR), multiplied by FACTOR after"
+        " every EPOCHS epochs; inverse_time(RATE), divided by 1 + RATE x epochs;"
+        " plateau(FACTOR,PATIENCE), multiplied by FACTOR after PATIENCE epochs without a gain",
         "constant",
     )
     warmup_epochs: float = option(
@@ -100,8 +114,8 @@ class TrainConfig:
         0.0,
     )
     weight_decay: float = option(
-        "decoupled weight decay (AdamW): each update subtracts learning rate x this x weight; 0 for"
-        " none",
+        "decoupled weight decay (AdamW): each update subtracts learning rate x this x weight, but"
+        " not of biases and of normalisation; 0 for none, and for adamw's own, 0.004",
         0.0,
     )
     clip_norm: float = option(
@@ -230,6 +244,11 @@ class TrainConfig:
         " nothing, and assumes two classes without records",
         False,
     )
+
+    def __post_init__(self):
+        """Read the number that version 0.1 saved in place of a text."""
+        if not isinstance(self.backbone_learning_rate, str):
+            object.__setattr__(self, "backbone_learning_rate", f"{self.backbone_learning_rate:g}")
 
 
 @dataclasses.dataclass(frozen=True)
