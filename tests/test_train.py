@@ -147,7 +147,7 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
         ({"shuffle_mb": 0}, "shuffle_mb=0"),
         ({"data_service": "host:1"}, "data_service=host:1.*grpc://"),
         ({"max_corrupt": -1}, "max_corrupt=-1"),
-        ({"batch_size": 1000}, "batch_size=1000"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"val_split": "test"}, "no split 'test'.*train, val"),
         ({"image_size": "mobilenet=32"}, "image_size"),
         ({"image_size": "big"}, "image_size=big.*pixels"),

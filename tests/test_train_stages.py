@@ -82,8 +82,11 @@ def test_cached_features_train_like_images(tiny_config, tmp_path, capfd):
     assert val_losses(folders[0]) == pytest.approx(val_losses(folders[1]), abs=0.02)
 
 
-def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tmp_path):
-    """63 images, and then the last one alone, in a descent by hand; any of them may be the last."""
+def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
+    """63 images, then the one that is left with 62 of these, in a descent by hand.
+
+    Any image may be the one that is left, and any the one that the last batch lacks.
+    """
     config = CACHED | {"head": "", "epochs": 1, "batch_size": 63}
     rate = 0.5
     train.main(tiny_config(optimizer="sgd", learning_rate=rate, **config))
@@ -96,16 +99,35 @@ def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tm
     )  # fmt: skip
     features = np.concatenate([features, np.ones([64, 1])], 1).astype(float)  # with the bias
 
-    def gradients(weights):
-        return features * (scipy.special.expit(features @ weights) - labels)[:, None]
+    def mean_without(image, weights):
+        gradients = features * (scipy.special.expit(features @ weights) - labels)[:, None]
+        return np.delete(gradients, image, 0).mean(0)
 
-    def end(last):
-        weights = -rate * np.delete(gradients(np.zeros(features.shape[1])), last, 0).mean(0)
-        return weights - rate * gradients(weights)[last]
+    def end(left, lacking):
+        weights = -rate * mean_without(left, np.zeros(features.shape[1]))
+        return weights - rate * mean_without(lacking, weights)
 
-    distances = [np.abs(end(last) - np.concatenate(found, None)).max() for last in range(64)]
-    assert sorted(distances)[0] < 1e-5
-    assert sorted(distances)[1] > 1e-4
+    found = np.concatenate(found, None)
+    distances = sorted(
+        np.abs(end(left, lacking) - found).max()
+        for left in range(64)
+        for lacking in range(64)
+        if left != lacking
+    )
+    assert distances[0] < 1e-6
+    assert distances[0] < distances[1] / 3
+
+
+@pytest.mark.parametrize("changes", [CACHED, {"augment": "flip_lr"}])
+def test_fewer_images_than_a_batch_train_too(tiny_config, tmp_path, capfd, changes):
+    """As one batch of all of them, with BatchNorm over different images."""
+    changes = changes | {"head": "", "batch_norm": "trained", "epochs": 1, "batch_size": 1000}
+    train.main(tiny_config(**changes))
+    assert "64 images, so a step takes 64" in capfd.readouterr().err
+    train.main(tiny_config(**changes))  # resumes
+    same = {"run_dir": str(tmp_path / "same"), "batch_size": 64}
+    train.main(tiny_config(**changes | same))
+    check_same_run(tmp_path / "run", tmp_path / "same")
 
 
 @pytest.mark.slow

@@ -84,8 +84,8 @@ class Inputs:
 
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
-            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B],
-            0 for padding. None where an epoch has fewer steps.
+            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B], 1.
+            None where an epoch has fewer steps.
         """
         if self._train_features:
             orders = self._orders(first_epoch, first_step, epochs)
@@ -185,7 +185,9 @@ class Inputs:
         for epoch in range(first_epoch, epochs):
             order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
-                indices = order[step * batch : (step + 1) * batch]
+                # The last batch is filled with rows of the one before, as of `train_batches`.
+                start = min(step * batch, total - batch)
+                indices = order[start : start + batch]
                 yield self._train_features[epoch % len(self._train_features)], indices
 
     def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:
