@@ -84,15 +84,30 @@ def test_a_new_classifier_gives_even_odds_unless_its_last_layer_is_drawn():
 
 
 def test_norm_takes_the_mean_and_divides_by_the_deviation():
-    norm = classifier.head_layers["norm"]("norm")
-    values = np.random.default_rng(0).normal([5, -300], [0.1, 40], (64, 2)).astype(np.float32)
-    expected = (values - values.mean(0)) / np.sqrt(values.var(0) + norm.epsilon)
-    train = tf.function(lambda: norm(values, training=True))
-    for _ in range(1000):
-        trained = train()
-    np.testing.assert_allclose(trained, expected, rtol=1e-2, atol=1e-2)
-    np.testing.assert_allclose(norm(values, training=False), expected, rtol=2e-2, atol=2e-2)
+    """As Keras' Normalization, which adapts too; a feature without variance stays small."""
+    rng = np.random.default_rng(0)
+    values = rng.normal([5, -300, 1e4, 7], [0.1, 40, 1, 0], (64, 4)).astype(np.float32)
+    branch = BackboneConfig("small_cnn", 32, "none")
+    options = {"pooling": "avg", "output": "auto"}
+    built = classifier.build([branch], 2, **options, head="dropout(0.5)|norm|dense(4)")
+    norm = built.head.get_layer("head1_norm")
+    norm.build([None, 4])
+    head = tf_keras.Sequential([norm])
+    classifier.adapt(head, lambda: np.split(values, [1, 20, 21]))
+    keras = tf_keras.layers.Normalization()
+    keras.adapt(values)
+    found, expected = head(values).numpy(), keras(values).numpy()
+    np.testing.assert_allclose(found[:, :3], expected[:, :3], rtol=1e-3, atol=2e-3)
+    assert not found[:, 3].any()
+    assert np.abs(head(values + 1)[:, 3]).max() < 40
     assert not norm.trainable_weights
+
+
+@pytest.mark.parametrize("head", ["dense(4)|norm", "norm|norm", "norm|dense(4)|norm"])
+def test_a_norm_that_cannot_adapt_is_refused(head):
+    branch = BackboneConfig("small_cnn", 32, "none")
+    with refused("norm takes its mean .*norm.dense"):
+        classifier.build([branch], 2, pooling="avg", head=head, output="auto")
 
 
 # Small members of families that differ in preprocessing; the large test builds all.

@@ -22,6 +22,8 @@ from tests.refusals import refused
 from tests.training import CACHED, check_same_run, log_of, save_backbone, val_losses, weights_of
 from tfpipe import evaluate, train
 from tfpipe.input import pipeline
+from tfpipe.records import manifest as manifests
+from tfpipe.records.subset import Subset
 from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training import checkpoints, randomness, steps
 from tfpipe.training import run_folder as runs
@@ -116,6 +118,28 @@ def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
     )
     assert distances[0] < 1e-6
     assert distances[0] < distances[1] / 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "feature_gb"), [("head", 1.0), ("head", 0.0), ("all:from=all", 1.0)]
+)
+def test_norm_has_the_statistics_of_the_training_images(tiny_config, tmp_path, stages, feature_gb):
+    """After a single epoch too, of the features that the first weights give."""
+    changes = CACHED | {"stages": stages, "head": "norm", "epochs": 1, "feature_gb": feature_gb}
+    config = tiny_config(**changes, learning_rate=1e-30)
+    train.main(config)
+    trained = load(tmp_path).restore_classifier()
+    part = Subset(manifests.load(config.records), ("train",))
+    (images,) = (
+        batch["image"] for batch in pipeline.eval_batches(part, image_size=32, batch_size=64)
+    )
+    features = trained.features(tf.cast(images, tf.float32)).numpy()
+    norm = trained.head.get_layer("head0_norm")
+    np.testing.assert_allclose(norm.moving_mean, features.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        norm(features), (features - features.mean(0)) / np.maximum(features.std(0), 1e-3**0.5),
+        atol=1e-2,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", [CACHED, {"augment": "flip_lr"}])

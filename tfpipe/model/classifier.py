@@ -7,9 +7,10 @@ S is the largest input side of the backbones. The others shrink the image on the
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -169,7 +170,14 @@ def build(
 
     vector = tf_keras.Input(features.output_shape[1:], name="features")
     x = vector
-    for index, call in enumerate(spec.parse(head, option="head")):
+    calls = spec.parse(head, option="head")
+    before = [call.name for call in calls[: next(iter(_norms(calls)), 0)]]
+    if len(_norms(calls)) > 1 or set(before) - {"dropout"}:
+        raise UserError(
+            f"`head={head}`: norm takes its mean and deviation from the features of the training"
+            " images, before the training: give it once, before other layers, as norm|dense(64)"
+        )
+    for index, call in enumerate(calls):
         make, name = head_layers[call.name], f"head{index}_{call.name}"
         spec.check(call, make, name, option="head")
         x = make(name, *call.args)(x)
@@ -184,6 +192,10 @@ def build(
 
     model = tf_keras.Model(image, head_model(features(image)), name="classifier")
     return Classifier(model, features, tuple(backbones), head_model, output, side)
+
+
+def _norms(calls: tuple[spec.Call, ...]) -> list[int]:
+    return [index for index, call in enumerate(calls) if call.name == "norm"]
 
 
 def _build_backbone(config: BackboneConfig, pooling: str) -> Backbone:
@@ -229,11 +241,37 @@ def _dense(name: str, units: float = 64.0) -> tf_keras.layers.Layer:
 
 @head_layers.register("norm")
 def _norm(name: str) -> tf_keras.layers.Layer:
-    """`norm`: a BatchNorm without scale and offset.
+    """`norm`: a BatchNorm without scale and offset, which `adapt` gives its statistics.
 
     It brings all features to one scale, as weight decay and a common learning rate need.
     """
     return tf_keras.layers.BatchNormalization(center=False, scale=False, name=name)
+
+
+def adapt(head: tf_keras.Model, features: Callable[[], Iterable[np.ndarray]]) -> None:
+    """Set the statistics of a head's `norm` to those of features, as Keras' Normalization does.
+
+    The layer then divides by the standard deviation, or by the root of its epsilon where that is
+    larger, so that a feature without variance in these images stays small in others.
+
+    Args:
+        head: of a classifier; without a `norm` nothing is done.
+        features: returns batches, each float [N, F], with at least one row in all.
+    """
+    norms = [each for each in head.layers if isinstance(each, tf_keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    count, mean, squares = 0, 0.0, 0.0
+    for batch in features():  # Chan, Golub and LeVeque 1979, equation 2.1
+        rows = np.asarray(batch, np.float64)
+        own, apart = rows.mean(0), rows.mean(0) - mean
+        total = count + len(rows)
+        squares += ((rows - own) ** 2).sum(0) + apart**2 * (count * len(rows) / total)
+        mean += apart * (len(rows) / total)
+        count = total
+    for norm in norms:
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.maximum(squares / count - norm.epsilon, 0))
 
 
 def choose_output(output: str, classes: int) -> str:

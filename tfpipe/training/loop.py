@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import stateless_random
-from tfpipe.model.classifier import Classifier
+from tfpipe.model.classifier import Classifier, adapt
 from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
 from tfpipe.training import monitor, schedules, stages
@@ -121,6 +121,8 @@ class Loop:
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
             splits = self._train_split, self._val_split
             inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
+            if not (resume or stage.index):
+                adapt(self._classifier.head, inputs.features)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)

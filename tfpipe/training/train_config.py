@@ -50,7 +50,8 @@ class TrainConfig:
     )
     head: str = option(
         "layers between the features and the output, joined by |: dense(UNITS), dropout(RATE), and"
-        " norm, which subtracts each feature's mean and divides by its standard deviation",
+        " before these norm, which subtracts each feature's mean over the training images and"
+        " divides by its standard deviation",
         "dropout(0.5)",
     )
     head_init: str = option(
@@ -223,10 +224,14 @@ class TrainConfig:
     calibration: str = option(
         "how the probabilities are fitted to the validation split: temperature (one factor on the"
         " logits); platt (factor and shift; two classes); auto, the better of them in"
-        " cross-validation, if one helps; each with bounds that limit the cost of one confident"
-        " mistake. none leaves the probabilities unchanged",
-        "auto",
+        " cross-validation, if one helps; none leaves the probabilities unchanged",
+        "temperature",
         ("auto", "none", "temperature", "platt"),
+    )
+    calibration_bounds: bool = option(
+        "keep the calibrated probabilities away from 0 and 1, within bounds that are fitted to the"
+        " validation split, so that one confident mistake costs less log loss",
+        False,
     )
     precision: str = option(
         "precision of the training; auto chooses by the device. Evaluation and export are always"
