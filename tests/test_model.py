@@ -17,6 +17,7 @@ import tf_keras
 
 from tests.conftest import draw_logits
 from tests.refusals import refused
+from tfpipe import train
 from tfpipe.model import backbones, classifier
 from tfpipe.model.classifier import BackboneConfig
 from tfpipe.training import resolve
@@ -86,13 +87,10 @@ def test_a_new_classifier_gives_even_odds_unless_its_last_layer_is_drawn():
 def test_norm_takes_the_mean_and_divides_by_the_deviation():
     """As Keras' Normalization, which adapts too; a feature without variance stays small."""
     rng = np.random.default_rng(0)
-    values = rng.normal([5, -300, 1e4, 7], [0.1, 40, 1, 0], (64, 4)).astype(np.float32)
-    branch = BackboneConfig("small_cnn", 32, "none")
-    options = {"pooling": "avg", "output": "auto"}
-    built = classifier.build([branch], 2, **options, head="dropout(0.5)|norm|dense(4)")
-    norm = built.head.get_layer("head1_norm")
-    norm.build([None, 4])
+    values = rng.normal([5, -300, 100, 7], [0.1, 40, 1, 0], (64, 4)).astype(np.float32)
+    norm = classifier.head_layers["norm"]("norm")
     head = tf_keras.Sequential([norm])
+    head.build([None, 4])
     classifier.adapt(head, lambda: np.split(values, [1, 20, 21]))
     keras = tf_keras.layers.Normalization()
     keras.adapt(values)
@@ -104,10 +102,11 @@ def test_norm_takes_the_mean_and_divides_by_the_deviation():
 
 
 @pytest.mark.parametrize("head", ["dense(4)|norm", "norm|norm", "norm|dense(4)|norm"])
-def test_a_norm_that_cannot_adapt_is_refused(head):
-    branch = BackboneConfig("small_cnn", 32, "none")
-    with refused("norm takes its mean .*norm.dense"):
-        classifier.build([branch], 2, pooling="avg", head=head, output="auto")
+def test_a_norm_that_cannot_adapt_is_refused(tiny_config, head):
+    with refused(r"head=.*norm is there .* mean and deviation .*norm.dense"):
+        train.main(tiny_config(head=head))
+    for good in ("", "norm", "dropout(0.2)|norm|dense(4)|dropout(0.5)", "dense(4)"):
+        classifier.check_adapts(good)
 
 
 # Small members of families that differ in preprocessing; the large test builds all.

@@ -47,6 +47,7 @@ def test_a_metric_is_scikit_learns():
     ("changes", "message"),
     [
         ({"monitor": "acc"}, "monitor=acc.* is no measure.*val_loss.*accuracy"),
+        ({"monitor": "top_5_accuracy"}, "monitor=top_5_accuracy.* is no measure"),
         ({"min_delta": -1.0}, "min_delta=-1"),
         ({"min_delta": float("nan")}, "min_delta=nan"),
     ],

@@ -170,14 +170,7 @@ def build(
 
     vector = tf_keras.Input(features.output_shape[1:], name="features")
     x = vector
-    calls = spec.parse(head, option="head")
-    before = [call.name for call in calls[: next(iter(_norms(calls)), 0)]]
-    if len(_norms(calls)) > 1 or set(before) - {"dropout"}:
-        raise UserError(
-            f"`head={head}`: norm takes its mean and deviation from the features of the training"
-            " images, before the training: give it once, before other layers, as norm|dense(64)"
-        )
-    for index, call in enumerate(calls):
+    for index, call in enumerate(spec.parse(head, option="head")):
         make, name = head_layers[call.name], f"head{index}_{call.name}"
         spec.check(call, make, name, option="head")
         x = make(name, *call.args)(x)
@@ -192,10 +185,6 @@ def build(
 
     model = tf_keras.Model(image, head_model(features(image)), name="classifier")
     return Classifier(model, features, tuple(backbones), head_model, output, side)
-
-
-def _norms(calls: tuple[spec.Call, ...]) -> list[int]:
-    return [index for index, call in enumerate(calls) if call.name == "norm"]
 
 
 def _build_backbone(config: BackboneConfig, pooling: str) -> Backbone:
@@ -246,6 +235,21 @@ def _norm(name: str) -> tf_keras.layers.Layer:
     It brings all features to one scale, as weight decay and a common learning rate need.
     """
     return tf_keras.layers.BatchNormalization(center=False, scale=False, name=name)
+
+
+def check_adapts(head: str) -> None:
+    """Raise UserError unless `adapt` gives every `norm` of the option `head` its statistics."""
+    names = [call.name for call in spec.parse(head, option="head")]
+    if "norm" in names[:-1] and "norm" in names[names.index("norm") + 1 :]:
+        reason = "twice"
+    elif "norm" in names and set(names[: names.index("norm")]) - {"dropout"}:
+        reason = "behind a layer that is trained"
+    else:
+        return
+    raise UserError(
+        f"`head={head}`: norm is there {reason}, but takes its mean and deviation from the features"
+        " of the training images, before the training: write it once, first, as norm|dense(64)"
+    )
 
 
 def adapt(head: tf_keras.Model, features: Callable[[], Iterable[np.ndarray]]) -> None:

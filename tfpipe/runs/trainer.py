@@ -74,7 +74,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         update.check(stage.config, steps, replicas)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
-    monitor.build(config)
+    classifier.check_adapts(config.head)
+    monitor.build(config, len(manifest.classes))
     run_calibration.check(config, len(manifest.classes))
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.metrics import LabeledPredictions, metrics
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics, names
 from tfpipe.training.train_config import TrainConfig
 
 VAL_LOSS = "val_loss"
@@ -54,12 +54,15 @@ class Monitor:
         return value if lower else -value
 
 
-def build(config: TrainConfig) -> Monitor:
-    """Build the monitor of the options; raise UserError if one of them is wrong."""
-    if config.monitor != VAL_LOSS and config.monitor not in metrics:
+def build(config: TrainConfig, classes: int | None = None) -> Monitor:
+    """Build the monitor of the options, for a number of classes if it is known.
+
+    Raises UserError if an option is wrong.
+    """
+    if config.monitor not in (VAL_LOSS, *names(classes)):
         raise UserError(
             f"`monitor={config.monitor}` is no measure of the validation images: give {VAL_LOSS},"
-            f" or one of {', '.join(metrics)}"
+            f" or one of {', '.join(names(classes))}"
         )
     if not 0 <= config.min_delta < math.inf:
         raise UserError(f"`min_delta={config.min_delta:g}`: give 0 or more")
