@@ -133,6 +133,8 @@ TINY = {
     "augment": "flip_lr|rotate(10)",
     "learning_rate": 3e-3,
     "tta": "flip_lr,crop(0.9)",
+    "calibration": "auto",
+    "calibration_bounds": True,
     "precision": "float32",  # on a CPU that has bfloat16 too, where a measurement would choose
 }
 

@@ -20,10 +20,12 @@ from tfpipe.core.errors import UserError
 from tfpipe.model import classifier
 from tfpipe.model.calibration import Calibration
 from tfpipe.runs import calibration_fit, run_calibration
+from tfpipe.runs.calibration_fit import Method
 from tfpipe.training import run_folder as runs
 from tfpipe.training.train_config import TrainConfig
 
 SIGMOID, SOFTMAX = "sigmoid", "softmax"
+BOUNDED = Method("auto", bounds=True)
 
 
 def draw(count, seed, *, temperature=1.0, shift=0.0, distance=3.0):
@@ -114,7 +116,7 @@ class TestFit:
     @pytest.mark.parametrize("temperature", [0.5, 3.0])
     def test_finds_the_temperature(self, temperature):
         logits, labels = draw_many(20_000, 1, temperature=temperature)
-        found = calibration_fit.fit(logits, labels, SOFTMAX, "temperature")
+        found = calibration_fit.fit(logits, labels, SOFTMAX, Method("temperature"))
         assert found.method == "temperature"
         assert 1 / found.scale == pytest.approx(temperature, rel=0.04)
 
@@ -122,14 +124,14 @@ class TestFit:
         logits, labels = draw(20_000, 2, temperature=2.0, shift=1.0)
         pair = np.concatenate([logits * 0 + 7, logits + 7], axis=1)
         for given, output in ((logits, SIGMOID), (pair, SOFTMAX)):
-            found = calibration_fit.fit(given, labels, output, "platt")
+            found = calibration_fit.fit(given, labels, output, Method("platt"))
             assert 1 / found.scale == pytest.approx(2, rel=0.05)
             assert found.shift == pytest.approx(1, abs=0.1)
 
     def test_minimises_the_smoothed_loss_of_platt_and_lin(self):
         """By brute force over a grid around it, with targets as their papers print them."""
         logits, labels = draw(60, 3, temperature=2.0, shift=0.5)
-        found = calibration_fit.fit(logits, labels, SIGMOID, "platt")
+        found = calibration_fit.fit(logits, labels, SIGMOID, Method("platt"))
         positives = labels.sum()
         negatives = len(labels) - positives
         targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -155,16 +157,19 @@ class TestFit:
         ],
     )
     def test_auto_takes_what_gains(self, sample, output, methods):
-        found = calibration_fit.fit(*sample, output, "auto")
+        found = calibration_fit.fit(*sample, output, Method("auto"))
         assert found.method in methods
-        assert found == calibration_fit.fit(*sample, output, "auto")  # the same folds
+        assert found == calibration_fit.fit(*sample, output, Method("auto"))  # the same folds
 
     def test_none_leaves_everything_as_it_is(self):
-        assert calibration_fit.fit(*draw(100, 5, temperature=9.0), SIGMOID, "none") == Calibration()
+        assert (
+            calibration_fit.fit(*draw(100, 5, temperature=9.0), SIGMOID, Method("none", True))
+            == Calibration()
+        )
 
     def test_platt_is_for_two_classes(self, tiny_config):
         with pytest.raises(ValueError, match="two classes"):
-            calibration_fit.fit(*draw_many(50, 0), SOFTMAX, "platt")
+            calibration_fit.fit(*draw_many(50, 0), SOFTMAX, Method("platt"))
         with pytest.raises(UserError, match=r"calibration=platt. is for two classes.* have 3"):
             run_calibration.check(tiny_config(calibration="platt"), 3)
 
@@ -176,7 +181,7 @@ class TestFit:
         fresh = make(50_000, 99, temperature=temperature)
         raw = log_loss(Calibration(), *fresh, output)
         for seed in range(5):
-            found = calibration_fit.fit(*make(1000, seed, temperature=temperature), output, "auto")
+            found = calibration_fit.fit(*make(1000, seed, temperature=temperature), output, BOUNDED)
             assert log_loss(found.unclipped, *fresh, output) < raw + 2e-3
             assert log_loss(found, *fresh, output) < raw + 4e-3
             if temperature > 2:
@@ -187,7 +192,7 @@ def bounds_of(logits, labels, output):
     """Returns the calibration of logits that are not scaled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration_fit, "choose", lambda *_: "none")
-        return calibration_fit.fit(logits, labels, output, "auto")
+        return calibration_fit.fit(logits, labels, output, BOUNDED)
 
 
 class TestBounds:
@@ -230,7 +235,7 @@ class TestBounds:
         """Of m right answers the share of mistakes to be expected is (1/2) / (m + 1)."""
         for m in (30, 500, 20_000):
             labels = np.arange(2 * m) % 2
-            found = calibration_fit.fit(200.0 * labels[:, None] - 100, labels, SIGMOID, "auto")
+            found = calibration_fit.fit(200.0 * labels[:, None] - 100, labels, SIGMOID, BOUNDED)
             assert found.clip_min == pytest.approx(
                 0.5 / (m + 1), rel=0.13
             )  # the grid's step is 12 %
@@ -251,7 +256,7 @@ def samples(draw):
         hypothesis.extra.numpy.arrays(np.int64, count, elements=st.integers(0, classes - 1))
     )
     methods = ["none", "auto", "temperature"] + ["platt"] * (classes == 2)
-    return logits, labels, output, draw(st.sampled_from(methods))
+    return logits, labels, output, Method(draw(st.sampled_from(methods)), draw(st.booleans()))
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
@@ -260,7 +265,8 @@ def test_nothing_makes_it_blow_up(sample):
     logits, labels, output, method = sample
     found = calibration_fit.fit(logits, labels, output, method)
     assert 0 <= found.clip_min < found.clip_max <= 1
-    assert method in ("auto", found.method)
+    assert method.name in ("auto", found.method)
+    assert method.bounds or found == found.unclipped
     probabilities = found.apply(tf.constant(logits), output).numpy()
     assert probabilities.dtype == np.float32
     assert np.isfinite(probabilities).all()
@@ -314,7 +320,9 @@ class TestFinish:
             patch.setattr(run_calibration, "calibrate_on", None)  # whoever calls it fails
             train.main(finished)
         assert run.calibration_file.read_bytes() == before
-        changed = dataclasses.replace(finished, tta="", calibration="temperature")
+        changed = dataclasses.replace(
+            finished, tta="", calibration="temperature", calibration_bounds=False
+        )
         train.main(changed)
         assert runs.load(finished.run_dir).restore().calibration.method == "temperature"
         run.calibration_file.write_text("{")
@@ -323,6 +331,23 @@ class TestFinish:
         train.main(changed)
         assert runs.load(finished.run_dir).restore().calibration.method == "temperature"
         assert "not calibrated" not in capsys.readouterr().err
+        train.main(dataclasses.replace(changed, calibration_bounds=True))
+        bounded = runs.load(finished.run_dir).restore().calibration
+        assert bounded.method == "temperature"
+        assert 0 < bounded.clip_min < bounded.clip_max < 1
+        assert "bounds" in capsys.readouterr().err
+
+    def test_without_the_flag_the_probabilities_have_no_bounds(self):
+        """Of 100 confident images half would lie on one."""
+        config = TrainConfig(records="r", run_dir="d")
+        assert (config.calibration, config.calibration_bounds) == ("temperature", False)
+        labels = np.arange(100) % 2
+        logits = np.float32(6 * labels - 3)[:, None] + np.random.default_rng(0).normal(
+            size=(100, 1)
+        )
+        free = calibration_fit.fit(logits, labels, SIGMOID, Method(config.calibration))
+        answers = free.apply(tf.constant(logits, tf.float32), SIGMOID).numpy()[:, 1]
+        assert len(set(answers.tolist())) == 100
 
     def test_it_is_not_applied_to_other_weights(self, finished, capsys):
         run = runs.load(finished.run_dir)

@@ -5,11 +5,14 @@ import json
 
 import numpy as np
 import pytest
+import scipy.special
+import sklearn.metrics
 
 from tfpipe import build_records, train
 from tfpipe.core.errors import UserError
 from tfpipe.records import example, tfrecord
 from tfpipe.records import manifest as manifests
+from tfpipe.runs import calibration_fit, fold_agreement
 from tfpipe.training import run_folder as runs
 from tfpipe.training import runtime
 
@@ -91,6 +94,54 @@ def test_a_finished_cross_validation_is_only_shown_again(validated, capsys, monk
     train.main(config)
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
     assert "standard deviation" in capsys.readouterr().out
+
+
+def noisy(count, members, classes, deviation, seed=0):
+    """Returns logits [K, n, C] of runs that share the truth and add noise, and labels drawn by it.
+
+    All logits are twice the right ones.
+    """
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 2, (count, classes))
+    labels = (truth + rng.gumbel(size=truth.shape)).argmax(1)
+    return 2 * (truth + rng.normal(0, deviation, (members, *truth.shape))), labels
+
+
+def fitted(logits, labels):
+    """Returns the temperature by scikit-learn: a logistic regression on the logits alone."""
+    losses = {
+        t: sklearn.metrics.log_loss(labels, scipy.special.softmax(logits / t, axis=1))
+        for t in np.geomspace(1, 8, 200)
+    }
+    return min(losses, key=losses.get), losses
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("deviation", [0.0, 0.7, 1.5])
+def test_the_calibration_is_that_of_the_mean_of_the_runs(classes, deviation):
+    """Single runs need a higher temperature; the right one is that of their mean, on new images."""
+    logits, labels = noisy(10_000, 5, classes, deviation)
+    spread = fold_agreement.spread(list(logits))
+    factor = fold_agreement.worth(logits[0], labels, spread, 5)
+    found = calibration_fit.fit(
+        logits[0] * factor, labels, "softmax", calibration_fit.Method("temperature")
+    )
+    fresh, theirs = noisy(20_000, 5, classes, deviation, seed=1)
+    best, losses = fitted(fresh.mean(0), theirs)
+    assert 1 / found.scale == pytest.approx(best, rel=0.1)
+    single, _ = fitted(fresh[0], theirs)
+    if deviation:
+        assert single > 1.15 * best
+    own = sklearn.metrics.log_loss(
+        theirs, scipy.special.softmax(fresh.mean(0) * found.scale, axis=1)
+    )
+    assert own < min(losses.values()) + 2e-3
+
+
+def test_the_logits_of_one_run_are_worth_less_than_those_of_the_mean(validated):
+    _, folder = validated
+    saved = json.loads((folder / "calibration.json").read_text())
+    assert 0 < saved["logits_worth"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tfpipe import build_records, evaluate, evaluation, train
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.metrics import metrics
+from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.slices import attributes
 from tfpipe.records import manifest as manifests
 from tfpipe.runs import predictions_file
@@ -69,12 +69,12 @@ def test_the_schema_uses_only_words_that_are_checked():
 
 def test_every_measure_is_everywhere(run, other, capsys):
     found = evaluated(run, against=str(other))
-    assert set(metrics) <= set(found)
-    assert set(found["intervals"]) == {*metrics, "log_loss_raw", "log_loss_calibrated"}
-    assert set(found["against"]["measures"]) == set(metrics)
-    assert all(set(metrics) <= set(part) for part in found["slices"])
+    assert set(names(2)) <= set(found)
+    assert set(found["intervals"]) == {*names(2), "log_loss_raw", "log_loss_calibrated"}
+    assert set(found["against"]["measures"]) == set(names(2))
+    assert all(set(names(2)) <= set(part) for part in found["slices"])
     shown = capsys.readouterr().out
-    for name in metrics:
+    for name in names(2):
         assert shown.count(f"  {metrics[name].title} ") >= 2, name
         assert f"{found[name]:.4f}" in shown
     assert set(SCHEMA["required"]) <= set(SCHEMA["properties"]) <= set(found)

@@ -18,7 +18,7 @@ from test_upload import FILES
 
 from tfpipe import export, train
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.metrics import metrics
+from tfpipe.evaluation.metrics import metrics, names
 from tfpipe.evaluation.summary import summary
 from tfpipe.images import upload
 from tfpipe.model import classifier, signatures
@@ -227,7 +227,7 @@ def test_the_card_says_what_it_is_and_how_good(export_dir, run_dir):
     assert said["input"]["side_in_pixels"] == 32
     assert said["training"]["weights_sha256"] == run.identity()["weights_sha256"]
     text = (folder / card.TEXT).read_text()
-    assert all(f"| {metrics[name].title} | " in text for name in metrics)
+    assert all(f"| {metrics[name].title} | " in text for name in names(2))
     assert f"| accuracy | {said['measures']['accuracy']:.4f} | {low:.4f} to {high:.4f} |" in text
     low, high = said["measures"]["recall_intervals"]["dog"]
     assert f"| dog found | {said['measures']['recall']['dog']:.4f} | {low:.4f} to" in text
@@ -329,7 +329,7 @@ def test_requirements_are_compared_as_they_are_written():
 
 def test_every_measure_may_be_required():
     measured = summary(np.array([[0.8, 0.2], [0.4, 0.6]] * 3), np.array([0, 1, 1] * 2), CLASSES)
-    for name in metrics:
+    for name in names(2):
         requirement.check(requirement.parse(f"{name}>=0,{name}<=100"), measured)
         with pytest.raises(UserError, match=f"{name} is .*, and {name}<0 is required"):
             requirement.check(requirement.parse(f"{name}<0"), measured)

@@ -12,7 +12,7 @@ import scipy.stats
 
 from tfpipe.evaluation import bootstrap, class_balance, proportions
 from tfpipe.evaluation.compare import compare, sentence
-from tfpipe.evaluation.metrics import LabeledPredictions, metrics
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics, names
 from tfpipe.evaluation.summary import summary
 
 Z = scipy.stats.norm.ppf(0.975)
@@ -128,7 +128,7 @@ def test_an_interval_holds_its_estimate(n, classes, digits, there, seed):
         LabeledPredictions(rng.dirichlet(np.ones(classes), n).round(digits), labels) for _ in "ab"
     ]
     found = summary(two[0].probabilities, labels, tuple("abcde"[:classes]), rounds=20)
-    pairs = [(found[name], found["intervals"][name]) for name in metrics]
+    pairs = [(found[name], found["intervals"][name]) for name in names(classes)]
     for key in ("recall", "precision"):
         pairs += [(found[key][c], found[f"{key}_intervals"][c]) for c in found["classes"]]
     compared = compare(*two, rounds=20)["measures"].values()

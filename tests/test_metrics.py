@@ -35,6 +35,12 @@ def calibration_error(labels, p):
     return error
 
 
+def top_k(labels, p, k):
+    """scikit-learn takes the last of equal classes first, so they are told apart here."""
+    told_apart = p - 1e-9 * np.arange(p.shape[1])
+    return sklearn.metrics.top_k_accuracy_score(labels, told_apart, k=k)
+
+
 # What each measure is by other code; `of` is P(second class) of two classes.
 def one_vs_rest(function):
     def reference(labels, p):
@@ -58,12 +64,19 @@ REFERENCES = {
     "calibration_error": calibration_error,
     "roc_auc": one_vs_rest(sklearn.metrics.roc_auc_score),
     "average_precision": one_vs_rest(sklearn.metrics.average_precision_score),
+    "cohen_kappa": lambda y, p: sklearn.metrics.cohen_kappa_score(y, p.argmax(1)),
+    "top_3_accuracy": lambda y, p: top_k(y, p, 3),
+    "top_5_accuracy": lambda y, p: top_k(y, p, 5),
 }
 
 
+def each_with(*classes):
+    """Every metric with each number of classes that it is for."""
+    return [(name, count) for count in classes for name in names(count)]
+
+
 @pytest.mark.parametrize("digits", [None, 1])
-@pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.parametrize("name", metrics)
+@pytest.mark.parametrize(("name", "classes"), each_with(2, 4, 7))
 def test_every_measure_agrees_with_a_reference(name, classes, digits):
     probabilities, labels = drawn(classes, digits=digits)
     if name == "log_loss":
@@ -73,8 +86,7 @@ def test_every_measure_agrees_with_a_reference(name, classes, digits):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", metrics)
+@pytest.mark.parametrize(("name", "classes"), each_with(2, 3, 6))
 def test_a_weight_is_that_many_images(name, classes):
     answers = LabeledPredictions(*drawn(classes, n=60, digits=1))
     weights = np.random.default_rng(1).integers(0, 4, (5, 60))
@@ -83,30 +95,31 @@ def test_a_weight_is_that_many_images(name, classes):
     np.testing.assert_allclose(found, again, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", metrics)
-def test_better_probabilities_measure_better(name):
-    probabilities, labels = drawn(3)
-    guesses = np.random.default_rng(5).dirichlet(np.ones(3), 300)
+@pytest.mark.parametrize(("name", "classes"), each_with(3, 6))
+def test_better_probabilities_measure_better(name, classes):
+    probabilities, labels = drawn(classes)
+    guesses = np.random.default_rng(5).dirichlet(np.ones(classes), 300)
     best, own, worst = (
         metrics[name].value(LabeledPredictions(each, labels))
-        for each in (np.eye(3)[labels], probabilities, guesses)
+        for each in (np.eye(classes)[labels], probabilities, guesses)
     )
     assert (best > own > worst) if metrics[name].higher_is_better else (best < own < worst)
     assert best == pytest.approx(1.0 if metrics[name].higher_is_better else 0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("classes", [2, 4, 7])
 def test_the_summary_agrees_with_scikit_learn(classes):
     probabilities, labels = drawn(classes)
     chosen = probabilities.argmax(1)
-    found = summary(probabilities.astype(np.float32), labels, tuple("abcd"[:classes]), rounds=50)
+    found = summary(probabilities.astype(np.float32), labels, tuple("abcdefg"[:classes]), rounds=50)
     reference = sklearn.metrics.precision_recall_fscore_support(labels, chosen)
     for key, values in zip(("precision", "recall", "f1", "support"), reference, strict=True):
         assert list(found[key].values()) == pytest.approx(values.tolist())
     assert found["confusion"] == sklearn.metrics.confusion_matrix(labels, chosen).tolist()
     assert (found["n"], found["reasons"]) == (300, {})
-    assert set(found["intervals"]) == set(metrics) <= set(found)
-    for name in metrics:
+    assert set(found["intervals"]) == set(names(classes)) <= set(found)
+    assert ("top_3_accuracy" in found, "top_5_accuracy" in found) == (classes > 3, classes > 5)
+    for name in names(classes):
         low, high = found["intervals"][name]
         assert low < high
 

@@ -17,6 +17,7 @@ import tf_keras
 
 from tests.conftest import draw_logits
 from tests.refusals import refused
+from tfpipe import train
 from tfpipe.model import backbones, classifier
 from tfpipe.model.classifier import BackboneConfig
 from tfpipe.training import resolve
@@ -84,15 +85,28 @@ def test_a_new_classifier_gives_even_odds_unless_its_last_layer_is_drawn():
 
 
 def test_norm_takes_the_mean_and_divides_by_the_deviation():
+    """As Keras' Normalization, which adapts too; a feature without variance stays small."""
+    rng = np.random.default_rng(0)
+    values = rng.normal([5, -300, 100, 7], [0.1, 40, 1, 0], (64, 4)).astype(np.float32)
     norm = classifier.head_layers["norm"]("norm")
-    values = np.random.default_rng(0).normal([5, -300], [0.1, 40], (64, 2)).astype(np.float32)
-    expected = (values - values.mean(0)) / np.sqrt(values.var(0) + norm.epsilon)
-    train = tf.function(lambda: norm(values, training=True))
-    for _ in range(1000):
-        trained = train()
-    np.testing.assert_allclose(trained, expected, rtol=1e-2, atol=1e-2)
-    np.testing.assert_allclose(norm(values, training=False), expected, rtol=2e-2, atol=2e-2)
+    head = tf_keras.Sequential([norm])
+    head.build([None, 4])
+    classifier.adapt(head, lambda: np.split(values, [1, 20, 21]))
+    keras = tf_keras.layers.Normalization()
+    keras.adapt(values)
+    found, expected = head(values).numpy(), keras(values).numpy()
+    np.testing.assert_allclose(found[:, :3], expected[:, :3], rtol=1e-3, atol=2e-3)
+    assert not found[:, 3].any()
+    assert np.abs(head(values + 1)[:, 3]).max() < 40
     assert not norm.trainable_weights
+
+
+@pytest.mark.parametrize("head", ["dense(4)|norm", "norm|norm", "norm|dense(4)|norm"])
+def test_a_norm_that_cannot_adapt_is_refused(tiny_config, head):
+    with refused(r"head=.*norm is there .* mean and deviation .*norm.dense"):
+        train.main(tiny_config(head=head))
+    for good in ("", "norm", "dropout(0.2)|norm|dense(4)|dropout(0.5)", "dense(4)"):
+        classifier.check_adapts(good)
 
 
 # Small members of families that differ in preprocessing; the large test builds all.

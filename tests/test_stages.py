@@ -27,8 +27,24 @@ def test_a_stage_has_its_own_options_and_the_flags_for_the_rest():
     assert (first.epochs, first.learning_rate, first.patience) == (5, 1e-3, 3)
     assert (second.epochs, second.learning_rate, second.schedule) == (7, 1e-4, "step(2,0.1)")
     assert third.augment == "one_of(crop(0.9)|rotate(20,0.5))|flip_lr"
-    assert third.backbone_learning_rate == 1e-6
+    assert float(third.backbone_learning_rate) == 1e-6
     assert {stage.config.optimizer for stage in found} == {"momentum"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("augment", "maybe(0.5,noise(0.02))"),
+        ("augment", "one_of(maybe(0.5,blur)|rotate(20,0.5),crop(0.9))|flip_lr"),
+        ("optimizer", "sgd(momentum=0.9,nesterov)"),
+        ("schedule", "cosine_restarts(2,1.5,min=0.1)"),
+    ],
+)
+def test_commas_in_brackets_belong_to_the_value(key, value):
+    for text in (f"a:{key}={value},epochs=3", f"a:epochs=3,{key}={value};b:lr=1"):
+        first = parse(text)[0].config
+        assert getattr(first, key) == value
+        assert first.epochs == 3
 
 
 @pytest.mark.parametrize(

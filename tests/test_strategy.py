@@ -151,11 +151,11 @@ from tfpipe.training.update import Update
 
 def trained(strategy, name, float16):
     config = TrainConfig(records="", run_dir="", optimizer=name, learning_rate=0.1, clip_norm=0.5,
-                         accumulate_steps=2, schedule="cosine(4)", backbone_learning_rate=0.01)
+                         accumulate_steps=2, schedule="cosine(4)", backbone_learning_rate="0.01")
     data = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
     with strategy.scope():
         weights = [tf.Variable(tf.ones([3, 2])), tf.Variable(tf.zeros([2]))]
-        update = Update(config, weights, backbone=weights[:1], steps=3, float16=float16)
+        update = Update(config, weights, backbone=[(weights[0], 0)], steps=3, float16=float16)
     def step(x, due):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.nn.sigmoid(x @ weights[0] + weights[1]) ** 2) / 8

@@ -22,6 +22,8 @@ from tests.refusals import refused
 from tests.training import CACHED, check_same_run, log_of, save_backbone, val_losses, weights_of
 from tfpipe import evaluate, train
 from tfpipe.input import pipeline
+from tfpipe.records import manifest as manifests
+from tfpipe.records.subset import Subset
 from tfpipe.runs import predictions_file, run_calibration
 from tfpipe.training import checkpoints, randomness, steps
 from tfpipe.training import run_folder as runs
@@ -82,8 +84,11 @@ def test_cached_features_train_like_images(tiny_config, tmp_path, capfd):
     assert val_losses(folders[0]) == pytest.approx(val_losses(folders[1]), abs=0.02)
 
 
-def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tmp_path):
-    """63 images, and then the last one alone, in a descent by hand; any of them may be the last."""
+def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
+    """63 images, then the one that is left with 62 of these, in a descent by hand.
+
+    Any image may be the one that is left, and any the one that the last batch lacks.
+    """
     config = CACHED | {"head": "", "epochs": 1, "batch_size": 63}
     rate = 0.5
     train.main(tiny_config(optimizer="sgd", learning_rate=rate, **config))
@@ -96,16 +101,57 @@ def test_an_epoch_ends_with_the_mean_of_the_images_that_are_left(tiny_config, tm
     )  # fmt: skip
     features = np.concatenate([features, np.ones([64, 1])], 1).astype(float)  # with the bias
 
-    def gradients(weights):
-        return features * (scipy.special.expit(features @ weights) - labels)[:, None]
+    def mean_without(image, weights):
+        gradients = features * (scipy.special.expit(features @ weights) - labels)[:, None]
+        return np.delete(gradients, image, 0).mean(0)
 
-    def end(last):
-        weights = -rate * np.delete(gradients(np.zeros(features.shape[1])), last, 0).mean(0)
-        return weights - rate * gradients(weights)[last]
+    def end(left, lacking):
+        weights = -rate * mean_without(left, np.zeros(features.shape[1]))
+        return weights - rate * mean_without(lacking, weights)
 
-    distances = [np.abs(end(last) - np.concatenate(found, None)).max() for last in range(64)]
-    assert sorted(distances)[0] < 1e-5
-    assert sorted(distances)[1] > 1e-4
+    found = np.concatenate(found, None)
+    distances = sorted(
+        np.abs(end(left, lacking) - found).max()
+        for left in range(64)
+        for lacking in range(64)
+        if left != lacking
+    )
+    assert distances[0] < 1e-6
+    assert distances[0] < distances[1] / 3
+
+
+@pytest.mark.parametrize(
+    ("stages", "feature_gb"), [("head", 1.0), ("head", 0.0), ("all:from=all", 1.0)]
+)
+def test_norm_has_the_statistics_of_the_training_images(tiny_config, tmp_path, stages, feature_gb):
+    """After a single epoch too, of the features that the first weights give."""
+    changes = CACHED | {"stages": stages, "head": "norm", "epochs": 1, "feature_gb": feature_gb}
+    config = tiny_config(**changes, learning_rate=1e-30)
+    train.main(config)
+    trained = load(tmp_path).restore_classifier()
+    part = Subset(manifests.load(config.records), ("train",))
+    (images,) = (
+        batch["image"] for batch in pipeline.eval_batches(part, image_size=32, batch_size=64)
+    )
+    features = trained.features(tf.cast(images, tf.float32)).numpy()
+    norm = trained.head.get_layer("head0_norm")
+    np.testing.assert_allclose(norm.moving_mean, features.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        norm(features), (features - features.mean(0)) / np.maximum(features.std(0), 1e-3**0.5),
+        atol=1e-2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [CACHED, {"augment": "flip_lr"}])
+def test_fewer_images_than_a_batch_train_too(tiny_config, tmp_path, capfd, changes):
+    """As one batch of all of them, with BatchNorm over different images."""
+    changes = changes | {"head": "", "batch_norm": "trained", "epochs": 1, "batch_size": 1000}
+    train.main(tiny_config(**changes))
+    assert "64 images, so a step takes 64" in capfd.readouterr().err
+    train.main(tiny_config(**changes))  # resumes
+    same = {"run_dir": str(tmp_path / "same"), "batch_size": 64}
+    train.main(tiny_config(**changes | same))
+    check_same_run(tmp_path / "run", tmp_path / "same")
 
 
 @pytest.mark.slow
@@ -278,13 +324,30 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_batch(
     check_same_run(two_epochs[1], run.folder)
 
 
-def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd):
-    diverging(monkeypatch, [6, 15])
-    train.main(tiny_config(**CACHED, on_nan="rewind", epochs=3))
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("nadam", marks=pytest.mark.slow)])
+def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd, optimizer):
+    """The weights become those of a schedule that halves the rate where the loss is not finite."""
+    config = CACHED | {"stages": "top:from=conv3,backbone_lr=1e-3", "epochs": 3}
+    config |= {"head": "dense(16)", "optimizer": optimizer}
+    diverging(monkeypatch, [5, 14])  # the first steps of epochs of four
+    train.main(tiny_config(on_nan="rewind", **config))
+    monkeypatch.undo()
+    assert capfd.readouterr().err.count("back to the last checkpoint") == 2
+    half = {"run_dir": str(tmp_path / "half"), "schedule": "step(1,0.5)"}
+    train.main(tiny_config(**config | half))
+    kept, expected = weights_of(tmp_path / "run"), weights_of(tmp_path / "half")
+    for one, other in zip(kept, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
     rows = log_of(tmp_path / "run")
     assert [float(row["learning_rate"]) for row in rows] == [3e-3, 1.5e-3, 7.5e-4]
-    assert all(np.isfinite(float(row["loss"])) for row in rows)
-    assert capfd.readouterr().err.count("back to the last checkpoint") == 2
+
+
+def test_a_plateau_lowers_the_rate_of_the_epochs_behind_it(tiny_config, tmp_path):
+    """At a rate that is too high; what the weights do is the test of the scaled rate."""
+    config = CACHED | {"learning_rate": 1e-30, "epochs": 5, "min_delta": 1e-3}
+    train.main(tiny_config(schedule="plateau(0.5,2)", **config))
+    rates = [float(row["learning_rate"]) / 1e-30 for row in log_of(tmp_path / "run")]
+    np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0.5])  # at the end of each epoch
 
 
 @pytest.mark.slow  # goes back five times

@@ -39,9 +39,10 @@ class Options:
     )
     calibration: str = option(
         "calibration of the combined probabilities, as of tfpipe.train",
-        "auto",
+        "temperature",
         TrainConfig.__dataclass_fields__["calibration"].metadata["choices"],
     )
+    calibration_bounds: bool = option("bounds of the probabilities, as of tfpipe.train", False)
     overwrite: bool = option("replace an ensemble in OUT", False)
 
 
@@ -50,14 +51,14 @@ def main(options: Options) -> None:
     if not 0 < options.l2 < math.inf:
         raise UserError(f"--l2={options.l2}: give a number above 0")
 
-    from tfpipe.runs import ensemble_builder
+    from tfpipe.runs import calibration_fit, ensemble_builder
 
     ensemble_builder.make(
         [folder.strip() for folder in options.runs.split(",")],
         pathlib.Path(options.out),
         method=options.method,
         l2=options.l2,
-        calibration=options.calibration,
+        calibration=calibration_fit.Method(options.calibration, options.calibration_bounds),
         replace=options.overwrite,
     )
 

@@ -50,13 +50,14 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     from tfpipe.runs import crossval
     from tfpipe.runs import trainer as training
 
-    runs = crossval.configs(config, manifests.load(config.records))
+    manifest = manifests.load(config.records)
+    runs = crossval.configs(config, manifest)
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf_keras.backend.clear_session()  # the models of the folds before
         training.train(run, cluster)
     if cluster.is_chief:
-        crossval.join(config, runs)
+        crossval.join(config, runs, manifest)
 
 
 def show_model(config: TrainConfig) -> None:

@@ -1,13 +1,15 @@
 """Spec strings such as "rotate(20)|maybe(0.5,blur)": parsed literally, never evaluated.
 
-Grammar: a chain is calls joined by `|`; a call is a name with, in parentheses, numbers, words or
-chains; `name` alone is `name()`.
+Grammar: a chain is calls joined by `|`; a call is a name with, in parentheses, numbers, words,
+chains, or KEY=NUMBER; `name` alone is `name()`. A word after a KEY=NUMBER is KEY=1, as in
+`sgd(momentum=0.9,nesterov)`.
 """
 
 import ast
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +18,25 @@ from tfpipe.core.registry import Registry
 
 MAX_LENGTH = 2000  # characters; keeps the parser's recursion bounded
 
+# Python wants a value after a keyword to have a keyword too.
+_WORD_AFTER_KEY = re.compile(r"(=[^=(),|]*,\s*[A-Za-z_]\w*\s*)(?=[,)])")
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a chain; an argument is a number or, for a nested chain, a tuple of calls."""
+    """One call of a chain.
+
+    An argument is a number or, for a nested chain, a tuple of calls; `named` has those of a key.
+    """
 
     name: str
     args: tuple["float | tuple[Call, ...]", ...] = ()
+    named: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        if not self.args:
-            return self.name
-        args = (f"{a:g}" if isinstance(a, float) else "|".join(map(str, a)) for a in self.args)
-        return f"{self.name}({','.join(args)})"
+        args = [f"{a:g}" if isinstance(a, float) else "|".join(map(str, a)) for a in self.args]
+        args += [f"{key}={value:g}" for key, value in self.named]
+        return f"{self.name}({','.join(args)})" if args else self.name
 
 
 def parse(text: str, *, option: str) -> tuple[Call, ...]:
@@ -45,13 +53,39 @@ def parse_list(text: str, *, option: str) -> tuple[tuple[Call, ...], ...]:
     return _read(text, option, _chains, "calls separated by commas, as in 'name(1,2),name'")
 
 
-def _read(text: str, option: str, reader: Callable[[ast.expr], tuple], allowed: str) -> tuple:
+def split(text: str, separator: str) -> list[str]:
+    """Split a text at a separator of one character, but not within parentheses, however deep."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _read(
+    text: str,
+    option: str,
+    reader: Callable[[ast.expr], tuple],
+    allowed: str,
+    *,
+    named: bool = False,
+) -> tuple:
     if not text.strip():
         return ()
     try:
         if len(text) > MAX_LENGTH:
             raise ValueError(f"longer than {MAX_LENGTH} characters")
-        return reader(ast.parse(text.strip(), mode="eval").body)
+        python, count = text.strip(), 1
+        while count:
+            python, count = _WORD_AFTER_KEY.subn(r"\1=1", python)
+        body = ast.parse(python, mode="eval").body
+        for node in ast.walk(body):
+            if isinstance(node, ast.Call) and node.keywords and not named:
+                raise ValueError(f"cannot read {ast.unparse(node)!r}")
+        return reader(body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UserError(f"`{option}={text}` is not a spec ({reason}); write {allowed}") from None
@@ -64,7 +98,8 @@ def _chains(node: ast.expr) -> tuple[tuple[Call, ...], ...]:
 
 def parse_one(text: str, registry: Registry, *, option: str) -> Call:
     """Parse a spec string that is one call of a registry; raise UserError for another form."""
-    chain = parse(text, option=option)
+    allowed = "one call, as in 'name(1,2)' or 'name(key=1)'"
+    chain = _read(text, option, _chain, allowed, named=True)
     if len(chain) != 1:
         raise UserError(
             f"`{option}={text}` is not one {registry.kind}; known: {', '.join(registry)}"
@@ -87,7 +122,7 @@ def make(text: str, registry: Registry, *first: Any, option: str) -> Any:
     call = parse_one(text, registry, option=option)
     function = registry[call.name]
     check(call, function, *first, option=option)
-    return function(*first, *call.args)
+    return function(*first, *call.args, **dict(call.named))
 
 
 def check(
@@ -103,11 +138,13 @@ def check(
         numbers_only: whether a chain is no value.
     """
     try:
-        inspect.signature(function).bind(*first, *call.args)
+        inspect.signature(function).bind(*first, *call.args, **dict(call.named))
     except TypeError:
         usage = inspect.getdoc(function).splitlines()[0]
-        raise UserError(f"`{option}`: {call}: wrong number of values; {usage}") from None
-    finite = (isinstance(value, float) and math.isfinite(value) for value in call.args)
+        wrong = "wrong number or names of values" if call.named else "wrong number of values"
+        raise UserError(f"`{option}`: {call}: {wrong}; {usage}") from None
+    values = [*call.args, *dict(call.named).values()]
+    finite = (isinstance(value, float) and math.isfinite(value) for value in values)
     if numbers_only and not all(finite):
         raise UserError(f"`{option}`: {call}: {call.name} takes finite numbers only")
 
@@ -117,19 +154,26 @@ def _chain(node: ast.expr) -> tuple[Call, ...]:
         return _chain(node.left) + _chain(node.right)
     if isinstance(node, ast.Name):
         return (Call(node.id),)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        return (Call(node.func.id, tuple(_argument(arg) for arg in node.args)),)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        named = tuple((each.arg, _number(each.value)) for each in node.keywords)
+        if len(dict(named)) < len(named):
+            raise ValueError(f"{ast.unparse(node)!r} names a value twice")
+        return (Call(node.func.id, tuple(_argument(arg) for arg in node.args), named),)
     raise ValueError(f"cannot read {ast.unparse(node)!r}")
 
 
 def _argument(node: ast.expr) -> "float | tuple[Call, ...]":
-    sign = 1.0
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        sign, node = -1.0, node.operand
-    if isinstance(node, ast.Constant):
-        if type(node.value) not in (int, float):
-            raise ValueError(f"{node.value!r} is not a number")
-        return sign * float(node.value)
-    if sign < 0:
-        raise ValueError(f"cannot read {ast.unparse(node)!r}")
+    if isinstance(node, ast.Constant | ast.UnaryOp):
+        return _number(node)
     return _chain(node)
+
+
+def _number(node: ast.expr) -> float:
+    sign, value = 1.0, node
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, value = -1.0, node.operand
+    if not isinstance(value, ast.Constant):
+        raise ValueError(f"cannot read {ast.unparse(node)!r}")
+    if type(value.value) not in (int, float):
+        raise ValueError(f"{value.value!r} is not a number")
+    return sign * float(value.value)

@@ -34,7 +34,7 @@ def compare(
         "roc_auc.interval".
     """
     found, reasons, resampled = {}, {}, {}
-    for name in names():
+    for name in names(first.classes):
         pair = metrics[name].value(first), metrics[name].value(second)
         one, two = (None if np.isnan(value) else value for value in pair)
         defined = one is not None and two is not None

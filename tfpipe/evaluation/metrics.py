@@ -93,6 +93,7 @@ class Metric:
         higher_is_better: or lower.
         needs: what it is undefined without, as in "images of two classes".
         by_class: whether a class with a single image can decide its value.
+        least_classes: with fewer it says nothing, and is left out.
         interval: its 95 % interval by a formula; None leaves it to the bootstrap.
         correct: from the predictions, the value and the bootstrap's percentiles to its interval,
             where these are biased.
@@ -104,6 +105,7 @@ class Metric:
     higher_is_better: bool
     needs: str = "an image"
     by_class: bool = False
+    least_classes: int = 2
     interval: Callable[[LabeledPredictions], Interval | None] | None = None
     correct: Callable[[LabeledPredictions, float, Interval], Interval] | None = None
     difference: (
@@ -119,9 +121,13 @@ class Metric:
 metrics: Registry[Metric] = Registry("metric")
 
 
-def names() -> list[str]:
-    """Return the metrics' names in the order of tables: the log loss first, then accuracy."""
-    return sorted(metrics, key=lambda name: (name != "log_loss", name != "accuracy", name))
+def names(classes: int | None = None) -> list[str]:
+    """Return the metrics' names in the order of tables: the log loss first, then accuracy.
+
+    `classes` leaves out those that say nothing of so few classes.
+    """
+    ordered = sorted(metrics, key=lambda name: (name != "log_loss", name != "accuracy", name))
+    return [each for each in ordered if classes is None or metrics[each].least_classes <= classes]
 
 
 def metric(name: str, title: str, *, higher_is_better: bool, **more: Any) -> Callable:
@@ -137,7 +143,7 @@ def metric(name: str, title: str, *, higher_is_better: bool, **more: Any) -> Cal
 def values_of(predictions: LabeledPredictions) -> tuple[dict[str, float | None], dict[str, str]]:
     """Return every metric by name, None if undefined, and the reason for each None by name."""
     values, reasons = {}, {}
-    for name in names():
+    for name in names(predictions.classes):
         value = metrics[name].value(predictions)
         values[name] = None if np.isnan(value) else value
         if values[name] is None:
@@ -166,6 +172,55 @@ def _log_loss(predictions: LabeledPredictions) -> Statistic:
 def _accuracy(predictions: LabeledPredictions) -> Statistic:
     """The share of images whose most probable class is right."""
     return mean_of(predictions.right.astype(np.float64))
+
+
+def _in_top(predictions: LabeledPredictions, k: int) -> np.ndarray:
+    """Return whether the right class is among the k most probable ones, bool [n].
+
+    Of equal probabilities the first class comes first, as in `LabeledPredictions.guess`.
+    """
+    order = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :k]
+    return (order == predictions.labels[:, np.newaxis]).any(axis=1)
+
+
+def _top_k(k: int) -> None:
+    @metric(
+        f"top_{k}_accuracy",
+        f"top-{k} accuracy",
+        higher_is_better=True,
+        least_classes=k + 1,
+        interval=lambda each: proportions.wilson(_in_top(each, k).sum(), len(each)),
+        difference=lambda one, two: proportions.paired_difference(_in_top(one, k), _in_top(two, k)),
+    )
+    def accuracy(predictions: LabeledPredictions) -> Statistic:
+        """The share of images whose right class is among the k most probable ones."""
+        return mean_of(_in_top(predictions, k).astype(np.float64))
+
+
+_top_k(3)
+_top_k(5)
+
+
+@metric(
+    "cohen_kappa",
+    "Cohen's kappa",
+    higher_is_better=True,
+    needs="images or answers of two classes",
+)
+def _cohen_kappa(predictions: LabeledPredictions) -> Statistic:
+    """The accuracy above that of chance, as a share of the most that is possible (Cohen 1960).
+
+    Chance answers each class as often as the model does. 1 is perfect, 0 no better than chance.
+    """
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        of_class, taken, right = predictions.counts(weights)
+        whole = weights.sum(axis=1)
+        chance = (of_class * taken).sum(axis=0) / whole**2
+        possible = np.where(np.isclose(chance, 1, rtol=0, atol=1e-12), np.nan, 1 - chance)
+        return (right.sum(axis=0) / whole - chance) / possible
+
+    return statistic
 
 
 @metric(

@@ -186,9 +186,9 @@ def interval(bounds: tuple[float, float] | None, form: str = ".4f") -> str:
 
 
 def _titles(measured: dict[str, Any]) -> dict[str, str]:
-    """Return the titles of the metrics by name, in the order of the table."""
+    """Return the titles of the measured metrics by name, in the order of the table."""
     titles = {}
-    for name in names():
+    for name in filter(measured.__contains__, names()):
         titles[name] = metrics[name].title
         if name == "log_loss":
             titles |= {key: title for key, title in BEFORE.items() if key in measured}

@@ -47,7 +47,7 @@ def summary(
     """
     predictions = LabeledPredictions(probabilities, labels)
     values, reasons = values_of(predictions)
-    statistics = {name: metrics[name].of(predictions) for name in names()}
+    statistics = {name: metrics[name].of(predictions) for name in names(predictions.classes)}
     for name, others in (before or {}).items():
         given = losses(others, predictions.labels)
         statistics[name], values[name] = mean_of(given), float(given.mean()) if len(given) else None

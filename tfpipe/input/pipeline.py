@@ -40,8 +40,9 @@ def train_batches(
 ) -> Iterator[Batch | None]:
     """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
-    Each epoch has `steps_per_epoch` batches, with each record once. The last batch is padded with
-    repetitions of sample weight 0, so that all batches have one shape.
+    Each epoch has `steps_per_epoch` batches. Together they have each record. The last batch is
+    filled up with the last records of the batch before it, so no batch has a record twice, and all
+    weigh the same in its mean and in BatchNorm's statistics.
 
     The first epoch begins at `first_step`, and the batches before are not decoded. If the order is
     not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
@@ -56,8 +57,7 @@ def train_batches(
             "label": int64 [B].
             "random": float32 [B, D] in [0, 1), the uniform numbers that `augment` takes.
             "example_id": int64 [B] (`stateless_random.example_id`).
-            "sample_weight": float32 [B]: B / N for each of a batch's N records and 0 for a
-                repetition, so that a weighted mean over B is that over N.
+            "sample_weight": float32 [B], 1.
 
     Raises:
         UserError: the part has fewer records than a batch, the cache does not fit, or a record
@@ -83,17 +83,16 @@ def train_batches(
         tf.random.set_seed(1)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-        batches = source.keys(key).batch(size).take(steps).skip(begun)
+        batches = filled(source.keys(key).batch(size), size).take(steps).skip(begun)
         return batches.map(lambda batch: (epoch, batch))
 
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
-        rows, weight = pad_batch(batch, size)
-        found = source.get(rows[config.rows])
+        found = source.get(batch[config.rows])
         numbers = stateless_random.uniform(seed, epoch, found.example_id, columns)
         windows = augment.window(numbers).numpy() if crops else None
         pictures = found.pictures or config.decode(found.images, windows)
         result = {"label": found.label, "random": numbers, "example_id": found.example_id}
-        result["sample_weight"] = weight[config.rows]
+        result["sample_weight"] = np.ones(len(found.label), np.float32)
         if config.resize_on == DEVICE:
             result["size"] = pictures.size
         result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
@@ -176,12 +175,28 @@ def pad_batch(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         size: of a full batch, B, at least N.
 
     Returns:
-        The rows [B, ...], and float32 [B]: B / N, or 0 for a repetition.
+        The rows [B, ...], and float32 [B]: 1, or 0 for a repetition.
     """
     count = len(rows)
     indices = np.arange(size)
-    weight = np.where(indices < count, size / count, 0).astype(np.float32)
+    weight = (indices < count).astype(np.float32)
     return (rows if count == size else rows[indices % count]), weight
+
+
+def filled(batches: tf.data.Dataset, size: int) -> tf.data.Dataset:
+    """Fill a last batch of fewer than `size` records with the last ones of the batch before it.
+
+    `batches` are tensors [N]. A first batch that is too small stays so.
+    """
+    kind = batches.element_spec.dtype
+
+    @tf.autograph.experimental.do_not_convert
+    def fill(before: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        whole = tf.shape(batch)[0] == size
+        batch = tf.cond(whole, lambda: batch, lambda: tf.concat([before, batch], 0)[-size:])
+        return batch, batch
+
+    return batches.scan(tf.constant([], kind), fill)
 
 
 def padded_batches(
@@ -239,28 +254,38 @@ def _from_service(
         return found | {"example_id": stateless_random.example_id(fields["image/key/sha256"])}
 
     def finish(found: Batch, epoch: int) -> Batch:
-        indices, weight = pad_batch(np.arange(len(found["label"])), size)
-        if len(found["label"]) < size:
-            found = {key: tf.gather(values, indices) for key, values in found.items()}
         ids = found["example_id"].numpy()
         numbers = stateless_random.uniform(config.seed, epoch, ids, columns)
-        return found | {"random": tf.constant(numbers), "sample_weight": tf.constant(weight)}
+        return found | {"random": tf.constant(numbers), "sample_weight": tf.ones(size)}
 
     for epoch, wanted in records.items():
         records_of_epoch = source.keys(tf.constant([config.seed, epoch], tf.int64))
         made = records_of_epoch.map(batch, tf.data.AUTOTUNE).batch(size)  # of the workers' cores
         made = service.distribute(made, config.service, job=f"{run}-{epoch}", batch_size=size)
-        seen = 0
+        seen, given, before = 0, 0, None
         for found in service.watched(made.take(math.ceil(wanted / size)), config.service):
             seen += len(found["label"])
-            yield finish(found, epoch)
+            if before is not None and len(found["label"]) < size:
+                found = {k: tf.concat([before[k], found[k]], 0)[-size:] for k in found}
+            if len(found["label"]) == size:
+                given += 1
+                yield finish(found, epoch)
+            before = found
         if seen < wanted:
             terminal.warn(
                 f"epoch {epoch + 1}: {wanted - seen} of {wanted} records are missing: a worker"
                 f" of the data service {config.service} died and lost those that it had begun"
             )
-        if math.ceil(seen / size) < math.ceil(wanted / size):
+        if given < math.ceil(wanted / size):
             yield None
+
+
+def fitting_batch_size(part: Subset, batch_size: int, replicas: int = 1) -> int:
+    """Return `batch_size`, or the largest that a smaller part has records for.
+
+    It is a multiple of the replicas, unless the part has fewer records than these.
+    """
+    return min(batch_size, part.count // replicas * replicas or batch_size)
 
 
 def steps_per_epoch(part: Subset, batch_size: int) -> int:

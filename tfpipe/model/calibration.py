@@ -53,6 +53,8 @@ class Calibration:
             TEMPERATURE: f"{TEMPERATURE} {1 / self.scale:.3g}",
             PLATT: f"{PLATT} {self.scale:.3g} z {self.shift:+.3g}",
         }[self.method]
+        if self == self.unclipped:
+            return scaling
         return f"{scaling}, bounds {self.clip_min:.3g} and {self.clip_max:.6g}"
 
     def to_json(self) -> dict[str, Any]:

@@ -7,9 +7,10 @@ S is the largest input side of the backbones. The others shrink the image on the
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -229,11 +230,52 @@ def _dense(name: str, units: float = 64.0) -> tf_keras.layers.Layer:
 
 @head_layers.register("norm")
 def _norm(name: str) -> tf_keras.layers.Layer:
-    """`norm`: a BatchNorm without scale and offset.
+    """`norm`: a BatchNorm without scale and offset, which `adapt` gives its statistics.
 
     It brings all features to one scale, as weight decay and a common learning rate need.
     """
     return tf_keras.layers.BatchNormalization(center=False, scale=False, name=name)
+
+
+def check_adapts(head: str) -> None:
+    """Raise UserError unless `adapt` gives every `norm` of the option `head` its statistics."""
+    names = [call.name for call in spec.parse(head, option="head")]
+    if "norm" in names[:-1] and "norm" in names[names.index("norm") + 1 :]:
+        reason = "twice"
+    elif "norm" in names and set(names[: names.index("norm")]) - {"dropout"}:
+        reason = "behind a layer that is trained"
+    else:
+        return
+    raise UserError(
+        f"`head={head}`: norm is there {reason}, but takes its mean and deviation from the features"
+        " of the training images, before the training: write it once, first, as norm|dense(64)"
+    )
+
+
+def adapt(head: tf_keras.Model, features: Callable[[], Iterable[np.ndarray]]) -> None:
+    """Set the statistics of a head's `norm` to those of features, as Keras' Normalization does.
+
+    The layer then divides by the standard deviation, or by the root of its epsilon where that is
+    larger, so that a feature without variance in these images stays small in others.
+
+    Args:
+        head: of a classifier; without a `norm` nothing is done.
+        features: returns batches, each float [N, F], with at least one row in all.
+    """
+    norms = [each for each in head.layers if isinstance(each, tf_keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    count, mean, squares = 0, 0.0, 0.0
+    for batch in features():  # Chan, Golub and LeVeque 1979, equation 2.1
+        rows = np.asarray(batch, np.float64)
+        own, apart = rows.mean(0), rows.mean(0) - mean
+        total = count + len(rows)
+        squares += ((rows - own) ** 2).sum(0) + apart**2 * (count * len(rows) / total)
+        mean += apart * (len(rows) / total)
+        count = total
+    for norm in norms:
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.maximum(squares / count - norm.epsilon, 0))
 
 
 def choose_output(output: str, classes: int) -> str:

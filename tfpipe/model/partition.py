@@ -28,8 +28,10 @@ class Partition:
     start: str  # where the trained part begins, as given to `partition`
     firsts: tuple[int, ...]  # index of each backbone's first trained layer; its length if none
     frozen: tf_keras.Model  # float [N, S, S, 3], RGB in 0..255, to a list: the boundary
-    trained: tf_keras.Model  # these tensors to logits
-    backbone: list[tf.Variable]  # trained variables of the backbones
+    trained: tf_keras.Model  # these tensors to logits: the head of `features`
+    features: tf_keras.Model  # these tensors to [N, F], what the head takes
+    # Trained variables of the backbones, and the trained blocks between each and the head.
+    backbone: list[tuple[tf.Variable, int]]
     any_frozen: bool  # whether a backbone has a frozen layer with weights
 
     @property
@@ -55,8 +57,7 @@ def partition(classifier: Classifier, start: str, *, batch_norm: bool = False) -
             are frozen. A block begins with its first layer in the backbone's order.
         batch_norm: whether BatchNorm layers behind the boundary are trained too. By default they
             run as in inference: statistics of small batches of other images would change the
-            inputs that later layers were trained on. If all backbones are frozen, the head's are
-            trained.
+            inputs that later layers were trained on. The head's are trained with a backbone's.
 
     Raises:
         UserError: a backbone has no such layer or block.
@@ -73,7 +74,7 @@ def partition(classifier: Classifier, start: str, *, batch_norm: bool = False) -
             if isinstance(layer, tf_keras.layers.BatchNormalization) and not batch_norm:
                 layer.trainable = False
         any_frozen |= any(layer.weights for layer in layers[:first])
-        trained_backbone += backbone.model.trainable_variables
+        trained_backbone += _depths(backbone)
         prepared = backbone.prepare(classifier.model.inputs[0])
         tensors = _through(backbone, 0, first)([prepared])
         boundary = [tf_keras.Input(each.shape[1:], dtype=each.dtype) for each in tensors]
@@ -81,13 +82,15 @@ def partition(classifier: Classifier, start: str, *, batch_norm: bool = False) -
         inputs += boundary
         vectors += _through(backbone, first, len(layers))(boundary)
     for layer in _nested(classifier.head):
-        if isinstance(layer, tf_keras.layers.BatchNormalization) and trained_backbone:
-            layer.trainable = batch_norm
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            layer.trainable = batch_norm and bool(trained_backbone)
+    features = join(vectors)
     return Partition(
         start,
         tuple(firsts),
         tf_keras.Model(classifier.model.inputs, crossing, name="frozen"),
-        tf_keras.Model(inputs, classifier.head(join(vectors)), name="trained"),
+        tf_keras.Model(inputs, classifier.head(features), name="trained"),
+        tf_keras.Model(inputs, features, name="features"),
         trained_backbone,
         any_frozen,
     )
@@ -109,6 +112,16 @@ def between(classifier: Classifier, early: Partition, late: Partition) -> tf_ker
         inputs += own
         crossing += _through(backbone, first, last)(own)
     return tf_keras.Model(inputs, crossing, name="between")
+
+
+def _depths(backbone: Backbone) -> list[tuple[tf.Variable, int]]:
+    """Return each trained variable of a backbone, and the number of trained blocks behind its."""
+    variables = [
+        [variable for layer in members for variable in layer.trainable_variables]
+        for members in blocks(backbone.model).values()
+    ]
+    trained = [each for each in variables if each]
+    return [(v, len(trained) - 1 - place) for place, own in enumerate(trained) for v in own]
 
 
 def _through(

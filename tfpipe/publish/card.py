@@ -150,7 +150,9 @@ def as_text(card: dict[str, Any]) -> str:
             " The server has no threshold: apply another one to `probability`, or in the client"
             " (`--threshold`)"
         )
-    figures = [(registered[key].title, (key,), ("intervals", key)) for key in names()]
+    figures = [
+        (registered[key].title, (key,), ("intervals", key)) for key in names() if key in measured
+    ]
     figures += [(f"{name} found", ("recall", name), ("recall_intervals", name)) for name in classes]
     rows = [("images", f"{measured['n']:,}", "")]
     rows += [

@@ -11,10 +11,9 @@ from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import result_tables
 from tfpipe.evaluation.summary import summary
-from tfpipe.reporting import training_plots
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run
-from tfpipe.training.log import Epoch
+from tfpipe.training.log import Epoch, best
 from tfpipe.training.train_config import TrainConfig
 
 MAX_CLASSES = 40  # rows; of more classes, those with the lowest F1
@@ -69,7 +68,7 @@ def stages(histories: Mapping[str, Sequence[Epoch]]) -> list[dict[str, Any]]:
                 "run": name,
                 "stage": stage,
                 "epochs": len(members),
-                "best": training_plots.best(members),
+                "best": best(members),
                 "seconds": sum(epoch.seconds for epoch in members),
                 "images_per_s": float(np.mean([epoch.images_per_s for epoch in members])),
                 "input_wait": float(np.mean([epoch.input_wait for epoch in members])),

@@ -5,10 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tfpipe.page.figure import COLORS, GREY, INK, drawing, escaped
-from tfpipe.training.log import Epoch
+from tfpipe.training.log import Epoch, best
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +31,6 @@ def draw(histories: Histories, names: Sequence[str] | None = None) -> dict[str, 
     if not histories:
         return {}
     return {name: (PLOTS[name][0](histories), PLOTS[name][1]) for name in names or PLOTS}
-
-
-def best(epochs: Sequence[Epoch]) -> Epoch:
-    """Return the epoch with the lowest validation loss."""
-    return epochs[int(np.argmin([epoch.val_loss for epoch in epochs]))]
 
 
 def _pair(title: str, key: str, histories: Histories) -> bytes:

@@ -1,4 +1,4 @@
-"""Fits calibrations: scale and shift of logits for the lowest log loss, then bounds.
+"""Fits calibrations: scale and shift of logits for the lowest log loss, and bounds on request.
 
 Scale and shift minimise the log loss, by SciPy in float64, against smoothed targets (`smoothed`).
 So they stay finite where every image is right.
@@ -31,6 +31,20 @@ SHIFTS = (-30.0, 30.0)
 BOUNDS = np.geomspace(1e-5, 0.05, 75)
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is fitted.
+
+    Attributes:
+        name: "temperature"; "platt", for two classes; "auto", the one with the lower
+            cross-validated log loss, or no scaling if neither gains; or "none".
+        bounds: whether the probabilities get bounds as well, except for "none".
+    """
+
+    name: str
+    bounds: bool = False
+
+
 def check(method: str, classes: int) -> None:
     """Raise UserError if a method is not for that number of classes."""
     if method == PLATT and classes > 2:
@@ -40,33 +54,30 @@ def check(method: str, classes: int) -> None:
         )
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: str) -> Calibration:
+def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: Method) -> Calibration:
     """Fit a calibration to images that the model was not trained on.
 
     Args:
         logits: finite [n, 1] if `output` is "sigmoid", [n, C] if it is "softmax"; n is at least 1.
         labels: int [n], class indices.
         output: of the classifier.
-        method: "temperature"; "platt", for two classes; or "auto", the one with the lower
-            cross-validated log loss, or no scaling if neither gains. All of these have bounds.
-            "none" is no scaling and no bounds.
+        method: what to fit.
 
     Raises:
         ValueError: "platt" for more than two classes.
     """
-    if method == NONE:
+    if method.name == NONE:
         return Calibration()
     logits = np.asarray(logits, np.float64)
     if output == SIGMOID:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    if method == AUTO:
-        method = choose(logits, labels)
-    found = Calibration(method, *_METHODS[method](logits, labels))
-    return _bounded(found, logits, labels)
+    name = choose(logits, labels) if method.name == AUTO else method.name
+    found = Calibration(name, *_METHODS[name](logits, labels))
+    return _bounded(found, logits, labels) if method.bounds else found
 
 
 def cross_fit(
-    logits: np.ndarray, labels: np.ndarray, output: str, method: str, fold: np.ndarray
+    logits: np.ndarray, labels: np.ndarray, output: str, method: Method, fold: np.ndarray
 ) -> np.ndarray:
     """Return probabilities float32 [n, C], each by a calibration fitted without its fold.
 

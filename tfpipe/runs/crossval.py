@@ -6,11 +6,13 @@ The folder has
     features/          features of frozen layers, shared by all folds
     folds.json         the names of the folds' folders, written after the last training
     predictions.csv    out-of-fold predictions, a row for each image
-    calibration.json   fitted to them, for the mean of the runs
+    calibration.json   for the mean of the runs, with the factor that makes one run's logits worth
+                       as much (`fold_agreement.worth`), and fitted to the logits times that
 """
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +21,14 @@ from tfpipe.core.errors import UserError
 from tfpipe.evaluation import metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.records.manifest import Manifest
-from tfpipe.runs import calibration_fit, predictions_file
+from tfpipe.runs import calibration_fit, fold_agreement, predictions_file
 from tfpipe.training import run_folder as run_folders
 from tfpipe.training.train_config import TrainConfig
 
 FOLDS = "folds.json"
 PREDICTIONS = "predictions.csv"
 CALIBRATION = "calibration.json"
+_FACTOR = "logits_worth"
 
 
 def configs(config: TrainConfig, manifest: Manifest) -> list[TrainConfig]:
@@ -54,32 +57,56 @@ def configs(config: TrainConfig, manifest: Manifest) -> list[TrainConfig]:
     ]
 
 
-def join(config: TrainConfig, runs: list[TrainConfig]) -> None:
+def saved_factor(folder: pathlib.Path, made_for: dict[str, Any]) -> float | None:
+    """Return the factor in a cross-validation's calibration, or None if it has none for its runs.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / CALIBRATION
+    if not path.is_file():
+        return None
+    saved = storage.read_json(path, what="a calibration", hint="remove it")
+    found = saved.get(_FACTOR) if isinstance(saved, dict) else None
+    if not isinstance(found, float | int) or saved.get("made_for") != made_for:
+        return None
+    return float(found)
+
+
+def join(config: TrainConfig, runs: list[TrainConfig], manifest: Manifest) -> None:
     """Join the runs' out-of-fold predictions, calibrate, and show the metrics.
 
-    Each fold's metrics are of a calibration fitted to the other folds. The saved calibration is
-    fitted to all folds.
+    Each fold's metrics are of its run, with a calibration fitted to the other folds. The saved
+    calibration is of what answers, the mean of the runs.
 
     Args:
         config: of the cross-validation.
         runs: options of its trained runs.
+        manifest: of their records.
     """
     folder = pathlib.Path(config.run_dir)
     opened = [run_folders.load(run.run_dir) for run in runs]
     output, classes = opened[0].resolved.output, opened[0].classes
     parts = [predictions_file.read(run.predictions_file) for run in opened]
     every = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    logits, labels, method = every["logits"], every["label"], config.calibration
-    kept = calibration_fit.fit(logits, labels, output, method)
+    logits, labels = every["logits"], every["label"]
+    method = calibration_fit.Method(config.calibration, config.calibration_bounds)
+    made_for = {"members": [run.identity() for run in opened]}
+    factor = saved_factor(folder, made_for)
+    if factor is None:
+        variance = fold_agreement.variance(opened, manifest)
+        factor = fold_agreement.worth(logits, labels, variance, len(opened))
+    kept = calibration_fit.fit(logits * np.float32(factor), labels, output, method)
+    terminal.say(
+        f"calibration of the mean of {len(opened)} runs: {kept}; its logits are worth those of one"
+        f" run times {factor:.3g}"
+    )
     fold = np.repeat(np.arange(len(parts)), [len(part["label"]) for part in parts])
     every["probabilities"] = calibration_fit.cross_fit(logits, labels, output, method, fold)
     predictions_file.write(folder / PREDICTIONS, classes, every)
     storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
-    made_for = {"members": [run.identity() for run in opened]}
-    storage.write_json(
-        folder / CALIBRATION,
-        {"calibration": kept.to_json(), "made_for": made_for, "n": len(labels)},
-    )
+    saved = {"calibration": kept.to_json(), "made_for": made_for, "n": len(labels)}
+    storage.write_json(folder / CALIBRATION, saved | {_FACTOR: factor})
     raw = Calibration().apply(logits, output).numpy()
 
     def measure(chosen: np.ndarray) -> list[float]:

@@ -15,6 +15,7 @@ from tfpipe.model.combination import BLEND, GEOMETRIC, MEAN, Combination, combin
 from tfpipe.runs import (
     calibration_fit,
     combination_fit,
+    crossval,
     loaded_run,
     predictions_file,
     run_calibration,
@@ -29,7 +30,7 @@ def make(
     *,
     method: str,
     l2: float,
-    calibration: str,
+    calibration: calibration_fit.Method,
     replace: bool,
 ) -> None:
     """Write the folder of an ensemble atomically, and show its gain.
@@ -42,7 +43,7 @@ def make(
         out: the folder of the ensemble.
         method: a name of `combination.combiners`.
         l2: see `combination_fit.fit`.
-        calibration: see `calibration_fit.fit`.
+        calibration: what to fit to the combined predictions.
         replace: whether to replace an ensemble that is in `out`.
 
     Raises:
@@ -51,7 +52,7 @@ def make(
     combiners[method]  # raises UserError for an unknown name
     fitted = method in combination_fit.FITTED
     members = _members(folders)
-    calibration_fit.check(calibration, len(members[0].classes))
+    calibration_fit.check(calibration.name, len(members[0].classes))
     if replace and out.exists():
         _check_replaceable(out)
     with storage.atomic_folder(out, replace=replace) as work:
@@ -137,13 +138,31 @@ def _matched(members: tuple[LoadedRun, ...]) -> tuple[np.ndarray, np.ndarray, np
         if logits.shape[1] not in allowed:
             raise UserError(f"{member.predictions_file} is damaged: run tfpipe.train there again")
         order = compare.order(members[0].folder, first, member.folder, part)
-        log_probabilities.append(combination_fit.log_probabilities(logits[order]))
+        found = combination_fit.log_probabilities(logits[order] * _worth(member))
+        log_probabilities.append(found)
     if len(first["name"]) < calibration_fit.LEAST:
         raise UserError(
             f"{members[0].predictions_file} has {len(first['name'])} images: an ensemble needs at"
             f" least {calibration_fit.LEAST} images that no member was trained on"
         )
     return first["name"], first["label"], np.stack(log_probabilities)
+
+
+def _worth(member: LoadedRun) -> float:
+    """Return the factor of a member's predictions that makes them worth what it answers.
+
+    The predictions of a cross-validation are of single runs, but it answers with their mean.
+    """
+    if isinstance(member, RunFolder):
+        return 1.0
+    factor = crossval.saved_factor(member.folder, member.identity())
+    if factor is None:
+        terminal.warn(
+            f"{member.folder} is of an older version, which did not measure how far its runs agree:"
+            " the ensemble will be underconfident; run tfpipe.train there again"
+        )
+        return 1.0
+    return factor
 
 
 def _metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -155,7 +174,11 @@ def _metrics(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def _calibrate(
-    made: Ensemble, names: np.ndarray, labels: np.ndarray, combined: np.ndarray, method: str
+    made: Ensemble,
+    names: np.ndarray,
+    labels: np.ndarray,
+    combined: np.ndarray,
+    method: calibration_fit.Method,
 ) -> None:
     """Write `calibration.json`, fitted to all folds, and `predictions.csv`, cross-fitted."""
     two = len(made.classes) == 2

@@ -99,7 +99,8 @@ def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> N
         output: of the classifier.
     """
     logits, labels = found["logits"], found["label"]
-    calibration = calibration_fit.fit(logits, labels, output, run.config.calibration)
+    method = calibration_fit.Method(run.config.calibration, run.config.calibration_bounds)
+    calibration = calibration_fit.fit(logits, labels, output, method)
     found_by = steps(calibration, logits, output)
     losses = {name: metrics.log_loss(values, labels) for name, values in found_by.items()}
     probabilities = found_by["log_loss"]
@@ -114,9 +115,12 @@ def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> N
             **losses,
         },
     )
+    names = {"log_loss_raw": "", "log_loss_calibrated": "calibrated ", "log_loss": "clipped "}
+    if "log_loss_calibrated" not in losses:
+        names["log_loss"] = "calibrated "
+    shown = ", ".join(f"{names[key]}{loss:.4f}" for key, loss in losses.items())
     terminal.say(
-        f"calibration {calibration}: val log loss {losses['log_loss_raw']:.4f}, calibrated"
-        f" {losses['log_loss_calibrated']:.4f}, clipped {losses['log_loss']:.4f}; accuracy"
+        f"calibration {calibration}: val log loss {shown}; accuracy"
         f" {metrics.accuracy(probabilities, labels):.4f}"
     )
 
@@ -125,16 +129,15 @@ def steps(calibration: Calibration, logits: np.ndarray, output: str) -> dict[str
     """Return probabilities float32 [n, C] before, between and after the steps of a calibration.
 
     Args:
-        calibration: with both steps, scaling and clipping.
+        calibration: with one step, scaling, or with two, scaling and clipping.
         logits: float32 [n, 1 or C].
         output: of the classifier.
 
     Returns:
         The probabilities by the key of their log loss in `metrics.json`.
     """
-    known = {
-        "log_loss_raw": Calibration(),
-        "log_loss_calibrated": calibration.unclipped,
-        "log_loss": calibration,
-    }
+    known = {"log_loss_raw": Calibration()}
+    if calibration != calibration.unclipped:
+        known["log_loss_calibrated"] = calibration.unclipped
+    known["log_loss"] = calibration
     return {name: step.apply(logits, output).numpy() for name, step in known.items()}

@@ -18,6 +18,7 @@ from tfpipe.training import (
     inputs,
     loop,
     losses,
+    monitor,
     randomness,
     resolve,
     resume,
@@ -59,11 +60,22 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     train_split, val_split = resolve.parts(config, manifest)
     if cluster.is_chief and (gaps := coverage.describe_subsets(train_split, val_split)):
         terminal.warn(gaps)
+    replicas = cluster.strategy.num_replicas_in_sync
+    size = pipeline.fitting_batch_size(train_split, config.batch_size, replicas)
+    if size < config.batch_size:
+        terminal.say(
+            f"`batch_size={config.batch_size}`: {train_split.name} has {train_split.count} images,"
+            f" so a step takes {size}"
+        )
+        config = dataclasses.replace(config, batch_size=size)
+        planned = stages.parse(config)
     steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
-        update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
+        update.check(stage.config, steps, replicas)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
+    classifier.check_adapts(config.head)
+    monitor.build(config, len(manifest.classes))
     run_calibration.check(config, len(manifest.classes))
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:

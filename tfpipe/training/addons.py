@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from tfpipe.core.errors import UserError
+from tfpipe.training import optimizers
 
 # Modules that the package imports, and their place in tf_keras.
 _KERAS_MODULES = {
@@ -75,16 +76,38 @@ except ModuleNotFoundError as error:
     ) from None
 
 
-def lamb(learning_rate, weight_decay: float = 0.0):
+class _Lamb(tfa.optimizers.LAMB):
+    """LAMB whose weight decay leaves out what others' leaves out."""
+
+    def _do_use_weight_decay(self, variable) -> bool:
+        return optimizers.is_decayed(variable)
+
+
+class _RectifiedAdam(tfa.optimizers.RectifiedAdam):
+    """Rectified Adam whose weight decay leaves out what others' leaves out."""
+
+    def _resource_apply_dense(self, grad, var, apply_state=None):
+        # The original decays all variables or none, and reads this for each of them.
+        decays, self._has_weight_decay = (
+            self._has_weight_decay,
+            self._has_weight_decay and optimizers.is_decayed(var),
+        )
+        try:
+            return super()._resource_apply_dense(grad, var, apply_state)
+        finally:
+            self._has_weight_decay = decays
+
+
+def lamb(learning_rate, **parameters):
     """LAMB (You et al. 2019, arXiv:1904.00962), for large batches."""
-    return tfa.optimizers.LAMB(learning_rate, weight_decay=weight_decay)
+    return _Lamb(learning_rate, **parameters)
 
 
-def radam(learning_rate, weight_decay: float = 0.0):
+def radam(learning_rate, **parameters):
     """Rectified Adam (Liu et al. 2019, arXiv:1908.03265)."""
-    return tfa.optimizers.RectifiedAdam(learning_rate, weight_decay=weight_decay)
+    return _RectifiedAdam(learning_rate, **parameters)
 
 
-def lookahead(learning_rate, weight_decay: float = 0.0):
+def lookahead(learning_rate, **parameters):
     """Lookahead (Zhang et al. 2019, arXiv:1907.08610) around rectified Adam."""
-    return tfa.optimizers.Lookahead(radam(learning_rate, weight_decay))
+    return tfa.optimizers.Lookahead(radam(learning_rate, **parameters))

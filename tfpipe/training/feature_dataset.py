@@ -53,7 +53,7 @@ class FeatureDataset:
 
         Returns:
             "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and
-            "sample_weight", float32 [B], 0 for padding.
+            "sample_weight", float32 [B], 1, and 0 for padding.
         """
         chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))
         tensors = {

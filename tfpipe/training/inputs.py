@@ -6,6 +6,7 @@
 `Inputs.forward` takes the batches of both.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -84,8 +85,8 @@ class Inputs:
 
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
-            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B],
-            0 for padding. None where an epoch has fewer steps.
+            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B], 1.
+            None where an epoch has fewer steps.
         """
         if self._train_features:
             orders = self._orders(first_epoch, first_step, epochs)
@@ -127,6 +128,32 @@ class Inputs:
             yield _on_device(
                 {k: tf.zeros(s.shape, s.dtype) for k, s in batches.element_spec.items()}
             )
+
+    def features(self) -> Iterator[np.ndarray]:
+        """Yield what the head takes of the training images, float32 [N, F], all images once.
+
+        They are the cached views of the images, or else the images as they are.
+        """
+
+        @functools.partial(tf.function, autograph=False)
+        def head_input(tensors: list[tf.Tensor]) -> tf.Tensor:
+            return tf.cast(self._split.features(tensors, training=False), tf.float32)
+
+        size = self._config.batch_size
+        for dataset in self._train_features:
+            for batch in dataset.batches(size):
+                yield head_input(batch["features"]).numpy()[batch["sample_weight"] > 0]
+        if self._train_features:
+            return
+        boundary = tf.function(self._split.boundary, autograph=False)
+        part, side = self._train_split, self._side
+        batches = pipeline.eval_batches(part, image_size=side, batch_size=size, copies=True)
+        title = f"mean and deviation of the features of {part.name}"
+        with salvage.explained(part.manifest), terminal.progress(title, part.count) as advance:
+            for batch in batches:
+                real = batch["sample_weight"] > 0
+                yield head_input(boundary(batch["image"])).numpy()[real]
+                advance(int(real.numpy().sum()))
 
     def sample(self) -> tf.Tensor:
         """Return up to 16 training images as in the first epoch, [N, S, S, 3] in 0..255."""
@@ -185,7 +212,9 @@ class Inputs:
         for epoch in range(first_epoch, epochs):
             order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
-                indices = order[step * batch : (step + 1) * batch]
+                # The last batch is filled with rows of the one before, as of `train_batches`.
+                start = min(step * batch, total - batch)
+                indices = order[start : start + batch]
                 yield self._train_features[epoch % len(self._train_features)], indices
 
     def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import itertools
+import math
 import pathlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework.summary_pb2 import SummaryMetadata
@@ -22,7 +24,8 @@ class Epoch:
 
     `loss` is what the training minimises; `val_loss` is always the cross-entropy in nats.
     `learning_rate` is the rate at the end of the epoch. `input_wait` is the share of the training
-    time spent waiting for batches.
+    time spent waiting for batches. `cost` is what the best epoch has least of: the
+    validation loss, or the metric of `--monitor`, negative if higher is better; NaN in older logs.
     """
 
     epoch: int
@@ -35,6 +38,7 @@ class Epoch:
     images_per_s: float
     input_wait: float
     seconds: float
+    cost: float = math.nan
 
     def __str__(self) -> str:
         return (
@@ -42,6 +46,11 @@ class Epoch:
             f"  val_accuracy {self.val_accuracy:.4f}  {self.images_per_s:,.0f} images/s"
             f"  input wait {self.input_wait:.0%}  {self.seconds:.1f} s"
         )
+
+
+def best(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the first epoch of the lowest cost."""
+    return min(epochs, key=lambda each: each.val_loss if math.isnan(each.cost) else each.cost)
 
 
 def read(folder: pathlib.Path) -> list[Epoch]:
@@ -111,10 +120,10 @@ class Log:
         rows = []
         for name, group in itertools.groupby(self._epochs, lambda epoch: epoch.stage):
             epochs = list(group)
-            best = min(epochs, key=lambda epoch: epoch.val_loss)
+            chosen = best(epochs)
             seconds = sum(epoch.seconds for epoch in epochs)
-            figures = (f"{v:.4f}" for v in (best.loss, best.val_loss, best.val_accuracy))
-            rows.append([name, len(epochs), best.epoch, *figures, f"{seconds:,.0f} s"])
+            figures = (f"{v:.4f}" for v in (chosen.loss, chosen.val_loss, chosen.val_accuracy))
+            rows.append([name, len(epochs), chosen.epoch, *figures, f"{seconds:,.0f} s"])
         if rows:
             columns = ["stage", "epochs", "best", "loss", "val_loss", "val_accuracy", "time"]
             terminal.show_table("training", columns, rows)

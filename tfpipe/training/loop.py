@@ -14,10 +14,10 @@ import tensorflow as tf
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import stateless_random
-from tfpipe.model.classifier import Classifier
+from tfpipe.model.classifier import Classifier, adapt
 from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
-from tfpipe.training import stages
+from tfpipe.training import monitor, schedules, stages
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
@@ -65,6 +65,7 @@ class Loop:
         self._cluster = cluster
         self._own = dataclasses.replace(run, folder=folder)
         self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
+        self._monitor = monitor.build(run.config)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
 
     def fit(self) -> None:
@@ -110,11 +111,6 @@ class Loop:
             return
         if stage.index:
             self._run.load_stage(self._classifier, stage.index - 1)
-        if state.retries:
-            rate = config.learning_rate * 0.5**state.retries
-            stage = dataclasses.replace(
-                stage, config=dataclasses.replace(config, learning_rate=rate)
-            )
         with self._cluster.strategy.scope():
             first = stages.earliest(self._run.stages[stage.index :])
             earlier = partition(self._classifier, first) if first != stage.start else None
@@ -125,6 +121,8 @@ class Loop:
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
             splits = self._train_split, self._val_split
             inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
+            if not (resume or stage.index):
+                adapt(self._classifier.head, inputs.features)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         if resume:
             self._checkpoints.restore(steps.state)
@@ -134,7 +132,14 @@ class Loop:
             self._checkpoints.save(steps.state, state)
             if config.augment:
                 self._log.images(stage.name, inputs.sample())
+        steps.scale_rate(self._rate_scale(stage))
         self._epochs(stage, inputs, steps)
+
+    def _rate_scale(self, stage: Stage) -> float:
+        """Return the scale of the stage's learning rates, by retries and reductions."""
+        plateau = schedules.plateau(stage.config)
+        reduced = plateau.factor**self._state.reductions if plateau else 1.0
+        return 0.5**self._state.retries * reduced
 
     def _go_back(self, stage: Stage, diverged: DivergenceError) -> None:
         """Go back to the last checkpoint; raise UserError if the options or retries forbid it."""
@@ -152,7 +157,7 @@ class Loop:
             f"the loss is not finite at step {diverged.step} of epoch {state.epoch + 1}; {path}"
             " lists the images of that batch"
         )
-        rate = stage.config.learning_rate * 0.5**state.retries
+        rate = stage.config.learning_rate * self._rate_scale(stage)
         if stage.config.on_nan == "stop" or state.retries == MAX_RETRIES:
             raise UserError(
                 f"{what}: lower `learning_rate` (now {rate:g}) and give another `run_dir`; the last"
@@ -161,20 +166,26 @@ class Loop:
         retries = state.retries + 1
         self._find()
         self._state.retries = retries
+        rate = stage.config.learning_rate * self._rate_scale(stage)
         terminal.warn(
-            f"{what}: back to the last checkpoint, with a learning rate of {rate / 2:g} from there"
+            f"{what}: back to the last checkpoint, with a learning rate of {rate:g} from there"
         )
 
     def _epochs(self, stage: Stage, inputs: Inputs, steps: Steps) -> None:
         state, config = self._state, stage.config
         last = state.first_epoch + config.epochs
+        plateau = schedules.plateau(config)
         batches = inputs.training(state.epoch, steps.done, last)
         # The file of the best weights may be older than the checkpoint.
         unsaved, saved = state.stage_best_epoch >= 0, -math.inf
         over = state.finished(config.epochs, config.patience)
         while not over:
             result = self._one_epoch(stage, inputs, steps, batches)
-            best_of_stage, best = state.add(result.val_loss, result.val_accuracy)
+            best_of_stage, best = state.add(
+                result.val_loss, result.val_accuracy, result.cost, self._monitor.min_delta
+            )
+            if plateau and state.reduce_rate(plateau.patience):
+                steps.scale_rate(self._rate_scale(stage))
             over = state.finished(config.epochs, config.patience)
             if best_of_stage:
                 steps.keep_best()
@@ -188,7 +199,10 @@ class Loop:
             steps.begin_epoch()
             self._checkpoints.save(steps.state, state)
             star = "  best so far" if best else ""
-            terminal.say(f"{self._label(stage, state.epoch)}  {result}{star}")
+            shown = ""
+            if self._monitor.needs_predictions:
+                shown = f"  {self._monitor.name} {self._monitor.cost(result.cost):.4f}"
+            terminal.say(f"{self._label(stage, state.epoch)}  {result}{shown}{star}")
             if self._profile.verdict:
                 terminal.say(self._profile.verdict)
                 self._profile.verdict = ""
@@ -218,8 +232,8 @@ class Loop:
         trained = time.monotonic() - start
         validating = terminal.progress(f"{label} validating", inputs.validation_images)
         with validating as advance, steps.averaged():
-            val_loss, val_accuracy = steps.validate(advance)
-        if not math.isfinite(val_loss):
+            val_loss, val_accuracy, monitored = steps.validate(advance)
+        if not (math.isfinite(val_loss) and math.isfinite(monitored)):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
             epoch=state.epoch + 1,
@@ -232,6 +246,7 @@ class Loop:
             images_per_s=images / trained,
             input_wait=self._profile.waited,
             seconds=time.monotonic() - start,
+            cost=self._monitor.cost(monitored),
         )
 
     def _is_time(self, saved: float, minutes: float, loss: float | None) -> bool:

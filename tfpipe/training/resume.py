@@ -13,7 +13,8 @@ from tfpipe.training.train_config import TrainConfig
 # Options that may change when a run is resumed: its length, the place of the records, the speed,
 # and the use of the trained model.
 RESUMABLE = (
-    *("epochs", "patience", "records", "run_dir", "tta", "calibration"),
+    *("epochs", "patience", "records", "run_dir", "tta"),
+    *("calibration", "calibration_bounds"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
     *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),
 )

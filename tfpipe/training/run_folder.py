@@ -218,7 +218,9 @@ class RunFolder:
 
     def calibrated_for(self) -> dict[str, str]:
         """Return what a calibration depends on."""
-        return self.identity() | {"calibration": self.config.calibration}
+        # Version 0.1 had bounds with every method, and one text for both.
+        bounds = " with bounds" if self.config.calibration_bounds else ""
+        return self.identity() | {"calibration": f"{self.config.calibration}{bounds}"}
 
     def calibration(self) -> Calibration:
         """Read `calibration.json`; raise UserError if it is damaged.

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from tfpipe.core import spec
 from tfpipe.core.errors import UserError
 from tfpipe.model.partition import ALL, HEAD
 from tfpipe.training.train_config import TrainConfig
@@ -23,7 +24,6 @@ OWN = (
 )
 _SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}
 
-_OUTSIDE_PARENTHESES = r"(?![^(]*\))"
 _HOW = (
     "write NAME:KEY=VALUE,KEY=VALUE;NAME:... with the keys from (head, all, or a layer or block),"
     f" lr, backbone_lr, {', '.join(OWN)}"
@@ -47,7 +47,7 @@ class Stage:
 
 def parse(config: TrainConfig) -> tuple[Stage, ...]:
     """Return the stages of the option `stages`; raise UserError if it is wrong."""
-    texts = [text.strip() for text in config.stages.split(";")]
+    texts = [text.strip() for text in spec.split(config.stages, ";")]
     stages = tuple(_stage(index, text, config) for index, text in enumerate(texts))
     names = [stage.name for stage in stages]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -79,7 +79,7 @@ def _stage(index: int, text: str, config: TrainConfig) -> Stage:
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"`stages`: {text!r} does not begin with a name of letters: {_HOW}")
     values, start = {}, HEAD
-    for pair in re.split(f",{_OUTSIDE_PARENTHESES}", rest) if rest.strip() else []:
+    for pair in spec.split(rest, ",") if rest.strip() else []:
         key, equals, value = (part.strip() for part in pair.partition("="))
         key = _SHORT.get(key, key)
         if key == FROM and value:

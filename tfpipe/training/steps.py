@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import Partition
 from tfpipe.training import averaging, losses, randomness
-from tfpipe.training.cluster import share_out, summed
+from tfpipe.training import monitor as monitors
+from tfpipe.training.cluster import Cluster, joined, share_out, summed
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
@@ -64,6 +65,7 @@ class Steps:
             steps=inputs.steps,
             float16=run.resolved.precision == "mixed_float16",
         )
+        self._monitor = monitors.build(config)
         self._loss = losses.build(config, run.resolved.shares)
         floats = [v for v in split.trained.variables if v.dtype.is_floating]
         per_epoch = math.ceil(inputs.steps / config.accumulate_steps)
@@ -103,6 +105,10 @@ class Steps:
     def learning_rate(self) -> float:
         """The rate of the next update."""
         return self._update.learning_rate
+
+    def scale_rate(self, value: float) -> None:
+        """Multiply all learning rates by a value, from the next update on."""
+        self._update.scale_rate(value)
 
     @property
     def done(self) -> int:
@@ -145,16 +151,35 @@ class Steps:
             yield loss
         self._check(step)
 
-    def validate(self, advance: Callable) -> tuple[float, float]:
-        """Return the mean cross-entropy in nats and the accuracy on the validation images."""
+    def validate(self, advance: Callable) -> tuple[float, float, float]:
+        """Return the mean cross-entropy in nats, the accuracy, and the monitored measure."""
         kept = self._totals.numpy()
         self._totals.assign(tf.zeros([3]))
+        parts = []
         for batch in self._inputs.validation():
-            self._validate_step(self._for_replicas(batch))
+            logits = self._validate_step(self._for_replicas(batch))
+            if self._monitor.needs_predictions:
+                found = self._classifier.probabilities(joined(self._strategy, logits)).numpy()
+                parts.append(
+                    (found, np.asarray(batch["label"]), np.asarray(batch["sample_weight"]))
+                )
             advance(self._batch_size)
-        found = self.means()
+        loss, accuracy = self.means()
         self._totals.assign(kept)
-        return found
+        return loss, accuracy, self._monitor.of(loss, *self._gathered(parts))
+
+    def _gathered(self, parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray | None, ...]:
+        """Return the probabilities and labels of all workers' batches, without padding."""
+        if not parts:
+            return None, None
+        probabilities, labels, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
+        cluster = Cluster(self._strategy)
+        bits = probabilities.view(np.int32).astype(np.int64).ravel()
+        real, labels, bits = (
+            cluster.gathered(each) for each in (np.int64(weights > 0), np.int64(labels), bits)
+        )
+        every = bits.astype(np.int32).view(np.float32).reshape(len(labels), -1)
+        return every[real > 0], labels[real > 0]
 
     def keep_best(self) -> None:
         """Keep the weights that were just validated as the best ones."""
@@ -175,9 +200,11 @@ class Steps:
         if bad >= 0:
             raise DivergenceError(bad, self._recent[bad - step - 1])
 
-    def _on_replicas(self, step: Callable[[Batch], None], compiled: bool | None) -> Callable:
-        def run(batch: Batch) -> None:
-            self._strategy.run(step, args=(batch,))
+    def _on_replicas(
+        self, step: Callable[[Batch], tf.Tensor | None], compiled: bool | None
+    ) -> Callable:
+        def run(batch: Batch) -> tf.Tensor | None:
+            return self._strategy.run(step, args=(batch,))
 
         return tf.function(run, autograph=False, jit_compile=compiled)
 
@@ -207,12 +234,15 @@ class Steps:
             scaled = self._update.scaled(mean)
         return tape.gradient(scaled, self._variables), self._sums(batch, logits, each)
 
-    def _validate_one(self, batch: Batch) -> None:
-        self._totals.assign_add(summed(self._evaluate(batch)))
+    def _validate_one(self, batch: Batch) -> tf.Tensor:
+        logits, sums = self._evaluate(batch)
+        self._totals.assign_add(summed(sums))
+        return logits
 
-    def _evaluate(self, batch: Batch) -> tf.Tensor:
+    def _evaluate(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return a replica's logits and sums."""
         logits, labels = self._inputs.forward(batch, training=False)
-        return self._sums(batch, logits, self._classifier.losses(labels, logits))
+        return logits, self._sums(batch, logits, self._classifier.losses(labels, logits))
 
     def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
         """Return the sum of the losses, the correct images, and all images: float32 [3]."""

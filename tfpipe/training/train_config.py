@@ -50,7 +50,8 @@ class TrainConfig:
     )
     head: str = option(
         "layers between the features and the output, joined by |: dense(UNITS), dropout(RATE), and"
-        " norm, which subtracts each feature's mean and divides by its standard deviation",
+        " before these norm, which subtracts each feature's mean over the training images and"
+        " divides by its standard deviation",
         "dropout(0.5)",
     )
     head_init: str = option(
@@ -80,18 +81,32 @@ class TrainConfig:
     )
     fold: int = option("one run of a cross-validation, without this fold; -1 for the splits", -1)
     epochs: int = option("most epochs", 10)
-    patience: int = option("stop after this many epochs without a lower validation loss", 5)
+    patience: int = option("stop after this many epochs without a gain of `monitor`", 5)
+    monitor: str = option(
+        "what chooses the best epoch and ends a stage: val_loss, or a metric of the validation"
+        " images, as accuracy, roc_auc, f1_macro or brier",
+        "val_loss",
+    )
+    min_delta: float = option("a gain of `monitor` up to this does not count for patience", 0.0)
     batch_size: int = option("records in a training step", 32)
-    optimizer: str = option("its name, as sgd, momentum, rmsprop, adam or lamb", "adam")
+    optimizer: str = option(
+        "its name, as sgd, momentum, rmsprop, adam, adamw, lion or lamb, perhaps with parameters:"
+        " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
+        "adam",
+    )
     learning_rate: float = option("learning rate of the optimizer", 1e-3)
-    backbone_learning_rate: float = option(
-        "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate",
-        0.0,
+    backbone_learning_rate: str = option(
+        "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
+        " RATE*DECAY, as 1e-4*0.75, multiplies the rate of each block by DECAY once more for every"
+        " trained block between it and the head",
+        "0",
     )
     schedule: str = option(
         "how the learning rate changes with each update: constant; cosine, to 0 over all epochs, or"
-        " cosine(EPOCHS); step(EPOCHS,FACTOR), multiplied by FACTOR after every EPOCHS epochs;"
-        " inverse_time(RATE), divided by 1 + RATE x epochs",
+        " cosine(EPOCHS), or cosine(min=0.01) to that share of it; cosine_restarts(EPOCHS,TIMES),"
+        " each TIMES as long as the one before; step(EPOCHS,FACTOR), multiplied by FACTOR after"
+        " every EPOCHS epochs; inverse_time(RATE), divided by 1 + RATE x epochs;"
+        " plateau(FACTOR,PATIENCE), multiplied by FACTOR after PATIENCE epochs without a gain",
         "constant",
     )
     warmup_epochs: float = option(
@@ -100,8 +115,8 @@ class TrainConfig:
         0.0,
     )
     weight_decay: float = option(
-        "decoupled weight decay (AdamW): each update subtracts learning rate x this x weight; 0 for"
-        " none",
+        "decoupled weight decay (AdamW): each update subtracts learning rate x this x weight, but"
+        " not of biases and of normalisation; 0 for none, and for adamw's own, 0.004",
         0.0,
     )
     clip_norm: float = option(
@@ -209,10 +224,14 @@ class TrainConfig:
     calibration: str = option(
         "how the probabilities are fitted to the validation split: temperature (one factor on the"
         " logits); platt (factor and shift; two classes); auto, the better of them in"
-        " cross-validation, if one helps; each with bounds that limit the cost of one confident"
-        " mistake. none leaves the probabilities unchanged",
-        "auto",
+        " cross-validation, if one helps; none leaves the probabilities unchanged",
+        "temperature",
         ("auto", "none", "temperature", "platt"),
+    )
+    calibration_bounds: bool = option(
+        "keep the calibrated probabilities away from 0 and 1, within bounds that are fitted to the"
+        " validation split, so that one confident mistake costs less log loss",
+        False,
     )
     precision: str = option(
         "precision of the training; auto chooses by the device. Evaluation and export are always"
@@ -230,6 +249,11 @@ class TrainConfig:
         " nothing, and assumes two classes without records",
         False,
     )
+
+    def __post_init__(self):
+        """Read the number that version 0.1 saved in place of a text."""
+        if not isinstance(self.backbone_learning_rate, str):
+            object.__setattr__(self, "backbone_learning_rate", f"{self.backbone_learning_rate:g}")
 
 
 @dataclasses.dataclass(frozen=True)

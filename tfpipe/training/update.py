@@ -30,21 +30,22 @@ class Update:
         config: TrainConfig,
         variables: list[tf.Variable],
         *,
-        backbone: Sequence[tf.Variable] = (),
+        backbone: Sequence[tuple[tf.Variable, int]] = (),
         steps: int,
         float16: bool,
     ):
         """Prepare the state.
 
-        `backbone` are those of `variables` that have the rate `backbone_learning_rate`, `steps` is
-        the number in an epoch. `float16` scales the loss up, so small gradients do not become 0.
+        `backbone` are those of `variables` that have the rate `backbone_learning_rate`, each with
+        the number of trained blocks between it and the head. `steps` is the number in an epoch.
+        `float16` scales the loss up, so small gradients do not become 0.
         """
         self._variables = variables
         self._steps = steps
         self._every = config.accumulate_steps
         self._clip_norm = config.clip_norm
         self._rate = rate = _rate(config, steps)
-        optimizer = optimizers.build(config.optimizer, rate, config.weight_decay)
+        optimizer = optimizers.build(config.optimizer, rate, config.weight_decay, variables)
         self._scales = float16
         if float16:
             optimizer = tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -53,8 +54,8 @@ class Update:
         self.optimizer = optimizer
         # All optimizers change a weight in proportion to the rate, so scaling the change is the
         # same as scaling the rate.
-        self._ratio = _ratio(config)
-        self._backbone = [] if self._ratio == 1 else list(backbone)
+        ratios = [(variable, _ratio(config, depth)) for variable, depth in backbone]
+        self._scaled = [(variable, ratio) for variable, ratio in ratios if ratio != 1]
         accumulated = variables if self._every > 1 else []
         own = {
             "trainable": False,
@@ -67,9 +68,11 @@ class Update:
     @property
     def learning_rate(self) -> float:
         """The rate of the next update."""
-        if isinstance(self._rate, schedules.Schedule):
-            return float(self._rate.rate(self.optimizer.iterations))
-        return self._rate
+        return float(self._rate.rate(self.optimizer.iterations))
+
+    def scale_rate(self, value: float) -> None:
+        """Multiply all rates, those of the backbones too, by a value from the next update on."""
+        self._rate.scale(value)
 
     def due(self, step: int) -> bool:
         """Return whether this step of an epoch, counted from 1, updates the weights."""
@@ -96,13 +99,13 @@ class Update:
         gradients = summed(gradients)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
-        before = [tf.identity(variable) for variable in self._backbone]
+        before = [tf.identity(variable) for variable, _ in self._scaled]
         # Keras' older optimizers have only this name for skip_gradients_aggregation.
         self.optimizer.apply_gradients(
             zip(gradients, self._variables, strict=True), experimental_aggregate_gradients=False
         )
-        for variable, value in zip(self._backbone, before, strict=True):
-            variable.assign(value + self._ratio * (variable - value))
+        for (variable, ratio), value in zip(self._scaled, before, strict=True):
+            variable.assign(value + ratio * (variable - value))
         self.reset()
 
     def reset(self) -> None:
@@ -115,7 +118,8 @@ class Update:
 
 def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
     """Raise UserError if an option of the update is wrong, for this number of steps in an epoch."""
-    if config.optimizer == "lookahead" and replicas > 1:
+    lookahead = optimizers.name_of(config.optimizer) == "lookahead"
+    if lookahead and replicas > 1:
         # It creates variables in the first step, which TensorFlow cannot do on several replicas.
         raise UserError(
             f"`optimizer=lookahead` cannot train on {replicas} devices: give radam, which it wraps,"
@@ -126,23 +130,42 @@ def check(config: TrainConfig, steps: int, replicas: int = 1) -> None:
     if not 0 <= config.clip_norm < math.inf:
         raise UserError(f"`clip_norm={config.clip_norm:g}`: give 0 (off) or more")
     optimizers.build(config.optimizer, _rate(config, steps), config.weight_decay)
-    if not 0 <= config.backbone_learning_rate < math.inf:
-        raise UserError(
-            f"`backbone_learning_rate={config.backbone_learning_rate:g}`: give 0 (the same as"
-            " learning_rate) or more"
-        )
-    if _ratio(config) != 1 and config.optimizer == "lookahead":
+    ratios = [_ratio(config, depth) for depth in (0, 1)]  # raises UserError for a wrong rate
+    if lookahead and ratios != [1, 1]:
         raise UserError(
             "`backbone_learning_rate`: lookahead moves all weights at once: give 0, or another"
             " `optimizer`"
         )
 
 
-def _ratio(config: TrainConfig) -> float:
-    """Return the backbones' rate divided by the head's."""
-    return (config.backbone_learning_rate or config.learning_rate) / config.learning_rate
+def _ratio(config: TrainConfig, depth: int) -> float:
+    """Return a backbone's rate divided by the head's, this number of blocks from the head."""
+    rate, decay = backbone_rate(config.backbone_learning_rate)
+    return (rate or config.learning_rate) / config.learning_rate * decay**depth
 
 
-def _rate(config: TrainConfig, steps: int) -> schedules.Schedule | float:
+def backbone_rate(text: str) -> tuple[float, float]:
+    """Read the option `backbone_learning_rate`: "1e-4", or "1e-4*0.75" with a decay by block.
+
+    Returns:
+        The rate of the last block, 0 for the head's, and its factor for each block before.
+
+    Raises:
+        UserError: it is something else, or a number is out of range.
+    """
+    first, star, second = text.partition("*")
+    try:
+        rate, decay = float(first), float(second) if star else 1.0
+    except ValueError:
+        rate = decay = math.nan
+    if not (0 <= rate < math.inf and 0 < decay <= 1):
+        raise UserError(
+            f"`backbone_learning_rate={text}`: give 0 (the same as learning_rate) or more, and"
+            " perhaps a decay for each block before the last, above 0 to 1, as in 1e-4*0.75"
+        )
+    return rate, decay
+
+
+def _rate(config: TrainConfig, steps: int) -> schedules.Schedule:
     optimizers.check_rate(config.learning_rate)
     return schedules.build(config, math.ceil(steps / config.accumulate_steps))
