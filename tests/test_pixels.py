@@ -236,7 +236,9 @@ def test_crops_agree(kind, size, window):
     assert np.abs(host - graph).mean() < 5
 
 
-@pytest.mark.parametrize("size", [*SIZES, (900, 100), (49, 48)], ids=str)
+@pytest.mark.parametrize(
+    "size", [*SIZES, (900, 100), (49, 48), (3000, 1), (1, 3000), (2305, 1), (7, 2311)], ids=str
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_canvases_agree(kind, size):
     data, right = KINDS[kind](draw(*size))

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess, preprocess_host
-from tfpipe.input import cache, tuning
+from tfpipe.input import cache
 from tfpipe.input.cache import DecodedImages
 from tfpipe.records.example import ImageExample
 
@@ -113,7 +114,7 @@ class InputConfig:
     @property
     def cores(self) -> int:
         """Threads that decode."""
-        return self.threads or tuning.cores()
+        return self.threads or cores()
 
     @property
     def batches_ahead(self) -> int:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
 from tfpipe.input import cache, service, stateless_random, tuning
@@ -164,7 +165,7 @@ def eval_batches(
 
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.shard(workers, worker)
-    dataset = dataset.map(decode, tuning.cores(), deterministic=True)
+    dataset = dataset.map(decode, cores(), deterministic=True)
     return padded_batches(dataset, batch_size, ahead)
 
 
