@@ -48,7 +48,7 @@ def train(config: TrainConfig, cluster: Cluster) -> None:
 def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     """Train one run and write its results to `folder`."""
     # Find every mistake before the first long step, and before anything is written.
-    inputs.input_config(config, image_size=1, workers=cluster.workers)
+    own = inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
     manifest = salvage.readable(
         manifests.load(config.records),
@@ -63,7 +63,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     for stage in planned:
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         averaging.check(stage.config.average)
-        Augment(stage.config.augment)
+        own.check(Augment(stage.config.augment, crop_on_host=True))
     run_calibration.check(config, len(manifest.classes))
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:

@@ -28,7 +28,7 @@ from tfpipe.core.errors import UserError
 META = "meta.json"
 
 # Raise it when the values or the order of the columns change for the same cache key.
-FORMAT = 1
+FORMAT = 2
 
 # Bytes that a verification reads at a time.
 _CHUNK_BYTES = 2**24

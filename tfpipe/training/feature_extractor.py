@@ -72,7 +72,7 @@ class FeatureExtractor:
         }
         self._any = split.any_frozen
         self._from_images = self._folded(split.frozen)
-        self._augment = Augment(config.augment)
+        self._augment = Augment(config.augment, crop_on_host=True)
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
@@ -143,12 +143,13 @@ class FeatureExtractor:
     def _image_batches(
         self, whole: Subset, view: int | None
     ) -> Iterator[tuple[list[tf.Tensor], dict]]:
-        size = self._config.batch_size
+        size, augment = self._config.batch_size, Augment("") if view is None else self._augment
         batches = pipeline.eval_batches(
             whole,
             image_size=self._side,
             batch_size=size,
             copies=True,
+            crop=pipeline.first_crop(augment, self._config.seed, view or 0),
             ahead=max(tuning.AHEAD, _AHEAD_BYTES // (size * self._side**2 * CHANNELS)),
         )
         for batch in batches:
