@@ -176,10 +176,11 @@ class Inputs:
         if extractor.fits(part, views):
             return True
         if self._split.any_frozen and views and self._config.feature_gb:
+            left, limit = extractor.left_gb, self._config.feature_gb
             terminal.say(
                 f"stage {self._stage.name}: the frozen layers' features of {part.name} would take"
-                f" {extractor.gigabytes(part, views):.1f} GB, more than the"
-                f" {self._config.feature_gb:g} GB of feature_gb: they are computed in each epoch"
+                f" {extractor.gigabytes(part, views):.1f} GB, more than the {left:.3g} GB left of"
+                f" {limit:g} GB (feature_gb): they are computed in each epoch"
             )
         return False
 
