@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from tfpipe.core import float32
 from tfpipe.protocol import example_features, tensors
 from tfpipe.protocol.errors import from_runtime, invalid, precondition
 from tfpipe.protocol.example_features import FeatureSpec
@@ -52,6 +53,7 @@ class LoadedModel:
         Raises:
             RequestError: it cannot be loaded; the message says why.
         """
+        float32.exact()
         self.version, self.path = version, path
         self._functions: dict[str, Function] = {}
         self._batched: set[str] = set()

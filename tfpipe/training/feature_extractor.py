@@ -213,5 +213,5 @@ def _digest(split: Partition) -> str:
     digest = hashlib.sha256()
     for weight in split.frozen.get_weights():
         digest.update(str((weight.shape, weight.dtype)).encode())
-        digest.update(np.ascontiguousarray(weight).data)
+        digest.update(weight.tobytes())  # Python's buffers know no bfloat16
     return digest.hexdigest()
