@@ -6,8 +6,9 @@ import tensorflow as tf
 import tf_keras
 
 from tests.refusals import refused
+from tfpipe.model import precision
 from tfpipe.protocol.loaded_model import LoadedModel
-from tfpipe.training import precision, randomness, run_folder, runtime
+from tfpipe.training import randomness, run_folder, runtime
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 PLAIN = frozenset({"avx2", "avx512f"})

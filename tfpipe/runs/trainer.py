@@ -9,6 +9,7 @@ from tfpipe.core import terminal
 from tfpipe.input import pipeline
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
+from tfpipe.model.precision import under
 from tfpipe.records import coverage, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
@@ -26,7 +27,6 @@ from tfpipe.training import (
     update,
 )
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.precision import under
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.runtime import Runtime
 from tfpipe.training.train_config import TrainConfig
