@@ -7,7 +7,6 @@ there is one or more for each signature of each version.
 
 import collections
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 import grpc
 import numpy as np
 
+from tfpipe.core.cores import cores
 from tfpipe.protocol.errors import RequestError, invalid
 
 Arrays = Mapping[str, np.ndarray]
@@ -42,9 +42,7 @@ class BatchingParameters:
     max_execution_batch_size: int = 16
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 256
-    num_batch_threads: int = dataclasses.field(
-        default_factory=lambda: max(1, len(os.sched_getaffinity(0)) // 2)
-    )
+    num_batch_threads: int = dataclasses.field(default_factory=lambda: max(1, cores() // 2))
     allowed_batch_sizes: tuple[int, ...] = ()
     max_requests: int = 128
 

@@ -10,7 +10,6 @@ session_bundle_config.proto, monitoring_config.proto and ssl_config.proto.
 """
 
 import contextlib
-import os
 import pathlib
 import ssl
 import tempfile
@@ -28,6 +27,7 @@ from google.protobuf import (
 from google.protobuf.message import Message
 
 from serving.batching import BatchingParameters
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.protocol.messages import ModelServerConfig
 
@@ -105,7 +105,7 @@ def read_batching(path: str) -> BatchingParameters:
     values = {
         "max_batch_size": 1000,
         "max_enqueued_batches": 10,
-        "num_batch_threads": len(os.sched_getaffinity(0)),
+        "num_batch_threads": cores(),
     }
     for name in (*values, "batch_timeout_micros"):
         if found.HasField(name):

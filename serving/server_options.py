@@ -1,13 +1,13 @@
 """The flags of the embedded server, named as those of tensorflow_model_server."""
 
 import dataclasses
-import os
 from typing import Any
 
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 
-_CORES = len(os.sched_getaffinity(0))
+_CORES = cores()
 # Peak of decoding the largest image that an export takes, 89 million pixels, measured for PNG, JPEG
 # and progressive JPEG; and the part of the memory that decoding may use.
 _DECODE_BYTES, _DECODE_SHARE = 900e6, 0.5

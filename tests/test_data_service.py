@@ -164,10 +164,11 @@ def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
         assert sorted(Trainer(dataset).end()) == sorted(EPOCH)
 
 
-def test_the_pipeline_gives_the_same_samples_through_a_service(running, records):
+@pytest.mark.parametrize("text", ["translate(0.1)", "crop(0.4)|flip_lr"])
+def test_the_pipeline_gives_the_same_samples_through_a_service(running, records, text):
     """The same pictures up to rounding, the same labels and random numbers."""
     part = Subset(manifest.load(records), ("train",))
-    augment = Augment("translate(0.1)")
+    augment = Augment(text, crop_on_host=True)
 
     def samples(address):
         """Return the columns of two epochs, sorted by the random numbers."""

@@ -1,6 +1,8 @@
 """The cache of features: complete or missing, verified, bounded, and clear about a full disk."""
 
+import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -116,10 +118,68 @@ def test_a_disk_that_becomes_full_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bound_counts_every_byte():
-    row = 2 * 3 * 4 + 8
-    cache = FeatureCache(None, 100 * row / 1e9)
-    assert [cache.fits(COLUMNS, rows) for rows in (100, 101)] == [True, False]
+ROW_BYTES = 2 * 3 * 4 + 8
+
+
+def test_the_bound_counts_every_byte_of_all_parts_together():
+    cache = FeatureCache(None, 100 * ROW_BYTES / 1e9)
+    assert [cache.reserve("train", COLUMNS, rows) for rows in (101, 60, 60)] == [False, True, True]
+    assert cache.left_gb == pytest.approx(40 * ROW_BYTES / 1e9)
+    assert [cache.reserve("val", COLUMNS, rows) for rows in (41, 40)] == [False, True]
+    assert [cache.reserve("other", COLUMNS, rows) for rows in (1, 0)] == [False, True]
+
+
+def entries(folder):
+    """The cache keys of the entries that a folder has."""
+    found = [json.loads(path.read_text())["cache_key"]["n"] for path in folder.glob("*/meta.json")]
+    return sorted(found)
+
+
+def test_the_least_recently_used_make_room(tmp_path, capfd):
+    """Two entries fit; files beside them, which are not ours, stay."""
+    whole = storage_bytes(tmp_path / "one")
+    cache = tmp_path / "cache"
+    (cache / "mine").mkdir(parents=True)
+    (cache / "mine" / "photo.jpg").write_bytes(b"x" * 10_000)
+    limit = 2.2 * whole / 1e9
+    for number in range(3):
+        FeatureCache(cache, 1.0).get({"n": number}, COLUMNS, ROWS, Computed())
+    for age, number in ((300, 1), (200, 2), (100, 0)):
+        key = next(p for p in cache.glob("*/meta.json") if f'"n": {number}' in p.read_text())
+        os.utime(key, (time.time() - age,) * 2)
+    FeatureCache(cache, limit).find({"n": 2}, COLUMNS, ROWS)  # a use
+    capfd.readouterr()
+    FeatureCache(cache, limit).get({"n": 3}, COLUMNS, ROWS, Computed())
+    assert entries(cache) == [2, 3]
+    assert "2 not used for longest" in capfd.readouterr().err
+    FeatureCache(cache, limit).get({"n": 3}, COLUMNS, ROWS, Computed())
+    assert capfd.readouterr().err == ""
+    assert (cache / "mine" / "photo.jpg").stat().st_size == 10_000
+
+
+def storage_bytes(folder):
+    """The bytes of an entry on the disk."""
+    get(folder, Computed(), n=0)
+    return sum(path.stat().st_size for path in folder.glob("*/*"))
+
+
+def test_what_an_entry_is_computed_from_stays(tmp_path):
+    """The features at an earlier layer, read while the next ones are computed."""
+    limit = 2.2 * storage_bytes(tmp_path / "one") / 1e9
+    folder = tmp_path / "cache"
+    for number in range(2):
+        FeatureCache(folder, 1.0).get({"n": number}, COLUMNS, ROWS, Computed())
+    for path in folder.glob("*/meta.json"):  # 0 is the older one
+        age = 200 if '"n": 0' in path.read_text() else 100
+        os.utime(path, (time.time() - age,) * 2)
+    cache = FeatureCache(folder, limit)
+
+    def from_the_older():
+        cache.find({"n": 0}, COLUMNS, ROWS)
+        yield from Computed()
+
+    cache.get({"n": 2}, COLUMNS, ROWS, from_the_older())
+    assert entries(folder) == [0, 2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -10,8 +10,8 @@ import tf_keras
 from tests.refusals import refused
 from tfpipe.model import backbones, classifier, fold, signatures, views
 from tfpipe.model.partition import partition
+from tfpipe.model.precision import under
 from tfpipe.model.predictor import Predictor
-from tfpipe.training.precision import under
 
 layers = tf_keras.layers
 CHANNELS = 4

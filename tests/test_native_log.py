@@ -47,11 +47,19 @@ def test_python_writes_to_the_terminal_itself():
 
 
 @pytest.mark.slow
-def test_the_reason_for_an_abort_is_shown():
-    """XLA aborts on a flag that it does not know."""
-    done = run(
-        "import tensorflow as tf\ntf.function(lambda x: x + 1, jit_compile=True)(tf.constant(0))\n",
-        XLA_FLAGS="--xla_no_such_flag=1",
+def test_the_reason_for_an_abort_of_a_training_is_shown(records, tmp_path):
+    """XLA ends the process at a flag that it does not know, when it compiles for the first time."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tfpipe.train", f"--records={records}"),
+            *(f"--run_dir={tmp_path}/run", "--backbones=small_cnn", "--weights=none"),
+            *("--image_size=32", "--stages=all:from=all", "--augment=flip_lr"),
+        ],
+        env={**os.environ, "XLA_FLAGS": "--xla_no_such_flag=1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=170,
     )
     assert done.returncode in (-signal.SIGABRT, 1)
     assert "xla_no_such_flag" in done.stderr

@@ -223,20 +223,34 @@ def test_stores_agree(form, size):
 @pytest.mark.parametrize("window", [(0, 0, 0.9, 0.9), (0.3, 0.25, 0.5, 0.6), (0.99, 0.99, 0, 0)])
 def test_crops_agree(kind, size, window):
     data, right = KINDS[kind](draw(*size))
-    host = on_host(as_fields(ORIGINAL.convert(data))[0], np.array(window, np.float32))
+    fields, graph_fields = as_fields(ORIGINAL.convert(data))
+    host = on_host(fields, np.array(window, np.float32))
     height, width = size
     top, left = (min(round(a * b), b - 1) for a, b in zip(window[:2], size, strict=True))
     bottom = max(round((window[0] + window[2]) * height), top + 1)
     right_edge = max(round((window[1] + window[3]) * width), left + 1)
     part = right[top:bottom, left:right_edge]
-    graph = preprocess.resize(tf.constant(part), SIDE).numpy().astype(int)
+    expected = preprocess.resize(tf.constant(part), SIDE).numpy().astype(int)
     shrinks = max(part.shape) > 2 * SIDE
     # A JPEG is cut at an eighth, quarter or half of its size: to whole pixels of that.
-    assert np.abs(host - graph).max() <= (24 if kind == "JPEG" else 1 + shrinks)
-    assert np.abs(host - graph).mean() < 5
+    assert np.abs(host - expected).max() <= (24 if kind == "JPEG" else 1 + shrinks)
+    assert np.abs(host - expected).mean() < 5
+    graph = preprocess.decode_record(graph_fields, SIDE, tf.constant(window, tf.float32))
+    assert np.abs(host - graph.numpy().astype(int)).max() <= 1 + shrinks
+    most = 48 * 48
+    into = np.zeros((most, 3), np.uint8)
+    sides = preprocess_host.canvas(fields, SIDE, into, np.array(window, np.float32))
+    pixels, shape = preprocess.record_canvas(
+        graph_fields, SIDE, most, tf.constant(window, tf.float32)
+    )
+    assert tuple(shape.numpy()) == sides
+    used = np.prod(sides)
+    assert np.abs(into[:used].astype(int) - pixels.numpy()[:used]).max() <= 2
 
 
-@pytest.mark.parametrize("size", [*SIZES, (900, 100), (49, 48)], ids=str)
+@pytest.mark.parametrize(
+    "size", [*SIZES, (900, 100), (49, 48), (3000, 1), (1, 3000), (2305, 1), (7, 2311)], ids=str
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_canvases_agree(kind, size):
     data, right = KINDS[kind](draw(*size))

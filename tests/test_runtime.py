@@ -6,7 +6,9 @@ import tensorflow as tf
 import tf_keras
 
 from tests.refusals import refused
-from tfpipe.training import precision, randomness, runtime
+from tfpipe.model import precision
+from tfpipe.protocol.loaded_model import LoadedModel
+from tfpipe.training import randomness, run_folder, runtime
 
 AMX = frozenset({"avx2", "avx512_bf16", "amx_bf16"})
 PLAIN = frozenset({"avx2", "avx512f"})
@@ -55,6 +57,35 @@ def test_a_resumed_run_keeps_its_precision_on_any_cpu(begun, capability, chosen)
     found = runtime.decide("auto", "auto", capability, "it", features, begun)
     assert found.precision == chosen
     assert ("as the run began" in found.explanation) == (capability is None and begun == chosen)
+
+
+@pytest.fixture
+def tensor_float_32():
+    """TensorFlow's default on a new GPU: float32 products are rounded to 10 bits of fraction."""
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    yield tf.config.experimental.tensor_float_32_execution_enabled
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_float32_is_exact_in_training(tensor_float_32, policy):
+    with precision.under(policy):
+        pass
+    assert not tensor_float_32(), "also for what runs later, as the validation"
+
+
+def test_float32_is_exact_in_evaluation(tensor_float_32, run_dir):
+    run_folder.load(str(run_dir)).restore_classifier()
+    assert not tensor_float_32()
+
+
+def test_float32_is_exact_where_a_saved_model_answers(tensor_float_32, tmp_path):
+    """In the server, the check of an export, and predictions by an export."""
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None])])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.double)
+    LoadedModel(tmp_path / "1", 1)
+    assert not tensor_float_32()
 
 
 def test_an_error_leaves_the_policy_as_it_was():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow as tf
 
 from tfpipe.input import stateless_random
 
@@ -45,6 +46,15 @@ def test_follows_the_published_finaliser():
             found.append(int(stateless_random._mix(state)[0]))
             state = state + np.uint64(0x9E3779B97F4A7C15)
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**62])
+def test_a_graph_draws_the_same(seed):
+    ids = np.concatenate([SAMPLES[:100], [2**60 - 1, 2**62 + 5]])
+    graph = tf.function(lambda ids: stateless_random.uniform(seed, 7, ids, 4))
+    found = graph(tf.constant(ids)).numpy()
+    np.testing.assert_array_equal(found, drawn(seed=seed, epoch=7, samples=ids))
+    assert found.dtype == np.float32
 
 
 def test_no_columns_and_any_key():

@@ -24,6 +24,25 @@ def test_results_come_in_order_or_as_they_are_ready(in_order):
     assert (found == list(range(50))) == in_order
 
 
+@pytest.mark.parametrize("ahead", [1, 3, 4, 6, 20])
+def test_each_result_begins_another_call(ahead):
+    """Also where fewer calls may be ahead than there are threads (4)."""
+    begun = threading.Semaphore(0)
+
+    def work(number):
+        begun.release()
+        return number
+
+    found = parallel_map(work, ((n,) for n in range(100)), threads=4, ahead=ahead)
+    for _ in range(ahead):
+        next(found)
+        # One call has ended for each result, and another took its place.
+        assert begun.acquire(timeout=20)
+    for _ in range(ahead - 1):
+        assert begun.acquire(timeout=20), "a call that is ahead has begun"
+    found.close()
+
+
 @pytest.mark.parametrize("ahead", [1, 3, 20])
 def test_no_more_calls_begin_than_may_be_ahead(ahead):
     begun = []

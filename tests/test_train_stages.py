@@ -80,7 +80,10 @@ def test_cached_features_train_like_images(tiny_config, tmp_path, capfd):
     for folder, feature_gb in zip(folders, (10.0, 1e-6), strict=True):
         train.main(tiny_config(run_dir=str(folder), feature_gb=feature_gb, **config))
         assert (folder / "features").exists() == (folder.name == "cached")
-    assert "would take 0.0 GB, more than the 1e-06 GB of feature_gb" in capfd.readouterr().err
+    assert (
+        "would take 0.0 GB, more than the 1e-06 GB left of 1e-06 GB (feature_gb)"
+        in capfd.readouterr().err
+    )
     assert val_losses(folders[0]) == pytest.approx(val_losses(folders[1]), abs=0.02)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from tfpipe.core import errors, remote
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.sources import Source
 
@@ -112,7 +113,7 @@ def parse(text: str, workers: int) -> list[str]:
             "`runner=beam` needs Apache Beam, which is not installed: pip install 'tfpipe[beam]'"
         ) from None
     if not text:
-        threads = workers or os.cpu_count() or 1
+        threads = workers or cores()
         text = (
             "--runner=DirectRunner --direct_running_mode=multi_threading"
             f" --direct_num_workers={threads}"

@@ -21,6 +21,7 @@ from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.splits import SplitPlan
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
+from tfpipe.core.cores import cores
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
 from tfpipe.records import manifest, rejects, tfds
@@ -89,7 +90,7 @@ def _choose_runner(options: Options) -> Callable[[Job], AbstractContextManager[R
     """Return a function from a job to what runs its tasks."""
     if options.runner == "local":
         start_early()
-        return lambda job: Pool(job, options.workers or os.cpu_count() or 1)
+        return lambda job: Pool(job, options.workers or cores())
     from tfpipe.building import beam  # here, because Beam takes seconds to import
 
     flags = beam.parse(options.beam_args, options.workers)

@@ -45,21 +45,25 @@ def square(image: ImageExample, size: int, into: np.ndarray, window: Window = WH
         _resize(pixels, into)
 
 
-def canvas(image: ImageExample, size: int, into: np.ndarray) -> tuple[int, int]:
+def canvas(
+    image: ImageExample, size: int, into: np.ndarray, window: Window = WHOLE
+) -> tuple[int, int]:
     """Decode the image of a record for a resize on the device.
 
     Args:
         image: the fields of the record.
         size: the side that the device will resize it to, in pixels.
         into: uint8 [P, 3], which gets the pixels row by row, RGB in 0..255; the rest stays.
+        window: the part of the image to use, rounded to whole pixels.
 
     Returns:
-        The height and width of the image. One of more than P pixels is made smaller.
+        The height and width of the window. One of more than P pixels is made smaller.
 
     Raises:
         ValueError: the image is damaged.
     """
-    pixels = decode(image, size, buffer=into.reshape(-1))
+    buffer = into.reshape(-1) if window is WHOLE else None
+    pixels = _crop(decode(image, size, window, buffer), window)
     height, width, _ = pixels.shape
     if height * width > len(into):
         height, width = map(int, rules.fit(height, width, len(into)))

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess
-from tfpipe.input import pipeline, tuning
+from tfpipe.input import pipeline
 
 # The features of a record that `preprocess.decode_record` reads.
 _KEYS = ("image/encoded", "image/format", "image/height", "image/width")
@@ -47,7 +48,7 @@ def batches(images: Iterable[Image], size: int, batch_size: int) -> Iterator[tup
     text, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
     signature = dict(zip(_KEYS, (text, text, number, number), strict=True))
     dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
-    dataset = dataset.map(decode_features, tuning.cores(), deterministic=True)
+    dataset = dataset.map(decode_features, cores(), deterministic=True)
     try:
         for batch in pipeline.padded_batches(dataset, batch_size):
             yield batch["image"], int(tf.reduce_sum(batch["sample_weight"]))

@@ -6,10 +6,10 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import Rejected
 from tfpipe.images import preprocess
 from tfpipe.images.store import ORIGINAL, Store
-from tfpipe.input import tuning
 from tfpipe.input.threads import parallel_map
 from tfpipe.sources import Source, retry
 
@@ -45,7 +45,7 @@ def read_files(
             return rejected
         return prepare(name, encoded)
 
-    return parallel_map(read, ((name,) for name in names), threads=tuning.cores(), ahead=ahead)
+    return parallel_map(read, ((name,) for name in names), threads=cores(), ahead=ahead)
 
 
 def decoder(image_size: int) -> Callable[[bytes], np.ndarray]:

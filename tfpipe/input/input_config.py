@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.augment import Augment
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess, preprocess_host
-from tfpipe.input import cache, tuning
+from tfpipe.input import cache
 from tfpipe.input.cache import DecodedImages
 from tfpipe.records.example import ImageExample
 
@@ -78,10 +80,15 @@ class InputConfig:
         """Whether the order of batches is fixed, as it must be if workers share them."""
         return self.deterministic or self.workers > 1
 
-    @property
-    def crops(self) -> bool:
-        """Whether the host can do the crop that starts an augmentation, before its resize."""
-        return self.resize_on == HOST and self.cache != cache.DECODED and not self.service
+    def check(self, augment: Augment) -> None:
+        """Raise UserError if the images that are kept cannot be augmented so."""
+        if self.cache == cache.DECODED and augment.crops_on_host:
+            raise UserError(
+                "`augment` begins with a crop, which is cut out of the whole image before the"
+                f" resize, and `cache={self.cache}` keeps resized ones: give"
+                f" `cache={cache.ENCODED}`, or put the crop behind another operation, as"
+                " flip_lr|crop(0.9), to crop resized images"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,10 +105,10 @@ class InputConfig:
         sizes = np.zeros((len(images), 2 if self.resize_on == DEVICE else 0), np.int32)
         for i, image in enumerate(images):
             try:
+                window = preprocess_host.WHOLE if windows is None else windows[i]
                 if self.resize_on == DEVICE:
-                    sizes[i] = preprocess_host.canvas(image, self.image_size, pixels[i])
+                    sizes[i] = preprocess_host.canvas(image, self.image_size, pixels[i], window)
                 else:
-                    window = preprocess_host.WHOLE if windows is None else windows[i]
                     preprocess_host.square(image, self.image_size, pixels[i], window)
             except (ValueError, OSError, SyntaxError, cv2.error) as error:
                 raise UserError(
@@ -113,7 +120,7 @@ class InputConfig:
     @property
     def cores(self) -> int:
         """Threads that decode."""
-        return self.threads or tuning.cores()
+        return self.threads or cores()
 
     @property
     def batches_ahead(self) -> int:

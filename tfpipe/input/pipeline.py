@@ -10,13 +10,14 @@ any step, gives the same batches.
 
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
 from tfpipe.input import cache, service, stateless_random, tuning
@@ -65,15 +66,15 @@ def train_batches(
     """
     size, seed = config.batch_size, config.seed
     steps = steps_per_epoch(part, size)
-    columns = augment.num_random if augment else 0
+    augment = augment or Augment("")
+    config.check(augment)
     if config.service:
         wanted = {
             epoch: part.count - (first_step * size if epoch == first_epoch else 0)
             for epoch in range(first_epoch, epochs)
         }
-        yield from _from_service(RecordSource(part, config), config, wanted, columns)
+        yield from _from_service(RecordSource(part, config), config, wanted, augment)
         return
-    crops = augment is not None and augment.crops_on_host
     source = (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
 
     @tf.autograph.experimental.do_not_convert
@@ -88,8 +89,8 @@ def train_batches(
 
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
         found = source.get(batch[config.rows])
-        numbers = stateless_random.uniform(seed, epoch, found.example_id, columns)
-        windows = augment.window(numbers).numpy() if crops else None
+        numbers = stateless_random.uniform(seed, epoch, found.example_id, augment.num_random)
+        windows = augment.window(numbers).numpy() if augment.crops_on_host else None
         pictures = found.pictures or config.decode(found.images, windows)
         result = {"label": found.label, "random": numbers, "example_id": found.example_id}
         result["sample_weight"] = np.ones(len(found.label), np.float32)
@@ -116,6 +117,7 @@ def eval_batches(
     batch_size: int,
     copies: bool = False,
     described: bool = False,
+    crop: Callable[[tf.Tensor], tf.Tensor | None] = lambda number: None,
     worker: int = 0,
     workers: int = 1,
     ahead: int = tuning.AHEAD,
@@ -131,6 +133,8 @@ def eval_batches(
         batch_size: records in a batch, B.
         copies: whether to include transformed copies; do not measure anything by them.
         described: whether to add properties of the images.
+        crop: returns the window of an image, as `preprocess.decode_record` takes it, for the
+            example's id, int64 []; see `first_crop`.
         worker: index of this worker, from 0; it gets every `workers`-th record.
         workers: number of workers.
         ahead: batches to prefetch.
@@ -146,12 +150,13 @@ def eval_batches(
     @tf.autograph.experimental.do_not_convert
     def decode(record: tf.Tensor) -> Batch:
         fields = example.parse(record)
-        image = preprocess.decode_record(fields, image_size)
+        number = stateless_random.example_id(fields["image/key/sha256"])
+        image = preprocess.decode_record(fields, image_size, crop(number))
         found = {
             "image": image,
             "label": fields["image/class/label"],
             "name": fields["image/filename"],
-            "example_id": stateless_random.example_id(fields["image/key/sha256"]),
+            "example_id": number,
             "fold": fields["image/fold"],
             "copy": fields["image/copy"],
             "sample_weight": tf.constant(1.0),
@@ -163,8 +168,23 @@ def eval_batches(
 
     dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
     dataset = dataset.shard(workers, worker)
-    dataset = dataset.map(decode, tuning.cores(), deterministic=True)
+    dataset = dataset.map(decode, cores(), deterministic=True)
     return padded_batches(dataset, batch_size, ahead)
+
+
+def first_crop(augment: Augment, seed: int, epoch: int) -> Callable[[tf.Tensor], tf.Tensor | None]:
+    """Return a function from an example's id, int64 [], to its window in an epoch, float32 [4].
+
+    It returns None if `augment` does not begin with a crop. It runs in any graph.
+    """
+
+    def window(number: tf.Tensor) -> tf.Tensor | None:
+        if not augment.crops_on_host:
+            return None
+        numbers = stateless_random.uniform(seed, epoch, number[tf.newaxis], augment.num_random)
+        return augment.window(numbers)[0]
+
+    return window
 
 
 def pad_batch(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,36 +251,44 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    source: RecordSource, config: InputConfig, records: dict[int, int], columns: int
+    source: RecordSource, config: InputConfig, records: dict[int, int], augment: Augment
 ) -> Iterator[Batch | None]:
     """Yield the batches of a tf.data service, in the order in which they are ready.
 
-    `records` has the number of records to read, by epoch; `columns` is the width of "random".
+    `records` has the number of records to read, by epoch.
     """
     size = config.batch_size
     run = uuid.uuid4().hex  # a job's name is used once
 
-    @tf.autograph.experimental.do_not_convert
-    def batch(record: tf.Tensor) -> Batch:
-        fields = example.parse(record)
-        found = {"label": fields["image/class/label"]}
-        if config.resize_on == DEVICE:
-            pixels = config.shape[0]
-            found["image"], found["size"] = preprocess.record_canvas(
-                fields, config.image_size, pixels
-            )
-        else:
-            found["image"] = preprocess.decode_record(fields, config.image_size)
-        return found | {"example_id": stateless_random.example_id(fields["image/key/sha256"])}
+    def decode(epoch: int) -> Callable[[tf.Tensor], Batch]:
+        crop = first_crop(augment, config.seed, epoch)
+
+        @tf.autograph.experimental.do_not_convert
+        def decode_record(record: tf.Tensor) -> Batch:
+            fields = example.parse(record)
+            number = stateless_random.example_id(fields["image/key/sha256"])
+            found = {"label": fields["image/class/label"], "example_id": number}
+            if config.resize_on == DEVICE:
+                pixels = config.shape[0]
+                found["image"], found["size"] = preprocess.record_canvas(
+                    fields, config.image_size, pixels, crop(number)
+                )
+            else:
+                found["image"] = preprocess.decode_record(fields, config.image_size, crop(number))
+            return found
+
+        return decode_record
 
     def finish(found: Batch, epoch: int) -> Batch:
         ids = found["example_id"].numpy()
-        numbers = stateless_random.uniform(config.seed, epoch, ids, columns)
+        numbers = stateless_random.uniform(config.seed, epoch, ids, augment.num_random)
         return found | {"random": tf.constant(numbers), "sample_weight": tf.ones(size)}
 
     for epoch, wanted in records.items():
         records_of_epoch = source.keys(tf.constant([config.seed, epoch], tf.int64))
-        made = records_of_epoch.map(batch, tf.data.AUTOTUNE).batch(size)  # of the workers' cores
+        made = records_of_epoch.map(decode(epoch), tf.data.AUTOTUNE).batch(
+            size
+        )  # of the workers' cores
         made = service.distribute(made, config.service, job=f"{run}-{epoch}", batch_size=size)
         seen, given, before = 0, 0, None
         for found in service.watched(made.take(math.ceil(wanted / size)), config.service):

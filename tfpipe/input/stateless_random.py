@@ -7,6 +7,9 @@ the key in turn. TensorFlow's stateless generators take one seed for a whole bat
 example costs a fifth of its decoding.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,20 +19,30 @@ _DIGITS = 15  # of a digest; 60 bits fit into int64
 _BITS = 24  # of float32's significand
 
 
-def uniform(seed: int, epoch: int, example_ids: np.ndarray, columns: int) -> np.ndarray:
+def uniform(
+    seed: int, epoch: int, example_ids: np.ndarray | tf.Tensor, columns: int
+) -> np.ndarray | tf.Tensor:
     """Return float32 [N, columns], uniform in [0, 1) in steps of 2 ** -24.
 
     Args:
         seed: of the run, in int64.
         epoch: from 0.
-        example_ids: int64 [N].
+        example_ids: int64 [N]; a tensor for the same numbers as a tensor.
         columns: numbers for each example.
     """
     key = np.zeros(1, np.uint64)
-    for part in (seed, epoch, example_ids):
+    for part in (seed, epoch):
         key = _mix(key ^ np.asarray(part, np.int64).astype(np.uint64))
-    bits = _mix(key[:, None] ^ np.arange(columns, dtype=np.uint64))
-    return (bits >> np.uint64(64 - _BITS)).astype(np.float32) * np.float32(2.0**-_BITS)
+    column = np.arange(columns, dtype=np.uint64)
+    if isinstance(example_ids, tf.Tensor):
+        key = _mix(key ^ tf.bitcast(example_ids, tf.uint64), tf.bitwise.right_shift)
+        bits = _mix(key[:, tf.newaxis] ^ column, tf.bitwise.right_shift)
+        top = tf.cast(tf.bitwise.right_shift(bits, np.uint64(64 - _BITS)), tf.float32)
+    else:
+        key = _mix(key ^ np.asarray(example_ids, np.int64).astype(np.uint64))
+        bits = _mix(key[:, None] ^ column)
+        top = (bits >> np.uint64(64 - _BITS)).astype(np.float32)
+    return top * np.float32(2.0**-_BITS)
 
 
 def example_id(sha256: str | tf.Tensor) -> int | tf.Tensor:
@@ -46,8 +59,11 @@ def example_id(sha256: str | tf.Tensor) -> int | tf.Tensor:
     return tf.reduce_sum(values * 16 ** np.arange(_DIGITS - 1, -1, -1, dtype=np.int64), -1)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def _mix(
+    x: np.ndarray | tf.Tensor, shift: Callable[..., Any] = np.right_shift
+) -> np.ndarray | tf.Tensor:
+    """Return the hash of uint64 [...]; `shift` is the right shift for its type."""
     x = x + _GOLDEN  # modulo 2 ** 64, like all arithmetic here
-    x = (x ^ (x >> np.uint64(30))) * _FIRST
-    x = (x ^ (x >> np.uint64(27))) * _SECOND
-    return x ^ (x >> np.uint64(31))
+    x = (x ^ shift(x, np.uint64(30))) * _FIRST
+    x = (x ^ shift(x, np.uint64(27))) * _SECOND
+    return x ^ shift(x, np.uint64(31))

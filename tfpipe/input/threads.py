@@ -37,11 +37,8 @@ def parallel_map(
         calls: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             while True:
-                # Start calls for all threads at once: if the device is this CPU too, a single call
-                # would leave a core idle at the end of each step.
-                if len(calls) <= max(0, ahead - threads):
-                    while len(calls) < ahead and (following := next(arguments, None)) is not None:
-                        calls.append(pool.submit(function, *following))
+                while len(calls) < ahead and (following := next(arguments, None)) is not None:
+                    calls.append(pool.submit(function, *following))
                 if not calls:
                     return
                 if not in_order:

@@ -5,16 +5,9 @@ it before it marks the iterator as cancelled (`CancellationManager::StartCancel`
 back to sleep, and whoever deletes the iterator waits (docs/benchmarks.md).
 """
 
-import os
-
 import tensorflow as tf
 
 AHEAD = 2  # elements to prefetch
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:

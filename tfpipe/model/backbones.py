@@ -26,7 +26,7 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.model import cut, model_file
+from tfpipe.model import cut, model_file, precision
 from tfpipe.model import weights as weight_files
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -144,7 +144,7 @@ def plain_name(name: str) -> str:
 
 
 def build(backbone: Architecture, size: int, weights: str) -> tf_keras.Model:
-    """Build an architecture's model and load its weights.
+    """Build an architecture's model under the global policy of precision, and load its weights.
 
     Args:
         backbone: the architecture.
@@ -156,12 +156,18 @@ def build(backbone: Architecture, size: int, weights: str) -> tf_keras.Model:
         UserError: the size is too small, there is no such layer, or the weights are missing or do
             not fit.
     """
+    with precision.under(precision.FLOAT32):
+        model = _build(backbone, size, weights)
+    return precision.in_policy(model)
+
+
+def _build(backbone: Architecture, size: int, weights: str) -> tf_keras.Model:
     if backbone.path:
         return backbone.build(size)
     if backbone.whole:
         if weights == IMAGENET:  # finds a wrong layer before the download
-            build(backbone, size, NO_WEIGHTS)
-        return _end(backbone.whole, build(backbone.whole, size, weights), backbone.layers)
+            _build(backbone, size, NO_WEIGHTS)
+        return _end(backbone.whole, _build(backbone.whole, size, weights), backbone.layers)
     try:
         if weights == IMAGENET:
             return _imagenet(backbone, size)

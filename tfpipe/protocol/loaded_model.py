@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, TensorInfo
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from tfpipe.core import float32
 from tfpipe.protocol import example_features, tensors, tflite_model
 from tfpipe.protocol.errors import from_runtime, invalid, precondition
 from tfpipe.protocol.example_features import FeatureSpec
@@ -64,6 +65,7 @@ class LoadedModel:
         Raises:
             RequestError: it cannot be loaded; the message says why.
         """
+        float32.exact()
         self.version, self.path = version, path
         self._functions: dict[str, Function] = {}
         self._batched: set[str] = set()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tfpipe.core import storage
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.records import rejects, tfrecord
 from tfpipe.records.manifest import MANIFEST, Manifest, Shard
@@ -24,7 +25,7 @@ SHARD_SUFFIX = ".tfrecord"
 BLOCK_BYTES = 10**6
 
 # Shards read at once. SHA-256 keeps one core busy for each; disks and networks add waiting.
-READERS = max(4, os.cpu_count() or 1)
+READERS = max(4, cores())
 
 
 class Finding(NamedTuple):

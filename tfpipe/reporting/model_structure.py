@@ -10,8 +10,8 @@ import tf_keras
 
 from tfpipe.model import describe, partition
 from tfpipe.model.classifier import Prepare
+from tfpipe.model.precision import under
 from tfpipe.page.figure import COLORS, GREY, INK, canvas, escaped
-from tfpipe.training.precision import under
 from tfpipe.training.run_folder import RunFolder
 
 FROZEN = -1  # in place of a stage's number

@@ -9,6 +9,7 @@ from tfpipe.core import terminal
 from tfpipe.input import pipeline
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
+from tfpipe.model.precision import under
 from tfpipe.records import coverage, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
@@ -27,7 +28,6 @@ from tfpipe.training import (
     update,
 )
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.precision import under
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.runtime import Runtime
 from tfpipe.training.train_config import TrainConfig
@@ -49,7 +49,7 @@ def train(config: TrainConfig, cluster: Cluster) -> None:
 def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     """Train one run and write its results to `folder`."""
     # Find every mistake before the first long step, and before anything is written.
-    inputs.input_config(config, image_size=1, workers=cluster.workers)
+    own = inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
     manifest = salvage.readable(
         manifests.load(config.records),
@@ -73,7 +73,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     for stage in planned:
         update.check(stage.config, steps, replicas)
         averaging.check(stage.config.average)
-        Augment(stage.config.augment)
+        own.check(Augment(stage.config.augment, crop_on_host=True))
     classifier.check_adapts(config.head)
     monitor.build(config, len(manifest.classes))
     run_calibration.check(config, len(manifest.classes))

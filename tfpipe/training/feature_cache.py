@@ -9,12 +9,15 @@ KEY is a digest of all that the values depend on, with the versions of tfpipe an
 entry never becomes stale. An entry appears whole or not at all; opening it verifies the checksums.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -28,7 +31,10 @@ from tfpipe.core.errors import UserError
 META = "meta.json"
 
 # Raise it when the values or the order of the columns change for the same cache key.
-FORMAT = 1
+FORMAT = 2
+
+# Names of entries, and of nothing else that a user may keep in the folder.
+_ENTRIES = "[0-9a-f]" * 16
 
 # Bytes that a verification reads at a time.
 _CHUNK_BYTES = 2**24
@@ -66,42 +72,63 @@ class Column:
 
 
 class FeatureCache:
-    """A folder of entries, which several runs may share."""
+    """A folder of entries, which several runs may share, of at most `limit_gb` together.
+
+    Entries that this object has read or written stay. When another one needs the room, the others
+    are removed, those first that were not used for longest.
+    """
 
     def __init__(self, folder: pathlib.Path, limit_gb: float):
-        """Open a folder, which `get` creates if needed; `limit_gb` is for one stage, 10^9 bytes."""
+        """Open a folder, which `get` creates if needed; `limit_gb` is in 10^9 bytes."""
         self._folder = folder
         self._limit = limit_gb * 1e9
+        self._reserved: dict[str, int] = {}
+        self._used: set[pathlib.Path] = set()
 
-    def fits(self, columns: list[Column], rows: int) -> bool:
-        """Return whether this number of rows is within the limit."""
-        return size(columns, rows) <= self._limit
+    @property
+    def left_gb(self) -> float:
+        """The part of the limit that is not reserved, in 10^9 bytes."""
+        return (self._limit - sum(self._reserved.values())) / 1e9
+
+    def reserve(self, name: str, columns: list[Column], rows: int) -> bool:
+        """Reserve room for rows; return whether the limit allows them beside all other names."""
+        others = sum(needed for key, needed in self._reserved.items() if key != name)
+        if others + size(columns, rows) > self._limit:
+            return False
+        self._reserved[name] = size(columns, rows)
+        return True
 
     def get(
         self,
         cache_key: dict[str, Any],
         columns: list[Column],
         rows: int,
-        compute: Iterator[list[np.ndarray]],
+        compute: Iterable[list[np.ndarray]],
     ) -> list[np.ndarray]:
         """Return the arrays of an entry; compute it first if it is missing or damaged.
 
         Args:
             cache_key: what the values depend on beside the code, JSON-able.
             columns: of the entry.
-            rows: number of rows.
+            rows: number of rows, at least 1.
             compute: yields some rows of every column at a time.
 
         Returns:
             For each column an array [rows, ...] as stored, mapped into memory.
 
         Raises:
-            UserError: the disk is full, or cannot be written to.
+            UserError: the disk is full, or cannot be written to; or another run removes the entry.
         """
         found = self.find(cache_key, columns, rows)
         if found is None:
-            self._write(self._path(cache_key, columns, rows), cache_key, columns, rows, compute)
+            path = self._path(cache_key, columns, rows)
+            self._write(path, cache_key, columns, rows, iter(compute))
             found = self.find(cache_key, columns, rows)
+            if found is None:
+                raise UserError(
+                    f"`feature_cache`: {path} is gone or damaged as soon as it was written: give"
+                    " each run its own folder, or all of them a larger `feature_gb`"
+                )
         return found
 
     def find(
@@ -111,11 +138,17 @@ class FeatureCache:
         path = self._path(cache_key, columns, rows)
         if not path.exists():
             return None
-        problem = _problem(path, columns)
-        if problem:
-            terminal.warn(f"{path} is damaged ({problem}) and is computed again")
+        try:
+            _check(path, columns)
+            arrays = [np.load(path / f"{each.name}.npy", mmap_mode="r") for each in columns]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if path.exists():  # else another run has removed it
+                terminal.warn(f"{path} is damaged ({error}) and is computed again")
             return None
-        return [np.load(path / f"{each.name}.npy", mmap_mode="r") for each in columns]
+        self._used.add(path)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to needs no order
+            os.utime(path / META)
+        return arrays
 
     def _path(self, cache_key: dict, columns: list[Column], rows: int) -> pathlib.Path:
         versions = FORMAT, tfpipe.__version__, tf.__version__
@@ -124,7 +157,10 @@ class FeatureCache:
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _write(self, path, cache_key, columns, rows, compute) -> None:
+        # Before the eviction: it marks the entries that it is computed from as used.
+        first = next(compute)
         needed = size(columns, rows)
+        self._make_room(needed)
         advice = (
             f"the features take {needed / 1e9:.1f} GB: make room, give `feature_cache` a folder on"
             " another disk, or give `feature_gb=0` to compute them in each epoch"
@@ -137,12 +173,34 @@ class FeatureCache:
             )
         try:
             with storage.atomic_folder(path, replace=True) as work:
-                sums = _write_columns(work, columns, rows, compute)
+                parts = itertools.chain([first], compute)
+                sums = _write_columns(work, columns, rows, parts)
                 storage.write_json(work / META, {"cache_key": cache_key, "crc32c": sums})
         except OSError as error:
             raise UserError(
                 f"`feature_cache`: cannot write {path} ({error.strerror or error}): {advice}"
             ) from None
+
+    def _make_room(self, needed: int) -> None:
+        """Remove entries until `needed` bytes are within the limit; tell how many."""
+        sizes = {path: _folder_bytes(path) for path in self._folder.glob(_ENTRIES)}
+        excess = sum(sizes.values()) + needed - self._limit
+        removed = []
+        for path in sorted(sizes.keys() - self._used, key=_last_use):
+            if sum(removed) >= excess:
+                break
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                terminal.warn(f"`feature_cache`: cannot remove {path} ({error.strerror or error})")
+            else:
+                removed.append(sizes[path])
+        if removed:
+            terminal.say(
+                f"features in {self._folder}: {len(removed)} not used for longest,"
+                f" {sum(removed) / 1e9:.1f} GB, are removed to keep within the"
+                f" {self._limit / 1e9:g} GB of feature_gb"
+            )
 
 
 def size(columns: list[Column], rows: int) -> int:
@@ -170,16 +228,27 @@ def _write_columns(work, columns, rows, compute) -> dict[str, int]:
     return {each.name: _crc32c(work / f"{each.name}.npy") for each in columns}
 
 
-def _problem(path: pathlib.Path, columns: list[Column]) -> str:
-    """Return what is wrong with an entry, or an empty text."""
+def _check(path: pathlib.Path, columns: list[Column]) -> None:
+    """Raise ValueError, or what reading raises, if an entry is not what was written."""
+    sums = json.loads((path / META).read_text(encoding="utf-8"))["crc32c"]
+    for column in columns:
+        if _crc32c(path / f"{column.name}.npy") != sums[column.name]:
+            raise ValueError(f"{column.name}.npy has another checksum")
+
+
+def _folder_bytes(path: pathlib.Path) -> int:
     try:
-        sums = json.loads((path / META).read_text(encoding="utf-8"))["crc32c"]
-        for column in columns:
-            if _crc32c(path / f"{column.name}.npy") != sums[column.name]:
-                return f"{column.name}.npy has another checksum"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return sum(file.stat().st_size for file in path.iterdir())
+    except OSError:  # another run has removed it
+        return 0
+
+
+def _last_use(path: pathlib.Path) -> float:
+    """Return when an entry was used last, in seconds; 0 for one without `META`."""
+    try:
+        return (path / META).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _crc32c(path: pathlib.Path) -> int:

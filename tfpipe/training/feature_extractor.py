@@ -46,16 +46,18 @@ class FeatureExtractor:
         split: Partition,
         cluster: Cluster,
         earlier: Partition | None = None,
+        cache: FeatureCache | None = None,
     ):
         """Open the cache; compute nothing yet.
 
         The layers of `split` run with the classifier's current weights. `earlier` is a split at an
-        earlier layer, or at the same one, whose features are worth keeping too.
+        earlier layer, or at the same one, whose features are worth keeping too. `cache` is that of
+        the configuration by default.
         """
         self._config, self._side = config, classifier.image_size
         self._classes = len(run.resolved.classes)
         self._strategy, self._workers = cluster.strategy, cluster.workers
-        self._cache = FeatureCache(
+        self._cache = cache or FeatureCache(
             pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
             config.feature_gb,
         )
@@ -72,11 +74,13 @@ class FeatureExtractor:
         }
         self._any = split.any_frozen
         self._from_images = self._folded(split.frozen)
-        self._augment = Augment(config.augment)
+        self._augment = Augment(config.augment, crop_on_host=True)
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self._earlier = None
         if earlier is not None and earlier.firsts != split.firsts and earlier.any_frozen:
-            self._earlier = FeatureExtractor(run, config, classifier, earlier, cluster)
+            self._earlier = FeatureExtractor(
+                run, config, classifier, earlier, cluster, cache=self._cache
+            )
             self._from_earlier = self._folded(between(classifier, earlier, split))
 
     def gigabytes(self, part: Subset, views: int) -> float:
@@ -84,9 +88,20 @@ class FeatureExtractor:
         return size(self._columns, _whole(part).count * views) / 1e9
 
     def fits(self, part: Subset, views: int) -> bool:
-        """Return whether this number of views of a part is worth keeping, and within the limit."""
-        rows = _whole(part).count * views
-        return self._any and rows > 0 and self._cache.fits(self._columns, rows)
+        """Reserve room for this number of views of a part; return whether to keep them.
+
+        They must be worth it, and fit the limit beside what is reserved for other parts.
+        """
+        whole = _whole(part)
+        if not self._any or not whole.count * views:
+            return False
+        name = f"{self._cache_key['split_layer']} {whole.name}"
+        return self._cache.reserve(name, self._columns, whole.count * views)
+
+    @property
+    def left_gb(self) -> float:
+        """The part of the limit that is not reserved, in 10^9 bytes."""
+        return self._cache.left_gb
 
     def get(self, part: Subset, view: int | None = None, views: int = 1) -> FeatureDataset:
         """Return the features of a part; compute them first if they are missing.
@@ -143,12 +158,13 @@ class FeatureExtractor:
     def _image_batches(
         self, whole: Subset, view: int | None
     ) -> Iterator[tuple[list[tf.Tensor], dict]]:
-        size = self._config.batch_size
+        size, augment = self._config.batch_size, Augment("") if view is None else self._augment
         batches = pipeline.eval_batches(
             whole,
             image_size=self._side,
             batch_size=size,
             copies=True,
+            crop=pipeline.first_crop(augment, self._config.seed, view or 0),
             ahead=max(tuning.AHEAD, _AHEAD_BYTES // (size * self._side**2 * CHANNELS)),
         )
         for batch in batches:
@@ -197,5 +213,5 @@ def _digest(split: Partition) -> str:
     digest = hashlib.sha256()
     for weight in split.frozen.get_weights():
         digest.update(str((weight.shape, weight.dtype)).encode())
-        digest.update(np.ascontiguousarray(weight).data)
+        digest.update(weight.tobytes())  # Python's buffers know no bfloat16
     return digest.hexdigest()

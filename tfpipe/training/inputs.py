@@ -65,7 +65,7 @@ class Inputs:
         self._side = side = classifier.image_size
         cluster = Cluster(tf.distribute.get_strategy())
         self._input = input_config(config, side, worker=cluster.worker, workers=cluster.workers)
-        self._augment = Augment(config.augment, crop_on_host=self._input.crops)
+        self._augment = Augment(config.augment, crop_on_host=True)
         # XLA makes gathers several times faster, on a CPU too.
         self._augment_batch = tf.function(self._augment, autograph=False, jit_compile=True)
         self.steps = pipeline.steps_per_epoch(train_split, config.batch_size)
@@ -157,16 +157,20 @@ class Inputs:
 
     def sample(self) -> tf.Tensor:
         """Return up to 16 training images as in the first epoch, [N, S, S, 3] in 0..255."""
+        crop = pipeline.first_crop(self._augment, self._config.seed, epoch=0)
+        batches = pipeline.eval_batches(
+            self._train_split, image_size=self._side, batch_size=16, crop=crop
+        )
         with salvage.explained(self._train_split.manifest):
-            batch = next(
-                iter(pipeline.eval_batches(self._train_split, image_size=self._side, batch_size=16))
-            )
+            batch = next(iter(batches))
         images, ids, labels = (
             batch[name][batch["sample_weight"] > 0] for name in ("image", "example_id", "label")
         )
-        augment = Augment(self._config.augment)
-        numbers = stateless_random.uniform(self._config.seed, 0, ids.numpy(), augment.num_random)
-        return augment(images, tf.one_hot(labels, self._classes), numbers, side=self._side)[0]
+        numbers = stateless_random.uniform(
+            self._config.seed, 0, ids.numpy(), self._augment.num_random
+        )
+        one_hot = tf.one_hot(labels, self._classes)
+        return self._augment(images, one_hot, numbers, side=self._side)[0]
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Return logits float32 [B, 1 or C], and their target labels, float32 [B, C]."""
@@ -199,10 +203,11 @@ class Inputs:
         if extractor.fits(part, views):
             return True
         if self._split.any_frozen and views and self._config.feature_gb:
+            left, limit = extractor.left_gb, self._config.feature_gb
             terminal.say(
                 f"stage {self._stage.name}: the frozen layers' features of {part.name} would take"
-                f" {extractor.gigabytes(part, views):.1f} GB, more than the"
-                f" {self._config.feature_gb:g} GB of feature_gb: they are computed in each epoch"
+                f" {extractor.gigabytes(part, views):.1f} GB, more than the {left:.3g} GB left of"
+                f" {limit:g} GB (feature_gb): they are computed in each epoch"
             )
         return False
 

@@ -33,12 +33,12 @@ from tfpipe.core import options, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
+from tfpipe.model.precision import under
 from tfpipe.model.predictor import Predictor
 from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.training import resolve, stages
-from tfpipe.training.precision import under
 from tfpipe.training.train_config import Resolved, TrainConfig
 
 LAST = "last"  # folder of the checkpoints

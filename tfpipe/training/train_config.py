@@ -175,8 +175,9 @@ class TrainConfig:
         "",
     )
     feature_gb: float = option(
-        "limit of the cached features of one stage, in 10^9 bytes; above it they are computed in"
-        " each epoch",
+        "limit of the folder of cached features, in 10^9 bytes: what does not fit beside the other"
+        " features of its stage is computed in each epoch, and those of other stages and runs make"
+        " room, least recently used first",
         10.0,
     )
     deterministic: bool = option(
