@@ -1,6 +1,9 @@
 """A command's options: one frozen dataclass gives its flags, help text and JSON."""
 
 import dataclasses
+import math
+import os
+import re
 import textwrap
 import types
 import typing
@@ -14,6 +17,9 @@ from tfpipe.core.errors import UserError
 T = TypeVar("T")
 
 _REQUIRED = "<required>"
+
+# A home folder at the start of a path: first in a value, or after , = or : as in name=~/a,~/b.
+_HOME = re.compile(r"(?:^|(?<=[,=:]))~(?:[\w.-]*(?=/)|(?=,|$))")
 
 
 def option(
@@ -51,11 +57,28 @@ def _flag_fields(cls: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(cls) if "arguments" not in field.metadata]
 
 
+class _FiniteParser(flags.FloatParser):
+    """A number, but not nan or inf, which pass through every comparison or become one."""
+
+    def convert(self, argument: str | float) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"give a finite number, not {value}")
+        return value
+
+
+def _define_float(name: str, default: float | None, help: str, **more: Any) -> None:
+    values = more.pop("flag_values")
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE(_FiniteParser(**more), name, default, help, values, serializer)
+
+
 def define_flags(cls: type, values: flags.FlagValues) -> None:
     """Define one flag in `values` for each field of the dataclass `cls`.
 
     The field's type chooses the flag's: str, int, float, bool, or tuple[str, ...] for a flag that
-    may be given several times. A type such as `float | None` is that of its first part.
+    may be given several times. A type such as `float | None` is that of its first part. Numbers
+    are finite.
     """
     for field in _flag_fields(cls):
         default = None if _is_required(field) else field.default
@@ -69,7 +92,7 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
             define, bounds = {
                 str: (flags.DEFINE_string, {}),
                 int: (flags.DEFINE_integer, metadata["bounds"]),
-                float: (flags.DEFINE_float, metadata["bounds"]),
+                float: (_define_float, metadata["bounds"]),
                 bool: (flags.DEFINE_bool, {}),
             }[kind]
             define(field.name, default, text, flag_values=values, **bounds)
@@ -86,8 +109,11 @@ def aliases(cls: type) -> dict[str, str]:
 def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ()) -> T:
     """Build the dataclass `cls` from parsed flags and the other arguments.
 
+    `~/` at the start of a path is the home folder, which a shell leaves as it is in --name=~/path.
+
     Raises:
-        UserError: a required flag or argument is missing, or `cls` takes no arguments.
+        UserError: a required flag or argument is missing, a text is not UTF-8, or `cls` takes no
+            arguments.
     """
     given: dict[str, Any] = {}
     if rest and not any("arguments" in field.metadata for field in dataclasses.fields(cls)):
@@ -100,13 +126,28 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
         if name := field.metadata.get("arguments"):
             if not rest:
                 raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
-            given[field.name] = tuple(rest)
+            given[field.name] = tuple(_text(name, value) for value in rest)
             continue
         value = values[field.name].value
         if value is None and _is_required(field):
             raise UserError(f"--{field.name} is missing: {field.metadata['help']}", status=2)
-        given[field.name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = tuple(_text(f"--{field.name}", each) for each in value)
+        given[field.name] = _text(f"--{field.name}", value) if isinstance(value, str) else value
     return cls(**given)
+
+
+def _text(name: str, value: str) -> str:
+    """Return a text with the home folder in place of each `~`; raise UserError if not UTF-8."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{name}={value} is not UTF-8, which TensorFlow and JSON need: rename the file or"
+            " folder",
+            status=2,
+        ) from None
+    return _HOME.sub(lambda home: os.path.expanduser(home[0]), value)
 
 
 def describe_flags(cls: type) -> str:

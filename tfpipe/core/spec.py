@@ -52,7 +52,7 @@ def _read(text: str, option: str, reader: Callable[[ast.expr], tuple], allowed: 
         if len(text) > MAX_LENGTH:
             raise ValueError(f"longer than {MAX_LENGTH} characters")
         return reader(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UserError(f"`{option}={text}` is not a spec ({reason}); write {allowed}") from None
 
@@ -129,6 +129,8 @@ def _argument(node: ast.expr) -> "float | tuple[Call, ...]":
     if isinstance(node, ast.Constant):
         if type(node.value) not in (int, float):
             raise ValueError(f"{node.value!r} is not a number")
+        if not math.isfinite(node.value):
+            raise ValueError("a number is too large")
         return sign * float(node.value)
     if sign < 0:
         raise ValueError(f"cannot read {ast.unparse(node)!r}")
