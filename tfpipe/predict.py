@@ -203,7 +203,13 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
         return thresholds.choose(rule, None, None)
 
     from tfpipe.predictions.image_classifier import clipped
+    from tfpipe.runs import loaded_run
 
+    if not loaded_run.is_calibrated(classifier.run):
+        raise UserError(
+            f"--threshold={rule.method}: the validation predictions of {classifier.run.folder} are"
+            " missing or of other weights: run tfpipe.train there to its end, or give a number"
+        )
     found = predictions_file.read(classifier.run.predictions_file)
     probabilities = clipped(found["probabilities"], classifier.bounds)
     return thresholds.choose(rule, probabilities[:, 1], found["label"])

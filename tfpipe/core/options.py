@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
 def aliases(cls: type) -> dict[str, str]:
     """Return the new name of each old flag of the dataclass `cls`."""
     fields = _flag_fields(cls)
-    return {f.metadata["alias"]: f.name for f in fields if f.metadata["alias"]}
+    return {f.metadata["alias"]: f.name for f in fields if f.metadata.get("alias")}
 
 
 def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ()) -> T:
@@ -173,20 +174,36 @@ def to_json(value: Any) -> dict[str, Any]:
     return dataclasses.asdict(value)
 
 
-def from_json(cls: type[T], value: dict[str, Any], *, where: str) -> T:
-    """Build the dataclass `cls` from the JSON of `to_json`.
+def from_json(
+    cls: type[T], value: dict[str, Any], *, where: str, ignore_unknown: bool = False
+) -> T:
+    """Build the dataclass `cls` from the JSON of `to_json`, perhaps of an older version.
+
+    A key may have the older name of its option. Missing ones get their defaults.
+
+    Args:
+        cls: the dataclass.
+        value: the JSON.
+        where: the file, for messages.
+        ignore_unknown: whether to leave out unknown options, with a warning.
 
     Raises:
-        UserError: a key is unknown or missing; `where` names the file in the message.
+        UserError: a key is unknown, or missing and without a default.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    names = aliases(cls)
+    value = {names.get(key, key): each for key, each in value.items()}
     unknown = sorted(set(value) - set(fields))
+    if unknown and ignore_unknown:
+        said = ", ".join(f"{name}={value.pop(name)}" for name in unknown)
+        terminal.warn(f"{where}: this version has no option {said}: it is ignored")
+        unknown = []
     missing = sorted(name for name, f in fields.items() if _is_required(f) and name not in value)
     if unknown or missing:
         parts = [f"unknown option {name!r}" for name in unknown]
         parts += [f"missing option {name!r}" for name in missing]
         raise UserError(
-            f"{where}: {', '.join(parts)}: it was written by another version of tfpipe; train anew"
+            f"{where}: {', '.join(parts)}: another version of tfpipe wrote it, which can read it"
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
 

@@ -42,10 +42,14 @@ class TrainState:
         self.retries = 0
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain."""
+        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain.
+
+        A patience of 0 is that of 1, like Keras' EarlyStopping.
+        """
         trained = self.epoch - self.first_epoch
         best = max(self.stage_best_epoch, self.first_epoch - 1)
-        return trained >= epochs or (trained > 0 and self.epoch - 1 - best >= patience)
+        waited = self.epoch - 1 - best
+        return trained >= epochs or (trained > 0 and waited >= max(1, patience))
 
     def add(self, loss: float, accuracy: float) -> tuple[bool, bool]:
         """End an epoch; return whether it is the best of the stage, and the best of all."""
