@@ -3,6 +3,7 @@
 build_records has its own in test_build_records.py, the server and client in test_serving_*.py.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ def run(name, *flags):
 def empty_run(tmp_path, run_dir):
     """A run folder whose training was interrupted in its first epoch."""
     (tmp_path / "run").mkdir()
-    shutil.copy(run_dir / "config.json", tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text()) | {"parts": []}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     return tmp_path / "run"
 
 

@@ -76,7 +76,7 @@ def test_another_backbone_is_refused(run_dir, tiny_config, changes, message):
 def test_what_is_no_single_finished_run_is_refused(run_dir, tiny_config, tmp_path):
     (tmp_path / "cv").mkdir()
     (tmp_path / "cv" / "folds.json").write_text("{}")
-    with refused("cv is an ensemble or a cross-validation.*fold-0"):
+    with refused("cv` is an ensemble or a cross-validation.*fold-0"):
         train.main(tiny_config(weights=str(tmp_path / "cv")))
     source = shutil.copytree(run_dir, tmp_path / "source")
     (source / "best.weights.h5").unlink()

@@ -137,6 +137,7 @@ class TestOtherRecords:
     ):
         there = with_other_splits(records, image_folder, out / "there")
         changed(run, lambda value: value["options"].update(records=str(there)))
+        changed(run, lambda value: value["resolved"].update(records=str(there)))
         before = {each.sha256 for each in Subset(manifests.load(records), ("train",)).records()}
         now = [each.sha256 for each in Subset(manifests.load(there), ("val",)).records()]
         known = sum(digest in before for digest in now)

@@ -7,6 +7,11 @@ from tfpipe.training import resolve, resume, run_folder
 from tfpipe.training.run_folder import RunFolder
 
 
+def are_kept(run: RunFolder) -> bool:
+    """Return whether a training is resumed whose first weights came from other runs."""
+    return resume.begun(str(run.folder)) is not None and run.first_weights.is_file()
+
+
 def take(run: RunFolder, built: Classifier) -> list[RunFolder]:
     """Set the weights that `weights` takes from other runs; return these runs.
 
@@ -19,12 +24,12 @@ def take(run: RunFolder, built: Classifier) -> list[RunFolder]:
     Raises:
         UserError: another run is not finished, or has another backbone.
     """
+    if are_kept(run):
+        run.load_first(built)
+        return []
     paths = dict.fromkeys(
         branch["weights"] for branch in run.resolved.branches if resolve.is_run(branch["weights"])
     )
-    if resume.begun(str(run.folder)) and run.first_weights.is_file():
-        run.load_first(built)
-        return []
     others = {path: _open(path) for path in paths}
     for path, other in others.items():
         source = other.restore_classifier()

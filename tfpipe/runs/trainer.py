@@ -84,7 +84,7 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         cluster.strategy.scope(),
         randomness.collect_generators() as generators,
     ):
-        built = run.build(first_weights=True)
+        built = run.build(first_weights=not first_weights.are_kept(run))
     others = first_weights.take(run, built)
     for stage in planned:
         partition.check(built, stage.start)
