@@ -150,9 +150,9 @@ class TestOtherRecords:
         assert metrics["images_trained_on"] == known
         report.main(report.Options(run_dir=str(run)))
         assert "other images or other splits" in capsys.readouterr().err
-        options = {"export_dir": str(out / "e"), "require": "accuracy>0"}
-        export.main(export.Options(run_dir=str(run), check_images=2, **options))
-        assert "other images or other splits" in capsys.readouterr().err
+        for command in ("export", "predict"):
+            COMMANDS[command](run, out)
+            assert "other images or other splits" in capsys.readouterr().err
 
     @pytest.mark.parametrize("split", ["train", "val"])
     def test_images_that_the_run_knows_are_counted(self, run, split, capsys):

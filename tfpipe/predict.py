@@ -111,6 +111,10 @@ def main(options: Options) -> int:
 
     classifier = _classifier(options, bounds)
     _ = classifier.identity  # is it there at all?
+    if options.run_dir:
+        from tfpipe.runs import loaded_run
+
+        loaded_run.warn_if_rebuilt(classifier.run)
     threshold = rule and _threshold(rule, classifier)
     source = sources.join(sources.open_sources(options.source, options))
     prediction = Prediction(source, classifier, options.explain, options.explain_limit)

@@ -127,7 +127,7 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
         if name := field.metadata.get("arguments"):
             if not rest:
                 raise UserError(f"{name} is missing: {field.metadata['help']}", status=2)
-            given[field.name] = tuple(_text(name, value) for value in rest)
+            given[field.name] = tuple(rest)
             continue
         value = values[field.name].value
         if value is None and _is_required(field):
@@ -203,7 +203,8 @@ def from_json(
         parts = [f"unknown option {name!r}" for name in unknown]
         parts += [f"missing option {name!r}" for name in missing]
         raise UserError(
-            f"{where}: {', '.join(parts)}: another version of tfpipe wrote it, which can read it"
+            f"{where}: {', '.join(parts)}: it is damaged, or another version of tfpipe wrote it and"
+            " can read it"
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
 

@@ -180,6 +180,16 @@ def open_records(run: LoadedRun, records: str = "") -> Manifest:
     return manifest
 
 
+def warn_if_rebuilt(run: LoadedRun) -> None:
+    """Warn if a run's records are there, but are others than it was trained on."""
+    try:
+        manifest = manifests.load(run.records)
+    except UserError:  # nothing here needs them
+        return
+    if not was_trained_on(run, manifest):
+        terminal.warn(rebuilt(run, manifest))
+
+
 def was_trained_on(run: LoadedRun, manifest: Manifest) -> bool:
     """Return whether some records are those of a run's training, with the same splits."""
     return all(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 
 from tfpipe.augment import Augment
@@ -50,6 +51,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     # Find every mistake before the first long step, and before anything is written.
     inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
+    for stage in planned:
+        _check_length(stage.config)
     manifest = salvage.readable(
         manifests.load(config.records),
         (config.train_split, config.val_split),
@@ -64,7 +67,6 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         terminal.warn(gaps)
     steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
-        _check_length(stage.config)
         update.check(stage.config, steps, cluster.strategy.num_replicas_in_sync)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
@@ -104,13 +106,17 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
 
 
 def _check_length(config: TrainConfig) -> None:
-    """Raise UserError for a stage without epochs."""
+    """Raise UserError for a stage of no length."""
     if config.epochs < 1:
         raise UserError(
             f"`epochs={config.epochs}` trains nothing: give at least 1 (`describe` shows the model)"
         )
     if config.patience < 0:
         raise UserError(f"`patience={config.patience}`: give 0 or more")
+    if config.limit < 0:
+        raise UserError(f"`limit={config.limit}`: give 0 or more")
+    if not 0 <= config.minutes < math.inf:
+        raise UserError(f"`minutes={config.minutes:g}`: give 0 or more")
 
 
 def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:

@@ -124,7 +124,7 @@ def _per_backbone(option: str, text: str, found: list[backbones.Architecture]) -
 
 
 def _size(text: str, backbone: backbones.Architecture) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UserError(
             f"`image_size={text}`: give a side in pixels, or 0 for {backbone.name}'s own"
         )

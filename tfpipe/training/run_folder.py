@@ -29,23 +29,21 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import os
 import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
 
 import tfpipe
-from tfpipe.core import options, remote, storage, terminal
+from tfpipe.core import options, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.predictor import Predictor
-from tfpipe.records import manifest as manifests
 from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.training import resolve, stages
+from tfpipe.training import records_place, resolve, stages
 from tfpipe.training.precision import under
 from tfpipe.training.train_config import Resolved, TrainConfig
 
@@ -76,31 +74,11 @@ class RunFolder:
 
     @functools.cached_property
     def records(self) -> str:
-        """Folder of the records, wherever a command is started.
-
-        A relative one is relative to this folder, or to the one that the training was started in.
-        If there are records at several of these places, those that the run was trained on win.
-        """
-        if self.config.limit and self._has_records(str(self.folder / LIMITED)):
-            return str(self.folder / LIMITED)
-        given, places = self.config.records, []
-        if not remote.is_remote(given) and not os.path.isabs(given):
-            places = [str(base / given) for base in self._started_in()]
-        places = [given, *places, *filter(None, [self.resolved.records])]
-        there = [place for place in dict.fromkeys(places) if self._has_records(place)]
-        for place in there:
-            if manifests.load(place).fingerprint == self.resolved.records_fingerprint:
-                return place
-        return next(iter(there), given)
-
-    def _started_in(self) -> list[pathlib.Path]:
-        """Return the folder that the training was started in, if `run_dir` tells it."""
-        own, given = self.folder.resolve(), pathlib.Path(os.path.normpath(self.config.run_dir))
-        known = not given.is_absolute() and own.parts[-len(given.parts) :] == given.parts
-        return [own.parents[len(given.parts) - 1]] if known and given.parts else []
-
-    def _has_records(self, place: str) -> bool:
-        return storage.exists(remote.to_path(place) / manifests.MANIFEST)
+        """Folder of the records, wherever a command is started; see `records_place.find`."""
+        limited = self.folder / LIMITED
+        if self.config.limit and records_place.is_there(limited):
+            return str(limited)
+        return records_place.find(self.folder, self.config, self.resolved)
 
     @property
     def first_weights(self) -> pathlib.Path:
