@@ -3,6 +3,7 @@
 build_records has its own in test_build_records.py, the server and client in test_serving_*.py.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ def run(name, *flags):
 def empty_run(tmp_path, run_dir):
     """A run folder whose training was interrupted in its first epoch."""
     (tmp_path / "run").mkdir()
-    shutil.copy(run_dir / "config.json", tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text()) | {"parts": []}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     return tmp_path / "run"
 
 
@@ -56,6 +58,40 @@ def test_wrong_flags(module, arguments, words):
     done = run(module, *arguments)
     assert_one_error(done, *words)
     assert done.returncode == 2
+
+
+COMMANDS = {
+    "tfpipe.verify_records": lambda records: [f"--records={records}"],
+    "tfpipe.train": lambda records: ["--help"],
+    "serving.client": lambda records: ["--help"],
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_full_standard_output(module, records):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", module, *COMMANDS[module](records)]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: cannot write the output: No space left on device"]
+
+
+@pytest.mark.parametrize("module", ["tfpipe.train", "tfpipe.verify_records", "serving.client"])
+def test_python_without_docstrings(module):
+    """tf_keras builds docstrings out of others when it is imported."""
+    command = [sys.executable, "-OO", "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "PYTHONOPTIMIZE=2" in line
+
+
+def test_a_working_folder_that_is_not_utf8(records, tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9")
+    shutil.copytree(records, f"{folder}/records")
+    flags = ["--records=records", "--run_dir=run", "--backbones=small_cnn", "--weights=none"]
+    done = commands.run(train.main, TrainConfig, *flags, "--image_size=32", cwd=folder)
+    assert_one_error(done, "not UTF-8")
 
 
 REST = {

@@ -2,12 +2,15 @@
 
 import functools
 
+import commands
 import pytest
 import tf_keras
+from commands import assert_one_error
 
 from tfpipe import train
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, describe
+from tfpipe.training.train_config import TrainConfig
 
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
@@ -18,6 +21,16 @@ def test_the_classes_are_the_records(tiny_config, capsys):
     # A dense layer of 16 on 64 features, and one sigmoid.
     assert ["trainable", f"{64 * 16 + 16 + 16 + 1:,}"] in [x.split() for x in out.splitlines()]
     assert "small_cnn at 32 x 32" in out
+
+
+def test_it_needs_neither_records_nor_a_run(capsys):
+    tiny = ("--backbones=small_cnn", "--weights=none", "--image_size=32")
+    done = commands.run(train.main, TrainConfig, "--describe", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert "two classes" in done.stderr
+    assert "trainable" in done.stdout
+    for flags in (["--run_dir=x"], ["--records=x"]):
+        assert_one_error(commands.run(train.main, TrainConfig, *flags), "is missing")
 
 
 def test_a_backbone_of_several_feature_maps():

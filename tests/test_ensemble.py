@@ -400,7 +400,8 @@ class TestCrossValidated:
         mixed = {key: values[order] for key, values in mixed.items()}
         predictions_file.write(cv / "predictions.csv", ("cat", "dog"), mixed)
         value = {"calibration": Calibration("platt", 2.0, 0.5).to_json(), "n": 16}
-        value["made_for"] = loaded_run.load(cv).identity()
+        folds = [loaded_run.load(cv / name) for name in ("fold-0", "fold-1")]
+        value["made_for"] = {"members": [fold.identity() for fold in folds]}
         (cv / "calibration.json").write_text(json.dumps(value))
         return folder
 

@@ -291,6 +291,7 @@ def test_versions_may_be_numbers_or_the_time(run_dir, tmp_path):
         ({"version": "0"}, "--version=0: give a number from 1 to"),
         ({"version": "v2"}, "--version=v2: give a number"),
         ({"version": str(2**63)}, "--version=9223372036854775808: give a number"),
+        ({"require": "log_loss<1e999"}, "--require: 'log_loss<1e999' is no requirement"),
         ({"require": "log_loss=3"}, "--require: 'log_loss=3' is no requirement"),
         (
             {"require": "luck>0.5"},

@@ -38,6 +38,7 @@ class TestSpec:
         "text",
         [
             *("a(", "a.b(1)", "__import__('os')", "a(b=1)", "a|-b", "a()()", "f(True)", "f(-g)"),
+            *("f(1e999)", f"f({10**400})", "f(g(1,-1e400))"),
             *("[1]", "a;b", "a\nb", "lambda: 0", "(" * 900 + "a" + ")" * 900, "a" * 3000),
         ],
     )
@@ -82,6 +83,32 @@ class TestOptions:
     def test_flags_become_the_dataclass(self):
         parsed = parse("--source=x", "--source=y", "--count=4", "--loud", "--mode=b")
         assert parsed == Sample(source=("x", "y"), count=4, loud=True, mode="b")
+
+    @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+    def test_numbers_are_finite(self, number):
+        with pytest.raises(flags.IllegalFlagValueError, match=r"rate=.*finite"):
+            parse("--source=x", f"--rate={number}")
+
+    def test_a_home_folder_is_one_wherever_a_path_begins(self, monkeypatch):
+        monkeypatch.setenv("HOME", "/home/me")
+        given = [
+            "~/a,~/b",
+            "one=~/a",
+            "csv:~/x.csv",
+            "~",
+            "a~/b",
+            "https://x/~/y",
+            "~no-such-user/a",
+        ]
+        parsed = parse(*(f"--source={each}" for each in given))
+        assert parsed.source == (
+            *("/home/me/a,/home/me/b", "one=/home/me/a", "csv:/home/me/x.csv", "/home/me"),
+            *given[4:],
+        )
+
+    def test_a_text_that_is_not_utf8_is_named(self):
+        with refused("--source=.*caf.* is not UTF-8"):
+            parse(f"--source={os.fsdecode(b'caf' + bytes([0xE9]))}")
 
     def test_a_missing_required_flag_is_named(self):
         with refused("--source is missing: where"):

@@ -31,7 +31,8 @@ def run(module, *arguments):
 
 def trained(shared, data, folder):
     """Builds records of a zip, trains the preset, evaluates; returns the metrics."""
-    run("tfpipe.build_records", f"--source={shared / data}", f"--out={folder / 'records'}")
+    out = f"--out={folder / 'records'}"
+    run("tfpipe.build_records", f"--source={shared / data}", out, "--splits=train:0.8,val:0.2")
     run(
         "tfpipe.train",
         "--flagfile=configs/mobilenet-frozen.flags",

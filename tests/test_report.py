@@ -166,7 +166,15 @@ class TestBroken:
     def copy(self, run_dir, tmp_path):
         return shutil.copytree(run_dir, tmp_path / "run")
 
-    def test_missing_predictions_are_computed(self, copy):
+    @pytest.fixture
+    def unfinished(self, copy):
+        """A run whose configuration lists no files yet."""
+        path = copy / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parts": []}))
+        return copy
+
+    def test_missing_predictions_are_computed(self, unfinished):
+        copy = unfinished
         saved = predictions_file.read(copy / "predictions.csv")
         for name in ("predictions.csv", "calibration.json"):
             (copy / name).unlink()
@@ -185,7 +193,8 @@ class TestBroken:
         with pytest.raises(UserError, match=r"run tfpipe\.train"):
             named_predictions.load(found, loaded[1])
 
-    def test_no_epoch_has_ended_and_the_records_are_missing(self, copy, capsys):
+    def test_no_epoch_has_ended_and_the_records_are_missing(self, unfinished, capsys):
+        copy = unfinished
         for name in ("best.weights.h5", "predictions.csv", "calibration.json", "log.csv"):
             (copy / name).unlink()
         page = Page(write(copy, records=str(copy / "nowhere")))

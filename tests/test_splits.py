@@ -60,6 +60,25 @@ def test_parse_rejects(text):
         splits.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("given", "folds", "names"),
+    [
+        ({"": 999}, 0, "train,val"),
+        ({"": 1000}, 0, "train,val,test"),
+        ({"": 400, "train": 600}, 0, "train,val,test"),
+        ({"": 1000}, 5, "train,val"),
+        ({"train": 5000, "val": 10}, 0, "train,val"),
+        ({"train": 5000, "test": 10}, 0, "train,val,test"),
+    ],
+)
+def test_a_large_set_has_a_test_split_unless_it_has_others_or_folds(given, folds, names):
+    found = splits.plan("auto", given, folds)
+    assert ",".join(found.names) == names
+    said = splits.describe(found, given, "the folders say")
+    assert ("makes no test split" in said) == (names == "train,val,test" and "test" not in given)
+    assert splits.plan("train:0.8,val:0.2", given, folds).names == ("train", "val")
+
+
 def test_assign_golden():
     # Where chance alone comes near enough to the fractions, it decides.
     contents, near = [sha(i) for i in range(400)], 0

@@ -60,6 +60,8 @@ def test_commas_in_brackets_belong_to_the_value(key, value):
         ("head:lr=1,lr=2", "cannot take 'lr=2'"),
         ("head:from=", "cannot take 'from='"),
         ("head:lr=fast", "head:lr=fast is not a number"),
+        ("head:lr=nan", "head:lr=nan is not a number"),
+        ("head:warmup_epochs=inf", "head:warmup_epochs=inf is not a number"),
         ("head:epochs=1.5", "head:epochs=1.5 is not a whole number"),
         ("head:batch_norm=on", "head:batch_norm=on is not one of frozen, trained"),
         ("head;top:from=all;head", "two stages are named head"),

@@ -114,6 +114,39 @@ def test_a_stage_ends_after_its_epochs_or_its_patience(losses, patience, best):
     assert TrainState.from_json(old) == state, "a checkpoint of version 0.1"
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_patience_of_0_waits_for_the_first_epoch_without_a_gain(patience):
+    state = TrainState()
+    for loss in (5, 4, 3):
+        state.add(loss, 0.5)
+        assert not state.finished(9, patience)
+    state.add(3, 0.5)
+    assert state.finished(9, patience)
+
+
+def test_a_budget_ends_in_a_usable_run(tiny_config, tmp_path, capsys):
+    """Of minutes that are over after the first step, in the first of two stages."""
+    stages = "a:from=head,epochs=3;b:from=all,epochs=3"
+    train.main(tiny_config(stages=stages, minutes=1e-6, batch_size=8))
+    said = capsys.readouterr().err
+    assert "the epoch ends after 1 step" in said
+    assert "no stage b" in said
+    assert len(log_of(tmp_path / "run")) == 1
+    evaluate.main(evaluate.Options(run_dir=str(tmp_path / "run"), rounds=100))
+    assert "not calibrated" not in capsys.readouterr().err
+    # With more minutes the same command continues.
+    train.main(tiny_config(stages=stages, minutes=60.0, batch_size=8))
+    assert [row["stage"] for row in log_of(tmp_path / "run")].count("b") == 3
+
+
+def test_a_run_resumes_with_another_cache(tiny_config, tmp_path, capsys):
+    train.main(tiny_config(epochs=1))
+    changes = {"cache": "decoded", "decode_threads": 1}
+    train.main(tiny_config(epochs=2, **changes))
+    assert "cache=decoded" in capsys.readouterr().err
+    assert len(log_of(tmp_path / "run")) == 2
+
+
 def test_frozen_features_are_computed_once(tiny_config, tmp_path):
     config = tiny_config(**CACHED, epochs=1)
     train.main(config)
@@ -144,6 +177,9 @@ def test_another_run_in_the_same_folder_is_refused(run_dir, records, changes, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"epochs": 0}, "epochs=0.*at least 1"),
+        ({"stages": "a:epochs=1;b:epochs=0"}, "epochs=0.*at least 1"),
+        ({"patience": -1}, "patience=-1"),
         ({"shuffle_mb": 0}, "shuffle_mb=0"),
         ({"data_service": "host:1"}, "data_service=host:1.*grpc://"),
         ({"max_corrupt": -1}, "max_corrupt=-1"),

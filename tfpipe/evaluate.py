@@ -1,12 +1,16 @@
 """Evaluates a trained classifier on records and writes metrics.json into its folder.
 
-    python -m tfpipe.evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=val]
+    python -m tfpipe.evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=test]
     python -m tfpipe.evaluate --run_dir=runs/NAME --against=runs/OTHER
 
 The folder is that of a run, a cross-validation (--folds) or an ensemble. The arithmetic is float32,
 as in the exported model, in whatever precision the run was trained. All metrics are of calibrated
-probabilities, as exported; the log loss is also shown before calibration and before clipping. It is
-a little too low on the validation split, which a run is calibrated on and an ensemble fitted to.
+probabilities, as exported; the log loss is also shown before calibration and before clipping.
+
+The images are those of the test split, which no training uses. Records without one are evaluated on
+the validation split. That split chose the best epoch, the calibration and an ensemble's weights, so
+its metrics are a little too good. On any records the command says how many of the images the run
+was trained or validated on.
 
 For two classes ROC AUC, average precision, Brier score and calibration error are of the probability
 of the second class. For more, ROC AUC and average precision are the mean over the classes, each
@@ -29,7 +33,7 @@ on it, with a calibration fitted to the others. Ensembles with such a member are
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfpipe.core import cli, storage, terminal
 from tfpipe.core.errors import UserError
@@ -53,10 +57,14 @@ class Options:
 
     run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
     records: str = option("records to evaluate on; empty for the run's", "")
-    split: str = option("split of the records, or all; empty for the run's validation split", "")
+    split: str = option(
+        "split of the records, or all; empty for test, or without one the run's validation split",
+        "",
+    )
     tta: str = option("test-time views, or none; empty for the run's", "")
     against: str = option("folder of another run, to be compared on the same images", "")
     predictions: str = option("CSV file to write the predictions to", "")
+    out: str = option("the file to write; empty for metrics.json in the run's folder", "")
     rounds: int = option("samples of the bootstrap; a p-value is at least 2 / (rounds + 1)", 1000)
 
 
@@ -73,6 +81,7 @@ def main(options: Options) -> None:
 
     run = loaded_run.load(options.run_dir)
     _check_predictions(options.predictions, run)
+    path = _out(options.out, run.folder / loaded_run.METRICS)
     other = loaded_run.load(options.against) if options.against else None
     part = _part(options, run)
     if other is not None:
@@ -91,8 +100,6 @@ def main(options: Options) -> None:
         compared = {"run_dir": options.against, "tta": options.tta or other.tta}
         compared |= found.against(second, options.rounds)
     measured = described | found.metrics(options.rounds)
-    path = run.folder / loaded_run.METRICS
-    storage.write_json(path, measured | ({"against": compared} if compared else {}))
     for warning in measured["warnings"]:
         terminal.warn(warning)
     tables.show(found.what, measured)
@@ -102,6 +109,28 @@ def main(options: Options) -> None:
     if options.predictions:
         predictions_file.write(options.predictions, run.classes, found.found)
         terminal.say(f"the predictions are in {options.predictions}")
+    _write(path, measured | ({"against": compared} if compared else {}), asked=bool(options.out))
+
+
+def _out(given: str, default: pathlib.Path) -> pathlib.Path:
+    """Return the file to write; raise UserError if it cannot be one."""
+    path = pathlib.Path(given) if given else default
+    if not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"`out={given}`: give a file in a folder that exists")
+    return path
+
+
+def _write(path: pathlib.Path, measured: dict[str, Any], *, asked: bool) -> None:
+    """Write the metrics; only warn if the run's folder, which nobody named, is read-only."""
+    try:
+        storage.write_json(path, measured)
+    except UserError as error:
+        if asked:
+            raise
+        terminal.warn(
+            f"{error}: the metrics above are in no file; --out=PATH writes them elsewhere"
+        )
+        return
     terminal.say(f"written to {path}")
 
 
@@ -150,20 +179,22 @@ def _check_against(
             f"--against={options.against}: only {folder} is a cross-validation or contains one:"
             " give --records or --split with images that neither was trained on"
         )
-    if part is not None and not _validated_on(other, part):
+    if part is not None and not _would_take(other, part):
         terminal.warn(
             f"{other.folder} was not validated on {part.name} of {part.manifest.folder}, so it may"
             " have been trained on these images: its metrics may be too good"
         )
 
 
-def _validated_on(run: "LoadedRun", part: "Subset") -> bool:
-    """Return whether a run was validated on exactly these records."""
+def _would_take(run: "LoadedRun", part: "Subset") -> bool:
+    """Return whether a run would be evaluated on exactly these records by default."""
     from tfpipe.records import manifest as manifests
+    from tfpipe.runs import run_evaluation
 
     try:
         own = manifests.load(run.records)
-        return (own.fingerprint, run.validation(own).name) == (part.manifest.fingerprint, part.name)
+        default = run_evaluation.default_part(run, own)
+        return (own.fingerprint, default.name) == (part.manifest.fingerprint, part.name)
     except UserError:  # its records are gone
         return False
 

@@ -86,6 +86,8 @@ def main(options: Options) -> None:
     predictor = run.restore()
     measured = card.measures(run)
     requirement.check(requirements, measured)
+    if options.records or not options.check_images:  # else they are opened below
+        loaded_run.warn_if_rebuilt(run)
     context = signatures.Context(
         predictor, run.classes, freeze=options.optimize == FREEZE, depth16=run.depth16
     )

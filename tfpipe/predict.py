@@ -111,6 +111,10 @@ def main(options: Options) -> int:
 
     classifier = _classifier(options, bounds)
     _ = classifier.identity  # is it there at all?
+    if options.run_dir:
+        from tfpipe.runs import loaded_run
+
+        loaded_run.warn_if_rebuilt(classifier.run)
     threshold = rule and _threshold(rule, classifier)
     source = sources.join(sources.open_sources(options.source, options))
     prediction = Prediction(source, classifier, options.explain, options.explain_limit)
@@ -203,7 +207,13 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
         return thresholds.choose(rule, None, None)
 
     from tfpipe.predictions.image_classifier import clipped
+    from tfpipe.runs import loaded_run
 
+    if not loaded_run.is_calibrated(classifier.run):
+        raise UserError(
+            f"--threshold={rule.method}: the validation predictions of {classifier.run.folder} are"
+            " missing or of other weights: run tfpipe.train there to its end, or give a number"
+        )
     found = predictions_file.read(classifier.run.predictions_file)
     probabilities = clipped(found["probabilities"], classifier.bounds)
     return thresholds.choose(rule, probabilities[:, 1], found["label"])

@@ -8,7 +8,8 @@ wrong, the least and the most certain), the training, the model and the data. It
 needs no network; RUN/plots gets every plot as a PNG file. The folder is a run's, a
 cross-validation's (--folds) or an ensemble's. For an unfinished training the page shows the parts
 that exist. Several folders are compared in comparison.html in the first of them. The command trains
-nothing and changes no other file.
+nothing and changes no other file. --out writes the page elsewhere, as for a run folder that is
+read-only; then the PNG files are left out, with a warning.
 """
 
 import dataclasses

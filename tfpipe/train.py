@@ -5,7 +5,8 @@
 The run folder gets the resolved configuration (config.json), the best weights, checkpoints,
 log.csv and TensorBoard's logs. At the end the best weights are calibrated on the validation split.
 Later commands need only --run_dir. With --folds there is a folder for each fold, and a prediction
-of every image by the run that was not trained on it. --describe only shows the model.
+of every image by the run that was not trained on it. --describe only shows the model, and needs
+neither --records nor --run_dir.
 
 On several machines run the same command on each, with TensorFlow's environment variable TF_CONFIG;
 --run_dir and --records are folders that all machines share. If a worker is lost, the others end
@@ -16,6 +17,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from tfpipe.core import cli, options, terminal
+from tfpipe.core.errors import UserError
 from tfpipe.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def main(config: TrainConfig) -> None:
     if config.describe:
         show_model(config)
         return
+    for name in ("records", "run_dir"):
+        if not getattr(config, name):
+            raise UserError(f"--{name} is missing: give its folder", status=2)
     with strategy.explained_losses():
         cluster = Cluster(strategy.choose(config.strategy))
         cluster.check_same(options.to_json(config))
@@ -68,11 +73,12 @@ def show_model(config: TrainConfig) -> None:
     from tfpipe.runs import trainer as training
     from tfpipe.training import stages
 
-    if pathlib.Path(config.records).exists():
+    if config.records and pathlib.Path(config.records).exists():
         classes = len(manifests.load(config.records).classes)
     else:
         classes = 2
-        terminal.say(f"--records={config.records} does not exist: the model has two classes")
+        why = f"--records={config.records} does not exist" if config.records else "no --records"
+        terminal.say(f"{why}: the model has two classes")
     built = training.plain_model(config, classes)
     trained = {}
     planned = stages.parse(config)

@@ -26,8 +26,9 @@ class _Options:
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
         "auto keeps the splits that folders (train/cat/0.jpg) or lists give, and takes a missing"
-        f" val from train ({splits.DEFAULT}); or names and fractions of the images, which sum to 1"
-        " and replace given splits",
+        f" val from train; without given ones {splits.DEFAULT}, and from {splits.LARGE:,} images on"
+        f" {splits.DEFAULT_LARGE} unless there are folds; or names and fractions of the images,"
+        " which sum to 1 and replace given splits",
         splits.AUTO,
     )
     seed: int = option("chooses the partition into splits and the order of the records", 0)

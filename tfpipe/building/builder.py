@@ -58,7 +58,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
         classes=named,
         ask_splits=options.splits == splits.AUTO,
     )
-    plan = splits.plan(options.splits, files.split_counts)
+    plan = splits.plan(options.splits, files.split_counts, options.folds)
     classes = class_order.order(files.class_counts, named)
     arguments = build_options.arguments(options, plan)
     key = _digest([fingerprint, repr(arguments), tfpipe.__version__])

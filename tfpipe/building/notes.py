@@ -50,7 +50,8 @@ def _other_split(files: Catalog, plan: SplitPlan) -> str:
     """Return a note if the only source has the name of a split, which does not count."""
     name = folder_path.source_name(files.sources[0].path)
     split = split_name.recognize(name)
-    if len(files.sources) > 1 or split in ("", split_name.TRAIN) or plan.text != splits.DEFAULT:
+    default = plan.text in (splits.DEFAULT, splits.DEFAULT_LARGE)
+    if len(files.sources) > 1 or split in ("", split_name.TRAIN) or not default:
         return ""
     return (
         f"splits: {plan.text}, although the source is called {name}: --splits={split}:1 makes all"

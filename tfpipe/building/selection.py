@@ -183,10 +183,11 @@ class Selection:
             self.keys, labels, folds, seed, groups, self.clusters, split_of=split_of
         )
         empty = [split for split in plan.names if split not in split_of]
-        if empty == [plan.optional]:
+        if empty and set(empty) <= set(plan.optional):
+            then = f", or train with --val_split={plan.training}" if splits.VAL in empty else ""
             terminal.warn(
-                f"there is no split {plan.optional}, because it would have none of the"
-                f" {len(self.infos)} images: add images, or train with --val_split={plan.training}"
+                f"there is no split {' and no '.join(empty)}, because it would have none of the"
+                f" {len(self.infos)} images: add images{then}"
             )
         elif empty:
             raise UserError(

@@ -35,8 +35,10 @@ _HOW = "write names and fractions that sum to 1, as in `splits=train:0.8,val:0.2
 # Keeps the given splits.
 AUTO = "auto"
 
-# What AUTO means where no split but train is given.
-DEFAULT = "train:0.8,val:0.2"
+# What AUTO means where no split but train is given: of few images, or with folds; and of at least
+# LARGE images, where a tenth is enough to choose the best epoch, and another to measure the result.
+DEFAULT, DEFAULT_LARGE = "train:0.8,val:0.2", "train:0.8,val:0.1,test:0.1"
+LARGE = 1_000
 
 MAX_FOLDS = 100
 
@@ -49,7 +51,7 @@ class SplitPlan(NamedTuple):
         fractions: of the images that no given split holds out, by the name of the split.
         training: the split to train on; "" if there is none.
         keeps: whether the splits that folders or lists give are kept.
-        optional: a split that is left out if it would be empty; "" for none.
+        optional: splits that are left out if they would be empty.
         text: the value of the option `splits` that says the same, whatever it was.
     """
 
@@ -57,38 +59,42 @@ class SplitPlan(NamedTuple):
     fractions: dict[str, float]
     training: str
     keeps: bool
-    optional: str
+    optional: tuple[str, ...]
     text: str
 
 
-def plan(text: str, given: Mapping[str, int]) -> SplitPlan:
+def plan(text: str, given: Mapping[str, int], folds: int = 0) -> SplitPlan:
     """Decide the splits.
 
-    A given split is kept. If there is none of the name val, a fifth of train becomes val.
+    A given split is kept. If there is none of the name val, a fifth of train becomes val. If there
+    is none but train, of many images, a tenth becomes val and a tenth test. With folds, each image
+    is judged by a run that was not trained on it, so they need no test split.
 
     Args:
         text: the option `splits`: "auto", or names and fractions, which ignore the given splits.
         given: the number of images by given split; "" for those without one, which join train.
+        folds: the number of folds; 0 for none.
 
     Raises:
         UserError: the text has another form.
     """
     if text != AUTO:
         fractions = parse(text)
-        return SplitPlan(tuple(fractions), fractions, training(fractions), False, "", text)
+        return SplitPlan(tuple(fractions), fractions, training(fractions), False, (), text)
     there = {split or TRAIN for split, images in given.items() if images}
     if there <= {TRAIN}:
-        return plan(DEFAULT, {})._replace(optional=VAL)
+        large = not folds and sum(given.values()) >= LARGE
+        return plan(DEFAULT_LARGE if large else DEFAULT, {})._replace(optional=(VAL, TEST))
     fractions = parse(DEFAULT) if VAL not in there else {TRAIN: 1.0}
     if TRAIN not in there:
         fractions = {}
     names = tuple(name for name in split_name.ALL if name in there or name in fractions)
-    optional = "" if VAL in there else VAL
+    optional = () if VAL in there else (VAL,)
     return SplitPlan(names, fractions, TRAIN if TRAIN in names else "", True, optional, AUTO)
 
 
 def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
-    """Return one line about the given splits; "" if there is none.
+    """Return one line about the given splits, or a test split by default; "" if there is none.
 
     Args:
         plan: from `plan`.
@@ -96,6 +102,11 @@ def describe(plan: SplitPlan, given: Mapping[str, int], origin: str) -> str:
         origin: who gives the splits, such as "the folders say".
     """
     counts = {name: given[name] for name in split_name.ALL if given.get(name)}
+    if {*counts} <= {TRAIN} and plan.text == DEFAULT_LARGE and plan.optional:
+        return (
+            f"splits: {DEFAULT_LARGE}, as there are {LARGE:,} images or more; --splits={DEFAULT}"
+            " makes no test split"
+        )
     if not counts:
         return ""
     said = ", ".join(f"{name} {images}" for name, images in counts.items())

@@ -1,6 +1,8 @@
 """Run a command: flags in, exit status out, and no traceback for a user's mistake."""
 
+import errno
 import inspect
+import io
 import os
 import pathlib
 import sys
@@ -19,6 +21,11 @@ _COMMON_FLAGS = f"""\
   --verbosity=-1
       {_VERBOSITY}"""
 
+_HELP_FLAGS = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+
+# Of files and of standard output, whose errors name no file.
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _RECIPE_FLAG = """\
@@ -36,25 +43,32 @@ def run(
     """Parse the command line into the dataclass `cls`, call `main` with it, and exit.
 
     Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
-    and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError, 2 for wrong
-    flags, 130 when interrupted. The help text is the docstring of `main`'s module. If `tuned`, it
-    applies `tfpipe.core.onednn`. If `takes_recipes`, `--recipe=NAME` is a flagfile
-    of the package.
+    and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError or a failing
+    file, 2 for wrong flags, 130 when interrupted. The help text is the docstring of `main`'s
+    module. If `tuned`, it applies `tfpipe.core.onednn`. If `takes_recipes`, `--recipe=NAME` is a
+    flagfile of the package.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may follow other arguments
     options.define_flags(cls, values)
     flags.DEFINE_integer("verbosity", -1, _VERBOSITY, flag_values=values)
-    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(_help(main, cls, takes_recipes))
-        sys.exit(0)
     try:
-        argv = recipes.as_flagfiles(sys.argv) if takes_recipes else sys.argv
-        parsed = _parse(values, argv, cls)
-        terminal.quiet_tensorflow(values["verbosity"].value)
-        if tuned:
-            onednn.use()
-        sys.exit(main(parsed))
+        _check_environment()
+        if _HELP_FLAGS & set(sys.argv[1:]):
+            print(_help(main, cls, takes_recipes))
+            status = 0
+        else:
+            argv = recipes.as_flagfiles(sys.argv) if takes_recipes else sys.argv
+            parsed = _parse(values, argv, cls)
+            terminal.quiet_tensorflow(values["verbosity"].value)
+            if tuned:
+                onednn.use()
+            status = main(parsed)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         terminal.error(as_flags(str(error), values))
         sys.exit(error.status)
@@ -62,10 +76,46 @@ def run(
         terminal.error("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our standard output ended, as `head` does. Without this, Python complains
-        # again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader ended, as `head` does
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None:
+            terminal.error(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        elif error.errno in _CANNOT_WRITE:
+            terminal.error(f"cannot write the output: {error.strerror}")
+            _drop_output()
+        else:
+            raise
+        sys.exit(1)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        text = error.object[max(0, error.start - 60) : error.end + 20]
+        terminal.error(f"{text}: a path or name is not UTF-8: rename it")
+        sys.exit(1)
+
+
+def _check_environment() -> None:
+    """Raise UserError for what no command can start with."""
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "PYTHONOPTIMIZE=2 (python -OO) removes docstrings, which tf_keras cannot start without:"
+            " unset it, or give 1"
+        )
+    try:
+        os.getcwd().encode("utf-8")
+    except FileNotFoundError:
+        raise UserError("the working folder does not exist any more: change to another") from None
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the working folder {os.getcwd()} is not UTF-8, which TensorFlow needs: rename it, or"
+            " change to another"
+        ) from None
+
+
+def _drop_output() -> None:
+    """Drop what standard output still holds: Python would complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(values: flags.FlagValues, argv: list[str], cls: type) -> Any:

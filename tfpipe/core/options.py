@@ -1,6 +1,9 @@
 """A command's options: one frozen dataclass gives its flags, help text and JSON."""
 
 import dataclasses
+import math
+import os
+import re
 import textwrap
 import types
 import typing
@@ -9,11 +12,15 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 
 T = TypeVar("T")
 
 _REQUIRED = "<required>"
+
+# A home folder at the start of a path: first in a value, or after , = or : as in name=~/a,~/b.
+_HOME = re.compile(r"(?:^|(?<=[,=:]))~(?:[\w.-]*(?=/)|(?=,|$))")
 
 
 def option(
@@ -52,11 +59,28 @@ def _flag_fields(cls: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(cls) if "arguments" not in field.metadata]
 
 
+class _FiniteParser(flags.FloatParser):
+    """A number, but not nan or inf, which pass through every comparison or become one."""
+
+    def convert(self, argument: str | float) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"give a finite number, not {value}")
+        return value
+
+
+def _define_float(name: str, default: float | None, help: str, **more: Any) -> None:
+    values = more.pop("flag_values")
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE(_FiniteParser(**more), name, default, help, values, serializer)
+
+
 def define_flags(cls: type, values: flags.FlagValues) -> None:
     """Define one flag in `values` for each field of the dataclass `cls`.
 
     The field's type chooses the flag's: str, int, float, bool, or tuple[str, ...] for a flag that
-    may be given several times. A type such as `float | None` is that of its first part.
+    may be given several times. A type such as `float | None` is that of its first part. Numbers
+    are finite.
     """
     for field in _flag_fields(cls):
         default = None if _is_required(field) else field.default
@@ -70,7 +94,7 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
             define, bounds = {
                 str: (flags.DEFINE_string, {}),
                 int: (flags.DEFINE_integer, metadata["bounds"]),
-                float: (flags.DEFINE_float, metadata["bounds"]),
+                float: (_define_float, metadata["bounds"]),
                 bool: (flags.DEFINE_bool, {}),
             }[kind]
             define(field.name, default, text, flag_values=values, **bounds)
@@ -81,14 +105,17 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
 def aliases(cls: type) -> dict[str, str]:
     """Return the new name of each old flag of the dataclass `cls`."""
     fields = _flag_fields(cls)
-    return {f.metadata["alias"]: f.name for f in fields if f.metadata["alias"]}
+    return {f.metadata["alias"]: f.name for f in fields if f.metadata.get("alias")}
 
 
 def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ()) -> T:
     """Build the dataclass `cls` from parsed flags and the other arguments.
 
+    `~/` at the start of a path is the home folder, which a shell leaves as it is in --name=~/path.
+
     Raises:
-        UserError: a required flag or argument is missing, or `cls` takes no arguments.
+        UserError: a required flag or argument is missing, a text is not UTF-8, or `cls` takes no
+            arguments.
     """
     given: dict[str, Any] = {}
     if rest and not any("arguments" in field.metadata for field in dataclasses.fields(cls)):
@@ -106,8 +133,23 @@ def from_flags(cls: type[T], values: flags.FlagValues, rest: Sequence[str] = ())
         value = values[field.name].value
         if value is None and _is_required(field):
             raise UserError(f"--{field.name} is missing: {field.metadata['help']}", status=2)
-        given[field.name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = tuple(_text(f"--{field.name}", each) for each in value)
+        given[field.name] = _text(f"--{field.name}", value) if isinstance(value, str) else value
     return cls(**given)
+
+
+def _text(name: str, value: str) -> str:
+    """Return a text with the home folder in place of each `~`; raise UserError if not UTF-8."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{name}={value} is not UTF-8, which TensorFlow and JSON need: rename the file or"
+            " folder",
+            status=2,
+        ) from None
+    return _HOME.sub(lambda home: os.path.expanduser(home[0]), value)
 
 
 def describe_flags(cls: type) -> str:
@@ -133,20 +175,37 @@ def to_json(value: Any) -> dict[str, Any]:
     return dataclasses.asdict(value)
 
 
-def from_json(cls: type[T], value: dict[str, Any], *, where: str) -> T:
-    """Build the dataclass `cls` from the JSON of `to_json`.
+def from_json(
+    cls: type[T], value: dict[str, Any], *, where: str, ignore_unknown: bool = False
+) -> T:
+    """Build the dataclass `cls` from the JSON of `to_json`, perhaps of an older version.
+
+    A key may have the older name of its option. Missing ones get their defaults.
+
+    Args:
+        cls: the dataclass.
+        value: the JSON.
+        where: the file, for messages.
+        ignore_unknown: whether to leave out unknown options, with a warning.
 
     Raises:
-        UserError: a key is unknown or missing; `where` names the file in the message.
+        UserError: a key is unknown, or missing and without a default.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    names = aliases(cls)
+    value = {names.get(key, key): each for key, each in value.items()}
     unknown = sorted(set(value) - set(fields))
+    if unknown and ignore_unknown:
+        said = ", ".join(f"{name}={value.pop(name)}" for name in unknown)
+        terminal.warn(f"{where}: this version has no option {said}: it is ignored")
+        unknown = []
     missing = sorted(name for name, f in fields.items() if _is_required(f) and name not in value)
     if unknown or missing:
         parts = [f"unknown option {name!r}" for name in unknown]
         parts += [f"missing option {name!r}" for name in missing]
         raise UserError(
-            f"{where}: {', '.join(parts)}: it was written by another version of tfpipe; train anew"
+            f"{where}: {', '.join(parts)}: it is damaged, or another version of tfpipe wrote it and"
+            " can read it"
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
 

@@ -86,7 +86,7 @@ def _read(
             if isinstance(node, ast.Call) and node.keywords and not named:
                 raise ValueError(f"cannot read {ast.unparse(node)!r}")
         return reader(body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise UserError(f"`{option}={text}` is not a spec ({reason}); write {allowed}") from None
 
@@ -176,4 +176,6 @@ def _number(node: ast.expr) -> float:
         raise ValueError(f"cannot read {ast.unparse(node)!r}")
     if type(value.value) not in (int, float):
         raise ValueError(f"{value.value!r} is not a number")
+    if not math.isfinite(value.value):
+        raise ValueError("a number is too large")
     return sign * float(value.value)

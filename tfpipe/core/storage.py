@@ -54,7 +54,8 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             raise ResumableError(f"cannot write {path}: {error.strerror or error}") from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses even a missing file
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tfpipe.evaluation.summary import summary
 from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records import manifest as manifests
-from tfpipe.runs import predictions_file
+from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.runs.loaded_run import LoadedRun
 from tfpipe.training.run_folder import RunFolder
 
@@ -37,8 +37,13 @@ def measures(run: LoadedRun) -> dict[str, Any]:
     """Return the summary of a run's predictions of its validation images.
 
     Raises:
-        UserError: there are no predictions, or they are damaged.
+        UserError: there are no predictions, or they are damaged or of other weights.
     """
+    if run.predictions_file.is_file() and not loaded_run.is_calibrated(run):
+        raise UserError(
+            f"{run.predictions_file} or its calibration is missing or of other weights than the run"
+            " now has: run tfpipe.train there to its end"
+        )
     found = predictions_file.read(run.predictions_file)
     return summary(found["probabilities"], found["label"], run.classes)
 

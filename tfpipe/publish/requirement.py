@@ -1,5 +1,6 @@
 """Bounds that a model must meet to be published, such as "log_loss<0.06,accuracy>0.98"."""
 
+import math
 import operator
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def parse(text: str) -> tuple[Requirement, ...]:
     found = []
     for part in text.split(",") if text.strip() else ():
         match = _FORM.fullmatch(part)
-        if match is None:
+        if match is None or not math.isfinite(float(match[3])):
             raise UserError(
                 f"--require: {part.strip()!r} is no requirement: write a measure, one of"
                 f" {', '.join(_COMPARISONS)}, and a number, as in log_loss<0.06",

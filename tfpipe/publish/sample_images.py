@@ -10,8 +10,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
-from tfpipe.records import manifest as manifests
-from tfpipe.runs.loaded_run import LoadedRun, labels_in
+from tfpipe.runs.loaded_run import LoadedRun, open_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +45,17 @@ def take(
         UserError: the records are missing or have an unknown class, or no image is encoded, as
             after `--store=raw`, and so cannot be sent.
     """
-    manifest = manifests.load(records or run.records)
-    manifest.check()
-    labels_in(run, manifest)  # raises UserError for an unknown class
-    part = run.validation(manifest)
+    part = run.validation(open_records(run, records))
     fields = (each for each in part.records() if not each.copy)
     sent = [each for each in itertools.islice(fields, count) if each.format != "raw"]
     if not sent:
         raise UserError(
-            f"{part.name} of {manifest.folder} has no image that can be sent to a server: give"
+            f"{part.name} of {part.manifest.folder} has no image that can be sent to a server: give"
             " other --records, or --check_images=0 to export unchecked"
         )
     batches = pipeline.eval_batches(
         part, image_size=predictor.image_size, batch_size=inference.BATCH_SIZE
     ).take(-(-len(sent) // inference.BATCH_SIZE))
     found = inference.predict(predictor, batches, len(sent), "evaluating")
-    terminal.say(f"compared with: {len(sent)} images of {part.name} of {manifest.folder}")
+    terminal.say(f"compared with: {len(sent)} images of {part.name} of {part.manifest.folder}")
     return SampleImages(tuple(each.encoded for each in sent), found["probabilities"][: len(sent)])

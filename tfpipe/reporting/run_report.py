@@ -1,5 +1,6 @@
 """The report about trained classifiers: one HTML file, and every plot as a PNG file."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -51,10 +52,7 @@ def write(folders: list[str], out: str, records: str, options: ReportOptions) ->
         raise UserError(f"`run_dir` names {len(folders)} folders: give at most {MAX_TARGETS}")
     targets = target.load(folders)
     path = _output_file(out, targets)
-    chapters = [
-        chapter.write(each, _load_manifest(records or each.first.records), options)
-        for each in targets
-    ]
+    chapters = [chapter.write(each, _load_manifest(each, records), options) for each in targets]
     datasets = _dataset_chapters(chapters)
     compared = None
     if len(chapters) > 1:
@@ -101,6 +99,8 @@ def render(
 
 def _output_file(out: str, targets: Sequence[ReportTarget]) -> pathlib.Path:
     if not out:
+        if not os.access(targets[0].folder, os.W_OK):
+            raise UserError(f"{targets[0].folder} is read-only: name the page with `out`")
         return targets[0].folder / (
             loaded_run.REPORT if len(targets) == 1 else loaded_run.COMPARISON
         )
@@ -110,11 +110,14 @@ def _output_file(out: str, targets: Sequence[ReportTarget]) -> pathlib.Path:
     return path
 
 
-def _load_manifest(folder: str) -> Manifest | str:
+def _load_manifest(described: ReportTarget, records: str) -> Manifest | str:
     """Return the manifest of records, or after a warning the reason why it is not available."""
+    trained = described.trained or described.first
     try:
-        found = manifests.load(folder)
+        found = manifests.load(records or described.first.records)
         found.check()
+        if not loaded_run.was_trained_on(trained, found):
+            raise UserError(loaded_run.rebuilt(trained, found))
     except UserError as error:
         terminal.warn(f"the report has no pictures and no data: {error}")
         return str(error)
@@ -151,8 +154,9 @@ def _save_plots(
             for name, png in own.items():
                 with storage.atomic_file(folder / f"{name}.png", "wb") as file:
                     file.write(png)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror})") from None
+        except (OSError, UserError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            terminal.warn(f"no PNG files of the plots, which the page has: {folder}: {reason}")
 
 
 def _time(seconds: float) -> str:

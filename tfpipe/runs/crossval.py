@@ -51,7 +51,12 @@ def configs(config: TrainConfig, manifest: Manifest) -> list[TrainConfig]:
     cache = config.feature_cache or str(folder / "features")
     return [
         dataclasses.replace(
-            config, folds=0, fold=fold, run_dir=str(folder / f"fold-{fold}"), feature_cache=cache
+            config,
+            folds=0,
+            fold=fold,
+            run_dir=str(folder / f"fold-{fold}"),
+            feature_cache=cache,
+            minutes=config.minutes / len(there),
         )
         for fold in there
     ]

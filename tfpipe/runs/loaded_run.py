@@ -18,15 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from tfpipe.core import options, storage
+from tfpipe.core import options, remote, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.combination import GEOMETRIC, Combination
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
+from tfpipe.records import manifest as manifests
+from tfpipe.records import salvage
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.runs import crossval
+from tfpipe.runs import crossval, run_calibration
 from tfpipe.training import run_folder as runs
 from tfpipe.training.run_folder import RunFolder
 
@@ -105,7 +107,7 @@ class Ensemble:
             UserError: the records have no such split.
         """
         if self.out_of_fold:
-            return Subset(manifest, (_first(self).config.val_split,))
+            return Subset(manifest, (members(self)[0].config.val_split,))
         return self.members[0].validation(manifest)
 
     def identity(self) -> dict[str, Any]:
@@ -151,7 +153,70 @@ def load(run_dir: str | os.PathLike) -> LoadedRun:
         return _load_ensemble(folder)
     if (folder / crossval.FOLDS).is_file():
         return _load_folds(folder)
-    return runs.load(str(folder))
+    run = runs.load(str(folder))
+    run.check_parts()
+    return run
+
+
+def open_records(run: LoadedRun, records: str = "") -> Manifest:
+    """Open the records to use a run on: its own, or others, whose classes it must know.
+
+    Warns if the run's own were built anew since its training.
+
+    Raises:
+        UserError: the records are missing or damaged, or have an unknown class.
+    """
+    folder = records or run.records
+    if not records and not storage.exists(remote.to_path(folder) / manifests.MANIFEST):
+        raise UserError(
+            f"{folder}, which {run.folder} was trained on, does not exist (seen from"
+            f" {os.getcwd()}): give the folder as `records`"
+        )
+    manifest = manifests.load(folder)
+    manifest.check()
+    labels_in(run, manifest)
+    if not records and not was_trained_on(run, manifest):
+        terminal.warn(rebuilt(run, manifest))
+    return manifest
+
+
+def warn_if_rebuilt(run: LoadedRun) -> None:
+    """Warn if a run's records are there, but are others than it was trained on."""
+    try:
+        manifest = manifests.load(run.records)
+    except UserError:  # nothing here needs them
+        return
+    if not was_trained_on(run, manifest):
+        terminal.warn(rebuilt(run, manifest))
+
+
+def was_trained_on(run: LoadedRun, manifest: Manifest) -> bool:
+    """Return whether some records are those of a run's training, with the same splits."""
+    return all(
+        # Without its damaged records, a training has another fingerprint than its records.
+        (each.folder / runs.SALVAGED / salvage.LOST).is_file()
+        or each.resolved.records_fingerprint == manifest.fingerprint
+        for each in members(run)
+    )
+
+
+def rebuilt(run: LoadedRun, manifest: Manifest) -> str:
+    """Return a sentence about records that are no longer those of the training."""
+    return (
+        f"{manifest.folder} holds other images or other splits than {run.folder} was trained on"
+        " (its fingerprint differs), so its validation images may be training images"
+    )
+
+
+def is_calibrated(run: LoadedRun) -> bool:
+    """Return whether a run's calibration and predictions are those of its weights and options."""
+    if isinstance(run, RunFolder):
+        return run_calibration.is_current(run)
+    files = run.calibration_file.is_file() and run.predictions_file.is_file()
+    if not (files and run.cross_validated):
+        return files  # the members of other ensembles are checked when it is opened
+    saved = storage.read_json(run.calibration_file, what="a calibration", hint=_AGAIN)
+    return isinstance(saved, dict) and saved.get("made_for") == run.identity()
 
 
 def save(found: Ensemble, folder: pathlib.Path, more: dict[str, Any]) -> None:
@@ -198,8 +263,11 @@ def usual_shares(run: LoadedRun, manifest: Manifest | None) -> tuple[float, ...]
     return None if manifest is not None and manifest.copies else run.class_shares
 
 
-def _first(run: LoadedRun) -> RunFolder:
-    return run if isinstance(run, RunFolder) else _first(run.members[0])
+def members(run: LoadedRun) -> list[RunFolder]:
+    """Return the runs in a run, a cross-validation or an ensemble."""
+    if isinstance(run, RunFolder):
+        return [run]
+    return [each for member in run.members for each in members(member)]
 
 
 def _load_folds(folder: pathlib.Path) -> Ensemble:
@@ -207,12 +275,31 @@ def _load_folds(folder: pathlib.Path) -> Ensemble:
     hint = "run tfpipe.train there again"
     saved = storage.read_json(path, what="a cross-validation", hint=hint)
     try:
-        members = tuple(runs.load(str(folder / name)) for name in saved["folds"])
+        members = tuple(_load_fold(path, name) for name in saved["folds"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a cross-validation ({error!r}): {hint}") from None
     if not members:
         raise UserError(f"{path} names no folds: {hint}")
-    return Ensemble(folder, members, Combination(GEOMETRIC), cross_validated=True)
+    return _complete(Ensemble(folder, members, Combination(GEOMETRIC), cross_validated=True))
+
+
+def _load_fold(path: pathlib.Path, name: str) -> RunFolder:
+    there = path.parent / name
+    if not there.is_dir():
+        raise UserError(f"{path} names the fold {there}, which does not exist: put it back")
+    return load(there)
+
+
+def _complete(found: Ensemble) -> Ensemble:
+    """Return an ensemble or a cross-validation, whose own files were written with it."""
+    if not found.calibration_file.is_file():
+        raise UserError(
+            f"{found.folder} lacks {found.calibration_file.name}, without which it answers"
+            " otherwise: copy the whole folder, or make it again"
+        )
+    if not found.predictions_file.is_file():
+        terminal.warn(f"{found.folder} lacks {found.predictions_file.name}")
+    return found
 
 
 def _load_ensemble(folder: pathlib.Path) -> Ensemble:
@@ -224,7 +311,12 @@ def _load_ensemble(folder: pathlib.Path) -> Ensemble:
         combination.check(len(members), len(saved["classes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not an ensemble ({error}): {_AGAIN}") from None
-    return Ensemble(folder, members, combination)
+    for member in members:
+        if list(member.classes) != saved["classes"]:
+            raise UserError(
+                f"{member.folder} has other classes than when {folder} was made: {_AGAIN}"
+            )
+    return _complete(Ensemble(folder, members, combination))
 
 
 def _load_member(path: pathlib.Path, folder: str, **identity: Any) -> LoadedRun:

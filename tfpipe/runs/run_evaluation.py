@@ -13,13 +13,20 @@ from tfpipe.evaluation.slices import ImageProperties, slices
 from tfpipe.evaluation.summary import summary
 from tfpipe.input import pipeline
 from tfpipe.model import inference
-from tfpipe.records import manifest as manifests
-from tfpipe.records.manifest import ALL_SPLITS
+from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.runs import combination_fit, loaded_run, predictions_file, run_calibration
+from tfpipe.runs import (
+    combination_fit,
+    loaded_run,
+    predictions_file,
+    run_calibration,
+    trained_images,
+)
 from tfpipe.runs.loaded_run import LoadedRun
+from tfpipe.runs.trained_images import KnownImages
 
 OUT_OF_FOLD = "out-of-fold"
+TEST = "test"  # the split that no training uses
 
 _SIDE = 64  # of images that only their brightness is read from
 
@@ -88,15 +95,14 @@ def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
     Args:
         run: to be evaluated.
         records: their folder; empty for the run's own.
-        split: of the records, or "all"; empty for the run's validation split.
+        split: of the records, or "all"; empty for the test split, or without one for the run's
+            validation split.
 
     Raises:
         UserError: the records are missing or damaged, have an unknown class, or are none.
     """
-    manifest = manifests.load(records or run.records)
-    manifest.check()
-    loaded_run.labels_in(run, manifest)  # raises UserError for an unknown class
-    part = Subset(manifest, (split,)) if split else run.validation(manifest)
+    manifest = loaded_run.open_records(run, records)
+    part = Subset(manifest, (split,)) if split else default_part(run, manifest)
     if not part.images:
         raise UserError(
             f"{manifest.folder} has no images of {part.name}: give another `split`, one of"
@@ -107,6 +113,14 @@ def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
         what = f"{there:,} of the {known:,} classes" if there < known else "the classes, reordered,"
         terminal.say(f"{manifest.folder} has {what} of {run.folder}: labels are matched by name")
     return part
+
+
+def default_part(run: LoadedRun, manifest: Manifest) -> Subset:
+    """Return the test split of records if there is one that served no training, else validation."""
+    used = {split for each in loaded_run.members(run) for split in each.splits}
+    if TEST in manifest.splits and TEST not in used and manifest.images(TEST):
+        return Subset(manifest, (TEST,))
+    return run.validation(manifest)
 
 
 def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
@@ -132,6 +146,8 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
     found["label"] = loaded_run.labels_in(run, part.manifest)[found["label"]]
     before = run_calibration.steps(predictor.calibration, found["logits"], predictor.output)
     del before["log_loss"]
+    known = trained_images.count(run, found["example_id"])
+    _tell_known(run, part, known)
     return Evaluation(
         run,
         f"{part.name} of {part.manifest.folder}",
@@ -144,9 +160,33 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
             "records": str(part.manifest.folder),
             "records_fingerprint": part.manifest.fingerprint,
             "split": part.name,
+            "images_trained_on": known and known.trained,
+            "images_validated_on": known and known.validated,
             "calibration": predictor.calibration.to_json(),
         },
     )
+
+
+def _tell_known(run: LoadedRun, part: Subset, known: KnownImages | None) -> None:
+    """Say how many of the evaluated images a run knows, and what that means."""
+    if known is None:
+        if not loaded_run.was_trained_on(run, part.manifest):
+            terminal.warn(
+                f"{run.folder} has no list of the images that it was trained on, as older versions"
+                f" wrote none: some of these {part.images:,} may be among them"
+            )
+    elif known.trained:
+        terminal.warn(
+            f"{run.folder} was trained on {known.trained:,} of these {part.images:,} images, so its"
+            " metrics are too good"
+        )
+    elif known.validated:
+        terminal.say(
+            f"{known.validated:,} of these {part.images:,} images chose the best epoch and the"
+            f" calibration of {run.folder}, so its metrics are a little too good"
+        )
+    else:
+        terminal.say(f"{run.folder} was trained on none of these {part.images:,} images")
 
 
 def out_of_fold(run: LoadedRun) -> Evaluation:
@@ -173,8 +213,7 @@ def out_of_fold(run: LoadedRun) -> Evaluation:
 def _images(run: LoadedRun, names: np.ndarray) -> tuple[ImageProperties | None, str]:
     """Return the attributes of the run's images, by name; or None and the reason."""
     try:
-        manifest = manifests.load(run.records)
-        manifest.check()
+        manifest = loaded_run.open_records(run)
     except UserError as error:
         return None, str(error)
     batches = pipeline.eval_batches(

@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
+from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.precision import under
-from tfpipe.records import coverage, salvage
+from tfpipe.records import coverage, limit, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
-from tfpipe.runs import run_calibration
+from tfpipe.runs import first_weights, run_calibration, trained_images
 from tfpipe.training import (
     averaging,
     inputs,
@@ -23,6 +25,7 @@ from tfpipe.training import (
     randomness,
     resolve,
     resume,
+    run_folder,
     runtime,
     stages,
     update,
@@ -31,8 +34,6 @@ from tfpipe.training.cluster import Cluster
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.runtime import Runtime
 from tfpipe.training.train_config import TrainConfig
-
-SALVAGED = "salvaged"  # folder in the run folder, of the good records of damaged shards
 
 
 def train(config: TrainConfig, cluster: Cluster) -> None:
@@ -51,12 +52,17 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     # Find every mistake before the first long step, and before anything is written.
     own = inputs.input_config(config, image_size=1, workers=cluster.workers)
     planned = stages.parse(config)
+    for stage in planned:
+        _check_length(stage.config)
     manifest = salvage.readable(
         manifests.load(config.records),
         (config.train_split, config.val_split),
         max_corrupt=config.max_corrupt,
-        folder=folder / SALVAGED,
+        folder=folder / run_folder.SALVAGED,
     )
+    if config.limit:
+        place = folder / run_folder.LIMITED
+        manifest = limit.draw(manifest, config.limit, config.seed, place)
     train_split, val_split = resolve.parts(config, manifest)
     if cluster.is_chief and (gaps := coverage.describe_subsets(train_split, val_split)):
         terminal.warn(gaps)
@@ -92,7 +98,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         cluster.strategy.scope(),
         randomness.collect_generators() as generators,
     ):
-        built = run.build(first_weights=True)
+        built = run.build(first_weights=not first_weights.are_kept(run))
+    others = first_weights.take(run, built)
     for stage in planned:
         partition.check(built, stage.start)
     terminal.say(_describe(run, built, train_split, val_split, cluster))
@@ -100,10 +107,28 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
     with under(chosen.precision), locked:
         if cluster.is_chief:
             run.save()
+            if others:
+                run.save_first(built)
+            trained_images.save(run, train_split, val_split, others)
         loop.Loop(run, built, generators, train_split, val_split, cluster, folder).fit()
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
             run_calibration.calibrate(run, val_split, built if plain else None)
+            run.save(finished=True)
+
+
+def _check_length(config: TrainConfig) -> None:
+    """Raise UserError for a stage of no length."""
+    if config.epochs < 1:
+        raise UserError(
+            f"`epochs={config.epochs}` trains nothing: give at least 1 (`describe` shows the model)"
+        )
+    if config.patience < 0:
+        raise UserError(f"`patience={config.patience}`: give 0 or more")
+    if config.limit < 0:
+        raise UserError(f"`limit={config.limit}`: give 0 or more")
+    if not 0 <= config.minutes < math.inf:
+        raise UserError(f"`minutes={config.minutes:g}`: give 0 or more")
 
 
 def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:

@@ -6,7 +6,7 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,7 @@ from tfpipe.training.log import TENSORBOARD, Epoch, Log
 from tfpipe.training.profile import Profile
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
-from tfpipe.training.steps import DivergenceError, Steps
+from tfpipe.training.steps import READ_EVERY, DivergenceError, Steps
 from tfpipe.training.train_state import TrainState
 
 # Give up a stage after going back this many times, each time with half the learning rate.
@@ -67,6 +67,9 @@ class Loop:
         self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
         self._monitor = monitor.build(run.config)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
+        minutes = run.config.minutes or math.inf
+        self._deadline = time.monotonic() + 60 * minutes
+        self._validating_s = 0.0  # of the last epoch
 
     def fit(self) -> None:
         """Train stage after stage, each until its last epoch or the end of its patience."""
@@ -74,6 +77,9 @@ class Loop:
         resume = self._find()
         for stage in self._run.stages[self._state.stage :]:
             if stage.index > self._state.stage:
+                if self._is_over():
+                    terminal.say(f"minutes={self._run.config.minutes:g}: no stage {stage.name}")
+                    break
                 self._state.begin_stage(stage.index)
                 resume = False
             while True:
@@ -186,7 +192,7 @@ class Loop:
             )
             if plateau and state.reduce_rate(plateau.patience):
                 steps.scale_rate(self._rate_scale(stage))
-            over = state.finished(config.epochs, config.patience)
+            over = state.finished(config.epochs, config.patience) or self._is_over()
             if best_of_stage:
                 steps.keep_best()
                 unsaved = True
@@ -214,7 +220,8 @@ class Loop:
         label, note = self._label(stage, state.epoch + 1), ""
         left, images = inputs.images - before * config.batch_size, 0
         with terminal.progress(label, left) as advance:
-            watched = self._profile.watch(batches, inputs.steps - before)
+            cut = self._within_minutes(batches)
+            watched = self._profile.watch(cut, inputs.steps - before)
             losses = steps.train(watched)
             if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
@@ -230,9 +237,11 @@ class Loop:
                     saved = time.monotonic()
         loss, accuracy = steps.means()
         trained = time.monotonic() - start
+        began = time.monotonic()
         validating = terminal.progress(f"{label} validating", inputs.validation_images)
         with validating as advance, steps.averaged():
             val_loss, val_accuracy, monitored = steps.validate(advance)
+        self._validating_s = time.monotonic() - began
         if not (math.isfinite(val_loss) and math.isfinite(monitored)):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
@@ -248,6 +257,26 @@ class Loop:
             seconds=time.monotonic() - start,
             cost=self._monitor.cost(monitored),
         )
+
+    def _is_over(self) -> bool:
+        """Return whether the minutes are over, by the chief's clock; leave time to validate."""
+        if math.isinf(self._deadline):
+            return False
+        return self._cluster.agree(time.monotonic() + self._validating_s >= self._deadline)
+
+    def _within_minutes(self, batches: Iterator) -> Iterator:
+        """Yield batches until the minutes are over, at least one; then None.
+
+        Several workers look at the clock only where the loss is read and they wait anyway.
+        """
+        every = 1 if self._cluster.workers == 1 else READ_EVERY
+        for step, batch in enumerate(batches):
+            if step and step % every == 0 and self._is_over():
+                terminal.say(
+                    f"minutes={self._run.config.minutes:g}: the epoch ends after {step} steps"
+                )
+                batch = None  # ends the epoch
+            yield batch
 
     def _is_time(self, saved: float, minutes: float, loss: float | None) -> bool:
         """Return whether a checkpoint is due, by the chief's clock.

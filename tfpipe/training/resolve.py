@@ -1,8 +1,10 @@
 """Resolves options against the records, once for all later commands."""
 
 import collections
+import os
 import pathlib
 
+from tfpipe.core import remote
 from tfpipe.core.errors import UserError
 from tfpipe.images import pixels
 from tfpipe.model import backbones, classifier
@@ -34,10 +36,32 @@ def branches(config: TrainConfig) -> tuple[dict, ...]:
         {
             "name": backbone.text,
             "size": _size(sizes[backbone.name], backbone),
-            "weights": backbone.path or weights[backbone.name],
+            "weights": _file_weights(backbone, config) or weights[backbone.name],
         }
         for backbone in found
     )
+
+
+def is_run(weights: str) -> bool:
+    """Return whether the value of `weights` is the folder of a run, or of several."""
+    return is_single_run(weights) or any(
+        (pathlib.Path(weights) / name).is_file() for name in ("folds.json", "ensemble.json")
+    )
+
+
+def is_single_run(weights: str) -> bool:
+    """Return whether the value of `weights` is the folder of one run."""
+    return (pathlib.Path(weights) / "config.json").is_file()
+
+
+def plain(branch: dict) -> str:
+    """Return the name of a resolved backbone, without the folder of a model file."""
+    return pathlib.Path(branch["name"]).name
+
+
+def _file_weights(backbone: backbones.Architecture, config: TrainConfig) -> str:
+    """Return the weights of a model file: its own, or those of a run."""
+    return backbone.path and (config.weights if is_run(config.weights) else backbone.path)
 
 
 def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
@@ -62,6 +86,9 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
         precision=precision,
         xla=xla,
         depth16=manifest.arguments.get("depth16", pixels.FULL),
+        records=config.records
+        if remote.is_remote(config.records)
+        else os.path.abspath(config.records),
     )
 
 
@@ -97,7 +124,7 @@ def _per_backbone(option: str, text: str, found: list[backbones.Architecture]) -
 
 
 def _size(text: str, backbone: backbones.Architecture) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UserError(
             f"`image_size={text}`: give a side in pixels, or 0 for {backbone.name}'s own"
         )

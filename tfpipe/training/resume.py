@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import pathlib
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.records.manifest import Manifest
 from tfpipe.training import resolve, run_folder, schedules
@@ -13,11 +14,15 @@ from tfpipe.training.train_config import TrainConfig
 # Options that may change when a run is resumed: its length, the place of the records, the speed,
 # and the use of the trained model.
 RESUMABLE = (
-    *("epochs", "patience", "records", "run_dir", "tta"),
+    *("epochs", "patience", "minutes", "records", "run_dir", "tta"),
     *("calibration", "calibration_bounds"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
+    *("cache", "data_service"),
     *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),
 )
+
+# Of these, the ones that decide the order of the images.
+_ORDER = ("cache", "data_service")
 
 
 def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> RunFolder:
@@ -30,6 +35,13 @@ def start(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) ->
     run = RunFolder(pathlib.Path(config.run_dir), config, resolved)
     if before := begun(config.run_dir):
         check_same(before, run)
+        for name in _ORDER:
+            old, new = getattr(before.config, name), getattr(config, name)
+            if old != new:
+                terminal.say(
+                    f"resuming with `{name}={new}` instead of {old or 'none'}: each epoch has the"
+                    " same images, in another order"
+                )
     return run
 
 

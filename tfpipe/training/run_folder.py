@@ -5,6 +5,9 @@ The files are:
     runs/NAME/
       config.json        options as given, and as resolved
       backbones/         copies of the model files that backbones are cut from, if any
+      first.weights.h5   first weights, if they come from another run
+      trained_images.npz which images it was trained and validated on
+      limited/           the records of --limit
       best.weights.h5    weights of the epoch with the lowest validation loss
       stages/            the same for each stage
       features/          features of frozen layers, unless --feature_cache is given
@@ -18,13 +21,16 @@ The files are:
       report.html        written by tfpipe.report, or comparison.html
       plots/             its plots
 
-Commands after the training need nothing but this folder and the records.
+Commands after the training need nothing but this folder and the records. When the training ends,
+`parts` in config.json lists the files that they need.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -38,11 +44,13 @@ from tfpipe.model.predictor import Predictor
 from tfpipe.records import verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
-from tfpipe.training import resolve, stages
+from tfpipe.training import records_place, resolve, stages
 from tfpipe.training.train_config import Resolved, TrainConfig
 
 LAST = "last"  # folder of the checkpoints
 LOCK = "lock"  # file that a running training holds
+SALVAGED = "salvaged"  # folder of the good records of damaged shards
+LIMITED = "limited"  # folder of the records that `limit` draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +60,7 @@ class RunFolder:
     folder: pathlib.Path
     config: TrainConfig
     resolved: Resolved
+    parts: tuple[str, ...] = ()  # files that a finished run has; none before its end
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -63,10 +72,28 @@ class RunFolder:
         """Share of each class among the training records."""
         return self.resolved.class_shares
 
-    @property
+    @functools.cached_property
     def records(self) -> str:
-        """Folder of the records."""
-        return self.config.records
+        """Folder of the records, wherever a command is started; see `records_place.find`."""
+        limited = self.folder / LIMITED
+        if self.config.limit and records_place.is_there(limited):
+            return str(limited)
+        return records_place.find(self.folder, self.config, self.resolved)
+
+    @property
+    def first_weights(self) -> pathlib.Path:
+        """Weights that the training began with, if they come from another run."""
+        return self.folder / "first.weights.h5"
+
+    @property
+    def trained_images(self) -> pathlib.Path:
+        """Which images the run was trained and validated on; see `tfpipe.runs.trained_images`."""
+        return self.folder / "trained_images.npz"
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """Splits of the records that it was trained and validated on."""
+        return self.config.train_split, self.config.val_split
 
     @property
     def depth16(self) -> str:
@@ -112,13 +139,24 @@ class RunFolder:
         """Save the weights as the best of a stage so far and, if `best` is set, of the run."""
         path = self._stage_weights(stage)
         path.parent.mkdir(exist_ok=True)
+        self._save(built, path)
+        if best:
+            with storage.atomic_file(self.best_weights, "wb") as copy, path.open("rb") as file:
+                shutil.copyfileobj(file, copy)
+
+    def save_first(self, built: classifier.Classifier) -> None:
+        """Save the weights that the training begins with."""
+        self._save(built, self.first_weights)
+
+    def load_first(self, built: classifier.Classifier) -> None:
+        """Set the weights to those that the training began with."""
+        self._load(built, self.first_weights)
+
+    def _save(self, built: classifier.Classifier, path: pathlib.Path) -> None:
         # Keras chooses the format by the ending, so the partial file has the same one.
         partial = path.with_name(f"{storage.PARTIAL_PREFIX}{path.name}")
         built.model.save_weights(partial)
         partial.replace(path)
-        if best:
-            with storage.atomic_file(self.best_weights, "wb") as copy, path.open("rb") as file:
-                shutil.copyfileobj(file, copy)
 
     def load_stage(self, built: classifier.Classifier, stage: int) -> None:
         """Set the weights to the best of a stage; raise UserError if they are damaged."""
@@ -159,8 +197,11 @@ class RunFolder:
                 ) from None
             yield
 
-    def save(self) -> None:
-        """Write the configuration and copy model files; create the folder if needed."""
+    def save(self, *, finished: bool = False) -> None:
+        """Write the configuration and copy model files; create the folder if needed.
+
+        If `finished`, the configuration lists the files that later commands need.
+        """
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             for original, copy in self.model_files().items():
@@ -173,8 +214,30 @@ class RunFolder:
                 "tfpipe_version": tfpipe.__version__,
                 "options": options.to_json(self.config),
                 "resolved": options.to_json(self.resolved),
+                "parts": self._needed() if finished else [],
             },
         )
+
+    def _needed(self) -> list[str]:
+        """Return the files that commands after the training need."""
+        files = [self.best_weights, self.calibration_file, *self.model_files().values()]
+        files += [self.predictions_file, self.trained_images]
+        return [str(file.relative_to(self.folder)) for file in files]
+
+    def check_parts(self) -> None:
+        """Raise UserError if a file is missing without which the run answers otherwise.
+
+        Others are warned about: the validation's predictions, and the list of images.
+        """
+        missing = [name for name in self.parts if not (self.folder / name).is_file()]
+        spare = {self.predictions_file.name, self.trained_images.name}
+        if needed := [name for name in missing if name not in spare]:
+            raise UserError(
+                f"{self.folder} lacks {', '.join(needed)}, which its config.json lists: copy the"
+                " whole folder, or run tfpipe.train there again"
+            )
+        if missing:
+            terminal.warn(f"{self.folder} lacks {', '.join(missing)}, which its config.json lists")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -192,7 +255,10 @@ class RunFolder:
             classifier.BackboneConfig(
                 branch["name"] if first_weights else self._kept(branch["name"]),
                 branch["size"],
-                branch["weights"] if first_weights else backbones.NO_WEIGHTS,
+                # Those of another run are set later, by `tfpipe.runs.first_weights`.
+                branch["weights"]
+                if first_weights and not resolve.is_run(branch["weights"])
+                else backbones.NO_WEIGHTS,
             )
             for branch in self.resolved.branches
         ]
@@ -225,7 +291,7 @@ class RunFolder:
     def calibration(self) -> Calibration:
         """Read `calibration.json`; raise UserError if it is damaged.
 
-        None is applied if there is no file yet, or, with a warning, if it is for other weights or
+        None is applied, with a warning, if there is no file yet, or if it is for other weights or
         options, as while a finished run is trained further.
         """
         return read_calibration(self.calibration_file, self.calibrated_for)
@@ -282,16 +348,28 @@ def load(run_dir: str) -> RunFolder:
     )
     if not isinstance(saved, dict) or not {"options", "resolved"} <= set(saved):
         raise UserError(f"{path} is not a run's configuration: run tfpipe.train there again")
-    return RunFolder(
-        folder,
-        options.from_json(TrainConfig, saved["options"], where=str(path)),
-        options.from_json(Resolved, saved["resolved"], where=str(path)),
-    )
+    if _version(saved.get("tfpipe_version")) > _version(tfpipe.__version__):
+        raise UserError(
+            f"{path} was written by tfpipe {saved['tfpipe_version']}, and this is"
+            f" {tfpipe.__version__}: use that version or a newer one"
+        )
+    read = functools.partial(options.from_json, where=str(path), ignore_unknown=True)
+    config, resolved = read(TrainConfig, saved["options"]), read(Resolved, saved["resolved"])
+    return RunFolder(folder, config, resolved, tuple(saved.get("parts", ())))
+
+
+def _version(text: str | None) -> list[int]:
+    """Return the numbers of a version, to compare by."""
+    return [int(number) for number in re.findall(r"\d+", text or "")]
 
 
 def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = None) -> Calibration:
     """Read a `calibration.json` like `RunFolder.calibration`, for what `made_for` returns."""
     if not path.is_file():
+        terminal.warn(
+            f"{path.parent} has no {path.name}, so its probabilities are not calibrated: run"
+            " tfpipe.train there to its end, or copy that file too"
+        )
         return Calibration()
     hint = "remove it and run tfpipe.train there again"
     saved = storage.read_json(path, what="a run's calibration", hint=hint)

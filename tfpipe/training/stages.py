@@ -6,6 +6,7 @@ Each stage starts from the weights of the best epoch of the stage before.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -97,7 +98,10 @@ def _value(key: str, text: str, where: str) -> str | int | float | bool:
     if choices and text not in choices:
         raise UserError(f"{where} is not one of {', '.join(choices)}")
     try:
-        return field.type(text)
+        value = field.type(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
     except ValueError:
         kind = {int: "a whole number", float: "a number"}[field.type]
         raise UserError(f"{where} is not {kind}") from None

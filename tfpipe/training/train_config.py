@@ -10,8 +10,10 @@ from tfpipe.images import pixels
 class TrainConfig:
     """Options of `tfpipe.train`; each field is a flag of the same name."""
 
-    records: str = option("folder that tfpipe.build_records wrote")
-    run_dir: str = option("folder of this run: configuration, checkpoints and logs")
+    records: str = option("folder that tfpipe.build_records wrote; only --describe needs none", "")
+    run_dir: str = option(
+        "folder of this run: configuration, checkpoints and logs; only --describe needs none", ""
+    )
     backbones: str = option(
         "backbones whose features are joined, separated by commas: names of keras.applications"
         " models, small_cnn, or PATH.keras@LAYER, a model file that takes RGB in 0..255, cut at"
@@ -19,9 +21,10 @@ class TrainConfig:
         "mobilenet",
     )
     weights: str = option(
-        "first weights of the backbones: imagenet (downloaded), none (random), or the path of a"
-        " weights-only .h5 file without the top; or one for each backbone: name=VALUE,... A model"
-        " file has its own",
+        "first weights of the backbones: imagenet (downloaded), none (random), the path of a"
+        " weights-only .h5 file without the top, or the folder of a run, whose head is taken too if"
+        " it has the same classes; or one for each backbone: name=VALUE,... A model file has its"
+        " own",
         "imagenet",
     )
     image_size: str = option(
@@ -80,14 +83,30 @@ class TrainConfig:
         0,
     )
     fold: int = option("one run of a cross-validation, without this fold; -1 for the splits", -1)
+    limit: int = option(
+        "use at most this many records of each split, drawn by the seed with the classes' shares as"
+        " they are; 0 for all",
+        0,
+        minimum=0,
+    )
     epochs: int = option("most epochs", 10)
-    patience: int = option("stop after this many epochs without a gain of `monitor`", 5)
+    patience: int = option(
+        "stop after this many epochs without a gain of `monitor`; 0 stops like 1, at the first",
+        5,
+        minimum=0,
+    )
     monitor: str = option(
         "what chooses the best epoch and ends a stage: val_loss, or a metric of the validation"
         " images, as accuracy, roc_auc, f1_macro or brier",
         "val_loss",
     )
     min_delta: float = option("a gain of `monitor` up to this does not count for patience", 0.0)
+    minutes: float = option(
+        "stop training after this many minutes, within an epoch too; validation and calibration"
+        " follow as usual; folds share them equally; 0 for no limit",
+        0.0,
+        minimum=0,
+    )
     batch_size: int = option("records in a training step", 32)
     optimizer: str = option(
         "its name, as sgd, momentum, rmsprop, adam, adamw, lion or lamb, perhaps with parameters:"
@@ -269,6 +288,7 @@ class Resolved:
     precision: str  # Keras' name of the training's mixed-precision policy
     xla: bool  # whether XLA compiles the training step
     depth16: str = pixels.FULL  # how 16-bit greys became 8-bit; "full" before it was an option
+    records: str = ""  # absolute path or URL of the records; "" before it was saved
 
     @property
     def shares(self) -> dict[str, float]:

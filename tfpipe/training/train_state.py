@@ -53,9 +53,12 @@ class TrainState:
         self.retries = self.reductions = 0
 
     def finished(self, epochs: int, patience: int) -> bool:
-        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain."""
+        """Return whether the stage is over: by its epochs, or `patience` epochs without a gain.
+
+        A patience of 0 is that of 1, like Keras' EarlyStopping.
+        """
         trained = self.epoch - self.first_epoch
-        return trained >= epochs or (trained > 0 and self._epochs_since(-1) >= patience)
+        return trained >= epochs or (trained > 0 and self._epochs_since(-1) >= max(1, patience))
 
     def add(
         self, loss: float, accuracy: float, cost: float, min_delta: float = 0.0

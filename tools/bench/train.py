@@ -30,6 +30,8 @@ from tools.bench.harness import Case, Tree
 from tools.bench.report import Figures, Ratio, Round
 from tools.bench.seeds import HEAD, RECIPES, SeedRecipe
 
+SPLITS = "--splits=train:0.8,val:0.2"  # as published, whatever the default of a version
+
 
 def main() -> int:
     """Print the tables; return the exit status."""
@@ -50,7 +52,7 @@ def main() -> int:
         folder = data.prepare(session, flags.source, flags.images)
         records = {tree: session.work / f"records-{tree.name}" for tree in session.trees}
         for tree, out in records.items():
-            data.build(tree, [folder], out)
+            data.build(tree, [folder], out, SPLITS)
         ours, splits = session.trees[0], session.work / "splits"
         harness.call(ours, "data.extract", records=records[ours], out=splits)
         epochs = {"r1-frozen": flags.epochs, "r2": 8, "r3-staged": flags.stage_epochs}
@@ -58,7 +60,9 @@ def main() -> int:
 
         def build(tree: Tree) -> Figures:
             with tempfile.TemporaryDirectory(dir=session.work) as work:
-                return {"s": data.build(tree, [folder], pathlib.Path(work, "records")).seconds}
+                return {
+                    "s": data.build(tree, [folder], pathlib.Path(work, "records"), SPLITS).seconds
+                }
 
         def seed_case(name: str) -> Case:
             recipe = RECIPES[name]._asdict() | common | {"epochs": epochs[name]}

@@ -1,0 +1,141 @@
+"""Draw a few records of each split, for a training that is a first try.
+
+The draw keeps the classes' shares as they are. A hash of seed and image chooses, whatever the order
+of the records. The result is a records folder of its own, with one shard for each split.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterator
+
+from tfpipe.core import storage, terminal
+from tfpipe.core.errors import UserError
+from tfpipe.records import example, manifest, tfrecord, verify
+from tfpipe.records.example import ImageExample
+from tfpipe.records.manifest import Manifest, Shard
+from tfpipe.records.subset import Subset
+
+
+def draw(whole: Manifest, most: int, seed: int, folder: pathlib.Path) -> Manifest:
+    """Write at most `most` records of each split to a folder, unless they are there.
+
+    Args:
+        whole: the records; without damage.
+        most: number of records, at least 1.
+        seed: of the draw.
+        folder: to be written.
+
+    Returns:
+        The manifest of the drawn records; `whole` itself if no split has more.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if all(whole.count(split) <= most for split in whole.splits):
+        return whole
+    digest = hashlib.sha256(f"{whole.fingerprint} {most} {seed}".encode()).hexdigest()
+    if (folder / manifest.MANIFEST).is_file():
+        there = manifest.load(folder)
+        if there.fingerprint == digest:
+            there.check()
+            return there
+    drawn: dict[str, list[ImageExample]] = {}
+    with storage.atomic_folder(folder, replace=True) as work:
+        shards = []
+        for split in filter(whole.count, whole.splits):
+            chosen = _choose(Subset(whole, (split,)), most, seed)
+            name = f"{split}-00000-of-00001{verify.SHARD_SUFFIX}"
+            drawn[split] = []
+            with open(work / name, "wb") as file:
+                for number, (record, fields) in enumerate(_records(Subset(whole, (split,)))):
+                    if number in chosen:
+                        file.write(tfrecord.frame(record))
+                        drawn[split].append(fields._replace(encoded=b""))
+            size = (work / name).stat().st_size
+            shards.append(Shard(name, split, len(chosen), size, verify.sha256(work / name)))
+        _describe(whole, drawn, tuple(shards), digest).save(work)
+    counts = ", ".join(f"{len(found):,} of {whole.count(s):,} {s}" for s, found in drawn.items())
+    terminal.say(f"limit={most}: {counts} records, in {folder}")
+    return manifest.load(folder)
+
+
+def _choose(part: Subset, most: int, seed: int) -> set[int]:
+    """Return the numbers of the records to take, with about each class's share of them."""
+    members = collections.defaultdict(list)
+    with terminal.progress(f"drawing from {part.name}", part.count, "records") as advance:
+        for number, fields in enumerate(part.records()):
+            key = f"{seed} {fields.sha256} {fields.copy}".encode()
+            members[fields.text].append((hashlib.sha256(key).digest(), number))
+            advance()
+    total = sum(map(len, members.values()))
+    most = min(most, total)
+    exact = {name: most * len(found) / total for name, found in members.items()}
+    # Every class keeps an image while there are enough; the largest remainders get the rest.
+    least = 1 if most >= len(members) else 0
+    quota = {name: max(least, int(share)) for name, share in exact.items()}
+    by_rest = sorted(quota, key=lambda name: (quota[name] - exact[name], name))
+    while sum(quota.values()) < most:
+        name = by_rest.pop(0)
+        quota[name] += 1
+    while sum(quota.values()) > most:
+        name = max(quota, key=lambda name: (quota[name] - exact[name], quota[name], name))
+        quota[name] -= 1
+    return {number for name, found in members.items() for _, number in sorted(found)[: quota[name]]}
+
+
+def _records(part: Subset) -> Iterator[tuple[bytes, ImageExample]]:
+    for path in part.paths:
+        try:
+            with storage.open_to_read(path) as file:
+                for _, record in tfrecord.read(file):
+                    yield record, example.deserialize(record)
+        except (OSError, ValueError, tfrecord.FrameError) as error:
+            raise UserError(f"{path} cannot be read any more ({error}): check the disk") from None
+
+
+def _describe(
+    whole: Manifest, drawn: dict[str, list[ImageExample]], shards: tuple[Shard, ...], digest: str
+) -> Manifest:
+    """Return the manifest of the drawn records."""
+    records, copies = collections.Counter(), collections.Counter()
+    folds: dict[str, dict[str, int]] = {}
+    fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
+    for split, found in drawn.items():
+        for each in found:
+            records[split, each.text] += 1
+            copies[split, each.text] += each.copy
+            if not whole.folds:
+                continue
+            kinds = fold_records.setdefault(split, {}).setdefault(str(each.fold), {})
+            kinds.setdefault(each.text, {"images": 0, "copies": 0})[
+                "copies" if each.copy else "images"
+            ] += 1
+            if not each.copy and each.fold >= 0:
+                folds.setdefault(str(each.fold), dict.fromkeys(whole.classes, 0))[each.text] += 1
+
+    def table(counts: collections.Counter, splits: list[str]) -> dict[str, dict[str, int]]:
+        return {split: {name: counts[split, name] for name in whole.classes} for split in splits}
+
+    count = sum(shard.records for shard in shards)
+    # The fractions of the splits are those of the whole set.
+    arguments = {name: value for name, value in whole.arguments.items() if name != "splits"}
+    return dataclasses.replace(
+        whole,
+        arguments=arguments,
+        splits=table(records, list(drawn)),
+        copies=table(copies, [split for split in drawn if split in whole.copies]),
+        folds=dict(sorted(folds.items())),
+        fold_records=fold_records,
+        accepted=count - sum(copies.values()),
+        fingerprint=digest,
+        shards=shards,
+        mean_record_bytes=sum(shard.bytes for shard in shards) / count,
+        converted={},
+        rejected={},
+        duplicates={},
+        screens={},
+        statistics={},
+        files=(),
+    )
