@@ -41,6 +41,18 @@ def as_flags(message: str, names: Container[str]) -> str:
     )
 
 
+def as_keywords(message: str, names: Container[str]) -> str:
+    """Return "--epochs=-1 is negative" as "`epochs=-1` is negative" for the options `names`.
+
+    Commands stay as they are, with their flags: "python -m tfpipe.train --epochs=3".
+    """
+    return re.sub(
+        r"python -m [\w.]+(?: --[^\s`]+)*|(?<![\w`-])--([a-z_0-9]+)(=[^\s:,;()]*)?",
+        lambda m: f"`{m[1]}{m[2] or ''}`" if m[1] in names else m[0],
+        message,
+    )
+
+
 def one_line(text: object) -> str:
     """Return `text` on one line: every unprintable character is escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

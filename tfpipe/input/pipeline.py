@@ -20,7 +20,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
 from tfpipe.input import cache, service, stateless_random, tuning
-from tfpipe.input.example_source import CachedSource, RecordSource, of_part
+from tfpipe.input.example_source import CachedSource, RecordSource, of_part, stored_records
 from tfpipe.input.input_config import DEVICE, InputConfig
 from tfpipe.input.threads import parallel_map
 from tfpipe.records import example
@@ -37,6 +37,7 @@ def train_batches(
     first_epoch: int = 0,
     first_step: int = 0,
     epochs: int = 1,
+    as_arrays: bool = False,
 ) -> Iterator[Batch | None]:
     """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
@@ -47,9 +48,9 @@ def train_batches(
     not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
 
     Yields:
-        Batches, on the first GPU if there is one; and None at the end of an epoch that has fewer
-        batches because a data service lost records. With W workers, a batch is this worker's own
-        B / W rows. Its keys:
+        Batches, on the first GPU if there is one, or NumPy's if `as_arrays`; and None at the end of
+        an epoch that has fewer batches because a data service lost records. With W workers, a batch
+        is this worker's own B / W rows. Its keys:
             "image": uint8 [B, S, S, 3]. If the device resizes, uint8 [B, P, 3]: the pixels row by
                 row, then others.
             "size": int32 [B, 2], height and width; only if the device resizes.
@@ -96,6 +97,8 @@ def train_batches(
         result["sample_weight"] = weight[config.rows]
         if config.resize_on == DEVICE:
             result["size"] = pictures.size
+        if as_arrays:
+            return result | {"image": pictures.image}
         result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
         return result | {"image": _without_copy(pictures.image)}
 
@@ -162,7 +165,7 @@ def eval_batches(
             found["brightness"] = preprocess.brightness(image)
         return found
 
-    dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
+    dataset = of_part(stored_records(part.pieces), part, copies=copies)
     dataset = dataset.shard(workers, worker)
     dataset = dataset.map(decode, tuning.cores(), deterministic=True)
     return padded_batches(dataset, batch_size, ahead)

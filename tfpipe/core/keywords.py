@@ -1,0 +1,96 @@
+"""Keywords of Python functions: the options of a command, with the checks of its flags."""
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from tfpipe.core.errors import UserError
+
+T = TypeVar("T")
+
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def options(
+    cls: type[T],
+    function: str,
+    keywords: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    **arguments: Any,
+) -> T:
+    """Build the options dataclass `cls` from the keywords of a call.
+
+    A path or a number is taken where an option is text, because `image_size=224` reads better than
+    `image_size="224"`.
+
+    Args:
+        cls: the dataclass, of fields from `tfpipe.core.options.option`.
+        function: its name, for messages.
+        keywords: values by name, as a caller gave them.
+        without: options that the function does not have.
+        arguments: values of options that have another name or no name in the function.
+
+    Raises:
+        UserError: a keyword is unknown, or has a value of a wrong type, range or choice.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in {*without, *arguments}}
+    for name in keywords:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+            hint = f"did you mean `{near[0]}`?" if near else f"give one of {', '.join(fields)}"
+            raise UserError(f"{function} has no keyword `{name}`: {hint}", status=2)
+    values = {name: _value(fields[name], value) for name, value in keywords.items()}
+    return cls(**arguments, **values)
+
+
+def check(cls: type, name: str, value: Any) -> Any:
+    """Return a value of the option `name` of `cls` in its type; raise UserError if it is wrong."""
+    return _value({field.name: field for field in dataclasses.fields(cls)}[name], value)
+
+
+def _value(field: dataclasses.Field, value: Any) -> Any:
+    kind = field.type
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
+    if isinstance(kind, types.GenericAlias):  # tuple[str, ...]
+        many = [value] if isinstance(value, str | os.PathLike) else value
+        if not isinstance(many, list | tuple):
+            raise _wrong(field, value, "text, or a list of texts")
+        return tuple(_converted(field, str, each) for each in many)
+    value = _converted(field, kind, value)
+    choices = field.metadata.get("choices", ())
+    if choices and value not in choices:
+        raise _wrong(field, value, f"one of {', '.join(choices)}")
+    bounds = field.metadata.get("bounds", {})
+    least, most = bounds.get("lower_bound"), bounds.get("upper_bound")
+    if least is not None and not value >= least:
+        raise _wrong(field, value, f"at least {least:g}")
+    if most is not None and not value <= most:
+        raise _wrong(field, value, f"at most {most:g}")
+    return value
+
+
+def _converted(field: dataclasses.Field, kind: type, value: Any) -> Any:
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    number = hasattr(value, "__index__") and not isinstance(value, bool)
+    if kind is str and (number or isinstance(value, float)):
+        return str(value)
+    if kind is int and number:
+        return value.__index__()
+    if kind is float and (number or isinstance(value, float)):  # NumPy's float64 is one
+        return float(value)
+    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+        return value
+    raise _wrong(field, value, _KINDS[kind])
+
+
+def _wrong(field: dataclasses.Field, value: Any, allowed: str) -> UserError:
+    return UserError(f"`{field.name}={value}`: give {allowed}", status=2)
