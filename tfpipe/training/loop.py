@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -10,14 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import stateless_random
+from tfpipe.input import pipeline, stateless_random
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
 from tfpipe.training import stages
+from tfpipe.training.callbacks import Callbacks
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
@@ -54,6 +57,7 @@ class Loop:
         val_split: Subset,
         cluster: Cluster,
         folder: pathlib.Path,
+        callbacks: Sequence[tf_keras.callbacks.Callback] = (),
     ):
         """Prepare the training.
 
@@ -66,12 +70,21 @@ class Loop:
         self._own = dataclasses.replace(run, folder=folder)
         self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
+        self._callbacks = Callbacks(
+            callbacks,
+            classifier.model,
+            epochs=sum(stage.config.epochs for stage in run.stages),
+            steps=pipeline.steps_per_epoch(train_split, run.config.batch_size),
+        )
 
     def fit(self) -> None:
         """Train stage after stage, each until its last epoch or the end of its patience."""
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
+        self._callbacks.begin()
         for stage in self._run.stages[self._state.stage :]:
+            if self._callbacks.stopped:
+                break
             if stage.index > self._state.stage:
                 self._state.begin_stage(stage.index)
                 resume = False
@@ -89,6 +102,7 @@ class Loop:
                         f" `run_dir` and `batch_size={max(1, size // 2)}`, with"
                         " `accumulate_steps=2` for the same updates"
                     ) from None
+        self._callbacks.end()
         if self._cluster.is_chief:
             self._log.show()
         state = self._state
@@ -126,6 +140,7 @@ class Loop:
             splits = self._train_split, self._val_split
             inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
+        self._callbacks.begin_stage(steps.state.optimizer)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""
@@ -173,9 +188,11 @@ class Loop:
         unsaved, saved = state.stage_best_epoch >= 0, -math.inf
         over = state.finished(config.epochs, config.patience)
         while not over:
+            self._callbacks.begin_epoch(state.epoch)
             result = self._one_epoch(stage, inputs, steps, batches)
+            self._callbacks.end_epoch(result)
             best_of_stage, best = state.add(result.val_loss, result.val_accuracy)
-            over = state.finished(config.epochs, config.patience)
+            over = self._callbacks.stopped or state.finished(config.epochs, config.patience)
             if best_of_stage:
                 steps.keep_best()
                 unsaved = True
@@ -205,7 +222,7 @@ class Loop:
             if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
                 self._log.graph(stage.name, steps.graph)
-            for loss in losses:
+            for loss in self._callbacks.batches(losses, before):
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
                 more = min(config.batch_size, left - images)
@@ -218,7 +235,8 @@ class Loop:
         trained = time.monotonic() - start
         validating = terminal.progress(f"{label} validating", inputs.validation_images)
         with validating as advance, steps.averaged():
-            val_loss, val_accuracy = steps.validate(advance)
+            validate = functools.partial(steps.validate, advance)
+            val_loss, val_accuracy = self._callbacks.validated(validate)
         if not math.isfinite(val_loss):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
