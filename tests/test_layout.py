@@ -29,6 +29,8 @@ LAYERS = [
     {"predictions"},
     {"building"},
 ]
+# Above the commands, whose functions it calls.
+API = "api"
 ENTRY_POINTS = [
     "build_records",
     "verify_records",
@@ -46,6 +48,7 @@ TOPS = ("serving", "tools", "tests")
 SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS))
+RANK[API] = len(LAYERS) + 1
 
 SOURCES = sorted(
     p for folder in ("tfpipe", "serving", "tools") for p in ROOT.glob(f"{folder}/**/*.py")
@@ -83,7 +86,9 @@ def test_imports_run_one_way(path):
             own = relative.parts[1]
             if own in RANK and part_of(module) != own:
                 assert RANK[part_of(module)] <= RANK[own], f"{relative} imports {module}"
-                assert part_of(module) not in ENTRY_POINTS, f"{relative} imports {module}"
+                assert own == API or part_of(module) not in ENTRY_POINTS, (
+                    f"{relative} imports {module}"
+                )
 
 
 def test_every_module_has_a_layer():

@@ -41,14 +41,14 @@ def as_flags(message: str, names: Container[str]) -> str:
     )
 
 
-def as_keywords(message: str, names: Container[str]) -> str:
-    """Return "--epochs=-1 is negative" as "`epochs=-1` is negative" for the options `names`.
+def as_keywords(message: str) -> str:
+    """Return "--epochs=-1 is negative" as "`epochs=-1` is negative".
 
     Commands stay as they are, with their flags: "python -m tfpipe.train --epochs=3".
     """
     return re.sub(
         r"python -m [\w.]+(?: --[^\s`]+)*|(?<![\w`-])--([a-z_0-9]+)(=[^\s:,;()]*)?",
-        lambda m: f"`{m[1]}{m[2] or ''}`" if m[1] in names else m[0],
+        lambda m: f"`{m[1]}{m[2] or ''}`" if m[1] else m[0],
         message,
     )
 

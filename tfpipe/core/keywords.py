@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
+import inspect
 import os
+import textwrap
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from tfpipe.core.errors import UserError
+from tfpipe.core.errors import UserError, as_keywords
 
 T = TypeVar("T")
 
@@ -38,19 +40,51 @@ def options(
     Raises:
         UserError: a keyword is unknown, or has a value of a wrong type, range or choice.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in {*without, *arguments}}
-    for name in keywords:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
-            hint = f"did you mean `{near[0]}`?" if near else f"give one of {', '.join(fields)}"
-            raise UserError(f"{function} has no keyword `{name}`: {hint}", status=2)
+    fields = {field.name: field for field in _fields(cls, {*without, *arguments})}
+    check_known(keywords, fields, function)
     values = {name: _value(fields[name], value) for name, value in keywords.items()}
     return cls(**arguments, **values)
 
 
-def check(cls: type, name: str, value: Any) -> Any:
-    """Return a value of the option `name` of `cls` in its type; raise UserError if it is wrong."""
-    return _value({field.name: field for field in dataclasses.fields(cls)}[name], value)
+def check_known(keywords: Iterable[str], known: Iterable[str], function: str) -> None:
+    """Raise UserError if a keyword of a function is not known."""
+    known = [name for name in known if name != "self"]
+    for name in keywords:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean `{near[0]}`?" if near else f"give one of {', '.join(known)}"
+            raise UserError(f"{function} has no keyword `{name}`: {hint}", status=2)
+
+
+def signature(function: Callable, cls: type, without: Collection[str] = ()) -> inspect.Signature:
+    """Return the signature of a function whose `**flags` are the options of `cls`."""
+    own = inspect.signature(function)
+    given = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    for field in _fields(cls, {*without, *own.parameters}):
+        default = inspect.Parameter.empty if _is_required(field) else field.default
+        kind = inspect.Parameter.KEYWORD_ONLY
+        given.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+    return own.replace(parameters=given)
+
+
+def describe(cls: type, without: Collection[str] = ()) -> str:
+    """Return the options of `cls` as a section of a docstring."""
+    lines = ["Flags:"]
+    for field in _fields(cls, without):
+        choices = field.metadata.get("choices", ())
+        allowed = f" (one of {', '.join(choices)})" if choices else ""
+        default = "" if _is_required(field) else f"; default {field.default!r}"
+        text = f"{field.name}: {as_keywords(field.metadata['help'])}{allowed}{default}"
+        lines += textwrap.wrap(text, 90, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def _fields(cls: type, without: Collection[str]) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if field.name not in without]
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING
 
 
 def _value(field: dataclasses.Field, value: Any) -> Any:

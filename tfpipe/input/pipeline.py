@@ -27,6 +27,12 @@ from tfpipe.records import example
 from tfpipe.records.subset import Subset
 
 Batch = dict[str, tf.Tensor]
+Source = RecordSource | CachedSource
+
+
+def open_source(part: Subset, config: InputConfig) -> Source:
+    """Return where the examples come from; with a cache they are read now."""
+    return (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
 
 
 def train_batches(
@@ -38,6 +44,7 @@ def train_batches(
     first_step: int = 0,
     epochs: int = 1,
     as_arrays: bool = False,
+    source: Source | None = None,
 ) -> Iterator[Batch | None]:
     """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
@@ -45,7 +52,8 @@ def train_batches(
     repetitions of sample weight 0, so that all batches have one shape.
 
     The first epoch begins at `first_step`, and the batches before are not decoded. If the order is
-    not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
+    not fixed (`config.deterministic`, or a data service), this only gives fewer batches. A `source`
+    of `open_source` keeps its cache between calls.
 
     Yields:
         Batches, on the first GPU if there is one, or NumPy's if `as_arrays`; and None at the end of
@@ -75,7 +83,7 @@ def train_batches(
         yield from _from_service(RecordSource(part, config), config, wanted, columns)
         return
     crops = augment is not None and augment.crops_on_host
-    source = (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
+    source = source or open_source(part, config)
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
