@@ -122,8 +122,10 @@ class Augment:
     def _numbers(self, count: tf.Tensor, u: tf.Tensor | None, seed: tf.Tensor | None) -> tf.Tensor:
         shape = [count, self.num_random]
         if u is None:
-            stateless = tf.random.stateless_uniform
-            return tf.random.uniform(shape) if seed is None else stateless(shape, seed)
+            if seed is None:
+                return tf.random.uniform(shape)
+            # XLA would choose another algorithm by itself, and so other numbers.
+            return tf.random.stateless_uniform(shape, seed, alg="philox")
         u = tf.convert_to_tensor(u)
         if len(u.shape) != 2 or (u.shape[1] or 0) < self.num_random:
             raise UserError(

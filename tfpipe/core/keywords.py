@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import numbers
 import os
 import textwrap
 import types
@@ -114,14 +115,14 @@ def _value(field: dataclasses.Field, value: Any) -> Any:
 def _converted(field: dataclasses.Field, kind: type, value: Any) -> Any:
     if kind is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    number = hasattr(value, "__index__") and not isinstance(value, bool)
-    if kind is str and (number or isinstance(value, float)):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind is str and is_number:
         return str(value)
-    if kind is int and number:
-        return value.__index__()
-    if kind is float and (number or isinstance(value, float)):  # NumPy's float64 is one
+    if kind is int and is_number and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and is_number:
         return float(value)
-    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+    if kind in (str, bool) and isinstance(value, kind):
         return value
     raise _wrong(field, value, _KINDS[kind])
 
