@@ -115,7 +115,7 @@ def _epochs(part: Subset, config: InputConfig, augment: Augment) -> Callable[[],
 
     def epoch() -> Iterator[tuple]:
         number = next(numbers)
-        rows = pipeline.train_batches(
+        rows: Any = pipeline.train_batches(  # a generator, which has to be closed
             part,
             config,
             augment=augment,
@@ -134,7 +134,7 @@ def _epochs(part: Subset, config: InputConfig, augment: Augment) -> Callable[[],
 
 def _logged(epoch: Callable[[], Iterator[tuple]]) -> Iterator[tuple]:
     """Yield the batches of an epoch; what it says goes to the log, in any thread."""
-    rows = epoch()
+    rows: Any = epoch()
     with contextlib.closing(rows):
         while True:
             with terminal.logged():

@@ -89,7 +89,7 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _value(field: dataclasses.Field, value: Any) -> Any:
-    kind = field.type
+    kind: Any = field.type
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
