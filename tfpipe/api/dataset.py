@@ -1,26 +1,24 @@
 """Records as a `tf.data.Dataset` of batches, on the decoder of the training.
 
-records -> shuffled as encoded bytes -> decoded by threads, outside TensorFlow
-        -> augmented, compiled by XLA -> (images, labels)
+records -> shuffled as encoded bytes -> batches, decoded by Python on threads of tf.data
+-> augmented, compiled by XLA -> (images, labels)
 """
 
-import contextlib
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfpipe.api.python_calls import until_exit
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.images.preprocess import CHANNELS
-from tfpipe.input import cache, pipeline, tuning
-from tfpipe.input.input_config import InputConfig
+from tfpipe.input import cache, example_source, pipeline, stateless_random, tuning
+from tfpipe.input.input_config import InputConfig, aligned
 from tfpipe.records.subset import Subset
 from tfpipe.training import losses
 
@@ -51,9 +49,6 @@ class DatasetOptions:
     )
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256, minimum=1)
     decode_threads: int = option("threads that decode, 0 for one on each core", 0, minimum=0)
-    buffer_mb: int = option(
-        "memory that buffers may take, in MB; 0 for half of what is free", 0, minimum=0
-    )
 
 
 def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
@@ -62,12 +57,10 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
     Raises:
         UserError: an option is wrong.
     """
-    augment = Augment(options.augment)
-    if augment.mixes and not options.one_hot:
+    if Augment(options.augment).mixes and not options.one_hot:
         raise UserError(
             f"`augment={options.augment}` mixes the labels of two images: give `one_hot=True`"
         )
-    size = min(options.batch_size, part.count)
     whole, rest = divmod(part.count, options.batch_size)
     if options.drop_remainder and not whole:
         raise UserError(
@@ -76,76 +69,76 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
         )
     config = InputConfig(
         image_size=options.image_size,
-        batch_size=size,
+        batch_size=min(options.batch_size, part.count),
         seed=options.seed,
         shuffle=options.shuffle,
         shuffle_mb=options.shuffle_mb,
         cache=options.cache,
         threads=options.decode_threads,
-        ram_mb=options.buffer_mb,
     )
     augment = Augment(options.augment, crop_on_host=config.crops)
-    side = options.image_size
-    batches = tf.data.Dataset.from_generator(
-        _epochs(part, config, augment),
-        output_signature=(
-            tf.TensorSpec([size, side, side, CHANNELS], tf.uint8),
-            tf.TensorSpec([size], tf.int64),
-            tf.TensorSpec([size, augment.num_random], tf.float32),
-            tf.TensorSpec([], tf.int64),
-        ),
-    )
+    source = example_source.open_source(part, config)
+    load = _loader(source, config, augment)
+    finish = _finisher(part, options, augment)
+
+    @tf.autograph.experimental.do_not_convert
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        tf.random.set_seed(1)  # in this graph only, as in `pipeline.train_batches`
+        keys = source.keys(tf.stack([tf.constant(options.seed, tf.int64), epoch]))
+        keys = keys.batch(config.batch_size, drop_remainder=options.drop_remainder)
+        return keys.map(lambda batch: load(epoch, batch), config.cores, deterministic=True)
+
+    # Another number in each iteration, and the same numbers by seed.
+    epochs = tf.data.Dataset.random(options.seed, rerandomize_each_iteration=True).take(1)
+    batches = epochs.flat_map(one_epoch)
     steps = whole if options.drop_remainder else whole + bool(rest)
-    batches = batches.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
-    batches = batches.map(_finisher(part, options, augment)).prefetch(tuning.AHEAD)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
     own = tf.data.Options()
-    # A generator waits for its threads in a thread of the pool, which a model's step may need.
+    # Decoding holds a thread of the pool, which a model's step may need.
     own.threading.private_threadpool_size = config.cores
-    return batches.with_options(own)
+    return batches.map(finish).prefetch(tuning.AHEAD).with_options(own)
 
 
-def _epochs(part: Subset, config: InputConfig, augment: Augment) -> Callable[[], Iterator[tuple]]:
-    """Return a function that yields the next epoch in each call.
+def _loader(
+    source: example_source.RecordSource | example_source.CachedSource,
+    config: InputConfig,
+    augment: Augment,
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Return a function from an epoch and keys of `source` to a padded batch.
 
-    It yields images uint8 [B, S, S, 3], labels int64 [B], random numbers float32 [B, D], and the
-    number of rows that are no padding.
+    It returns images uint8 [B, S, S, 3], labels int64 [B], random numbers float32 [B, D], and the
+    number of rows that are no padding, int64 [].
     """
-    numbers = itertools.count()
-    source = functools.cache(lambda: pipeline.open_source(part, config))
+    size = config.batch_size
+    shapes = [size, *config.shape], [size], [size, augment.num_random], []
+    types = tf.uint8, tf.int64, tf.float32, tf.int64
 
-    def epoch() -> Iterator[tuple]:
-        number = next(numbers)
-        rows: Any = pipeline.train_batches(  # a generator, which has to be closed
-            part,
-            config,
-            augment=augment,
-            first_epoch=number,
-            epochs=number + 1,
-            as_arrays=True,
-            source=source(),
-        )
-        with contextlib.closing(rows):
-            for batch in rows:
-                count = np.count_nonzero(batch["sample_weight"])
-                yield batch["image"], batch["label"], batch["random"], np.int64(count)
+    def load(epoch: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+        rows, weight = pipeline.pad_batch(keys, size)
+        with terminal.logged():
+            found = source.get(rows)
+            u = stateless_random.uniform(
+                config.seed, int(epoch), found.example_id, augment.num_random
+            )
+            windows = augment.window(u).numpy() if augment.crops_on_host else None
+            pictures = found.pictures or config.decode(found.images, windows)
+        return pictures.image, found.label, u, np.int64(np.count_nonzero(weight))
 
-    return functools.partial(_logged, epoch)
+    def nothing(epoch: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+        label, u = np.zeros(size, np.int64), np.zeros([size, augment.num_random], np.float32)
+        return aligned((size, *config.shape)), label, u, np.int64(0)
 
+    call = until_exit(load, nothing)
 
-def _logged(epoch: Callable[[], Iterator[tuple]]) -> Iterator[tuple]:
-    """Yield the batches of an epoch; what it says goes to the log, in any thread."""
-    rows: Any = epoch()
-    with contextlib.closing(rows):
-        while True:
-            with terminal.logged():
-                batch = next(rows, None)
-            if batch is None:
-                return
-            yield batch
+    def batch(epoch: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(call, [epoch, keys], types)
+        return tuple(tf.ensure_shape(one, shape) for one, shape in zip(found, shapes, strict=True))
+
+    return batch
 
 
 def _finisher(part: Subset, options: DatasetOptions, augment: Augment) -> Callable[..., Any]:
-    """Return a function from what `_epochs` yields to the elements of the dataset."""
+    """Return a function from what `_loader` returns to the elements of the dataset."""
     classes, side = len(part.manifest.classes), options.image_size
     augment_batch = tf.function(augment, autograph=False, jit_compile=True)
     weights = class_weights(part, options.class_weights)

@@ -76,7 +76,6 @@ class Records:
         cache: str = "none",
         shuffle_mb: int = 256,
         decode_threads: int = 0,
-        buffer_mb: int = 0,
     ) -> "tf.data.Dataset":
         """Return a finite `tf.data.Dataset` of batches (images, labels).
 
@@ -102,7 +101,6 @@ class Records:
                 images.
             shuffle_mb: size of the shuffle buffer, in MB of encoded images.
             decode_threads: number of threads that decode; 0 for one on each core.
-            buffer_mb: memory that buffers may take, in MB; 0 for half of what is free.
 
         Returns:
             images float32 or uint8 [B, S, S, 3], RGB in 0..255; labels int64 [B], or with

@@ -87,6 +87,11 @@ class CachedSource:
         return Examples(example_id, label, [], DecodedImages(into, size[rows]))
 
 
+def open_source(part: Subset, config: InputConfig) -> RecordSource | CachedSource:
+    """Return where the examples come from; a cache is filled now."""
+    return (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
+
+
 def stored_records(pieces: Sequence[ShardPiece]) -> tf.data.Dataset:
     """Return the records of pieces of shards, string scalars, in their order."""
     return tf.data.Dataset.from_tensor_slices(_columns(pieces)).flat_map(_piece_records)

@@ -19,20 +19,14 @@ from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
-from tfpipe.input import cache, service, stateless_random, tuning
-from tfpipe.input.example_source import CachedSource, RecordSource, of_part, stored_records
+from tfpipe.input import service, stateless_random, tuning
+from tfpipe.input.example_source import RecordSource, of_part, open_source, stored_records
 from tfpipe.input.input_config import DEVICE, InputConfig
 from tfpipe.input.threads import parallel_map
 from tfpipe.records import example
 from tfpipe.records.subset import Subset
 
 Batch = dict[str, tf.Tensor]
-Source = RecordSource | CachedSource
-
-
-def open_source(part: Subset, config: InputConfig) -> Source:
-    """Return where the examples come from; with a cache they are read now."""
-    return (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
 
 
 def train_batches(
@@ -43,8 +37,6 @@ def train_batches(
     first_epoch: int = 0,
     first_step: int = 0,
     epochs: int = 1,
-    as_arrays: bool = False,
-    source: Source | None = None,
 ) -> Iterator[Batch | None]:
     """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
@@ -52,13 +44,12 @@ def train_batches(
     repetitions of sample weight 0, so that all batches have one shape.
 
     The first epoch begins at `first_step`, and the batches before are not decoded. If the order is
-    not fixed (`config.deterministic`, or a data service), this only gives fewer batches. A `source`
-    of `open_source` keeps its cache between calls.
+    not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
 
     Yields:
-        Batches, on the first GPU if there is one, or NumPy's if `as_arrays`; and None at the end of
-        an epoch that has fewer batches because a data service lost records. With W workers, a batch
-        is this worker's own B / W rows. Its keys:
+        Batches, on the first GPU if there is one; and None at the end of an epoch that has fewer
+        batches because a data service lost records. With W workers, a batch is this worker's own
+        B / W rows. Its keys:
             "image": uint8 [B, S, S, 3]. If the device resizes, uint8 [B, P, 3]: the pixels row by
                 row, then others.
             "size": int32 [B, 2], height and width; only if the device resizes.
@@ -83,7 +74,7 @@ def train_batches(
         yield from _from_service(RecordSource(part, config), config, wanted, columns)
         return
     crops = augment is not None and augment.crops_on_host
-    source = source or open_source(part, config)
+    source = open_source(part, config)
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -105,8 +96,6 @@ def train_batches(
         result["sample_weight"] = weight[config.rows]
         if config.resize_on == DEVICE:
             result["size"] = pictures.size
-        if as_arrays:
-            return result | {"image": pictures.image}
         result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
         return result | {"image": _without_copy(pictures.image)}
 
