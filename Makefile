@@ -40,9 +40,10 @@ docs: setup  ## The documentation as a site, which needs no network: site/index.
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "the documentation is site/index.html"
 
-lint: setup  ## Check format, rules, import direction and links
+lint: setup  ## Check format, rules, types of the API, import direction and links
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_layout.py tests/test_links.py
 
 format: setup  ## Format the code and mend what ruff can mend

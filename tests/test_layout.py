@@ -29,6 +29,8 @@ LAYERS = [
     {"predictions"},
     {"building"},
 ]
+# Above the commands, whose functions it calls.
+API = "api"
 ENTRY_POINTS = [
     "inspect_records",
     "models",
@@ -49,6 +51,7 @@ TOPS = ("serving", "tools", "tests")
 SERVING_ENTRY_POINTS = ["server", "client", "loadtest", "webapp"]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 RANK |= dict.fromkeys(ENTRY_POINTS, len(LAYERS)) | {"commands": len(LAYERS)}
+RANK[API] = len(LAYERS) + 1
 
 SOURCES = sorted(
     p for folder in ("tfpipe", "serving", "tools") for p in ROOT.glob(f"{folder}/**/*.py")
@@ -86,7 +89,9 @@ def test_imports_run_one_way(path):
             own = relative.parts[1]
             if own in RANK and part_of(module) != own:
                 assert RANK[part_of(module)] <= RANK[own], f"{relative} imports {module}"
-                assert part_of(module) not in ENTRY_POINTS, f"{relative} imports {module}"
+                assert own == API or part_of(module) not in ENTRY_POINTS, (
+                    f"{relative} imports {module}"
+                )
 
 
 def test_every_module_has_a_layer():

@@ -14,6 +14,7 @@ with status 75: start the same command on all of them again.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfpipe.core import cli, options, terminal
@@ -21,11 +22,13 @@ from tfpipe.core.errors import UserError
 from tfpipe.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
+    from tf_keras.callbacks import Callback
+
     from tfpipe.training.cluster import Cluster
 
 
-def main(config: TrainConfig) -> None:
-    """Run the command; see the module's docstring."""
+def main(config: TrainConfig, callbacks: "Sequence[Callback]" = ()) -> None:
+    """Run the command, perhaps with callbacks of tf_keras; see the module's docstring."""
     from tfpipe.runs import trainer as training
     from tfpipe.training import strategy
     from tfpipe.training.cluster import Cluster
@@ -41,13 +44,15 @@ def main(config: TrainConfig) -> None:
         cluster.check_same(options.to_json(config))
         cluster.check(config.batch_size)
         if config.folds:
-            cross_validate(config, cluster)
+            cross_validate(config, cluster, callbacks)
         else:
-            training.train(config, cluster)
+            training.train(config, cluster, callbacks)
             terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
 
 
-def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
+def cross_validate(
+    config: TrainConfig, cluster: "Cluster", callbacks: "Sequence[Callback]" = ()
+) -> None:
     """Train a run for each fold of the records, and join their held-out predictions."""
     import tf_keras
 
@@ -60,7 +65,7 @@ def cross_validate(config: TrainConfig, cluster: "Cluster") -> None:
     for run in runs:
         terminal.say(f"fold {run.fold} of {len(runs)}:")
         tf_keras.backend.clear_session()  # the models of the folds before
-        training.train(run, cluster)
+        training.train(run, cluster, callbacks)
     if cluster.is_chief:
         crossval.join(config, runs, manifest)
 

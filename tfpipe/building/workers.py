@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import ExceptionWithTraceback
@@ -209,6 +210,9 @@ def _explain(status: int) -> LostTask:
 def _starting() -> Iterator[None]:
     """Hold Ctrl-C back while a process starts, and give it `_ENVIRONMENT`.
 
+    The new process would run the caller's script again, as `__mp_main__`. It needs nothing of it,
+    so `__main__` is an empty module meanwhile.
+
     A terminal interrupts the workers too, but the parent ends them, without a traceback of theirs.
     An interrupt of the parent would leave a new process with half its input.
     """
@@ -219,9 +223,11 @@ def _starting() -> Iterator[None]:
         handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
     os.environ.update(_ENVIRONMENT)
+    script, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         for name in _ENVIRONMENT:
             os.environ.pop(name)
         os.environ.update(before)

@@ -3,6 +3,14 @@
 import re
 from collections.abc import Container
 
+# The function of the Python API for each command that has one.
+_FUNCTIONS = {
+    "build_records": "build",
+    "train": "fit",
+    "evaluate": "Run.evaluate",
+    "export": "Run.export",
+}
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its message is the whole of what is shown.
@@ -39,6 +47,32 @@ def as_flags(message: str, names: Container[str]) -> str:
         lambda m: f"--{m[1]}{m[2] or ''}" if m[1] in names else m[0],
         message,
     )
+
+
+def as_keywords(message: str) -> str:
+    """Return a message of a command in the words of the Python API.
+
+    "--epochs=-1 is negative" becomes "`epochs=-1` is negative", and "python -m tfpipe.build_records
+    --overwrite" becomes "tfpipe.build(overwrite=True)".
+    """
+    names = "|".join(_FUNCTIONS)
+    return re.sub(
+        rf"(python -m )?tfpipe\.(?P<command>{names})\b(?P<flags>(?: --[^\s`]+)*)"
+        r"|python -m [\w.]+(?: --[^\s`]+)*"
+        r"|(?<![\w`-])--(?P<name>[a-z_0-9]+)(?P<value>=[^\s:,;()]*)?",
+        _as_python,
+        message,
+    )
+
+
+def _as_python(match: re.Match) -> str:
+    if match["name"]:
+        return f"`{match['name']}{match['value'] or ''}`"
+    if not match["command"]:  # one that has no function
+        return match[0]
+    flags = [flag if "=" in flag else f"{flag}=True" for flag in match["flags"].split()]
+    given = f"({', '.join(flag.removeprefix('--') for flag in flags)})" if flags else ""
+    return f"tfpipe.{_FUNCTIONS[match['command']]}{given}"
 
 
 def one_line(text: object) -> str:

@@ -1,10 +1,11 @@
 """What a person sees while a command runs: messages, progress bars, tables.
 
 Messages and progress go to standard error, results to standard output, so that a command's
-result can be piped.
+result can be piped. A program that calls the library sees none of it (`logged`).
 """
 
 import contextlib
+import contextvars
 import logging
 import os
 import time
@@ -25,7 +26,24 @@ _results = Console(highlight=False, soft_wrap=True)
 # Without a terminal, print one plain line of progress at most this often.
 PLAIN_INTERVAL_S = 10.0
 
+# Of the library: its messages, and whether they go there instead of to the terminal.
+LOGGER = logging.getLogger("tfpipe")
+_logs = contextvars.ContextVar("logs", default=False)
+
 _quiet = False
+
+
+@contextlib.contextmanager
+def logged(logs: bool = True) -> Iterator[None]:
+    """Send messages of the block to the logger "tfpipe", without progress, results and tables.
+
+    It holds for this thread only. With False the block prints as a command does.
+    """
+    token = _logs.set(logs)
+    try:
+        yield
+    finally:
+        _logs.reset(token)
 
 
 def be_quiet(quiet: bool) -> None:
@@ -54,27 +72,39 @@ def quiet_tensorflow(verbosity: int) -> None:
 
 def say(message: str) -> None:
     """Print one line of information."""
-    if not _quiet:
+    if _logs.get():
+        LOGGER.info(one_line(message))
+    elif not _quiet:
         _messages.print(one_line(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print one line that a user should not miss."""
+    if _logs.get():
+        LOGGER.warning(one_line(message))
+        return
     _messages.print(f"warning: {one_line(message)}", style="yellow", markup=False)
 
 
 def error(message: str) -> None:
     """Print the one line that explains why the command ends."""
+    if _logs.get():
+        LOGGER.error(one_line(message))
+        return
     _messages.print(f"error: {one_line(message)}", style="red", markup=False)
 
 
 def result(text: str) -> None:
     """Print a line of the command's result to standard output."""
+    if _logs.get():
+        return
     _results.print(one_line(text), markup=False)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """Print a table to standard output; columns after the first are right-aligned."""
+    if _logs.get():
+        return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -91,7 +121,9 @@ def progress(description: str, total: int | None, unit: str = "images") -> Itera
         A function `advance(n=1, note="")` to call when n more units are done; the note follows the
         figures.
     """
-    if _messages.is_terminal and not _quiet:
+    if _logs.get():
+        yield lambda n=1, note="": None
+    elif _messages.is_terminal and not _quiet:
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -5,7 +5,9 @@ resize five times as long as OpenCV's (`tools/bench_input.py`). Both libraries r
 lock, so that threads decode at once.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -16,12 +18,21 @@ from tfpipe.images import pixels as rules
 from tfpipe.images.pixels import CHANNELS
 from tfpipe.records.example import ImageExample
 
-cv2.setNumThreads(1)  # the pipeline has a thread on each core already
-
 # A part of an image: its top, left, height and width as fractions of the whole.
 Window = np.ndarray
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0], np.float32)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let OpenCV use one thread in the block: the pipeline has one on each core already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def square(image: ImageExample, size: int, into: np.ndarray, window: Window = WHOLE) -> None:

@@ -13,7 +13,7 @@ from tfpipe.input import cache, stateless_random, tuning
 from tfpipe.input.cache import DecodedImages, Examples
 from tfpipe.input.input_config import InputConfig, aligned
 from tfpipe.records import example
-from tfpipe.records.subset import Subset
+from tfpipe.records.subset import ShardPiece, Subset
 
 # Shards read at once; their records alternate, which mixes neighbours.
 READERS = 4
@@ -28,12 +28,17 @@ class RecordSource:
         self._part = part
         room = int(config.shuffle_mb * 2**20 * part.count / part.bytes)
         self._buffer = max(1, min(part.count, room))
+        self._shuffle = config.shuffle
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Return the records, string scalars, shuffled by `key`, int64 [2]."""
-        order = tf.random.experimental.stateless_shuffle(tf.constant(self._part.paths), key)
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset,
+        """Return the records, string scalars, shuffled by `key`, int64 [2], unless in order."""
+        pieces = self._part.pieces
+        if not self._shuffle:
+            return of_part(stored_records(pieces), self._part)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(pieces)), key)
+        columns = tuple(tf.gather(column, order) for column in _columns(pieces))
+        records = tf.data.Dataset.from_tensor_slices(columns).interleave(
+            _piece_records,
             cycle_length=READERS,
             block_length=_BLOCK,
             num_parallel_calls=READERS,
@@ -57,17 +62,18 @@ class CachedSource:
 
     def __init__(self, part: Subset, config: InputConfig):
         cache.check(config.cache, part, int(np.prod(config.shape)))
-        records = of_part(tf.data.TFRecordDataset(part.paths), part)
+        records = of_part(stored_records(part.pieces), part)
         records = tuning.without_autotune(records).as_numpy_iterator()
         with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
             self._kept = cache.load(config.cache, records, part.count, config.decode, advance)
+        self._shuffle = config.shuffle
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
-        """Return the row of each example, int64 scalars, shuffled by `key`, int64 [2]."""
+        """Return each example's row, int64 scalars, shuffled by `key`, int64 [2], or in order."""
         rows = tf.range(len(self._kept.label), dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices(
-            tf.random.experimental.stateless_shuffle(rows, key)
-        )
+        if self._shuffle:
+            rows = tf.random.experimental.stateless_shuffle(rows, key)
+        return tf.data.Dataset.from_tensor_slices(rows)
 
     def get(self, rows: np.ndarray) -> Examples:
         """Return the examples in these rows."""
@@ -79,6 +85,26 @@ class CachedSource:
         into = aligned((len(rows), *image.shape[1:]))
         np.take(image, rows, axis=0, out=into, mode="clip")  # "raise" would copy through a buffer
         return Examples(example_id, label, [], DecodedImages(into, size[rows]))
+
+
+def open_source(part: Subset, config: InputConfig) -> RecordSource | CachedSource:
+    """Return where the examples come from; a cache is filled now."""
+    return (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
+
+
+def stored_records(pieces: Sequence[ShardPiece]) -> tf.data.Dataset:
+    """Return the records of pieces of shards, string scalars, in their order."""
+    return tf.data.Dataset.from_tensor_slices(_columns(pieces)).flat_map(_piece_records)
+
+
+def _columns(pieces: Sequence[ShardPiece]) -> tuple[tf.Tensor, ...]:
+    """Return the paths, string [P], and first records and counts, int64 [P]."""
+    types = (tf.string, tf.int64, tf.int64)
+    return tuple(tf.constant([each[i] for each in pieces], kind) for i, kind in enumerate(types))
+
+
+def _piece_records(path: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path).skip(first).take(count)
 
 
 def of_part(records: tf.data.Dataset, part: Subset, *, copies: bool = True) -> tf.data.Dataset:

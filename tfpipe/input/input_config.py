@@ -39,6 +39,7 @@ class InputConfig:
     image_size: int  # side S of the model's input in pixels
     batch_size: int  # records in a batch of all workers together, B
     seed: int = 0  # of the order and of the random numbers
+    shuffle: bool = True  # anew in each epoch; else the order of the shards
     shuffle_mb: int = 256  # size of the shuffle buffer, of encoded images
     cache: str = cache.NONE  # what stays in memory: "none", "encoded" or "decoded" images
     resize_on: str = HOST  # or "device", which then gets the pictures in their own size

@@ -20,8 +20,8 @@ from tfpipe.core import terminal
 from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
-from tfpipe.input import cache, service, stateless_random, tuning
-from tfpipe.input.example_source import CachedSource, RecordSource, of_part
+from tfpipe.input import service, stateless_random, tuning
+from tfpipe.input.example_source import RecordSource, of_part, open_source, stored_records
 from tfpipe.input.input_config import DEVICE, InputConfig
 from tfpipe.input.threads import parallel_map
 from tfpipe.records import example
@@ -75,7 +75,7 @@ def train_batches(
         }
         yield from _from_service(RecordSource(part, config), config, wanted, augment)
         return
-    source = (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
+    source = open_source(part, config)
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -166,7 +166,7 @@ def eval_batches(
             found["brightness"] = preprocess.brightness(image)
         return found
 
-    dataset = of_part(tf.data.TFRecordDataset(part.paths), part, copies=copies)
+    dataset = of_part(stored_records(part.pieces), part, copies=copies)
     dataset = dataset.shard(workers, worker)
     dataset = dataset.map(decode, cores(), deterministic=True)
     return padded_batches(dataset, batch_size, ahead)

@@ -3,13 +3,22 @@
 import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.records import example, tfrecord
 from tfpipe.records.manifest import ALL_SPLITS, Manifest, Shard
+
+
+class ShardPiece(NamedTuple):
+    """Consecutive records of one shard: its path or URL, the first record, and their number."""
+
+    path: str
+    first: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +34,8 @@ class Subset:
         splits: names of splits, or "all".
         fold: number of a cross-validation fold; None for all folds.
         held_out: True selects only the fold; False selects all records but the fold.
+        slices: the first record of each of `splits`, and the one after the last; empty for whole
+            splits. Not with a fold.
 
     Raises:
         UserError: a split or the fold does not exist.
@@ -34,6 +45,7 @@ class Subset:
     splits: tuple[str, ...]
     fold: int | None = None
     held_out: bool = False
+    slices: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         """Check the splits and the fold."""
@@ -59,6 +71,9 @@ class Subset:
     def name(self) -> str:
         """For messages: "train+val", "fold 2 of train+val" or "train+val without fold 2"."""
         splits = "+".join(self.splits)
+        if self.slices:
+            parts = zip(self.splits, self.slices, strict=True)
+            return "+".join(f"{split}[{start}:{stop}]" for split, (start, stop) in parts)
         if self.fold is None:
             return splits
         if self.held_out:
@@ -67,23 +82,41 @@ class Subset:
 
     @property
     def shards(self) -> list[Shard]:
-        """The shards that hold the records. With a fold, they hold other records too."""
+        """The shards of the splits. With a fold or slices, they hold other records too."""
         return [shard for split in self._names for shard in self.manifest.shards_of(split)]
+
+    @property
+    def pieces(self) -> list[ShardPiece]:
+        """The records' places in the shards. With a fold, other records are there too."""
+        found = []
+        slices = self.slices or itertools.repeat((0, None))
+        for split, (start, stop) in zip(self._names, slices, strict=False):
+            begin = 0
+            paths = self.manifest.paths(split)
+            for path, shard in zip(paths, self.manifest.shards_of(split), strict=True):
+                first = max(start - begin, 0)
+                last = shard.records if stop is None else min(stop - begin, shard.records)
+                if first < last:
+                    found.append(ShardPiece(path, first, last - first))
+                begin += shard.records
+        return found
 
     @property
     def paths(self) -> list[str]:
         """Absolute paths or URLs of the shards."""
-        return [path for split in self._names for path in self.manifest.paths(split)]
+        return [piece.path for piece in self.pieces]
 
     @property
     def bytes(self) -> int:
-        """Bytes of the stored records; with a fold, estimated by the share of records."""
+        """Bytes of the stored records; with a fold or slices, estimated by the share of records."""
         stored = sum(shard.bytes for shard in self.shards)
         return stored * self.count // sum(shard.records for shard in self.shards)
 
     @property
     def count(self) -> int:
         """Number of records."""
+        if self.slices:
+            return sum(stop - start for start, stop in self.slices)
         return sum(self._counts.values())
 
     @property
@@ -123,7 +156,9 @@ class Subset:
 
     @property
     def _names(self) -> list[str]:
-        """The splits, without repetition."""
+        """The splits, without repetition unless there are slices of them."""
+        if self.slices:
+            return list(self.splits)
         return list(
             self.manifest.splits if ALL_SPLITS in self.splits else dict.fromkeys(self.splits)
         )
@@ -131,6 +166,8 @@ class Subset:
     @functools.cached_property
     def _counts(self) -> collections.Counter[tuple[str, bool]]:
         """Number of records by (class, copy)."""
+        if self.slices:
+            return self._scan()
         if self.fold is None:
             return self._listed()
         counts = self._listed_by_fold() if self.manifest.fold_records else self._scan()
@@ -161,7 +198,7 @@ class Subset:
 
     def _scan(self) -> collections.Counter[tuple[str, bool]]:
         counts = collections.Counter()
-        total = sum(shard.records for shard in self.shards)
+        total = sum(piece.count for piece in self.pieces)
         with terminal.progress(f"counting {self.name}", total, "records") as advance:
             for record in self._read():
                 if self.holds(record.fold, record.copy):
@@ -171,10 +208,10 @@ class Subset:
 
     def _read(self) -> Iterator[example.ImageExample]:
         """Yield the records of every fold."""
-        for path in self.paths:
+        for path, first, count in self.pieces:
             try:
                 with storage.open_to_read(path) as file:
-                    for _, record in tfrecord.read(file):
+                    for _, record in itertools.islice(tfrecord.read(file), first, first + count):
                         yield example.deserialize(record)
             except (OSError, ValueError, tfrecord.FrameError) as error:
                 raise UserError(

@@ -4,10 +4,14 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+from collections.abc import Sequence
+
+import tf_keras
 
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
+from tfpipe.images import preprocess_host
 from tfpipe.input import pipeline
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
@@ -36,18 +40,27 @@ from tfpipe.training.runtime import Runtime
 from tfpipe.training.train_config import TrainConfig
 
 
-def train(config: TrainConfig, cluster: Cluster) -> None:
+def train(
+    config: TrainConfig, cluster: Cluster, callbacks: Sequence[tf_keras.callbacks.Callback] = ()
+) -> None:
     """Train one run, or resume it, as one worker of a cluster.
+
+    `callbacks` are called as by `Model.fit`, on every worker.
 
     Raises:
         UserError: an option is wrong, or the records or the run folder do not fit.
     """
-    with cluster.outputs(config.run_dir) as folder:
-        _fit(config, cluster, folder)
+    with cluster.outputs(config.run_dir) as folder, preprocess_host.one_thread():
+        _fit(config, cluster, folder, callbacks)
         cluster.barrier()
 
 
-def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
+def _fit(
+    config: TrainConfig,
+    cluster: Cluster,
+    folder: pathlib.Path,
+    callbacks: Sequence[tf_keras.callbacks.Callback],
+) -> None:
     """Train one run and write its results to `folder`."""
     # Find every mistake before the first long step, and before anything is written.
     own = inputs.input_config(config, image_size=1, workers=cluster.workers)
@@ -110,7 +123,8 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
             if others:
                 run.save_first(built)
             trained_images.save(run, train_split, val_split, others)
-        loop.Loop(run, built, generators, train_split, val_split, cluster, folder).fit()
+        splits = train_split, val_split
+        loop.Loop(run, built, generators, *splits, cluster, folder, callbacks).fit()
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
             run_calibration.calibrate(run, val_split, built if plain else None)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -10,14 +11,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import stateless_random
+from tfpipe.input import pipeline, stateless_random
 from tfpipe.model.classifier import Classifier, adapt
 from tfpipe.model.partition import partition
 from tfpipe.records.subset import Subset
 from tfpipe.training import monitor, schedules, stages
+from tfpipe.training.callbacks import Callbacks
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
@@ -54,6 +57,7 @@ class Loop:
         val_split: Subset,
         cluster: Cluster,
         folder: pathlib.Path,
+        callbacks: Sequence[tf_keras.callbacks.Callback] = (),
     ):
         """Prepare the training.
 
@@ -70,12 +74,21 @@ class Loop:
         minutes = run.config.minutes or math.inf
         self._deadline = time.monotonic() + 60 * minutes
         self._validating_s = 0.0  # of the last epoch
+        self._callbacks = Callbacks(
+            callbacks,
+            classifier.model,
+            epochs=sum(stage.config.epochs for stage in run.stages),
+            steps=pipeline.steps_per_epoch(train_split, run.config.batch_size),
+        )
 
     def fit(self) -> None:
         """Train stage after stage, each until its last epoch or the end of its patience."""
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
+        self._callbacks.begin()
         for stage in self._run.stages[self._state.stage :]:
+            if self._callbacks.stopped:
+                break
             if stage.index > self._state.stage:
                 if self._is_over():
                     terminal.say(f"minutes={self._run.config.minutes:g}: no stage {stage.name}")
@@ -96,6 +109,7 @@ class Loop:
                         f" `run_dir` and `batch_size={max(1, size // 2)}`, with"
                         " `accumulate_steps=2` for the same updates"
                     ) from None
+        self._callbacks.end()
         if self._cluster.is_chief:
             self._log.show()
         state = self._state
@@ -130,6 +144,7 @@ class Loop:
             if not (resume or stage.index):
                 adapt(self._classifier.head, inputs.features)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
+        self._callbacks.begin_stage(steps.state.optimizer)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""
@@ -186,13 +201,16 @@ class Loop:
         unsaved, saved = state.stage_best_epoch >= 0, -math.inf
         over = state.finished(config.epochs, config.patience)
         while not over:
+            self._callbacks.begin_epoch(state.epoch)
             result = self._one_epoch(stage, inputs, steps, batches)
+            self._callbacks.end_epoch(result)
             best_of_stage, best = state.add(
                 result.val_loss, result.val_accuracy, result.cost, self._monitor.min_delta
             )
             if plateau and state.reduce_rate(plateau.patience):
                 steps.scale_rate(self._rate_scale(stage))
-            over = state.finished(config.epochs, config.patience) or self._is_over()
+            over = state.finished(config.epochs, config.patience)
+            over = over or self._is_over() or self._callbacks.stopped
             if best_of_stage:
                 steps.keep_best()
                 unsaved = True
@@ -226,7 +244,7 @@ class Loop:
             if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
                 self._log.graph(stage.name, steps.graph)
-            for loss in losses:
+            for loss in self._callbacks.batches(losses, before):
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
                 more = min(config.batch_size, left - images)
@@ -240,7 +258,8 @@ class Loop:
         began = time.monotonic()
         validating = terminal.progress(f"{label} validating", inputs.validation_images)
         with validating as advance, steps.averaged():
-            val_loss, val_accuracy, monitored = steps.validate(advance)
+            validate = functools.partial(steps.validate, advance)
+            val_loss, val_accuracy, monitored = self._callbacks.validated(validate)
         self._validating_s = time.monotonic() - began
         if not (math.isfinite(val_loss) and math.isfinite(monitored)):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))

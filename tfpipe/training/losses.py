@@ -76,11 +76,15 @@ def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
         )
     if not 0 <= config.focal_gamma < math.inf:
         raise UserError(f"`focal_gamma={config.focal_gamma:g}`: give 0 or more")
-    weights = _class_weights(config.class_weights, shares)
+    weights = class_weights(config.class_weights, shares)
     return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
 
 
-def _class_weights(text: str, shares: dict[str, float]) -> tuple[float, ...] | None:
+def class_weights(text: str, shares: dict[str, float]) -> tuple[float, ...] | None:
+    """Return the weight of each class that the option `class_weights` names; None for 1.
+
+    `shares` are as for `build`. Raises UserError if the option is wrong.
+    """
     if text == NO_WEIGHTS:
         return None
     if text == BALANCED:

@@ -37,6 +37,7 @@ def pipeline(
     Epochs flow into one another, as in training. Each augmented batch is waited for.
     """
     tune()
+    import cv2
     import tensorflow as tf
 
     from tfpipe.augment import Augment
@@ -44,6 +45,7 @@ def pipeline(
     from tfpipe.records import manifest as manifests
     from tfpipe.records.subset import Subset
 
+    cv2.setNumThreads(1)  # as `tfpipe.train`
     manifest = manifests.load(folder)
     chain = Augment(R3_AUGMENT) if augment else None
     reading = pipeline.InputConfig(

@@ -1,0 +1,92 @@
+"""Predictions for images that a program has, by a trained run."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfpipe.api import images as forms
+from tfpipe.core.errors import Rejected, UserError
+from tfpipe.images.store import Store
+from tfpipe.input import tuning
+from tfpipe.input.threads import parallel_map
+from tfpipe.predictions.run_classifier import RunClassifier
+
+RAISE, KEEP = "raise", "keep"
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictedImage:
+    """The prediction for one image.
+
+    Attributes:
+        name: its path, or its position as "image 3", from 0.
+        label: the most probable class; None for an unreadable image.
+        probability: of that class; NaN for an unreadable image.
+        probabilities: of each class, by name, in the order of the labels; empty for an unreadable
+            image.
+        error: why the image cannot be read; empty if it can.
+    """
+
+    name: str
+    label: str | None
+    probability: float
+    probabilities: dict[str, float]
+    error: str = ""
+
+
+def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[PredictedImage]:
+    """Classify images, and return a prediction for each, in their order.
+
+    Raises:
+        UserError: an image cannot be read and `on_error` is "raise", or another argument is wrong.
+    """
+    if on_error not in (RAISE, KEEP):
+        raise UserError(f"`on_error={on_error}`: give {RAISE} or {KEEP}", status=2)
+    found: list[PredictedImage] = []
+    todo = forms.listed(images)
+    names = [forms.name_of(image, position) for position, image in enumerate(todo)]
+    decoded = _decode(classifier, todo, names, on_error)
+    for start in range(0, len(todo), classifier.batch_size):
+        some = names[start : start + classifier.batch_size]
+        batch = [next(decoded) for _ in some]
+        pixels = [None if isinstance(each, str) else each for each in batch]
+        outputs = classifier.classify(pixels).outputs
+        rows = classifier.probabilities(outputs)
+        for name, each, row in zip(some, batch, rows, strict=True):
+            found.append(_predicted(classifier.classes, name, each, row))
+    return found
+
+
+def _decode(
+    classifier: RunClassifier, todo: Sequence[Any], names: Sequence[str], on_error: str
+) -> Iterator[np.ndarray | str]:
+    """Yield the pixels of each image, uint8 [S, S, 3], or why it cannot be read."""
+    store = Store(depth16=classifier.depth16)
+
+    def decode(name: str, image: Any) -> np.ndarray | str:
+        try:
+            return classifier.prepare(store.convert(forms.encoded(image)).encoded)
+        except (Rejected, UserError) as error:
+            if on_error == RAISE:
+                which = "" if name in str(error) else f"{name}: "
+                raise UserError(
+                    f"{which}{error}; `on_error='{KEEP}'` keeps a row without a label"
+                ) from None
+            return str(error)
+
+    return parallel_map(
+        decode, zip(names, todo, strict=True), threads=tuning.cores(), ahead=classifier.ahead
+    )
+
+
+def _predicted(
+    classes: Sequence[str], name: str, decoded: np.ndarray | str, row: np.ndarray
+) -> PredictedImage:
+    if isinstance(decoded, str):
+        return PredictedImage(name, None, math.nan, {}, decoded)
+    best = int(row.argmax())
+    probabilities = dict(zip(classes, row.tolist(), strict=True))
+    return PredictedImage(name, classes[best], probabilities[classes[best]], probabilities)

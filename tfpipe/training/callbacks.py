@@ -1,0 +1,68 @@
+"""Callbacks of tf_keras in a training."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import tf_keras
+
+from tfpipe.training.log import Epoch
+
+
+class Callbacks:
+    """Calls callbacks as `Model.fit` does; epochs count through all stages, from 0."""
+
+    def __init__(
+        self,
+        callbacks: Sequence[tf_keras.callbacks.Callback],
+        model: tf_keras.Model,
+        *,
+        epochs: int,
+        steps: int,
+    ):
+        """`model` is the whole classifier; `epochs` counts those of all stages."""
+        self._model, self._steps = model, steps
+        self._list = tf_keras.callbacks.CallbackList(
+            list(callbacks), model=model, verbose=0, epochs=epochs, steps=steps
+        )
+        model.stop_training = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has set `model.stop_training`."""
+        return self._model.stop_training
+
+    def begin(self) -> None:
+        """Begin the training."""
+        self._list.on_train_begin()
+
+    def end(self) -> None:
+        """End the training."""
+        self._list.on_train_end()
+
+    def begin_stage(self, optimizer: tf_keras.optimizers.Optimizer) -> None:
+        """Give the callbacks the optimizer of a stage, whose rate they may change."""
+        self._model.optimizer = optimizer
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
+        self._list.on_epoch_begin(epoch)
+
+    def end_epoch(self, result: Epoch) -> None:
+        """End an epoch."""
+        names = ("loss", "accuracy", "val_loss", "val_accuracy")
+        self._list.on_epoch_end(result.epoch - 1, {name: getattr(result, name) for name in names})
+
+    def batches(self, losses: Iterator[float | None], first: int) -> Iterator[float | None]:
+        """Yield the loss of each step, or None, with the calls around the steps from `first` on."""
+        for step in range(first, self._steps):
+            self._list.on_train_batch_begin(step)
+            loss = next(losses)
+            self._list.on_train_batch_end(step, {} if loss is None else {"loss": loss})
+            yield loss
+        yield from losses
+
+    def validated(self, validate: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+        """Return the loss, accuracy and more of a validation, with the calls around it."""
+        self._list.on_test_begin()
+        result = validate()
+        self._list.on_test_end({"loss": result[0], "accuracy": result[1]})
+        return result
