@@ -15,12 +15,15 @@ from test_statistics import found
 
 from tfpipe.building import statistics
 from tfpipe.images.duplicates import Member
+from tfpipe.images.image_table import ImageTable
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.records.rejects import Reject
 from tfpipe.reporting import dataset_plots, dataset_report
 
-IMAGES = [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
+IMAGES = ImageTable.of_infos(
+    [found(100 + 7 * n, 200, 5_000 + n, (n, 100.0, 50.0)) for n in range(60)]
+)
 LABELS = ["cat", "dog", "dog"] * 20
 
 HOSTILE = "<script>alert('x')</script>&\n\u202e\udcff\"$x^2$"
@@ -135,7 +138,7 @@ def test_hostile_names_stay_text():
         screens={HOSTILE.replace("\udcff", ""): 1},
         folds={},
         copies={},
-        statistics=statistics.describe([IMAGES[0]], [HOSTILE]),
+        statistics=statistics.describe(IMAGES.take([0]), [HOSTILE]),
     )
     members = [Member(0, HOSTILE, label, "near", 1, "keep") for label in (HOSTILE, "dog")]
     text = dataset_report.render(hostile, [Reject(HOSTILE, HOSTILE, HOSTILE)], {}, members)
@@ -156,7 +159,7 @@ def test_class_names_do_not_collide_with_attributes():
         splits={"values": counts},
         copies={},
         folds={},
-        statistics=statistics.describe(IMAGES[:3], tuple(counts)),
+        statistics=statistics.describe(IMAGES.take(range(3)), tuple(counts)),
     )
     page = Page(dataset_report.render(manifest, [], {}))
     for name, count in counts.items():
@@ -196,7 +199,7 @@ def test_equal_data_sets_get_equal_bytes_in_any_order(tmp_path):
     order = list(range(len(IMAGES)))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        images, labels = [IMAGES[i] for i in order], [LABELS[i] for i in order]
+        images, labels = IMAGES.take(order), [LABELS[i] for i in order]
         dataset_report.save(tmp_path / name, MANIFEST, images, labels, [])
         random.Random(0).shuffle(order)
     first, second = ((tmp_path / name / dataset_report.REPORT).read_bytes() for name in ("a", "b"))

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tfpipe.images import duplicates
+from tfpipe.images.image_table import from_hex
 
 # The 8 x 8 lowest frequencies in a hash of 16 x 16 bits, from the bit of the lowest on.
 LOW = [255 - (16 * row + column) for row in range(8) for column in range(8)]
@@ -18,6 +19,11 @@ HIGH = sorted(set(range(256)) - set(LOW))
 
 def text(value: int) -> str:
     return f"{value:064x}"
+
+
+def clusters(sha256s, hashes):
+    """The clusters of images by the digits of their digests and hashes."""
+    return duplicates.clusters(np.array(sha256s, str), from_hex(hashes)).tolist()
 
 
 def rich(seed: int) -> int:
@@ -82,20 +88,20 @@ def images(draw):
 @example(found=[])
 def test_clusters_are_those_of_the_rule(found):
     sha256s, hashes = [sha for sha, _ in found], [hash_ for _, hash_ in found]
-    assert duplicates.clusters(sha256s, hashes) == one_by_one(sha256s, hashes)
+    assert clusters(sha256s, hashes) == one_by_one(sha256s, hashes)
 
 
 @settings(max_examples=50, deadline=None)
 @given(found=images(), order=st.randoms(use_true_random=False))
 def test_the_order_of_the_images_does_not_matter(found, order):
-    def clusters(found):
-        firsts = duplicates.clusters(*zip(*found, strict=True)) if found else []
-        together = collections.defaultdict(list)
+    def together(found):
+        firsts = clusters(*zip(*found, strict=True)) if found else []
+        groups = collections.defaultdict(list)
         for image, first in zip(found, firsts, strict=True):
-            together[first].append(image)
-        return sorted(sorted(each) for each in together.values())
+            groups[first].append(image)
+        return sorted(sorted(each) for each in groups.values())
 
-    assert clusters(found) == clusters(order.sample(found, len(found)))
+    assert together(found) == together(order.sample(found, len(found)))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -107,7 +113,7 @@ def test_every_pair_within_the_distance_is_found(seed):
         flip(v, [*rng.permutation(LOW)[:6].tolist(), *rng.permutation(HIGH)[:34].tolist()])
         for v in values
     ]
-    firsts = duplicates.clusters([str(i) for i in range(400)], [text(v) for v in values + copies])
+    firsts = clusters([str(i) for i in range(400)], [text(v) for v in values + copies])
     assert firsts == [*range(200), *range(200)]
 
 
@@ -124,7 +130,7 @@ def test_every_pair_within_the_distance_is_found(seed):
 )
 def test_the_limits(bits, joined):
     hashes = [text(rich(5)), text(flip(rich(5), bits))]
-    assert duplicates.clusters(["a", "b"], hashes) == ([0, 0] if joined else [0, 1])
+    assert clusters(["a", "b"], hashes) == ([0, 0] if joined else [0, 1])
 
 
 def test_a_chain_is_not_one_cluster():
@@ -132,7 +138,7 @@ def test_a_chain_is_not_one_cluster():
     values = [rich(1)]
     for i in range(19):
         values.append(flip(values[-1], HIGH[9 * i : 9 * i + 9]))
-    firsts = duplicates.clusters([f"{i:02}" for i in range(20)], [text(v) for v in values])
+    firsts = clusters([f"{i:02}" for i in range(20)], [text(v) for v in values])
     # Four steps of 9 bits are within 40, five are not: so 0, 5, 10, 15 lead, and 3 is nearer to 5.
     assert firsts == [0, 0, 0, *[3] * 5, *[8] * 5, *[13] * 7]
 
@@ -141,26 +147,28 @@ def test_alike_by_nature():
     # One cluster of 12 of 20 squares and 12 of 100 circles, one of 9 of 10 crosses; 40 equal files.
     labels = ["square"] * 20 + ["circle"] * 100 + ["cross"] * 10 + ["disc"] * 41
     firsts = [0] * 12 + [*range(12, 20)] + [0] * 12 + [*range(32, 120)] + [120] * 9 + [129]
-    firsts += [130] * 40 + [170]
-    sha256s = [str(i) for i in range(130)] + ["same"] * 40 + ["other"]
+    firsts = np.array([*firsts, *[130] * 40, 170])
+    sha256s = np.array([*map(str, range(130)), *["same"] * 40, "other"])
     found = duplicates.alike_by_nature(firsts, sha256s, labels)
     assert found == {0: "square"}
-    assert duplicates.loosen(firsts, sha256s, found) == [*range(120), *firsts[120:]]
+    loosened = duplicates.loosen(firsts, sha256s, found)
+    assert loosened.tolist() == [*range(120), *firsts[120:]]
 
 
 def test_equal_files_of_a_loosened_cluster_stay_together():
-    assert duplicates.loosen([0, 0, 0, 3, 0, 3], list("abaxby"), {0}) == [0, 1, 0, 3, 1, 3]
+    firsts, files = np.array([0, 0, 0, 3, 0, 3]), np.array(list("abaxby"))
+    assert duplicates.loosen(firsts, files, {0}).tolist() == [0, 1, 0, 3, 1, 3]
 
 
 def test_hashes_of_little_detail_join_equal_files_only():
     flat, poor = text(1 << 255), text((1 << 95) - 1)
-    assert duplicates.clusters(list("abcda"), [flat, flat, poor, poor, flat]) == [0, 1, 2, 3, 0]
+    assert clusters(list("abcda"), [flat, flat, poor, poor, flat]) == [0, 1, 2, 3, 0]
 
 
 def test_many_equal_hashes_are_quick():
     # Five thousand million pairs, if they were compared one by one.
     hashes = [text(rich(1)), text(rich(2))] * 50_000
-    firsts = duplicates.clusters([str(i) for i in range(100_000)], hashes)
+    firsts = clusters([str(i) for i in range(100_000)], hashes)
     assert firsts == [0, 1] * 50_000
 
 
@@ -173,16 +181,16 @@ def test_rows_that_share_bytes_are_compared_in_bounded_memory():
     rows[:, :8] = 255
     tracemalloc.start()
     hashes = [row.tobytes().hex() for row in rows]
-    firsts = duplicates.clusters([str(i) for i in range(1000)], hashes)
+    firsts = clusters([str(i) for i in range(1000)], hashes)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert firsts == list(range(1000))
     assert peak < 2e6  # two indices for each of their 500,000 pairs take 8e6 bytes
 
 
-FIRSTS = [0, 1, 0, 3, 1, 0]
-SHA256S = ["a", "b", "a", "d", "e", "f"]
-HASHES = [text(v) for v in (7, rich(3), 7, rich(4), flip(rich(3), HIGH[:9]), 0)]
+FIRSTS = np.array([0, 1, 0, 3, 1, 0])
+SHA256S = np.array(["a", "b", "a", "d", "e", "f"])
+HASHES = from_hex(text(v) for v in (7, rich(3), 7, rich(4), flip(rich(3), HIGH[:9]), 0))
 PATHS = [f"photos/{i}.jpg" for i in range(5)] + ["photos/a\nb.jpg"]
 LABELS = ["cat", "dog", "cat", "dog", "dog", "dog"]
 
@@ -190,8 +198,8 @@ LABELS = ["cat", "dog", "cat", "dog", "dog", "dog"]
 def test_copies_and_conflicts():
     assert duplicates.copies(FIRSTS) == [2, 4, 5]
     assert duplicates.conflicts(FIRSTS, LABELS) == [[0, 2, 5]]
-    assert duplicates.copies([0, 1, 2]) == []
-    assert duplicates.conflicts([0, 1, 2], LABELS[:3]) == []
+    assert duplicates.copies(np.arange(3)) == []
+    assert duplicates.conflicts(np.arange(3), LABELS[:3]) == []
 
 
 @pytest.mark.parametrize(
@@ -203,7 +211,7 @@ def test_copies_and_conflicts():
     ],
 )
 def test_list_of_duplicates(policy, actions, tmp_path):
-    found = duplicates.members(FIRSTS, FIRSTS, SHA256S, HASHES, PATHS, LABELS, policy)
+    found = duplicates.members(FIRSTS, FIRSTS, SHA256S, HASHES, PATHS.__getitem__, LABELS, policy)
     assert [member.action for member in found] == actions
     assert duplicates.count(found) == {"clusters": 2, "images": 5, "conflicts": 1}
     duplicates.save(tmp_path / duplicates.DUPLICATES, found)
@@ -228,7 +236,7 @@ def test_list_of_duplicates(policy, actions, tmp_path):
 )
 def test_images_that_are_not_held_together_are_kept(policy, actions):
     held = duplicates.loosen(FIRSTS, SHA256S, {0})
-    found = duplicates.members(FIRSTS, held, SHA256S, HASHES, PATHS, LABELS, policy)
+    found = duplicates.members(FIRSTS, held, SHA256S, HASHES, PATHS.__getitem__, LABELS, policy)
     assert [member.action for member in found] == actions
 
 
@@ -247,8 +255,9 @@ def test_copies_among_real_images_are_found(shared):
             for name in names
         ]
     hashes = [each.hash for each in perceptual_hash.hash_images(found)]
-    firsts = duplicates.clusters(names, hashes)
+    firsts = clusters(names, hashes)
+    copies = duplicates.copies(np.array(firsts))
     # One photograph is there twice; a person looked.
-    pair = [names[i] for i in (firsts[duplicates.copies(firsts)[0]], duplicates.copies(firsts)[0])]
-    assert len(duplicates.copies(firsts)) == 1
+    pair = [names[i] for i in (firsts[copies[0]], copies[0])]
+    assert len(copies) == 1
     assert pair == ["train/dog.74.jpg", "train/dog.180.jpg"]

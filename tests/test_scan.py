@@ -10,6 +10,7 @@ from tfpipe.building import shards
 from tfpipe.building.scan import scan
 from tfpipe.core.errors import Rejected, ResumableError
 from tfpipe.images.image_info import ImageRef
+from tfpipe.images.image_table import ImageTable
 from tfpipe.images.store import Store
 from tfpipe.sources import retry
 
@@ -55,7 +56,7 @@ def _no_waiting(monkeypatch):
 
 def run(tmp_path, source, most=0):
     job = jobs.Job((source,), str(tmp_path), Store(), 0)
-    return job, scan(job, Here(job), REFS, max_unreadable=most)
+    return job, scan(job, Here(job), ImageTable.of_refs(REFS), max_unreadable=most)
 
 
 def test_a_read_that_fails_for_a_moment_costs_nothing(tmp_path):
@@ -93,12 +94,7 @@ def test_storage_that_is_gone_does_not_hold_up_the_build(tmp_path):
 def test_a_file_that_cannot_be_read_any_more_ends_the_build(tmp_path):
     job, (infos, _) = run(tmp_path, Storage())
     job.sources[0].failures = {"7.jpg": 99}
-    plan = shards.plan(
-        [shards.ExampleSpec(info, 0, "cat", "train") for info in infos],
-        *(["train"],),
-        seed=0,
-        shards=1,
-        shard_bytes=1,
-    )
+    infos.set_texts("split", ["train"] * len(infos))
+    plan = shards.plan(infos, ["train"], seed=0, shards=1, shard_bytes=1)
     with pytest.raises(ResumableError, match=r"in/7.jpg. cannot be read any more .*again"):
         shards.write(pathlib.Path(tmp_path), job, Here(job), plan)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import mstats
 
 from tfpipe.building import statistics
-from tfpipe.building.statistics import DIGITS, QUANTILES, describe
+from tfpipe.building.statistics import DIGITS, QUANTILES
 from tfpipe.images.image_info import ImageInfo, ImageRef
+from tfpipe.images.image_table import ImageTable
 
 
 def found(width, height, size=1000, color=(10.0, 20.0, 30.0)):
@@ -20,6 +21,10 @@ def found(width, height, size=1000, color=(10.0, 20.0, 30.0)):
     hashes = {"sha256": "0" * 64, "file_sha256": "0" * 64, "hash": "0" * 16}
     file = {"file_bytes": size, "file_height": height, "file_width": width, "color": color}
     return ImageInfo(ref=ImageRef(0, "a.jpg"), converted="", **stored, **hashes, **file)
+
+
+def describe(images, labels):
+    return statistics.describe(ImageTable.of_infos(images), labels)
 
 
 def test_three_images_by_hand():

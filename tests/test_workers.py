@@ -17,6 +17,7 @@ from tfpipe.building.job import Job
 from tfpipe.building.scan import scan
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.images.image_info import ImageInfo, ImageRef
+from tfpipe.images.image_table import ImageTable
 from tfpipe.images.store import Store, parse
 
 
@@ -102,7 +103,7 @@ def test_images_that_are_too_large_only_together_are_all_good(tmp_path, monkeypa
     job = Job((source,), str(tmp_path / "work"), parse("raw:2000"), 0)  # 12 MB each
     items = [ImageRef(0, name) for name in source.names()]
     with workers.Pool(job, 2) as pool:
-        infos, lost = scan(job, pool, items)
+        infos, lost = scan(job, pool, ImageTable.of_refs(items))
     assert lost == []
     assert [each.ref for each in infos] == items
     assert all(isinstance(each, ImageInfo) and each.bytes == 12 * 10**6 for each in infos)
@@ -113,14 +114,9 @@ def test_slow_storage_is_no_slow_image(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "SECONDS", 0.5)
     job = Job((SlowStorage(),), str(tmp_path), Store(), 0)
     with workers.Pool(job, 2) as pool:
-        infos, lost = scan(job, pool, [ImageRef(0, name) for name in "abc"])
-        plans = shards.plan(
-            [shards.ExampleSpec(info, 0, "cat", "train") for info in infos],
-            *(["train"],),
-            seed=0,
-            shards=1,
-            shard_bytes=1,
-        )
+        infos, lost = scan(job, pool, ImageTable.of_refs(ImageRef(0, name) for name in "abc"))
+        infos.set_texts("split", ["train"] * len(infos))
+        plans = shards.plan(infos, ["train"], seed=0, shards=1, shard_bytes=1)
         (written,) = shards.write(tmp_path, job, pool, plans)
     assert (len(infos), lost, written.records) == (3, [], 3)
 
@@ -135,7 +131,7 @@ def test_a_complete_result_of_a_lost_process_counts(tmp_path):
     (tmp_path / "in").mkdir()
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "in/a.png")
     job = Job((sources.open_source(str(tmp_path / "in")),), str(tmp_path / "work"), Store(), 0)
-    infos, lost = scan(job, Runner(), [ImageRef(0, "a.png")])
+    infos, lost = scan(job, Runner(), ImageTable.of_refs([ImageRef(0, "a.png")]))
     assert (len(infos), lost) == (1, [])
 
 

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tfpipe.images.image_table import to_hex
+
 MODES = ("none", "drop", "copies")
 
 # From recipe R1: the sides of a crop, and the largest angle of a rotation or shear.
@@ -36,12 +38,12 @@ class Copy(NamedTuple):
 
 
 def drop(
-    keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
+    keys: np.ndarray | Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[int]:
     """Choose images to leave out, so that every class has as many as the smallest.
 
     Args:
-        keys: hex digests of the contents of all images.
+        keys: digests of the contents of all images, a `DIGEST` array or hexadecimal.
         labels: their classes.
         training: indices of the images in the training split.
         seed: of the choice.
@@ -56,12 +58,12 @@ def drop(
 
 
 def copies(
-    keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
+    keys: np.ndarray | Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[Copy]:
     """Choose images to copy, so that every class has as many as the largest.
 
     Args:
-        keys: hex digests of the contents of all images.
+        keys: digests of the contents of all images, a `DIGEST` array or hexadecimal.
         labels: their classes.
         training: indices of the images in the training split.
         seed: of the choice.
@@ -161,12 +163,13 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _by_class(
-    keys: Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
+    keys: np.ndarray | Sequence[str], labels: Sequence[str], training: Sequence[int], seed: int
 ) -> list[list[int]]:
     """Return the indices of each class in the order of a hash."""
     members = collections.defaultdict(list)
     for index in training:
-        members[labels[index]].append((_digest(f"balance:{seed}:{keys[index]}"), index))
+        key = keys[index] if isinstance(keys[index], str) else to_hex(keys[index])
+        members[labels[index]].append((_digest(f"balance:{seed}:{key}"), index))
     return [[index for _, index in sorted(each)] for each in members.values()]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+
 import tfpipe
 from tfpipe import screens, sources
 from tfpipe.building import build_options, catalog, exclude, notes, shards, splits, statistics, work
@@ -17,13 +19,13 @@ from tfpipe.building.catalog import Catalog
 from tfpipe.building.job import Job, Runner
 from tfpipe.building.scan import scan
 from tfpipe.building.selection import SCREENED, Selection
-from tfpipe.building.shards import ExampleSpec
 from tfpipe.building.splits import SplitPlan
 from tfpipe.building.workers import Pool, start_early
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.cores import cores
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
+from tfpipe.images.image_table import DIGEST, ImageTable, to_hex
 from tfpipe.records import manifest, rejects, tfds
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
@@ -124,13 +126,16 @@ def _digest(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _sorted_lines(examples: Sequence[ExampleSpec]) -> Iterator[str]:
+def _sorted_lines(examples: ImageTable) -> Iterator[str]:
     """Yield a line for each example, sorted; only a part of them is in memory at once."""
-    parts: dict[str, list[ExampleSpec]] = {}
-    for each in examples:
-        parts.setdefault(each.info.sha256[:1], []).append(each)
-    for _, part in sorted(parts.items()):
-        yield from sorted(f"{e.info.sha256} {e.text} {e.split} {e.fold} {e.copy}" for e in part)
+    digits = np.frombuffer(examples.rows["sha256"].tobytes(), np.uint8)[:: DIGEST.itemsize] >> 4
+    for digit in range(16):
+        part = examples.take(digits == digit)
+        columns = (part.texts("label"), part.texts("split"), part.rows["fold"], part.rows["copy"])
+        rows = zip(map(to_hex, part.rows["sha256"]), *columns, strict=True)
+        yield from sorted(
+            f"{sha} {text} {split} {fold} {copy}" for sha, text, split, fold, copy in rows
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,18 +172,17 @@ class _Build:
         Raises:
             UserError: a class or split would be empty, or nothing can be written.
         """
-        with terminal.progress("checking", len(self.files.refs)) as advance:
-            infos, rejected = scan(
-                self.job, self.runner, self.files.refs, advance, self.options.max_rejects
+        with terminal.progress("checking", len(self.files.images)) as advance:
+            images, rejected = scan(
+                self.job, self.runner, self.files.images, advance, self.options.max_rejects
             )
         selection = Selection(
-            self.files, infos, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
+            self.files, images, [*self.files.rejects, *rejected], keep_splits=self.plan.keeps
         )
         selection.find_duplicates(self.options.duplicates)
-        self.files.check_no_class_is_lost((each.ref for each in infos), selection.rejects)
+        self.files.check_no_class_is_lost(images.texts("label"), selection.rejects)
         suspects = self._screen(selection) if self.prepared else {}
-        kept = (each.ref for each in selection.infos)
-        self.files.check_no_class_is_lost(kept, selection.rejects)
+        self.files.check_no_class_is_lost(selection.labels, selection.rejects)
         examples = selection.assign(
             self.classes,
             self.plan,
@@ -186,7 +190,7 @@ class _Build:
             rebalance=self.options.rebalance,
             seed=self.options.seed,
         )
-        there = {each.split for each in examples}
+        there = set(examples.texts("split"))
         names = [name for name in self.plan.names if name in there]
         plans = shards.plan(
             examples,
@@ -209,7 +213,7 @@ class _Build:
             report.save(
                 self._result,
                 described,
-                selection.infos,
+                selection.images,
                 selection.labels,
                 selection.rejects,
                 members=selection.duplicates,
@@ -223,8 +227,8 @@ class _Build:
     def _screen(self, selection: Selection) -> dict[str, int]:
         """Run the screens, drop what they list if asked, and return the number that each lists."""
         images = screens.ScreenedImages(
-            found=selection.infos,
-            paths=selection.paths,
+            found=selection.images,
+            paths=[selection.path(i) for i in range(len(selection.images))],
             labels=[self.classes.index(label) for label in selection.labels],
             classes=self.classes,
             read=lambda index: shards.read_encoded(self.job, images.found[index]),
@@ -244,23 +248,28 @@ class _Build:
     def _describe(
         self,
         selection: Selection,
-        examples: list[ExampleSpec],
+        examples: ImageTable,
         written: tuple[Shard, ...],
         names: Sequence[str],
     ) -> dict[str, Any]:
         """Return the fields of the manifest that describe the result."""
-        records = collections.Counter((each.split, each.text) for each in examples)
-        copies = collections.Counter((each.split, each.text) for each in examples if each.copy)
-        folds = collections.Counter((each.fold, each.text) for each in examples if not each.copy)
-        converted = collections.Counter(info.converted for info in selection.infos)
+        is_copy = (examples.rows["copy"] > 0).tolist()
+        columns = (examples.texts("split"), examples.texts("label"), examples.rows["fold"].tolist())
+        records, copies, folds = (collections.Counter() for _ in range(3))
+        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
+        kinds = collections.Counter(zip(*columns, is_copy, strict=True))
+        for (split, text, fold, copied), count in kinds.items():
+            records[split, text] += count
+            copies[split, text] += count * copied
+            folds[fold, text] += count * (not copied)
+            if self.options.folds:
+                by_text = fold_records.setdefault(split, {}).setdefault(str(fold), {})
+                counted = by_text.setdefault(text, {"images": 0, "copies": 0})
+                counted["copies" if copied else "images"] += count
+        copies = +copies  # without zeros
+        converted = collections.Counter(selection.images.texts("converted"))
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
-
-        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
-        for each in examples if self.options.folds else ():
-            kinds = fold_records.setdefault(each.split, {}).setdefault(str(each.fold), {})
-            counted = kinds.setdefault(each.text, {"images": 0, "copies": 0})
-            counted["copies" if each.copy else "images"] += 1
 
         def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
             return {str(row): {name: counts[row, name] for name in self.classes} for row in rows}
@@ -278,5 +287,5 @@ class _Build:
             "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
             "fold_records": fold_records,
             "duplicates": duplicates.count(selection.duplicates),
-            "statistics": statistics.describe(selection.infos, selection.labels),
+            "statistics": statistics.describe(selection.images, selection.labels),
         }

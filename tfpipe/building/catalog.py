@@ -1,14 +1,17 @@
 """The files of a build and their labels, listed before any file is read."""
 
+import array
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 from tfpipe.building import exclude
 from tfpipe.core import terminal
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
+from tfpipe.images.image_table import ImageTable, PackedTexts
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
 from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings, sniff
 from tfpipe.sources.folder_tree import FOLDER
@@ -26,55 +29,83 @@ class Catalog:
 
     Attributes:
         sources: the sources.
-        refs: the labelled files that are images by name or contents, in the order of the sources.
+        images: the labelled files that are images by name or contents, in the order of the sources,
+            with their labels and groups, and the splits that folders or lists give.
         rejects: all others.
-        label_of: the label of each of `refs`, and of each file that a list names, missing or not.
-        group_of: the group of those that a list puts in one; a group stays in one split.
-        split_of: the split of those whose folder or list names one.
+        missing: the label of each file that a list names, but that is not among `images`.
         splits_from: who names the splits, such as "the folders say".
         understood: lines that say how labels were read.
     """
 
     sources: tuple[Source, ...]
-    refs: tuple[ImageRef, ...]
+    images: ImageTable
     rejects: tuple[Reject, ...]
-    label_of: dict[ImageRef, str]
-    group_of: dict[ImageRef, str]
-    split_of: dict[ImageRef, str]
+    missing: dict[ImageRef, str]
     splits_from: str
     understood: tuple[str, ...]
 
     @property
     def class_counts(self) -> collections.Counter[str]:
         """The number of files by class."""
-        return collections.Counter(self.label_of.values())
+        return collections.Counter([*self.images.texts("label"), *self.missing.values()])
 
     @property
     def split_counts(self) -> collections.Counter[str]:
-        """The number of `refs` by given split; "" for those without one."""
-        return collections.Counter(self.split_of.get(ref, "") for ref in self.refs)
+        """The number of `images` by given split; "" for those without one."""
+        return collections.Counter(self.images.texts("split"))
 
     def locate(self, ref: ImageRef) -> str:
         """Return where a file is, for a person."""
         return self.sources[ref.source].locate(ref.name)
 
-    def check_no_class_is_lost(self, kept: Iterable[ImageRef], rejects: Sequence[Reject]) -> None:
+    def check_no_class_is_lost(self, kept: Iterable[str], rejects: Sequence[Reject]) -> None:
         """Raise UserError if none of a class's images is kept.
 
         Args:
-            kept: the files that can be used.
+            kept: the labels of the files that can be used.
             rejects: all files that cannot.
         """
-        lost = sorted(set(self.label_of.values()) - {self.label_of[ref] for ref in kept})
+        lost = sorted(self.class_counts.keys() - set(kept))
         if not lost:
             return
-        paths = {self.locate(ref) for ref, label in self.label_of.items() if label == lost[0]}
+        labels = enumerate(self.images.texts("label"))
+        refs = [self.images.ref(i) for i, label in labels if label == lost[0]]
+        refs += [ref for ref, label in self.missing.items() if label == lost[0]]
+        paths = {*map(self.locate, refs)}
         first = min(reject for reject in rejects if reject.path in paths)
         raise UserError(
             f"no image of class {lost[0]!r} can be used, so nothing was written; the first of"
             f" {len(paths)} is {first.path} ({first.reason}: {first.detail}): repair them, or"
             " remove the class"
         )
+
+
+class _Files(Sequence[tuple[str, str]]):
+    """The path of the source of each image, and its name there.
+
+    Attributes:
+        owners: the index of the source of each.
+        names: the name of each.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+        self.owners, self.names = array.array("I"), []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        return self._sources[self.owners[index]].path, self.names[index]
+
+    def locate(self, index: int) -> str:
+        """Return where a file is, for a person."""
+        return self._sources[self.owners[index]].locate(self.names[index])
+
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Keep some of the files."""
+        self.owners = array.array("I", itertools.compress(self.owners, kept))
+        self.names = list(itertools.compress(self.names, kept))
 
 
 def read(
@@ -102,20 +133,28 @@ def read(
         UserError: there is no image, or the labels are missing or unclear.
     """
     _check_columns(sources, mode, columns)
-    refs, rejects, lists = _list_files(sources)
+    files, rejects, lists = _list_files(sources)
     said = [source.annotations(columns) for source in sources]
-    listed = [ImageRef(i, name) for i, names in enumerate(said) for name in names]
-    gone = _excluded(refs, listed, excluded, exclude_path)
-    rejects += [
-        Reject(sources[ref.source].locate(ref.name), EXCLUDED, f"{exclude_path} names it")
-        for ref in refs
-        if ref in gone
-    ]
-    refs = [ref for ref in refs if ref not in gone]
-    if not refs:
+    missing = _find_missing(sources, said, files)
+    if excluded:
+        gone = _excluded([*files.names, *(ref.name for ref in missing)], excluded, exclude_path)
+        kept = [i not in gone for i in range(len(files))]
+        rejects += [
+            Reject(files.locate(i), EXCLUDED, f"{exclude_path} names it")
+            for i in sorted(gone)
+            if i < len(files)
+        ]
+        missing = {
+            ref: label
+            for i, (ref, label) in enumerate(missing.items(), start=len(files))
+            if i not in gone
+        }
+        files.keep(kept)
+    if not files:
         raise UserError(f"`exclude={exclude_path}` names every image: give a shorter list")
-    files = [(sources[ref.source].path, ref.name) for ref in refs]
-    own = [said[ref.source].get(ref.name) for ref in refs]
+    own = None
+    if any(said):
+        own = [said[i].get(name) for i, name in zip(files.owners, files.names, strict=True)]
     found, origin = labels.annotate(
         files,
         mode,
@@ -125,35 +164,47 @@ def read(
         ask_splits=ask_splits,
         lists=sorted((sources[i].locate(name) for i, name in lists), key=_looks_unlike_labels),
     )
-    if mode == AUTO and origin.startswith(FOLDER):
-        _compare_lists(sources, lists, refs, found)
-    label_of = {
-        ref: class_name.normalize(each.label, sources[ref.source].locate(ref.name))
-        for ref, each in ((ref, said[ref.source][ref.name]) for ref in listed)
-        if each.label and ref not in gone
-    }
-    label_of |= {ref: each.label for ref, each in zip(refs, found, strict=True) if each.label}
+    if mode == AUTO and origin.startswith(FOLDER) and lists:
+        _compare_lists(sources, lists, files.names, found)
     rejects += [
-        Reject(sources[ref.source].locate(ref.name), UNLABELLED, _why_unlabelled(each.split))
-        for ref, each in zip(refs, found, strict=True)
+        Reject(files.locate(i), UNLABELLED, _why_unlabelled(each.split))
+        for i, each in enumerate(found)
         if not each.label
     ]
+    counts = collections.Counter(each.label for each in found)
+    understood = (
+        f"labels: {origin}: {readings.describe(counts)}",
+        *labels.spellings(files.names, counts),
+    )
+    splits_from = "the source says" if any(e and e.split for e in own or ()) else "the folders say"
+    if counts[""]:
+        files.keep([bool(each.label) for each in found])
+        found = [each for each in found if each.label]
+    owners, names = files.owners, PackedTexts(files.names)
+    del files, said, own  # before the table grows
     for source in sources:
         source.release()
-    counts = collections.Counter(each.label for each in found)
-    return Catalog(
-        sources=tuple(sources),
-        refs=tuple(ref for ref, each in zip(refs, found, strict=True) if each.label),
-        rejects=tuple(rejects),
-        label_of=label_of,
-        group_of={ref: each.group for ref, each in zip(refs, found, strict=True) if each.group},
-        split_of={ref: each.split for ref, each in zip(refs, found, strict=True) if each.split},
-        splits_from="the source says" if any(e and e.split for e in own) else "the folders say",
-        understood=(
-            f"labels: {origin}: {readings.describe(counts)}",
-            *labels.spellings((ref.name for ref in refs), counts),
-        ),
-    )
+    images = ImageTable.of_names(owners, names)
+    for column in ("label", "group", "split"):
+        images.set_texts(column, (getattr(each, column) for each in found))
+    missing = {ref: label for ref, label in missing.items() if label}
+    return Catalog(tuple(sources), images, tuple(rejects), missing, splits_from, understood)
+
+
+def _find_missing(
+    sources: Sequence[Source], said: Sequence[Mapping[str, Annotation]], files: _Files
+) -> dict[ImageRef, str]:
+    """Return the files that a list names, but that are no images, with their labels or ""."""
+    missing: dict[ImageRef, str] = {}
+    for index, source in enumerate(sources):
+        if not said[index]:
+            continue
+        there = {name for i, name in zip(files.owners, files.names, strict=True) if i == index}
+        for name, each in said[index].items():
+            if name not in there:
+                label = each.label and class_name.normalize(each.label, source.locate(name))
+                missing[ImageRef(index, name)] = label
+    return missing
 
 
 def _check_columns(sources: Sequence[Source], mode: str, columns: Columns) -> None:
@@ -168,11 +219,9 @@ def _check_columns(sources: Sequence[Source], mode: str, columns: Columns) -> No
         )
 
 
-def _list_files(
-    sources: Sequence[Source],
-) -> tuple[list[ImageRef], list[Reject], list[ImageRef]]:
+def _list_files(sources: Sequence[Source]) -> tuple[_Files, list[Reject], list[ImageRef]]:
     """Return the images, the rejects, and the lists among these; raise UserError without images."""
-    refs, rejects, lists = [], [], []
+    files, rejects, lists = _Files(sources), [], []
     for index, source in enumerate(sources):
         rejects += [Reject(source.locate(name), *why) for name, *why in source.skipped]
         others = sniff.others(source)
@@ -182,38 +231,36 @@ def _list_files(
                 if name.lower().endswith(list_beside.SUFFIXES):
                     lists.append(ImageRef(index, name))
             else:
-                refs.append(ImageRef(index, name))
-    if not refs:
+                files.owners.append(index)
+                files.names.append(name)
+    if not files:
         raise UserError(
             f"`source`: none of the {len(rejects)} files in"
             f" {' and '.join(repr(source.path) for source in sources)} is an image: name folders,"
             " archives or lists with .jpg or .png files"
         )
-    return refs, rejects, lists
+    return files, rejects, lists
 
 
-def _excluded(
-    refs: Sequence[ImageRef], listed: Sequence[ImageRef], entries: Sequence[str], path: str
-) -> set[ImageRef]:
-    """Return the files that a list names; warn about its entries that name none."""
-    every = list(dict.fromkeys([*refs, *listed]))
-    matches = exclude.match(entries, [ref.name for ref in every])
+def _excluded(names: Sequence[str], entries: Sequence[str], path: str) -> set[int]:
+    """Return the indices of the files that a list names; warn about its entries that name none."""
+    matches = exclude.match(entries, names)
     if matches.unmatched:
         terminal.warn(
             f"{len(matches.unmatched)} of the names in {path} match no image, the first"
             f" {matches.unmatched[0]!r}"
         )
-    return {every[i] for i in matches.indices}
+    return set(matches.indices)
 
 
 def _compare_lists(
     sources: Sequence[Source],
     lists: Sequence[ImageRef],
-    refs: Sequence[ImageRef],
+    names: Sequence[str],
     found: Sequence[Annotation],
 ) -> None:
     """Raise UserError if a list beside the images says other classes than their folders."""
-    labelled = [(ref.name, e.label) for ref, e in zip(refs, found, strict=True) if e.label]
+    labelled = [(name, each.label) for name, each in zip(names, found, strict=True) if each.label]
     for index, name in lists:
         with contextlib.suppress(Rejected):  # too large, or unreadable
             data = sources[index].read(name)

@@ -1,7 +1,9 @@
 """Say how duplicates and classes are divided among splits and folds."""
 
 import collections
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.images import duplicates
@@ -10,7 +12,7 @@ from tfpipe.records import coverage
 _SHOWN = 3  # names in a message
 
 
-def tell_duplicates(clusters: Sequence[int], labels: Sequence[str], meaning: str) -> None:
+def tell_duplicates(clusters: np.ndarray, labels: Sequence[str], meaning: str) -> None:
     """Say how many images are in clusters of duplicates, and of which classes most are.
 
     Args:
@@ -18,13 +20,11 @@ def tell_duplicates(clusters: Sequence[int], labels: Sequence[str], meaning: str
         labels: its class.
         meaning: what happens to duplicates.
     """
-    sizes, totals = collections.Counter(clusters), collections.Counter(labels)
-    held = collections.Counter(
-        label for label, cluster in zip(labels, clusters, strict=True) if sizes[cluster] > 1
-    )
+    sizes, totals = np.bincount(clusters), collections.Counter(labels)
+    held = collections.Counter(labels[i] for i in np.flatnonzero(sizes[clusters] > 1).tolist())
     if not held:
         return
-    groups = sum(size > 1 for size in sizes.values())
+    groups = int((sizes > 1).sum())
     most = [repr(name) for name in sorted(held) if 2 * held[name] > totals[name]]
     of = f", most images of {len(most)} of {len(totals)} classes ({_first(most)})"
     terminal.say(
@@ -50,21 +50,20 @@ def tell_alike(classes: Sequence[str], labels: Sequence[str]) -> None:
 
 
 def tell_broken(
-    clusters: Sequence[int], labels: Sequence[str], parts: Sequence[Hashable], kind: str
-) -> set[int]:
+    clusters: np.ndarray, labels: Sequence[str], parts: np.ndarray, kind: str
+) -> np.ndarray:
     """Warn about clusters of near-duplicates that were broken, and return them.
 
     Args:
         clusters: the cluster of each image.
         labels: its class.
-        parts: the split or fold that it was assigned to; None for an image that was not assigned.
+        parts: the number of the split or fold that it was assigned to; -1 if it was not assigned.
         kind: "split" or "fold".
     """
-    part_of: dict[int, Hashable] = {}
-    pairs = list(zip(clusters, parts, strict=True))
-    broken = {c for c, part in pairs if part is not None and part_of.setdefault(c, part) != part}
-    if broken:
-        held = {pair for pair in zip(clusters, labels, strict=True) if pair[0] in broken}
+    broken = divided(clusters, parts)
+    if len(broken):
+        members = np.flatnonzero(np.isin(clusters, broken)).tolist()
+        held = {(clusters[i], labels[i]) for i in members}
         counts = collections.Counter(label for _, label in held)
         shown = [f"{count} of {label!r}" for label, count in sorted(counts.items())]
         terminal.warn(
@@ -72,6 +71,14 @@ def tell_broken(
             f" be missing from a {kind} or far from its share: {_first(shown)}"
         )
     return broken
+
+
+def divided(values: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return the values, sorted, that several parts have; -1 is no part."""
+    width = parts.max(initial=0) + 1
+    pairs = np.unique((values * width + parts)[parts >= 0])
+    found, counts = np.unique(pairs // width, return_counts=True)
+    return found[counts > 1]
 
 
 def tell_gaps(

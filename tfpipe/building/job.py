@@ -21,7 +21,8 @@ class Job:
 
         scan/000000064-32.jsonl    the descriptions of images 64 to 95, one a line, in order
         scan/000000064-32.spool    what is stored of those that were converted or resized
-        shards/train-00000-of-00002.tfrecord         a shard, and, written after it,
+        shards/train-00000-of-00002.tfrecord.plan    the descriptions of the images of a shard
+        shards/train-00000-of-00002.tfrecord         the shard, and, written after it,
         shards/train-00000-of-00002.tfrecord.json    its size and digest
 
     Attributes:

@@ -3,14 +3,17 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from tfpipe.building.job import Job, Limit, Runner
 from tfpipe.core import storage
 from tfpipe.core.errors import Rejected, ResumableError
 from tfpipe.images import perceptual_hash
 from tfpipe.images.image_info import ImageInfo, ImageRef, describe
+from tfpipe.images.image_table import ImageTable
 from tfpipe.records.rejects import UNREADABLE, Reject
 from tfpipe.sources import retry
 
@@ -46,57 +49,62 @@ class Chunk(NamedTuple):
 def scan(
     job: Job,
     runner: Runner,
-    refs: Sequence[ImageRef],
+    files: ImageTable,
     advance: Callable[[int, str], object] = lambda n, note: None,
     max_unreadable: int = 0,
-) -> tuple[list[ImageInfo], list[Reject]]:
+) -> tuple[ImageTable, list[Reject]]:
     """Decode and describe files.
 
     Args:
         job: the build.
         runner: runs the tasks.
-        refs: the files.
+        files: their rows, which are filled.
         max_unreadable: files that may be rejected because reading them failed.
         advance: called with the number of further files that are done, and a note for a person.
 
     Returns:
-        The good images and the rejects, each in the order of `refs`.
+        The good images and the rejects, each in the order of `files`.
 
     Raises:
         UserError: the results cannot be written, no process stays alive, or more than
             `max_unreadable` files cannot be read.
     """
     there = set(storage.names_in(f"{job.work}/{_FOLDER}"))
-    outcomes: dict[int, list[ImageInfo | Reject]] = {}
-    rejected = converted = 0
+    rejects: dict[int, Reject] = {}
+    converted = 0
 
     def take(chunk: Chunk, again: bool = False) -> bool:
-        nonlocal rejected, converted
+        nonlocal converted
         loaded = load_outcomes(job.work, chunk)
         if loaded is None:
             return False
         # An earlier build could not read them; perhaps this one can.
         if again and any(getattr(each, "reason", "") == UNREADABLE for each in loaded):
             return False
-        outcomes[chunk.first] = loaded
-        rejected += sum(isinstance(outcome, Reject) for outcome in loaded)
-        converted += sum(bool(getattr(outcome, "converted", "")) for outcome in loaded)
-        advance(len(loaded), f"{rejected:,} rejected, {converted:,} converted")
+        outcomes = dict(enumerate(loaded, start=chunk.first))
+        found = {i: each for i, each in outcomes.items() if isinstance(each, ImageInfo)}
+        files.describe(list(found), list(found.values()))
+        rejects.update({i: each for i, each in outcomes.items() if i not in found})
+        converted += sum(bool(info.converted) for info in found.values())
+        advance(len(loaded), f"{len(rejects):,} rejected, {converted:,} converted")
         return True
 
     def is_done(chunk: Chunk) -> bool:
         return f"{chunk.name}.jsonl" in there and take(chunk, again=True)
 
-    pending: list[Chunk] = []
-    for first in range(0, len(refs), _CHUNK):
-        chunk = Chunk(first, tuple(refs[first : first + _CHUNK]))
-        if is_done(chunk):
-            continue
-        left = [single for single in chunk.singles() if not is_done(single)]
-        pending += [chunk] if len(left) == len(chunk.refs) else left
-    while pending:
+    def pending() -> Iterator[Chunk]:
+        for first in range(0, len(files), _CHUNK):
+            numbers = range(first, min(first + _CHUNK, len(files)))
+            chunk = Chunk(first, tuple(map(files.ref, numbers)))
+            if is_done(chunk):
+                continue
+            left = [single for single in chunk.singles() if not is_done(single)]
+            yield from [chunk] if len(left) == len(chunk.refs) else left
+
+    waiting = pending()  # one by one: all of them would take 150 bytes for each file
+    while (first := next(waiting, None)) is not None:
         again = []
-        for chunk, lost in runner.run(scan_chunk, pending):
+        for chunk, lost in runner.run(scan_chunk, itertools.chain([first], waiting)):
             if take(chunk):  # it may be complete even if its process was lost
                 continue
             if lost is None:
@@ -109,12 +117,12 @@ def scan(
             else:
                 save_outcomes(job.work, chunk, [Reject(job.locate(chunk.refs[0]), *lost)])
                 take(chunk)
-        pending = again
-    ordered = list(itertools.chain.from_iterable(outcomes[first] for first in sorted(outcomes)))
-    infos = [outcome for outcome in ordered if isinstance(outcome, ImageInfo)]
-    rejects = [outcome for outcome in ordered if isinstance(outcome, Reject)]
-    _check_readable(rejects, max_unreadable)
-    return infos, rejects
+        waiting = iter(again)
+    rejected = [reject for _, reject in sorted(rejects.items())]
+    _check_readable(rejected, max_unreadable)
+    good = np.ones(len(files), bool)
+    good[list(rejects)] = False
+    return files.take(good) if rejects else files, rejected
 
 
 def _check_readable(rejects: Sequence[Reject], most: int) -> None:

@@ -14,6 +14,7 @@ from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, ResumableError, UserError
 from tfpipe.images import strict
 from tfpipe.images.image_info import ImageInfo, store_again
+from tfpipe.images.image_table import DIGEST, ImageTable, to_hex
 from tfpipe.images.store import RAW, StoredImage, png
 from tfpipe.images.strict import DecodedImage
 from tfpipe.records import example, tfrecord
@@ -25,9 +26,11 @@ _FOLDER = "shards"  # in the work folder
 # What a record adds to its encoded image: keys, names, lengths and checksums.
 _OVERHEAD_BYTES = 350
 
+_BLOCK = 2**12  # records whose descriptions are in memory at once
+
 
 class ExampleSpec(NamedTuple):
-    """One image that will be a record.
+    """One image that will be a record; `ImageTable` holds many.
 
     Attributes:
         info: the image.
@@ -52,16 +55,18 @@ class ShardPlan(NamedTuple):
     Attributes:
         name: of its file.
         split: the split of its records.
-        examples: its records, in their order.
+        examples: all records of the data set.
+        rows: int64, the indices of its own, in their order.
     """
 
     name: str
     split: str
-    examples: tuple[ExampleSpec, ...]
+    examples: ImageTable
+    rows: np.ndarray
 
 
 def plan(
-    examples: Iterable[ExampleSpec],
+    examples: ImageTable,
     splits: Iterable[str],
     *,
     seed: int,
@@ -71,7 +76,7 @@ def plan(
     """Decide which record goes into which shard; only the seed and the images decide.
 
     Args:
-        examples: the records, in any order.
+        examples: the records, those of equal images in the order of their names.
         splits: the names of the splits, in the order of the result.
         seed: of the order.
         shards: the number of shards of each split, at most its number of records; 0 for as many as
@@ -82,16 +87,21 @@ def plan(
         The shards; each split has its records spread evenly, in a globally shuffled order.
     """
     # Sorting by a hash shuffles whatever the given order, and needs no random state.
-    order = sorted(examples, key=lambda e: (_order_key(e, seed), e.info.ref, e.copy))
+    keys = np.empty(len(examples), DIGEST)
+    for i, digest in enumerate(examples.rows["sha256"]):
+        keys[i] = hashlib.sha256(f"{seed}:order:{to_hex(digest)}".encode()).digest()
+    order = np.lexsort((examples.rows["copy"], examples.rows["name"], keys))
+    del keys
+    split_of = examples.rows["split"][order]
     plans = []
     for split in splits:
-        chosen = [each for each in order if each.split == split]
-        total = sum(each.info.bytes + _OVERHEAD_BYTES for each in chosen)
+        chosen = order[split_of == examples.number(split)]
+        total = int(examples.rows["bytes"][chosen].sum()) + _OVERHEAD_BYTES * len(chosen)
         count = max(1, min(shards or -(-total // shard_bytes), len(chosen)))
         bounds = [len(chosen) * i // count for i in range(count + 1)]
         for i in range(count):
             name = f"{split}-{i:05d}-of-{count:05d}.tfrecord"
-            plans.append(ShardPlan(name, split, tuple(chosen[bounds[i] : bounds[i + 1]])))
+            plans.append(ShardPlan(name, split, examples, chosen[bounds[i] : bounds[i + 1]]))
     return plans
 
 
@@ -119,36 +129,56 @@ def write(
     """
     there = set(storage.names_in(f"{job.work}/{_FOLDER}"))
     pending = [each for each in plans if f"{each.name}.json" not in there]
-    advance(sum(len(p.examples) for p in plans) - sum(len(p.examples) for p in pending))
+    advance(sum(len(p.rows) for p in plans) - sum(len(p.rows) for p in pending))
+    for each in pending:
+        _save_plan(job, each)
     for each in _run(runner, pending, job):
-        advance(len(each.examples))
+        advance(len(each.rows))
     try:
         return [_take(folder, job.work, each) for each in plans]
     except OSError as error:
         raise ResumableError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
-def write_shard(job: Job, shard: ShardPlan, limit: Limit = contextlib.nullcontext) -> None:
+def write_shard(job: Job, name: str, limit: Limit = contextlib.nullcontext) -> None:
     """Write a shard, and then its size and digest; a task.
 
     Args:
         job: the build.
-        shard: its plan.
+        name: of the shard, whose plan is in the work folder.
         limit: each image is decoded in such a context; reading has no limit.
 
     Raises:
         UserError: a file has changed since the scan, or the disk is full.
     """
     digest, size = hashlib.sha256(), 0
-    path = f"{job.work}/{_FOLDER}/{shard.name}"
+    path = f"{job.work}/{_FOLDER}/{name}"
     with storage.whole_file(path) as file:
-        for each in shard.examples:
+        for each in _load_plan(job, name):
             frame = tfrecord.frame(_record(job, each, limit))
             file.write(frame)
             digest.update(frame)
             size += len(frame)
     written = {"bytes": size, "sha256": digest.hexdigest()}
     storage.write_whole(f"{path}.json", json.dumps(written).encode())
+
+
+def _save_plan(job: Job, shard: ShardPlan) -> None:
+    """Write the records of a shard in blocks, so that neither side holds all of them twice."""
+    with storage.whole_file(f"{job.work}/{_FOLDER}/{shard.name}.plan") as file:
+        for first in range(0, len(shard.rows), _BLOCK):
+            shard.examples.take(shard.rows[first : first + _BLOCK]).save(file)
+
+
+def _load_plan(job: Job, name: str) -> Iterator[ExampleSpec]:
+    """Yield the records of a shard."""
+    with storage.open_to_read(f"{job.work}/{_FOLDER}/{name}.plan") as file:
+        while file.peek(1):
+            table = ImageTable.load(file)
+            texts = [table.texts(column) for column in ("label", "split")]
+            numbers = [table.rows[name].tolist() for name in ("class_index", "fold", "copy")]
+            for info, text, split, label, fold, copy in zip(table, *texts, *numbers, strict=True):
+                yield ExampleSpec(info, label, text, split, fold, copy)
 
 
 def read_stored(job: Job, info: ImageInfo, limit: Limit = contextlib.nullcontext) -> bytes:
@@ -190,20 +220,22 @@ def read_encoded(job: Job, info: ImageInfo) -> bytes:
 
 def _run(runner: Runner, pending: list[ShardPlan], job: Job) -> Iterator[ShardPlan]:
     """Yield each shard when it is written; try a lost one once more."""
+    shard_of = {each.name: each for each in pending}
+    names = list(shard_of)
     for attempt in (1, 2):
         lost_ones = []
-        for shard, lost in runner.run(write_shard, pending) if pending else ():
+        for name, lost in runner.run(write_shard, names) if names else ():
             if lost is None:
-                yield shard
+                yield shard_of[name]
             elif attempt == 1:  # killed by mistake, or for lack of memory
-                lost_ones.append(shard)
+                lost_ones.append(name)
             else:
-                first = job.locate(shard.examples[0].info.ref)
+                first = job.locate(shard_of[name].examples.ref(shard_of[name].rows[0]))
                 raise ResumableError(
-                    f"writing {shard.name} failed ({lost.reason}: {lost.detail}), at or after"
+                    f"writing {name} failed ({lost.reason}: {lost.detail}), at or after"
                     f" {first!r}: run the command again with fewer `workers`"
                 )
-        pending = lost_ones
+        names = lost_ones
 
 
 def _take(folder: remote.Path, work: str, shard: ShardPlan) -> Shard:
@@ -214,7 +246,7 @@ def _take(folder: remote.Path, work: str, shard: ShardPlan) -> Shard:
         raise ResumableError(f"{shard.name} is gone from {work}/{_FOLDER}: run the command again")
     if not storage.exists(folder / shard.name):
         storage.rename(path, folder / shard.name)
-    return Shard(shard.name, shard.split, len(shard.examples), **json.loads(written))
+    return Shard(shard.name, shard.split, len(shard.rows), **json.loads(written))
 
 
 def _record(job: Job, spec: ExampleSpec, limit: Limit) -> bytes:
@@ -250,7 +282,3 @@ def _copy(job: Job, encoded: bytes, spec: ExampleSpec) -> StoredImage:
 def _bare(info: ImageInfo, stored: bytes) -> np.ndarray:
     """Return the uint8 [H, W, 3] of a "raw" image."""
     return np.frombuffer(stored, np.uint8).reshape(info.height, info.width, 3)
-
-
-def _order_key(spec: ExampleSpec, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:order:{spec.info.sha256}".encode()).digest()

@@ -23,6 +23,8 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tfpipe.building import stratify
 from tfpipe.core.errors import UserError
 from tfpipe.records.manifest import ALL_SPLITS
@@ -262,6 +264,13 @@ def folds(
     return found
 
 
-def _among(indices: Sequence[int], *columns: Sequence[Any] | None) -> list[list[Any] | None]:
-    """Return some elements of each column; None stays None."""
-    return [None if column is None else [column[i] for i in indices] for column in columns]
+def _among(indices: Sequence[int], *columns: Sequence[Any] | None) -> list[Sequence[Any] | None]:
+    """Return some elements of each column; None stays None, and an array an array."""
+    return [
+        column
+        if column is None or len(indices) == len(column)
+        else column[indices]
+        if isinstance(column, np.ndarray)
+        else [column[i] for i in indices]
+        for column in columns
+    ]

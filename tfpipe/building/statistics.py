@@ -1,12 +1,11 @@
 """Statistics of the images of a data set, for its manifest: sizes, shapes, bytes and colours."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from tfpipe.images.image_info import ImageInfo
+from tfpipe.images.image_table import ImageTable
 
 # What is given of each measure.
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
@@ -16,11 +15,11 @@ DIGITS = {"width": 1, "height": 1, "aspect": 4, "bytes": 0, "bytes_per_pixel": 4
 COLOR_DIGITS = 2
 
 
-def describe(infos: Sequence[ImageInfo], labels: Sequence[str]) -> dict:
+def describe(images: ImageTable, labels: Sequence[str]) -> dict:
     """Return statistics of the files' images, upright, before the option `store` resized them.
 
     Args:
-        infos: the images, at least one.
+        images: at least one.
         labels: the class of each.
 
     Returns:
@@ -33,14 +32,12 @@ def describe(infos: Sequence[ImageInfo], labels: Sequence[str]) -> dict:
         Quantiles are interpolated linearly between the two nearest images, NumPy's default:
         definition 7 of Hyndman and Fan, "Sample Quantiles in Statistical Packages" (1996).
     """
-    width, height, size = (
-        np.fromiter((getattr(each, name) for each in infos), np.float64, len(infos))
-        for name in ("file_width", "file_height", "file_bytes")
+    width, height, size, *color = (
+        images.rows[name].astype(np.float64)
+        for name in ("file_width", "file_height", "file_bytes", "red", "green", "blue")
     )
     values = np.stack([width, height, width / height, size, size / (width * height)])  # as DIGITS
-    colors = np.fromiter(
-        itertools.chain.from_iterable(each.color for each in infos), np.float64, 3 * len(infos)
-    ).reshape(-1, 3)
+    colors = np.stack(color, axis=1)
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)

@@ -4,18 +4,19 @@ Images that must stay together form a unit. Near-duplicates are one too, unless 
 be far from its share of a part, or lack training images.
 """
 
-import collections
 import hashlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from tfpipe.building.units import Units
+from tfpipe.images.duplicates import firsts_of
+from tfpipe.images.image_table import to_hex
 from tfpipe.records import coverage
 
 
 def partition(
-    keys: Sequence[str],
+    keys: np.ndarray | Sequence[str],
     labels: Sequence[str],
     fractions: Sequence[float],
     salt: str,
@@ -26,7 +27,8 @@ def partition(
     """Divide images by the rule of `splits`.
 
     Args:
-        keys: hex digests of the images' contents; equal ones stay together.
+        keys: digests of the images' contents, a `DIGEST` array or hexadecimal; equal ones stay
+            together.
         labels: their classes, one for each.
         fractions: of the images, one for each part; they sum to 1.
         salt: of the partition.
@@ -39,51 +41,50 @@ def partition(
     Returns:
         The index of a part for each image.
     """
-    if not keys:
+    if not len(keys):
         return []
-    hard = join(keys) if groups is None else join(keys, groups)
+    # Ranks replace keys, whose order and equality are all that counts besides the numbers.
+    distinct, ranks = np.unique(keys, return_inverse=True)
+    hard = join(ranks) if groups is None else join(ranks, groups)
     class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
-    classes = np.array([class_of[label] for label in labels])
+    classes = np.fromiter((class_of[label] for label in labels), np.int64, len(labels))
     shares = np.array(fractions)
 
-    def divide(units: Sequence[int]) -> tuple[list[int], set[int]]:
-        parts = _divide(keys, classes, shares, salt, units, training)
-        return parts, _unfair(np.array(parts), classes, shares, training)
+    def divide(units: np.ndarray) -> tuple[np.ndarray, set[int]]:
+        parts = _divide(distinct, ranks, classes, shares, salt, units, training)
+        return parts, _unfair(parts, classes, shares, training)
 
-    near = [None] * len(keys) if near is None else list(near)
+    near = np.full(len(ranks), -1) if near is None else _numbers(near)
     parts, unfair = divide(join(hard, near))
     forced = divide(hard)[1] if unfair else set()  # no cluster is the reason
     count = 1
-    while broken := _largest(near, keys, classes, unfair - forced, count):
-        near = [None if cluster in broken else cluster for cluster in near]
+    while broken := _largest(near, ranks, classes, unfair - forced, count):
+        near = np.where(np.isin(near, list(broken)), -1, near)
         parts, unfair = divide(join(hard, near))
         count *= 2  # bounds the number of rounds
-    return parts
+    return parts.tolist()
 
 
 def _divide(
-    keys: Sequence[str],
+    distinct: np.ndarray,
+    ranks: np.ndarray,
     classes: np.ndarray,
     shares: np.ndarray,
     salt: str,
-    firsts: Sequence[int],
+    firsts: np.ndarray,
     training: int | None,
-) -> list[int]:
+) -> np.ndarray:
     """Divide images into parts; equal `firsts` stay together."""
-    smallest: dict[int, str] = {}
-    for first, key in zip(firsts, keys, strict=True):
-        smallest[first] = min(key, smallest.get(first, key))
+    smallest = np.full(len(ranks), len(ranks))  # of the keys of each unit
+    np.minimum.at(smallest, firsts, ranks)
     # Units are numbered by their keys, so that ties do not depend on the order of the images.
-    unit_of = {first: i for i, first in enumerate(sorted(smallest, key=smallest.__getitem__))}
+    of_units, unit_of = np.unique(smallest[firsts], return_inverse=True)
+    numbers = (_number(salt, key) for key in distinct[of_units])
     units = Units(
-        np.array([_number(salt + smallest[first]) for first in unit_of]),
-        np.array([unit_of[first] for first in firsts]),
-        classes,
-        shares,
-        training,
+        np.fromiter(numbers, np.float64, len(of_units)), unit_of, classes, shares, training
     )
     units.rebalance()
-    return [units.part[unit_of[first]] for first in firsts]
+    return units.part[unit_of]
 
 
 def _unfair(
@@ -102,30 +103,20 @@ def _unfair(
 
 
 def _largest(
-    near: Sequence[Hashable],
-    keys: Sequence[str],
-    classes: np.ndarray,
-    chosen: set[int],
-    count: int,
-) -> set[Hashable]:
+    near: np.ndarray, ranks: np.ndarray, classes: np.ndarray, chosen: set[int], count: int
+) -> set[int]:
     """Return the clusters with the most images of each chosen class, `count` of a class."""
-    if not chosen:
-        return set()
-    sizes: dict[int, collections.Counter] = {label: collections.Counter() for label in chosen}
-    smallest: dict[Hashable, str] = {}
-    for cluster, key, label in zip(near, keys, classes.tolist(), strict=True):
-        if cluster is not None:
-            smallest[cluster] = min(key, smallest.get(cluster, key))
-            if label in chosen:
-                sizes[label][cluster] += 1
-    return {
-        cluster
-        for held in sizes.values()
-        for cluster in sorted(held, key=lambda c: (-held[c], smallest[c]))[:count]
-    }
+    smallest = np.full(len(ranks), len(ranks))  # of the keys of each cluster
+    np.minimum.at(smallest, near[near >= 0], ranks[near >= 0])
+    found: set[int] = set()
+    for label in chosen:
+        clusters, held = np.unique(near[(classes == label) & (near >= 0)], return_counts=True)
+        order = np.lexsort((smallest[clusters], -held))
+        found.update(clusters[order[:count]].tolist())
+    return found
 
 
-def join(*keyings: Sequence[Hashable]) -> list[int]:
+def join(*keyings: Sequence[Hashable]) -> np.ndarray:
     """Join images that share a value in any of `keyings`, directly or through others.
 
     Args:
@@ -134,7 +125,8 @@ def join(*keyings: Sequence[Hashable]) -> list[int]:
     Returns:
         For each image the index of the first one that it is joined to, which may be itself.
     """
-    parent = list(range(len(keyings[0])))
+    joined = np.arange(len(keyings[0]))
+    parent = memoryview(joined)  # whose single elements are quick
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -142,14 +134,26 @@ def join(*keyings: Sequence[Hashable]) -> list[int]:
         return i
 
     for keying in keyings:
-        first: dict[Hashable, int] = {}
-        for i, value in enumerate(keying):
-            j = i if value is None or value == "" else first.setdefault(value, i)
-            if i != j:
-                low, high = sorted((root(i), root(j)))
-                parent[high] = low
-    return [root(i) for i in range(len(parent))]
+        firsts = _numbers(keying)
+        others = np.flatnonzero((firsts >= 0) & (firsts != np.arange(len(firsts))))
+        for i, first in zip(others.tolist(), firsts[others].tolist(), strict=True):
+            low, high = sorted((root(i), root(first)))
+            parent[high] = low
+    while (joined != joined[joined]).any():
+        joined = joined[joined]
+    return joined
 
 
-def _number(text: str) -> float:
+def _numbers(values: Sequence[Hashable]) -> np.ndarray:
+    """Return the index of the first value that equals each; -1 for None, "" and -1."""
+    if isinstance(values, np.ndarray):
+        return np.where(values == -1, -1, firsts_of(values))
+    first: dict[Hashable, int] = {None: -1, "": -1}
+    return np.fromiter(
+        (first.setdefault(v, i) for i, v in enumerate(values)), np.int64, len(values)
+    )
+
+
+def _number(salt: str, key: bytes | str) -> float:
+    text = salt + (key if isinstance(key, str) else to_hex(key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

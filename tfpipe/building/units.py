@@ -20,7 +20,7 @@ class Units:
     """The units and their parts; a unit is a set of images that stay together.
 
     Attributes:
-        part: the index of the part of each unit.
+        part: int64 [units], the index of the part of each unit.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Units:
         by_class = np.argsort(label, kind="stable")
         self._members = np.split(unit[by_class], np.cumsum(np.bincount(label))[:-1])
         self._bad = np.flatnonzero(((counts < low) | (counts > high)).any(1)).tolist()
-        # Lists, because single elements of arrays are slow.
-        self.part = part.tolist()
+        self.part = part
+        # Single elements of arrays are slow, those of lists and of views of memory are not.
         self._counts, self._low, self._high = counts.tolist(), low.tolist(), high.tolist()
-        self._first = np.searchsorted(unit, np.arange(len(numbers) + 1)).tolist()
-        self._label, self._images = label.tolist(), images.tolist()
+        self._first = memoryview(np.searchsorted(unit, np.arange(len(numbers) + 1)))
+        self._part, self._label, self._images = map(memoryview, (part, label, images))
 
     def rebalance(self) -> None:
         """Move units until every part has its share of each class, or no move helps.
@@ -81,7 +81,7 @@ class Units:
     def _move_nearest(self, label: int) -> bool:
         """Try each move of a class once, the nearest first; make those that help."""
         units, counts = self._members[label], np.array(self._counts[label])
-        here = np.array([self.part[unit] for unit in units.tolist()])
+        here = self.part[units]
         full, short = counts > self._high[label], counts < self._low[label]
         row, to = np.nonzero(full[here][:, None] | short)
         unit = units[row]
@@ -101,7 +101,7 @@ class Units:
 
     def _gain(self, unit: int, to: int) -> int:
         """Return by how much a move lowers the parts' excess."""
-        source, gain = self.part[unit], 0
+        source, gain = self._part[unit], 0
         if source == to:
             return 0
         for i in self._holdings(unit):
@@ -113,9 +113,9 @@ class Units:
 
     def _move(self, unit: int, to: int) -> None:
         for i in self._holdings(unit):
-            self._counts[self._label[i]][self.part[unit]] -= self._images[i]
+            self._counts[self._label[i]][self._part[unit]] -= self._images[i]
             self._counts[self._label[i]][to] += self._images[i]
-        self.part[unit] = to
+        self._part[unit] = to
 
     def _off(self, label: int) -> bool:
         return any(self._excess(label, part, n) for part, n in enumerate(self._counts[label]))

@@ -8,6 +8,7 @@ fault is rejected.
 
 import collections
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -90,7 +91,7 @@ class Pool:
 
         Args:
             function: a function of a module, which a process can import.
-            items: its arguments, one for each call.
+            items: its arguments, one for each call; only as many as can run are taken ahead.
 
         Yields:
             Each item when it is done, in any order, with why it was lost, or None.
@@ -99,9 +100,12 @@ class Pool:
             Exception: what the function raised.
             UserError: no process stays alive.
         """
-        waiting = collections.deque(items)
+        items, waiting = iter(items), collections.deque()
         failures = 0
-        while waiting or any(worker.item is not None for worker in self._workers):
+        while True:
+            waiting.extend(itertools.islice(items, self._count - len(waiting)))
+            if not waiting and all(worker.item is None for worker in self._workers):
+                return
             busy = sum(worker.item is not None for worker in self._workers)
             while len(self._workers) < min(self._count, busy + len(waiting)):
                 self._workers.append(_Worker(self._job))

@@ -8,7 +8,7 @@ import collections
 import csv
 import io
 import itertools
-from collections.abc import Container, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class Member(NamedTuple):
     action: str
 
 
-def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
+def clusters(files: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Find the clusters of duplicates.
 
     Equal files are in one cluster. For images that look alike, the order of their files' digests
@@ -75,84 +75,85 @@ def clusters(file_sha256s: Sequence[str], hashes: Sequence[str]) -> list[int]:
     images joins two that differ much, as it would with every pair that is near.
 
     Args:
-        file_sha256s: hex digests of the images' files.
-        hashes: their perceptual hashes, from `perceptual_hash.hash_images`.
+        files: digests of the images' files, of any type that sorts.
+        hashes: a `DIGEST` array of their perceptual hashes, from `perceptual_hash.hash_images`.
 
     Returns:
-        For each image the index of the first image of its cluster, which may be its own.
+        int64, for each image the index of the first image of its cluster, which may be its own.
     """
-    telling = (_ones(_rows(hashes)).sum(axis=1) >= _MIN_ONES).tolist()
-    smallest: dict[str, str] = {}
-    for sha256, hash_, tells in zip(file_sha256s, hashes, telling, strict=True):
-        if tells:
-            smallest[hash_] = min(sha256, smallest.get(hash_, sha256))
+    tells = _ones(_rows(hashes)).sum(axis=1) >= _MIN_ONES
     # Equal hashes count once, so that a thousand equal images do not give a million pairs.
-    distinct = sorted(smallest, key=lambda hash_: (smallest[hash_], hash_))
-    leader_of = dict(zip(distinct, _leaders(_rows(distinct)).tolist(), strict=True))
-    names = [
-        leader_of[hash_] if tells else sha256
-        for sha256, hash_, tells in zip(file_sha256s, hashes, telling, strict=True)
-    ]
-    first: dict[int | str, int] = {}
-    return [first.setdefault(name, i) for i, name in enumerate(names)]
+    distinct, of = np.unique(hashes[tells], return_inverse=True)
+    rank = np.unique(files, return_inverse=True)[1]
+    smallest = np.full(len(distinct), len(files))
+    np.minimum.at(smallest, of, rank[tells])
+    order = np.argsort(smallest, kind="stable")  # equal ranks stay sorted by hash
+    leader = np.empty_like(order)
+    leader[order] = _leaders(_rows(distinct[order]))
+    names = len(distinct) + rank
+    names[tells] = leader[of]
+    return firsts_of(names)
 
 
-def alike_by_nature(
-    firsts: Sequence[int], file_sha256s: Sequence[str], labels: Sequence[str]
-) -> dict[int, str]:
+def firsts_of(values: np.ndarray) -> np.ndarray:
+    """Return for each value the index of the first one that equals it, as int64."""
+    _, first, of = np.unique(values, return_index=True, return_inverse=True)
+    return first[of]
+
+
+def alike_by_nature(firsts: np.ndarray, files: np.ndarray, labels: Sequence[str]) -> dict[int, str]:
     """Find the clusters that hold most of a class.
 
     Their images are probably no copies of each other.
 
     Args:
         firsts: from `clusters`.
-        file_sha256s: hex digests of the images' files; equal ones count once.
+        files: digests of the images' files; equal ones count once.
         labels: their classes.
 
     Returns:
         For the first image of each such cluster the class that it holds most of.
     """
-    files = set(zip(firsts, labels, file_sha256s, strict=True))
-    total = collections.Counter(label for label, _ in {each[1:] for each in files})
-    held = collections.Counter((first, label) for first, label, _ in files)
-    return {
-        first: label
-        for (first, label), count in sorted(held.items())
-        if count >= _MANY and count > _MOST * total[label]
-    }
+    names, label_of = _numbers(labels)
+    # An image in each row; equal files of one class have one number.
+    pairs = firsts_of(np.unique(files, return_inverse=True)[1] * len(names) + label_of)
+    distinct = np.unique(pairs)
+    total = np.bincount(label_of[distinct], minlength=len(names))
+    held, counts = np.unique(firsts[distinct] * len(names) + label_of[distinct], return_counts=True)
+    first, label = np.divmod(held, max(len(names), 1))
+    most = (counts >= _MANY) & (counts > _MOST * total[label])
+    return {i: names[k] for i, k in zip(first[most].tolist(), label[most].tolist(), strict=True)}
 
 
-def loosen(firsts: Sequence[int], file_sha256s: Sequence[str], loose: Container[int]) -> list[int]:
+def loosen(firsts: np.ndarray, files: np.ndarray, loose: Collection[int]) -> np.ndarray:
     """Return the clusters with those in `loose` reduced to equal files.
 
     Args:
         firsts: from `clusters`.
-        file_sha256s: hex digests of the images' files.
+        files: digests of the images' files.
         loose: the first images of some clusters.
     """
-    first: dict[Hashable, int] = {}
-    return [
-        first.setdefault((name, sha256) if name in loose else name, i)
-        for i, (name, sha256) in enumerate(zip(firsts, file_sha256s, strict=True))
-    ]
+    held = np.isin(firsts, list(loose))
+    apart = np.unique(files, return_inverse=True)[1] + 1
+    return firsts_of(firsts * (len(firsts) + 1) + np.where(held, apart, 0))
 
 
-def copies(firsts: Sequence[int]) -> list[int]:
+def copies(firsts: np.ndarray) -> list[int]:
     """Return the indices of all images but the first of each cluster."""
-    return [i for i, first in enumerate(firsts) if i != first]
+    return np.flatnonzero(firsts != np.arange(len(firsts))).tolist()
 
 
-def conflicts(firsts: Sequence[int], labels: Sequence[str]) -> list[list[int]]:
+def conflicts(firsts: np.ndarray, labels: Sequence[str]) -> list[list[int]]:
     """Return the members of every cluster with more than one label."""
     return [group for group in _groups(firsts) if len({labels[i] for i in group}) > 1]
 
 
 def members(
-    firsts: Sequence[int],
-    held: Sequence[int],
-    file_sha256s: Sequence[str],
-    hashes: Sequence[str],
-    paths: Sequence[str],
+    firsts: np.ndarray,
+    held: np.ndarray,
+    files: np.ndarray,
+    hashes: np.ndarray,
+    path: Callable[[int], str],
     labels: Sequence[str],
     policy: str,
 ) -> list[Member]:
@@ -161,25 +162,25 @@ def members(
     Args:
         firsts: from `clusters`.
         held: the clusters that the policy applies to, from `loosen`.
-        file_sha256s: hex digests of the images' files.
+        files: digests of the images' files.
         hashes: their perceptual hashes.
-        paths: where they are, for a person.
+        path: returns where an image is, for a person.
         labels: their classes.
         policy: "keep" duplicates, "drop" all but the first, or "group" them in one split.
 
     Returns:
         Their members, cluster by cluster, each in the order of the images.
     """
-    found, sizes = [], collections.Counter(held)
+    found, sizes = [], np.bincount(held)
     for number, group in enumerate(_groups(firsts)):
-        rows = _rows([hashes[i] for i in group])
+        rows = _rows(hashes[group])
         distances = _ones(rows ^ rows[0]).sum(axis=1).tolist()
         for i, distance in zip(group, distances, strict=True):
-            same_file = file_sha256s[i] == file_sha256s[group[0]]
+            same_file = files[i] == files[group[0]]
             kind = "first" if i == group[0] else "exact" if same_file else "near"
             free = i == held[i] if policy == "drop" else sizes[held[i]] == 1
             action = "keep" if free else policy
-            found.append(Member(number, paths[i], labels[i], kind, distance, action))
+            found.append(Member(number, path(i), labels[i], kind, distance, action))
     return found
 
 
@@ -217,11 +218,20 @@ def load(folder: remote.Path) -> list[Member]:
         ) from None
 
 
-def _groups(firsts: Sequence[int]) -> list[list[int]]:
+def _groups(firsts: np.ndarray) -> list[list[int]]:
+    """Return the indices of each cluster of several images, in the order of their firsts."""
+    several = np.flatnonzero(np.bincount(firsts)[firsts] > 1) if len(firsts) else []
     groups = collections.defaultdict(list)
-    for i, first in enumerate(firsts):
-        groups[first].append(i)
-    return [group for group in groups.values() if len(group) > 1]
+    for i in several:
+        groups[int(firsts[i])].append(int(i))
+    return list(groups.values())
+
+
+def _numbers(labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the sorted classes, and the number of each image's class."""
+    names = sorted(set(labels))
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.fromiter((number[label] for label in labels), np.int64, len(labels))
 
 
 def _leaders(rows: np.ndarray) -> np.ndarray:
@@ -299,9 +309,9 @@ def _nearest(
     return np.where(found < none, found & _LOWER, -1)
 
 
-def _rows(hashes: Sequence[str]) -> np.ndarray:
-    """Return hashes as uint64 [n, 4], their bytes in the order of the digits."""
-    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(len(hashes), 4)
+def _rows(hashes: np.ndarray) -> np.ndarray:
+    """Return a `DIGEST` array as uint64 [n, 4], its bytes in their order."""
+    return np.ascontiguousarray(hashes).view(np.uint64).reshape(len(hashes), 4)
 
 
 def _ones(words: np.ndarray) -> np.ndarray:

@@ -42,8 +42,8 @@ def draw(
         colors: the mean R, G and B of each image, 0 to 255.
     """
     drawn = {"classes": classes(splits)}
-    if sizes:
-        widths, heights = zip(*sizes, strict=True)
+    if len(sizes):
+        widths, heights = np.transpose(sizes)
         drawn["size"] = size(widths, heights, labels)
         drawn["aspect"] = aspect(widths, heights, labels)
         drawn["brightness"] = brightness(colors, labels)

@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tfpipe.core import remote, storage, terminal
 from tfpipe.images.duplicates import Member
-from tfpipe.images.image_info import ImageInfo
+from tfpipe.images.image_table import ImageTable
 from tfpipe.page import template
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.rejects import Reject
@@ -60,7 +62,7 @@ class Section(NamedTuple):
 def save(
     folder: remote.Path,
     manifest: Manifest,
-    found: Sequence[ImageInfo],
+    found: ImageTable,
     labels: Sequence[str],
     rejected: Sequence[Reject],
     members: Sequence[Member] = (),
@@ -81,8 +83,11 @@ def save(
             " pip install 'tfpipe[screen]' and build again with `overwrite`"
         )
         return
-    sizes = [(each.file_width, each.file_height) for each in found]
-    drawn = dataset_plots.draw(manifest.splits, sizes, labels, [each.color for each in found])
+    sizes, colors = (
+        np.stack([found.rows[name] for name in names], axis=1)
+        for names in (("file_width", "file_height"), ("red", "green", "blue"))
+    )
+    drawn = dataset_plots.draw(manifest.splits, sizes, labels, colors)
     page = render(manifest, rejected, drawn, members)
     with storage.atomic_file(folder / REPORT) as file:
         file.write(page)

@@ -63,14 +63,17 @@ def annotate(
         UserError: no image has a label, all have the same, or the labels have two readings.
     """
     check(mode)
-    found = [each or Annotation() for each in own or [None] * len(files)]
-    plain = [i for i, each in enumerate(found) if not each.label]
-    origins = ["the source says"] if len(plain) < len(found) else []
-    images = [files[i] for i in plain]
+    nothing = Annotation()
+    found = [each or nothing for each in own or [None] * len(files)]
+    labelled = [i for i, each in enumerate(found) if each.label]
+    plain = [i for i, each in enumerate(found) if not each.label] if labelled else range(len(found))
+    origins = ["the source says"] if labelled else []
+    images = _among(files, plain)
     if mode.startswith(CSV) and not plain:
         raise UserError(
             f"`labels={mode}` labels no image, because each `source` has its own labels: omit it"
         )
+    listed: Iterable[Annotation] = ()
     if mode.startswith(CSV):
         listed = _look_up(mode[len(CSV) :], images, columns)
         origins.append("list")
@@ -78,13 +81,14 @@ def annotate(
         read = layout.read(images, mode, classes, ask_splits=ask_splits, lists=lists)
         origins.append(read.origin)
         pairs = zip(read.labels, read.splits, strict=True)
-        listed = [Annotation(label, "", split) for label, split in pairs]
-    for i, each in zip(plain, listed if plain else (), strict=True):
-        found[i] = Annotation(
-            each.label, found[i].group or each.group, found[i].split or each.split
-        )
+        listed = (Annotation(label, "", split) for label, split in pairs)
+    shared: dict[Annotation, Annotation] = {}  # there are far fewer than images
+    for i, each in zip(plain, listed, strict=True):
+        group, split = found[i].group or each.group, found[i].split or each.split
+        said = Annotation(each.label, group, split)
+        found[i] = shared.setdefault(said, said)
     by_root = collections.defaultdict(list)
-    for i in sorted({*range(len(files))} - {*plain}):
+    for i in labelled:
         by_root[files[i][0]].append(i)
     several = len({root for root, _ in files}) > 1
     for root, indices in by_root.items():
@@ -152,9 +156,15 @@ def _add_splits(
         return
     splits = [split] * len(indices)
     if not split:
-        splits = layout.read_splits([files[i] for i in indices], everywhere=everywhere)
+        splits = layout.read_splits(_among(files, indices), everywhere=everywhere)
     for i, each in zip(indices, splits, strict=True):
-        found[i] = found[i]._replace(split=each)
+        if each:
+            found[i] = found[i]._replace(split=each)
+
+
+def _among(files: Sequence[tuple[str, str]], indices: Sequence[int]) -> Sequence[tuple[str, str]]:
+    """Return some of the files; if it is all of them, they are not copied."""
+    return files if len(indices) == len(files) else [files[i] for i in indices]
 
 
 def _clean(
@@ -162,6 +172,7 @@ def _clean(
 ) -> list[Annotation]:
     """Return annotations with normal names of classes and splits."""
     labels, splits, clean = {"": ""}, {"": ""}, []
+    shared: dict[Annotation, Annotation] = {}
     for file, each in zip(files, found, strict=True):
         if each.label not in labels:
             labels[each.label] = class_name.normalize(each.label, "/".join(file))
@@ -173,5 +184,6 @@ def _clean(
                     f" {', '.join(split_name.ALL)}, or nothing; or divide all images anew by"
                     " `splits=train:0.8,val:0.2`"
                 )
-        clean.append(Annotation(labels[each.label], each.group, splits[each.split]))
+        said = Annotation(labels[each.label], each.group, splits[each.split])
+        clean.append(shared.setdefault(said, said))
     return clean

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import statistics
+import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from tfpipe.core.errors import UserError
@@ -65,7 +66,7 @@ def read(
     Raises:
         UserError: no image has a class, or "auto" has two readings.
     """
-    folders = [FolderPath(root, os.path.dirname(name)) for root, name in images]
+    folders = _folders(images)
     counts = collections.Counter(folders)
     if mode == FILENAME:
         splits = FolderTree(counts).any_splits(everywhere=True)
@@ -92,9 +93,16 @@ def read_splits(images: Sequence[tuple[str, str]], *, everywhere: bool = True) -
         images: as for `read`.
         everywhere: whether a folder around all images may name the split of all.
     """
-    folders = [FolderPath(root, os.path.dirname(name)) for root, name in images]
+    folders = _folders(images)
     splits = FolderTree(collections.Counter(folders)).any_splits(everywhere=everywhere)
     return [splits[key] for key in folders]
+
+
+def _folders(images: Sequence[tuple[str, str]]) -> list[FolderPath]:
+    """Return the folder of each image; there are far fewer than images, so equal ones are one."""
+    found: dict[FolderPath, FolderPath] = {}
+    paths = (FolderPath(root, os.path.dirname(name)) for root, name in images)
+    return [found.setdefault(path, path) for path in paths]
 
 
 def _by_number(
@@ -228,4 +236,4 @@ def _layout(
 
 def _word(name: str) -> str:
     match = _WORD_NUMBER.fullmatch(name.rpartition("/")[2])
-    return match["label"] if match else ""
+    return sys.intern(match["label"]) if match else ""

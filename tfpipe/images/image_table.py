@@ -1,0 +1,201 @@
+"""The files of a build in columns: one row of 200 bytes for each, where objects take 1 kB.
+
+    names    cat/0.jpg | cat/1.jpg | dog/0.jpg        packed, with the place where each ends
+    rows     source, name, label, ..., width, sha256  a NumPy array with named fields
+
+Every step of a build reads and fills columns of the same rows. A text that many rows share, such as
+a label, is a number in its column, and the text itself is kept once.
+"""
+
+import array
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from tfpipe.images.image_info import ImageInfo, ImageRef
+
+# A SHA-256, or a perceptual hash. NumPy compares all 32 bytes, but a single element that it returns
+# lacks zeros at its end, so `to_hex` adds them.
+DIGEST = np.dtype("S32")
+
+# The fields of `ImageInfo` after `ref`, in its order.
+_TEXTS = ("format", "converted", "spool")
+_DIGESTS = ("sha256", "file_sha256", "hash")
+_COLORS = ("red", "green", "blue")
+_SIZES = ("height", "width", "bytes", "file_bytes", "file_height", "file_width")
+_TEXT_COLUMNS = ("label", "group", "split", *_TEXTS)
+_DESCRIPTION = (*_TEXTS, *_SIZES, "offset", *_COLORS, *_DIGESTS)
+
+ROW = np.dtype(
+    [
+        *((name, np.uint32) for name in ("source", "name", *_TEXT_COLUMNS)),
+        *((name, np.int32) for name in ("class_index", "fold", "copy", "cluster")),
+        *((name, np.uint32) for name in _SIZES),
+        ("offset", np.uint64),
+        *((name, np.float64) for name in _COLORS),
+        *((name, DIGEST) for name in _DIGESTS),
+    ]
+)
+
+
+def from_hex(digests: Iterable[str]) -> np.ndarray:
+    """Return hexadecimal digests as a `DIGEST` array."""
+    return np.array([bytes.fromhex(each) for each in digests], DIGEST)
+
+
+def to_hex(digest: bytes) -> str:
+    """Return an element of a `DIGEST` array in hexadecimal digits."""
+    return digest.ljust(DIGEST.itemsize, b"\0").hex()
+
+
+class PackedTexts(Sequence[str]):
+    """Texts in one block of memory: each takes its characters and 8 bytes."""
+
+    def __init__(self, texts: Iterable[str] = ()):
+        self._data, self._ends = bytearray(), array.array("q", [0])
+        self.extend(texts)
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add texts; those of file names may be no valid Unicode."""
+        for text in texts:
+            self._data += text.encode("utf-8", "surrogatepass")
+            self._ends.append(len(self._data))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        data = self._data[self._ends[index] : self._ends[index + 1]]
+        return data.decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+
+class _Vocabulary:
+    """Texts and their numbers; "" is 0."""
+
+    def __init__(self, texts: Iterable[str] = ("",)):
+        self.texts = list(texts)
+        self._numbers = {text: number for number, text in enumerate(self.texts)}
+
+    def number(self, text: str) -> int:
+        """Return the number of a text, which may be new."""
+        found = self._numbers.setdefault(text, len(self.texts))
+        if found == len(self.texts):
+            self.texts.append(text)
+        return found
+
+
+class ImageTable(Sequence[ImageInfo]):
+    """Files, and what is known of them; a sequence of the descriptions of images.
+
+    Attributes:
+        rows: a `ROW` array, which may be changed. `source` and `name` say where the file is,
+            `label`, `group` and `split` stand for `texts`, `cluster` is the index of the
+            first of a cluster of duplicates, and `copy` as in `shards.ExampleSpec`. The others are
+            those of `ImageInfo`.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, names: Sequence[str], vocabulary: _Vocabulary | None = None
+    ):
+        """Make a table of rows whose fields `name` are indices into `names`."""
+        self.rows, self._names = rows, names
+        self._vocabulary = vocabulary or _Vocabulary()
+
+    @classmethod
+    def of_refs(cls, refs: Iterable[ImageRef]) -> "ImageTable":
+        """Return a table of files that are not described yet."""
+        refs = list(refs)
+        return cls.of_names([each.source for each in refs], [each.name for each in refs])
+
+    @classmethod
+    def of_names(cls, sources: Sequence[int], names: Sequence[str]) -> "ImageTable":
+        """Return a table of files by the index of the source of each, and its name there."""
+        rows = np.zeros(len(names), ROW)
+        rows["source"], rows["name"] = sources, np.arange(len(names))
+        return cls(rows, names)
+
+    @classmethod
+    def of_infos(cls, infos: Sequence[ImageInfo]) -> "ImageTable":
+        """Return a table of images."""
+        table = cls.of_refs(info.ref for info in infos)
+        table.describe(range(len(infos)), infos)
+        return table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageInfo:
+        row = dict(zip(ROW.names, self.rows[index].item(), strict=True))
+        return ImageInfo(
+            self.ref(index),
+            color=tuple(row[name] for name in _COLORS),
+            offset=row["offset"],
+            **{name: self._vocabulary.texts[row[name]] for name in _TEXTS},
+            **{name: row[name] for name in _SIZES},
+            **{name: to_hex(row[name]) for name in _DIGESTS},
+        )
+
+    def __iter__(self) -> Iterator[ImageInfo]:
+        return map(self.__getitem__, range(len(self)))
+
+    def ref(self, index: int) -> ImageRef:
+        """Return where the file of a row is."""
+        row = self.rows[index]
+        return ImageRef(int(row["source"]), self._names[row["name"]])
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> "ImageTable":
+        """Return a table of some rows, in this order; names and texts are shared."""
+        return ImageTable(self.rows[indices], self._names, self._vocabulary)
+
+    def describe(self, indices: Sequence[int], infos: Sequence[ImageInfo]) -> None:
+        """Fill rows from descriptions."""
+        number = self._vocabulary.number
+        values = [
+            (
+                *(number(text) for text in (info.format, info.converted, info.spool)),
+                *(info.height, info.width, info.bytes),
+                *(info.file_bytes, info.file_height, info.file_width),
+                *(info.offset, *info.color),
+                *map(bytes.fromhex, (info.sha256, info.file_sha256, info.hash)),
+            )
+            for info in infos
+        ]
+        described = self.rows[list(_DESCRIPTION)]
+        described[indices] = np.array(values, described.dtype)
+
+    def number(self, text: str) -> int:
+        """Return the number that stands for a text in a column."""
+        return self._vocabulary.number(text)
+
+    def texts(self, column: str) -> list[str]:
+        """Return the texts of a column, such as the label of each row."""
+        return list(map(self._vocabulary.texts.__getitem__, self.rows[column].tolist()))
+
+    def set_texts(self, column: str, texts: Iterable[str]) -> None:
+        """Fill a column with a text for each row."""
+        self.rows[column] = np.fromiter(map(self._vocabulary.number, texts), np.uint32, len(self))
+
+    def save(self, file: BinaryIO) -> None:
+        """Write the table without what it shares with others; `load` reads it."""
+        rows = self.rows.copy()
+        rows["name"] = np.arange(len(rows))
+        names = [self._names[i] for i in self.rows["name"].tolist()]
+        kept = _Vocabulary()
+        for column in _TEXT_COLUMNS:
+            rows[column] = list(map(kept.number, self.texts(column)))
+        np.save(file, rows)
+        np.save(file, np.frombuffer(json.dumps([names, kept.texts]).encode(), np.uint8))
+
+    @classmethod
+    def load(cls, file: BinaryIO) -> "ImageTable":
+        """Read a table that `save` wrote."""
+        rows = np.load(file)
+        names, texts = json.loads(np.load(file).tobytes())
+        return cls(rows, names, _Vocabulary(texts))
