@@ -92,7 +92,7 @@ def _fields(module: str) -> list[dataclasses.Field]:
         main = importlib.import_module(module).main
     except ImportError as error:
         raise UserError(f"{module} needs the package {error.name}: install it") from None
-    (parameter,) = inspect.signature(main, eval_str=True).parameters.values()
+    parameter = next(iter(inspect.signature(main).parameters.values()))
     fields = dataclasses.fields(parameter.annotation)
     return [field for field in fields if "arguments" not in field.metadata]
 
