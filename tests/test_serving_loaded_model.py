@@ -246,6 +246,7 @@ def old(tmp_path):
             ["serve"],
             {
                 "serving_default": build({"x": x}, {"y": x / 2 + bias}),
+                "any": build({"x": x}, {"y": x / 2 + bias}),
                 "examples": build({"inputs": examples}, {"outputs": parsed / 2 + bias}),
             },
         )
@@ -257,6 +258,8 @@ def old(tmp_path):
     for node in graph.graph_def.node:
         if node.op == "Placeholder" and node.attr["shape"].shape.unknown_rank:
             node.attr["shape"].shape.Clear()
+    for info in graph.signature_def["any"].inputs.values():
+        info.ClearField("tensor_shape")
     file.write_bytes(saved.SerializeToString())
     return LoadedModel(tmp_path / "1", 1)
 
@@ -266,6 +269,7 @@ def test_a_graph_of_tensorflow_1_0_is_loaded(old):
     serialized.features.feature["x"].float_list.value.append(2.0)
     answer = old.run("examples", {"inputs": np.array([serialized.SerializeToString()], object)})
     assert answer["outputs"].tolist() == [[3.0]]
+    assert old.run("any", {"x": np.array([[2, 4]], np.float32)})["y"].tolist() == [[3.0, 4.0]]
 
 
 def test_clients_of_tensorflow_1_may_leave_out_dimensions_of_size_1(old):

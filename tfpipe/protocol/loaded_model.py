@@ -203,7 +203,8 @@ def _loadable(path: pathlib.Path, graph: MetaGraphDef) -> Iterator[pathlib.Path]
     """Yield a folder from which `tf.saved_model.load` can load a graph.
 
     It is `path`, but for graphs before TensorFlow 1.1: there a Placeholder of any shape looks like
-    a scalar, and loading fails. The folder then has a graph that says so.
+    a scalar, as does a tensor of a signature, and loading fails. The folder then has a graph that
+    says so.
     """
     if graph.graph_def.versions.producer > _LAST_WITHOUT_SHAPES:
         yield path
@@ -213,6 +214,10 @@ def _loadable(path: pathlib.Path, graph: MetaGraphDef) -> Iterator[pathlib.Path]
     for node in changed.meta_graphs[0].graph_def.node:
         if node.op == "Placeholder" and not node.attr["shape"].shape.dim:
             node.attr["shape"].shape.unknown_rank = True
+    for definition in changed.meta_graphs[0].signature_def.values():
+        for info in (*definition.inputs.values(), *definition.outputs.values()):
+            if not info.HasField("tensor_shape"):
+                info.tensor_shape.unknown_rank = True
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for each in ("variables", "assets"):
@@ -296,7 +301,8 @@ def _check_shape(
     sizes = [dim.size for dim in info.tensor_shape.dim]
     while takes_fewer_dimensions and len(shape) < len(sizes) and sizes[-1] == 1:
         sizes.pop()
-    if info.tensor_shape.unknown_rank or (
+    unknown = info.tensor_shape.unknown_rank or not info.HasField("tensor_shape")
+    if unknown or (
         len(shape) == len(sizes)
         and all(size in (-1, have) for size, have in zip(sizes, shape, strict=True))
     ):
