@@ -5,6 +5,7 @@ follows, and passes bytes on that are not UTF-8. Here two things are refused tha
 own way: a key twice in one object, and half of a surrogate pair.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -27,9 +28,8 @@ _BEGUN = re.compile("tr?u?|fa?l?s?|nu?l?|-?(?:Na?|In?f?i?n?i?t?)?")
 
 # The escapes of a string; a group that matches is half of a surrogate pair.
 _ESCAPE = re.compile(rb"(?i)\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)", re.DOTALL)
-# Short names of RapidJSON for what Python spells out; strings are skipped.
-_SHORT_NAME = re.compile(r'"(?:\\.|[^"\\])*"|(-?)Inf(?!inity)|-(NaN)', re.DOTALL)
-_BRACKET = re.compile(r'"(?:\\.|[^"\\])*"|([][{}])', re.DOTALL)
+# Brackets, and names of RapidJSON that Python does not know; a quotation mark begins a string.
+_TOKEN = re.compile(r'["{}]|[][]|-?Inf(?!inity)|-NaN')
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -92,28 +92,52 @@ def _decoded(text: str) -> Any:
     start = _SPACE.match(text).end()
     try:
         return _DECODER.raw_decode(text, start)[0]
-    except json.JSONDecodeError:
-        spelled_out = _SHORT_NAME.sub(_spelled_out, text)
-        if spelled_out == text:
-            raise
-        try:
-            return _DECODER.raw_decode(spelled_out, start)[0]
-        except json.JSONDecodeError:
-            pass
-        raise
+    except json.JSONDecodeError as error:
+        if "Inf" in text or "-NaN" in text:
+            with contextlib.suppress(json.JSONDecodeError):
+                return _DECODER.raw_decode(_spelled_out(text), start)[0]
+        raise error from None
 
 
-def _spelled_out(match: re.Match) -> str:
-    if match[0][0] == '"':
-        return match[0]
-    return match[2] or f"{match[1]}Infinity"
+def _outside_strings(text: str) -> Iterator[re.Match]:
+    """Yield the tokens of JSON text that are not part of a string."""
+    place = 0
+    while match := _TOKEN.search(text, place):
+        place = match.end()
+        if match[0] == '"':
+            place = _string_end(text, place)
+        else:
+            yield match
+
+
+def _string_end(text: str, place: int) -> int:
+    """Return where the string ends whose first character is at `place`."""
+    while (quote := text.find('"', place)) >= 0:
+        before = text[place:quote]
+        place = quote + 1
+        if (len(before) - len(before.rstrip("\\"))) % 2 == 0:
+            return place
+    return len(text)
+
+
+def _spelled_out(text: str) -> str:
+    """Return JSON text with Infinity for Inf and NaN for -NaN."""
+    parts, end = [], 0
+    for match in _outside_strings(text):
+        if match[0][-1] in "fN":
+            parts += (
+                text[end : match.start()],
+                match[0].replace("Inf", "Infinity").replace("-N", "N"),
+            )
+            end = match.end()
+    return "".join([*parts, text[end:]])
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        once: set[str] = set()
+        twice = next(key for key, _ in pairs if key in once or once.add(key))
         raise invalid(f'JSON Parse error: the key "{plain_text(twice)}" is twice in one object')
     return found
 
@@ -166,10 +190,10 @@ def _explained(error: json.JSONDecodeError) -> tuple[str, int]:
 def _is_object(text: str) -> bool:
     """Return whether the innermost open bracket of a correct beginning is that of an object."""
     open_brackets: list[str] = []
-    for match in _BRACKET.finditer(text):
-        if match[1] in ("{", "["):
-            open_brackets.append(match[1])
-        elif match[1]:
+    for match in _outside_strings(text):
+        if match[0] in "{[":
+            open_brackets.append(match[0])
+        elif match[0] in "}]":
             open_brackets.pop()
     return open_brackets[-1] == "{"
 

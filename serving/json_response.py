@@ -96,7 +96,7 @@ def _shortest(value: float) -> float:
 
 
 def _answer(key: str, value: str) -> bytes:
-    return f'{{\n{_INDENT}"{key}": {value}\n}}\n'.encode(errors="replace")
+    return f'{{\n{_INDENT}"{key}": {value}\n}}'.encode(errors="replace")
 
 
 def _object(values: Mapping[str, Any], depth: int) -> str:

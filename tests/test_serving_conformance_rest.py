@@ -89,7 +89,7 @@ ANSWERS = {
     "a number too small for float32": (echo(1e-300), {"predictions": [0]}),
     "infinity": (echo(math.inf, -math.inf), {"predictions": [math.inf, -math.inf]}),
     "short infinity": (
-        b'{"signature_name": "echo", "instances": [Inf, -Inf, Infinity]}',
+        rb'{"signature_name": "echo", "\"[Inf": "\\", "instances": [Inf, -Inf, Infinity]}',
         {"predictions": [math.inf, -math.inf, math.inf]},
     ),
     "base64 with line breaks": (
