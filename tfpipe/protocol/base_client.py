@@ -66,7 +66,7 @@ def connect(server: str, settings: ConnectionSettings, *, is_async: bool = False
     raise unknown_form(server)
 
 
-class ModelClient:
+class BaseClient:
     """One model on a server. Its coroutines wait only where the connection does."""
 
     _is_async = False
