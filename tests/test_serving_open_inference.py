@@ -478,6 +478,7 @@ def test_the_largest_float_may_be_written_short(echo):
         ("GET", "/v2/", 200),
         ("GET", "/v2/health/live", 200),
         ("GET", "/v2/health/ready", 200),
+        ("HEAD", "/v2/health/ready", 200),
         ("GET", "/v2/models/demo", 200),
         ("GET", "/v2/models/demo/versions/7", 200),
         ("GET", "/v2/models/demo/versions/7/ready", 200),
@@ -500,7 +501,7 @@ def test_each_path_has_its_status(server, method, path, status):
     text = response.read()
     connection.close()
     assert response.status == status, text
-    if method != "DELETE":
+    if method in ("GET", "POST"):
         assert ("error" in json.loads(text)) == (status >= 400 and "ready" not in path)
 
 
@@ -547,3 +548,41 @@ def test_requests_are_counted_with_the_others(server):
     assert ask(server, "POST", "/v2/models/demo/infer", {"inputs": [given()]})[0].status == 200
     assert ask(server, "POST", "/v2/models/demo/infer", {"inputs": []})[0].status == 400
     assert count() == before + 2
+
+
+def draw_request(rng, good):
+    """Returns a request that is wrong in some way, as bytes or as JSON."""
+    if rng.random() < 0.2:  # some bytes of a good message are changed
+        data = bytearray(good)
+        for place in rng.integers(0, len(data), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        return bytes(data)
+    request = oip.ModelInferRequest(model_name="echo")
+    request.parameters["signature_name"].string_param = str(rng.choice([*KINDS, "BF16", "none"]))
+    for _ in range(rng.integers(0, 3)):
+        tensor = request.inputs.add(name=str(rng.choice(["x", "x", "z"])))
+        tensor.datatype = str(rng.choice([*KINDS, "BF16", "", "fp32"]))
+        tensor.shape.extend(rng.choice([0, 1, 3, 3, -1, 2**40], rng.integers(0, 4)).tolist())
+        if rng.random() < 0.5:
+            tensor.contents.int_contents.extend(rng.integers(-300, 300, 3).tolist())
+        else:
+            request.raw_input_contents.append(rng.bytes(rng.integers(0, 30)))
+    return request.SerializeToString()
+
+
+@pytest.mark.slow
+def test_wrong_requests_hurt_nobody(echo):
+    rng = np.random.default_rng(0)
+    good = typed("FP32", [1.0, 2.0]).SerializeToString()
+    codes = set()
+    with grpc.insecure_channel(echo.address) as channel:
+        method = channel.unary_unary(f"/{oip.SERVICE}/ModelInfer")
+        for _ in range(3000):
+            try:
+                method(draw_request(rng, good), timeout=20)
+            except grpc.RpcError as error:
+                codes.add(error.code())
+            assert method(good, timeout=20)
+    expected = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+    assert {code.name for code in codes} <= expected
+    assert grpc.StatusCode.INVALID_ARGUMENT in codes

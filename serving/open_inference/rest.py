@@ -57,8 +57,8 @@ class OpenInferenceRest:
                 if request.method != "POST":
                     return _error(f"{path} takes POST", 405)
                 return await self._infer(request, *_model(parts[1:-1]))
-            if request.method != "GET" and parts != [""]:
-                return _error(f"{path} takes no {request.method}", 405)
+            if request.method == "POST":
+                return _error(f"{path} takes GET", 405)
             return self._describe(parts)
         except RequestError as error:
             return _error(error.message, HTTP_STATUS.get(error.code, 500))

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfpipe.protocol import messages
+from tfpipe.protocol.base_client import BUSY, BaseClient
 from tfpipe.protocol.classification import (
     ERROR_OUTPUT,
     IMAGE_INPUT,
     IMAGE_OUTPUTS,
     Classification,
 )
-from tfpipe.protocol.model_client import BUSY, ModelClient
 from tfpipe.protocol.transport import InputError, Metadata, ServerError, VersionStatus, finish
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class Client(ModelClient):
+class Client(BaseClient):
     """Speaks to one model of a server; safe to use from several threads.
 
     with Client("127.0.0.1:8500", "demo") as client:
@@ -129,7 +129,7 @@ class Client(ModelClient):
         finish(self._check_signature())
 
 
-class AsyncClient(ModelClient):
+class AsyncClient(BaseClient):
     """`Client` for asyncio: each method is a coroutine. To be used in one event loop.
 
     async with AsyncClient("127.0.0.1:8500", "demo") as client:

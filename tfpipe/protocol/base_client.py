@@ -66,7 +66,7 @@ def connect(server: str, settings: ConnectionSettings, *, is_async: bool = False
     raise unknown_form(server)
 
 
-class ModelClient:
+class BaseClient:
     """One model on a server. Its coroutines wait only where the connection does."""
 
     _is_async = False
@@ -260,8 +260,10 @@ class ModelClient:
         except ServerError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
-            # Another version has replaced the one that answered.
-            return await self._classify(images, threshold)
+            served = await self._call(lambda: self._served(self._target, anew=True))
+            if served.version == answer.version:
+                raise
+            return await self._classify(images, threshold)  # another version has replaced it
         except (ValueError, IndexError, TypeError, AttributeError):
             raise self._unreadable() from None
 
