@@ -33,6 +33,17 @@ def test_auto_follows_the_device(capability, features, chosen, xla, reason):
     assert reason in found.explanation
 
 
+@pytest.mark.parametrize("capability", [None, (7, 0), (8, 0)])
+def test_a_head_is_trained_as_it_is_served(capability):
+    found = runtime.decide("auto", "auto", capability, "it", AMX, head_only=True)
+    assert found.precision == "float32"
+    assert "only a head" in found.explanation
+    asked = runtime.decide("mixed_bfloat16", "auto", capability, "it", AMX, head_only=True)
+    assert asked.precision == "mixed_bfloat16"
+    begun = runtime.decide("auto", "auto", None, "it", PLAIN, "mixed_bfloat16", head_only=True)
+    assert begun.precision == "mixed_bfloat16"
+
+
 def test_given_values_are_used():
     for asked, xla in (("mixed_bfloat16", "on"), ("float32", "off")):
         found = runtime.decide(asked, xla, None, "CPU", PLAIN)

@@ -149,7 +149,8 @@ def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
     """Return precision and compiler, the same on all workers."""
     before = resume.begun(config.run_dir)
     begun = before.resolved.precision if before else ""
-    chosen = runtime.choose(config.precision, config.xla, begun)
+    head_only = all(stage.start == partition.HEAD for stage in stages.parse(config))
+    chosen = runtime.choose(config.precision, config.xla, begun, head_only=head_only)
     precision, xla = cluster.agree((chosen.precision, chosen.xla))
     return dataclasses.replace(chosen, precision=precision, xla=xla)
 

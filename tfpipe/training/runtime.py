@@ -33,14 +33,16 @@ class Runtime:
     explanation: str
 
 
-def choose(precision: str, xla: str, begun: str = "") -> Runtime:
+def choose(precision: str, xla: str, begun: str = "", *, head_only: bool = False) -> Runtime:
     """Choose for the first GPU, or for the CPU if there is none; see `decide`."""
+    asked = {"begun": begun, "head_only": head_only}
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return decide(precision, xla, None, "CPU", cpu_features(), begun)
+        return decide(precision, xla, None, "CPU", cpu_features(), **asked)
     details = tf.config.experimental.get_device_details(gpus[0])
     capability = details.get("compute_capability", (0, 0))
-    return decide(precision, xla, capability, details.get("device_name", "GPU"), frozenset())
+    name = details.get("device_name", "GPU")
+    return decide(precision, xla, capability, name, frozenset(), **asked)
 
 
 def decide(
@@ -50,8 +52,13 @@ def decide(
     device: str,
     features: frozenset[str],
     begun: str = "",
+    head_only: bool = False,
 ) -> Runtime:
     """Choose from plain values.
+
+    A head on frozen layers is trained in float32, as it is served: half precision gains only in the
+    one pass through the frozen layers, and the head would fit features with other rounding errors
+    (docs/training.md has the losses).
 
     On two CPU cores with AMX, bfloat16 makes the training of ResNet50 1.3 x and its inference
     2.1 x faster, and XLA makes MobileNet's inference 28 x slower.
@@ -63,6 +70,7 @@ def decide(
         device: name for the explanation.
         features: instruction-set extensions of the CPU.
         begun: precision of the run that is resumed, which any CPU keeps; "" for a new run.
+        head_only: whether no layer of a backbone is trained.
 
     Raises:
         UserError: mixed_float16 on a CPU, which TensorFlow has no fast kernels for.
@@ -75,12 +83,14 @@ def decide(
         )
     if precision != "auto":
         why = "asked for"
+    elif not on_gpu and begun in ("float32", "mixed_bfloat16"):
+        precision, why = begun, "as the run began"
+    elif head_only:
+        precision, why = "float32", "only a head is trained"
     elif on_gpu:
         why = f"compute capability {'.'.join(map(str, capability))}"
         bfloat16, float16 = capability >= _GPU_BF16, capability >= _GPU_FP16
         precision = "mixed_bfloat16" if bfloat16 else "mixed_float16" if float16 else "float32"
-    elif begun in ("float32", "mixed_bfloat16"):
-        precision, why = begun, "as the run began"
     else:
         found = [name for name in _CPU_BF16 if name in features]
         precision = "mixed_bfloat16" if found else "float32"

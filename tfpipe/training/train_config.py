@@ -254,8 +254,8 @@ class TrainConfig:
         False,
     )
     precision: str = option(
-        "precision of the training; auto chooses by the device. Evaluation and export are always"
-        " float32",
+        "precision of the training; auto chooses by the device, and float32 where only a head is"
+        " trained. Evaluation and export are always float32",
         "auto",
         ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
