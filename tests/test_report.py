@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import io
+import json
 import pathlib
 import re
 import shutil
