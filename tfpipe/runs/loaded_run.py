@@ -191,13 +191,14 @@ def warn_if_rebuilt(run: LoadedRun) -> None:
 
 
 def was_trained_on(run: LoadedRun, manifest: Manifest) -> bool:
-    """Return whether some records are those of a run's training, with the same splits."""
-    return all(
-        # Without its damaged records, a training has another fingerprint than its records.
-        (each.folder / runs.SALVAGED / salvage.LOST).is_file()
-        or each.resolved.records_fingerprint == manifest.fingerprint
-        for each in members(run)
-    )
+    """Return whether some records are those of a run's training, with the same splits.
+
+    For an ensemble, those of its first member: others may have stored the same images otherwise.
+    """
+    first = members(run)[0]
+    # Without its damaged records, a training has another fingerprint than its records.
+    damaged = (first.folder / runs.SALVAGED / salvage.LOST).is_file()
+    return damaged or first.resolved.records_fingerprint == manifest.fingerprint
 
 
 def rebuilt(run: LoadedRun, manifest: Manifest) -> str:

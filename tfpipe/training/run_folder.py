@@ -221,7 +221,9 @@ class RunFolder:
     def _needed(self) -> list[str]:
         """Return the files that commands after the training need."""
         files = [self.best_weights, self.calibration_file, *self.model_files().values()]
-        files += [self.predictions_file, self.trained_images]
+        files += [self.predictions_file]
+        # Unknown if the weights come from a run without it.
+        files += [self.trained_images] if self.trained_images.is_file() else []
         return [str(file.relative_to(self.folder)) for file in files]
 
     def check_parts(self) -> None:
