@@ -109,7 +109,7 @@ failures, before = [], state()
 {call}
 after = state()
 for name in before:
-    assert before[name] == after[name], (name, before[name], after[name])
+    assert before[name] == after[name], (name, str(after[name])[:200])
 assert len(failures) == 1
 assert tf.compat.v1.get_seed(1)[0] == 3
 """

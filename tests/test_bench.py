@@ -112,7 +112,7 @@ SMALL = "--size=32 --seconds=0.05 --batch_size="
         ("records", "--source={images}", "build / limit-reading"),
         (
             "input",
-            "--source={images} --only=limit,original-*,tf-data " + SMALL + "8",
+            "--source={images} --only=limit,original-*,dataset-uint8,tf-data " + SMALL + "8",
             "original-device / limit",
         ),
         ("augment", SMALL + "2", "augment-projective"),

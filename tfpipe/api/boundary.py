@@ -1,9 +1,13 @@
 """What every function of the API does for its caller: keywords, errors, silence."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
 
 from tfpipe.core import keywords, terminal
 from tfpipe.core.errors import UserError, as_keywords
@@ -24,7 +28,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         progress = kwargs.get("progress", False)
-        with terminal.logged(not progress):
+        with terminal.logged(not progress), _kept_random_state():
             try:
                 if not takes_others:
                     keywords.check_known(kwargs, parameters, function.__name__)
@@ -36,6 +40,17 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
                 raise
 
     return call
+
+
+@contextlib.contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """Restore the random state of Python and NumPy: a Keras model that is built draws numbers."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def with_flags(

@@ -100,7 +100,7 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
 
 
 def _loader(
-    source: example_source.RecordSource | example_source.CachedSource,
+    source: Any,  # of `example_source.open_source`
     config: InputConfig,
     augment: Augment,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
@@ -110,7 +110,7 @@ def _loader(
     number of rows that are no padding, int64 [].
     """
     size = config.batch_size
-    shapes = [size, *config.shape], [size], [size, augment.num_random], []
+    shapes: list[list[int]] = [[size, *config.shape], [size], [size, augment.num_random], []]
     types = tf.uint8, tf.int64, tf.float32, tf.int64
 
     def load(epoch: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -8,8 +8,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfpipe import evaluate, export, train
 from tfpipe.api import html
 from tfpipe.api.boundary import public, with_flags
@@ -181,7 +179,7 @@ def fit(
     own = {"records": folder_of(data), "run_dir": os.fspath(run_dir)}
     without = ("describe", "data_service")
     config = keywords.options(TrainConfig, "fit", flags, without=without, **own)
-    with _kept_random_state():
+    with _kept_seeds():
         train.main(config, callbacks)
     return _load(config.run_dir)
 
@@ -206,16 +204,15 @@ def _load(run_dir: str) -> Run:
 
 
 @contextlib.contextmanager
-def _kept_random_state() -> Iterator[None]:
-    """Restore the random state of Python, NumPy and TensorFlow, which a training seeds.
+def _kept_seeds() -> Iterator[None]:
+    """Restore the seed of TensorFlow and Keras' kind of random numbers, which a training sets.
 
-    The numbers that tf_keras draws for first weights cannot be read, so they are seeded anew.
+    The seed of tf_keras' first weights cannot be read, so it is drawn anew.
     """
     import tensorflow as tf
     import tf_keras
 
     experimental = tf_keras.backend.experimental
-    python, numpy = random.getstate(), np.random.get_state()
     # Of an operation with a seed, the first number is the global seed, or this default.
     default, operation = 87654321, 1
     seed, _ = tf.compat.v1.get_seed(operation)
@@ -224,8 +221,6 @@ def _kept_random_state() -> Iterator[None]:
         yield
     finally:
         tf_keras.utils.set_random_seed(random.SystemRandom().randrange(2**32))
-        random.setstate(python)
-        np.random.set_state(numpy)
         tf.random.set_seed(None if seed == default else seed)
         if not uses_generators:
             experimental.disable_tf_random_generator()

@@ -87,6 +87,7 @@ class Augment:
             labels: any labels [N, ...]; where the chain mixes images, float [N, C], probabilities.
             u: float32 [N, num_random] in [0, 1); drawn anew in each call if None.
             seed: integers [2]; equal ones draw equal numbers, as `tf.random.stateless_uniform`.
+                XLA draws others than a plain graph.
             side: of the result in pixels; H if None.
             sizes: int32 [N, 2], height and width of pictures whose pixels `images` holds row by
                 row. The one interpolation of all geometry also resizes them to `side`.
@@ -124,8 +125,7 @@ class Augment:
         if u is None:
             if seed is None:
                 return tf.random.uniform(shape)
-            # XLA would choose another algorithm by itself, and so other numbers.
-            return tf.random.stateless_uniform(shape, seed, alg="philox")
+            return tf.random.stateless_uniform(shape, seed)
         u = tf.convert_to_tensor(u)
         if len(u.shape) != 2 or (u.shape[1] or 0) < self.num_random:
             raise UserError(

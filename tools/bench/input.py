@@ -9,6 +9,7 @@ All read the same images: those that `tfpipe.build_records` accepts. The figure 
     STORE-device        batches of the pipeline with resize_on=device: the host's part only
     ...-augment         with recipe R3's augmentation on the device, compiled, and for -device the
                         resize; each batch is waited for
+    dataset-DTYPE       batches of `as_dataset` from the store original, uint8 or float32
     memory              resident memory of original-host-augment after 2 and after 10 epochs
     the others          peers, see tools/bench/peers.py
 
@@ -44,6 +45,8 @@ TARGETS = {
     ("original-device-augment", "keras-generator"): 10.0,
     ("resized-host-augment", "keras-generator"): 10.0,
     ("original-host-augment", "dali-augment"): 3.0,
+    ("dataset-uint8", "original-host"): 0.95,
+    ("dataset-float32", "keras-dataset"): 1.0,
 }
 MEMORY = "original-host-augment"
 
@@ -80,6 +83,13 @@ def main() -> int:
 
             return Case("memory" if function == "ours.memory" else name, measure)
 
+        def dataset(dtype: str) -> Case:
+            def measure(tree: Tree) -> dict:
+                stored = records(tree, "original")
+                return harness.call(tree, "ours.dataset", folder=stored, dtype=dtype, **given)
+
+            return Case(f"dataset-{dtype}", measure)
+
         def peer(function: str) -> Case:
             def measure(tree: Tree) -> dict:
                 return harness.call(tree, f"peers.{function}", folder=folder, **given)
@@ -93,6 +103,7 @@ def main() -> int:
             for where in ("host", "device")
             for augment in ("", "-augment")
         ]
+        cases += [dataset(dtype) for dtype in ("uint8", "float32")]
         cases += [peer(function.__name__) for function in peers.INPUT]
         cases += [ours("ours.memory", MEMORY)]
         return harness.run(session, cases, ("limit", "keras-generator"), comparisons(TARGETS))

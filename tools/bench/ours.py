@@ -71,6 +71,17 @@ def pipeline(
     return epoch
 
 
+def dataset(folder: str, size: int, batch_size: int, workers: int, dtype: str, **_: float) -> Epoch:
+    """Batches of `as_dataset`, shuffled; each epoch begins anew, as in `model.fit`."""
+    tune()
+    import tfpipe
+
+    batches = tfpipe.load_records(folder).as_dataset(
+        image_size=size, batch_size=batch_size, shuffle=True, dtype=dtype, decode_threads=workers
+    )
+    return lambda: (len(labels) for _, labels in batches)
+
+
 def memory(**arguments: object) -> dict[str, float]:
     """Return the resident memory of `pipeline` after epochs 2 and 10; see proc(5)."""
     epoch, resident = pipeline(**arguments), []
