@@ -8,7 +8,7 @@ https://github.com/webdataset/webdataset#the-webdataset-format
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from tfpipe.core.errors import Rejected
 from tfpipe.sources.member import is_image_name
@@ -20,32 +20,29 @@ _KEYS = ("label_name", "class_name", "label", "class", "cls", "category", "targe
 _MAX_DISTINCT = 0.5
 
 
-def read(names: Collection[str], contents: Callable[[str], bytes]) -> tuple[dict, set[str]]:
+def read(names: Mapping[str, object], contents: Callable[[str], bytes]) -> tuple[dict, set[str]]:
     """Find the labels of images in files of the same name with another ending.
 
     Args:
-        names: of all files.
+        names: of all files, as keys.
         contents: returns what a file holds; may raise Rejected.
 
     Returns:
         The label of each image by its name, and the names of the files that hold them; both empty
         unless every image has such a file.
     """
-    images = {name: _stem(name) for name in names if is_image_name(name)}
-    there = set(names)
     for ending in _ENDINGS:
-        beside = {name: stem + ending for name, stem in images.items()}
-        if not images or not there.issuperset(beside.values()):
+        images = [name for name in names if is_image_name(name)]
+        if not images or not all(_stem(name) + ending in names for name in images):
             continue
         try:
-            labels = {name: _label(contents(file), ending) for name, file in beside.items()}
+            labels = {name: _label(contents(_stem(name) + ending), ending) for name in images}
         except (Rejected, ValueError):  # files of another kind
             continue
         distinct = len(set(labels.values()))
         if all(labels.values()) and (ending != ".txt" or distinct <= _MAX_DISTINCT * len(labels)):
-            return labels, {
-                stem + each for stem in images.values() for each in _ENDINGS if stem + each in there
-            }
+            beside = (_stem(name) + each for name in images for each in _ENDINGS)
+            return labels, {name for name in beside if name in names}
     return {}, set()
 
 

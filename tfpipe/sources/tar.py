@@ -123,38 +123,38 @@ class Tar(Source):
 
     @functools.cached_property
     def _listing(self):
-        members, skipped = {}, []
+        members, skipped, links = {}, [], set()
         try:
             modified = storage.stamp(self.path)[1]
-            infos = self._decoded(list(_infos(self._file)))
+            for raw, info in _infos(self._file):  # one at a time: each takes 700 bytes
+                name = self._decode(raw, info)
+                if info.isdir() or member.is_ignored(name):
+                    continue
+                if info.issym():
+                    links.add(name)
+                refusal = member.refuse_name(name, links) or _refuse(info)
+                if refusal:
+                    skipped.append((name, *refusal))
+                    continue
+                if name in members:
+                    skipped.append((name, *member.REPEATED))
+                members[name] = (info.offset_data, info.size, modified)
         # Hostile headers raise any of these.
         except (_Damaged, tarfile.TarError, ValueError, OSError, OverflowError) as error:
             raise _damaged(self.path, error) from None
-        links = {name for name, info in infos if info.issym()}
-        for name, info in infos:
-            if info.isdir() or member.is_ignored(name):
-                continue
-            refusal = member.refuse_name(name, links) or _refuse(info)
-            if refusal:
+        for name in list(members) if links else ():  # a link may come after what it refuses
+            if refusal := member.refuse_name(name, links):
                 skipped.append((name, *refusal))
-                continue
-            if name in members:
-                skipped.append((name, *member.REPEATED))
-            members[name] = (info.offset_data, info.size, modified)
+                del members[name]
         return members, skipped
 
-    def _decoded(self, infos: list[tuple[str, tarfile.TarInfo]]):
-        """Return the same with names in the encoding that a person gives."""
+    def _decode(self, name: str, info: tarfile.TarInfo) -> str:
+        """Return a name in the encoding that a person gives, unless it is surely UTF-8."""
         encoding = self.options.name_encoding
-        plain = [
-            i for i, (name, info) in enumerate(infos) if not (info.pax_headers and _is_text(name))
-        ]
-        if encoding:
-            raw = [infos[place][0].encode("utf-8", "surrogateescape") for place in plain]
-            decoded = name_encoding.decode(raw, encoding, self.path)
-            for place, name in zip(plain, decoded, strict=True):
-                infos[place] = (name, infos[place][1])
-        return infos
+        if not encoding or (info.pax_headers and _is_text(name)):
+            return name
+        raw = name.encode("utf-8", "surrogateescape")
+        return name_encoding.decode([raw], encoding, self.path)[0]
 
 
 class _Damaged(Exception):  # noqa: N818 (always turned into a UserError)
