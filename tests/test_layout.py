@@ -127,22 +127,36 @@ PRIVATE_MODULES = ("tensorflow.python", "keras.src", "tf_keras.src")
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_make", "_exit"}
 
 
-def private_names(path):
-    """Returns the underscore names and private modules of others that a file uses."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    own, used = set(DOCUMENTED), set()
-    for node in ast.walk(tree):
+def defined_names(path):
+    """Yields the functions, classes, variables and attributes that a file defines."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            own.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            own.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            target = own if isinstance(node.ctx, ast.Store) else used
-            target.add(node.attr)
+            yield node.name
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def private_names(path):
+    """Returns the underscore names and private modules of others that a file uses.
+
+    What a class inherits from one of ours is its own.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own, used, bases = {*DOCUMENTED, *defined_names(path)}, set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            bases |= {base.id for base in node.bases if isinstance(base, ast.Name)}
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Store):
+            used.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
             used.update(alias.name for alias in node.names)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
             used.update(a.value for a in node.args if isinstance(a, ast.Constant))
+    for module in imported_modules(path):
+        parent, _, name = module.rpartition(".")
+        source = ROOT / f"{parent.replace('.', '/')}.py"
+        if name in bases and source in SOURCES:
+            own.update(defined_names(source))
     private = {name for name in used - own if str(name).startswith("_")}
     private = {name for name in private if not name.startswith("__")}
     private |= {m for m in imported_modules(path) if m.startswith(PRIVATE_MODULES)}
