@@ -38,6 +38,11 @@ def main(options: Options) -> None:
     if export == demo.EXPORT and not list(export.glob("*/saved_model.pb")):
         terminal.say("there is no demo model yet; training it takes a few minutes")
         demo.run("tools/demo.py")
+    if not list(export.glob("*/saved_model.pb")):  # the server would wait for one
+        raise UserError(
+            f"--export={export} holds no version: a SavedModel lies in a numbered folder, such as"
+            f" {export / '1' / 'saved_model.pb'}"
+        )
     signals = Signals()
     name = export.resolve().name
     started: list[subprocess.Popen] = []
