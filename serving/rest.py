@@ -101,6 +101,7 @@ class RestServer(HttpServer):
         """
         self.port = sock.getsockname()[1]
         self._handlers, self._timeout_s, self._max_body = handlers, timeout_s, max_body
+        self._cross_origin = cross_origin
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
         v2 = OpenInferenceRest(open_inference, self._body, self._pool, timeout_s)
         routes = [
@@ -141,10 +142,12 @@ class RestServer(HttpServer):
 
     async def _answer(self, request: Request) -> Response:
         target = _target(request)
-        if not _API.fullmatch(target):
-            return _error(not_found(f"no such path: {request.method} {target}"))
-        if request.method == "OPTIONS":  # a browser asks whether a page may ask
+        is_known = _API.fullmatch(target)
+        if request.method == "OPTIONS" and (is_known or self._cross_origin):
+            # A browser asks whether a page may ask.
             return Response(status_code=200 if "://" in request.headers.get("origin", "") else 400)
+        if not is_known:
+            return _error(not_found(f"no such path: {request.method} {target}"))
         try:
             body = await self._body(request) if request.method == "POST" else b""
             work = asyncio.get_running_loop().run_in_executor(
@@ -176,11 +179,9 @@ class RestServer(HttpServer):
             kind = _REQUESTS.get(match["method"])
             call = functools.partial(self._infer, body)
         elif method == "GET" and (match := _DESCRIPTION.fullmatch(target)):
-            is_metadata = match["part"] == "metadata"
-            kind = (
-                messages.GetModelMetadataRequest if is_metadata else messages.GetModelStatusRequest
-            )
-            call = self._metadata if is_metadata else self._status
+            kind, call = messages.GetModelStatusRequest, self._status
+            if match["part"] == "metadata":
+                kind, call = messages.GetModelMetadataRequest, self._metadata
         else:
             kind = None
         if kind is None:

@@ -113,6 +113,27 @@ def test_gzip_must_be_whole(server):
         assert (code, found["error"][:31]) == (400, "the body cannot be read as gzip")
 
 
+def test_a_name_and_a_label_may_be_encoded(tmp_path):
+    base = publish(tmp_path / "demo", 3, signatures=["echo"])
+    config = tmp_path / "models.config"
+    config.write_text(
+        f"""model_config_list {{ config {{
+            name: "a/b:ü" base_path: "{base}" model_platform: "tensorflow"
+            version_labels {{ key: "x y" value: 3 }} }} }}""",
+        encoding="utf-8",
+    )
+    given = {"model_name": "", "model_config_file": str(config), "rest_api_port": -1}
+    given |= {"allow_version_labels_for_unavailable_models": True}
+    with embedded(None, **given) as server:
+        name, body = "/v1/models/a%2fb%3A%C3%BC", {"signature_name": "echo", "inputs": [1]}
+        for where in ("", "/versions/3", "/labels/x%20y"):
+            answer = ask(server, "POST", f"{name}{where}:predict", body)
+            assert answer == (200, {"outputs": [1.0]})
+        assert ask(server, "GET", f"{name}/labels/x%20y/metadata")[0] == 200
+        assert ask(server, "GET", name)[0] == 200
+        assert ask(server, "GET", "/v1/models/a/b%3A%C3%BC")[0] == 400
+
+
 def test_pages_of_other_origins_may_ask_with_a_flag(tmp_path):
     base = publish(tmp_path / "demo", 1, signatures=["echo"])
     options = {"rest_api_port": -1, "rest_api_enable_cors_support": True}
