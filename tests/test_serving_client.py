@@ -141,6 +141,11 @@ def test_bad_files_are_named_and_the_good_ones_answered(ask, folder):
         (["--timeout=0"], 2, "--timeout=0"),
         (["--timeout=nan"], 1, "--timeout=nan"),
         (["--server=http://127.0.0.1:x"], 1, "HOST:PORT"),
+        (["--server=127.0.0.1"], 1, "HOST:PORT"),
+        (["--metadata=x"], 2, "--metadata=x is not KEY=VALUE"),
+        (["--token_file=nowhere"], 1, "cannot read nowhere: No such file"),
+        (["--compression=zip"], 2, "--compression"),
+        (["--version=1", "--version_label=a"], 1, "--version=1 and --version_label=a are both"),
     ],
 )
 def test_what_stops_everything_is_one_line(ask, folder, flags, code, words):

@@ -532,6 +532,12 @@ def test_admission_is_shared_and_health_is_answered_all_the_same(server, monkeyp
         assert method(oip.ServerLiveRequest(), timeout=20).live
 
 
+def test_a_body_above_the_limit_is_413(server):
+    body = {"inputs": [given(data=["A" * (2 << 20)])]}
+    response, found = ask(server, "POST", "/v2/models/demo/infer", body)
+    assert (response.status, "larger than" in found["error"]) == (413, True)
+
+
 def test_requests_are_counted_with_the_others(server):
     def count():
         connection = http.client.HTTPConnection(server.rest_address, timeout=30)

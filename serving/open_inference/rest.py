@@ -92,7 +92,12 @@ class OpenInferenceRest:
         return self._handlers.answer(request, REST, self._timeout_s)
 
     async def _infer(self, request: Request, name: str, version: str) -> Response:
-        body = await self._read_body(request)
+        try:
+            body = await self._read_body(request)
+        except RequestError as error:
+            if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return _error(error.message, 413)  # 429 would make clients ask again
+            raise
         length = request.headers.get(HEADER_LENGTH)
         call = functools.partial(self._run, body, length, name, version)
         work = asyncio.get_running_loop().run_in_executor(self._pool, call)

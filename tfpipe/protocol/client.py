@@ -4,15 +4,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
-from tfpipe.protocol.base_client import BUSY, BaseClient
 from tfpipe.protocol.classification import (
     ERROR_OUTPUT,
     IMAGE_INPUT,
     IMAGE_OUTPUTS,
     Classification,
 )
-from tfpipe.protocol.transport import InputError, Metadata, ServerError, VersionStatus, finish
+from tfpipe.protocol.connection_settings import ClientTls, ConnectionSettings
+from tfpipe.protocol.model_calls import BUSY, ModelCalls
+from tfpipe.protocol.transport import (
+    InputError,
+    Metadata,
+    ServerError,
+    Target,
+    VersionStatus,
+    finish,
+)
+from tfpipe.protocol.versions import LARGEST_VERSION
 
 __all__ = [
     "BUSY",
@@ -26,6 +36,95 @@ __all__ = [
     "ServerError",
     "VersionStatus",
 ]
+
+
+class BaseClient:
+    """One model on a server.
+
+    Attributes:
+        server: the address.
+        model_name: name of the model.
+        signature_name: the signature that is run if a call names none.
+        timeout: seconds for each request.
+    """
+
+    is_async = False
+
+    def __init__(
+        self,
+        server: str,
+        model_name: str,
+        *,
+        signature_name: str = messages.DEFAULT_SIGNATURE,
+        version: int = 0,
+        version_label: str = "",
+        timeout: float = 10.0,
+        retries: int = 4,
+        tls: bool = False,
+        ca_file: str = "",
+        cert_file: str = "",
+        key_file: str = "",
+        metadata: Mapping[str, str] | None = None,
+        token: str = "",
+        token_file: str = "",
+        compression: str = "",
+        keepalive: float = 0.0,
+        channel_options: Mapping[str, int | str] | None = None,
+    ):
+        """Connect at the first call.
+
+        Args:
+            server: HOST:PORT for gRPC, or another target of gRPC: with dns:///HOST:PORT requests
+                go to all addresses of the host in turn. http://HOST:PORT or https://HOST:PORT for
+                REST.
+            model_name: name of the model.
+            signature_name: the signature of `predict` and `classify_images`.
+            version: number of a version; 0 for the highest.
+            version_label: label of a version, instead of its number.
+            timeout: seconds for each request.
+            retries: how often a request is sent again while the server is unavailable.
+            tls: use gRPC over TLS; any of the files implies it.
+            ca_file: PEM certificates that check the server's; empty for the system's.
+            cert_file: the client's own PEM certificate; empty for none.
+            key_file: its PEM key.
+            metadata: gRPC metadata, or HTTP headers, of each request.
+            token: sent as `authorization: Bearer TOKEN`. Without TLS the network can read it.
+            token_file: a file with the token, instead; it is read for each request.
+            compression: of the requests: gzip, deflate (only gRPC), or empty for none.
+            keepalive: seconds between two pings of an idle gRPC connection; 0 for none. Most
+                servers refuse more than one in 5 minutes.
+            channel_options: further arguments of the gRPC channel, such as
+                {"grpc.lb_policy_name": "pick_first"}.
+
+        Raises:
+            UserError: `server` has no known form, an option has no use, or a file cannot be read.
+        """
+        if version and version_label:
+            raise UserError(
+                f"`version={version}` and `version_label={version_label}` are both given: leave"
+                " one out"
+            )
+        if not 0 <= version <= LARGEST_VERSION:
+            raise UserError(f"`version={version}` is no version: give a number above 0")
+        self.server = server
+        self.model_name = model_name
+        self.signature_name = signature_name
+        self.timeout = timeout
+        files = (ca_file, cert_file, key_file)
+        settings = ConnectionSettings(
+            timeout=timeout,
+            tls=ClientTls(*files) if tls or any(files) else None,
+            metadata=metadata or {},
+            token=token,
+            token_file=token_file,
+            compression=compression,
+            keepalive=keepalive,
+            channel_options=channel_options or {},
+        )
+        target = Target(model_name, version, version_label)
+        self._calls = ModelCalls(
+            server, target, signature_name, settings, retries, is_async=self.is_async
+        )
 
 
 class Client(BaseClient):
@@ -43,7 +142,7 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Close the connection."""
-        finish(self._connection.close())
+        finish(self._calls.close())
 
     def predict(
         self, inputs: Mapping[str, object], outputs: Sequence[str] = (), *, signature_name: str = ""
@@ -62,7 +161,7 @@ class Client(BaseClient):
             InputError: an input is nothing that can be sent; a ValueError and a UserError.
             ServerError: there is no answer, or the request is refused.
         """
-        return finish(self._predict(inputs, outputs, signature_name)).outputs
+        return finish(self._calls.predict(inputs, outputs, signature_name)).outputs
 
     def metadata(self) -> Metadata:
         """Return the version that is served now, and its signatures.
@@ -70,7 +169,7 @@ class Client(BaseClient):
         Raises:
             ServerError: there is no answer, or the request is refused.
         """
-        return finish(self._metadata())
+        return finish(self._calls.metadata())
 
     def get_model_status(self) -> list[VersionStatus]:
         """Return the states of the model's versions, or of the client's version alone.
@@ -78,7 +177,7 @@ class Client(BaseClient):
         Raises:
             ServerError: there is no answer, or the server does not know the model.
         """
-        return finish(self._status())
+        return finish(self._calls.status())
 
     def is_server_ready(self) -> bool:
         """Return whether the server takes requests now, and serves the client's model and version.
@@ -88,12 +187,12 @@ class Client(BaseClient):
         Raises:
             ServerError: waiting cannot help, such as at the port of another protocol.
         """
-        return finish(self._is_ready())
+        return finish(self._calls.is_ready())
 
     @property
     def signatures(self) -> dict[str, messages.SignatureDef]:
         """The signatures of the version that is served now, or was within the last second."""
-        return finish(self._signatures())
+        return finish(self._calls.signatures())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,7 +201,7 @@ class Client(BaseClient):
         Raises:
             ServerError: there is no answer, or the model has no signature `classify`.
         """
-        return finish(self._current_labels())
+        return finish(self._calls.labels())
 
     def classify_images(
         self, images: Sequence[bytes], *, threshold: float | None = None
@@ -122,11 +221,11 @@ class Client(BaseClient):
             ServerError: there is no answer, or the signature does not classify images.
             UserError: there is a threshold, and the model has not two classes.
         """
-        return finish(self._classify(images, threshold))
+        return finish(self._calls.classify(images, threshold))
 
     def check_signature(self) -> None:
         """Raise ServerError if the signature does not map images to classes."""
-        finish(self._check_signature())
+        finish(self._calls.check_signature())
 
 
 class AsyncClient(BaseClient):
@@ -138,7 +237,7 @@ class AsyncClient(BaseClient):
     REST requests run in the event loop's threads.
     """
 
-    _is_async = True
+    is_async = True
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -148,36 +247,36 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._connection.close()
+        await self._calls.close()
 
     async def predict(
         self, inputs: Mapping[str, object], outputs: Sequence[str] = (), *, signature_name: str = ""
     ) -> dict[str, np.ndarray]:
         """Run a signature; see `Client.predict`."""
-        return (await self._predict(inputs, outputs, signature_name)).outputs
+        return (await self._calls.predict(inputs, outputs, signature_name)).outputs
 
     async def metadata(self) -> Metadata:
         """Return the version that is served now; see `Client.metadata`."""
-        return await self._metadata()
+        return await self._calls.metadata()
 
     async def get_model_status(self) -> list[VersionStatus]:
         """Return the states of the model's versions; see `Client.get_model_status`."""
-        return await self._status()
+        return await self._calls.status()
 
     async def is_server_ready(self) -> bool:
         """Return whether the server takes requests now; see `Client.is_server_ready`."""
-        return await self._is_ready()
+        return await self._calls.is_ready()
 
     async def signatures(self) -> dict[str, messages.SignatureDef]:
         """Return the signatures; see `Client.signatures`."""
-        return await self._signatures()
+        return await self._calls.signatures()
 
     async def labels(self) -> tuple[str, ...]:
         """Return the class names; see `Client.labels`."""
-        return await self._current_labels()
+        return await self._calls.labels()
 
     async def classify_images(
         self, images: Sequence[bytes], *, threshold: float | None = None
     ) -> list[Classification | ServerError]:
         """Classify images; see `Client.classify_images`."""
-        return await self._classify(images, threshold)
+        return await self._calls.classify(images, threshold)

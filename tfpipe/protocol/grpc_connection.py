@@ -15,9 +15,9 @@ from tfpipe.protocol.connection_settings import ConnectionSettings, read_file
 from tfpipe.protocol.transport import (
     CLOSED,
     MAX_ANSWER_BYTES,
-    Answer,
     Describe,
     Metadata,
+    PredictResult,
     ServerError,
     Target,
     explained,
@@ -108,7 +108,7 @@ class Grpc:
         outputs: Sequence[str],
         signature_name: str,
         describe: Describe,
-    ) -> Answer:
+    ) -> PredictResult:
         """Run a signature.
 
         Args:
@@ -125,7 +125,7 @@ class Grpc:
         request = self.request(target, inputs, outputs, signature_name)
         response = await self._call(self.service.Predict, request)
         found = {alias: tensors.from_proto(proto) for alias, proto in response.outputs.items()}
-        return Answer(found, response.model_spec.version.value)
+        return PredictResult(found, response.model_spec.version.value)
 
     async def metadata(self, target: Target) -> Metadata:
         """Return the served version and its signatures; raises ServerError."""

@@ -23,10 +23,10 @@ from tfpipe.protocol.errors import HTTP_STATUS
 from tfpipe.protocol.transport import (
     CLOSED,
     MAX_ANSWER_BYTES,
-    Answer,
     Describe,
     InputError,
     Metadata,
+    PredictResult,
     ServerError,
     Target,
     explained,
@@ -78,7 +78,7 @@ class Rest:
         outputs: Sequence[str],
         signature_name: str,
         describe: Describe,
-    ) -> Answer:
+    ) -> PredictResult:
         """Run a signature; see `Grpc.predict`.
 
         The answer has neither types nor the version. So the version that is described is asked by
@@ -101,7 +101,7 @@ class Rest:
             answer = {next(iter(infos)): answer}
         wanted = outputs or infos
         found = {alias: _from_json(answer[alias], infos[alias].dtype) for alias in wanted}
-        return Answer(found, served.version)
+        return PredictResult(found, served.version)
 
     async def metadata(self, target: Target) -> Metadata:
         """Return the served version and its signatures; see `Grpc.metadata`."""

@@ -103,7 +103,7 @@ class VersionStatus(NamedTuple):
     error: str
 
 
-class Answer(NamedTuple):
+class PredictResult(NamedTuple):
     """The outputs of a signature, and the version that computed them; 0 if it is unknown."""
 
     outputs: dict[str, np.ndarray]

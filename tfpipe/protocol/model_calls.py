@@ -1,4 +1,4 @@
-"""What the blocking client and that for asyncio share."""
+"""The calls that the blocking client and that for asyncio share."""
 
 import re
 import time
@@ -17,21 +17,20 @@ from tfpipe.protocol.classification import (
     check_images,
     classifications,
 )
-from tfpipe.protocol.connection_settings import ClientTls, ConnectionSettings
+from tfpipe.protocol.connection_settings import ConnectionSettings
 from tfpipe.protocol.grpc_connection import Grpc, is_target
 from tfpipe.protocol.input_arrays import read_inputs
 from tfpipe.protocol.rest_connection import Rest
 from tfpipe.protocol.transport import (
-    Answer,
     InputError,
     Metadata,
+    PredictResult,
     ServerError,
     Target,
     VersionStatus,
     repeated,
     unknown_form,
 )
-from tfpipe.protocol.versions import LARGEST_VERSION
 
 # How the embedded server and TensorFlow Serving refuse work, besides the code UNAVAILABLE.
 BUSY = re.compile("try again later|queue .*is full")
@@ -66,96 +65,45 @@ def connect(server: str, settings: ConnectionSettings, *, is_async: bool = False
     raise unknown_form(server)
 
 
-class BaseClient:
-    """One model on a server. Its coroutines wait only where the connection does."""
+class ModelCalls:
+    """The calls to one model, for a client that blocks and one for asyncio.
 
-    _is_async = False
+    The coroutines wait only where the connection does.
+
+    Attributes:
+        server: the address.
+        signature_name: the signature that is run if a call names none.
+    """
 
     def __init__(
         self,
         server: str,
-        model_name: str,
+        target: Target,
+        signature_name: str,
+        settings: ConnectionSettings,
+        retries: int,
         *,
-        signature_name: str = messages.DEFAULT_SIGNATURE,
-        version: int = 0,
-        version_label: str = "",
-        timeout: float = 10.0,
-        retries: int = 4,
-        tls: bool = False,
-        ca_file: str = "",
-        cert_file: str = "",
-        key_file: str = "",
-        metadata: Mapping[str, str] | None = None,
-        token: str = "",
-        token_file: str = "",
-        compression: str = "",
-        keepalive: float = 0.0,
-        channel_options: Mapping[str, int | str] | None = None,
+        is_async: bool,
     ):
-        """Connect at the first call.
-
-        Args:
-            server: HOST:PORT for gRPC, or another target of gRPC: with dns:///HOST:PORT requests
-                go to all addresses of the host in turn. http://HOST:PORT or https://HOST:PORT for
-                REST.
-            model_name: name of the model.
-            signature_name: the signature of `predict` and `classify_images`.
-            version: number of a version; 0 for the highest.
-            version_label: label of a version, instead of its number.
-            timeout: seconds for each request.
-            retries: how often a request is sent again while the server is unavailable.
-            tls: use gRPC over TLS; any of the files implies it.
-            ca_file: PEM certificates that check the server's; empty for the system's.
-            cert_file: the client's own PEM certificate; empty for none.
-            key_file: its PEM key.
-            metadata: gRPC metadata, or HTTP headers, of each request.
-            token: sent as `authorization: Bearer TOKEN`. Without TLS the network can read it.
-            token_file: a file with the token, instead; it is read for each request.
-            compression: of the requests: gzip, deflate (only gRPC), or empty for none.
-            keepalive: seconds between two pings of an idle gRPC connection; 0 for none. Most
-                servers refuse more than one in 5 minutes.
-            channel_options: further arguments of the gRPC channel, such as
-                {"grpc.lb_policy_name": "pick_first"}.
-
-        Raises:
-            UserError: `server` has no known form, an option has no use, or a file cannot be read.
-        """
-        if version and version_label:
-            raise UserError(
-                f"`version={version}` and `version_label={version_label}` are both given: leave"
-                " one out"
-            )
-        if not 0 <= version <= LARGEST_VERSION:
-            raise UserError(f"`version={version}` is no version: give a number above 0")
-        self.server = server
-        self.model_name = model_name
-        self.signature_name = signature_name
-        self.timeout = timeout
-        self._retries = retries
-        files = (ca_file, cert_file, key_file)
-        settings = ConnectionSettings(
-            timeout=timeout,
-            tls=ClientTls(*files) if tls or any(files) else None,
-            metadata=metadata or {},
-            token=token,
-            token_file=token_file,
-            compression=compression,
-            keepalive=keepalive,
-            channel_options=channel_options or {},
-        )
-        self._target = Target(model_name, version, version_label)
-        self._connection = connect(server, settings, is_async=self._is_async)
+        """Connect at the first call; see `BaseClient`."""
+        self.server, self.signature_name = server, signature_name
+        self._target, self._timeout, self._retries = target, settings.timeout, retries
+        self._connection = connect(server, settings, is_async=is_async)
         self._known: dict[Target, tuple[Metadata, float]] = {}
         self._labels: tuple[int, tuple[str, ...]] = (0, ())
 
-    async def _predict(
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+    async def predict(
         self,
         inputs: Mapping[str, object],
         outputs: Sequence[str],
         signature_name: str,
         version: int = 0,
-    ) -> Answer:
-        """Run a signature, in `version` if it is given."""
+    ) -> PredictResult:
+        """Run a signature, in `version` if it is given; see `Client.predict`."""
         if isinstance(outputs, str):
             raise InputError(f"the outputs are {outputs!r}: give a list of names")
         arrays = read_inputs(inputs)
@@ -174,7 +122,8 @@ class BaseClient:
             self._known.clear()
         return answer
 
-    async def _metadata(self) -> Metadata:
+    async def metadata(self) -> Metadata:
+        """Return the version that is served now; see `Client.metadata`."""
         return await self._call(lambda: self._served(self._target, anew=True))
 
     async def _served(self, target: Target, *, anew: bool = False) -> Metadata:
@@ -185,7 +134,8 @@ class BaseClient:
             self._known[target] = (found, time.monotonic() + _KNOWN_S)
         return found
 
-    async def _signatures(self) -> dict[str, messages.SignatureDef]:
+    async def signatures(self) -> dict[str, messages.SignatureDef]:
+        """Return the signatures; see `Client.signatures`."""
         return (await self._call(lambda: self._served(self._target))).signatures
 
     async def _labels_of(self, version: int) -> tuple[str, ...]:
@@ -195,17 +145,19 @@ class BaseClient:
             blank = messages.Example()
             blank.features.feature[IMAGE_KEY].bytes_list.value.append(b"")
             inputs = {"inputs": [blank.SerializeToString()]}
-            answer = await self._predict(inputs, ["classes"], "classify", version)
+            answer = await self.predict(inputs, ["classes"], "classify", version)
             names = answer.outputs["classes"][0].tolist()
             labels = tuple(name.decode(errors="replace") for name in names)
             self._labels = (version, labels)
         return labels
 
-    async def _current_labels(self) -> tuple[str, ...]:
+    async def labels(self) -> tuple[str, ...]:
+        """Return the class names; see `Client.labels`."""
         served = await self._call(lambda: self._served(self._target))
         return await self._labels_of(served.version)
 
-    async def _status(self) -> list[VersionStatus]:
+    async def status(self) -> list[VersionStatus]:
+        """Return the states of the versions; see `Client.get_model_status`."""
         found = await self._call(lambda: self._connection.status(self._target))
         states = messages.ModelVersionStatus.State
         return [
@@ -213,7 +165,8 @@ class BaseClient:
             for each in found.model_version_status
         ]
 
-    async def _is_ready(self) -> bool:
+    async def is_ready(self) -> bool:
+        """Return whether requests are taken; see `Client.is_server_ready`."""
         try:
             if not await self._connection.is_healthy():
                 return False
@@ -226,20 +179,21 @@ class BaseClient:
             raise ServerError(error.code, self._explain(error)) from None
         return True
 
-    async def _classify(
+    async def classify(
         self, images: Sequence[bytes], threshold: float | None
     ) -> list[Classification | ServerError]:
+        """Classify images; see `Client.classify_images`."""
         check_images(images)
         if not images:
             return []
         try:
-            answer = await self._predict({IMAGE_INPUT: [bytes(each) for each in images]}, (), "")
+            answer = await self.predict({IMAGE_INPUT: [bytes(each) for each in images]}, (), "")
             if not set(IMAGE_OUTPUTS) <= set(answer.outputs):
                 raise ServerError(grpc.StatusCode.FAILED_PRECONDITION, "outputs are missing")
         except ServerError as error:
             refused = error.code is grpc.StatusCode.INVALID_ARGUMENT
             if refused or error.code is grpc.StatusCode.FAILED_PRECONDITION:
-                await self._check_signature()
+                await self.check_signature()
             if not refused:
                 raise
             if len(images) == 1:
@@ -247,8 +201,8 @@ class BaseClient:
             # This model reports no error for each image: halve the batch until the bad one is
             # alone.
             half = len(images) // 2
-            first = await self._classify(images[:half], threshold)
-            return first + await self._classify(images[half:], threshold)
+            first = await self.classify(images[:half], threshold)
+            return first + await self.classify(images[half:], threshold)
         outputs, labels = answer.outputs, ()
         try:
             if threshold is not None:
@@ -263,28 +217,29 @@ class BaseClient:
             served = await self._call(lambda: self._served(self._target, anew=True))
             if served.version == answer.version:
                 raise
-            return await self._classify(images, threshold)  # another version has replaced it
+            return await self.classify(images, threshold)  # another version has replaced it
         except (ValueError, IndexError, TypeError, AttributeError):
             raise self._unreadable() from None
 
     def _check_threshold(self, threshold: float, classes: int) -> None:
         if classes != 2:
             raise UserError(
-                f"`threshold={threshold:g}` is for two classes, and the model {self.model_name!r}"
+                f"`threshold={threshold:g}` is for two classes, and the model {self._target.name!r}"
                 f" has {classes}: leave it out"
             )
 
-    async def _check_signature(self) -> None:
+    async def check_signature(self) -> None:
+        """Raise ServerError if the signature does not map images to classes."""
         fitting = [
             name
-            for name, definition in sorted((await self._signatures()).items())
+            for name, definition in sorted((await self.signatures()).items())
             if set(definition.inputs) == {IMAGE_INPUT}
             and set(IMAGE_OUTPUTS) <= set(definition.outputs)
         ]
         if self.signature_name not in fitting:
             raise ServerError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"model {self.model_name!r} has no signature {self.signature_name!r} that"
+                f"model {self._target.name!r} has no signature {self.signature_name!r} that"
                 f" classifies images; those that do: {', '.join(fitting) or 'none'}",
             )
 
@@ -314,8 +269,8 @@ class BaseClient:
         if code is grpc.StatusCode.UNAVAILABLE:
             return f"no server answers at {self.server} ({details})"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"{self.server} did not answer within {self.timeout:g} s"
+            return f"{self.server} did not answer within {self._timeout:g} s"
         if code is grpc.StatusCode.NOT_FOUND:
             version = f"version {self._target.version} of " if self._target.version else ""
-            return f"{self.server} serves no {version}model {self.model_name!r}: {details}"
+            return f"{self.server} serves no {version}model {self._target.name!r}: {details}"
         return f"{self.server} answers {code.name}: {details}"
