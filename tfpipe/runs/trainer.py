@@ -69,8 +69,9 @@ def _fit(config: TrainConfig, cluster: Cluster, folder: pathlib.Path) -> None:
         )
         config = dataclasses.replace(config, batch_size=size)
         planned = stages.parse(config)
-    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
+        cluster.check(stage.config.batch_size)
+        steps = pipeline.steps_per_epoch(train_split, stage.config.batch_size)
         update.check(stage.config, steps, replicas)
         averaging.check(stage.config.average)
         Augment(stage.config.augment)
