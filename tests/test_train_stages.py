@@ -123,6 +123,28 @@ def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
     assert distances[0] < distances[1] / 3
 
 
+def test_a_stage_has_its_own_batch_size(tiny_config, tmp_path):
+    """One step with all images has the mean of their gradients."""
+    config = CACHED | {"head": "", "epochs": 1, "batch_size": 8, "tta": ""}
+    stages = "a:batch_size=64,optimizer=sgd,lr=0.5;b:batch_size=32,lr=1e-30"
+    train.main(tiny_config(**config | {"stages": stages}))
+    run = load(tmp_path)
+    features, labels = (
+        next(
+            values
+            for path in run.folder.glob(f"features/*/{name}.npy")
+            if len(values := np.load(path)) == 64
+        )
+        for name in ("features0", "label")
+    )
+    kernel, bias = run.restore_classifier().model.get_weights()[-2:]
+    error = 0.5 - labels[:, None]
+    np.testing.assert_allclose(kernel, -0.5 * (features * error).mean(0)[:, None], atol=1e-6)
+    np.testing.assert_allclose(bias, -0.5 * error.mean(0), atol=1e-6)
+    with refused("batch_size=1000.*give 1 to 64"):
+        train.main(tiny_config(run_dir=str(tmp_path / "b"), stages="a:batch_size=1000"))
+
+
 @pytest.mark.parametrize(
     ("stages", "feature_gb"), [("head", 1.0), ("head", 0.0), ("all:from=all", 1.0)]
 )

@@ -100,7 +100,12 @@ def join(config: TrainConfig, runs: list[TrainConfig], manifest: Manifest) -> No
     factor = saved_factor(folder, made_for)
     if factor is None:
         variance = fold_agreement.variance(opened, manifest)
-        factor = fold_agreement.worth(logits, labels, variance, len(opened))
+        if variance is None:
+            terminal.warn(
+                "two runs without a test split do not show how far they agree on new images: their"
+                " mean is calibrated like one run, which makes it rather underconfident"
+            )
+        factor = fold_agreement.worth(logits, labels, variance or 0.0, len(opened))
     kept = calibration_fit.fit(logits * np.float32(factor), labels, output, method)
     terminal.say(
         f"calibration of the mean of {len(opened)} runs: {kept}; its logits are worth those of one"

@@ -32,7 +32,7 @@ _NUMBERS = 4e6  # that a fit takes at most; more images change nothing
 _SCALES = (1e-3, 1e3)
 
 
-def variance(runs: list[RunFolder], manifest: Manifest) -> float:
+def variance(runs: list[RunFolder], manifest: Manifest) -> float | None:
     """Return the variance of one image's logits over the runs of a cross-validation.
 
     The images are those of a split that is not cross-validated, if there is one. Their labels are
@@ -44,37 +44,39 @@ def variance(runs: list[RunFolder], manifest: Manifest) -> float:
         manifest: of their records.
 
     Returns:
-        The mean over images and classes of the logits less their mean over the classes; 0 if it is
-        unknown, as for two runs without another split.
+        The mean over images and classes of the logits less their mean over the classes; None if it
+        is unknown, as for two runs without another split.
     """
     splits = {runs[0].config.train_split, runs[0].config.val_split}
-    others = [split for split in manifest.splits if split not in splits]
-    if others:
-        found = [_logits(run, Subset(manifest, (others[0],)), IMAGES) for run in runs]
-        return spread(found)
+    unseen = [Subset(manifest, (split,)) for split in manifest.splits if split not in splits]
+    for part in unseen:
+        if part.images:
+            return spread([_logits(run, [part], IMAGES)[0] for run in runs])
     if len(runs) < 3:
-        return 0.0
+        return None
     each = math.ceil(IMAGES / len(runs))
     parts = [run.validation(manifest) for run in runs]
-    by_run = [
-        [_logits(run, part, each) for part in parts if part is not own]
-        for run, own in zip(runs, parts, strict=True)
-    ]
-    by_part = [
-        [by_run[r][p - (p > r)] for r in range(len(runs)) if r != p] for p in range(len(parts))
-    ]
+    by_part: list[list[np.ndarray]] = [[] for _ in parts]
+    for number, run in enumerate(runs):
+        others = [place for place in range(len(parts)) if place != number]
+        found = _logits(run, [parts[place] for place in others], each)
+        for place, logits in zip(others, found, strict=True):
+            by_part[place].append(logits)
     return float(np.mean([spread(found) for found in by_part]))
 
 
-def _logits(run: RunFolder, part: Subset, images: int) -> np.ndarray:
+def _logits(run: RunFolder, parts: list[Subset], images: int) -> list[np.ndarray]:
+    """Return a run's logits for about this number of images of each part."""
     predictor = run.uncalibrated()
     size = inference.BATCH_SIZE
-    batches = pipeline.eval_batches(part, image_size=predictor.image_size, batch_size=size)
-    count = min(part.images, math.ceil(images / size) * size)
-    title = f"how far the runs agree: {run.folder.name} on {part.name}"
-    return inference.predict(predictor, batches.take(math.ceil(count / size)), count, title)[
-        "logits"
-    ]
+    found = []
+    for part in parts:
+        batches = pipeline.eval_batches(part, image_size=predictor.image_size, batch_size=size)
+        count = min(part.images, math.ceil(images / size) * size)
+        title = f"how far the runs agree: {run.folder.name} on {part.name}"
+        some = batches.take(math.ceil(count / size))
+        found.append(inference.predict(predictor, some, count, title)["logits"])
+    return found
 
 
 def spread(logits: list[np.ndarray]) -> float:

@@ -88,8 +88,9 @@ def _fit(
         )
         config = dataclasses.replace(config, batch_size=size)
         planned = stages.parse(config)
-    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     for stage in planned:
+        cluster.check(stage.config.batch_size)
+        steps = pipeline.steps_per_epoch(train_split, stage.config.batch_size)
         update.check(stage.config, steps, replicas)
         averaging.check(stage.config.average)
         own.check(Augment(stage.config.augment, crop_on_host=True))

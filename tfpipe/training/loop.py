@@ -103,7 +103,7 @@ class Loop:
                     self._go_back(stage, diverged)
                     resume = True
                 except tf.errors.ResourceExhaustedError:
-                    size = self._run.config.batch_size
+                    size = stage.config.batch_size
                     raise UserError(
                         f"`batch_size={size}` needs more memory than the device has: give another"
                         f" `run_dir` and `batch_size={max(1, size // 2)}`, with"

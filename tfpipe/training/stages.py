@@ -19,7 +19,8 @@ FROM = "from"
 
 # Options that a stage may set for itself. The others are the same for all stages.
 OWN = (
-    *("epochs", "patience", "optimizer", "learning_rate", "backbone_learning_rate"),
+    *("epochs", "patience", "batch_size"),
+    *("optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
     *("batch_norm", "augment", "feature_views", "loss", "label_smoothing", "focal_gamma"),
 )
