@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tools.bench import harness, peers, report, train, worker
+from tools.bench import harness, lock, peers, report, train, worker
 from tools.bench.harness import Case, Failed
 
 
@@ -149,3 +149,19 @@ def test_every_peer_that_is_installed_gives_batches(peer, image_folder, tmp_path
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")
     assert sum(epoch()) == len(list(tmp_path.glob("*/*")))
+
+
+def test_the_lock_is_measured_with_any_number_of_threads(records, monkeypatch, capsys):
+    """Each image costs Python something, and a sleep is not counted as CPU time."""
+    monkeypatch.setattr(lock, "REPEATS", 2)
+    arguments = [f"--records={records}", "--seconds=0.2", "--sleep_ms=1"]
+    monkeypatch.setattr(sys, "argv", ["lock", *arguments])
+    lock.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    parts = {row[0]: float(row[1]) for row in rows if len(row) == 2 and row[1][0].isdigit()}
+    total = parts.pop("together")
+    assert total == pytest.approx(sum(parts.values()), abs=0.5)
+    assert parts["fields of a record"] > 0.1
+    scaled = {int(row[0]): float(row[2]) for row in rows if row[0].isdigit()}
+    assert set(scaled) == {16, 32, 64}
+    assert all(0 < share <= 1.05 for share in scaled.values())

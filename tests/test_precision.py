@@ -13,7 +13,7 @@ from tfpipe.model.precision import in_policy, under
 from tfpipe.training import randomness
 
 # One small member of each family; the large test has all.
-SLOW = ("efficientnetb0", "convnexttiny", "mobilenetv3small")
+SLOW = ("efficientnetb0", "mobilenetv3small")
 SIDE = 75  # the least that every backbone takes
 
 # Operations that draw from TensorFlow's own state, which no checkpoint has.

@@ -1,6 +1,6 @@
 """The functions of tfpipe that benchmarks call within a process. All else they call as commands.
 
-Only this file names them.
+Only this file names them, and `lock`, which measures parts of the input.
 """
 
 import itertools
