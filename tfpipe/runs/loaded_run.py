@@ -169,8 +169,8 @@ def open_records(run: LoadedRun, records: str = "") -> Manifest:
     folder = records or run.records
     if not records and not storage.exists(remote.to_path(folder) / manifests.MANIFEST):
         raise UserError(
-            f"{folder}, which {run.folder} was trained on, does not exist (seen from"
-            f" {os.getcwd()}): give the folder as `records`"
+            f"{folder}/{manifests.MANIFEST} does not exist, seen from {os.getcwd()}, but"
+            f" {run.folder} was trained on these records: name their folder with `records`"
         )
     manifest = manifests.load(folder)
     manifest.check()
