@@ -13,7 +13,7 @@ TINY = 'backbones="small_cnn", weights="none", image_size=32, precision="float32
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_guide_runs(image_folder, tmp_path):
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)

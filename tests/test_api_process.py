@@ -24,7 +24,7 @@ def run(code, folder, *arguments):
         text=True,
         cwd=folder,
         env=environment,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -116,7 +116,7 @@ assert tf.compat.v1.get_seed(1)[0] == 3
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "call",
     ["work()", "thread = threading.Thread(target=work)\nthread.start()\nthread.join()"],
@@ -130,7 +130,7 @@ def test_the_state_of_the_process_stays(image_folder, tmp_path, call):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_process_ends_with_open_iterators(records, tmp_path):
     code = """
     import sys, tfpipe
@@ -148,7 +148,7 @@ def test_a_process_ends_with_open_iterators(records, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_replicas_and_keras_3_take_a_dataset(records, tmp_path):
     code = """
     import sys
