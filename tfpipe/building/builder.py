@@ -103,19 +103,28 @@ def _fingerprint(
     options: Options, opened: Sequence[sources.Source], excluded: Sequence[str]
 ) -> str:
     """Return a digest that changes when the images or lists do."""
-    parts = [source.fingerprint() for source in opened]
+    return _digest(_fingerprints(options, opened, excluded))
+
+
+def _fingerprints(
+    options: Options, opened: Sequence[sources.Source], excluded: Sequence[str]
+) -> Iterator[str]:
+    """Yield what changes when the images or lists do."""
     for source in opened:
-        said = source.annotations(options.columns).items()
-        parts.append(repr(sorted((name, each.group) for name, each in said if each.group)))
+        yield source.fingerprint()
+    for source in opened:
+        said = source.annotations(options.columns)
+        yield repr([(name, said[name].group) for name in sorted(said) if said[name].group])
         # Added only where there are any: a data set of an older version stays current.
-        parts += [repr((name, *each)) for name, each in sorted(said) if each.label or each.split]
-    parts.append(labels.fingerprint(options.labels))
+        for name in sorted(said):
+            if said[name].label or said[name].split:
+                yield repr((name, *said[name]))
+    yield labels.fingerprint(options.labels)
     if options.exclude:
-        parts.append(repr(excluded))
+        yield repr(excluded)
     for path in (options.screen_model, options.screen_weights) if options.screens else ():
         if os.path.isfile(path):  # not the name of a model
-            parts.append(repr((os.path.getsize(path), os.stat(path).st_mtime_ns)))
-    return _digest(parts)
+            yield repr((os.path.getsize(path), os.stat(path).st_mtime_ns))
 
 
 def _digest(lines: Iterable[str]) -> str:

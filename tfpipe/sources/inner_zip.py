@@ -8,6 +8,7 @@ import weakref
 import zipfile
 import zlib
 
+from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.sources.options import DEFAULTS, Options
 from tfpipe.sources.source import MAX_RATIO, RATIO_FREE_BYTES
@@ -50,9 +51,11 @@ class InnerZip(Zip):
 
 def _unpack(outer: Zip, name: str) -> str:
     """Copy a member to a temporary file and return its path."""
-    info = outer.entries.get(name)
+    archive = zipfile.ZipFile(storage.open_to_read(outer.path))
+    entries = dict(zip(outer.entry_names(), archive.infolist(), strict=True))
+    info = entries.get(name)
     if info is None:
-        there = ", ".join(map(repr, list(outer.entries)[:5]))
+        there = ", ".join(map(repr, list(entries)[:5]))
         raise UserError(f"{outer.path} has no member {name!r}, but {there}")
     if info.file_size > max(RATIO_FREE_BYTES, MAX_RATIO * info.compress_size):
         raise UserError(
@@ -61,7 +64,7 @@ def _unpack(outer: Zip, name: str) -> str:
         )
     with tempfile.NamedTemporaryFile(prefix="tfpipe-", suffix=".zip", delete=False) as target:
         try:
-            with outer.archive.open(info) as member:  # checks the CRC at its end
+            with archive, archive.open(info) as member:  # checks the CRC at its end
                 shutil.copyfileobj(member, target, _BLOCK_BYTES)
             target.flush()  # reports a full disk here
         except BaseException as error:

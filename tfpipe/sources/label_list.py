@@ -102,7 +102,10 @@ def read(
         table = text_table.read(path)
         unit = table.unit
         found = list_columns.choose(table, columns, finders, labelled=labelled)
-        rows = [_row(row, found) for row in found.rows]
+        del table
+        rows: list = found.rows
+        for i, row in enumerate(rows):  # in place, because both forms of all rows take much memory
+            rows[i] = _row(row, found)
         _check_agreement(rows, unit)
     except BadRow as bad:
         raise UserError(f"{path}, {bad.unit or unit} {bad.line}: {bad}") from None

@@ -56,8 +56,11 @@ class Listing(Source):
 
     def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:
         """Return what the list says about every file; raise UserError if a label is missing."""
-        rows = self._read_list(columns).rows
-        return {row.file or row.path: row.annotation for row in rows}
+        shared: dict[Annotation, Annotation] = {}  # there are far fewer than files
+        return {
+            row.file or row.path: shared.setdefault(row.annotation, row.annotation)
+            for row in self._read_list(columns).rows
+        }
 
     @functools.cached_property
     def _url(self) -> str:
@@ -78,8 +81,8 @@ class Listing(Source):
         """Read the list, once for all uses; without labels if `columns` is None."""
         if columns not in self._lists:
             wanted = (columns or FOUND)._replace(path=self.options.path_column)
-            found = label_list.read(self.path, wanted, self._finders, labelled=columns is not None)
             self._lists.clear()
+            found = label_list.read(self.path, wanted, self._finders, labelled=columns is not None)
             self._lists[columns] = found
         return self._lists[columns]
 
@@ -116,18 +119,16 @@ class Listing(Source):
 
     @functools.cached_property
     def _listing(self):
-        members, skipped = {}, []
+        members, skipped, lost = {}, [], set()
         rows = self._list.rows
         urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in rows))})
         stamp_of = dict(zip(urls, stamps(urls), strict=True))
-        seen = set()
         for row in rows:
             name = row.file or row.path
-            if name in seen:
+            if name in members or name in lost:
                 detail = f"line {row.line} of the list repeats an earlier line"
                 skipped.append((name, "repeated name", detail))
                 continue
-            seen.add(name)
             path = self.locate(name)
             try:
                 if path in stamp_of:
@@ -136,17 +137,16 @@ class Listing(Source):
                     members[name] = stamp_of[path]
                     continue
                 status = os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    members[name] = (status.st_size, status.st_mtime_ns)
+                    continue
+                why = ("special file", "not a regular file")
             except (FileNotFoundError, NotADirectoryError):
-                detail = f"line {row.line} of {self.path} names it, but it does not exist"
-                skipped.append((name, "missing", detail))
-                continue
+                why = ("missing", f"line {row.line} of {self.path} names it, but it does not exist")
             except (OSError, ValueError) as error:
-                skipped.append((name, "unreadable", getattr(error, "strerror", "") or str(error)))
-                continue
-            if stat.S_ISREG(status.st_mode):
-                members[name] = (status.st_size, status.st_mtime_ns)
-            else:
-                skipped.append((name, "special file", "not a regular file"))
+                why = ("unreadable", getattr(error, "strerror", "") or str(error))
+            skipped.append((name, *why))
+            lost.add(name)
         if not members and all(reason == "missing" for _, reason, _ in skipped):
             where = f"none of the {len(self._below):,} files in {os.path.dirname(self.path) or '.'}"
             raise label_list.nothing_found(self._list, where, self._index)

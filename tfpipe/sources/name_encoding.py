@@ -1,6 +1,6 @@
 """Decode the names in an archive that does not say how they are encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
 
@@ -27,7 +27,7 @@ def decode(raw: Sequence[bytes], encoding: str, path: str) -> list[str]:
         ) from None
 
 
-def is_utf8(raw: Sequence[bytes]) -> bool:
+def is_utf8(raw: Iterable[bytes]) -> bool:
     """Return whether all names are UTF-8; some names in GBK alone are valid UTF-8 too."""
     try:
         for name in raw:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import remote, storage
@@ -123,12 +124,14 @@ class Source:
         """Return a hex digest that changes when a member changes, without reading members."""
         members, skipped = self._listing
         digest = hashlib.sha256()
-        for line in [*sorted(members.items()), *sorted(skipped)]:
+        for name in sorted(members):
+            digest.update(repr((name, members[name])).encode())
+        for line in sorted(skipped):
             digest.update(repr(line).encode())
         return digest.hexdigest()
 
     @functools.cached_property
-    def _listing(self) -> tuple[dict[str, tuple], list[tuple[str, str, str]]]:
+    def _listing(self) -> tuple[Mapping[str, tuple], list[tuple[str, str, str]]]:
         """Members (name to a tuple that changes with the contents), and skipped files."""
         raise NotImplementedError
 

@@ -5,7 +5,9 @@ import stat
 import struct
 import zipfile
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
@@ -17,19 +19,38 @@ from tfpipe.sources.source import (
     Rejected,
     Source,
     check_size,
-    read_bounded,
 )
 from tfpipe.sources.tar import Tar
+from tfpipe.sources.zip_directory import ROW, Entry, ZipDirectory, fields
 
 _UTF8 = 0x800  # the flag that marks a name as UTF-8
 _UNICODE_PATH = 0x7075  # the extra field in which Info-ZIP repeats a name as UTF-8
 
 
-class _Names(NamedTuple):
-    """The names of all entries, in their order, and the encoding of those that have no mark."""
+class _Members(Mapping[str, tuple[int, int]]):
+    """The size and checksum of each member by its name.
 
-    names: list[str]
-    encoding: str
+    Attributes:
+        rows: a `zip_directory.ROW` array.
+    """
+
+    def __init__(self, places: dict[str, int], rows: np.ndarray):
+        self._places, self.rows = places, rows
+
+    def row(self, name: str) -> np.void | None:
+        """Return the row of a member; None if it is not there."""
+        place = self._places.get(name)
+        return None if place is None else self.rows[place]
+
+    def __getitem__(self, name: str) -> tuple[int, int]:
+        row = self.rows[self._places[name]]
+        return int(row["size"]), int(row["crc"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class Zip(Source):
@@ -53,25 +74,25 @@ class Zip(Source):
         return self.head(name, -1)
 
     def head(self, name: str, size: int) -> bytes:  # noqa: D102
-        info = self.entries.get(name)
-        if info is None:  # a worker opened the archive again
+        row = self._listing[0].row(name)
+        if row is None:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
-        check_size(info.file_size)
-        ratio = info.file_size / max(info.compress_size, 1)
-        if info.file_size > RATIO_FREE_BYTES and ratio > MAX_RATIO:
+        length = int(row["size"])
+        check_size(length)
+        ratio = length / max(int(row["compressed"]), 1)
+        if length > RATIO_FREE_BYTES and ratio > MAX_RATIO:
             raise Rejected(
                 "too large", f"unpacks to {ratio:.0f} times its size; {MAX_RATIO} at most"
             )
         try:
-            with self.archive.open(info) as file:  # checks the CRC at its end
-                return read_bounded(file) if size < 0 else file.read(size)
+            return self._directory.read(row, size)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Rejected("damaged member", str(error)) from None
-        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: encrypted after all
+        except (OSError, ValueError) as error:
             raise Rejected("unreadable", str(error)) from None
 
     def prepare(self) -> None:  # noqa: D102
-        _ = self.entries
+        _ = self._listing
 
     @property
     def _file(self) -> str:
@@ -79,102 +100,111 @@ class Zip(Source):
         return self.path
 
     def warnings(self) -> list[str]:  # noqa: D102
-        names, encoding = self._names
         lines = super().warnings()
-        if encoding:
-            shown = name_encoding.describe(names)
+        if self._encoding != "utf-8" and any(not _is_certain(each) for each in self._directory):
+            shown = name_encoding.describe(self.entry_names())
             lines.append(
-                f"{self.path}: its names are read as {encoding}: {shown}; if that is wrong, give"
-                " their encoding, as in --name_encoding=gbk (big5, shift_jis, cp866, latin-1, ...)"
+                f"{self.path}: its names are read as {self._encoding}: {shown}; if that is wrong,"
+                " give their encoding, as in --name_encoding=gbk (big5, shift_jis, cp866, latin-1,"
+                " ...)"
             )
         return lines
 
     def release(self) -> None:  # noqa: D102
-        for name in ("_listing", "entries", "_names"):
-            self.__dict__.pop(name, None)
-        archive = self.__dict__.pop("archive", None)  # about 600 bytes for each member
-        if archive is not None:
-            archive.close()
+        self.__dict__.pop("_listing", None)
+        directory = self.__dict__.pop("_directory", None)
+        if directory is not None:
+            directory.close()
+
+    def entry_names(self) -> list[str]:
+        """Return the names of all entries, also of folders, in the archive's order."""
+        names = [self._decode(entry) for entry in self._directory]
+        if not any("/" in name for name in names):  # as some programs of Windows write them
+            names = [name.replace("\\", "/") for name in names]
+        return names
 
     @functools.cached_property
-    def archive(self) -> zipfile.ZipFile:
-        """The open archive; raises UserError if it is damaged."""
+    def _directory(self) -> ZipDirectory:
+        """The directory of the open archive; raises UserError if it is damaged."""
         try:
-            return zipfile.ZipFile(storage.open_to_read(self._file))
-        # A hostile central directory passes `is_zipfile` and raises any of these.
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            directory = ZipDirectory(storage.open_to_read(self._file))
+            for entry in directory:
+                _marked_name(entry)
+        # A hostile directory passes `is_zipfile` and raises any of these.
+        except (
+            zipfile.BadZipFile,
+            struct.error,
+            OSError,
+            ValueError,
+            NotImplementedError,
+        ) as error:
             raise UserError(
                 f"{self.path} is a damaged zip archive ({error}): copy it again"
             ) from None
+        return directory
 
     @functools.cached_property
-    def _names(self) -> _Names:
-        infos = self.archive.infolist()
-        marked = [_marked_name(info) for info in infos]
-        raw = [
-            info.orig_filename.encode("cp437")
-            for info, name in zip(infos, marked, strict=True)
-            if name is None
-        ]
-        encoding = self.options.name_encoding or (
-            "utf-8" if name_encoding.is_utf8(raw) else "cp437"
-        )
-        unmarked = iter(name_encoding.decode(raw, encoding, self.path))
-        names = [next(unmarked) if name is None else name for name in marked]
-        names = [name.split("\0")[0] for name in names]
-        if not any("/" in name for name in names):  # as some programs of Windows write them
-            names = [name.replace("\\", "/") for name in names]
-        is_certain = encoding == "utf-8" or all(map(bytes.isascii, raw))
-        return _Names(names, "" if is_certain else encoding)
+    def _encoding(self) -> str:
+        """The encoding of the names that have no mark."""
+        raw = (entry.name for entry in self._directory if _marked_name(entry) is None)
+        return self.options.name_encoding or ("utf-8" if name_encoding.is_utf8(raw) else "cp437")
 
-    @functools.cached_property
-    def entries(self) -> dict[str, zipfile.ZipInfo]:
-        """The last entry of each name."""
-        return dict(zip(self._names.names, self.archive.infolist(), strict=True))
+    def _decode(self, entry: Entry) -> str:
+        name = _marked_name(entry)
+        if name is None:
+            (name,) = name_encoding.decode([entry.name], self._encoding, self.path)
+        return name.split("\0")[0]
 
     @functools.cached_property
     def _listing(self):
-        members, skipped = {}, []
-        entries = zip(self._names.names, self.archive.infolist(), strict=True)
-        files = [(name, info) for name, info in entries if not name.endswith("/")]
-        links = {name for name, info in files if _is_link(info)}
-        for name, info in files:
+        names, skipped = self.entry_names(), []
+        rows, places = np.zeros(len(names), ROW), {}
+        links = {
+            name
+            for name, entry in zip(names, self._directory, strict=True)
+            if _is_link(entry) and not name.endswith("/")
+        }
+        for place, (name, entry) in enumerate(zip(names, self._directory, strict=True)):
+            if name.endswith("/"):
+                continue
             if member.is_ignored(name):
                 continue
-            refusal = member.refuse_name(name, links) or _refuse(name, info)
+            refusal = member.refuse_name(name, links) or _refuse(name, entry)
             if refusal:
                 skipped.append((name, *refusal))
-            elif name in members:
+                continue
+            if name in places:
                 skipped.append((name, *member.REPEATED))
-            else:
-                last = self.entries[name]
-                members[name] = (last.file_size, last.CRC)
-        return members, skipped
+            rows[place] = tuple(getattr(entry, field) for field in ROW.names)
+            places[name] = place
+        return _Members(places, rows), skipped
 
 
-def _marked_name(info: zipfile.ZipInfo) -> str | None:
+def _marked_name(entry: Entry) -> str | None:
     """Return the name of an entry if it is marked as UTF-8, by a flag or an extra field."""
-    if info.flag_bits & _UTF8:
-        return info.orig_filename
-    checksum = zlib.crc32(info.orig_filename.encode("cp437"))
-    extra = info.extra
-    while len(extra) >= 4:
-        kind, size = struct.unpack("<HH", extra[:4])
-        field, extra = extra[4 : 4 + size], extra[4 + size :]
+    if entry.flags & _UTF8:
+        return entry.name.decode()
+    for kind, field in fields(entry.extra):
         # The checksum is that of the other name, which a program may have changed alone.
-        if kind == _UNICODE_PATH and field[:5] == struct.pack("<BL", 1, checksum):
+        mark = struct.pack("<BL", 1, zlib.crc32(entry.name))
+        if kind == _UNICODE_PATH and field[:5] == mark:
             return field[5:].decode(errors="surrogateescape")
     return None
 
 
-def _refuse(name: str, info: zipfile.ZipInfo) -> tuple[str, str] | None:
+def _is_certain(entry: Entry) -> bool:
+    """Return whether a name is the same in every encoding, or says its own."""
+    return entry.name.isascii() or _marked_name(entry) is not None
+
+
+def _refuse(name: str, entry: Entry) -> tuple[str, str] | None:
     """Return why a member with a safe name is refused, as (reason, detail), or None."""
-    if info.flag_bits & 0x1:
+    if entry.flags & 0x1:
         return "encrypted", "unpack the archive with its password, and name the folder"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "unsupported", f"compression method {info.compress_type}; use store or deflate"
+    if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "unsupported", f"compression method {entry.method}; use store or deflate"
     return member.NESTED if member.is_archive(name) else None
 
 
-def _is_link(info: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(info.external_attr >> 16)
+def _is_link(entry: Entry) -> bool:
+    return stat.S_ISLNK(entry.attributes >> 16)
