@@ -30,7 +30,7 @@ from serving.web import form_upload as upload
 from serving.web import heat
 from serving.web.guard import Guard
 from serving.web.limits import Gate, Limits, Rate
-from serving.web.model import Answer, ModelClient
+from serving.web.model import ModelClient, PictureAnswer
 from serving.web.page_errors import WebError
 from serving.web.sample_pictures import SamplePictures
 from tfpipe.protocol.images import ImageFile
@@ -48,7 +48,7 @@ class Result:
     """A picture, and the answer or the error for it."""
 
     picture: ImageFile
-    found: Answer | WebError
+    found: PictureAnswer | WebError
 
 
 class Site:

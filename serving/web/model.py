@@ -36,7 +36,7 @@ class Served:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class PictureAnswer:
     """The model's answer for a picture.
 
     Attributes:
@@ -82,7 +82,7 @@ class ModelClient:
         """Return the version that is served now; raises WebError."""
         return self._known()[1]
 
-    def classify(self, picture: bytes, *, heat_map: bool) -> Answer:
+    def classify(self, picture: bytes, *, heat_map: bool) -> PictureAnswer:
         """Classify a picture.
 
         Args:
@@ -149,7 +149,7 @@ def _classes(outputs: Mapping[str, np.ndarray]) -> int:
     return outputs["probabilities"][0].size
 
 
-def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float) -> Answer:
+def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float) -> PictureAnswer:
     reason = outputs[ERROR_OUTPUT][0] if ERROR_OUTPUT in outputs else b""
     if reason:
         raise errors.unreadable(reason.decode(errors="replace"))
@@ -160,7 +160,7 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
     if len(names) != len(probabilities):
         names = [f"class {place}" for place in range(len(probabilities))]
         names[index] = label
-    return Answer(
+    return PictureAnswer(
         label=label,
         confidence=probabilities[index],
         probabilities=dict(zip(names, probabilities, strict=True)),

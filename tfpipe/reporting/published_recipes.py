@@ -16,7 +16,7 @@ _FREE = ("epochs", "patience", "weights")  # options in which a run may differ f
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class PublishedRecipe:
     """A published classifier.
 
     Attributes:
@@ -37,12 +37,12 @@ class Recipe:
 
 
 @functools.cache
-def recipes() -> tuple[Recipe, ...]:
+def recipes() -> tuple[PublishedRecipe, ...]:
     """Return all published recipes."""
-    return tuple(Recipe(**each) for each in json.loads(FILE.read_text(encoding="utf-8")))
+    return tuple(PublishedRecipe(**each) for each in json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def followed(config: TrainConfig) -> Recipe | None:
+def followed(config: TrainConfig) -> PublishedRecipe | None:
     """Return the recipe that a run follows, except for `_FREE`; None if none."""
     if config.folds or config.fold >= 0:
         return None
