@@ -13,7 +13,9 @@ import tensorflow as tf
 from serving_demo import IMAGE, PROBABILITY, demo, embedded, png
 
 from serving.admission import AdmissionController
+from serving.open_inference import infer_json
 from serving.open_inference import messages as oip
+from tfpipe.protocol.errors import RequestError
 
 DAY = pytest.approx(PROBABILITY, abs=1e-6)
 KINDS = {
@@ -351,18 +353,36 @@ def test_every_datatype_in_json(echo, datatype):
     assert np.array(output["data"], array.dtype).tolist() == expected
 
 
-def test_rows_may_be_nested(server):
-    pixels = np.arange(4.0)
-    bodies = [
-        {"name": name, "datatype": kind, "shape": [4], "data": data}
-        for name, kind, data in (
-            ("a", "FP32", [pixels[:2].tolist(), pixels[2:].tolist()]),
-            ("b", "INT32", [1, 1, 1, 1]),
-        )
-    ]
-    body = {"parameters": {"signature_name": "add"}, "inputs": bodies}
-    _, found = ask(server, "POST", "/v2/models/demo/infer", body)
-    assert {o["name"]: o["data"] for o in found["outputs"]}["sum"] == [1, 2, 3, 4]
+def read(shape, data, datatype="INT32"):
+    sent = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
+    request, _ = infer_json.read_request(json.dumps({"inputs": [sent]}).encode(), None)
+    return np.frombuffer(request.raw_input_contents[0], np.int32).tolist()
+
+
+def test_rows_may_be_nested_as_the_shape_says():
+    for shape in ([2, 3], [3, 2], [6], [1, 6, 1], [2, 1, 3]):
+        nested = np.arange(6).reshape(shape).tolist()
+        assert read(shape, nested) == read(shape, [0, 1, 2, 3, 4, 5]) == [0, 1, 2, 3, 4, 5]
+    assert read([], [7]) == [7]
+    assert read([2, 0], [[], []]) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ([2, 3], [[0, 1], [2, 3], [4, 5]]),
+        ([4], [[0, 1], [2, 3]]),
+        ([2, 2], [[0, 1], [2]]),
+        ([3], [[0, 1], 2]),
+        ([2, 2], [[0, 1], 2]),
+        ([1], [[[0]]]),
+        ([], [[0]]),
+        ([2, 2], [[0, 1], [[2], [3]]]),
+    ],
+)
+def test_another_nesting_is_refused(shape, data):
+    with pytest.raises(RequestError, match="input x"):
+        read(shape, data)
 
 
 def test_strings_that_are_no_text_are_base64_and_say_so(echo):

@@ -156,7 +156,7 @@ def _raw(
         return binary[:size], binary[size:]
     if "data" not in given:
         raise invalid(f"input {tensor.name} has neither data nor {_SIZE}")
-    values = tensors.flatten(tensor.name, given["data"])
+    values = tensors.flatten(tensor.name, tensor.shape, given["data"])
     if tensor.datatype == "BYTES":
         is_base64 = parameters.get(_CONTENT_TYPE) == _BASE64
         values = [_string(tensor.name, value, is_base64=is_base64) for value in values]

@@ -119,20 +119,30 @@ def to_array(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> np.n
     return tensors.from_proto(from_raw(name, datatype, shape, raw))
 
 
-def flatten(name: str, data: Any) -> list[Any]:
-    """Return the values of JSON lists, nested or flat, in row-major order."""
+def flatten(name: str, shape: Sequence[int], data: Any) -> list[Any]:
+    """Return the values of JSON's `data` in row-major order.
+
+    Args:
+        name: of the tensor, for messages.
+        shape: the size of each dimension.
+        data: a flat list, or lists that are nested as the shape says.
+
+    Raises:
+        RequestError: it is neither; another nesting would be read in another order.
+    """
     if not isinstance(data, list):
         raise invalid(f"input {name}: `data` must be a list")
-    found, open_lists = [], [iter(data)]
-    while open_lists:  # a loop, because lists may be nested deeper than calls
-        for value in open_lists[-1]:
-            if isinstance(value, list):
-                open_lists.append(iter(value))
-                break
-            found.append(value)
-        else:
-            open_lists.pop()
-    return found
+    if not any(isinstance(value, list) for value in data):
+        return data
+    level = [data]
+    for size in shape:
+        if not all(isinstance(each, list) and len(each) == size for each in level):
+            raise invalid(
+                f"input {name}: the lists of `data` have not the shape {list(shape)}; nest them so,"
+                " or give one flat list"
+            )
+        level = [value for each in level for value in each]
+    return level
 
 
 def to_raw(proto: messages.TensorProto) -> bytes:
