@@ -20,7 +20,7 @@ _FLAGS = ("nesterov", "amsgrad", "centered")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class OptimizerSpec:
     """One entry of the registry.
 
     Attributes:
@@ -34,7 +34,7 @@ class Recipe:
     decays: bool = True
 
 
-optimizers: Registry[Recipe] = Registry("optimizer")
+optimizers: Registry[OptimizerSpec] = Registry("optimizer")
 
 _keras = tf_keras.optimizers
 _betas = ("beta_1", "beta_2", "epsilon")
@@ -74,23 +74,23 @@ def _from_addons(name: str) -> Callable[..., Optimizer]:
     return make
 
 
-for _name, _recipe in {
-    "sgd": Recipe(_sgd, ("momentum", "nesterov")),
-    "momentum": Recipe(_momentum, ("momentum",)),
-    "nesterov": Recipe(_nesterov, ("momentum",)),
-    "rmsprop": Recipe(_keras.RMSprop, ("rho", "momentum", "epsilon", "centered")),
-    "adagrad": Recipe(_keras.Adagrad, ("epsilon",)),
-    "adadelta": Recipe(_keras.Adadelta, ("rho", "epsilon")),
-    "adam": Recipe(_keras.Adam, (*_betas, "amsgrad")),
-    "adamw": Recipe(_keras.AdamW, (*_betas, "amsgrad", "weight_decay")),
-    "adamax": Recipe(_keras.Adamax, _betas),
-    "lion": Recipe(_keras.Lion, ("beta_1", "beta_2")),
-    "nadam": Recipe(_nadam, _betas, decays=False),
-    "lamb": Recipe(_from_addons("lamb"), _betas),
-    "radam": Recipe(_from_addons("radam"), (*_betas, "amsgrad")),
-    "lookahead": Recipe(_from_addons("lookahead"), _betas),
+for _name, _entry in {
+    "sgd": OptimizerSpec(_sgd, ("momentum", "nesterov")),
+    "momentum": OptimizerSpec(_momentum, ("momentum",)),
+    "nesterov": OptimizerSpec(_nesterov, ("momentum",)),
+    "rmsprop": OptimizerSpec(_keras.RMSprop, ("rho", "momentum", "epsilon", "centered")),
+    "adagrad": OptimizerSpec(_keras.Adagrad, ("epsilon",)),
+    "adadelta": OptimizerSpec(_keras.Adadelta, ("rho", "epsilon")),
+    "adam": OptimizerSpec(_keras.Adam, (*_betas, "amsgrad")),
+    "adamw": OptimizerSpec(_keras.AdamW, (*_betas, "amsgrad", "weight_decay")),
+    "adamax": OptimizerSpec(_keras.Adamax, _betas),
+    "lion": OptimizerSpec(_keras.Lion, ("beta_1", "beta_2")),
+    "nadam": OptimizerSpec(_nadam, _betas, decays=False),
+    "lamb": OptimizerSpec(_from_addons("lamb"), _betas),
+    "radam": OptimizerSpec(_from_addons("radam"), (*_betas, "amsgrad")),
+    "lookahead": OptimizerSpec(_from_addons("lookahead"), _betas),
 }.items():
-    optimizers.add(_name, _recipe)
+    optimizers.add(_name, _entry)
 
 
 def name_of(text: str) -> str:
@@ -121,11 +121,11 @@ def build(
     if not callable(learning_rate):
         check_rate(learning_rate)
     call = spec.parse_one(text, optimizers, option="optimizer")
-    recipe = optimizers[call.name]
-    values = _parameters(call, recipe)
+    entry = optimizers[call.name]
+    values = _parameters(call, entry)
     _check_decay(weight_decay)
     if weight_decay:
-        if not recipe.decays:
+        if not entry.decays:
             having = ", ".join(other for other in optimizers if optimizers[other].decays)
             raise UserError(
                 f"`weight_decay={weight_decay:g}`: {call.name} has none: give 0, or one of {having}"
@@ -135,7 +135,7 @@ def build(
                 f"`weight_decay={weight_decay:g}` and `optimizer={text}`: give one of them"
             )
         values["weight_decay"] = weight_decay
-    optimizer = recipe.make(learning_rate, **values)
+    optimizer = entry.make(learning_rate, **values)
     if isinstance(optimizer, tf_keras.optimizers.Optimizer):
         optimizer.exclude_from_weight_decay([v for v in variables if not is_decayed(v)])
     return optimizer
@@ -161,7 +161,7 @@ def _check_decay(weight_decay: float) -> None:
         raise UserError(f"`weight_decay={weight_decay:g}`: give 0 (off) or more")
 
 
-def _parameters(call: spec.Call, recipe: Recipe) -> dict[str, float | bool]:
+def _parameters(call: spec.Call, entry: OptimizerSpec) -> dict[str, float | bool]:
     """Return the parameters of a spec by name; raise UserError for a wrong one."""
     words = [arg[0] for arg in call.args if isinstance(arg, tuple) and arg]
     given = [(word.name, 1.0) for word in words if word == spec.Call(word.name)]
@@ -171,8 +171,8 @@ def _parameters(call: spec.Call, recipe: Recipe) -> dict[str, float | bool]:
         )
     values: dict[str, float | bool] = {}
     for key, value in (*given, *call.named):
-        if key not in recipe.parameters or key in values:
-            known = ", ".join(recipe.parameters)
+        if key not in entry.parameters or key in values:
+            known = ", ".join(entry.parameters)
             raise UserError(
                 f"`optimizer`: {call}: {key!r} is no parameter of {call.name}, or given twice:"
                 f" it takes {known}"
