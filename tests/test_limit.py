@@ -7,7 +7,7 @@ import pytest
 from conftest import draw
 
 from tests.training import CACHED
-from tfpipe import build_records, evaluate, train
+from tfpipe import build_records, evaluate, report, train
 from tfpipe.records import limit
 from tfpipe.records import manifest as manifests
 from tfpipe.records.manifest import ALL_SPLITS
@@ -78,6 +78,8 @@ def test_a_run_on_a_few_records_keeps_them(tiny_config, uneven, tmp_path, capsys
     evaluate.main(evaluate.Options(run_dir=config.run_dir, rounds=100))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["split"], metrics["n"]) == ("test", 20)
+    report.main(report.Options(run_dir=config.run_dir, pictures=1, neighbours=0))
+    assert "no pictures" not in capsys.readouterr().err
     whole = {"records": str(uneven.folder), "split": "all"}
     evaluate.main(evaluate.Options(run_dir=config.run_dir, rounds=100, **whole))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
