@@ -67,3 +67,13 @@ def test_names_that_are_no_unicode():
     assert list(packed) == names
     with pytest.raises(IndexError):
         packed[len(names)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 20_000, 40_000])
+def test_ranks_are_those_of_numpy(count):
+    digests = np.random.default_rng(count).integers(0, 99, (count, 2), np.uint8)
+    digests = np.array([bytes(row).rjust(32, b"x") for row in digests], image_table.DIGEST)
+    firsts, ranks = image_table.rank(digests)
+    _, expected, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    assert firsts.tolist() == expected.tolist()
+    assert ranks.tolist() == inverse.tolist()

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfpipe.building.units import Units
 from tfpipe.images.duplicates import firsts_of
-from tfpipe.images.image_table import to_hex
+from tfpipe.images.image_table import rank, to_hex
 from tfpipe.records import coverage
 
 
@@ -44,9 +44,9 @@ def partition(
     if not len(keys):
         return []
     # Ranks and numbers replace keys, which take more memory.
-    distinct, ranks = np.unique(keys, return_inverse=True)
-    numbers = np.fromiter((_number(salt, key) for key in distinct), np.float64, len(distinct))
-    del distinct
+    firsts, ranks = rank(keys)
+    each = (_number(salt, keys[i]) for i in firsts.tolist())
+    numbers = np.fromiter(each, np.float64, len(firsts))
     hard = join(ranks) if groups is None else join(ranks, groups)
     class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
     classes = np.fromiter((class_of[label] for label in labels), np.int64, len(labels))
