@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -637,3 +638,10 @@ def test_plain_reader_of_the_readme_works(images, built):
     fields = {row.split("`")[1] for row in text.splitlines() if row.startswith("| `")}
     assert set(json.loads((m.folder / "manifest.json").read_text())) <= fields
     assert set(example.features()) - fields == {"image/width"}  # it shares a row
+
+
+def test_a_source_that_is_one_text_is_one_source(images, tmp_path):
+    expected = build(images, tmp_path / "tuple")
+    found = build(images, tmp_path / "text", source=str(images))
+    assert found == dataclasses.replace(expected, folder=found.folder)
+    assert found.arguments["source"] == [str(images)]

@@ -44,6 +44,8 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     Raises:
         UserError: an option is wrong, there is nothing to build, or nothing can be written.
     """
+    if isinstance(options.source, str):  # one source, not one for each of its characters
+        options = dataclasses.replace(options, source=(options.source,))
     build_options.check(options)
     open_runner = _choose_runner(options)
     opened = sources.open_sources(options.source, options, options.columns)

@@ -13,7 +13,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
-from tfpipe.images.image_table import ImageTable
+from tfpipe.images.image_table import ImageTable, rank
 from tfpipe.records.rejects import Reject
 from tfpipe.sources import split_name
 
@@ -87,7 +87,7 @@ class Selection:
 
     def find_duplicates(self, mode: str) -> None:
         """Find duplicates; for "drop" keep only the first of each cluster in each given split."""
-        files, hashes = self.images.rows["file_sha256"], self.images.rows["hash"]
+        files, hashes = rank(self.images.rows["file_sha256"])[1], self.images.rows["hash"]
         labels = self.labels
         found = duplicates.clusters(files, hashes)
         alike = duplicates.alike_by_nature(found, files, labels)
@@ -226,8 +226,8 @@ class Selection:
         broken = divisions.tell_broken(self.clusters, labels, parts, "split")
         if not len(broken):
             return
-        firsts = duplicates.firsts_of(self.images.rows["file_sha256"])
-        is_alone = np.isin(self.clusters, broken) & (np.bincount(firsts)[firsts] == 1)
+        files = rank(self.images.rows["file_sha256"])[1]
+        is_alone = np.isin(self.clusters, broken) & (np.bincount(files)[files] == 1)
         alone = {self.path(i) for i in np.flatnonzero(is_alone).tolist()}
         self.duplicates = [
             each._replace(action="keep") if each.path in alone else each for each in self.duplicates

@@ -199,8 +199,8 @@ def assign(
         One split name for each image.
     """
     names, found = list(fractions), list(given or [TRAIN] * len(keys))
-    free = [i for i, split in enumerate(found) if split in (TRAIN, "")]
-    if not free:
+    free = np.flatnonzero([split in (TRAIN, "") for split in found])
+    if not len(free):
         return found
     parts = stratify.partition(
         *_among(free, keys, labels),
@@ -255,7 +255,7 @@ def folds(
     found = [-1] * len(keys)
     if k == 0:
         return found
-    free = [i for i in range(len(keys)) if split_of is None or split_of[i] != TEST]
+    free = np.flatnonzero([split != TEST for split in split_of or [""] * len(keys)])
     parts = stratify.partition(
         *_among(free, keys, labels), [1 / k] * k, f"fold:{seed}:", *_among(free, groups, near)
     )
@@ -264,7 +264,7 @@ def folds(
     return found
 
 
-def _among(indices: Sequence[int], *columns: Sequence[Any] | None) -> list[Sequence[Any] | None]:
+def _among(indices: np.ndarray, *columns: Sequence[Any] | None) -> list[Sequence[Any] | None]:
     """Return some elements of each column; None stays None, and an array an array."""
     return [
         column

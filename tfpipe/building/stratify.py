@@ -11,7 +11,7 @@ import numpy as np
 
 from tfpipe.building.units import Units
 from tfpipe.images.duplicates import firsts_of
-from tfpipe.images.image_table import to_hex
+from tfpipe.images.image_table import rank, to_hex
 from tfpipe.records import coverage
 
 
@@ -43,15 +43,17 @@ def partition(
     """
     if not len(keys):
         return []
-    # Ranks replace keys, whose order and equality are all that counts besides the numbers.
-    distinct, ranks = np.unique(keys, return_inverse=True)
+    # Ranks and numbers replace keys, which take more memory.
+    firsts, ranks = rank(keys)
+    each = (_number(salt, keys[i]) for i in firsts.tolist())
+    numbers = np.fromiter(each, np.float64, len(firsts))
     hard = join(ranks) if groups is None else join(ranks, groups)
     class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
     classes = np.fromiter((class_of[label] for label in labels), np.int64, len(labels))
     shares = np.array(fractions)
 
     def divide(units: np.ndarray) -> tuple[np.ndarray, set[int]]:
-        parts = _divide(distinct, ranks, classes, shares, salt, units, training)
+        parts = _divide(numbers, ranks, classes, shares, units, training)
         return parts, _unfair(parts, classes, shares, training)
 
     near = np.full(len(ranks), -1) if near is None else _numbers(near)
@@ -66,11 +68,10 @@ def partition(
 
 
 def _divide(
-    distinct: np.ndarray,
+    numbers: np.ndarray,
     ranks: np.ndarray,
     classes: np.ndarray,
     shares: np.ndarray,
-    salt: str,
     firsts: np.ndarray,
     training: int | None,
 ) -> np.ndarray:
@@ -79,10 +80,8 @@ def _divide(
     np.minimum.at(smallest, firsts, ranks)
     # Units are numbered by their keys, so that ties do not depend on the order of the images.
     of_units, unit_of = np.unique(smallest[firsts], return_inverse=True)
-    numbers = (_number(salt, key) for key in distinct[of_units])
-    units = Units(
-        np.fromiter(numbers, np.float64, len(of_units)), unit_of, classes, shares, training
-    )
+    del smallest
+    units = Units(numbers[of_units], unit_of, classes, shares, training)
     units.rebalance()
     return units.part[unit_of]
 

@@ -47,6 +47,7 @@ class Units:
         # A holding is the images of one class in one unit; holdings are sorted by unit.
         holdings, images = np.unique(units * (classes.max() + 1) + classes, return_counts=True)
         unit, label = np.divmod(holdings, classes.max() + 1)
+        del holdings
         counts = np.zeros((classes.max() + 1, len(fractions)), np.int64)
         np.add.at(counts, (label, part[unit]), images)
         low, high = _bounds(counts.sum(1), np.bincount(label), fractions, training)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import UserError, one_line
+from tfpipe.images.image_table import rank
 
 DUPLICATES = "duplicates.csv"
 
@@ -83,14 +84,15 @@ def clusters(files: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """
     tells = _ones(_rows(hashes)).sum(axis=1) >= _MIN_ONES
     # Equal hashes count once, so that a thousand equal images do not give a million pairs.
-    distinct, of = np.unique(hashes[tells], return_inverse=True)
-    rank = np.unique(files, return_inverse=True)[1]
+    detailed = hashes[tells]
+    distinct, of = rank(detailed)
+    file_of = rank(files)[1]
     smallest = np.full(len(distinct), len(files))
-    np.minimum.at(smallest, of, rank[tells])
+    np.minimum.at(smallest, of, file_of[tells])
     order = np.argsort(smallest, kind="stable")  # equal ranks stay sorted by hash
     leader = np.empty_like(order)
-    leader[order] = _leaders(_rows(distinct[order]))
-    names = len(distinct) + rank
+    leader[order] = _leaders(_rows(detailed[distinct[order]]))
+    names = len(distinct) + file_of
     names[tells] = leader[of]
     return firsts_of(names)
 
@@ -116,7 +118,7 @@ def alike_by_nature(firsts: np.ndarray, files: np.ndarray, labels: Sequence[str]
     """
     names, label_of = _numbers(labels)
     # An image in each row; equal files of one class have one number.
-    pairs = firsts_of(np.unique(files, return_inverse=True)[1] * len(names) + label_of)
+    pairs = firsts_of(rank(files)[1] * len(names) + label_of)
     distinct = np.unique(pairs)
     total = np.bincount(label_of[distinct], minlength=len(names))
     held, counts = np.unique(firsts[distinct] * len(names) + label_of[distinct], return_counts=True)
@@ -134,7 +136,7 @@ def loosen(firsts: np.ndarray, files: np.ndarray, loose: Collection[int]) -> np.
         loose: the first images of some clusters.
     """
     held = np.isin(firsts, list(loose))
-    apart = np.unique(files, return_inverse=True)[1] + 1
+    apart = rank(files)[1] + 1
     return firsts_of(firsts * (len(firsts) + 1) + np.where(held, apart, 0))
 
 

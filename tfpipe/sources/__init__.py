@@ -70,12 +70,12 @@ KINDS: tuple[type[Source], ...] = (
 
 
 def open_sources(
-    paths: Sequence[str], options: Options = DEFAULTS, columns: Columns | None = None
+    paths: Sequence[str] | str, options: Options = DEFAULTS, columns: Columns | None = None
 ) -> tuple[Source, ...]:
     """Open sources that add up, and say how each is understood.
 
     Args:
-        paths: paths or URLs.
+        paths: paths or URLs; or a single one.
         options: how to read them.
         columns: the columns of lists that a person names; None if labels are not needed.
 
@@ -83,6 +83,7 @@ def open_sources(
         UserError: see `open_source`; or two paths lead to the same files.
     """
     check_options(options)
+    paths = [paths] if isinstance(paths, str) else paths
     _check_distinct(paths)
     # The flags of a command are more than a source needs, and workers get a copy.
     own = Options(*(getattr(options, field.name) for field in dataclasses.fields(Options)))

@@ -101,7 +101,7 @@ class Zip(Source):
 
     def warnings(self) -> list[str]:  # noqa: D102
         lines = super().warnings()
-        if self._encoding != "utf-8" and any(not _is_certain(each) for each in self._directory):
+        if self._encoding != "utf-8" and any(not _is_certain(each) for each in self._entries()):
             shown = name_encoding.describe(self.entry_names())
             lines.append(
                 f"{self.path}: its names are read as {self._encoding}: {shown}; if that is wrong,"
@@ -118,64 +118,67 @@ class Zip(Source):
 
     def entry_names(self) -> list[str]:
         """Return the names of all entries, also of folders, in the archive's order."""
-        names = [self._decode(entry) for entry in self._directory]
-        if not any("/" in name for name in names):  # as some programs of Windows write them
-            names = [name.replace("\\", "/") for name in names]
-        return names
+        return self._read_entries()[0]
 
     @functools.cached_property
     def _directory(self) -> ZipDirectory:
-        """The directory of the open archive; raises UserError if it is damaged."""
+        """The directory of the open archive."""
         try:
-            directory = ZipDirectory(storage.open_to_read(self._file))
-            for entry in directory:
+            return ZipDirectory(storage.open_to_read(self._file))
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def _entries(self) -> Iterator[Entry]:
+        """Yield all entries; raise UserError if the archive is damaged."""
+        try:
+            for entry in self._directory:
                 _marked_name(entry)
+                yield entry
         # A hostile directory passes `is_zipfile` and raises any of these.
-        except (
-            zipfile.BadZipFile,
-            struct.error,
-            OSError,
-            ValueError,
-            NotImplementedError,
-        ) as error:
-            raise UserError(
-                f"{self.path} is a damaged zip archive ({error}): copy it again"
-            ) from None
-        return directory
+        except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} is a damaged zip archive ({error}): copy it again")
 
     @functools.cached_property
     def _encoding(self) -> str:
         """The encoding of the names that have no mark."""
-        raw = (entry.name for entry in self._directory if _marked_name(entry) is None)
+        raw = (entry.name for entry in self._entries() if _marked_name(entry) is None)
         return self.options.name_encoding or ("utf-8" if name_encoding.is_utf8(raw) else "cp437")
 
-    def _decode(self, entry: Entry) -> str:
-        name = _marked_name(entry)
-        if name is None:
-            (name,) = name_encoding.decode([entry.name], self._encoding, self.path)
-        return name.split("\0")[0]
+    def _read_entries(self) -> tuple[list[str], np.ndarray]:
+        """Return the name and the row of each entry."""
+        encoding, rows = self._encoding, np.zeros(len(self._directory), ROW)
+        marked, raw = [], []
+        for place, entry in enumerate(self._entries()):
+            marked.append(_marked_name(entry))
+            if marked[-1] is None:
+                raw.append(entry.name)
+            rows[place] = entry[2:]
+        unmarked = iter(name_encoding.decode(raw, encoding, self.path))
+        names = [next(unmarked) if name is None else name for name in marked]
+        names = [name.split("\0")[0] for name in names]
+        if not any("/" in name for name in names):  # as some programs of Windows write them
+            names = [name.replace("\\", "/") for name in names]
+        return names, rows
 
     @functools.cached_property
     def _listing(self):
-        names, skipped = self.entry_names(), []
-        rows, places = np.zeros(len(names), ROW), {}
-        links = {
-            name
-            for name, entry in zip(names, self._directory, strict=True)
-            if _is_link(entry) and not name.endswith("/")
-        }
-        for place, (name, entry) in enumerate(zip(names, self._directory, strict=True)):
-            if name.endswith("/"):
+        names, rows = self._read_entries()
+        places, skipped = {}, []
+        is_link = (rows["attributes"] >> 16 & 0o170000) == stat.S_IFLNK
+        links = {names[i] for i in np.flatnonzero(is_link).tolist() if not names[i].endswith("/")}
+        columns = zip(names, rows["flags"].tolist(), rows["method"].tolist(), strict=True)
+        for place, (name, flags, method) in enumerate(columns):
+            if name.endswith("/") or member.is_ignored(name):
                 continue
-            if member.is_ignored(name):
-                continue
-            refusal = member.refuse_name(name, links) or _refuse(name, entry)
+            refusal = member.refuse_name(name, links) or _refuse(name, flags, method)
             if refusal:
                 skipped.append((name, *refusal))
                 continue
             if name in places:
                 skipped.append((name, *member.REPEATED))
-            rows[place] = tuple(getattr(entry, field) for field in ROW.names)
             places[name] = place
         return _Members(places, rows), skipped
 
@@ -197,14 +200,10 @@ def _is_certain(entry: Entry) -> bool:
     return entry.name.isascii() or _marked_name(entry) is not None
 
 
-def _refuse(name: str, entry: Entry) -> tuple[str, str] | None:
+def _refuse(name: str, flags: int, method: int) -> tuple[str, str] | None:
     """Return why a member with a safe name is refused, as (reason, detail), or None."""
-    if entry.flags & 0x1:
+    if flags & 0x1:
         return "encrypted", "unpack the archive with its password, and name the folder"
-    if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "unsupported", f"compression method {entry.method}; use store or deflate"
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "unsupported", f"compression method {method}; use store or deflate"
     return member.NESTED if member.is_archive(name) else None
-
-
-def _is_link(entry: Entry) -> bool:
-    return stat.S_ISLNK(entry.attributes >> 16)

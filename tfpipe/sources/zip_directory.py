@@ -17,6 +17,7 @@ _END = struct.Struct("<4s4H2LH")  # the record at the end, before the comment of
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
+_SIZES, _SIZES_AT = struct.Struct("<3H"), 28  # of what follows an entry: name, extra, comment
 _LOCAL = struct.Struct("<4s5H3L2H")  # the header before the contents of a member
 
 _MAX_COMMENT = 2**16
@@ -42,24 +43,24 @@ class Entry(NamedTuple):
     Attributes:
         name: as it is written.
         extra: fields of other programs.
-        flags: of the format; 1 for encrypted, 0x800 if the name is UTF-8.
-        method: of compression.
-        crc: CRC-32 of the contents.
+        offset: of its header in the file.
         compressed: bytes in the archive.
         size: bytes of the contents.
+        crc: CRC-32 of the contents.
         attributes: of the file, as the program's system has them.
-        offset: of its header in the file.
+        flags: of the format; 1 for encrypted, 0x800 if the name is UTF-8.
+        method: of compression.
     """
 
     name: bytes
     extra: bytes
-    flags: int
-    method: int
-    crc: int
+    offset: int
     compressed: int
     size: int
+    crc: int
     attributes: int
-    offset: int
+    flags: int
+    method: int
 
 
 class ZipDirectory:
@@ -115,11 +116,19 @@ class ZipDirectory:
             at += extra_size + comment_size
             if at > len(self._data):
                 raise zipfile.BadZipFile("its directory ends inside an entry")
-            size, compressed, offset = _widened(extra, size, compressed, offset)
-            yield Entry(
-                *(name, extra, flags, method, crc, compressed, size, attributes),
-                self._start + offset,
-            )
+            if _WIDE in (size, compressed, offset):
+                size, compressed, offset = _widened(extra, size, compressed, offset)
+            place = self._start + offset
+            yield Entry(name, extra, place, compressed, size, crc, attributes, flags, method)
+
+    def __len__(self) -> int:
+        """Return the number of members, without checking them."""
+        at = count = 0
+        while at + _ENTRY.size <= len(self._data):
+            sizes = _SIZES.unpack_from(self._data, at + _SIZES_AT)
+            at += _ENTRY.size + sum(sizes)
+            count += 1
+        return count
 
     def read(self, row: np.void, size: int) -> bytes:
         """Return the first bytes of a member's contents, or all.
