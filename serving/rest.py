@@ -105,7 +105,7 @@ class RestServer(HttpServer):
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rest")
         v2 = OpenInferenceRest(open_inference, self._body, self._pool, timeout_s)
         routes = [
-            *(Route(path, self._holding(v2.answer), methods=v2.METHODS) for path in v2.PATHS),
+            *(Route(path, self._holding(v2.answer), methods=_METHODS) for path in v2.PATHS),
             Route("/{path:path}", self._holding(self._answer), methods=_METHODS),
         ]
         if metrics_path:

@@ -198,7 +198,7 @@ def test_trivialaugment_draws_the_operation_and_then_its_strength():
         ("rotate", r"rotate: wrong number of values; `rotate\(20\)`"),
         ("rotate(1,2,3)", "wrong number of values"),
         ("rotate(flip_lr)", "takes finite numbers only"),
-        ("rotate(1e999)", "takes finite numbers only"),
+        ("rotate(1e999)", "a number is too large"),
         ("rotate(200)", r"in \[0, 180\]"),
         ("zoom(1.2,0.8)", "factors are above 0, the smaller first"),
         ("crop(0)", r"the fraction is in \(0, 1\]"),

@@ -28,7 +28,6 @@ class OpenInferenceRest:
     """The endpoints, beside those of another server."""
 
     PATHS = ("/v2", "/v2/{path:path}")
-    METHODS = ("GET", "POST")
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class OpenInferenceRest:
         self._pool, self._timeout_s = pool, timeout_s
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request of one of `PATHS` and `METHODS`."""
+        """Answer a request of one of `PATHS`."""
         try:
             path = request.scope.get("raw_path", request.url.path.encode()).decode("latin-1")
             parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")[1:]]

@@ -76,7 +76,8 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
         cache=options.cache,
         threads=options.decode_threads,
     )
-    augment = Augment(options.augment, crop_on_host=config.crops)
+    augment = Augment(options.augment, crop_on_host=True)
+    config.check(augment)
     source = example_source.open_source(part, config)
     load = _loader(source, config, augment)
     finish = _finisher(part, options, augment)

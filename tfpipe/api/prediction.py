@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tfpipe.api import images as forms
+from tfpipe.core.cores import cores
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.store import Store
-from tfpipe.input import tuning
 from tfpipe.input.threads import parallel_map
 from tfpipe.predictions.run_classifier import RunClassifier
 
@@ -78,7 +78,7 @@ def _decode(
             return str(error)
 
     return parallel_map(
-        decode, zip(names, todo, strict=True), threads=tuning.cores(), ahead=classifier.ahead
+        decode, zip(names, todo, strict=True), threads=cores(), ahead=classifier.ahead
     )
 
 
