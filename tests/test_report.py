@@ -443,7 +443,9 @@ def test_any_number_of_epochs_and_runs_can_be_drawn(epochs, runs):
 
 
 def test_files_are_read_as_they_were_written(tmp_path):
-    epochs = [log.Epoch(n, "a,b", 0.1 * n, 0.5, 0.3, 0.4, 1e-3, 12.5, 0.25, 3.75) for n in (1, 2)]
+    epochs = [
+        log.Epoch(n, "a,b", 0.1 * n, 0.5, 0.3, 0.4, 1e-3, 12.5, 0.25, 3.75, 0.3) for n in (1, 2)
+    ]
     written = log.Log(tmp_path, 0)
     for epoch in epochs:
         written.add(epoch)
