@@ -56,7 +56,7 @@ class OpenInferenceRest:
                 if request.method != "POST":
                     return _error(f"{path} takes POST", 405)
                 return await self._infer(request, *_model(parts[1:-1]))
-            if request.method == "POST":
+            if request.method not in ("GET", "HEAD"):
                 return _error(f"{path} takes GET", 405)
             return self._describe(parts)
         except RequestError as error:
