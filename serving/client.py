@@ -1,4 +1,4 @@
-"""Classifies images with a server.
+"""Classify images with a server.
 
     python -m serving.client --server=127.0.0.1:8500 --model_name=demo photo.jpg folder ...
 

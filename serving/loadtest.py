@@ -1,4 +1,4 @@
-"""Measures the throughput and latency of a server under load.
+"""Measure the throughput and latency of a server under load.
 
     python -m serving.loadtest --server=127.0.0.1:8500 --model_name=demo photos [--rate=50]
 

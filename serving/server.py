@@ -1,4 +1,4 @@
-"""Serves SavedModels over gRPC and REST with TensorFlow Serving's protocol.
+"""Serve SavedModels over gRPC and REST with TensorFlow Serving's protocol.
 
     python -m serving.server --model_name=demo --model_base_path=export/demo --port=8500
 

@@ -1,4 +1,4 @@
-"""A web page that classifies pictures with a model.
+"""Show a web page that classifies pictures with a model.
 
     python -m serving.webapp --server=127.0.0.1:8500 --model_name=demo --port=8080
 

@@ -1,4 +1,4 @@
-"""Turns labelled images into TFRecord shards that training reads.
+"""Turn labelled images into TFRecord shards that training reads.
 
     python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
 

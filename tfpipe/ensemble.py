@@ -1,4 +1,4 @@
-"""Combines trained classifiers into an ensemble, which later commands take as a run.
+"""Combine trained classifiers into an ensemble, which later commands take as a run.
 
     python -m tfpipe.ensemble --runs=runs/a,runs/b --method=mean --out=runs/ens
 

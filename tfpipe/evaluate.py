@@ -1,4 +1,4 @@
-"""Evaluates a trained classifier on records and writes metrics.json into its folder.
+"""Evaluate a trained classifier on records, and write metrics.json into its folder.
 
     python -m tfpipe.evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=test]
     python -m tfpipe.evaluate --run_dir=runs/NAME --against=runs/OTHER

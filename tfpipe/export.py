@@ -1,4 +1,4 @@
-"""Exports a trained classifier as the next version of a served model.
+"""Export a trained classifier as the next version of a served model.
 
     python -m tfpipe.export --run_dir=runs/NAME --export_dir=export/NAME
 

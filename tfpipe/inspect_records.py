@@ -1,4 +1,4 @@
-"""Shows what is in a data set, or in one of its shards: a table, a page of images, and plots.
+"""Show what is in a data set, or in one of its shards: a table, a page of images, and plots.
 
     python -m tfpipe.inspect_records --records=records/dogs-vs-cats --out=sheet.html --plots=plots
 

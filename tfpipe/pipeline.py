@@ -1,4 +1,4 @@
-"""From labelled images to a model that can be served: build, train, evaluate, report and export.
+"""Build, train, evaluate, report and export: from labelled images to a model to serve.
 
     tfpipe pipeline train.zip --out=pets
 

@@ -1,4 +1,4 @@
-"""Predicts the classes of unlabelled images and writes a CSV as Kaggle takes it, JSONL or Parquet.
+"""Predict the classes of unlabelled images, and write a CSV as Kaggle takes it, JSONL or Parquet.
 
     python -m tfpipe.predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
     python -m tfpipe.predict --export_dir=export/NAME --source=photos --out=photos.jsonl

@@ -1,4 +1,4 @@
-"""Writes a report about trained classifiers: report.html in the run's folder.
+"""Write a report about trained classifiers: report.html in the run's folder.
 
     python -m tfpipe.report --run_dir=runs/NAME
     python -m tfpipe.report --run_dir=runs/a,runs/b --out=comparison.html
