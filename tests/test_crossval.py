@@ -78,7 +78,7 @@ def test_features_are_computed_once_for_all_folds(validated, folded):
     _, folder = validated
     assert len(list((folder / "features").iterdir())) == 1, "as in one precision"
     opened = [runs.load(str(folder / f"fold-{n}")) for n in range(3)]
-    assert {run.resolved.precision for run in opened} == {"mixed_bfloat16"}
+    assert {run.resolved.precision for run in opened} == {"float32"}
     saved = json.loads((folder / "folds.json").read_text())
     assert saved == {"folds": ["fold-0", "fold-1", "fold-2"]}
     folds = folds_of(folded, ("train", "val"))

@@ -23,8 +23,9 @@ from tfpipe.training import run_folder
 
 @pytest.fixture
 def run(run_dir, tmp_path):
-    """A copy of the run that others share."""
-    return pathlib.Path(shutil.copytree(run_dir, tmp_path / "copied"))
+    """A copy of the run that others share, not evaluated."""
+    evaluated = shutil.ignore_patterns("metrics.json")
+    return pathlib.Path(shutil.copytree(run_dir, tmp_path / "copied", ignore=evaluated))
 
 
 def changed(run, function):

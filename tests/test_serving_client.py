@@ -139,7 +139,7 @@ def test_bad_files_are_named_and_the_good_ones_answered(ask, folder):
         (["--signature_name=add"], 1, "no signature 'add' that classifies images"),
         (["--nope"], 2, "nope"),
         (["--timeout=0"], 2, "--timeout=0"),
-        (["--timeout=nan"], 1, "--timeout=nan"),
+        (["--timeout=nan"], 2, "--timeout=nan"),
         (["--server=http://127.0.0.1:x"], 1, "HOST:PORT"),
         (["--server=127.0.0.1"], 1, "HOST:PORT"),
         (["--metadata=x"], 2, "--metadata=x is not KEY=VALUE"),

@@ -118,9 +118,9 @@ def test_a_stage_ends_after_its_epochs_or_its_patience(losses, patience, best):
 def test_a_patience_of_0_waits_for_the_first_epoch_without_a_gain(patience):
     state = TrainState()
     for loss in (5, 4, 3):
-        state.add(loss, 0.5)
+        state.add(loss, 0.5, loss)
         assert not state.finished(9, patience)
-    state.add(3, 0.5)
+    state.add(3, 0.5, 3)
     assert state.finished(9, patience)
 
 

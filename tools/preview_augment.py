@@ -74,7 +74,7 @@ def main(options: Options) -> None:
         u = rng.random((len(images), chain.num_random), np.float32)
         found, mixed = chain(images, own, u)
         pixels = np.round(found.numpy()).astype(np.uint8)
-        texts = [_shares(row, shares) for row, shares in enumerate(mixed.numpy())]
+        texts = [_shares(row, shares) for row, shares in enumerate(np.asarray(mixed))]
         columns.append([Cell(*pair) for pair in zip(pixels, texts, strict=True)])
     grid = draw_grid(list(zip(*columns, strict=True)), f"--augment={options.augment}")
     with storage.atomic_file(options.out, "wb") as file:

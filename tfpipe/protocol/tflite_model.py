@@ -4,7 +4,6 @@ TensorFlow Serving takes `model.tflite` from a version's folder with `--prefer_t
 (tensorflow_serving/servables/tensorflow/tflite_session.cc).
 """
 
-import os
 import pathlib
 import threading
 import warnings
@@ -15,6 +14,7 @@ import tensorflow as tf
 from flatbuffers import flexbuffers, number_types
 from flatbuffers.table import Table
 
+from tfpipe.core.cores import cores
 from tfpipe.protocol.messages import DEFAULT_SIGNATURE, SignatureDef
 
 FILE = "model.tflite"
@@ -107,9 +107,7 @@ class _Interpreter:
     def _start(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # LiteRT has a package of its own as well
-            self._run = tf.lite.Interpreter(
-                model_content=self._data, num_threads=len(os.sched_getaffinity(0))
-            )
+            self._run = tf.lite.Interpreter(model_content=self._data, num_threads=cores())
         self._run.allocate_tensors()
 
     def _call(self, arrays: dict[int, np.ndarray], outputs: dict[str, int]) -> dict:

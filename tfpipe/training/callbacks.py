@@ -42,20 +42,37 @@ class Callbacks:
         """Give the callbacks the optimizer of a stage, whose rate they may change."""
         self._model.optimizer = optimizer
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Begin an epoch."""
-        self._list.on_epoch_begin(epoch)
+    def begin_epoch(self, epoch: int) -> float | None:
+        """Begin an epoch; return the learning rate if a callback sets it."""
+        return self._rate_after(lambda: self._list.on_epoch_begin(epoch))
 
-    def end_epoch(self, result: Epoch) -> None:
-        """End an epoch."""
+    def end_epoch(self, result: Epoch) -> float | None:
+        """End an epoch; return the learning rate if a callback sets it."""
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        self._list.on_epoch_end(result.epoch - 1, {name: getattr(result, name) for name in names})
+        logs = {name: getattr(result, name) for name in names}
+        return self._rate_after(lambda: self._list.on_epoch_end(result.epoch - 1, logs))
 
-    def batches(self, losses: Iterator[float | None], first: int) -> Iterator[float | None]:
-        """Yield the loss of each step, or None, with the calls around the steps from `first` on."""
-        for step in range(first, self._steps):
+    def _rate_after(self, call: Callable[[], object]) -> float | None:
+        """Return the rate that a call gives to the optimizer, which a schedule would overwrite."""
+        optimizer = self._model.optimizer
+        before = float(tf_keras.backend.get_value(optimizer.learning_rate))
+        call()
+        after = float(tf_keras.backend.get_value(optimizer.learning_rate))
+        return None if after == before else after
+
+    def batches(
+        self, losses: Iterator[float | None], first: int, last: int
+    ) -> Iterator[float | None]:
+        """Yield the loss of each step, or None, with the calls around the steps `first` to `last`.
+
+        The losses may end earlier.
+        """
+        for step in range(first, last):
             self._list.on_train_batch_begin(step)
-            loss = next(losses)
+            try:
+                loss = next(losses)
+            except StopIteration:
+                return
             self._list.on_train_batch_end(step, {} if loss is None else {"loss": loss})
             yield loss
         yield from losses

@@ -72,6 +72,7 @@ class Loop:
         self._monitor = monitor.build(run.config)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
         minutes = run.config.minutes or math.inf
+        self._callback_scale = 1.0  # of the learning rate
         self._deadline = time.monotonic() + 60 * minutes
         self._validating_s = 0.0  # of the last epoch
         self._callbacks = Callbacks(
@@ -160,7 +161,16 @@ class Loop:
         """Return the scale of the stage's learning rates, by retries and reductions."""
         plateau = schedules.plateau(stage.config)
         reduced = plateau.factor**self._state.reductions if plateau else 1.0
-        return 0.5**self._state.retries * reduced
+        return 0.5**self._state.retries * reduced * self._callback_scale
+
+    def _follow(self, steps: Steps, stage: Stage, rate: float | None) -> None:
+        """Train on with a rate that a callback has set, and change it further as before."""
+        if rate is None:
+            return
+        self._callback_scale = 1.0
+        steps.scale_rate(self._rate_scale(stage))
+        self._callback_scale = rate / steps.learning_rate
+        steps.scale_rate(self._rate_scale(stage))
 
     def _go_back(self, stage: Stage, diverged: DivergenceError) -> None:
         """Go back to the last checkpoint; raise UserError if the options or retries forbid it."""
@@ -201,9 +211,9 @@ class Loop:
         unsaved, saved = state.stage_best_epoch >= 0, -math.inf
         over = state.finished(config.epochs, config.patience)
         while not over:
-            self._callbacks.begin_epoch(state.epoch)
+            self._follow(steps, stage, self._callbacks.begin_epoch(state.epoch))
             result = self._one_epoch(stage, inputs, steps, batches)
-            self._callbacks.end_epoch(result)
+            self._follow(steps, stage, self._callbacks.end_epoch(result))
             best_of_stage, best = state.add(
                 result.val_loss, result.val_accuracy, result.cost, self._monitor.min_delta
             )
@@ -244,7 +254,7 @@ class Loop:
             if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
                 self._log.graph(stage.name, steps.graph)
-            for loss in self._callbacks.batches(losses, before):
+            for loss in self._callbacks.batches(losses, before, inputs.steps):
                 if loss is not None:
                     note = f"loss {loss:.4f}  input wait {self._profile.waited:.0%}"
                 more = min(config.batch_size, left - images)
