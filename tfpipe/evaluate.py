@@ -110,6 +110,10 @@ def main(options: Options) -> None:
         predictions_file.write(options.predictions, run.classes, found.found)
         terminal.say(f"the predictions are in {options.predictions}")
     _write(path, measured | ({"against": compared} if compared else {}), asked=bool(options.out))
+    name = pathlib.Path(options.run_dir).name
+    terminal.say(
+        f"next: python -m tfpipe.export --run_dir={options.run_dir} --export_dir=export/{name}"
+    )
 
 
 def _out(given: str, default: pathlib.Path) -> pathlib.Path:

@@ -119,7 +119,9 @@ def of_mistakes(measured: dict[str, Any]) -> TextTable:
 
 
 def of_slices(slices: list[dict[str, Any]], *, wide: bool = False) -> TextTable:
-    """Return a row for each slice below its attribute; attributes with one slice are left out.
+    """Return a row for each slice below its attribute.
+
+    Attributes with one slice, or without any interval, are left out.
 
     Args:
         slices: from `slices`.
@@ -129,7 +131,8 @@ def of_slices(slices: list[dict[str, Any]], *, wide: bool = False) -> TextTable:
     rows = []
     for name in dict.fromkeys(part["by"] for part in slices):
         parts = [part for part in slices if part["by"] == name]
-        if len(parts) < 2:  # all images
+        # All images, or too few for any interval.
+        if len(parts) < 2 or not any(part["log_loss_interval"] for part in parts):
             continue
         rows.append([attributes[name].title, *[""] * (len(columns) - 1)])
         rows += [
@@ -150,6 +153,10 @@ def slice_notes(measured: dict[str, Any]) -> list[str]:
     """Return what a reader of the slices has to know, or why there are none."""
     if measured["slices"] is None:
         return [f"no slices: {measured['reasons']['slices']}"]
+    if not measured["slices"]:
+        return []
+    if not any(part["log_loss_interval"] for part in measured["slices"]):
+        return ["no slices: each has too few images for an interval; metrics.json has them"]
     if not any(part["worse"] for part in measured["slices"]):
         return []
     return [
@@ -186,12 +193,19 @@ def interval(bounds: tuple[float, float] | None, form: str = ".4f") -> str:
 
 
 def _titles(measured: dict[str, Any]) -> dict[str, str]:
-    """Return the titles of the measured metrics by name, in the order of the table."""
+    """Return the titles of the measured metrics by name, in the order of the table.
+
+    A step of the calibration that changes nothing has no row.
+    """
     titles = {}
     for name in filter(measured.__contains__, names()):
         titles[name] = metrics[name].title
         if name == "log_loss":
-            titles |= {key: title for key, title in BEFORE.items() if key in measured}
+            after = measured[name]
+            for step in filter(measured.__contains__, BEFORE):
+                if measured[step] != after:
+                    titles[step] = BEFORE[step]
+                after = measured[step]
     return titles
 
 
