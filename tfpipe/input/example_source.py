@@ -103,6 +103,7 @@ def _columns(pieces: Sequence[ShardPiece]) -> tuple[tf.Tensor, ...]:
     return tuple(tf.constant([each[i] for each in pieces], kind) for i, kind in enumerate(types))
 
 
+@tf.autograph.experimental.do_not_convert
 def _piece_records(path: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(path).skip(first).take(count)
 

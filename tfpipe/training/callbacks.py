@@ -54,11 +54,15 @@ class Callbacks:
 
     def _rate_after(self, call: Callable[[], object]) -> float | None:
         """Return the rate that a call gives to the optimizer, which a schedule would overwrite."""
-        optimizer = self._model.optimizer
-        before = float(tf_keras.backend.get_value(optimizer.learning_rate))
+        before = self._rate()
         call()
-        after = float(tf_keras.backend.get_value(optimizer.learning_rate))
+        after = self._rate()
         return None if after == before else after
+
+    def _rate(self) -> float | None:
+        """Return the optimizer's rate; None if no callback can set it."""
+        rate = self._model.optimizer.learning_rate
+        return None if callable(rate) else float(tf_keras.backend.get_value(rate))
 
     def batches(
         self, losses: Iterator[float | None], first: int, last: int
