@@ -54,7 +54,7 @@ def main(options: Options) -> None:
     _run("train", f"--recipe={name}", f"--records={records}", f"--run_dir={run}", *train_flags)
     _run("evaluate", f"--run_dir={run}")
     _run("report", f"--run_dir={run}")
-    if _is_exported(run, export):
+    if is_exported(run, export):
         terminal.say(f"{export} has this model already")
     else:
         require = [f"--require={options.require}"] if options.require else []
@@ -85,7 +85,7 @@ def _run(module: str, *flags: str) -> None:
         )
 
 
-def _is_exported(run: pathlib.Path, export: pathlib.Path) -> bool:
+def is_exported(run: pathlib.Path, export: pathlib.Path) -> bool:
     """Return whether there is a version that is newer than the training's end."""
     folders = versions.version_folders(export) if export.is_dir() else {}
     trained = (run / "calibration.json").stat().st_mtime

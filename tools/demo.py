@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 
+from tfpipe import pipeline
 from tfpipe.core import cli, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
@@ -56,7 +57,7 @@ def main(options: Options) -> None:
         f"--run_dir={RUN}",
     )  # fmt: skip
     run("-m", "tfpipe.evaluate", f"--run_dir={RUN}")
-    if not _is_exported():
+    if not pipeline.is_exported(RUN, EXPORT):
         run("-m", "tfpipe.export", f"--run_dir={RUN}", f"--export_dir={EXPORT}")
     ask()
     print(SUMMARY)
@@ -89,12 +90,6 @@ def ask() -> None:
         server.terminate()
         server.wait()
     terminal.say("the server is stopped")
-
-
-def _is_exported() -> bool:
-    """Return whether the newest version is newer than the end of the training."""
-    newest = max((path.stat().st_mtime for path in EXPORT.glob("*/saved_model.pb")), default=0)
-    return newest > (RUN / "calibration.json").stat().st_mtime
 
 
 def _show(arguments: list[str] | tuple[str, ...]) -> None:

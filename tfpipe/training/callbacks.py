@@ -19,7 +19,7 @@ class Callbacks:
         steps: int,
     ):
         """`model` is the whole classifier; `epochs` counts those of all stages."""
-        self._model, self._steps = model, steps
+        self._model = model
         self._list = tf_keras.callbacks.CallbackList(
             list(callbacks), model=model, verbose=0, epochs=epochs, steps=steps
         )
