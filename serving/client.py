@@ -20,10 +20,10 @@ from concurrent import futures
 import grpc
 
 from serving.classifications import PRINTERS
+from serving.connection_options import ConnectionOptions
 from tfpipe.core import cli, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
-from tfpipe.protocol import messages
 from tfpipe.protocol.client import BUSY, AsyncClient, Classification, Client
 from tfpipe.protocol.images import ImageFile, ImagePaths, batches, find
 from tfpipe.protocol.transport import InputError, ServerError, VersionStatus
@@ -50,40 +50,6 @@ _HINTS = {
     grpc.StatusCode.FAILED_PRECONDITION: "name another signature (--signature_name)",
 }
 _BUSY_HINT = "send fewer requests at a time (--concurrency), or retry more often (--retries)"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConnectionOptions:
-    """The flags that select a server and a model."""
-
-    server: str = option(
-        "gRPC address HOST:PORT, dns:///HOST:PORT for all addresses of a host in turn, or"
-        " http://HOST:PORT for REST",
-        "127.0.0.1:8500",
-    )
-    model_name: str = option("name of the model", "default")
-    signature_name: str = option(
-        "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
-    )
-    version: int = option("number of the version; 0 for the highest", 0, minimum=0)
-    version_label: str = option("label of the version, instead of its number", "")
-    timeout: float = option("seconds to wait for each answer", 10.0, minimum=0.001)
-    tls: bool = option("use gRPC over TLS; the files below imply it", False)
-    ca_file: str = option("PEM certificates that check the server's", "")
-    cert_file: str = option("the client's own PEM certificate", "")
-    key_file: str = option("its PEM key", "")
-    token_file: str = option(
-        "file with a token, sent as `authorization: Bearer TOKEN`; use TLS with it", ""
-    )
-    metadata: tuple[str, ...] = option(
-        "KEY=VALUE to send with each request, as gRPC metadata or HTTP header", ()
-    )
-    compression: str = option(
-        "compression of requests", "none", choices=("none", "gzip", "deflate")
-    )
-    keepalive: float = option(
-        "seconds between two pings of an idle gRPC connection; 0 for none", 0.0, minimum=0
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,14 +119,7 @@ def connect(options: ConnectionOptions, *, retries: int) -> Client:
     """Return the client for these flags; raises UserError if one has no use."""
     fields = (field.name for field in dataclasses.fields(ConnectionOptions))
     given = {name: getattr(options, name) for name in fields}
-    metadata = {}
-    for each in options.metadata:
-        key, equals, value = each.partition("=")
-        if not key or not equals:
-            raise UserError(f"--metadata={each} is not KEY=VALUE", status=2)
-        metadata[key] = value
-    given["metadata"] = metadata
-    given["compression"] = options.compression.removeprefix("none")
+    given |= {"metadata": options.read_metadata(), "compression": options.read_compression()}
     return Client(**given, retries=retries)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from serving.connection_options import ConnectionOptions
 from tfpipe.core import cli
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import arguments, option
@@ -57,11 +58,11 @@ class Load:
         self,
         service: messages.PredictionServiceStub,
         requests: Iterable[messages.PredictRequest],
-        timeout: float,
+        settings: ConnectionSettings,
     ):
-        """`requests` are sent in turn, each with a deadline of `timeout` seconds."""
+        """`requests` are sent in turn, with the deadline and the metadata of `settings`."""
         self.results: list[RequestResult] = []
-        self._service, self._timeout = service, timeout
+        self._service, self._settings = service, settings
         self._requests = itertools.cycle(requests)
         self._under_way = 0
         self._changed = threading.Condition()
@@ -95,7 +96,11 @@ class Load:
     def _send(self, due: float) -> None:
         with self._changed:
             self._under_way += 1
-        future = self._service.Predict.future(next(self._requests), timeout=self._timeout)
+        future = self._service.Predict.future(
+            next(self._requests),
+            timeout=self._settings.timeout,
+            metadata=[*self._settings.headers().items()],
+        )
         future.add_done_callback(lambda done: self._end(due, done))
 
     def _end(self, due: float, done: grpc.Future) -> None:
@@ -151,18 +156,11 @@ def _latencies(results: Sequence[RequestResult]) -> np.ndarray:
     return 1000 * np.array([each.seconds for each in results if each.code == "OK"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ConnectionOptions):
     """The flags of this command."""
 
     images: tuple[str, ...] = arguments("IMAGE", "files, folders or TFRecord files")
-    server: str = option(
-        "gRPC address HOST:PORT, or dns:///HOST:PORT for all its addresses", "127.0.0.1:8500"
-    )
-    model_name: str = option("name of the model", "default")
-    signature_name: str = option(
-        "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
-    )
     outputs: tuple[str, ...] = option("an output to request; without it all", ())
     batch_size: int = option("images in a request", 1, minimum=1)
     concurrency: int = option("requests under way, in the closed loop", 32, minimum=1)
@@ -171,7 +169,6 @@ class Options:
     )
     seconds: float = option("how long to measure", 20.0, minimum=0.001)
     warm_up: float = option("seconds of load before the measurement", 2.0, minimum=0)
-    timeout: float = option("deadline of each request in seconds", 10.0, minimum=0.001)
     seed: int = option("seed of the random arrival times", 0, minimum=0)
     json: str = option("file for the figures", "")
     plot: str = option("PNG file for a plot", "")
@@ -182,10 +179,11 @@ def main(options: Options) -> int:
     if options.plot:
         _check_plot()
     images = _images(options)
-    target = transport.Target(options.model_name)
+    target = transport.Target.of(options.model_name, options.version, options.version_label)
     if not is_target(options.server):
         raise UserError(f"--server={options.server}: the load is sent by gRPC: give HOST:PORT")
-    connection = Grpc(options.server, ConnectionSettings(timeout=options.timeout))
+    settings = options.settings()
+    connection = Grpc(options.server, settings)
     try:
         finish(connection.metadata(target))  # does it answer at all?
         requests = [
@@ -194,7 +192,7 @@ def main(options: Options) -> int:
             )
             for batch in images
         ]
-        load = Load(connection.service, requests, options.timeout)
+        load = Load(connection.service, requests, settings)
         seconds = options.warm_up + options.seconds
         if options.rate:
             load.open(options.rate, seconds, options.seed)

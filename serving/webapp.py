@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 from serving import client
+from serving.connection_options import ConnectionOptions
 from tfpipe.core import cli, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
@@ -24,7 +25,7 @@ _RETRIES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(client.ConnectionOptions):
+class Options(ConnectionOptions):
     """The flags of this command."""
 
     host: str = option(

@@ -10,8 +10,9 @@ import socket
 
 import grpc
 import pytest
-from serving_demo import IMAGE, embedded, publish
+from serving_demo import IMAGE, embedded, publish, run_command
 
+from serving import loadtest
 from serving import server_config as config
 from tfpipe.core.errors import UserError
 from tfpipe.protocol.client import Client
@@ -144,7 +145,7 @@ def ask(server, keys, name="", ca=""):
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_encryption(keys, tmp_path, verify):
+def test_encryption(keys, tmp_path, verify, monkeypatch, capsys):
     """With `verify`, only clients with a certificate of the authority are answered."""
     lines = [
         f"{name}: {json.dumps((keys / file).read_text())}"
@@ -164,6 +165,17 @@ def test_encryption(keys, tmp_path, verify):
             assert caught.value.code is grpc.StatusCode.UNAVAILABLE, (name, ca)
         for name, ca in [("client", "authority")] + ([] if verify else no_client[:1]):
             assert ask(server, keys, name, ca)
+        (tmp_path / "image.png").write_bytes(IMAGE)
+        files = (
+            ("ca_file", "authority.pem"),
+            ("cert_file", "client.pem"),
+            ("key_file", "client.key"),
+        )
+        flags = [f"--{flag}={keys / name}" for flag, name in files]
+        flags += [f"--server={server.address}", "--model_name=demo", "--seconds=0.2", "--warm_up=0"]
+        code, out, err = run_command(loadtest, [*flags, str(tmp_path)], monkeypatch, capsys)
+        assert code == 0, err
+        assert "OK" in out
 
 
 def test_rest_has_the_encryption_of_grpc(keys, tmp_path):

@@ -23,9 +23,11 @@ from serving_demo import (
     embedded,
     png,
     publish,
+    run_command,
     save_classifier,
 )
 
+from serving import loadtest
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
 from tfpipe.protocol.client import AsyncClient, Client
@@ -165,6 +167,20 @@ def test_metadata_and_token_go_with_each_request(recorders, recorded_http, tmp_p
     with Client(url, "demo", token="abc") as client:  # noqa: S106
         client.get_model_status()
     assert seen[-1][0]["authorization"] == "Bearer abc"
+
+
+def test_a_load_has_token_metadata_and_version(recorders, tmp_path, monkeypatch, capsys):
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "image.png").write_bytes(IMAGE)
+    flags = [f"--server=127.0.0.1:{recorders[0].port}", f"--token_file={tmp_path / 'token'}"]
+    flags += ["--metadata=x-team=cats", "--version=3", "--seconds=0.3", "--warm_up=0"]
+    code, _, err = run_command(loadtest, [*flags, str(tmp_path)], monkeypatch, capsys)
+    assert code == 0, err
+    _, *sent = recorders[0].seen  # after the description of the model
+    assert sent
+    for metadata, data in sent:
+        assert (metadata["x-team"], metadata["authorization"]) == ("cats", "Bearer secret")
+        assert messages.PredictRequest.FromString(data).model_spec.version.value == 3
 
 
 @pytest.mark.parametrize("compression", ["", "gzip", "deflate"])

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
 from tfpipe.protocol.classification import (
     ERROR_OUTPUT,
@@ -22,7 +21,6 @@ from tfpipe.protocol.transport import (
     VersionStatus,
     finish,
 )
-from tfpipe.protocol.versions import LARGEST_VERSION
 
 __all__ = [
     "BUSY",
@@ -99,21 +97,13 @@ class BaseClient:
         Raises:
             UserError: `server` has no known form, an option has no use, or a file cannot be read.
         """
-        if version and version_label:
-            raise UserError(
-                f"`version={version}` and `version_label={version_label}` are both given: leave"
-                " one out"
-            )
-        if not 0 <= version <= LARGEST_VERSION:
-            raise UserError(f"`version={version}` is no version: give a number above 0")
         self.server = server
         self.model_name = model_name
         self.signature_name = signature_name
         self.timeout = timeout
-        files = (ca_file, cert_file, key_file)
         settings = ConnectionSettings(
             timeout=timeout,
-            tls=ClientTls(*files) if tls or any(files) else None,
+            tls=ClientTls.of(tls, ca_file, cert_file, key_file),
             metadata=metadata or {},
             token=token,
             token_file=token_file,
@@ -121,7 +111,7 @@ class BaseClient:
             keepalive=keepalive,
             channel_options=channel_options or {},
         )
-        target = Target(model_name, version, version_label)
+        target = Target.of(model_name, version, version_label)
         self._calls = ModelCalls(
             server, target, signature_name, settings, retries, is_async=self.is_async
         )

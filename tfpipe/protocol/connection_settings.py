@@ -22,6 +22,11 @@ class ClientTls(NamedTuple):
     cert_file: str = ""
     key_file: str = ""
 
+    @classmethod
+    def of(cls, tls: bool, *files: str) -> "ClientTls | None":
+        """Return the certificates; None for no encryption: neither `tls` nor a file is given."""
+        return cls(*files) if tls or any(files) else None
+
 
 @dataclasses.dataclass(frozen=True)
 class ConnectionSettings:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfpipe.core.errors import UserError
 from tfpipe.protocol import messages
+from tfpipe.protocol.versions import LARGEST_VERSION
 
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -63,6 +64,18 @@ class Target(NamedTuple):
     name: str
     version: int = 0
     version_label: str = ""
+
+    @classmethod
+    def of(cls, name: str, version: int, version_label: str) -> "Target":
+        """Return the model; raises UserError if no version can be meant."""
+        if version and version_label:
+            raise UserError(
+                f"`version={version}` and `version_label={version_label}` are both given: leave"
+                " one out"
+            )
+        if not 0 <= version <= LARGEST_VERSION:
+            raise UserError(f"`version={version}` is no version: give a number above 0")
+        return cls(name, version, version_label)
 
     def at(self, version: int) -> "Target":
         """Return the same model in another version."""
