@@ -104,7 +104,7 @@ def main(options: Options) -> None:
         terminal.warn(warning)
     tables.show(found.what, measured)
     if compared:
-        tables.show_against(compared, options.run_dir, options.against)
+        tables.show_against(compared, options.run_dir, options.against, measured["labels"])
         terminal.result(compare.sentence(compared, options.run_dir, options.against))
     if options.predictions:
         predictions_file.write(options.predictions, run.classes, found.found)

@@ -34,16 +34,17 @@ def compare(
         "roc_auc.interval".
     """
     found, reasons, resampled = {}, {}, {}
-    for name in names(first.classes):
-        pair = metrics[name].value(first), metrics[name].value(second)
+    known = first.metrics
+    for name in names(first.classes, known):
+        pair = known[name].value(first), known[name].value(second)
         one, two = (None if np.isnan(value) else value for value in pair)
         defined = one is not None and two is not None
         found[name] = {"value": one, "against": two, "difference": one - two if defined else None}
         found[name] |= {"interval": None, "p_value": None}
         if not defined:
-            reasons[name] = f"needs {metrics[name].needs}"
-        elif metrics[name].difference:
-            interval, p_value = metrics[name].difference(first, second)
+            reasons[name] = f"needs {known[name].needs}"
+        elif known[name].difference:
+            interval, p_value = known[name].difference(first, second)
             found[name] |= {"interval": interval, "p_value": p_value}
         elif not (reason := bootstrap.obstacle(name, first)):
             resampled[name] = _difference(name, first, second)
@@ -126,6 +127,7 @@ def order(
             )
         found = np.argsort(others)[np.argsort(np.argsort(names))]
     differ = two["label"][found] != one["label"]
+    differ = differ.reshape(len(differ), -1).any(axis=1)
     if differ.any():
         raise UserError(
             f"{first} and {second} have different labels, as of {names[differ][0]}: take runs on"
@@ -135,7 +137,7 @@ def order(
 
 
 def _difference(name: str, first: LabeledPredictions, second: LabeledPredictions) -> Statistic:
-    one, two = metrics[name].of(first), metrics[name].of(second)
+    one, two = first.metrics[name].of(first), second.metrics[name].of(second)
     return lambda weights: one(weights) - two(weights)
 
 

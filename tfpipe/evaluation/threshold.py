@@ -7,12 +7,19 @@ theoretical optimum for calibrated probabilities.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfpipe.core.errors import UserError
 
 GIVEN, F1, COST = "given", "f1", "cost"
+
+THRESHOLDS = "thresholds"  # key of `calibration.json`
+
+# The threshold of a class without labelled images, right for calibrated probabilities.
+UNKNOWN = 0.5
 
 _ALLOWED = (
     "give a number from 0 to 1, f1, or cost:FP,FN with the cost of a false positive and of a false"
@@ -115,6 +122,33 @@ def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Thresho
     allowed = thresholds[scores == score]
     value = allowed[np.abs(allowed - expected).argmin()]
     return Threshold(float(value), rule.method, float(score), len(labels))
+
+
+def of_classes(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+    """Return the threshold of each class with its highest F1 score.
+
+    Args:
+        probabilities: float [n, C], in 0..1.
+        labels: [n, C], 1 for each class of an image.
+
+    Returns:
+        C thresholds; 0.5 for a class that no image has.
+    """
+    whole = np.asarray(labels, np.int64)
+    return tuple(
+        choose(Rule(F1), probabilities[:, c], whole[:, c]).value if whole[:, c].any() else UNKNOWN
+        for c in range(whole.shape[1])
+    )
+
+
+def saved(classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return what `calibration.json` has of thresholds: nothing where an image has one class.
+
+    The arguments are those of `of_classes`, and the names of the classes.
+    """
+    if np.ndim(labels) == 1:
+        return {}
+    return {THRESHOLDS: dict(zip(classes, of_classes(probabilities, labels), strict=True))}
 
 
 def _splits(

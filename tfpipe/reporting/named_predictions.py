@@ -8,8 +8,6 @@ from tfpipe.core.errors import UserError
 from tfpipe.evaluation import metrics
 from tfpipe.input import pipeline
 from tfpipe.model import inference
-from tfpipe.model.calibration import Calibration
-from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.records.manifest import Manifest
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import loaded_run, predictions_file, run_calibration
@@ -26,9 +24,10 @@ class NamedPredictions:
 
     Attributes:
         names: str [n], as in predictions.csv.
-        labels: int64 [n].
+        labels: int64 [n], or float32 [n, C] where images may have several classes.
         probabilities: float32 [n, C], calibrated and clipped.
         raw: float32 [n, C], before calibration and clipping.
+        thresholds: of the classes, where images may have several; else None.
         note: a remark for the reader; "" if none.
     """
 
@@ -36,6 +35,7 @@ class NamedPredictions:
     labels: np.ndarray
     probabilities: np.ndarray
     raw: np.ndarray
+    thresholds: tuple[float, ...] | None = None
     note: str = ""
 
     def __len__(self) -> int:
@@ -75,14 +75,14 @@ def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
         raise UserError(f"it is not finished: {_TRAIN_ON}")
     is_run, path = isinstance(trained, RunFolder), trained.predictions_file
     if path.is_file() and (not is_run or run_calibration.is_current(trained)):
-        return _from_logits(predictions_file.read(path))
+        return _from_logits(trained, predictions_file.read(path))
     if not is_run:
         raise UserError(f"{path} is missing: run the command that made it")
     if not trained.best_weights.is_file():
         raise UserError(f"it has no trained weights yet: {_TRAIN_ON}")
     if manifest is None:
         raise UserError(f"{path} and the records are missing: give `records`")
-    labels = loaded_run.labels_in(trained, manifest)
+    loaded_run.labels_in(trained, manifest)  # raises UserError, before the images are classified
     part = trained.validation(manifest)
     if part.images > MAX_COMPUTED:
         raise UserError(f"{part.images:,} images are not classified yet: {_TRAIN_ON}")
@@ -93,13 +93,16 @@ def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
     found = inference.predict(predictor, batches, part.images, f"classifying {part.name}")
     names = predictions_file.text(found["name"])
     return _from_logits(
-        found | {"name": names, "label": labels[found["label"]]},
+        trained,
+        found | {"name": names, "label": loaded_run.renumbered(trained, manifest, found["label"])},
         "The training has not ended: these are uncalibrated predictions of its best weights so"
         " far.",
     )
 
 
-def _from_logits(found: dict[str, np.ndarray], note: str = "") -> NamedPredictions:
-    output = SIGMOID if found["logits"].shape[1] == 1 else SOFTMAX
-    raw = Calibration().apply(found["logits"], output).numpy()
-    return NamedPredictions(found["name"], found["label"], found["probabilities"], raw, note)
+def _from_logits(
+    run: loaded_run.LoadedRun, found: dict[str, np.ndarray], note: str = ""
+) -> NamedPredictions:
+    raw = loaded_run.raw_probabilities(run, found["logits"])
+    columns = found["name"], found["label"], found["probabilities"]
+    return NamedPredictions(*columns, raw, run.thresholds, note)

@@ -12,6 +12,8 @@ from tfpipe.evaluation import compare, metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.combination import BLEND, GEOMETRIC, MEAN, Combination, combiners
+from tfpipe.records import label_set
+from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.runs import (
     calibration_fit,
     combination_fit,
@@ -52,7 +54,7 @@ def make(
     combiners[method]  # raises UserError for an unknown name
     fitted = method in combination_fit.FITTED
     members = _members(folders)
-    calibration_fit.check(calibration.name, len(members[0].classes))
+    calibration_fit.check(calibration.name, LabelEncoding(len(members[0].classes)))
     if replace and out.exists():
         _check_replaceable(out)
     with storage.atomic_folder(out, replace=replace) as work:
@@ -105,6 +107,11 @@ def _members(folders: list[str]) -> tuple[LoadedRun, ...]:
     for member in members:
         if isinstance(member, Ensemble) and not member.cross_validated:
             raise UserError(f"`runs`: {member.folder} is an ensemble: name its members instead")
+        if member.labels == label_set.MANY:
+            raise UserError(
+                f"`runs`: an image of {member.folder} may have several classes, and ensembles"
+                " combine classes that exclude each other: train with `folds` to join several runs"
+            )
         member.identity()  # raises UserError without weights
         current = run_calibration.is_current(member) if isinstance(member, RunFolder) else True
         if not (current and member.predictions_file.is_file()):
