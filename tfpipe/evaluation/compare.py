@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 from tfpipe.evaluation import bootstrap
-from tfpipe.evaluation.metrics import LabeledPredictions, Statistic, metrics, names
+from tfpipe.evaluation.metrics import LabeledPredictions, Metric, Statistic, metrics, names
 
 
 def compare(
@@ -64,7 +65,13 @@ def compare(
     return {"measures": found, "reasons": missing}
 
 
-def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log_loss") -> str:
+def sentence(
+    compared: dict[str, Any],
+    first: str,
+    second: str,
+    name: str = "log_loss",
+    registry: Registry[Metric] = metrics,
+) -> str:
     """Return the comparison by one metric in words.
 
     Args:
@@ -72,12 +79,13 @@ def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log
         first: name of the first model.
         second: name of the second model.
         name: of the metric.
+        registry: that has it.
     """
-    title, found = metrics[name].title, compared["measures"][name]
+    title, found = registry[name].title, compared["measures"][name]
     if found["interval"] is None:
         reason = next(r for key, r in compared["reasons"].items() if key.startswith(f"{name}."))
         return f"whether {first} or {second} is better in {title} cannot be said: {reason}"
-    higher = metrics[name].higher_is_better
+    higher = registry[name].higher_is_better
     gain = found["difference"] if higher else -found["difference"]
     low, high = found["interval"] if higher else [-bound for bound in found["interval"][::-1]]
     if gain < 0:

@@ -99,11 +99,11 @@ def of_classes(measured: dict[str, Any], most: int) -> TextTable:
         for name in shown
     ]
     columns = ["class", "images", "recall", _INTERVAL, "precision", "F1"]
-    if measured["labels"] == MANY:
-        columns += ["average precision", "ROC AUC", "threshold"]
+    if measured["labels"] == MANY:  # average precision and area below ROC, in place of an interval
+        columns = ["class", "images", "recall", "precision", "F1", "AP", "AUC", "threshold"]
         keys = ("average_precision_by_class", "roc_auc_by_class", "thresholds")
         rows = [
-            [*row, *(number(measured[key][name]) for key in keys)]
+            [*row[:3], *row[4:], *(number(measured[key][name]) for key in keys)]
             for name, row in zip(shown, rows, strict=True)
         ]
     return TextTable(title, columns, rows)

@@ -1,11 +1,13 @@
 """Predictions for labelled images that were not trained on: read from the run, or computed."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import metrics
+from tfpipe.evaluation import label_sets, metrics
 from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.records.manifest import Manifest
@@ -43,6 +45,24 @@ class NamedPredictions:
         return len(self.labels)
 
     @property
+    def many(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.labels.ndim == 2
+
+    @functools.cached_property
+    def labeled(self) -> label_sets.SetPredictions | metrics.LabeledPredictions:
+        """The predictions, for `tfpipe.evaluation`."""
+        return label_sets.labeled(self.probabilities, self.labels, self.thresholds)
+
+    def label(self, number: int) -> tuple[int, ...]:
+        """Return the right classes of an image, one unless it may have several."""
+        return tuple(_indices(self.labels[number]))
+
+    def guess(self, number: int) -> tuple[int, ...]:
+        """Return the answered classes of an image, one unless it may have several."""
+        return tuple(_indices(self.labeled.guess[number]))
+
+    @property
     def columns(self) -> dict[str, np.ndarray]:
         """The names and labels, for `compare.order`."""
         return {"name": self.names, "label": self.labels}
@@ -56,6 +76,15 @@ class NamedPredictions:
     def losses(self) -> np.ndarray:
         """The log loss of each image in nats, float64 [n]."""
         return metrics.losses(self.probabilities, self.labels)
+
+
+def _indices(value: np.ndarray) -> list[int]:
+    return np.flatnonzero(value).tolist() if np.ndim(value) else [int(value)]
+
+
+def text(indices: Sequence[int], classes: Sequence[str]) -> str:
+    """Return the names of an image's classes as one text."""
+    return "|".join(classes[index] for index in indices) or "(none)"
 
 
 def load(target: ReportTarget, manifest: Manifest | None) -> NamedPredictions:
