@@ -147,7 +147,7 @@ def arguments(options: Options, plan: SplitPlan) -> dict[str, Any]:
     """
     found = dataclasses.asdict(options) | {"splits": plan.text}
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: list(value) if isinstance(value, tuple) else "" if value is None else value
         for name, value in found.items()
         if name not in _NO_ARGUMENTS
     }

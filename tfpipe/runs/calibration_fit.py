@@ -25,7 +25,6 @@ import scipy  # its parts load when they are first used
 from tfpipe.core.errors import UserError
 from tfpipe.model.calibration import NONE, PLATT, TEMPERATURE, Calibration
 from tfpipe.model.classifier import SIGMOID, SIGMOIDS
-from tfpipe.records.label_encoding import LabelEncoding
 
 AUTO = "auto"
 FOLDS = 5
@@ -49,12 +48,15 @@ class Method:
     bounds: bool = False
 
 
-def check(method: str, encoding: LabelEncoding) -> None:
-    """Raise UserError if a method is not for such labels."""
-    if method == PLATT and encoding.classes > 2 and not encoding.many:
+def check(method: str, classes: int, *, many: bool = False) -> None:
+    """Raise UserError if a method is not for that number of classes.
+
+    `many` is whether an image may have several; then each class is a question of its own.
+    """
+    if method == PLATT and classes > 2 and not many:
         raise UserError(
-            f"`calibration={PLATT}` is for two classes, the records have {encoding.classes}: use"
-            " temperature or auto"
+            f"`calibration={PLATT}` is for two classes, the records have {classes}: use temperature"
+            " or auto"
         )
 
 

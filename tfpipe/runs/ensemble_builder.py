@@ -13,7 +13,6 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.combination import BLEND, GEOMETRIC, MEAN, Combination, combiners
 from tfpipe.records import label_set
-from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.runs import (
     calibration_fit,
     combination_fit,
@@ -54,7 +53,7 @@ def make(
     combiners[method]  # raises UserError for an unknown name
     fitted = method in combination_fit.FITTED
     members = _members(folders)
-    calibration_fit.check(calibration.name, LabelEncoding(len(members[0].classes)))
+    calibration_fit.check(calibration.name, len(members[0].classes))
     if replace and out.exists():
         _check_replaceable(out)
     with storage.atomic_folder(out, replace=replace) as work:

@@ -12,7 +12,6 @@ from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import partition
 from tfpipe.model.predictor import Predictor
-from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 from tfpipe.runs import calibration_fit, predictions_file
 from tfpipe.training.cluster import Cluster
@@ -21,10 +20,10 @@ from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.train_config import TrainConfig
 
 
-def check(config: TrainConfig, encoding: LabelEncoding) -> None:
+def check(config: TrainConfig, classes: int, *, many: bool = False) -> None:
     """Raise UserError for wrong `tta` or `calibration`; called before hours of training."""
     views.parse(config.tta)
-    calibration_fit.check(config.calibration, encoding)
+    calibration_fit.check(config.calibration, classes, many=many)
 
 
 def calibrate(run: RunFolder, val: Subset, built: Classifier | None = None) -> None:

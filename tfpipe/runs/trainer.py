@@ -97,7 +97,7 @@ def _fit(
         own.check(Augment(stage.config.augment, crop_on_host=True))
     classifier.check_adapts(config.head)
     monitor.build(config, manifest.encoding)
-    run_calibration.check(config, manifest.encoding)
+    run_calibration.check(config, len(manifest.classes), many=manifest.encoding.many)
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
