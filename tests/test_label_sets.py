@@ -7,6 +7,7 @@ import itertools
 import json
 import pathlib
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from json_schema import violations
 from tfpipe import build_records, inspect_records, verify_records
 from tfpipe.building import splits
 from tfpipe.core.errors import UserError
-from tfpipe.records import label_set, manifest
+from tfpipe.records import label_set, limit, manifest, salvage
 from tfpipe.records.subset import Subset
 from tfpipe.sources import Columns, label_list
 
@@ -97,6 +98,36 @@ def test_a_person_chooses_reading_and_separator(tmp_path, separator):
     text = f'path,label\n1.jpg,"{label}"\n2.jpg,green\n3.jpg,\n'
     found = read(tmp_path, text, many=True, separator=separator)
     assert sets(found) == {"1.jpg": {"red", "blue"}, "2.jpg": {"green"}, "3.jpg": set()}
+
+
+@pytest.mark.parametrize("separator", [",", ";", " "])
+def test_other_separators_stop_where_they_plainly_join_classes(tmp_path, separator):
+    labels = [separator.join(pair) for pair in ("ab", "bc", "ca")] + ["a", "b"]
+    text = "path\tlabel\n" + "".join(f"{i}.jpg\t{label}\n" for i, label in enumerate(labels))
+    with pytest.raises(UserError, match="label_separator") as stopped:
+        read(tmp_path, text, ".tsv")
+    assert "a 3" in str(stopped.value)
+    assert f"{labels[0]} 1" in str(stopped.value)
+    assert sets(read(tmp_path, text, ".tsv", separator=separator))["0.jpg"] == {"a", "b"}
+    assert list(read(tmp_path, text, ".tsv", many=False).values()) == labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["golden retriever", "golden eagle", "bald eagle"],
+        ["black cat", "white cat", "black dog", "white dog"],
+        ["tench, Tinca tinca", "goldfish, Carassius auratus"],
+    ],
+)
+def test_names_of_several_words_are_names(tmp_path, labels):
+    text = "path\tlabel\n" + "".join(f"{i}.jpg\t{label}\n" for i, label in enumerate(labels))
+    assert list(read(tmp_path, text, ".tsv").values()) == labels
+
+
+def test_a_separator_that_no_label_holds_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="label_separator"):
+        read(tmp_path, "path,label\n1.jpg,a\n2.jpg,b\n", separator=";")
 
 
 def test_rows_of_one_image_add_up_only_on_request(tmp_path):
@@ -268,6 +299,35 @@ def test_inspection_shows_every_class(built, tmp_path, capsys):
         row = next(line for line in shown.splitlines() if line.split()[:1] == [name])
         assert row.split()[1] == str(count)
     assert "circle|red" in out.read_text()
+
+
+def test_a_few_records_are_a_data_set_too(built, tmp_path):
+    folder, truth = built
+    few = limit.draw(manifest.load(folder), 12, 0, tmp_path / "few")
+    assert manifest.load(tmp_path / "few").labels == "many"
+    records = list(Subset(few, ("all",)).records())
+    assert len(records) == few.count() <= 24
+    counts = collections.Counter(n for each in records for n in truth[each.filename])
+    assert Subset(few, ("all",)).class_images == {name: counts[name] for name in few.classes}
+    for fold in (0, 1):
+        part = Subset(few, ("train",), fold, held_out=True)
+        assert part.count == len(list(part.records()))
+
+
+def test_the_good_records_of_a_damaged_shard_are_counted(built, tmp_path):
+    folder, truth = built
+    shutil.copytree(folder, tmp_path / "bad")
+    shard = next(iter((tmp_path / "bad").glob("train-*.tfrecord")))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    whole = manifest.load(tmp_path / "bad")
+    left = salvage.readable(whole, ("train",), max_corrupt=40, folder=tmp_path / "good")
+    part = Subset(left, ("train",))
+    records = list(part.records())
+    assert 0 < len(records) == part.count == left.count("train") < whole.count("train")
+    counts = collections.Counter(n for each in records for n in truth[each.filename])
+    assert part.class_images == {name: counts[name] for name in left.classes}
 
 
 def test_a_data_set_is_a_source(built, tmp_path):

@@ -109,16 +109,16 @@ def accuracy_of(labels: str) -> str:
     return "subset_accuracy" if labels == label_set.MANY else "accuracy"
 
 
-_metric = functools.partial(register, set_metrics)
+set_metric = functools.partial(register, set_metrics)
 
 
-@_metric("log_loss", "log loss, mean of the classes", higher_is_better=False)
+@set_metric("log_loss", "log loss, mean of the classes", higher_is_better=False)
 def _log_loss(predictions: SetPredictions) -> Statistic:
     """The mean binary cross-entropy over images and classes, in nats."""
     return mean_of(losses(predictions.probabilities, predictions.labels))
 
 
-@_metric(
+@set_metric(
     "subset_accuracy",
     "all classes right",
     higher_is_better=True,
@@ -130,13 +130,13 @@ def _subset_accuracy(predictions: SetPredictions) -> Statistic:
     return mean_of(predictions.right.astype(np.float64))
 
 
-@_metric("hamming_loss", "Hamming loss", higher_is_better=False)
+@set_metric("hamming_loss", "Hamming loss", higher_is_better=False)
 def _hamming_loss(predictions: SetPredictions) -> Statistic:
     """The share of wrong answers among those of all images and classes."""
     return mean_of((predictions.guess != predictions.labels).mean(axis=1))
 
 
-@_metric("f1_micro", "F1, micro", higher_is_better=True, needs="a class, right or answered")
+@set_metric("f1_micro", "F1, micro", higher_is_better=True, needs="a class, right or answered")
 def _f1_micro(predictions: SetPredictions) -> Statistic:
     """The F1 score of the answers of all classes together."""
 
@@ -147,7 +147,7 @@ def _f1_micro(predictions: SetPredictions) -> Statistic:
     return statistic
 
 
-@_metric("brier", "Brier score", higher_is_better=False)
+@set_metric("brier", "Brier score", higher_is_better=False)
 def _brier(predictions: SetPredictions) -> Statistic:
     """The mean squared error of the probabilities over images and classes, in 0..1."""
     return mean_of(((predictions.probabilities - predictions.labels) ** 2).mean(axis=1))
@@ -160,6 +160,6 @@ for _name, _title, _of in (
     ("mean_average_precision", "mean average precision", "average_precision"),
 ):
     _needs = "images with and without a class"
-    _metric(_name, _title, higher_is_better=True, needs=_needs, by_class=True)(
+    set_metric(_name, _title, higher_is_better=True, needs=_needs, by_class=True)(
         single.metrics[_of].of
     )

@@ -66,7 +66,7 @@ def describe(
         return {str(row): {name: counts[row, name] for name in classes} for row in rows}
 
     with_copies = {split for split, _ in copies}
-    numbers = sorted({fold for fold, _ in folds} - {-1}) if has_folds else ()
+    numbers = sorted({kind.fold for kind in kinds} - {-1}) if has_folds else ()
     return {
         "splits": table(records, splits),
         "copies": table(copies, sorted(with_copies)),

@@ -1,4 +1,4 @@
-r"""The classes of one image as one text, so that one class and several take the same way.
+r"""The classes of one image as one text, so that all code handles one and several alike.
 
     "cat"               one class
     "circle\x1fred"      two classes, joined by a character that no name of a class may hold

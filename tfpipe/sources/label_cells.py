@@ -1,12 +1,13 @@
 """Read the label of a list's row: one class, or several as in "circle|red" or ["circle", "red"].
 
 Several classes are understood where a person asks for them, where a label is a JSON array of
-several or none, or where labels plainly have several: each part of each joined label is also in
-another label. Where only some of this holds, both readings are shown.
+several or none, or where `|` plainly joins several: each part of each joined label is also in
+another label. Where some are not, or where this holds for another separator, both readings are
+shown, and a person chooses.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfpipe.core.errors import UserError
@@ -14,6 +15,8 @@ from tfpipe.records import label_set
 from tfpipe.sources import class_name, list_columns, readings
 from tfpipe.sources.list_columns import Columns
 from tfpipe.sources.text_table import BadRow
+
+_USUAL, _OTHERS = "|", (",", ";", " ")  # separators of classes
 
 
 def are_sets(cells: Sequence[Any], columns: Columns) -> bool:
@@ -30,22 +33,50 @@ def are_sets(cells: Sequence[Any], columns: Columns) -> bool:
         return columns.many
     if any(isinstance(cell, list) and len(cell) != 1 for cell in cells):
         return True
-    texts = collections.Counter(_text(cell) for cell in cells)
-    parts_of = {text: _parts(text, columns.separator) for text in texts if text}
-    joined = [text for text, parts in parts_of.items() if len(parts) > 1]
-    if not joined:
-        return False
-    holders = collections.Counter(part for parts in parts_of.values() for part in set(parts))
-    if all(part and holders[part] > 1 for text in joined for part in parts_of[text]):
+    texts = collections.Counter(filter(None, map(_text, cells)))
+    given = columns.separator != _USUAL
+    joined = _joined(texts, columns.separator)
+    if joined and (given or _is_plain(texts, joined, columns.separator)):
         return True
-    several: collections.Counter[str] = collections.Counter()
-    for text, parts in parts_of.items():
-        several.update({part or "(empty)": texts[text] for part in parts})
+    if joined:
+        raise _question(texts, joined, columns.separator)
+    if given:
+        raise UserError(f"no label holds `label_separator={columns.separator}`: give another")
+    for separator in _OTHERS:
+        joined = _joined(texts, separator)
+        fewer = len(_by_part(texts, separator)) < len(texts)
+        if joined and fewer and _is_plain(texts, joined, separator):
+            raise _question(texts, joined, separator)
+    return False
+
+
+def _joined(texts: Iterable[str], separator: str) -> list[str]:
+    """Return the labels that may join several classes."""
+    return [text for text in texts if separator in text]
+
+
+def _is_plain(texts: Iterable[str], joined: Iterable[str], separator: str) -> bool:
+    """Return whether each part of each joined label is also in another label."""
+    holders = collections.Counter(part for text in texts for part in set(_parts(text, separator)))
+    return all(part and holders[part] > 1 for text in joined for part in _parts(text, separator))
+
+
+def _by_part(texts: Mapping[str, int], separator: str) -> collections.Counter[str]:
+    """Return the number of images by class, if labels join several."""
+    counts: collections.Counter[str] = collections.Counter()
+    for text, images in texts.items():
+        counts.update({part or "(empty)": images for part in _parts(text, separator)})
+    return counts
+
+
+def _question(texts: Mapping[str, int], joined: Sequence[str], separator: str) -> UserError:
+    """Return the error for labels with two readings."""
     count = sum(texts[text] for text in joined)
-    raise UserError(
-        f"{count:,} labels hold {columns.separator!r}, such as {joined[0]!r}, which can be read in"
-        f" two ways: `multi_label` reads {readings.describe(several)}; `multi_label=false` reads"
-        f" {readings.describe({text: texts[text] for text in parts_of})}: give one of these"
+    several = "`multi_label`" if separator == _USUAL else f"`label_separator={separator}`"
+    return UserError(
+        f"{count:,} labels hold {separator!r}, such as {joined[0]!r}, which can be read in two"
+        f" ways: {several} reads {readings.describe(_by_part(texts, separator))}; `multi_label=false`"
+        f" reads {readings.describe(texts)}: give one of these"
     )
 
 
