@@ -124,6 +124,22 @@ def test_the_evaluation_is_that_of_scikit_learn(measured, truth):
     assert found["roc_auc"] > 0.8  # it has learned something
 
 
+def test_other_thresholds_have_other_answers(folder, measured, truth, tmp_path):
+    found, rows = measured
+    out = tmp_path / "metrics.json"
+    options = {"run_dir": str(folder / "run"), "out": str(out), "rounds": 100}
+    evaluate.main(evaluate.Options(**options, threshold="red=0.9"))
+    other = json.loads(out.read_text())
+    assert other["thresholds"] == found["thresholds"] | {"red": 0.9}
+    answered = np.stack([*rows.values()]) >= [other["thresholds"][name] for name in CLASSES]
+    y = multi_hot([truth[name] for name in rows])
+    expected = sklearn.metrics.f1_score(y, answered.astype(int), average="micro")
+    assert other["f1_micro"] == pytest.approx(expected)
+    for wrong in ("f1", "pink=0.5", "2"):
+        with pytest.raises(UserError, match="threshold"):
+            evaluate.main(evaluate.Options(**options, threshold=wrong))
+
+
 def test_the_served_answer_is_that_of_the_evaluation(folder, measured, truth, tmp_path):
     found, rows = measured
     names = list(rows)
@@ -145,7 +161,7 @@ def test_the_served_answer_is_that_of_the_evaluation(folder, measured, truth, tm
             expected = tuple(np.array(CLASSES)[row])
             assert each.labels == expected
             assert each.label == "|".join(expected)
-        assert "image" in str(refused)
+        assert "not a JPEG" in str(refused)
         with pytest.raises(UserError, match="threshold"):
             client.classify_images(files[:1], threshold=0.5)
         assert client.labels == CLASSES
@@ -238,7 +254,7 @@ def test_python_gets_vectors_and_labels(folder, truth, measured):
 @pytest.mark.slow
 def test_the_report_has_classes_and_no_confusion(folder, measured, tmp_path):
     out = tmp_path / "report.html"
-    options = {"run_dir": (str(folder / "run"),), "pictures": 2, "neighbours": 20}
+    options = {"run_dir": str(folder / "run"), "pictures": 2, "neighbours": 20}
     report.main(report.Options(**options, out=str(out)))
     page = out.read_text()
     assert "all classes right" in page

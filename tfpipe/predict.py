@@ -230,23 +230,10 @@ def _class_thresholds(rule: thresholds.Rule | None, classifier) -> tuple[float, 
     """Return the threshold of each class, where images may have several; None if unknown."""
     if rule is None:
         return classifier.thresholds
-    if rule.method == thresholds.GIVEN:
-        return (rule.value,) * len(classifier.classes)
-    if rule.method != thresholds.BY_CLASS:
-        found = _validation(rule, classifier)
-        return thresholds.of_classes(found["probabilities"], found["label"], rule)
-    named = dict(rule.by_class)
-    unknown = sorted(named.keys() - set(classifier.classes))
-    missing = [name for name in classifier.classes if name not in named]
-    if unknown or (missing and classifier.thresholds is None):
-        what = f"{unknown[0]!r} is no class" if unknown else f"no number for {missing[0]!r}"
-        raise UserError(
-            f"--threshold: {what}: the classes are {', '.join(classifier.classes)}", status=2
-        )
-    own = classifier.thresholds or ()
-    return tuple(
-        named.get(name, own[i] if own else 0.0) for i, name in enumerate(classifier.classes)
-    )
+    if rule.method in (thresholds.GIVEN, thresholds.BY_CLASS):
+        return thresholds.given(rule, classifier.classes, classifier.thresholds)
+    found = _validation(rule, classifier)
+    return thresholds.of_classes(found["probabilities"], found["label"], rule)
 
 
 def _validation(rule: thresholds.Rule, classifier) -> "dict[str, np.ndarray]":

@@ -170,6 +170,28 @@ def of_classes(
     return tuple(found)
 
 
+def given(rule: Rule, classes: Sequence[str], own: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the threshold of each class by a rule that names numbers.
+
+    Args:
+        rule: "given", for all classes, or "by_class".
+        classes: names in the order of their labels.
+        own: of the model, for classes that the rule does not name; None if they are unknown.
+
+    Raises:
+        UserError: a name is no class, or a class without a name has no threshold of its own.
+    """
+    if rule.method == GIVEN:
+        return (rule.value,) * len(classes)
+    named = dict(rule.by_class)
+    unknown = sorted(named.keys() - set(classes))
+    missing = [name for name in classes if name not in named] if own is None else []
+    if unknown or missing:
+        what = f"{unknown[0]!r} is no class" if unknown else f"there is none for {missing[0]!r}"
+        raise UserError(f"`threshold`: {what}: the classes are {', '.join(classes)}", status=2)
+    return tuple(named[name] if name in named else own[i] for i, name in enumerate(classes))
+
+
 def saved(classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return what `calibration.json` has of thresholds: nothing where an image has one class.
 

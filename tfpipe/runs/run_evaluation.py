@@ -45,6 +45,7 @@ class Evaluation:
         reason: why `images` is None.
         shares: of each class in training, for warnings; None if not comparable.
         described: keys of `metrics.json` that describe the images and the calibration.
+        thresholds: of the classes, where images may have several; None for the run's.
     """
 
     run: LoadedRun
@@ -55,12 +56,17 @@ class Evaluation:
     reason: str
     shares: tuple[float, ...] | None
     described: dict[str, Any]
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def _used_thresholds(self) -> tuple[float, ...] | None:
+        return self.thresholds or self.run.thresholds
 
     @property
     def predictions(self) -> LabeledPredictions | SetPredictions:
         """The predictions, for `tfpipe.evaluation`."""
         found = self.found
-        return labeled(found["probabilities"], found["label"], self.run.thresholds)
+        return labeled(found["probabilities"], found["label"], self._used_thresholds)
 
     def metrics(self, rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
         """Return the contents of `metrics.json`: `described`, `summary`, and "slices"."""
@@ -71,7 +77,7 @@ class Evaluation:
             rounds=rounds,
             before=self.before,
             shares=self.shares,
-            thresholds=self.run.thresholds,
+            thresholds=self._used_thresholds,
         )
         parts = None
         if self.images is None:

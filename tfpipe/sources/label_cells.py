@@ -75,8 +75,8 @@ def _question(texts: Mapping[str, int], joined: Sequence[str], separator: str) -
     several = "`multi_label`" if separator == _USUAL else f"`label_separator={separator}`"
     return UserError(
         f"{count:,} labels hold {separator!r}, such as {joined[0]!r}, which can be read in two"
-        f" ways: {several} reads {readings.describe(_by_part(texts, separator))}; `multi_label=false`"
-        f" reads {readings.describe(texts)}: give one of these"
+        f" ways: {several} reads {readings.describe(_by_part(texts, separator))};"
+        f" `multi_label=false` reads {readings.describe(texts)}: give one of these"
     )
 
 
