@@ -15,10 +15,12 @@ was trained or validated on.
 For two classes ROC AUC, average precision, Brier score and calibration error are of the probability
 of the second class. For more, ROC AUC and average precision are the mean over the classes, each
 against the rest; the Brier score is the sum over the classes; the calibration error is of the most
-probable class. A 95 % interval is an estimate of the value for all images like these: of 100 such
-samples of images, about 95 give an interval that holds it. Accuracy, recall and precision have
-Wilson's intervals, balanced accuracy is joined from them; the bootstrap gives the rest. Slices are
-small, dark or narrow images, and those of each folder.
+probable class. Images that may have several classes have other metrics: F1, Hamming loss and the
+share with all classes right are of the answers by the run's thresholds. A 95 % interval is an
+estimate of the value for all images like these: of 100 such samples of images, about 95 give an
+interval that holds it. Accuracy, recall and precision have Wilson's intervals, balanced accuracy is
+joined from them; the bootstrap gives the rest. Slices are small, dark or narrow images, and those
+of each folder.
 
 The records may lack classes of the run; labels are matched by name. A class without images has no
 metrics, and a warning says so, or that the classes have other shares than in training.
@@ -66,6 +68,11 @@ class Options:
     predictions: str = option("CSV file to write the predictions to", "")
     out: str = option("the file to write; empty for metrics.json in the run's folder", "")
     rounds: int = option("samples of the bootstrap; a p-value is at least 2 / (rounds + 1)", 1000)
+    threshold: str = option(
+        "where images may have several classes, the least probability of each to be answered: a"
+        " number for all, or NAME=NUMBER,NAME=NUMBER for some; empty for the run's",
+        "",
+    )
 
 
 def main(options: Options) -> None:
@@ -84,6 +91,7 @@ def main(options: Options) -> None:
     path = _out(options.out, run.folder / loaded_run.METRICS)
     other = loaded_run.load(options.against) if options.against else None
     part = _part(options, run)
+    _thresholds(options.threshold, run)  # raises UserError, before the images are classified
     if other is not None:
         _check_against(options, run, other, part)
     found = _evaluated(run, part, options)
@@ -104,7 +112,7 @@ def main(options: Options) -> None:
         terminal.warn(warning)
     tables.show(found.what, measured)
     if compared:
-        tables.show_against(compared, options.run_dir, options.against)
+        tables.show_against(compared, options.run_dir, options.against, measured["labels"])
         terminal.result(compare.sentence(compared, options.run_dir, options.against))
     if options.predictions:
         predictions_file.write(options.predictions, run.classes, found.found)
@@ -114,6 +122,27 @@ def main(options: Options) -> None:
     terminal.say(
         f"next: python -m tfpipe.export --run_dir={options.run_dir} --export_dir=export/{name}"
     )
+
+
+def _thresholds(text: str, run: "LoadedRun") -> tuple[float, ...] | None:
+    """Return the thresholds that the option names; None for the run's own."""
+    if not text:
+        return None
+    from tfpipe.evaluation import threshold
+
+    if run.thresholds is None:
+        raise UserError(
+            f"--threshold={text} is for images that may have several classes, and those of"
+            f" {run.folder} have exactly one: the metrics are of the most probable one",
+            status=2,
+        )
+    rule = threshold.parse(text)
+    if rule.method not in (threshold.GIVEN, threshold.BY_CLASS):
+        raise UserError(
+            f"--threshold={text}: give a number, or NAME=NUMBER for some classes; f1 is the run's",
+            status=2,
+        )
+    return threshold.given(rule, run.classes, run.thresholds)
 
 
 def _out(given: str, default: pathlib.Path) -> pathlib.Path:
@@ -159,11 +188,12 @@ def _part(options: Options, run: "LoadedRun") -> "Subset | None":
 def _evaluated(run: "LoadedRun", part: "Subset | None", options: Options) -> "Evaluation":
     from tfpipe.runs import run_evaluation
 
-    return (
+    found = (
         run_evaluation.out_of_fold(run)
         if part is None
         else run_evaluation.on_part(run, part, options.tta)
     )
+    return dataclasses.replace(found, thresholds=_thresholds(options.threshold, run))
 
 
 def _check_against(
@@ -174,6 +204,11 @@ def _check_against(
         raise UserError(
             f"--against={options.against} has the classes {', '.join(other.classes)}, but"
             f" {run.folder} {', '.join(run.classes)}: compare runs of the same"
+        )
+    if other.labels != run.labels:
+        raise UserError(
+            f"--against={options.against}: only images of one of the two runs may have several"
+            " classes: compare runs of the same"
         )
     if options.records or options.split:
         return

@@ -88,8 +88,17 @@ def main(options: Options) -> None:
     requirement.check(requirements, measured)
     if options.records or not options.check_images:  # else they are opened below
         loaded_run.warn_if_rebuilt(run)
+    if options.tflite != NONE and run.thresholds is not None:
+        raise UserError(
+            f"--tflite={options.tflite}: an image of {run.folder} may have several classes, and"
+            " model.tflite has no thresholds that choose them: leave it out"
+        )
     context = signatures.Context(
-        predictor, run.classes, freeze=options.optimize == FREEZE, depth16=run.depth16
+        predictor,
+        run.classes,
+        freeze=options.optimize == FREEZE,
+        depth16=run.depth16,
+        thresholds=run.thresholds,
     )
     with storage.atomic_folder(folder / str(version)) as work:
         labels = work / "labels.txt"

@@ -21,7 +21,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.core.options import option
 from tfpipe.page import template, thumbnail, thumbnail_sheet
 from tfpipe.page.thumbnail_sheet import SheetItem
-from tfpipe.records import example, manifest, tfrecord
+from tfpipe.records import example, label_set, manifest, tfrecord
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_plots as plots
 
@@ -42,7 +42,10 @@ class Options:
 
 
 class Facts(NamedTuple):
-    """One record without its image: its sizes in pixels, and the bytes of the encoded image."""
+    """One record without its image: its sizes in pixels, and the bytes of the encoded image.
+
+    The label is as of `label_set`.
+    """
 
     split: str
     label: str
@@ -107,18 +110,18 @@ def read(
 
 
 def _item(record: example.ImageExample) -> SheetItem:
-    small = thumbnail.of_record(record, thumbnail_sheet.SIDE)
-    picture = thumbnail.embed(small, f"{record.filename}, labelled {record.text}")
-    return SheetItem(picture, record.text, record.filename)
+    small, label = thumbnail.of_record(record, thumbnail_sheet.SIDE), label_set.shown(record.text)
+    picture = thumbnail.embed(small, f"{record.filename}, labelled {label}")
+    return SheetItem(picture, label, record.filename)
 
 
 def save_plots(facts: list[Facts], folder: str) -> list[str]:
     """Draw the sizes, aspects and classes of records; return the names of the PNG files."""
     columns = [each.width for each in facts], [each.height for each in facts]
-    labels = [each.label for each in facts]
+    labels = [label_set.shown(each.label) for each in facts]
     splits = collections.defaultdict(collections.Counter)
     for each in facts:
-        splits[each.split][each.label] += 1
+        splits[each.split].update(label_set.names(each.label))
     drawn = {
         "size.png": plots.size(*columns, labels),
         "aspect.png": plots.aspect(*columns, labels),
@@ -172,7 +175,8 @@ def _show(facts: list[Facts], title: str) -> None:
     """Print one row for each class and one for all; sizes are minimum/median/maximum."""
     groups = collections.defaultdict(list)
     for each in facts:
-        groups[each.label].append(each)
+        for name in label_set.names(each.label) or [label_set.shown(each.label)]:
+            groups[name].append(each)
     formats = sorted({each.format for each in facts})
     rows = [_row(name, groups[name], formats) for name in sorted(groups)]
     if len(rows) > _TABLE_ROWS:

@@ -9,8 +9,8 @@ column of probabilities for each class. All are calibrated and clipped as the ru
 file's name without its ending; ids that are numbers are sorted as numbers, before all others. With
 several --source, the name of a file in other formats is its path. JSONL, Parquet, and a CSV with
 --columns=all have a row for each image in the same order: id, name, label (the class, by
---threshold), probability_CLASS for each class, error, and with --explain heat_map, the path of a
-PNG that shows where in the image the class is seen.
+--threshold; where images may have several, labels), probability_CLASS for each class, error, and
+with --explain heat_map, the path of a PNG that shows where in the image the class is seen.
 
 An image that cannot be read gets the share of each class in the training records and no label, is
 named in OUT.rejects.csv, and makes the exit status 3. A file that is no image and not named like
@@ -22,6 +22,7 @@ bytes. --runner=beam spreads the work over many machines.
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import tfpipe
 from tfpipe import sources
@@ -32,6 +33,9 @@ from tfpipe.evaluation import threshold as thresholds
 from tfpipe.predictions import formats, order, output
 from tfpipe.predictions import server_classifier as server
 from tfpipe.runs import predictions_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The exit status when everything was written but some image could not be read.
 REJECTS = 3
@@ -70,7 +74,8 @@ class _Options:
         "of two classes, the probability of the second from which an image is labelled with it: a"
         " number, f1 (the best F1 score on the run's validation images) or cost:FP,FN (the lowest"
         " cost on them, if a false second and a missed second cost that much); empty for the more"
-        " probable class",
+        " probable class. Where images may have several classes, that of each class; empty for the"
+        " thresholds of the model, and NAME=NUMBER,NAME=NUMBER for other ones of some classes",
         "",
     )
     explain: str = option("a new folder for heat maps; empty for none", "")
@@ -115,7 +120,8 @@ def main(options: Options) -> int:
         from tfpipe.runs import loaded_run
 
         loaded_run.warn_if_rebuilt(classifier.run)
-    threshold = rule and _threshold(rule, classifier)
+    threshold = rule and not classifier.many and _threshold(rule, classifier)
+    by_class = _class_thresholds(rule, classifier) if classifier.many else None
     source = sources.join(sources.open_sources(options.source, options))
     prediction = Prediction(source, classifier, options.explain, options.explain_limit)
     if for_kaggle:
@@ -126,10 +132,14 @@ def main(options: Options) -> int:
             order.check_unique(predictions.names)
         if threshold:
             predictions = dataclasses.replace(predictions, threshold=threshold.value)
+        if rule and by_class:
+            predictions = predictions.answered(by_class)
         table = predictions.kaggle() if for_kaggle else predictions.all()
         rejects = [(name, *why) for name, why in predictions.rejects.items()]
         rejects += predictions.skipped
         summary = _summary(options, classifier, predictions, threshold)
+        if by_class:
+            summary["threshold"] = dict(zip(classifier.classes, by_class, strict=True))
         output.write(work, out, formats.formats[form], table, rejects, summary)
     _report(predictions, threshold, out)
     return _judge(prediction, predictions, out)
@@ -197,6 +207,12 @@ def _classifier(options: Options, bounds: tuple[float, float] | None):
 
 def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
     """Choose the threshold by a run's validation images, clipped as the predictions will be."""
+    if rule.method == thresholds.BY_CLASS:
+        raise UserError(
+            "--threshold=NAME=NUMBER is for images that may have several classes, and the model"
+            " takes each image for one: give a number",
+            status=2,
+        )
     if len(classifier.classes) != 2:
         raise UserError(
             f"--threshold is for two classes, and the model has {len(classifier.classes)}: without"
@@ -206,6 +222,22 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
     if rule.method == thresholds.GIVEN:
         return thresholds.choose(rule, None, None)
 
+    found = _validation(rule, classifier)
+    return thresholds.choose(rule, found["probabilities"][:, 1], found["label"])
+
+
+def _class_thresholds(rule: thresholds.Rule | None, classifier) -> tuple[float, ...] | None:
+    """Return the threshold of each class, where images may have several; None if unknown."""
+    if rule is None:
+        return classifier.thresholds
+    if rule.method in (thresholds.GIVEN, thresholds.BY_CLASS):
+        return thresholds.given(rule, classifier.classes, classifier.thresholds)
+    found = _validation(rule, classifier)
+    return thresholds.of_classes(found["probabilities"], found["label"], rule)
+
+
+def _validation(rule: thresholds.Rule, classifier) -> "dict[str, np.ndarray]":
+    """Return a run's predictions of its validation images, clipped as the predictions will be."""
     from tfpipe.predictions.image_classifier import clipped
     from tfpipe.runs import loaded_run
 
@@ -215,8 +247,9 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
             " missing or of other weights: run tfpipe.train there to its end, or give a number"
         )
     found = predictions_file.read(classifier.run.predictions_file)
-    probabilities = clipped(found["probabilities"], classifier.bounds)
-    return thresholds.choose(rule, probabilities[:, 1], found["label"])
+    bounds = classifier.bounds
+    probabilities = clipped(found["probabilities"], bounds, many=classifier.many)
+    return found | {"probabilities": probabilities}
 
 
 def _summary(

@@ -75,16 +75,17 @@ def show_model(config: TrainConfig) -> None:
     from tfpipe.model import describe as description
     from tfpipe.model import partition
     from tfpipe.records import manifest as manifests
+    from tfpipe.records.label_encoding import LabelEncoding
     from tfpipe.runs import trainer as training
     from tfpipe.training import stages
 
     if config.records and pathlib.Path(config.records).exists():
-        classes = len(manifests.load(config.records).classes)
+        encoding = manifests.load(config.records).encoding
     else:
-        classes = 2
+        encoding = LabelEncoding(classes=2)
         why = f"--records={config.records} does not exist" if config.records else "no --records"
         terminal.say(f"{why}: the model has two classes")
-    built = training.plain_model(config, classes)
+    built = training.plain_model(config, encoding)
     trained = {}
     planned = stages.parse(config)
     for stage in planned:

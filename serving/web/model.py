@@ -10,6 +10,7 @@ import numpy as np
 
 from serving.web import page_errors as errors
 from serving.web.page_errors import WebError
+from tfpipe.protocol.classification import LABELS_OUTPUT
 from tfpipe.protocol.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
 from tfpipe.protocol.transport import ServerError
 
@@ -40,7 +41,8 @@ class PictureAnswer:
     """The model's answer for a picture.
 
     Attributes:
-        label: name of the most probable class.
+        label: name of the most probable class; where images may have several, the names of all
+            that reach their threshold.
         confidence: its probability.
         probabilities: by class name, in the model's order.
         version: number of the version that answered.
@@ -160,6 +162,9 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
     if len(names) != len(probabilities):
         names = [f"class {place}" for place in range(len(probabilities))]
         names[index] = label
+    if LABELS_OUTPUT in outputs:
+        several = [n for n, is_set in zip(names, outputs[LABELS_OUTPUT][0], strict=True) if is_set]
+        label = ", ".join(several) or "none of the classes"
     return PictureAnswer(
         label=label,
         confidence=probabilities[index],

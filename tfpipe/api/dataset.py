@@ -19,6 +19,7 @@ from tfpipe.core.options import option
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import cache, example_source, pipeline, stateless_random, tuning
 from tfpipe.input.input_config import InputConfig, aligned
+from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 from tfpipe.training import losses
 
@@ -39,7 +40,11 @@ class DatasetOptions:
         " third element, the weights of the images",
         losses.NO_WEIGHTS,
     )
-    one_hot: bool = option("labels as float32 [B, C] instead of int64 [B]", False)
+    one_hot: bool = option(
+        "labels as float32 [B, C] instead of int64 [B]; where images may have several classes, they"
+        " always are",
+        False,
+    )
     dtype: str = option("of the images; always in 0..255", FLOAT32, (FLOAT32, UINT8))
     drop_remainder: bool = option("leave out the last batch if it is smaller", False)
     cache: str = option(
@@ -57,7 +62,8 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
     Raises:
         UserError: an option is wrong.
     """
-    if Augment(options.augment).mixes and not options.one_hot:
+    many = part.manifest.encoding.many
+    if Augment(options.augment).mixes and not (options.one_hot or many):
         raise UserError(
             f"`augment={options.augment}` mixes the labels of two images: give `one_hot=True`"
         )
@@ -79,7 +85,7 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
     augment = Augment(options.augment, crop_on_host=True)
     config.check(augment)
     source = example_source.open_source(part, config)
-    load = _loader(source, config, augment)
+    load = _loader(source, config, augment, part.manifest.encoding)
     finish = _finisher(part, options, augment)
 
     @tf.autograph.experimental.do_not_convert
@@ -104,15 +110,17 @@ def _loader(
     source: Any,  # of `example_source.open_source`
     config: InputConfig,
     augment: Augment,
+    encoding: LabelEncoding,
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
     """Return a function from an epoch and keys of `source` to a padded batch.
 
-    It returns images uint8 [B, S, S, 3], labels int64 [B], random numbers float32 [B, D], and the
-    number of rows that are no padding, int64 [].
+    It returns images uint8 [B, S, S, 3], labels as of `encoding`, random numbers float32 [B, D],
+    and the number of rows that are no padding, int64 [].
     """
     size = config.batch_size
-    shapes: list[list[int]] = [[size, *config.shape], [size], [size, augment.num_random], []]
-    types = tf.uint8, tf.int64, tf.float32, tf.int64
+    label_shape = [size, *encoding.shape]
+    shapes: list[list[int]] = [[size, *config.shape], label_shape, [size, augment.num_random], []]
+    types = tf.uint8, tf.as_dtype(encoding.dtype), tf.float32, tf.int64
 
     def load(epoch: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, ...]:
         rows, weight = pipeline.pad_batch(keys, size)
@@ -126,7 +134,8 @@ def _loader(
         return pictures.image, found.label, u, np.int64(np.count_nonzero(weight))
 
     def nothing(epoch: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, ...]:
-        label, u = np.zeros(size, np.int64), np.zeros([size, augment.num_random], np.float32)
+        label = np.zeros(label_shape, encoding.dtype)
+        u = np.zeros([size, augment.num_random], np.float32)
         return aligned((size, *config.shape)), label, u, np.int64(0)
 
     call = until_exit(load, nothing)
@@ -140,7 +149,7 @@ def _loader(
 
 def _finisher(part: Subset, options: DatasetOptions, augment: Augment) -> Callable[..., Any]:
     """Return a function from what `_loader` returns to the elements of the dataset."""
-    classes, side = len(part.manifest.classes), options.image_size
+    encoding, side = part.manifest.encoding, options.image_size
     augment_batch = tf.function(augment, autograph=False, jit_compile=True)
     weights = class_weights(part, options.class_weights)
 
@@ -148,7 +157,7 @@ def _finisher(part: Subset, options: DatasetOptions, augment: Augment) -> Callab
     def finish(images: tf.Tensor, labels: tf.Tensor, u: tf.Tensor, count: tf.Tensor) -> tuple:
         each = None if weights is None else tf.gather(tf.constant(weights), labels)
         if options.one_hot:
-            labels = tf.one_hot(labels, classes)
+            labels = encoding.shares(labels)
         if augment:
             images, labels = augment_batch(images, labels, u)
         if weights is not None and augment.mixes:
@@ -167,6 +176,15 @@ def _finisher(part: Subset, options: DatasetOptions, augment: Augment) -> Callab
 
 
 def class_weights(part: Subset, weights: str) -> tuple[float, ...] | None:
-    """Return the weight of each class, as in the training's loss; None for 1."""
+    """Return the weight of each class, as in the training's loss; None for 1.
+
+    Raises:
+        UserError: an image may have several classes, so it has no weight of its own.
+    """
+    if part.manifest.encoding.many and weights != losses.NO_WEIGHTS:
+        raise UserError(
+            f"`class_weights={weights}`: an image may have several classes, so it has no weight of"
+            " its own: weight the terms of your loss, or train with `tfpipe.train`"
+        )
     shares = {name: count / part.count for name, count in part.class_counts.items()}
     return losses.class_weights(weights, shares)

@@ -23,11 +23,14 @@ class PredictedImage:
 
     Attributes:
         name: its path, or its position as "image 3", from 0.
-        label: the most probable class; None for an unreadable image.
-        probability: of that class; NaN for an unreadable image.
+        label: the most probable class; None for an unreadable image. Where images may have several
+            classes, the most probable one of `labels`, or None without any.
+        probability: of that class, or of the most probable one; NaN for an unreadable image.
         probabilities: of each class, by name, in the order of the labels; empty for an unreadable
             image.
         error: why the image cannot be read; empty if it can.
+        labels: the classes: `label`, or where images may have several, all whose probability
+            reaches the run's threshold for them; empty for an unreadable image.
     """
 
     name: str
@@ -35,6 +38,7 @@ class PredictedImage:
     probability: float
     probabilities: dict[str, float]
     error: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[PredictedImage]:
@@ -54,9 +58,10 @@ def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[Predi
         batch = [next(decoded) for _ in some]
         pixels = [None if isinstance(each, str) else each for each in batch]
         outputs = classifier.classify(pixels).outputs
-        rows = classifier.probabilities(outputs)
-        for name, each, row in zip(some, batch, rows, strict=True):
-            found.append(_predicted(classifier.classes, name, each, row))
+        rows, answers = classifier.probabilities(outputs), classifier.answers(outputs)
+        sets = [None] * len(some) if answers is None else answers
+        for name, each, row, answered in zip(some, batch, rows, sets, strict=True):
+            found.append(_predicted(classifier.classes, name, each, row, answered))
     return found
 
 
@@ -83,10 +88,20 @@ def _decode(
 
 
 def _predicted(
-    classes: Sequence[str], name: str, decoded: np.ndarray | str, row: np.ndarray
+    classes: Sequence[str],
+    name: str,
+    decoded: np.ndarray | str,
+    row: np.ndarray,
+    answered: np.ndarray | None,
 ) -> PredictedImage:
     if isinstance(decoded, str):
         return PredictedImage(name, None, math.nan, {}, decoded)
     best = int(row.argmax())
     probabilities = dict(zip(classes, row.tolist(), strict=True))
-    return PredictedImage(name, classes[best], probabilities[classes[best]], probabilities)
+    if answered is None:
+        label, labels = classes[best], (classes[best],)
+        return PredictedImage(name, label, probabilities[label], probabilities, labels=labels)
+    labels = tuple(classes[i] for i in np.flatnonzero(answered))
+    label = max(labels, key=lambda each: probabilities[each], default=None)
+    probability = probabilities[label or classes[best]]
+    return PredictedImage(name, label, probability, probabilities, labels=labels)

@@ -55,7 +55,9 @@ class Records:
     def splits(self) -> Mapping[str, SplitInfo]:
         """The splits by name."""
         return {
-            name: SplitInfo(name, sum(counts.values()), {c: counts[c] for c in self.class_names})
+            name: SplitInfo(
+                name, self._manifest.count(name), {c: counts[c] for c in self.class_names}
+            )
             for name, counts in self._manifest.splits.items()
         }
 
@@ -94,7 +96,8 @@ class Records:
                 XLA, on the CPU. On a GPU call `tfpipe.Augment` in your own step instead.
             class_weights: `balanced` or `NAME=W,NAME=W` adds a third element to each batch, the
                 weight of each image.
-            one_hot: whether labels are shares of the classes, as mixing augmentations need.
+            one_hot: whether labels are shares of the classes, as mixing augmentations need. Where
+                images may have several classes, labels are multi-hot in any case.
             dtype: of the images: `float32`, or `uint8`, which is a quarter of the memory.
             drop_remainder: whether to leave out the last batch if it is smaller.
             cache: what stays in memory after it was read: `none`, `encoded` files or `decoded`
@@ -104,7 +107,8 @@ class Records:
 
         Returns:
             images float32 or uint8 [B, S, S, 3], RGB in 0..255; labels int64 [B], or with
-            `one_hot` float32 [B, C]; and with `class_weights` weights float32 [B].
+            `one_hot`, or where images may have several classes, float32 [B, C]; and with
+            `class_weights` weights float32 [B].
 
         Raises:
             UserError: an argument is wrong, or a shard is missing or has another size. A record

@@ -5,6 +5,7 @@ from typing import Any
 
 from tfpipe import screens, sources
 from tfpipe.building import balance, splits
+from tfpipe.building.catalog import Catalog
 from tfpipe.building.selection import DUPLICATE_MODES
 from tfpipe.building.splits import SplitPlan
 from tfpipe.core.errors import UserError
@@ -105,6 +106,13 @@ class _Options:
     report: bool = option("write report.html, a page about the images, with plots", True)
     overwrite: bool = option("replace the data set that is in --out", False)
     quiet: bool = option("print nothing but warnings and errors", False)
+    multi_label: bool | None = option(
+        "whether an image may have several classes, or none: circle|red in a list is then two, an"
+        " empty label none of the classes, and the rows of one image add up; by default the labels"
+        " of lists decide, and it is an error if both are possible",
+        None,
+    )
+    label_separator: str = option("what joins the classes of an image in the labels of lists", "|")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +122,8 @@ class Options(screens.Options, sources.Options, _Options):
     @property
     def columns(self) -> Columns:
         """The columns of the lists that a person names."""
-        return Columns(self.path_column, self.label_column, self.split_column, self.group_column)
+        named = self.path_column, self.label_column, self.split_column, self.group_column
+        return Columns(*named, self.multi_label, self.label_separator)
 
 
 # Options that decide where and how the work is done, but not its result.
@@ -138,7 +147,7 @@ def arguments(options: Options, plan: SplitPlan) -> dict[str, Any]:
     """
     found = dataclasses.asdict(options) | {"splits": plan.text}
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: list(value) if isinstance(value, tuple) else "" if value is None else value
         for name, value in found.items()
         if name not in _NO_ARGUMENTS
     }
@@ -166,5 +175,29 @@ def check(options: Options) -> None:
     labels.check(options.labels)
     class_order.parse(options.classes)
     stores.parse(options.store, options.jpeg_quality)
+    if not options.label_separator:
+        raise UserError("`label_separator=` is empty: give one, such as |", status=2)
     if options.runner == "local" and options.beam_args:
         raise UserError("`beam_args` needs `runner=beam`: give both, or none", status=2)
+
+
+def has_sets(options: Options, files: Catalog) -> bool:
+    """Return whether images of a build may have several classes, or none.
+
+    Raises:
+        UserError: another option is not for such images, or forbids them.
+    """
+    if options.multi_label is False and files.has_sets:
+        raise UserError(
+            "`multi_label=false`: labels of the source name several classes of an image, or none:"
+            " omit it"
+        )
+    many = bool(options.multi_label) or files.has_sets
+    for name in ("rebalance", "screens"):
+        value = getattr(options, name)
+        if many and value not in ("", "none"):
+            raise UserError(
+                f"`{name}={value}` is for images of exactly one class, and these may have several:"
+                " omit it"
+            )
+    return many

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +27,9 @@ from tfpipe.core.cores import cores
 from tfpipe.images import duplicates
 from tfpipe.images import store as stores
 from tfpipe.images.image_table import DIGEST, ImageTable, to_hex
-from tfpipe.records import manifest, rejects, tfds
+from tfpipe.records import class_counts, manifest, rejects, tfds
+from tfpipe.records.class_counts import RecordKind
+from tfpipe.records.label_set import MANY, ONE
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.reporting import dataset_report as report
 from tfpipe.sources import class_order, labels
@@ -62,6 +65,7 @@ def build(options: Options) -> tuple[remote.Path, bool]:
         classes=named,
         ask_splits=options.splits == splits.AUTO,
     )
+    many = build_options.has_sets(options, files)
     plan = splits.plan(options.splits, files.split_counts, options.folds)
     classes = class_order.order(files.class_counts, named)
     arguments = build_options.arguments(options, plan)
@@ -83,9 +87,9 @@ def build(options: Options) -> tuple[remote.Path, bool]:
     prepared = screens.prepare(options, classes)
     store = stores.parse(options.store, options.jpeg_quality, options.depth16)
     with work.open_work(out, key) as folder:
-        job = Job(opened, str(folder), store, options.seed)
+        job = Job(opened, str(folder), store, options.seed, classes)
         with open_runner(job) as runner:
-            _Build(options, files, classes, plan, prepared, fingerprint, job, runner).run()
+            _Build(options, files, classes, many, plan, prepared, fingerprint, job, runner).run()
         work.publish(folder, out)
     return out, True
 
@@ -157,6 +161,7 @@ class _Build:
         options: the options.
         files: the files, not yet read.
         classes: in the order of their numbers.
+        many: whether an image may have several classes, or none.
         plan: the splits.
         prepared: the screens.
         fingerprint: hex digest of the inputs, for the manifest.
@@ -167,6 +172,7 @@ class _Build:
     options: Options
     files: Catalog
     classes: tuple[str, ...]
+    many: bool
     plan: SplitPlan
     prepared: list[screens.Screen]
     fingerprint: str
@@ -195,7 +201,6 @@ class _Build:
         suspects = self._screen(selection) if self.prepared else {}
         self.files.check_no_class_is_lost(selection.labels, selection.rejects)
         examples = selection.assign(
-            self.classes,
             self.plan,
             folds=self.options.folds,
             rebalance=self.options.rebalance,
@@ -225,7 +230,7 @@ class _Build:
                 self._result,
                 described,
                 selection.images,
-                selection.labels,
+                selection.shown_labels,
                 selection.rejects,
                 members=selection.duplicates,
             )
@@ -266,37 +271,27 @@ class _Build:
         """Return the fields of the manifest that describe the result."""
         is_copy = (examples.rows["copy"] > 0).tolist()
         columns = (examples.texts("split"), examples.texts("label"), examples.rows["fold"].tolist())
-        records, copies, folds = (collections.Counter() for _ in range(3))
-        fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
-        kinds = collections.Counter(zip(*columns, is_copy, strict=True))
-        for (split, text, fold, copied), count in kinds.items():
-            records[split, text] += count
-            copies[split, text] += count * copied
-            folds[fold, text] += count * (not copied)
-            if self.options.folds:
-                by_text = fold_records.setdefault(split, {}).setdefault(str(fold), {})
-                counted = by_text.setdefault(text, {"images": 0, "copies": 0})
-                counted["copies" if copied else "images"] += count
-        copies = +copies  # without zeros
+        kinds = collections.Counter(
+            itertools.starmap(RecordKind, zip(*columns, is_copy, strict=True))
+        )
+        labels = MANY if self.many else ONE
+        counted = class_counts.describe(
+            kinds, self.classes, names, labels=labels, has_folds=bool(self.options.folds)
+        )
         converted = collections.Counter(selection.images.texts("converted"))
         del converted[""]
         rejected = collections.Counter(reject.reason for reject in selection.rejects)
 
-        def table(counts: collections.Counter, rows: Iterable) -> dict[str, dict[str, int]]:
-            return {str(row): {name: counts[row, name] for name in self.classes} for row in rows}
-
         return {
             "classes": self.classes,
-            "splits": table(records, names),
-            "accepted": len(examples) - sum(copies.values()),
+            "labels": labels,
+            **counted,
+            "accepted": len(examples) - sum(is_copy),
             "converted": dict(sorted(converted.items())),
             "rejected": dict(sorted(rejected.items())),
             "fingerprint": _digest(_sorted_lines(examples)),
             "mean_record_bytes": sum(shard.bytes for shard in written) / len(examples),
             "shards": written,
-            "copies": table(copies, sorted({split for split, _ in copies})),
-            "folds": table(folds, sorted({fold for fold, _ in folds} - {-1})),
-            "fold_records": fold_records,
             "duplicates": duplicates.count(selection.duplicates),
             "statistics": statistics.describe(selection.images, selection.labels),
         }

@@ -12,6 +12,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import Rejected, UserError
 from tfpipe.images.image_info import ImageRef
 from tfpipe.images.image_table import ImageTable, PackedTexts
+from tfpipe.records import label_set
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
 from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings, sniff
 from tfpipe.sources.folder_tree import FOLDER
@@ -47,7 +48,12 @@ class Catalog:
     @property
     def class_counts(self) -> collections.Counter[str]:
         """The number of files by class."""
-        return collections.Counter([*self.images.texts("label"), *self.missing.values()])
+        return label_set.count([*self.images.texts("label"), *self.missing.values()])
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether an image has several classes, or none of them."""
+        return any(map(label_set.is_set, {*self.images.texts("label")}))
 
     @property
     def split_counts(self) -> collections.Counter[str]:
@@ -62,15 +68,15 @@ class Catalog:
         """Raise UserError if none of a class's images is kept.
 
         Args:
-            kept: the labels of the files that can be used.
+            kept: the labels of the files that can be used, as of `label_set`.
             rejects: all files that cannot.
         """
-        lost = sorted(self.class_counts.keys() - set(kept))
+        lost = sorted(self.class_counts.keys() - label_set.count(kept).keys())
         if not lost:
             return
         labels = enumerate(self.images.texts("label"))
-        refs = [self.images.ref(i) for i, label in labels if label == lost[0]]
-        refs += [ref for ref, label in self.missing.items() if label == lost[0]]
+        refs = [self.images.ref(i) for i, label in labels if lost[0] in label_set.names(label)]
+        refs += [ref for ref, label in self.missing.items() if lost[0] in label_set.names(label)]
         paths = {*map(self.locate, refs)}
         first = min(reject for reject in rejects if reject.path in paths)
         raise UserError(
@@ -171,9 +177,10 @@ def read(
         for i, each in enumerate(found)
         if not each.label
     ]
-    counts = collections.Counter(each.label for each in found)
+    counts = label_set.count(each.label for each in found)
     understood = (
         f"labels: {origin}: {readings.describe(counts)}",
+        *_describe_sets(each.label for each in found if each.label),
         *labels.spellings(files.names, counts),
     )
     splits_from = "the source says" if any(e and e.split for e in own or ()) else "the folders say"
@@ -191,6 +198,17 @@ def read(
     return Catalog(tuple(sources), images, tuple(rejects), missing, splits_from, understood)
 
 
+def _describe_sets(labels: Iterable[str]) -> list[str]:
+    """Return a line with the number of images by their number of classes; none if all have one."""
+    counts: collections.Counter[int] = collections.Counter()
+    for label, images in collections.Counter(labels).items():
+        counts[len(label_set.names(label))] += images
+    if not counts or {*counts} == {1}:
+        return []
+    held = ", ".join(f"{images} with {number}" for number, images in sorted(counts.items()))
+    return [f"labels: an image may have several classes, or none: {held} classes"]
+
+
 def _find_missing(
     sources: Sequence[Source], said: Sequence[Mapping[str, Annotation]], files: _Files
 ) -> dict[ImageRef, str]:
@@ -202,7 +220,10 @@ def _find_missing(
         there = {name for i, name in zip(files.owners, files.names, strict=True) if i == index}
         for name, each in said[index].items():
             if name not in there:
-                label = each.label and class_name.normalize(each.label, source.locate(name))
+                where = source.locate(name)
+                label = each.label and label_set.mapped(
+                    each.label, lambda part, where=where: class_name.normalize(part, where)
+                )
                 missing[ImageRef(index, name)] = label
     return missing
 

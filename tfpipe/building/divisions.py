@@ -90,7 +90,7 @@ def tell_gaps(
     """Warn about classes that a split or fold lacks, or has far too few or too many of.
 
     Args:
-        labels: the class of each image.
+        labels: the label of each image, as of `label_set`.
         split_of: its split.
         fold_of: its fold; -1 for none.
         fractions: of the images that were assigned, by split.
@@ -101,7 +101,8 @@ def tell_gaps(
     by_fold = coverage.count(fold_of, labels)
     by_fold.pop(-1, None)
     if by_fold:
-        least = {name: min(each[name] for each in by_fold.values()) for name in sorted(set(labels))}
+        names = next(iter(by_fold.values()))
+        least = {name: min(each[name] for each in by_fold.values()) for name in names}
         gaps.append(coverage.describe({f"one of the {len(by_fold)} folds": least}))
     for gap in filter(None, gaps):
         terminal.warn(gap)

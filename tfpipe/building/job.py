@@ -1,6 +1,7 @@
 """What the tasks of a build share, and what runs them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -30,12 +31,19 @@ class Job:
         work: the work folder.
         store: how images are stored.
         seed: of the transformed copies.
+        classes: in the order of their numbers.
     """
 
     sources: tuple[Source, ...]
     work: str
     store: Store
     seed: int
+    classes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def class_numbers(self) -> dict[str, int]:
+        """The number of each class, by name."""
+        return {name: number for number, name in enumerate(self.classes)}
 
     def prepare(self) -> None:
         """Load what reading and writing need, before an image's memory and time are limited."""

@@ -14,6 +14,7 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.images.duplicates import Member
 from tfpipe.images.image_table import ImageTable, rank
+from tfpipe.records import label_set
 from tfpipe.records.rejects import Reject
 from tfpipe.sources import split_name
 
@@ -54,8 +55,13 @@ class Selection:
 
     @property
     def labels(self) -> list[str]:
-        """The label of each image."""
+        """The label of each image, as of `label_set`."""
         return self.images.texts("label")
+
+    @property
+    def shown_labels(self) -> list[str]:
+        """The label of each image, for a person."""
+        return [*map(label_set.shown, self.labels)]
 
     @property
     def given(self) -> list[str]:
@@ -88,7 +94,7 @@ class Selection:
     def find_duplicates(self, mode: str) -> None:
         """Find duplicates; for "drop" keep only the first of each cluster in each given split."""
         files, hashes = rank(self.images.rows["file_sha256"])[1], self.images.rows["hash"]
-        labels = self.labels
+        labels = self.shown_labels
         found = duplicates.clusters(files, hashes)
         alike = duplicates.alike_by_nature(found, files, labels)
         if mode != "keep":
@@ -148,7 +154,6 @@ class Selection:
 
     def assign(
         self,
-        classes: Sequence[str],
         plan: SplitPlan,
         *,
         folds: int,
@@ -158,7 +163,6 @@ class Selection:
         """Decide the split and fold of each image, and balance the training split.
 
         Args:
-            classes: in the order of their numbers.
             plan: the splits.
             folds: their number; 0 for none.
             rebalance: one of `balance.MODES`.
@@ -172,7 +176,6 @@ class Selection:
         """
         images, keys, labels = self.images, self.images.rows["file_sha256"], self.labels
         groups, given = images.texts("group"), self.given
-        number = {name: index for index, name in enumerate(classes)}
         split_of = splits.assign(
             keys, labels, plan.fractions, seed, groups, self.clusters, given=given
         )
@@ -199,7 +202,6 @@ class Selection:
         divisions.tell_gaps(labels, split_of, fold_of, plan.fractions)
         images.set_texts("split", split_of)
         images.rows["fold"] = fold_of
-        images.rows["class_index"] = [number[label] for label in labels]
         if rebalance == "none":
             return images
         training = [index for index, split in enumerate(split_of) if split == plan.training]
@@ -219,7 +221,7 @@ class Selection:
 
         An image whose file equals another one's is with that in any case.
         """
-        labels = self.labels
+        labels = self.shown_labels
         held_out = np.array([given != split_name.TRAIN for given in self.given], bool)
         parts = np.where(held_out, -1, _numbers(split_of))
         divisions.tell_broken(self.clusters, labels, np.array(fold_of), "fold")

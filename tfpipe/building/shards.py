@@ -17,7 +17,7 @@ from tfpipe.images.image_info import ImageInfo, store_again
 from tfpipe.images.image_table import DIGEST, ImageTable, to_hex
 from tfpipe.images.store import RAW, StoredImage, png
 from tfpipe.images.strict import DecodedImage
-from tfpipe.records import example, tfrecord
+from tfpipe.records import example, label_set, tfrecord
 from tfpipe.records.manifest import Shard
 from tfpipe.records.rejects import UNREADABLE
 
@@ -34,15 +34,13 @@ class ExampleSpec(NamedTuple):
 
     Attributes:
         info: the image.
-        label: the index of its class.
-        text: the name of its class.
+        text: its label, as of `label_set`.
         split: its split.
         fold: the number of its fold; -1 without folds.
         copy: the number, from 1, of a transformed copy; 0 for the image itself.
     """
 
     info: ImageInfo
-    label: int
     text: str
     split: str
     fold: int = -1
@@ -176,9 +174,9 @@ def _load_plan(job: Job, name: str) -> Iterator[ExampleSpec]:
         while file.peek(1):
             table = ImageTable.load(file)
             texts = [table.texts(column) for column in ("label", "split")]
-            numbers = [table.rows[name].tolist() for name in ("class_index", "fold", "copy")]
-            for info, text, split, label, fold, copy in zip(table, *texts, *numbers, strict=True):
-                yield ExampleSpec(info, label, text, split, fold, copy)
+            numbers = [table.rows[name].tolist() for name in ("fold", "copy")]
+            for columns in zip(table, *texts, *numbers, strict=True):
+                yield ExampleSpec(*columns)
 
 
 def read_stored(job: Job, info: ImageInfo, limit: Limit = contextlib.nullcontext) -> bytes:
@@ -263,7 +261,7 @@ def _record(job: Job, spec: ExampleSpec, limit: Limit) -> bytes:
         height=image.height,
         width=image.width,
         sha256=sha256,
-        label=spec.label,
+        labels=sorted(job.class_numbers[name] for name in label_set.names(spec.text)),
         text=spec.text,
         filename=info.ref.name,
         fold=spec.fold,

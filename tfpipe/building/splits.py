@@ -186,7 +186,7 @@ def assign(
 
     Args:
         keys: hex digests of the images' contents; equal ones stay together.
-        labels: their classes, one for each.
+        labels: their labels, one for each, as of `label_set`.
         fractions: of the images, by the name of the split, as from `parse`.
         seed: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
@@ -238,7 +238,7 @@ def folds(
 
     Args:
         keys: as for `assign`, like `labels`, `seed`, `groups` and `near`.
-        labels: their classes.
+        labels: their labels.
         k: the number of folds; 0 for none.
         seed: of the partition.
         groups: the group of each image.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfpipe.images.image_table import ImageTable
+from tfpipe.records import label_set
 
 # What is given of each measure.
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
@@ -20,7 +21,7 @@ def describe(images: ImageTable, labels: Sequence[str]) -> dict:
 
     Args:
         images: at least one.
-        labels: the class of each.
+        labels: the label of each, as of `label_set`.
 
     Returns:
         `{"all": summary, "classes": {class: summary}}`, the classes sorted, ready for JSON and the
@@ -40,7 +41,8 @@ def describe(images: ImageTable, labels: Sequence[str]) -> dict:
     colors = np.stack(color, axis=1)
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
-        members.setdefault(label, []).append(index)
+        for name in label_set.names(label):
+            members.setdefault(name, []).append(index)
     return {
         "all": _summarize(values, colors),
         "classes": {

@@ -12,7 +12,7 @@ import numpy as np
 from tfpipe.building.units import Units
 from tfpipe.images.duplicates import firsts_of
 from tfpipe.images.image_table import rank, to_hex
-from tfpipe.records import coverage
+from tfpipe.records import coverage, label_set
 
 
 def partition(
@@ -29,7 +29,7 @@ def partition(
     Args:
         keys: digests of the images' contents, a `DIGEST` array or hexadecimal; equal ones stay
             together.
-        labels: their classes, one for each.
+        labels: their labels, as of `label_set`.
         fractions: of the images, one for each part; they sum to 1.
         salt: of the partition.
         groups: the group of each image; a group stays together; None or "" for none.
@@ -48,19 +48,18 @@ def partition(
     each = (_number(salt, keys[i]) for i in firsts.tolist())
     numbers = np.fromiter(each, np.float64, len(firsts))
     hard = join(ranks) if groups is None else join(ranks, groups)
-    class_of = {label: i for i, label in enumerate(sorted(set(labels)))}
-    classes = np.fromiter((class_of[label] for label in labels), np.int64, len(labels))
+    holders, classes = label_set.memberships(labels)
     shares = np.array(fractions)
 
     def divide(units: np.ndarray) -> tuple[np.ndarray, set[int]]:
-        parts = _divide(numbers, ranks, classes, shares, units, training)
-        return parts, _unfair(parts, classes, shares, training)
+        parts = _divide(numbers, ranks, holders, classes, shares, units, training)
+        return parts, _unfair(parts[holders], classes, shares, training)
 
     near = np.full(len(ranks), -1) if near is None else _numbers(near)
     parts, unfair = divide(join(hard, near))
     forced = divide(hard)[1] if unfair else set()  # no cluster is the reason
     count = 1
-    while broken := _largest(near, ranks, classes, unfair - forced, count):
+    while broken := _largest(near, ranks, holders, classes, unfair - forced, count):
         near = np.where(np.isin(near, list(broken)), -1, near)
         parts, unfair = divide(join(hard, near))
         count *= 2  # bounds the number of rounds
@@ -70,18 +69,22 @@ def partition(
 def _divide(
     numbers: np.ndarray,
     ranks: np.ndarray,
+    holders: np.ndarray,
     classes: np.ndarray,
     shares: np.ndarray,
     firsts: np.ndarray,
     training: int | None,
 ) -> np.ndarray:
-    """Divide images into parts; equal `firsts` stay together."""
+    """Divide images into parts; equal `firsts` stay together.
+
+    `holders` and `classes` have the image and the class of each membership.
+    """
     smallest = np.full(len(ranks), len(ranks))  # of the keys of each unit
     np.minimum.at(smallest, firsts, ranks)
     # Units are numbered by their keys, so that ties do not depend on the order of the images.
     of_units, unit_of = np.unique(smallest[firsts], return_inverse=True)
     del smallest
-    units = Units(numbers[of_units], unit_of, classes, shares, training)
+    units = Units(numbers[of_units], unit_of[holders], classes, shares, training)
     units.rebalance()
     return units.part[unit_of]
 
@@ -89,7 +92,10 @@ def _divide(
 def _unfair(
     parts: np.ndarray, classes: np.ndarray, shares: np.ndarray, training: int | None
 ) -> set[int]:
-    """Return the classes that are far from their share of a part, or lack training images."""
+    """Return the classes that are far from their share of a part, or lack training images.
+
+    `parts` and `classes` are of each membership of an image in a class.
+    """
     counts = np.zeros((classes.max() + 1, len(shares)), np.int64)
     np.add.at(counts, (classes, parts), 1)
     sizes = counts.sum(1)
@@ -102,14 +108,20 @@ def _unfair(
 
 
 def _largest(
-    near: np.ndarray, ranks: np.ndarray, classes: np.ndarray, chosen: set[int], count: int
+    near: np.ndarray,
+    ranks: np.ndarray,
+    holders: np.ndarray,
+    classes: np.ndarray,
+    chosen: set[int],
+    count: int,
 ) -> set[int]:
     """Return the clusters with the most images of each chosen class, `count` of a class."""
     smallest = np.full(len(ranks), len(ranks))  # of the keys of each cluster
     np.minimum.at(smallest, near[near >= 0], ranks[near >= 0])
     found: set[int] = set()
     for label in chosen:
-        clusters, held = np.unique(near[(classes == label) & (near >= 0)], return_counts=True)
+        of_class = near[holders[classes == label]]
+        clusters, held = np.unique(of_class[of_class >= 0], return_counts=True)
         order = np.lexsort((smallest[clusters], -held))
         found.update(clusters[order[:count]].tolist())
     return found

@@ -12,8 +12,9 @@ import numpy as np
 # How far a part's share of a class may be from its fraction: 2 percentage points.
 TOLERANCE = 0.02
 
-# A part without any of a class weighs more than any number of images too few or too many.
-_EMPTY = 2**40
+# A part without any of a class weighs more than any number of images too few or too many, and a
+# training part without any more than any number of such parts.
+_EMPTY, _UNTRAINED = 2**40, 2**60
 
 
 class Units:
@@ -35,13 +36,14 @@ class Units:
 
         Args:
             numbers: float64 [units] in [0, 1].
-            units: int [images], the unit of each image.
-            classes: int [images], its class.
+            units: int [memberships], the unit of an image for each of its classes.
+            classes: int [memberships], the class.
             fractions: float64 [parts].
             training: the part that needs an image of every class; None for no such part.
         """
         ends = np.cumsum(fractions)
         self._numbers, self._starts, self._ends = numbers, ends - fractions, ends
+        self._training = training
         # The fractions may sum to a little less than 1; the rest belongs to the last part.
         part = np.minimum(np.searchsorted(ends, numbers, side="right"), len(ends) - 1)
         # A holding is the images of one class in one unit; holdings are sorted by unit.
@@ -126,7 +128,8 @@ class Units:
         if count > self._high[label][part]:
             return count - self._high[label][part]
         if count < self._low[label][part]:
-            return self._low[label][part] - count + (0 if count else _EMPTY)
+            empty = _UNTRAINED if part == self._training else _EMPTY
+            return self._low[label][part] - count + (0 if count else empty)
         return 0
 
 

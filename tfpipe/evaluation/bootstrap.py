@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.evaluation.metrics import LabeledPredictions, Statistic, metrics
+from tfpipe.evaluation.metrics import LabeledPredictions, Statistic
 from tfpipe.evaluation.proportions import Interval
 
 ROUNDS = 1000
@@ -58,7 +58,7 @@ def obstacle(name: str, predictions: LabeledPredictions) -> str:
     """Return why these images are too few for an interval of a metric; "" if they are enough."""
     if len(predictions) < LEAST:
         return f"needs {LEAST} images"
-    by_class = name in metrics and metrics[name].by_class
+    by_class = name in predictions.metrics and predictions.metrics[name].by_class
     return "needs two images of each class" if by_class and 1 in predictions.support else ""
 
 

@@ -10,15 +10,19 @@ _CHANCE = 1e-3  # the least probability of what may be chance, for all classes t
 _NAMED = 5  # classes in a line
 
 
-def warnings(support: Mapping[str, int], shares: Sequence[float] | None) -> list[str]:
+def warnings(
+    support: Mapping[str, int], shares: Sequence[float] | None, images: int | None = None
+) -> list[str]:
     """Return a line for missing classes, and one for classes far from their share.
 
     Args:
         support: the number of evaluated images of each class.
         shares: of each class in training; None if these are not comparable.
+        images: the number of evaluated images; None for the sum of `support`, as where each has
+            exactly one class.
     """
     names, counts = list(support), np.array(list(support.values()))
-    n = int(counts.sum())
+    n = int(counts.sum()) if images is None else images
     if not n:
         return []
     found = []

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tfpipe.core.errors import UserError
+from tfpipe.core.registry import Registry
 from tfpipe.evaluation import bootstrap
-from tfpipe.evaluation.metrics import LabeledPredictions, Statistic, metrics, names
+from tfpipe.evaluation.metrics import LabeledPredictions, Metric, Statistic, metrics, names
 
 
 def compare(
@@ -34,16 +35,17 @@ def compare(
         "roc_auc.interval".
     """
     found, reasons, resampled = {}, {}, {}
-    for name in names(first.classes):
-        pair = metrics[name].value(first), metrics[name].value(second)
+    known = first.metrics
+    for name in names(first.classes, known):
+        pair = known[name].value(first), known[name].value(second)
         one, two = (None if np.isnan(value) else value for value in pair)
         defined = one is not None and two is not None
         found[name] = {"value": one, "against": two, "difference": one - two if defined else None}
         found[name] |= {"interval": None, "p_value": None}
         if not defined:
-            reasons[name] = f"needs {metrics[name].needs}"
-        elif metrics[name].difference:
-            interval, p_value = metrics[name].difference(first, second)
+            reasons[name] = f"needs {known[name].needs}"
+        elif known[name].difference:
+            interval, p_value = known[name].difference(first, second)
             found[name] |= {"interval": interval, "p_value": p_value}
         elif not (reason := bootstrap.obstacle(name, first)):
             resampled[name] = _difference(name, first, second)
@@ -63,7 +65,13 @@ def compare(
     return {"measures": found, "reasons": missing}
 
 
-def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log_loss") -> str:
+def sentence(
+    compared: dict[str, Any],
+    first: str,
+    second: str,
+    name: str = "log_loss",
+    registry: Registry[Metric] = metrics,
+) -> str:
     """Return the comparison by one metric in words.
 
     Args:
@@ -71,12 +79,13 @@ def sentence(compared: dict[str, Any], first: str, second: str, name: str = "log
         first: name of the first model.
         second: name of the second model.
         name: of the metric.
+        registry: that has it.
     """
-    title, found = metrics[name].title, compared["measures"][name]
+    title, found = registry[name].title, compared["measures"][name]
     if found["interval"] is None:
         reason = next(r for key, r in compared["reasons"].items() if key.startswith(f"{name}."))
         return f"whether {first} or {second} is better in {title} cannot be said: {reason}"
-    higher = metrics[name].higher_is_better
+    higher = registry[name].higher_is_better
     gain = found["difference"] if higher else -found["difference"]
     low, high = found["interval"] if higher else [-bound for bound in found["interval"][::-1]]
     if gain < 0:
@@ -126,6 +135,7 @@ def order(
             )
         found = np.argsort(others)[np.argsort(np.argsort(names))]
     differ = two["label"][found] != one["label"]
+    differ = differ.reshape(len(differ), -1).any(axis=1)
     if differ.any():
         raise UserError(
             f"{first} and {second} have different labels, as of {names[differ][0]}: take runs on"
@@ -135,7 +145,7 @@ def order(
 
 
 def _difference(name: str, first: LabeledPredictions, second: LabeledPredictions) -> Statistic:
-    one, two = metrics[name].of(first), metrics[name].of(second)
+    one, two = first.metrics[name].of(first), second.metrics[name].of(second)
     return lambda weights: one(weights) - two(weights)
 
 

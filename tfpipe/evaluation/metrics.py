@@ -10,7 +10,7 @@ classes, each against the rest, where it is defined ("macro").
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import scipy.sparse  # scipy's other parts load when they are first used
 from tfpipe.core.registry import Registry
 from tfpipe.evaluation import diagrams, proportions
 from tfpipe.evaluation.proportions import Interval
+from tfpipe.records import label_set
 
 # Probabilities are float32, which cannot tell values closer to 0 or 1 than this apart.
 EPSILON = 1e-7
@@ -39,6 +40,8 @@ class LabeledPredictions:
         right: bool [n], whether they are right.
     """
 
+    labels_kind = label_set.ONE
+
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray):
         self.probabilities = np.asarray(probabilities, np.float64)
         self.labels = np.asarray(labels, np.int64)
@@ -56,6 +59,20 @@ class LabeledPredictions:
     def classes(self) -> int:
         """The number of classes, C."""
         return self.probabilities.shape[1]
+
+    @property
+    def metrics(self) -> "Registry[Metric]":
+        """The metrics of such predictions."""
+        return metrics
+
+    @property
+    def ranked_classes(self) -> Sequence[int]:
+        """The classes whose rankings count: of two the second, which has the first's too."""
+        return [1] if self.classes == 2 else range(self.classes)
+
+    def positives(self, number: int) -> np.ndarray:
+        """Return whether each image is of a class, bool [n]."""
+        return self.labels == number
 
     @property
     def support(self) -> np.ndarray:
@@ -121,33 +138,40 @@ class Metric:
 metrics: Registry[Metric] = Registry("metric")
 
 
-def names(classes: int | None = None) -> list[str]:
+def names(classes: int | None = None, registry: Registry[Metric] = metrics) -> list[str]:
     """Return the metrics' names in the order of tables: the log loss first, then accuracy.
 
     `classes` leaves out those that say nothing of so few classes.
     """
-    ordered = sorted(metrics, key=lambda name: (name != "log_loss", name != "accuracy", name))
-    return [each for each in ordered if classes is None or metrics[each].least_classes <= classes]
+    accuracies = ("accuracy", "subset_accuracy")
+    ordered = sorted(registry, key=lambda name: (name != "log_loss", name not in accuracies, name))
+    return [each for each in ordered if classes is None or registry[each].least_classes <= classes]
 
 
-def metric(name: str, title: str, *, higher_is_better: bool, **more: Any) -> Callable:
+def register(
+    registry: Registry[Metric], name: str, title: str, *, higher_is_better: bool, **more: Any
+) -> Callable:
     """Return a decorator that registers a function as `Metric.of`; `more` are fields of Metric."""
 
     def enter(function: Callable[[LabeledPredictions], Statistic]) -> Callable:
-        metrics.add(name, Metric(title, function, higher_is_better, **more))
+        registry.add(name, Metric(title, function, higher_is_better, **more))
         return function
 
     return enter
 
 
+metric = functools.partial(register, metrics)
+
+
 def values_of(predictions: LabeledPredictions) -> tuple[dict[str, float | None], dict[str, str]]:
     """Return every metric by name, None if undefined, and the reason for each None by name."""
     values, reasons = {}, {}
-    for name in names(predictions.classes):
-        value = metrics[name].value(predictions)
+    known = predictions.metrics
+    for name in names(predictions.classes, known):
+        value = known[name].value(predictions)
         values[name] = None if np.isnan(value) else value
         if values[name] is None:
-            reasons[name] = f"needs {metrics[name].needs if len(predictions) else 'an image'}"
+            reasons[name] = f"needs {known[name].needs if len(predictions) else 'an image'}"
     return values, reasons
 
 
@@ -301,12 +325,7 @@ def _roc_auc(predictions: LabeledPredictions) -> Statistic:
 
     Equal scores count half (Hanley and McNeil 1982).
     """
-
-    def area(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        below = np.cumsum(negative, axis=1) - negative / 2
-        return (positive * below).sum(axis=1) / positive.sum(axis=1) / negative.sum(axis=1)
-
-    return _against_the_rest(predictions, area)
+    return _against_the_rest(predictions, _area)
 
 
 @metric(
@@ -321,14 +340,37 @@ def _average_precision(predictions: LabeledPredictions) -> Statistic:
 
     Without interpolation, as scikit-learn's `average_precision_score`.
     """
+    return _against_the_rest(predictions, _mean_precision)
 
-    def mean(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        right = np.cumsum(positive[:, ::-1], axis=1)
-        taken = right + np.cumsum(negative[:, ::-1], axis=1)
-        precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
-        return (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
 
-    return _against_the_rest(predictions, mean)
+def _area(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return (positive * below).sum(axis=1) / positive.sum(axis=1) / negative.sum(axis=1)
+
+
+def _mean_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    right = np.cumsum(positive[:, ::-1], axis=1)
+    taken = right + np.cumsum(negative[:, ::-1], axis=1)
+    precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
+    return (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
+
+
+def by_class_of(name: str, predictions: LabeledPredictions) -> np.ndarray:
+    """Return "roc_auc" or "average_precision" of each class against the rest, float64 [C]."""
+    function = {"roc_auc": _area, "average_precision": _mean_precision}[name]
+    weights = np.ones((1, len(predictions)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [function(*counts(weights))[0] for counts in _rankings(predictions)]
+    return np.array(found)
+
+
+def _rankings(
+    predictions: LabeledPredictions,
+) -> list[Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    return [
+        _ranked(predictions.probabilities[:, c], predictions.positives(c))
+        for c in predictions.ranked_classes
+    ]
 
 
 def _against_the_rest(
@@ -341,8 +383,7 @@ def _against_the_rest(
         function: from the numbers of positives and negatives with each score, [R, scores] from low
             to high, to values [R].
     """
-    chosen = [1] if predictions.classes == 2 else range(predictions.classes)
-    ranked = [_ranked(predictions.probabilities[:, c], predictions.labels == c) for c in chosen]
+    ranked = _rankings(predictions)
     return lambda weights: _mean_over_classes(
         np.stack([function(*counts(weights)) for counts in ranked])
     )
@@ -374,12 +415,18 @@ def _mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return -log of the right class's probability, in nats: float64 [n], from 0.
+    """Return the cross-entropy of each image in nats: float64 [n], from 0.
+
+    It is -log of the right class's probability. Where images may have several classes, it is the
+    mean over the classes of the binary cross-entropy.
 
     Args:
-        probabilities: [n, C], in 0..1, rows adding up to 1; clipped to [EPSILON, 1 - EPSILON].
-        labels: int [n], class indices.
+        probabilities: [n, C], in 0..1; clipped to [EPSILON, 1 - EPSILON].
+        labels: int [n], class indices; or [n, C], 1 for each class of an image.
     """
+    if labels.ndim == 2:
+        clipped = np.clip(np.asarray(probabilities, np.float64), EPSILON, 1 - EPSILON)
+        return -np.log(np.where(labels == 1, clipped, 1 - clipped)).mean(axis=1)
     given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return -np.log(np.clip(given, EPSILON, 1 - EPSILON))
 
@@ -390,7 +437,12 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images whose most probable class is the right one."""
+    """Return the share of images whose most probable class is the right one.
+
+    For labels [n, C], it is the share of those whose classes are all right at probability 0.5.
+    """
+    if labels.ndim == 2:
+        return float(((probabilities >= 0.5) == (labels == 1)).all(axis=1).mean())
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 

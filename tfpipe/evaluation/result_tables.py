@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfpipe.core import terminal
-from tfpipe.evaluation.metrics import metrics, names
+from tfpipe.evaluation import label_sets
+from tfpipe.evaluation.metrics import names
 from tfpipe.evaluation.slices import attributes
+from tfpipe.records.label_set import MANY
 
 # Titles of log losses before steps of the calibration, below the log loss; not every run has them.
 BEFORE = {"log_loss_calibrated": "  before clipping", "log_loss_raw": "  before calibration"}
@@ -69,9 +71,10 @@ def explanations(measured: dict[str, Any]) -> list[str]:
         f"{'every metric' if len(which) == len(titles) else ', '.join(which)}: {reason}"
         for reason, which in without.items()
     ]
-    if measured["accuracy"] in (0, 1):
+    accuracy = measured[label_sets.accuracy_of(measured["labels"])]
+    if accuracy in (0, 1):
         found.append(
-            f"{'every' if measured['accuracy'] else 'no'} image is right, so all samples of the"
+            f"{'every' if accuracy else 'no'} image is right, so all samples of the"
             " bootstrap are alike: intervals other than those of accuracy, recall and precision are"
             " too narrow"
         )
@@ -96,11 +99,23 @@ def of_classes(measured: dict[str, Any], most: int) -> TextTable:
         for name in shown
     ]
     columns = ["class", "images", "recall", _INTERVAL, "precision", "F1"]
+    if measured["labels"] == MANY:  # average precision and area below ROC, in place of an interval
+        columns = ["class", "images", "recall", "precision", "F1", "AP", "AUC", "threshold"]
+        keys = ("average_precision_by_class", "roc_auc_by_class", "thresholds")
+        rows = [
+            [*row[:3], *row[4:], *(number(measured[key][name]) for key in keys)]
+            for name, row in zip(shown, rows, strict=True)
+        ]
     return TextTable(title, columns, rows)
 
 
 def of_mistakes(measured: dict[str, Any]) -> TextTable:
-    """Return the confusion matrix, or of more than `_CONFUSED` classes the most confused pairs."""
+    """Return the confusion matrix, or of more than `_CONFUSED` classes the most confused pairs.
+
+    Images that may have several classes are not taken for one another: the table is empty.
+    """
+    if measured["labels"] == MANY:
+        return TextTable("", [], [])
     classes, counts = measured["classes"], np.array(measured["confusion"])
     if len(classes) <= _CONFUSED:
         rows = [
@@ -127,7 +142,9 @@ def of_slices(slices: list[dict[str, Any]], *, wide: bool = False) -> TextTable:
         slices: from `slices`.
         wide: whether the accuracy has its interval too, which a terminal has no room for.
     """
-    columns = ["slice", "images", "log loss", _INTERVAL, "accuracy", _INTERVAL][: 5 + wide]
+    accuracy = "accuracy" if all("accuracy" in part for part in slices) else "subset_accuracy"
+    title = "accuracy" if accuracy == "accuracy" else "all classes right"
+    columns = ["slice", "images", "log loss", _INTERVAL, title, _INTERVAL][: 5 + wide]
     rows = []
     for name in dict.fromkeys(part["by"] for part in slices):
         parts = [part for part in slices if part["by"] == name]
@@ -141,8 +158,8 @@ def of_slices(slices: list[dict[str, Any]], *, wide: bool = False) -> TextTable:
                 f"{part['n']:,}",
                 number(part["log_loss"]),
                 interval(part["log_loss_interval"]),
-                number(part["accuracy"]),
-                interval(part["accuracy_interval"]),
+                number(part[accuracy]),
+                interval(part[f"{accuracy}_interval"]),
             ][: len(columns)]
             for part in parts
         ]
@@ -165,8 +182,12 @@ def slice_notes(measured: dict[str, Any]) -> list[str]:
     ]
 
 
-def show_against(compared: dict[str, Any], first: str, second: str) -> None:
-    """Print the table of a comparison from `compare.compare`; `first` and `second` are names."""
+def show_against(compared: dict[str, Any], first: str, second: str, labels: str) -> None:
+    """Print the table of a comparison from `compare.compare`; `first` and `second` are names.
+
+    `labels` is whether an image has "one" class or "many".
+    """
+    metrics = label_sets.registry(labels)
     rows = [
         [
             metrics[name].title,
@@ -198,7 +219,8 @@ def _titles(measured: dict[str, Any]) -> dict[str, str]:
     A step of the calibration that changes nothing has no row.
     """
     titles = {}
-    for name in filter(measured.__contains__, names()):
+    metrics = label_sets.registry(measured["labels"])
+    for name in filter(measured.__contains__, names(registry=metrics)):
         titles[name] = metrics[name].title
         if name == "log_loss":
             after = measured[name]

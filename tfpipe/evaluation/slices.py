@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tfpipe.core.registry import Registry
-from tfpipe.evaluation import bootstrap
-from tfpipe.evaluation.metrics import LabeledPredictions, metrics, values_of
+from tfpipe.evaluation import bootstrap, label_sets
+from tfpipe.evaluation.metrics import LabeledPredictions, values_of
 
 MOST = 10  # slices of words; all rarer words are one more
 
@@ -65,10 +65,11 @@ def slices(
     Returns:
         For each slice "by", the attribute; "from" and "to", its lowest and highest value, or
         "value", the word; "n"; every metric; "log_loss_interval" and "accuracy_interval", their
-        95 % bounds; "worse", whether both of the log loss lie above that of all images (by chance,
-        about one slice of forty is); and "reasons" for each None, by name.
+        95 % bounds ("subset_accuracy_interval" where images may have several classes); "worse",
+        whether both of the log loss lie above that of all images (by chance, about one slice of
+        forty is); and "reasons" for each None, by name.
     """
-    overall = metrics["log_loss"].value(predictions)
+    overall = predictions.metrics["log_loss"].value(predictions)
     found = []
     for name in attributes:
         values = attributes[name].of(images)
@@ -84,16 +85,17 @@ def _metrics(predictions: LabeledPredictions, overall: float, rounds: int) -> di
     values, reasons = values_of(predictions)
     interval, reason = None, bootstrap.obstacle("log_loss", predictions)
     if not reason:
-        statistics = {"log_loss": metrics["log_loss"].of(predictions)}
+        statistics = {"log_loss": predictions.metrics["log_loss"].of(predictions)}
         samples = bootstrap.resampled(statistics, len(predictions), rounds=rounds)
         interval, reason = bootstrap.interval(samples["log_loss"], values["log_loss"])
     if reason:
         reasons["log_loss_interval"] = reason
+    accuracy = label_sets.accuracy_of(predictions.labels_kind)
     return {
         "n": len(predictions),
         **values,
         "log_loss_interval": interval,
-        "accuracy_interval": metrics["accuracy"].interval(predictions),
+        f"{accuracy}_interval": predictions.metrics[accuracy].interval(predictions),
         "worse": interval is not None and interval[0] > overall,
         "reasons": reasons,
     }

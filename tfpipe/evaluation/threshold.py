@@ -7,16 +7,23 @@ theoretical optimum for calibrated probabilities.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfpipe.core.errors import UserError
 
-GIVEN, F1, COST = "given", "f1", "cost"
+GIVEN, F1, COST, BY_CLASS = "given", "f1", "cost", "by_class"
+
+THRESHOLDS = "thresholds"  # key of `calibration.json`
+
+# The threshold of a class without labelled images, right for calibrated probabilities.
+UNKNOWN = 0.5
 
 _ALLOWED = (
     "give a number from 0 to 1, f1, or cost:FP,FN with the cost of a false positive and of a false"
-    " negative, as cost:1,5"
+    " negative, as cost:1,5; or, where images may have several classes, NAME=NUMBER,NAME=NUMBER"
 )
 
 
@@ -26,17 +33,19 @@ class Rule:
 
     Attributes:
         method: "given", "f1" (where the F1 score is highest) or "cost" (where the mean cost is
-            lowest).
+            lowest), or "by_class".
         value: of "given", in 0..1.
         false_positive: of "cost", the cost of taking an image of the first class for the second,
             at least 0.
         false_negative: the cost of the opposite error, at least 0. One of both is above 0.
+        by_class: of "by_class", the names of some classes and their thresholds, in 0..1.
     """
 
     method: str
     value: float = 0.5
     false_positive: float = 1.0
     false_negative: float = 1.0
+    by_class: tuple[tuple[str, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +75,8 @@ def parse(text: str) -> Rule:
     """Read the option `threshold`; raises UserError for another form."""
     if text == F1:
         return Rule(F1)
+    if "=" in text:
+        return Rule(BY_CLASS, by_class=_named(text))
     costs = text.removeprefix(f"{COST}:")
     try:
         numbers = [float(each) for each in costs.split(",")]
@@ -77,6 +88,24 @@ def parse(text: str) -> Rule:
     if costs != text and len(numbers) == 2 and finite and any(numbers):
         return Rule(COST, false_positive=numbers[0], false_negative=numbers[1])
     raise UserError(f"`threshold={text}`: {_ALLOWED}", status=2)
+
+
+def _named(text: str) -> tuple[tuple[str, float], ...]:
+    found = {}
+    for part in text.split(","):
+        name, _, number = part.strip().rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or name in found or not 0 <= value <= 1:
+            raise UserError(
+                f"`threshold={text}`: {part!r} is not NAME=NUMBER with each class once and a number"
+                " from 0 to 1",
+                status=2,
+            )
+        found[name] = value
+    return tuple(found.items())
 
 
 def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Threshold:
@@ -115,6 +144,62 @@ def choose(rule: Rule, probabilities: np.ndarray, labels: np.ndarray) -> Thresho
     allowed = thresholds[scores == score]
     value = allowed[np.abs(allowed - expected).argmin()]
     return Threshold(float(value), rule.method, float(score), len(labels))
+
+
+def of_classes(
+    probabilities: np.ndarray, labels: np.ndarray, rule: Rule = Rule(F1)
+) -> tuple[float, ...]:
+    """Return the threshold of each class by a rule, where images may have several classes.
+
+    Args:
+        probabilities: float [n, C], in 0..1.
+        labels: [n, C], 1 for each class of an image.
+        rule: "f1" or "cost".
+
+    Returns:
+        C thresholds; 0.5 for a class that no image has. Each is a float32, rounded up, so that
+        probabilities in float32 and float64 compare alike.
+    """
+    whole, found = np.asarray(labels, np.int64), []
+    for scores, own in zip(np.asarray(probabilities).T, whole.T, strict=True):
+        value = choose(rule, scores, own).value if own.any() else UNKNOWN
+        rounded = np.float32(value)
+        if rounded < value:
+            rounded = np.nextafter(rounded, np.float32(2))
+        found.append(float(rounded))
+    return tuple(found)
+
+
+def given(rule: Rule, classes: Sequence[str], own: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the threshold of each class by a rule that names numbers.
+
+    Args:
+        rule: "given", for all classes, or "by_class".
+        classes: names in the order of their labels.
+        own: of the model, for classes that the rule does not name; None if they are unknown.
+
+    Raises:
+        UserError: a name is no class, or a class without a name has no threshold of its own.
+    """
+    if rule.method == GIVEN:
+        return (rule.value,) * len(classes)
+    named = dict(rule.by_class)
+    unknown = sorted(named.keys() - set(classes))
+    missing = [name for name in classes if name not in named] if own is None else []
+    if unknown or missing:
+        what = f"{unknown[0]!r} is no class" if unknown else f"there is none for {missing[0]!r}"
+        raise UserError(f"`threshold`: {what}: the classes are {', '.join(classes)}", status=2)
+    return tuple(named[name] if name in named else own[i] for i, name in enumerate(classes))
+
+
+def saved(classes: Sequence[str], probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return what `calibration.json` has of thresholds: nothing where an image has one class.
+
+    The arguments are those of `of_classes`, and the names of the classes.
+    """
+    if np.ndim(labels) == 1:
+        return {}
+    return {THRESHOLDS: dict(zip(classes, of_classes(probabilities, labels), strict=True))}
 
 
 def _splits(

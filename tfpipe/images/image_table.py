@@ -33,7 +33,7 @@ _DESCRIPTION = (*_TEXTS, *_SIZES, "offset", *_COLORS, *_DIGESTS)
 ROW = np.dtype(
     [
         *((name, np.uint32) for name in ("source", "name", *_TEXT_COLUMNS)),
-        *((name, np.int32) for name in ("class_index", "fold", "copy", "cluster")),
+        *((name, np.int32) for name in ("fold", "copy", "cluster")),
         *((name, np.uint32) for name in _SIZES),
         ("offset", np.uint64),
         *((name, np.float64) for name in _COLORS),

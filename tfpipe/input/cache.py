@@ -14,6 +14,7 @@ from tfpipe.core.memory import free_memory
 from tfpipe.input import stateless_random
 from tfpipe.records import example
 from tfpipe.records.example import ImageExample
+from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 
 NONE, ENCODED, DECODED = "none", "encoded", "decoded"
@@ -33,7 +34,7 @@ class Examples(NamedTuple):
     """Some examples, encoded or decoded."""
 
     example_id: np.ndarray  # int64 [N], of `stateless_random.example_id`
-    label: np.ndarray  # int64 [N]
+    label: np.ndarray  # of `Subset.encoding`, [N, ...]
     images: Sequence[ImageExample]  # encoded; empty if they are decoded
     pictures: DecodedImages | None = None
 
@@ -57,6 +58,7 @@ def load(
     kind: str,
     records: Iterable[bytes],
     count: int,
+    encoding: LabelEncoding,
     decode: Callable[[Sequence[ImageExample]], DecodedImages],
     advance: Callable[[int], object] = lambda n: None,
 ) -> Examples:
@@ -64,11 +66,13 @@ def load(
 
     It calls `advance` with the number of records read since the last call.
     """
-    example_id, label = np.empty(count, np.int64), np.empty(count, np.int64)
+    example_id = np.empty(count, np.int64)
+    label = np.empty([count, *encoding.shape], encoding.dtype)
     images, pictures = [], None
     for row, record in enumerate(records):
         image = example.deserialize_image(record)
-        example_id[row], label[row] = stateless_random.example_id(image.sha256), image.label
+        example_id[row] = stateless_random.example_id(image.sha256)
+        label[row] = encoding.encode([image])[0]
         if kind == ENCODED:
             images.append(image)
         else:

@@ -54,7 +54,7 @@ class RecordSource:
         example_id = np.array(
             [stateless_random.example_id(image.sha256) for image in images], np.int64
         )
-        return Examples(example_id, np.array([image.label for image in images], np.int64), images)
+        return Examples(example_id, self._part.manifest.encoding.encode(images), images)
 
 
 class CachedSource:
@@ -65,7 +65,10 @@ class CachedSource:
         records = of_part(stored_records(part.pieces), part)
         records = tuning.without_autotune(records).as_numpy_iterator()
         with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
-            self._kept = cache.load(config.cache, records, part.count, config.decode, advance)
+            encoding = part.manifest.encoding
+            self._kept = cache.load(
+                config.cache, records, part.count, encoding, config.decode, advance
+            )
         self._shuffle = config.shuffle
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:

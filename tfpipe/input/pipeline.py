@@ -55,7 +55,8 @@ def train_batches(
             "image": uint8 [B, S, S, 3]. If the device resizes, uint8 [B, P, 3]: the pixels row by
                 row, then others.
             "size": int32 [B, 2], height and width; only if the device resizes.
-            "label": int64 [B].
+            "label": of the manifest's `encoding`: int64 [B], or float32 [B, C] where an image may
+                have several classes.
             "random": float32 [B, D] in [0, 1), the uniform numbers that `augment` takes.
             "example_id": int64 [B] (`stateless_random.example_id`).
             "sample_weight": float32 [B], 1.
@@ -73,7 +74,7 @@ def train_batches(
             epoch: part.count - (first_step * size if epoch == first_epoch else 0)
             for epoch in range(first_epoch, epochs)
         }
-        yield from _from_service(RecordSource(part, config), config, wanted, augment)
+        yield from _from_service(part, config, wanted, augment)
         return
     source = open_source(part, config)
 
@@ -140,21 +141,23 @@ def eval_batches(
         ahead: batches to prefetch.
 
     Returns:
-        A dataset of batches: "image" uint8 [B, S, S, 3]; "label" int64 [B]; "name" string [B];
+        A dataset of batches: "image" uint8 [B, S, S, 3]; "label" int64 [B], or float32 [B, C] where
+        an image may have several classes; "name" string [B];
         "example_id" int64 [B] (`stateless_random.example_id`); "fold" and "copy" int64 [B] as the
         records have them; "sample_weight" float32 [B], 1 for a record and 0 for padding. If
         `described`, "height" and "width" int64 [B], of the records' images in pixels, and
         "brightness" float32 [B], the mean luma of the resized ones in 0..255.
     """
+    encoding = part.manifest.encoding
 
     @tf.autograph.experimental.do_not_convert
     def decode(record: tf.Tensor) -> Batch:
-        fields = example.parse(record)
+        fields = example.parse(record, many=encoding.many)
         number = stateless_random.example_id(fields["image/key/sha256"])
         image = preprocess.decode_record(fields, image_size, crop(number))
         found = {
             "image": image,
-            "label": fields["image/class/label"],
+            "label": encoding.parsed(fields),
             "name": fields["image/filename"],
             "example_id": number,
             "fold": fields["image/fold"],
@@ -251,13 +254,13 @@ def _without_copy(array: np.ndarray) -> tf.Tensor:
 
 
 def _from_service(
-    source: RecordSource, config: InputConfig, records: dict[int, int], augment: Augment
+    part: Subset, config: InputConfig, records: dict[int, int], augment: Augment
 ) -> Iterator[Batch | None]:
     """Yield the batches of a tf.data service, in the order in which they are ready.
 
     `records` has the number of records to read, by epoch.
     """
-    size = config.batch_size
+    source, encoding, size = RecordSource(part, config), part.manifest.encoding, config.batch_size
     run = uuid.uuid4().hex  # a job's name is used once
 
     def decode(epoch: int) -> Callable[[tf.Tensor], Batch]:
@@ -265,9 +268,9 @@ def _from_service(
 
         @tf.autograph.experimental.do_not_convert
         def decode_record(record: tf.Tensor) -> Batch:
-            fields = example.parse(record)
+            fields = example.parse(record, many=encoding.many)
             number = stateless_random.example_id(fields["image/key/sha256"])
-            found = {"label": fields["image/class/label"], "example_id": number}
+            found = {"label": encoding.parsed(fields), "example_id": number}
             if config.resize_on == DEVICE:
                 pixels = config.shape[0]
                 found["image"], found["size"] = preprocess.record_canvas(

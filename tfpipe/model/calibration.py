@@ -27,7 +27,7 @@ class Calibration:
         scale: above 0, so the order of images stays.
         shift: in nats.
         clip_min: the least P(second) of two classes. Of more, the least probability of each class,
-            before they are divided by their sum.
+            before they are divided by their sum. Of several sigmoids, that of each class.
         clip_max: the greatest, likewise.
     """
 
@@ -73,10 +73,11 @@ class Calibration:
         return dataclasses.replace(self, clip_min=0.0, clip_max=1.0)
 
     def apply(self, logits: tf.Tensor, output: str) -> tf.Tensor:
-        """Return the probability of each class, float32 [N, C]; each row adds up to 1.
+        """Return the probability of each class, float32 [N, C].
 
-        `logits` are float32 [N, 1] if the classifier's `output` is "sigmoid", [N, C] if it is
-        "softmax". Raises ValueError for Platt's method and more than two classes.
+        Each row adds up to 1, but not of "sigmoids". `logits` are float32 [N, 1] if the
+        classifier's `output` is "sigmoid", else [N, C]. Raises ValueError for Platt's method and
+        more than two classes.
         """
         if self.method == TEMPERATURE:
             logits = logits * self.scale
@@ -86,12 +87,18 @@ class Calibration:
                     raise ValueError(f"platt is for two classes, not {logits.shape[-1]}")
                 logits, output = logits[:, 1:] - logits[:, :1], classifier.SIGMOID
             logits = logits * self.scale + self.shift
-        return self.clip(classifier.probabilities(logits, output))
+        many = output == classifier.SIGMOIDS
+        return self.clip(classifier.probabilities(logits, output), many=many)
 
-    def clip(self, probabilities: tf.Tensor) -> tf.Tensor:
-        """Clip float32 [N, C] to the bounds; without bounds, return the argument itself."""
+    def clip(self, probabilities: tf.Tensor, *, many: bool = False) -> tf.Tensor:
+        """Clip float32 [N, C] to the bounds; without bounds, return the argument itself.
+
+        `many` is whether an image may have several classes, so that each is clipped alone.
+        """
         if (self.clip_min, self.clip_max) == (0.0, 1.0):
             return probabilities
+        if many:
+            return tf.clip_by_value(probabilities, self.clip_min, self.clip_max)
         if probabilities.shape[-1] == 2:
             lowest = [1 - self.clip_max, self.clip_min]
             highest = [1 - self.clip_min, self.clip_max]

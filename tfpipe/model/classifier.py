@@ -42,7 +42,9 @@ POOLINGS = {
     "avg_max": AverageAndMax,
     "flatten": tf_keras.layers.Flatten,
 }
-SIGMOID, SOFTMAX = "sigmoid", "softmax"
+# Outputs: one logit of the second of two classes; a distribution over the classes; a logit of each
+# class, whatever the others are, for images with several classes or none.
+SIGMOID, SOFTMAX, SIGMOIDS = "sigmoid", "softmax", "sigmoids"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +75,14 @@ class Classifier:
     """The Keras models of a classifier; they share their layers.
 
     Images are float [N, S, S, 3], RGB in 0..255. Logits are float32, [N, 1] of a sigmoid, [N, C] of
-    a softmax.
+    a softmax or of several sigmoids.
     """
 
     model: tf_keras.Model  # images to logits: `head` of `features`
     features: tf_keras.Model  # images to [N, F]: the backbones, pooled and joined
     backbones: tuple[Backbone, ...]  # the parts that `features` joins
     head: tf_keras.Model  # [N, F] to logits
-    output: str  # "sigmoid" or "softmax"
+    output: str  # "sigmoid", "softmax" or "sigmoids"
     image_size: int  # S
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
@@ -90,8 +92,12 @@ class Classifier:
     def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Return the cross-entropy of each sample, in nats, float32 [N].
 
-        `labels` are shares of the classes, float32 [N, C]; `logits` float32 [N, 1] or [N, C].
+        `labels` are shares of the classes, float32 [N, C]; `logits` float32 [N, 1] or [N, C]. Of
+        several sigmoids it is the mean over the classes.
         """
+        if self.output == SIGMOIDS:
+            each = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+            return tf.reduce_mean(each, -1)
         if self.output == SOFTMAX:
             return tf.nn.softmax_cross_entropy_with_logits(labels, logits)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels[:, 1], logits[:, 0])
@@ -100,10 +106,13 @@ class Classifier:
 def probabilities(logits: tf.Tensor, output: str) -> tf.Tensor:
     """Return the probability of each class, float32 [N, C].
 
-    The logits are float32, [N, 1] if `output` is "sigmoid", [N, C] if it is "softmax".
+    The logits are float32, [N, 1] if `output` is "sigmoid", else [N, C]. Of "sigmoids" a row need
+    not add up to 1.
     """
     if output == SOFTMAX:
         return tf.nn.softmax(logits)
+    if output == SIGMOIDS:
+        return tf.sigmoid(logits)
     return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
 
 
@@ -153,7 +162,7 @@ def build(
         classes: how many, at least 2.
         pooling: a name in `POOLINGS`, from a feature map to a vector.
         head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
-        output: "sigmoid" (two classes only), "softmax", or "auto".
+        output: "sigmoid" (two classes only), "softmax", "sigmoids", or "auto".
         head_init: Keras' name of the initializer of the last layer's weights.
 
     Raises:
@@ -278,8 +287,19 @@ def adapt(head: tf_keras.Model, features: Callable[[], Iterable[np.ndarray]]) ->
         norm.moving_variance.assign(np.maximum(squares / count - norm.epsilon, 0))
 
 
-def choose_output(output: str, classes: int) -> str:
-    """Resolve "auto": a sigmoid for two classes; raises UserError for a sigmoid over more."""
+def choose_output(output: str, classes: int, *, many: bool = False) -> str:
+    """Resolve "auto": a sigmoid for two classes, and for each class if images may have several.
+
+    Raises:
+        UserError: the output is not for such classes.
+    """
+    if output == SIGMOIDS or (many and output in ("auto", SIGMOID)):
+        return SIGMOIDS
+    if many:
+        raise UserError(
+            f"`output={output}`: an image of these records may have several classes, or none, and a"
+            f" {output} makes them exclude each other: use sigmoid or auto"
+        )
     if output == "auto":
         return SIGMOID if classes == 2 else SOFTMAX
     if output == SIGMOID and classes != 2:

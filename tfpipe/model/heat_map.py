@@ -8,7 +8,7 @@ the logit.
 
 import tensorflow as tf
 
-from tfpipe.model.classifier import SIGMOID, Classifier, as_list
+from tfpipe.model.classifier import SIGMOID, SIGMOIDS, Classifier, as_list
 from tfpipe.model.predictor import EnsemblePredictor, Predictor, resized
 
 
@@ -64,6 +64,8 @@ def _score(logits: tf.Tensor, classes: tf.Tensor, output: str) -> tf.Tensor:
     """Return a score [N] that grows with a class's probability; of a sigmoid its log-odds."""
     if output == SIGMOID:
         return tf.where(classes == 1, logits[:, 0], -logits[:, 0])
+    if output == SIGMOIDS:  # the other classes do not matter
+        return tf.gather(logits, classes, batch_dims=1)
     # A common offset of all logits changes no probability.
     return tf.gather(logits, classes, batch_dims=1) - tf.reduce_mean(logits, -1)
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfpipe.model import fold
 from tfpipe.model.calibration import Calibration
-from tfpipe.model.classifier import SIGMOID, Classifier, log_probabilities
+from tfpipe.model.classifier import SIGMOID, SIGMOIDS, Classifier, log_probabilities
 from tfpipe.model.combination import Combination
 from tfpipe.model.views import View
 
@@ -26,7 +26,7 @@ class Predictor:
 
     @property
     def output(self) -> str:
-        """The classifier's, "sigmoid" or "softmax"."""
+        """The classifier's, "sigmoid", "softmax" or "sigmoids"."""
         return self.classifier.output
 
     @property
@@ -67,7 +67,10 @@ class EnsemblePredictor:
 
     members: tuple["Predictor | EnsemblePredictor", ...]  # their calibrations are not used
     combination: Combination
-    output: str  # "sigmoid" for two classes, else "softmax"; members may have it for two
+    output: (
+        str  # "sigmoid" for two classes, else "softmax"; members may have it for two. "sigmoids"
+    )
+    # if all members have it
     calibration: Calibration = dataclasses.field(default_factory=Calibration)  # after combining
 
     @property
@@ -88,7 +91,11 @@ class EnsemblePredictor:
         """Return the combined logits for uint8 or float32 [N, S, S, 3] in 0..255.
 
         They are log-odds, float32 [N, 1], of a sigmoid, and log-probabilities [N, C] of a softmax.
+        Of several sigmoids they are the mean log-odds, a log-opinion pool of each class.
         """
+        if self.output == SIGMOIDS:
+            odds = [each.logits(resized(images, each.image_size)) for each in self.members]
+            return tf.add_n(odds) / len(odds)
         found = [
             log_probabilities(member.logits(resized(images, member.image_size)))
             for member in self.members

@@ -46,6 +46,8 @@ class Context:
         classes: names in the order of their labels.
         freeze: whether classification runs on a folded copy of the model, see `tfpipe.model.fold`.
         depth16: how 16-bit greys become 8-bit ones, see `upload.decode`.
+        thresholds: the least probability of each class to be answered, where images may have
+            several classes; else None.
 
     Raises:
         UserError: the weights are too large to freeze.
@@ -55,6 +57,7 @@ class Context:
     classes: tuple[str, ...]
     freeze: bool = False
     depth16: str = pixels.AUTO
+    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self):
         size = sum(v.shape.num_elements() * v.dtype.size for v in self.predictor.variables)
@@ -103,6 +106,8 @@ class Context:
         Returns:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
             the most probable class; for two classes also "probability" float32 [N] of the second.
+            Where images may have several classes, instead "labels" bool [N, C], whether each
+            probability reaches the threshold of its class.
             With errors also "error" string [N]: for an image that has one the probabilities are 0
             (JSON has no NaN), the index is -1 and the name empty.
         """
@@ -116,7 +121,10 @@ class Context:
             index, name = tf.where(bad, tf.constant(-1, tf.int64), index), tf.where(bad, "", name)
             found["error"] = errors
         found |= {"probabilities": probabilities, "class_index": index, "class_name": name}
-        if len(self.classes) == 2:
+        if self.thresholds is not None:
+            reached = probabilities >= tf.constant(self.thresholds, tf.float32)
+            found["labels"] = reached if errors is None else reached & ~bad[:, tf.newaxis]
+        elif len(self.classes) == 2:
             found["probability"] = probabilities[:, 1]
         return found
 
@@ -216,11 +224,15 @@ def _of_examples(function: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Signa
 def _classify(context: Context) -> Signature:
     """Records, as Classify takes them: "classes" string and "scores" float32 [N, C].
 
-    Classify has no output for errors: the scores of an unreadable image are all 0.
+    Classify has no output for errors: the scores of an unreadable image are all 0. Where images may
+    have several classes, those with the highest scores come first.
     """
 
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = context.answer_examples(inputs)["probabilities"]
+        if context.thresholds is not None:
+            scores, order = tf.math.top_k(scores, len(context.classes))  # ties as they are
+            return {"classes": tf.gather(tf.constant(context.classes), order), "scores": scores}
         names = tf.broadcast_to(tf.constant(context.classes), tf.shape(scores))
         return {"classes": tf.ensure_shape(names, scores.shape), "scores": scores}
 
@@ -233,7 +245,7 @@ def _regress(context: Context) -> Signature | None:
 
     Regress has no output for errors: the value of an unreadable image is -1, no probability.
     """
-    if len(context.classes) != 2:
+    if len(context.classes) != 2 or context.thresholds is not None:
         return None
 
     def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -13,6 +13,7 @@ from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.predictions.image_classifier import Outcome
 from tfpipe.predictions.local import LocalClassifier
+from tfpipe.protocol.classification import LABELS_OUTPUT
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.versions import version_folders
@@ -71,6 +72,19 @@ class ExportClassifier(LocalClassifier):
                 f"--export_dir: {error.filename}: {error.strerror}: make it readable"
             ) from None
 
+    @functools.cached_property
+    def thresholds(self) -> tuple[float, ...] | None:  # noqa: D102
+        if LABELS_OUTPUT not in self._loaded.signatures["predict_images"].outputs:
+            return None
+        try:
+            found = self._card["decision"]["thresholds"]
+            return tuple(float(found[name]) for name in self.classes)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"--export_dir: {self.folder}/{card.JSON} does not tell the thresholds of the"
+                " classes: export it again"
+            ) from None
+
     def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
         found = self._run("predict_images", {"images": self.batch(images)}, "probabilities")
         return Outcome(found[: len(images)])
@@ -86,13 +100,19 @@ class ExportClassifier(LocalClassifier):
             return ()
 
     @functools.cached_property
-    def _data(self) -> dict[str, Any]:
-        """What the model card says of the training records; empty if it is missing or damaged."""
+    def _card(self) -> dict[str, Any]:
+        """The model card; empty if it is missing or damaged."""
         try:
-            value = json.loads(storage.read_whole(pathlib.Path(self.folder) / card.JSON) or b"")
-            return dict(value["data"])
-        except (OSError, ValueError, KeyError, TypeError):
+            path = pathlib.Path(self.folder) / card.JSON
+            return dict(json.loads(storage.read_whole(path) or b""))
+        except (OSError, ValueError, TypeError):
             return {}
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        """What the model card says of the training records; empty if it says nothing."""
+        found = self._card.get("data")
+        return found if isinstance(found, dict) else {}
 
     @functools.cached_property
     def _loaded(self) -> LoadedModel:

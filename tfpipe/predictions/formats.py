@@ -101,12 +101,19 @@ def _parquet(table: Table, file: BinaryIO) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(itertools.islice(rows, _GROUP_ROWS)):
             columns = zip(kinds, zip(*group, strict=True), strict=True)
-            arrays = [arrow.array(values, kind) for kind, values in columns]
+            arrays = [
+                arrow.array([_joined(cell) for cell in cells], kind) for kind, cells in columns
+            ]
             writer.write_batch(arrow.record_batch(arrays, schema=schema))
 
 
 def _spelled(cell: Cell, digits: int) -> str | None:
-    return f"{cell:.{digits}g}" if isinstance(cell, float) else cell
+    return f"{cell:.{digits}g}" if isinstance(cell, float) else _joined(cell)
+
+
+def _joined(cell: Cell) -> str | float | None:
+    """Return the classes of an image as one text, as in lists of labels."""
+    return "|".join(cell) if isinstance(cell, tuple) else cell
 
 
 def _pyarrow():

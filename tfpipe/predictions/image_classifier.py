@@ -69,8 +69,9 @@ class ImageClassifier(abc.ABC, Generic[T]):
     @property
     def prior(self) -> np.ndarray:
         """The probabilities of an unreadable image, float32 [C]."""
-        shares = self.class_shares or [1 / len(self.classes)] * len(self.classes)
-        return clipped(np.asarray([shares], np.float32), self.bounds)[0]
+        even = 0.5 if self.many else 1 / len(self.classes)
+        shares = self.class_shares or [even] * len(self.classes)
+        return clipped(np.asarray([shares], np.float32), self.bounds, many=self.many)[0]
 
     @property
     @abc.abstractmethod
@@ -93,9 +94,28 @@ class ImageClassifier(abc.ABC, Generic[T]):
             UserError: there is no answer.
         """
 
+    @property
+    def many(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.thresholds is not None
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The least probability of each class to be answered; None if an image has one class.
+
+        A server does not tell them.
+        """
+        return None
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
-        return clipped(outputs, self.bounds)
+        return clipped(outputs, self.bounds, many=self.many)
+
+    def answers(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Return which classes are answered, bool [N, C], for all outputs; see `many`."""
+        if self.thresholds is None:
+            return None
+        return self.probabilities(outputs).astype(np.float64) >= self.thresholds
 
     @abc.abstractmethod
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:
@@ -110,11 +130,17 @@ class ImageClassifier(abc.ABC, Generic[T]):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def clipped(probabilities: np.ndarray, bounds: tuple[float, float] | None) -> np.ndarray:
-    """Return float32 [N, C] clipped to (clip_min, clip_max); None leaves it as it is."""
+def clipped(
+    probabilities: np.ndarray, bounds: tuple[float, float] | None, *, many: bool = False
+) -> np.ndarray:
+    """Return float32 [N, C] clipped to (clip_min, clip_max); None leaves it as it is.
+
+    `many` is whether an image may have several classes.
+    """
     if bounds is None:
         return probabilities
     from tfpipe.model.calibration import Calibration  # it imports TensorFlow
 
     clip_min, clip_max = bounds
-    return np.asarray(Calibration(clip_min=clip_min, clip_max=clip_max).clip(probabilities))
+    calibration = Calibration(clip_min=clip_min, clip_max=clip_max)
+    return np.asarray(calibration.clip(probabilities, many=many))

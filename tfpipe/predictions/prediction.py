@@ -134,7 +134,8 @@ class Prediction:
                 raise ResumableError(f"{work}/{chunk.path} is not there any more, or damaged")
             outputs.append(result.outputs)
             rejects |= {chunk.names[place]: why for place, why in result.rejects.items()}
-        found = self.classifier.probabilities(np.concatenate(outputs))
+        joined = np.concatenate(outputs)
+        found, answers = self.classifier.probabilities(joined), self.classifier.answers(joined)
         unread = set(self.names[len(found) :])
         why = {name: (reason, detail) for name, reason, detail in self.source.skipped}
         rejects |= {name: why[name] for name in unread}
@@ -149,6 +150,10 @@ class Prediction:
         skipped = [each for each in self.source.skipped if each[0] not in unread]
         skipped += [(name, *rejects.pop(name)) for name in others]
         folder = remote.to_path(self.heat_maps)
+        if answers is not None:
+            unread_rows = np.zeros((len(self.names) - len(answers), answers.shape[1]), bool)
+            readable = np.array([name not in rejects for name in self.names], bool)
+            answers = np.concatenate([answers, unread_rows]) & readable[:, np.newaxis]
         drawn = {name: str(folder / file) for name, file in maps.items() if name not in rejects}
         return Predictions(
             [self.names[place] for place in kept],
@@ -157,4 +162,5 @@ class Prediction:
             rejects,
             sorted(skipped),
             drawn if self.heat_maps else None,
+            answers=None if answers is None else answers[kept],
         )

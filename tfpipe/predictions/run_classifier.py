@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tfpipe.model import signatures
 from tfpipe.model.calibration import Calibration
-from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.predictions.image_classifier import Outcome
 from tfpipe.predictions.local import LocalClassifier
@@ -53,7 +52,11 @@ class RunClassifier(LocalClassifier):
     @property
     def prior(self) -> np.ndarray:  # noqa: D102
         shares = np.asarray([self.class_shares], np.float32)
-        return np.asarray(self._calibration.clip(shares))[0]
+        return np.asarray(self._calibration.clip(shares, many=self.many))[0]
+
+    @functools.cached_property
+    def thresholds(self) -> tuple[float, ...] | None:  # noqa: D102
+        return self.run.thresholds
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
@@ -65,8 +68,7 @@ class RunClassifier(LocalClassifier):
         return Outcome(logits.numpy()[: len(images)])
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        output = SIGMOID if outputs.shape[1] == 1 else SOFTMAX
-        return self._calibration.apply(outputs, output).numpy()
+        return self._calibration.apply(outputs, self._predictor.output).numpy()
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         return self._explain(tf.constant(list(files)))["heat_map"].numpy()

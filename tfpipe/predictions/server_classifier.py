@@ -11,8 +11,10 @@ import numpy as np
 from tfpipe.core.errors import ResumableError, UserError
 from tfpipe.core.options import option
 from tfpipe.predictions.image_classifier import ImageClassifier, Outcome
+from tfpipe.protocol.classification import LABELS_OUTPUT
 from tfpipe.protocol.client import Client
 from tfpipe.protocol.images import MAX_BATCH_BYTES, MAX_IMAGE_BYTES
+from tfpipe.protocol.messages import DEFAULT_SIGNATURE
 from tfpipe.protocol.transport import ServerError
 
 
@@ -64,6 +66,9 @@ def connect(options: Options, bounds: tuple[float, float] | None) -> "ServerClas
 class ServerClassifier(ImageClassifier[bytes]):
     """A model on a server; its outputs are probabilities.
 
+    Where images may have several classes, the outputs also have 1 for each class that the server
+    answers with, and 0 for the others: only the server knows the thresholds.
+
     Attributes:
         options: the server and the model.
     """
@@ -85,6 +90,19 @@ class ServerClassifier(ImageClassifier[bytes]):
     def classes(self) -> tuple[str, ...]:  # noqa: D102
         with self._explained():
             return self._client.labels
+
+    @functools.cached_property
+    def many(self) -> bool:  # noqa: D102
+        with self._explained():
+            signatures = self._client.signatures
+        default = signatures.get(DEFAULT_SIGNATURE)
+        return default is not None and LABELS_OUTPUT in default.outputs
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        return super().probabilities(outputs[:, : len(self.classes)])
+
+    def answers(self, outputs: np.ndarray) -> np.ndarray | None:  # noqa: D102
+        return outputs[:, len(self.classes) :] > 0 if self.many else None
 
     def pinned(self) -> "ServerClassifier":
         """Return this classifier, fixed to the version that answers now."""
@@ -108,7 +126,8 @@ class ServerClassifier(ImageClassifier[bytes]):
         return len(prepared)
 
     def classify(self, images: Sequence[bytes | None]) -> Outcome:  # noqa: D102
-        outputs = np.full((len(images), len(self.classes)), np.nan, np.float32)
+        width = len(self.classes) * (2 if self.many else 1)
+        outputs = np.full((len(images), width), np.nan, np.float32)
         large = f"more than {MAX_IMAGE_BYTES >> 20} MiB, the limit of a request"
         there = {place: image for place, image in enumerate(images) if image is not None}
         refused = {place: large for place, image in there.items() if len(image) > MAX_IMAGE_BYTES}
@@ -119,7 +138,8 @@ class ServerClassifier(ImageClassifier[bytes]):
             if isinstance(answer, ServerError):
                 refused[place] = str(answer)
             else:
-                outputs[place] = answer.probabilities
+                answered = [name in answer.labels for name in self.classes] if self.many else []
+                outputs[place] = (*answer.probabilities, *answered)
         return Outcome(outputs, refused)
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102

@@ -11,7 +11,8 @@ from tfpipe.predictions import order
 # The column of a class's probability is PROBABILITY followed by its name.
 PROBABILITY = "probability_"
 
-Cell = str | float | None
+# Several texts are the classes of one image.
+Cell = str | float | tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Predictions:
         heat_maps: path of the heat map by the image's name; None if none are drawn.
         threshold: for two classes, the least probability of the second to be the label; None for
             the more probable class.
+        answers: where images may have several classes, whether each is answered, bool [n, C];
+            else None.
     """
 
     names: Sequence[str]
@@ -56,6 +59,7 @@ class Predictions:
     skipped: Sequence[tuple[str, str, str]] = ()
     heat_maps: Mapping[str, str] | None = None
     threshold: float | None = None
+    answers: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """Return the class of each image, int [n]; -1 for an unreadable one."""
@@ -66,15 +70,23 @@ class Predictions:
         found[[name in self.rejects for name in self.names]] = -1
         return found
 
+    def answered(self, thresholds: Sequence[float]) -> "Predictions":
+        """Return these with the answers of other thresholds, one for each class."""
+        readable = np.array([name not in self.rejects for name in self.names], bool)
+        reached = self.probabilities.astype(np.float64) >= thresholds
+        return dataclasses.replace(self, answers=reached & readable[:, np.newaxis])
+
     def count(self) -> dict[str, int]:
         """Return the number of images by class, without unreadable ones."""
+        if self.answers is not None:
+            return dict(zip(self.classes, self.answers.sum(0).tolist(), strict=True))
         found = self.labels()
         counts = np.bincount(found[found >= 0], minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def kaggle(self) -> Table:
         """Return Kaggle's columns: the id and P(second class), or for more classes each."""
-        two = len(self.classes) == 2
+        two = len(self.classes) == 2 and self.answers is None
         numbers = ("label",) if two else self.classes
 
         def rows() -> Iterator[tuple[Cell, ...]]:
@@ -85,7 +97,10 @@ class Predictions:
         return Table(("id", *numbers), frozenset(numbers), 7, rows)
 
     def all(self) -> Table:
-        """Return all columns; an unreadable image has an error and no label."""
+        """Return all columns; an unreadable image has an error and no label.
+
+        Where images may have several classes, the column "labels" has all that are answered.
+        """
         numbers = tuple(f"{PROBABILITY}{name}" for name in self.classes)
         maps = () if self.heat_maps is None else ("heat_map",)
         # Index -1 is the last one: no label.
@@ -93,19 +108,24 @@ class Predictions:
 
         def rows() -> Iterator[tuple[Cell, ...]]:
             labels = self.labels()
+            answers = self.answers
             for place in self._places:
                 name = self.names[place]
                 reject = self.rejects.get(name)
+                label: Cell = label_of[labels[place]]
+                if answers is not None and not reject:
+                    label = tuple(self.classes[c] for c in np.flatnonzero(answers[place]))
                 yield (
                     _text(order.identity(name)),
                     _text(name),
-                    label_of[labels[place]],
+                    label,
                     *self.probabilities[place].tolist(),
                     reject and one_line(": ".join(reject)),
                     *([self.heat_maps.get(name)] if maps else []),
                 )
 
-        header = ("id", "name", "label", *numbers, "error", *maps)
+        title = "label" if self.answers is None else "labels"
+        header = ("id", "name", title, *numbers, "error", *maps)
         return Table(header, frozenset(numbers), 9, rows)
 
     @property

@@ -13,6 +13,7 @@ from tfpipe.protocol.classification import (
     IMAGE_INPUT,
     IMAGE_KEY,
     IMAGE_OUTPUTS,
+    LABELS_OUTPUT,
     Classification,
     check_images,
     classifications,
@@ -205,7 +206,14 @@ class ModelCalls:
             return first + await self.classify(images[half:], threshold)
         outputs, labels = answer.outputs, ()
         try:
-            if threshold is not None:
+            if LABELS_OUTPUT in outputs:
+                if threshold is not None:
+                    raise UserError(
+                        f"`threshold={threshold:g}`: images of the model {self._target.name!r} may"
+                        " have several classes, each with its own threshold there: leave it out"
+                    )
+                labels = await self._labels_of(answer.version)
+            elif threshold is not None:
                 self._check_threshold(threshold, outputs["probabilities"].shape[1])
                 chosen = outputs["probabilities"][:, 1] >= threshold
                 if (chosen != outputs["class_index"]).any():

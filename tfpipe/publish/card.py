@@ -9,7 +9,7 @@ from typing import Any
 import tfpipe
 from tfpipe.core import options, storage
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation.metrics import metrics as registered
+from tfpipe.evaluation import label_sets
 from tfpipe.evaluation.metrics import names
 from tfpipe.evaluation.result_tables import interval, number
 from tfpipe.evaluation.summary import summary
@@ -23,8 +23,8 @@ from tfpipe.training.run_folder import RunFolder
 JSON, TEXT = "model_card.json", "model_card.md"
 SCHEMA_VERSION = 1
 
+_ONE_CLASS = "It names one of its classes for every image, even for one that shows none of them."
 LIMITS = (
-    "It names one of its classes for every image, even for one that shows none of them.",
     "Its probabilities hold for images like the training images. For another camera, image size or"
     " share of the classes they may be worse without any sign.",
     "The measures come from the images that chose the calibration and the best epoch; on other"
@@ -45,7 +45,7 @@ def measures(run: LoadedRun) -> dict[str, Any]:
             " now has: run tfpipe.train there to its end"
         )
     found = predictions_file.read(run.predictions_file)
-    return summary(found["probabilities"], found["label"], run.classes)
+    return summary(found["probabilities"], found["label"], run.classes, thresholds=run.thresholds)
 
 
 def describe(
@@ -72,6 +72,7 @@ def describe(
         license: of the model; empty if unknown.
     """
     classes = list(run.classes)
+    limits = [f"Its measures: {each}." for each in measured["warnings"]] + list(LIMITS)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
@@ -79,11 +80,7 @@ def describe(
         "tfpipe_version": tfpipe.__version__,
         "license": license or None,
         "classes": classes,
-        "decision": {
-            "label": "the class of the highest probability",
-            "threshold": 0.5 if len(classes) == 2 else None,
-            "positive_class": classes[1] if len(classes) == 2 else None,
-        },
+        "decision": _decision(run),
         "input": {"side_in_pixels": predictor.image_size, "formats": ["JPEG", "PNG", "GIF", "BMP"]},
         "data": _data(run),
         "training": _training(run),
@@ -96,7 +93,24 @@ def describe(
         "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
         "signatures": signatures,
         "optimize": optimize,
-        "limits": [f"Its measures: {each}." for each in measured["warnings"]] + list(LIMITS),
+        "limits": limits if run.thresholds is not None else [*limits, _ONE_CLASS],
+    }
+
+
+def _decision(run: LoadedRun) -> dict[str, Any]:
+    """Return how probabilities become labels."""
+    if run.thresholds is not None:
+        return {
+            "label": "every class whose probability reaches its threshold",
+            "threshold": None,
+            "positive_class": None,
+            "thresholds": dict(zip(run.classes, run.thresholds, strict=True)),
+        }
+    two = len(run.classes) == 2
+    return {
+        "label": "the class of the highest probability",
+        "threshold": 0.5 if two else None,
+        "positive_class": run.classes[1] if two else None,
     }
 
 
@@ -148,15 +162,21 @@ def _figure(measured: dict[str, Any], *path: str) -> str:
 def as_text(card: dict[str, Any]) -> str:
     """Return the card as Markdown."""
     measured, classes = card["measures"], card["classes"]
-    decision = "the class of the highest probability"
+    decision, many = card["decision"]["label"], "thresholds" in card["decision"]
+    if many:
+        thresholds = card["decision"]["thresholds"].items()
+        decision += f": {', '.join(f'`{name}` {value:.3g}' for name, value in thresholds)}"
     if card["decision"]["threshold"] is not None:
         decision += (
             f"; for two, `{classes[1]}` from a probability of {card['decision']['threshold']:g}."
             " The server has no threshold: apply another one to `probability`, or in the client"
             " (`--threshold`)"
         )
+    registered = label_sets.registry(measured["labels"])
     figures = [
-        (registered[key].title, (key,), ("intervals", key)) for key in names() if key in measured
+        (registered[key].title, (key,), ("intervals", key))
+        for key in names(registry=registered)
+        if key in measured
     ]
     figures += [(f"{name} found", ("recall", name), ("recall_intervals", name)) for name in classes]
     rows = [("images", f"{measured['n']:,}", "")]
@@ -164,11 +184,14 @@ def as_text(card: dict[str, Any]) -> str:
         (title, _figure(measured, *value), _figure(measured, *bounds))
         for title, value, bounds in figures
     ]
+    listed = f"{', '.join(classes[:-1])} and {classes[-1]}"
+    what = f"Tells {listed} apart in images"
+    if many:
+        what = f"Tells which of {listed} an image shows, several or none, in images"
     lines = [
         f"# {card['name']}, version {card['version']}",
         "",
-        f"Tells {', '.join(classes[:-1])} and {classes[-1]} apart in images"
-        f" of {', '.join(card['input']['formats'])}, which it resizes to"
+        f"{what} of {', '.join(card['input']['formats'])}, which it resizes to"
         f" {card['input']['side_in_pixels']} x {card['input']['side_in_pixels']} pixels.",
         "",
         "| measure | value | 95 % interval |",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfpipe.records import label_set
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 
@@ -72,11 +73,16 @@ def count(parts: Sequence[Hashable], labels: Sequence[str]) -> dict[Any, dict[st
 
     Args:
         parts: the split or fold of each image.
-        labels: its class.
+        labels: its label, as of `label_set`.
     """
-    counts = collections.Counter(zip(parts, labels, strict=True))
-    names = sorted(set(labels))
-    return {part: {name: counts[part, name] for name in names} for part in sorted(set(parts))}
+    counts: dict[Hashable, collections.Counter[str]] = {
+        part: collections.Counter() for part in sorted(set(parts))
+    }
+    for (part, label), images in collections.Counter(zip(parts, labels, strict=True)).items():
+        counts[part][label] = images
+    spread = {part: label_set.spread(by_label) for part, by_label in counts.items()}
+    names = sorted({name for by_class in spread.values() for name in by_class})
+    return {part: {name: found[name] for name in names} for part, found in spread.items()}
 
 
 def expect(

@@ -1,11 +1,12 @@
 """Convert one image to a tf.train.Example and back; `records/README.md` lists the keys."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from tfpipe.protocol.generated import Example
+from tfpipe.records import label_set
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -19,12 +20,15 @@ class ImageExample(NamedTuple):
         format: "jpeg", "png" or "raw"; "" if missing.
         height: in pixels; 0 if missing.
         width: in pixels; 0 if missing.
-        label: index of the class in the manifest's `classes`; None if missing.
-        text: name of the class; "" if missing.
+        label: index of the class in the manifest's `classes`; None if missing. Of several, the
+            first.
+        text: name of the class; "" if missing. Of several, or of none where other images have
+            several, as of `label_set`.
         filename: path relative to the source; "" if missing.
         sha256: hex digest of `encoded`; "" if missing.
         fold: number of the fold; -1 without folds.
         copy: whether the image is a transformed copy of another record.
+        labels: indices of all classes of the image, ascending.
     """
 
     encoded: bytes
@@ -37,6 +41,7 @@ class ImageExample(NamedTuple):
     sha256: str
     fold: int
     copy: bool
+    labels: tuple[int, ...] = ()
 
 
 def serialize(
@@ -45,7 +50,7 @@ def serialize(
     format: str,
     height: int,
     width: int,
-    label: int,
+    labels: Iterable[int],
     text: str,
     filename: str,
     sha256: str,
@@ -54,7 +59,8 @@ def serialize(
 ) -> bytes:
     """Return a record; equal arguments give equal bytes.
 
-    The arguments are the fields of `ImageExample`. `fold=-1` and `copy=False` write no key.
+    The arguments are the fields of `ImageExample`. `fold=-1` and `copy=False` write no key. An
+    image without a class has the keys of its classes without values.
     """
     example = Example()
     features = example.features.feature
@@ -62,17 +68,18 @@ def serialize(
         ("image/encoded", encoded),
         ("image/format", format.encode()),
         # surrogateescape keeps the bytes of a file name that is not UTF-8.
-        ("image/class/text", text.encode("utf-8", "surrogateescape")),
         ("image/filename", filename.encode("utf-8", "surrogateescape")),
         ("image/key/sha256", sha256.encode()),
     ):
         features[key].bytes_list.value.append(value)
-    for key, value in (
-        ("image/height", height),
-        ("image/width", width),
-        ("image/class/label", label),
-    ):
+    for key, value in (("image/height", height), ("image/width", width)):
         features[key].int64_list.value.append(value)
+    names = features["image/class/text"].bytes_list
+    names.SetInParent()  # the key is there without values too
+    names.value.extend(name.encode("utf-8", "surrogateescape") for name in label_set.names(text))
+    indices = features["image/class/label"].int64_list
+    indices.SetInParent()
+    indices.value.extend(labels)
     if fold >= 0:
         features["image/fold"].int64_list.value.append(fold)
     if copy:
@@ -94,8 +101,11 @@ def deserialize(record: bytes) -> ImageExample:
     except DecodeError:
         raise ValueError("not a tf.train.Example") from None
 
+    def every(key: str, kind: str) -> Sequence[Any]:
+        return getattr(features[key], kind).value if key in features else ()
+
     def first(key: str, kind: str, default: Any) -> Any:
-        values = getattr(features[key], kind).value if key in features else ()
+        values = every(key, kind)
         return values[0] if values else default
 
     def text(key: str) -> str:
@@ -104,17 +114,23 @@ def deserialize(record: bytes) -> ImageExample:
     encoded = first("image/encoded", "bytes_list", None)
     if encoded is None:
         raise ValueError("no image/encoded of type bytes")
+    names = [
+        each.decode("utf-8", "surrogateescape") for each in every("image/class/text", "bytes_list")
+    ]
+    is_set = len(names) > 1 or (not names and "image/class/text" in features)
+    labels = every("image/class/label", "int64_list") or every("label", "int64_list")
     return ImageExample(
         encoded=encoded,
         format=text("image/format"),
         height=first("image/height", "int64_list", 0),
         width=first("image/width", "int64_list", 0),
-        label=first("image/class/label", "int64_list", first("label", "int64_list", None)),
-        text=text("image/class/text"),
+        label=labels[0] if labels else None,
+        text=label_set.join(names) if is_set else "".join(names),
         filename=text("image/filename"),
         sha256=text("image/key/sha256"),
         fold=first("image/fold", "int64_list", -1),
         copy=bool(first("image/copy", "int64_list", 0)),
+        labels=tuple(labels),
     )
 
 
@@ -131,32 +147,40 @@ def deserialize_image(record: bytes) -> ImageExample:
     def number(key: str) -> int:
         return features[key].int64_list.value[0]
 
+    labels = features["image/class/label"].int64_list.value
     return ImageExample(
         encoded=features["image/encoded"].bytes_list.value[0],
         format=text("image/format"),
         height=number("image/height"),
         width=number("image/width"),
-        label=number("image/class/label"),
+        label=labels[0] if labels else None,
         text="",
         filename=text("image/filename"),
         sha256=text("image/key/sha256"),
         fold=-1,
         copy=False,
+        labels=tuple(labels),
     )
 
 
-def features() -> "dict[str, tf.io.FixedLenFeature]":
-    """Return the keys of a record for `tf.io.parse_single_example`; older records parse too."""
+def features(*, many: bool = False) -> "dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature]":
+    """Return the keys of a record for `tf.io.parse_single_example`; older records parse too.
+
+    `many` is whether an image may have several classes, or none.
+    """
     import tensorflow as tf  # here, because building records does not need it
 
     text, number = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.int64)
+    label, name = number, text
+    if many:
+        label, name = tf.io.RaggedFeature(tf.int64), tf.io.RaggedFeature(tf.string)
     return {
         "image/encoded": text,
         "image/format": text,
         "image/height": number,
         "image/width": number,
-        "image/class/label": number,
-        "image/class/text": text,
+        "image/class/label": label,
+        "image/class/text": name,
         "image/filename": text,
         "image/key/sha256": text,
         "image/fold": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
@@ -164,15 +188,18 @@ def features() -> "dict[str, tf.io.FixedLenFeature]":
     }
 
 
-def parse(serialized: "tf.Tensor", keys: Iterable[str] | None = None) -> "dict[str, tf.Tensor]":
+def parse(
+    serialized: "tf.Tensor", keys: Iterable[str] | None = None, *, many: bool = False
+) -> "dict[str, tf.Tensor]":
     """Parse one record into a scalar tensor for each key.
 
     Args:
         serialized: the record, a scalar string.
         keys: keys of `features()`; None for all.
+        many: whether an image may have several classes; then these are vectors.
     """
     import tensorflow as tf
 
-    known = features()
+    known = features(many=many)
     chosen = known if keys is None else {key: known[key] for key in keys}
     return tf.io.parse_single_example(serialized, chosen)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.records import example, manifest, tfrecord, verify
+from tfpipe.records import class_counts, example, manifest, tfrecord, verify
+from tfpipe.records.class_counts import RecordKind
 from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.records.subset import Subset
@@ -99,36 +100,22 @@ def _describe(
     whole: Manifest, drawn: dict[str, list[ImageExample]], shards: tuple[Shard, ...], digest: str
 ) -> Manifest:
     """Return the manifest of the drawn records."""
-    records, copies = collections.Counter(), collections.Counter()
-    folds: dict[str, dict[str, int]] = {}
-    fold_records: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
-    for split, found in drawn.items():
-        for each in found:
-            records[split, each.text] += 1
-            copies[split, each.text] += each.copy
-            if not whole.folds:
-                continue
-            kinds = fold_records.setdefault(split, {}).setdefault(str(each.fold), {})
-            kinds.setdefault(each.text, {"images": 0, "copies": 0})[
-                "copies" if each.copy else "images"
-            ] += 1
-            if not each.copy and each.fold >= 0:
-                folds.setdefault(str(each.fold), dict.fromkeys(whole.classes, 0))[each.text] += 1
-
-    def table(counts: collections.Counter, splits: list[str]) -> dict[str, dict[str, int]]:
-        return {split: {name: counts[split, name] for name in whole.classes} for split in splits}
-
+    kinds = collections.Counter(
+        RecordKind(split, each.text, each.fold, each.copy)
+        for split, found in drawn.items()
+        for each in found
+    )
+    counted = class_counts.describe(
+        kinds, whole.classes, list(drawn), labels=whole.labels, has_folds=bool(whole.folds)
+    )
     count = sum(shard.records for shard in shards)
     # The fractions of the splits are those of the whole set.
     arguments = {name: value for name, value in whole.arguments.items() if name != "splits"}
     return dataclasses.replace(
         whole,
         arguments=arguments,
-        splits=table(records, list(drawn)),
-        copies=table(copies, [split for split in drawn if split in whole.copies]),
-        folds=dict(sorted(folds.items())),
-        fold_records=fold_records,
-        accepted=count - sum(copies.values()),
+        **counted,
+        accepted=sum(count for kind, count in kinds.items() if not kind.copy),
         fingerprint=digest,
         shards=shards,
         mean_record_bytes=sum(shard.bytes for shard in shards) / count,

@@ -10,6 +10,8 @@ from typing import Any
 import tfpipe
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import UserError
+from tfpipe.records.label_encoding import LabelEncoding
+from tfpipe.records.label_set import MANY, ONE
 from tfpipe.records.rejects import REJECTS
 
 MANIFEST = "manifest.json"
@@ -18,7 +20,7 @@ MANIFEST = "manifest.json"
 ALL_SPLITS = "all"
 
 # Increased when a field is added, renamed or gets another meaning.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _WHAT = "a records manifest of tfpipe"
 _REBUILD = "build the data set again with `python -m tfpipe.build_records --overwrite`"
@@ -51,7 +53,8 @@ class Manifest:
         arguments: build options that affect the contents.
         input_fingerprint: hex digest of the inputs' names, sizes, and times or checksums.
         classes: names of the classes, in the order of `classes`; a label is an index into them.
-        splits: number of records by split and class, including zeros.
+        splits: number of records by split and class, including zeros. A record counts for each of
+            its classes.
         accepted: number of images, without copies.
         converted: number of converted images by reason (`decode.Picture.converted`).
         rejected: number of files in `rejects.csv` by reason.
@@ -61,11 +64,13 @@ class Manifest:
         copies: number of transformed copies by split and class; only splits that have copies.
         folds: number of images by fold ("0", "1", ...) and class; empty without folds.
         fold_records: number of records by split, fold, class, and "images" or "copies"; empty
-            without folds, and in data sets of schema version 2.
+            without folds, and in data sets of schema version 2. If `labels` is "many", the class ""
+            counts all records.
         duplicates: counts of the clusters in `duplicates.csv`.
         screens: number of suspects by screen.
         statistics: of the image files, from `statistics.describe`.
         files: sorted names of the other files in the folder.
+        labels: how many classes an image has: "one", or "many" for any number of them.
         schema_version: version of this format.
         tfpipe_version: version that built the data set.
         folder: folder of the data set; not in the file.
@@ -90,13 +95,19 @@ class Manifest:
     screens: dict[str, int] = dataclasses.field(default_factory=dict)
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
     files: tuple[str, ...] = (REJECTS,)
+    labels: str = ONE
     schema_version: int = SCHEMA_VERSION
     tfpipe_version: str = tfpipe.__version__
     folder: remote.Path = dataclasses.field(default=pathlib.Path(), compare=False)
 
+    @property
+    def encoding(self) -> LabelEncoding:
+        """How labels become numbers."""
+        return LabelEncoding(len(self.classes), self.labels == MANY)
+
     def count(self, split: str = ALL_SPLITS) -> int:
         """Return the number of records in a split, or in "all"."""
-        return sum(sum(self.splits[name].values()) for name in self._names(split))
+        return sum(shard.records for shard in self.shards_of(split))
 
     def images(self, split: str = ALL_SPLITS) -> int:
         """Return the number of images in a split, or in "all": records without copies."""
@@ -254,11 +265,16 @@ def _check_consistency(manifest: Manifest) -> None:
             raise ValueError(f"shard {shard.name!r} is of the unknown split {shard.split!r}")
     if len({shard.name for shard in manifest.shards}) < len(manifest.shards):
         raise ValueError("a shard is listed twice")
+    if manifest.labels not in (ONE, MANY):
+        raise ValueError(f"labels is {manifest.labels!r}, neither {ONE!r} nor {MANY!r}")
     for split, counts in manifest.splits.items():
         if sorted(counts) != sorted(manifest.classes):
             raise ValueError(f"split {split!r} does not have the classes of the data set")
         records = sum(shard.records for shard in manifest.shards_of(split))
-        if records != sum(counts.values()):
+        fits = records == sum(counts.values())
+        if manifest.labels == MANY:
+            fits = records >= max(counts.values(), default=0)
+        if not fits:
             raise ValueError(
                 f"split {split!r} has {records} records in its shards, but other counts"
             )

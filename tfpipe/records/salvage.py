@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import ResumableError, UserError, one_line
-from tfpipe.records import example, tfrecord, verify
+from tfpipe.records import example, label_set, tfrecord, verify
 from tfpipe.records.manifest import Manifest, Shard
 from tfpipe.records.subset import Subset
 from tfpipe.records.verified import VerifiedShards
@@ -173,8 +173,9 @@ def _examine(manifest: Manifest, shard: Shard) -> Salvage:
                     lost.append(LostRecord(shard.name, number, offset))
                     continue
                 fields = example.deserialize(record)
-                if fields.label is None or (fields.text,) != manifest.classes[fields.label :][:1]:
-                    raise ValueError(f"{fields.text!r} is not class {fields.label}")
+                known = [name for i in fields.labels for name in manifest.classes[i : i + 1]]
+                if not fields.text or fields.text != label_set.join(known):
+                    raise ValueError(f"{fields.text!r} is not of the classes {fields.labels}")
                 frame = tfrecord.frame(record)
                 digest.update(frame)
                 size += len(frame)
@@ -273,7 +274,8 @@ def _count(manifest: Manifest, left: Manifest, salvages: Sequence[Salvage]) -> M
         images = collections.Counter()
         with terminal.progress(f"counting {split}", manifest.count(split), "records") as advance:
             for record in Subset(left, (split,)).records():
-                images[record.text, record.copy] += 1
+                for name in label_set.names(record.text):
+                    images[name, record.copy] += 1
                 advance()
         counted[split] = {c: images[c, False] + images[c, True] for c in manifest.classes}
         if split in copies:

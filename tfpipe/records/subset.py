@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.records import example, tfrecord
+from tfpipe.records import example, label_set, tfrecord
 from tfpipe.records.manifest import ALL_SPLITS, Manifest, Shard
+
+_ALL = ""  # counts the records of all classes; no class has this name
 
 
 class ShardPiece(NamedTuple):
@@ -117,12 +119,12 @@ class Subset:
         """Number of records."""
         if self.slices:
             return sum(stop - start for start, stop in self.slices)
-        return sum(self._counts.values())
+        return self._counts[_ALL, False] + self._counts[_ALL, True]
 
     @property
     def images(self) -> int:
         """Number of images: records without copies."""
-        return sum(count for (_, copy), count in self._counts.items() if not copy)
+        return self._counts[_ALL, False]
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -165,13 +167,13 @@ class Subset:
 
     @functools.cached_property
     def _counts(self) -> collections.Counter[tuple[str, bool]]:
-        """Number of records by (class, copy)."""
+        """Number of records by (class, copy), and of all records by (_ALL, copy)."""
         if self.slices:
             return self._scan()
         if self.fold is None:
             return self._listed()
         counts = self._listed_by_fold() if self.manifest.fold_records else self._scan()
-        if not counts.total():
+        if not (counts[_ALL, False] or counts[_ALL, True]):
             raise UserError(
                 f"{self.manifest.folder} has no records of {self.name}: name another fold or split"
             )
@@ -184,6 +186,9 @@ class Subset:
             for name, records in self.manifest.splits[split].items():
                 counts[name, True] += copies.get(name, 0)
                 counts[name, False] += records - copies.get(name, 0)
+            images = self.manifest.images(split)
+            counts[_ALL, False] += images
+            counts[_ALL, True] += self.manifest.count(split) - images
         return counts
 
     def _listed_by_fold(self) -> collections.Counter[tuple[str, bool]]:
@@ -194,6 +199,8 @@ class Subset:
                     for copy, kind in ((False, "images"), (True, "copies")):
                         if self.holds(int(fold), copy):
                             counts[name, copy] += records[kind]
+                            if name and self.manifest.labels == label_set.ONE:
+                                counts[_ALL, copy] += records[kind]
         return counts
 
     def _scan(self) -> collections.Counter[tuple[str, bool]]:
@@ -202,7 +209,9 @@ class Subset:
         with terminal.progress(f"counting {self.name}", total, "records") as advance:
             for record in self._read():
                 if self.holds(record.fold, record.copy):
-                    counts[record.text, record.copy] += 1
+                    counts[_ALL, record.copy] += 1
+                    for name in label_set.names(record.text):
+                        counts[name, record.copy] += 1
                 advance()
         return counts
 

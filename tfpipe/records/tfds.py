@@ -9,6 +9,7 @@ from typing import Any
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import one_line
+from tfpipe.records.label_set import MANY
 from tfpipe.records.manifest import Manifest
 
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -54,23 +55,36 @@ def _info(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _sequence(feature: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a list of values, of any length."""
+    return {
+        "pythonClassName": f"{_PACKAGE}.sequence_feature.Sequence",
+        "sequence": {"feature": feature, "length": "-1"},
+    }
+
+
 def _features(manifest: Manifest) -> dict[str, Any]:
     """Return TFDS's description of the keys that every record of the data set has."""
     image = {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}
+    label: dict[str, Any] = {
+        "pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(len(manifest.classes))},
+    }
+    text: dict[str, Any] = _TEXT
+    if manifest.labels == MANY:
+        label, text = _sequence(label), _sequence(text)
     features = {
         IMAGE: {"pythonClassName": f"{_PACKAGE}.image_feature.Image", "image": image},
-        LABEL: {
-            "pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": str(len(manifest.classes))},
-        },
-        "image/class/text": _TEXT,
+        LABEL: label,
+        "image/class/text": text,
         "image/filename": _TEXT,
         "image/format": _TEXT,
         "image/height": _NUMBER,
         "image/key/sha256": _TEXT,
         "image/width": _NUMBER,
     }
-    if sum(sum(counts.values()) for counts in manifest.folds.values()) == manifest.accepted:
+    # Records of no fold, as of a test split, lack the key.
+    if manifest.folds and "-1" not in {f for by in manifest.fold_records.values() for f in by}:
         features["image/fold"] = _NUMBER
     return {
         "type": f"{_PACKAGE}.features_dict.FeaturesDict",

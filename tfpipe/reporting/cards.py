@@ -11,7 +11,7 @@ from tfpipe.model import heat_map
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import heat_overlay, template, thumbnail
 from tfpipe.records.example import ImageExample
-from tfpipe.reporting import record_images
+from tfpipe.reporting import named_predictions, record_images
 from tfpipe.reporting.named_predictions import NamedPredictions
 
 SIDE = 200  # pixels of a picture's longer side
@@ -19,12 +19,12 @@ SIDE = 200  # pixels of a picture's longer side
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """An image with its label and the predicted class, `guess`.
+    """An image with its label and the predicted class, `guess`, or the classes of both.
 
     Attributes:
         heat: the picture below its heat map for the predicted class; None without a heat map.
-        scores: the two most probable classes, and the label if it is another one, with their
-            probabilities.
+        scores: the two most probable classes, and the label and the guess if they are others, with
+            their probabilities.
         note: a remark; "" if none.
     """
 
@@ -58,19 +58,20 @@ class CardMaker:
     def card(self, number: int, side: int = SIDE) -> Card:
         """Return the card of an image, its picture's longer side at most `side` pixels."""
         probabilities = self.found.probabilities[number]
-        label = int(self.found.labels[number])
+        label, guessed = self.found.label(number), self.found.guess(number)
         top = np.argsort(-probabilities, kind="stable")[:2].tolist()
-        shown = top if label in top else [*top, label]
-        guess, name = self.classes[top[0]], str(self.found.names[number])
+        shown = dict.fromkeys([*top, *label, *guessed])
+        name = str(self.found.names[number])
+        labelled, guess = (named_predictions.text(each, self.classes) for each in (label, guessed))
         small = thumbnail.of_record(self.records[number], side)
         mapped = None
         if number in self.heats:
             blended = heat_overlay.blend(small, self.heats[number])
-            mapped = thumbnail.embed(blended, f"Heat map of {guess} in {name}")
-        alt = f"{name}, labelled {self.classes[label]}, predicted {guess}"
+            mapped = thumbnail.embed(blended, f"Heat map of {self.classes[top[0]]} in {name}")
+        alt = f"{name}, labelled {labelled}, predicted {guess}"
         scores = [(self.classes[each], float(probabilities[each])) for each in shown]
         picture, note = thumbnail.embed(small, alt), self.notes.get(number, "")
-        return Card(picture, mapped, name, self.classes[label], guess, scores, note)
+        return Card(picture, mapped, name, labelled, guess, scores, note)
 
 
 def heat_maps(

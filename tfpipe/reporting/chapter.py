@@ -192,7 +192,7 @@ def _add_images(
     parts = record_images.validation_parts(target.trained, manifest)
     records = record_images.read(parts, {*shown, *grouped})
     for number, fields in records.items():
-        name, label = str(found.names[number]), found.labels[number]
+        name, label = str(found.names[number]), found.label(number)
         record_images.check(fields, name, label, manifest.folder)
     predictor = target.trained.restore()
     heats = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import compare
+from tfpipe.evaluation import compare, label_sets
 from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.page.figure import COLORS, GREY, drawing, escaped, legend
 from tfpipe.reporting import record_images, training_plots
@@ -98,8 +98,7 @@ def pair(best: Chapter, other: Chapter) -> Pair:
         order = compare.order(name, one.columns, other_name, two.columns)
     except UserError as error:
         return Pair(other_name, problem=str(error))
-    first = LabeledPredictions(one.probabilities, one.labels)
-    second = LabeledPredictions(two.probabilities[order], two.labels[order])
+    first, second = one.labeled, two.labeled[order]
     compared = compare.compare(first, second)
     counts = tuple(
         int(((first.right == a) & (second.right == b)).sum())
@@ -110,10 +109,15 @@ def pair(best: Chapter, other: Chapter) -> Pair:
     disputed = disputed[np.argsort(-distance, kind="stable")]  # the largest difference first
     return Pair(
         other_name,
-        [compare.sentence(compared, name, other_name, key) for key in ("log_loss", "accuracy")],
+        [
+            compare.sentence(compared, name, other_name, key, first.metrics)
+            for key in ("log_loss", label_sets.accuracy_of(first.labels_kind))
+        ],
         counts,
         disputed=[(int(index), int(order[index])) for index in disputed],
-        plot=_scatter(name, other_name, first, second, classes) if first.classes == 2 else None,
+        plot=_scatter(name, other_name, first, second, classes)
+        if isinstance(first, LabeledPredictions) and first.classes == 2
+        else None,
     )
 
 
@@ -146,7 +150,7 @@ def _disputed_cards(
         parts = record_images.validation_parts(best.target.trained, manifest)
         records = record_images.read(parts, dict(disputed))
         for number, fields in records.items():
-            name, label = str(found.names[number]), found.labels[number]
+            name, label = str(found.names[number]), found.label(number)
             record_images.check(fields, name, label, manifest.folder)
     except UserError as error:
         terminal.warn(f"{best.target.folder}: {error}")

@@ -9,7 +9,7 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import duplicates
 from tfpipe.page import thumbnail
 from tfpipe.page.thumbnail_sheet import SheetItem
-from tfpipe.records import rejects
+from tfpipe.records import label_set, rejects
 from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
@@ -84,7 +84,7 @@ def _sample(manifest: Manifest) -> tuple[list, list, list]:
             small = thumbnail.of_record(fields, _COLOR_SIDE)
             colors.append(np.asarray(small, np.float64).mean(axis=(0, 1)))
             sizes.append((fields.width or small.width, fields.height or small.height))
-            labels.append(fields.text or manifest.classes[fields.label or 0])
+            labels.append(label_set.shown(fields.text) or manifest.classes[fields.label or 0])
             advance()
     return sizes, labels, colors
 

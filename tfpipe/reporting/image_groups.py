@@ -7,17 +7,24 @@ import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
+from tfpipe.evaluation.label_sets import SetPredictions
 from tfpipe.reporting.named_predictions import NamedPredictions
 
 
 def wrong(found: NamedPredictions, most: int) -> list[int]:
     """Return the wrongly predicted images, those with the highest loss first."""
     order = np.argsort(-found.losses, kind="stable")
-    return order[found.guesses[order] != found.labels[order]][:most].tolist()
+    return order[~found.labeled.right[order]][:most].tolist()
 
 
 def uncertain(found: NamedPredictions, most: int) -> list[int]:
-    """Return the images whose two most probable classes are closest to each other."""
+    """Return the images whose two most probable classes are closest to each other.
+
+    Where images may have several classes, those with a probability next to its threshold.
+    """
+    if isinstance(found.labeled, SetPredictions):
+        apart = np.abs(found.labeled.probabilities - found.labeled.thresholds).min(axis=1)
+        return np.argsort(apart, kind="stable")[:most].tolist()
     top = np.sort(found.probabilities, axis=1)[:, -2:]
     return np.argsort(top[:, 1] - top[:, 0], kind="stable")[:most].tolist()
 
@@ -37,7 +44,11 @@ def certain(found: NamedPredictions, most: int) -> list[int]:
 
 GROUPS = {
     "Most wrong": (wrong, "Images with a wrong prediction, the highest log loss first."),
-    "Least certain": (uncertain, "Images whose two most probable classes are nearly equal."),
+    "Least certain": (
+        uncertain,
+        "Images whose two most probable classes are nearly equal; where images may have several"
+        " classes, those with a probability next to its threshold.",
+    ),
     "Most certain": (
         certain,
         "Images with the highest probabilities before calibration, alternating between classes.",
@@ -51,8 +62,11 @@ def suspect_labels(found: NamedPredictions, classes: Sequence[str]) -> list[int]
     The method is confident learning (Northcutt et al., 2021) on the predictions.
 
     Raises:
-        UserError: cleanlab is not installed, or a class has no image.
+        UserError: cleanlab is not installed, a class has no image, or images may have several
+            classes.
     """
+    if found.many:
+        raise UserError("images may have several classes, and the method is for one of each")
     if importlib.util.find_spec("cleanlab") is None:
         raise UserError("cleanlab is not installed: pip install 'tfpipe[screen]'")
     if len(np.unique(found.labels)) < len(classes):

@@ -13,7 +13,7 @@ from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.page import template, thumbnail
 from tfpipe.records.example import ImageExample
 from tfpipe.records.subset import Subset
-from tfpipe.reporting import record_images
+from tfpipe.reporting import named_predictions, record_images
 
 COUNT = 6  # for each image
 SIDE = 112  # pixels of a picture's longer side
@@ -86,7 +86,8 @@ def find(
     shown = record_images.read([part], {place for row in chosen for place, _ in row})
 
     def neighbour(fields: ImageExample, distance: float) -> Neighbour:
-        name, label = one_line(fields.filename), classes[fields.label or 0]
+        name = one_line(fields.filename)
+        label = named_predictions.text(fields.labels, classes)
         small = thumbnail.of_record(fields, SIDE)
         return Neighbour(thumbnail.embed(small, f"{name}, labelled {label}"), name, label, distance)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import result_tables
+from tfpipe.evaluation import label_sets, result_tables
 from tfpipe.evaluation.summary import summary
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run
@@ -34,23 +34,29 @@ def result(
         shares: see `summary`.
 
     Returns:
-        "measured", the summary; "tables" of metrics, classes and mistakes; "notes", why a value or
-        interval is missing; "slices", a table, None if metrics.json has none for these images; and
-        "slice_notes".
+        "measured", the summary; "accuracy", the name of the share of right images; "tables" of
+        metrics, classes and mistakes; "notes", why a value or interval is missing; "slices", a
+        table, None if metrics.json has none for these images; and "slice_notes".
     """
     before = {"log_loss_raw": found.raw}
     measured = summary(
-        found.probabilities, found.labels, tuple(classes), before=before, shares=shares
+        found.probabilities,
+        found.labels,
+        tuple(classes),
+        before=before,
+        shares=shares,
+        thresholds=found.thresholds,
     )
     tables = [
         result_tables.of_metrics("metrics", measured),
         result_tables.of_classes(measured, MAX_CLASSES),
     ]
-    if len(classes) > 2:
+    if len(classes) > 2 and not found.many:
         tables.append(result_tables.of_mistakes(measured))
     saved = _evaluated(folder / loaded_run.METRICS, measured)
     return {
         "measured": measured,
+        "accuracy": label_sets.accuracy_of(measured["labels"]),
         "tables": tables,
         "notes": result_tables.explanations(measured),
         "slices": result_tables.of_slices(saved["slices"], wide=True) if saved else None,
@@ -92,7 +98,7 @@ def _evaluated(path: pathlib.Path, measured: dict[str, Any]) -> dict[str, Any] |
         return None
     try:
         saved = storage.read_json(path, what="metrics", hint="run tfpipe.evaluate again")
-        same = (saved["n"], saved["confusion"]) == (measured["n"], measured["confusion"])
+        same = all(saved[key] == measured.get(key) for key in ("n", "support", "recall"))
         return saved if same and saved["slices"] else None
     except (UserError, KeyError, TypeError) as error:
         terminal.warn(f"{path} is damaged ({error}): run tfpipe.evaluate again")

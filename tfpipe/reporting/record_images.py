@@ -59,9 +59,9 @@ def read(parts: Sequence[Subset], chosen: Collection[int]) -> dict[int, ImageExa
     return found
 
 
-def check(fields: ImageExample, name: str, label: int, where: object) -> None:
+def check(fields: ImageExample, name: str, label: tuple[int, ...], where: object) -> None:
     """Raise UserError unless a record is the image that a prediction belongs to."""
-    if (one_line(fields.filename), fields.label) != (name, label):
+    if (one_line(fields.filename), fields.labels) != (name, label):
         raise UserError(
             f"{where} has {one_line(fields.filename)} where the predictions have {name}:"
             f" {_OTHER_RECORDS}"

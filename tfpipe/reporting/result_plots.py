@@ -71,7 +71,8 @@ def reliability(found: NamedPredictions, classes: Sequence[str]) -> bytes:
         for name, probabilities in rows.items():
             is_final = probabilities is found.probabilities or len(rows) == 1
             color = COLORS[0] if is_final else COLORS[1]
-            bins = diagrams.reliability(probabilities, found.labels)
+            scores, labels = _questions(probabilities, found.labels)
+            bins = diagrams.reliability(scores, labels)
             share = bins.right / bins.counts
             low, high = np.transpose(list(map(wilson, bins.right, bins.counts)))
             errors = np.maximum(0, [share - low, high - share])
@@ -80,12 +81,13 @@ def reliability(found: NamedPredictions, classes: Sequence[str]) -> bytes:
                 style = {"fmt": "o-", "markersize": 5}
             axes.errorbar(bins.confidence, share, errors, color=color, linewidth=1.4,
                           elinewidth=0.9, capsize=2, label=name, **style)  # fmt: skip
-            edges, of_bins = diagrams.histogram(probabilities, found.labels, bins=10)
+            edges, of_bins = diagrams.histogram(scores, labels, bins=10)
             counts.stairs(of_bins.sum(axis=0), edges, color=color, linewidth=1.4,
                           linestyle="-" if is_final else "--")  # fmt: skip
         axes.set(ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.tick_params(labelbottom=False)
-        counts.set(xlabel=_score_name(classes), ylabel="images", yscale="log")
+        name = "P(class), of each class" if found.many else _score_name(classes)
+        counts.set(xlabel=name, ylabel="answers" if found.many else "images", yscale="log")
         counts.set_ylim(0.7, None)
         counts.yaxis.set_major_formatter("{x:,.0f}")
         counts.minorticks_off()
@@ -159,8 +161,21 @@ PLOTS: dict[str, tuple[Callable[[NamedPredictions, Sequence[str]], bytes], str]]
 
 
 def draw(found: NamedPredictions, classes: Sequence[str]) -> dict[str, tuple[bytes, str]]:
-    """Return PNG files with their alt texts, by name."""
-    return {name: (plot(found, classes), alt) for name, (plot, alt) in PLOTS.items()}
+    """Return PNG files with their alt texts, by name.
+
+    Images that may have several classes have no confusion of classes.
+    """
+    left_out = ("confusion", "histogram") if found.many else ()
+    chosen = {name: each for name, each in PLOTS.items() if name not in left_out}
+    return {name: (plot(found, classes), alt) for name, (plot, alt) in chosen.items()}
+
+
+def _questions(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arguments; where images may have several classes, each answer as an image."""
+    if labels.ndim == 1:
+        return probabilities, labels
+    present = np.ravel(probabilities)
+    return np.stack([1 - present, present], axis=1), np.ravel(labels).astype(np.int64)
 
 
 def _score_name(classes: Sequence[str]) -> str:
@@ -180,10 +195,9 @@ def _curves(
         found: the predictions.
         curve: scikit-learn's function of positives and scores.
     """
-    classes = found.probabilities.shape[1]
     columns = {
-        index: (found.labels == index, found.probabilities[:, index])
-        for index in ([1] if classes == 2 else range(classes))
+        index: (found.labeled.positives(index), found.probabilities[:, index])
+        for index in found.labeled.ranked_classes
     }
     areas = {
         index: sklearn.metrics.roc_auc_score(positives, scores)

@@ -12,6 +12,9 @@ log loss has half a mistake and half a right answer more:
 The bound is the e with the least sum of this and the loss of all other images. Two classes have a
 bound on either side. More classes share one; there m - k is the probability that the right class
 loses when others are raised.
+
+Where images may have several classes, each image and class is a question of its own, with yes or
+no: each counts as an image of two classes, with one scale for all.
 """
 
 import dataclasses
@@ -21,7 +24,7 @@ import scipy  # its parts load when they are first used
 
 from tfpipe.core.errors import UserError
 from tfpipe.model.calibration import NONE, PLATT, TEMPERATURE, Calibration
-from tfpipe.model.classifier import SIGMOID
+from tfpipe.model.classifier import SIGMOID, SIGMOIDS
 
 AUTO = "auto"
 FOLDS = 5
@@ -45,21 +48,33 @@ class Method:
     bounds: bool = False
 
 
-def check(method: str, classes: int) -> None:
-    """Raise UserError if a method is not for that number of classes."""
-    if method == PLATT and classes > 2:
+def check(method: str, classes: int, *, many: bool = False) -> None:
+    """Raise UserError if a method is not for that number of classes.
+
+    `many` is whether an image may have several; then each class is a question of its own.
+    """
+    if method == PLATT and classes > 2 and not many:
         raise UserError(
             f"`calibration={PLATT}` is for two classes, the records have {classes}: use temperature"
             " or auto"
         )
 
 
+def questions(
+    logits: np.ndarray, labels: np.ndarray, output: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return the arguments of `fit`: with several sigmoids, each image and class as an image."""
+    if output != SIGMOIDS:
+        return logits, labels, output
+    return np.reshape(logits, (-1, 1)), np.asarray(labels, np.int64).ravel(), SIGMOID
+
+
 def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: Method) -> Calibration:
     """Fit a calibration to images that the model was not trained on.
 
     Args:
-        logits: finite [n, 1] if `output` is "sigmoid", [n, C] if it is "softmax"; n is at least 1.
-        labels: int [n], class indices.
+        logits: finite [n, 1] if `output` is "sigmoid", else [n, C]; n is at least 1.
+        labels: int [n], class indices; with "sigmoids" [n, C], 1 for each class of an image.
         output: of the classifier.
         method: what to fit.
 
@@ -68,7 +83,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, output: str, method: Method) -> 
     """
     if method.name == NONE:
         return Calibration()
-    logits = np.asarray(logits, np.float64)
+    logits, labels, output = questions(np.asarray(logits, np.float64), labels, output)
     if output == SIGMOID:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     name = choose(logits, labels) if method.name == AUTO else method.name
@@ -88,7 +103,8 @@ def cross_fit(
         method: as for `fit`.
         fold: of each image, int [n].
     """
-    found = np.empty([len(labels), max(2, logits.shape[1])], np.float32)
+    classes = logits.shape[1] if output == SIGMOIDS else max(2, logits.shape[1])
+    found = np.empty([len(labels), classes], np.float32)
     for number in np.unique(fold):
         test = fold == number
         others = fit(logits[~test], labels[~test], output, method)

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import metrics
+from tfpipe.evaluation import metrics, threshold
 from tfpipe.model.calibration import Calibration
 from tfpipe.records.manifest import Manifest
 from tfpipe.runs import calibration_fit, fold_agreement, predictions_file
@@ -105,7 +105,8 @@ def join(config: TrainConfig, runs: list[TrainConfig], manifest: Manifest) -> No
                 "two runs without a test split do not show how far they agree on new images: their"
                 " mean is calibrated like one run, which makes it rather underconfident"
             )
-        factor = fold_agreement.worth(logits, labels, variance or 0.0, len(opened))
+        flat, answers, _ = calibration_fit.questions(logits, labels, output)
+        factor = fold_agreement.worth(flat, answers, variance or 0.0, len(opened))
     kept = calibration_fit.fit(logits * np.float32(factor), labels, output, method)
     terminal.say(
         f"calibration of the mean of {len(opened)} runs: {kept}; its logits are worth those of one"
@@ -116,6 +117,7 @@ def join(config: TrainConfig, runs: list[TrainConfig], manifest: Manifest) -> No
     predictions_file.write(folder / PREDICTIONS, classes, every)
     storage.write_json(folder / FOLDS, {"folds": [run.folder.name for run in opened]})
     saved = {"calibration": kept.to_json(), "made_for": made_for, "n": len(labels)}
+    saved |= threshold.saved(classes, every["probabilities"], labels)
     storage.write_json(folder / CALIBRATION, saved | {_FACTOR: factor})
     raw = Calibration().apply(logits, output).numpy()
 

@@ -12,6 +12,7 @@ from tfpipe.evaluation import compare, metrics
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SOFTMAX
 from tfpipe.model.combination import BLEND, GEOMETRIC, MEAN, Combination, combiners
+from tfpipe.records import label_set
 from tfpipe.runs import (
     calibration_fit,
     combination_fit,
@@ -105,6 +106,11 @@ def _members(folders: list[str]) -> tuple[LoadedRun, ...]:
     for member in members:
         if isinstance(member, Ensemble) and not member.cross_validated:
             raise UserError(f"`runs`: {member.folder} is an ensemble: name its members instead")
+        if member.labels == label_set.MANY:
+            raise UserError(
+                f"`runs`: an image of {member.folder} may have several classes, and ensembles"
+                " combine classes that exclude each other: train with `folds` to join several runs"
+            )
         member.identity()  # raises UserError without weights
         current = run_calibration.is_current(member) if isinstance(member, RunFolder) else True
         if not (current and member.predictions_file.is_file()):

@@ -21,6 +21,7 @@ from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
+from tfpipe.runs import calibration_fit
 from tfpipe.runs.combination_fit import log_probabilities
 from tfpipe.training.run_folder import RunFolder
 
@@ -75,7 +76,9 @@ def _logits(run: RunFolder, parts: list[Subset], images: int) -> list[np.ndarray
         count = min(part.images, math.ceil(images / size) * size)
         title = f"how far the runs agree: {run.folder.name} on {part.name}"
         some = batches.take(math.ceil(count / size))
-        found.append(inference.predict(predictor, some, count, title)["logits"])
+        gathered = inference.predict(predictor, some, count, title)
+        logits, labels = gathered["logits"], gathered["label"]
+        found.append(calibration_fit.questions(logits, labels, predictor.output)[0])
     return found
 
 

@@ -21,11 +21,11 @@ import numpy as np
 from tfpipe.core import options, remote, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.model.calibration import Calibration
-from tfpipe.model.classifier import SIGMOID, SOFTMAX
+from tfpipe.model.classifier import SIGMOID, SIGMOIDS, SOFTMAX
 from tfpipe.model.combination import GEOMETRIC, Combination
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
+from tfpipe.records import label_set, salvage
 from tfpipe.records import manifest as manifests
-from tfpipe.records import salvage
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import crossval, run_calibration
@@ -63,6 +63,23 @@ class Ensemble:
     def classes(self) -> tuple[str, ...]:
         """Names in the order of their labels, the same in all members."""
         return self.members[0].classes
+
+    @property
+    def labels(self) -> str:
+        """How many classes an image has: "one" or "many"."""
+        return self.members[0].labels
+
+    @property
+    def output(self) -> str:
+        """The output of the combined predictions, as of `tfpipe.model.classifier`."""
+        if self.labels == label_set.MANY:
+            return SIGMOIDS
+        return SIGMOID if len(self.classes) == 2 else SOFTMAX
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The least probability of each class to be answered; None if an image has one class."""
+        return runs.read_thresholds(self.calibration_file, self.classes, self.labels)
 
     @property
     def class_shares(self) -> tuple[float, ...]:
@@ -135,8 +152,7 @@ class Ensemble:
         members: list[Predictor | EnsemblePredictor] = [
             member.uncalibrated(tta=tta) for member in self.members
         ]
-        output = SIGMOID if len(self.classes) == 2 else SOFTMAX
-        return EnsemblePredictor(tuple(members), self.combination, output)
+        return EnsemblePredictor(tuple(members), self.combination, self.output)
 
 
 LoadedRun = RunFolder | Ensemble
@@ -251,7 +267,36 @@ def labels_in(run: LoadedRun, manifest: Manifest) -> np.ndarray:
             f"{manifest.folder} has the class {', '.join(unknown)}, but {run.folder} was trained on"
             f" {', '.join(run.classes)}: give other `records`, or build them without that class"
         )
+    if manifest.labels != run.labels:
+        held = {label_set.ONE: "exactly one class", label_set.MANY: "any number of classes"}
+        raise UserError(
+            f"an image of {manifest.folder} has {held[manifest.labels]}, but {run.folder} was"
+            f" trained on images with {held[run.labels]}: give other `records`"
+        )
     return np.array([run.classes.index(name) for name in manifest.classes], np.int64)
+
+
+def raw_probabilities(run: LoadedRun, logits: np.ndarray) -> np.ndarray:
+    """Return probabilities float32 [n, C] of a run's logits, before calibration.
+
+    The members of an ensemble may have two logits for two classes.
+    """
+    two = run.output == SIGMOID and logits.shape[1] == 2
+    return Calibration().apply(logits, SOFTMAX if two else run.output).numpy()
+
+
+def renumbered(run: LoadedRun, manifest: Manifest, labels: np.ndarray) -> np.ndarray:
+    """Return labels of some records as the run numbers the classes, [n] or [n, C].
+
+    Raises:
+        UserError: as `labels_in`.
+    """
+    numbers = labels_in(run, manifest)
+    if labels.ndim == 1:
+        return numbers[labels]
+    found = np.zeros([len(labels), len(run.classes)], labels.dtype)
+    found[:, numbers] = labels
+    return found
 
 
 def usual_shares(run: LoadedRun, manifest: Manifest | None) -> tuple[float, ...] | None:

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import metrics
+from tfpipe.evaluation import metrics, threshold
 from tfpipe.input import pipeline
 from tfpipe.model import inference, views
 from tfpipe.model.calibration import Calibration
@@ -20,10 +20,10 @@ from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.train_config import TrainConfig
 
 
-def check(config: TrainConfig, classes: int) -> None:
+def check(config: TrainConfig, classes: int, *, many: bool = False) -> None:
     """Raise UserError for wrong `tta` or `calibration`; called before hours of training."""
     views.parse(config.tta)
-    calibration_fit.check(config.calibration, classes)
+    calibration_fit.check(config.calibration, classes, many=many)
 
 
 def calibrate(run: RunFolder, val: Subset, built: Classifier | None = None) -> None:
@@ -70,7 +70,7 @@ def _from_features(
         images = [fields for fields in val.records() if not fields.copy]
         return {
             "name": np.array([fields.filename for fields in images], object),
-            "label": np.array([fields.label for fields in images], np.int64),
+            "label": val.manifest.encoding.encode(images),
             "logits": np.concatenate(logits),
         }
     return None
@@ -94,8 +94,8 @@ def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> N
 
     Args:
         run: with its best weights.
-        found: "name" bytes or str [n], "label" int [n] and "logits" float32 [n, 1 or C], by the
-            best weights and the run's views, not calibrated.
+        found: "name" bytes or str [n], "label" int [n] or [n, C], and "logits" float32 [n, 1 or C],
+            by the best weights and the run's views, not calibrated.
         output: of the classifier.
     """
     logits, labels = found["logits"], found["label"]
@@ -113,6 +113,7 @@ def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> N
             "made_for": run.calibrated_for(),
             "n": len(labels),
             **losses,
+            **threshold.saved(run.classes, probabilities, labels),
         },
     )
     names = {"log_loss_raw": "", "log_loss_calibrated": "calibrated ", "log_loss": "clipped "}

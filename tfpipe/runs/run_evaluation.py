@@ -8,6 +8,7 @@ import numpy as np
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import bootstrap, compare
+from tfpipe.evaluation.label_sets import SetPredictions, labeled
 from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.evaluation.slices import ImageProperties, slices
 from tfpipe.evaluation.summary import summary
@@ -16,7 +17,6 @@ from tfpipe.model import inference
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import (
-    combination_fit,
     loaded_run,
     predictions_file,
     run_calibration,
@@ -38,13 +38,14 @@ class Evaluation:
     Attributes:
         run: that made them.
         what: the images, in words.
-        found: "name" str [n], escaped to one line, "label" int64 [n], "logits" float32 [n, 1 or C]
-            and "probabilities" float32 [n, C].
+        found: "name" str [n], escaped to one line, "label" int64 [n] or float32 [n, C], "logits"
+            float32 [n, 1 or C] and "probabilities" float32 [n, C].
         before: probabilities [n, C] before steps of the calibration, by the name of their log loss.
         images: their attributes, for slices; None if unknown.
         reason: why `images` is None.
         shares: of each class in training, for warnings; None if not comparable.
         described: keys of `metrics.json` that describe the images and the calibration.
+        thresholds: of the classes, where images may have several; None for the run's.
     """
 
     run: LoadedRun
@@ -55,11 +56,17 @@ class Evaluation:
     reason: str
     shares: tuple[float, ...] | None
     described: dict[str, Any]
+    thresholds: tuple[float, ...] | None = None
 
     @property
-    def predictions(self) -> LabeledPredictions:
+    def _used_thresholds(self) -> tuple[float, ...] | None:
+        return self.thresholds or self.run.thresholds
+
+    @property
+    def predictions(self) -> LabeledPredictions | SetPredictions:
         """The predictions, for `tfpipe.evaluation`."""
-        return LabeledPredictions(self.found["probabilities"], self.found["label"])
+        found = self.found
+        return labeled(found["probabilities"], found["label"], self._used_thresholds)
 
     def metrics(self, rounds: int = bootstrap.ROUNDS) -> dict[str, Any]:
         """Return the contents of `metrics.json`: `described`, `summary`, and "slices"."""
@@ -70,6 +77,7 @@ class Evaluation:
             rounds=rounds,
             before=self.before,
             shares=self.shares,
+            thresholds=self._used_thresholds,
         )
         parts = None
         if self.images is None:
@@ -143,7 +151,7 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
     )
     found = inference.predict(predictor, batches, part.images, f"evaluating {part.name}")
     found["name"] = predictions_file.text(found["name"])
-    found["label"] = loaded_run.labels_in(run, part.manifest)[found["label"]]
+    found["label"] = loaded_run.renumbered(run, part.manifest, found["label"])
     before = run_calibration.steps(predictor.calibration, found["logits"], predictor.output)
     del before["log_loss"]
     known = trained_images.count(run, found["example_id"])
@@ -202,7 +210,7 @@ def out_of_fold(run: LoadedRun) -> Evaluation:
         run,
         f"out-of-fold predictions of {run.folder}",
         found,
-        {"log_loss_raw": np.exp(combination_fit.log_probabilities(found["logits"]))},
+        {"log_loss_raw": loaded_run.raw_probabilities(run, found["logits"])},
         images,
         reason,
         None,

@@ -18,6 +18,7 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.precision import under
 from tfpipe.records import coverage, limit, salvage
 from tfpipe.records import manifest as manifests
+from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 from tfpipe.runs import first_weights, run_calibration, trained_images
 from tfpipe.training import (
@@ -95,8 +96,8 @@ def _fit(
         averaging.check(stage.config.average)
         own.check(Augment(stage.config.augment, crop_on_host=True))
     classifier.check_adapts(config.head)
-    monitor.build(config, len(manifest.classes))
-    run_calibration.check(config, len(manifest.classes))
+    monitor.build(config, manifest.encoding)
+    run_calibration.check(config, len(manifest.classes), many=manifest.encoding.many)
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
@@ -106,7 +107,7 @@ def _fit(
     randomness.seed_everything(config.seed)
     run = resume.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
-        losses.build(stage.config, run.resolved.shares)
+        losses.build(stage.config, run.resolved.shares, many=run.resolved.encoding.many)
     with (
         under(chosen.precision),
         cluster.strategy.scope(),
@@ -156,7 +157,7 @@ def _choose_runtime(config: TrainConfig, cluster: Cluster) -> Runtime:
     return dataclasses.replace(chosen, precision=precision, xla=xla)
 
 
-def plain_model(config: TrainConfig, classes: int) -> Classifier:
+def plain_model(config: TrainConfig, encoding: LabelEncoding) -> Classifier:
     """Return the classifier of these options, with random weights."""
     branches = [
         classifier.BackboneConfig(branch["name"], branch["size"], backbones.NO_WEIGHTS)
@@ -164,10 +165,10 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
     ]
     return classifier.build(
         branches,
-        classes,
+        encoding.classes,
         pooling=config.pooling,
         head=config.head,
-        output=config.output,
+        output=classifier.choose_output(config.output, encoding.classes, many=encoding.many),
         head_init=config.head_init,
     )
 
@@ -185,8 +186,10 @@ def _describe(
     )
     replicas = cluster.strategy.num_replicas_in_sync
     shared = f"; each batch shared by {replicas} devices" if replicas > 1 else ""
+    several = "; an image may have several classes: a sigmoid for each, and their mean binary loss"
     return (
         f"{names}: {built.model.count_params():,} parameters, on {train_split.count:,} images of"
         f" {len(run.resolved.classes)} classes ({train_split.name}), validated on"
         f" {val_split.images:,} ({val_split.name}){augmented}{shared}"
+        f"{several if run.resolved.encoding.many else ''}"
     )

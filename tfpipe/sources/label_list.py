@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.sources import class_name, list_columns, split_name, text_table
+from tfpipe.records import label_set
+from tfpipe.sources import label_cells, list_columns, split_name, text_table
 from tfpipe.sources.list_columns import Columns, Finder, ListColumns
 from tfpipe.sources.path_index import PathIndex
 from tfpipe.sources.source import Annotation
@@ -37,7 +38,7 @@ class Row(NamedTuple):
         line: its line or place, from 1.
         path: path without "./" and repeated "/"; or a URL as written.
         file: the file that was found for the path; "" if there is none.
-        label: name of the class; "" for none.
+        label: as of `label_set`; "" for none.
         group: name of the group, without surrounding space; "" for none.
         split: "train", "val", "test", or "" for none.
     """
@@ -104,8 +105,13 @@ def read(
         found = list_columns.choose(table, columns, finders, labelled=labelled)
         del table
         rows: list = found.rows
+        are_sets = found.label is not None and label_cells.are_sets(
+            [row.cells[found.label] for row in rows], columns
+        )
         for i, row in enumerate(rows):  # in place, because both forms of all rows take much memory
-            rows[i] = _row(row, found)
+            rows[i] = _row(row, found, are_sets, columns.separator)
+        if columns.many:
+            _join_labels(rows)
         _check_agreement(rows, unit)
     except BadRow as bad:
         raise UserError(f"{path}, {bad.unit or unit} {bad.line}: {bad}") from None
@@ -175,7 +181,7 @@ def digest(path: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _row(row: TableRow, found: ListColumns) -> Row:
+def _row(row: TableRow, found: ListColumns, are_sets: bool, separator: str) -> Row:
     try:
         path = _checked_path(row.cells[found.path])
         files = found.find(path)
@@ -184,7 +190,10 @@ def _row(row: TableRow, found: ListColumns) -> Row:
                 f"{path!r} may be {files[0]!r} or {files[1]!r}: write the folder too, or give only"
                 " the right folder as `source`, and this list by `labels`"
             )
-        label = "" if found.label is None else _checked_label(row.cells[found.label], path)
+        label = ""
+        if found.label is not None:
+            cell = row.cells[found.label]
+            label = label_cells.read(cell, path, are_sets=are_sets, separator=separator)
         group = "" if found.group is None else _checked_group(row.cells[found.group])
         split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
     except BadRow as bad:
@@ -196,15 +205,28 @@ def _row(row: TableRow, found: ListColumns) -> Row:
     )
 
 
+def _join_labels(rows: list[Row]) -> None:
+    """Give all rows of a file the classes of all of them."""
+    classes: dict[str, set[str]] = {}
+    for row in rows:
+        classes.setdefault(row.file or row.path, set()).update(label_set.names(row.label))
+    for i, row in enumerate(rows):
+        if row.label:
+            label = sys.intern(label_set.join(classes[row.file or row.path]))
+            rows[i] = row._replace(label=label)
+
+
 def _check_agreement(rows: Iterable[Row], unit: str) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         there = first.setdefault(row.file or row.path, row)
         for value, other in zip(row.annotation, there.annotation, strict=True):
             if value != other:
+                several = "" if value != row.label else ", or join them by `multi_label`"
                 raise BadRow(
-                    f"{row.path!r} is {value!r} here and {other!r} in {unit} {there.line}; remove"
-                    " one of them",
+                    f"{row.path!r} is {label_set.shown(value)!r} here and"
+                    f" {label_set.shown(other)!r} in {unit} {there.line}; remove one of"
+                    f" them{several}",
                     row.line,
                 )
 
@@ -227,18 +249,6 @@ def _checked_path(cell: Any) -> str:
     if remote.is_remote(path) or not ("./" in path or "//" in path or path.endswith("/")):
         return path  # the common case, in a tenth of the time
     return str(pathlib.PurePosixPath(path))
-
-
-def _checked_label(cell: Any, path: str) -> str:
-    label = list_columns.to_text(cell)
-    if cell is not None and not isinstance(cell, str) and not label:
-        raise BadRow(f"the label is a {type(cell).__name__}: write a name, such as 'cat'")
-    if not label.strip():
-        raise BadRow("no label: write a name, such as 'cat', or remove the row")
-    try:
-        return class_name.normalize(label, repr(path))
-    except UserError as error:
-        raise BadRow(f"label of {error}") from None
 
 
 def _checked_group(cell: Any) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from tfpipe.core.errors import UserError
+from tfpipe.records import label_set
 from tfpipe.sources import class_name, label_list, layout, split_name
 from tfpipe.sources.folder_path import source_name
 from tfpipe.sources.folder_tree import FOLDER, NUMBERED
@@ -97,12 +98,12 @@ def annotate(
     if mode.startswith(CSV):
         _add_splits(files, found, plain, everywhere=True)
     found = _clean(files, found, ask_splits)
-    names = {each.label for each in found if each.label}
+    names = {name for text in {each.label for each in found} for name in label_set.names(text)}
     if len(names) < 2 and len(classes) < 2:
         raise UserError(
-            f"`labels={mode}`: {min(names)!r} is the only class ({' and '.join(origins)}), but at"
-            " least two are needed: add images of another class, name all classes in `classes`,"
-            f" or choose another of `labels`: {_ALLOWED}"
+            f"`labels={mode}`: {min(names, default='')!r} is the only class"
+            f" ({' and '.join(origins)}), but at least two are needed: add images of another class,"
+            f" name all classes in `classes`, or choose another of `labels`: {_ALLOWED}"
         )
     return found, " and ".join(origins)
 
@@ -175,7 +176,9 @@ def _clean(
     shared: dict[Annotation, Annotation] = {}
     for file, each in zip(files, found, strict=True):
         if each.label not in labels:
-            labels[each.label] = class_name.normalize(each.label, "/".join(file))
+            labels[each.label] = label_set.mapped(
+                each.label, lambda name, file=file: class_name.normalize(name, "/".join(file))
+            )
         if each.split not in splits:
             splits[each.split] = split_name.recognize(each.split)
             if each.split.strip() and not splits[each.split] and ask_splits:

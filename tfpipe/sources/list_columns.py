@@ -26,6 +26,7 @@ _PATHS = (
 _IDS = ("id", "imageid", "imgid", "photoid", "fileid", "uuid", "key", "name")
 _CLASSES = (
     *("label", "labels", "class", "classname", "classlabel", "category", "categoryname"),
+    *("tags", "classes", "categories"),
     *("labelname", "target", "y", "tag", "breed", "species", "emotion", "expression", "variety"),
     *("diagnosis", "dx", "disease", "genre", "style", "type"),
 )
@@ -35,7 +36,7 @@ _SAMPLE = 100  # rows that decide whether a column names files
 
 
 class Columns(NamedTuple):
-    """The columns that a person names; each is "" to be found.
+    """The columns that a person names, each "" to be found, and how labels are understood.
 
     Attributes:
         path: names the files.
@@ -43,12 +44,16 @@ class Columns(NamedTuple):
         split: the split of each file.
         group: files with equal values stay in one split; a list may lack this column, and "" means
             that there are no groups.
+        many: whether an image may have several classes, or none; None to decide by the labels.
+        separator: joins the classes of an image in its label.
     """
 
     path: str = ""
     label: str = ""
     split: str = ""
     group: str = ""
+    many: bool | None = None
+    separator: str = "|"
 
 
 FOUND = Columns()  # no column is named, so all are found

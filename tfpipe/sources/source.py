@@ -25,7 +25,7 @@ class Annotation(NamedTuple):
     """What a source itself says about one of its files.
 
     Attributes:
-        label: name of the class; "" if the source names none.
+        label: as of `label_set`; "" if the source names none.
         group: files of one group stay in one split; "" for none.
         split: name of the split that the file belongs to; "" for none.
     """

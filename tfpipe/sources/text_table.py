@@ -135,8 +135,10 @@ def _separated(text: str) -> ParsedTable:
     first = next((line for line in _lines(text) if line.strip()), "")
     if not first:
         return ParsedTable(None, [])
-    separator = mark[1] if mark else max(_SEPARATORS, key=lambda each: _width(first, each))
-    if separator not in first and len(first.split()) > 1:
+    separator = mark[1] if mark else _separator(first)
+    words = first.split()
+    joins_classes = separator == "|" and is_image_name(words[0]) and words[1:2] != ["|"]
+    if (separator not in first or joins_classes) and len(words) > 1:
         return ParsedTable(None, list(_paths_and_labels(text)))
     reader = csv.reader(_lines(text), delimiter=separator, strict=True)
     rows = []
@@ -165,6 +167,13 @@ def _lines(text: str) -> TextIO:
     """Return the lines of a text, ended by LF, CR or both."""
     # A StringIO takes 4 bytes for each character.
     return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
+
+
+def _separator(line: str) -> str:
+    """Return the separator of cells: in `1.jpg,cat|dog|bird` the comma, before those of classes."""
+    named = (each for each in _SEPARATORS if is_image_name(line.split(each)[0].strip(' "')))
+    likely = next(named, "")
+    return likely or max(_SEPARATORS, key=lambda each: _width(line, each))
 
 
 def _width(line: str, separator: str) -> int:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from tfpipe.core import remote, storage
 from tfpipe.core.errors import Rejected, UserError
-from tfpipe.records import example, tfrecord
+from tfpipe.records import example, label_set, tfrecord
 from tfpipe.records import manifest as manifests
 from tfpipe.sources import label_names, record_keys, shards, unpack
 from tfpipe.sources.file import is_file, is_folder
@@ -147,10 +147,12 @@ class TFRecords(Source):
             beside, names = label_names.read(os.path.dirname(os.path.join(self._folder, found[0])))
             digests = dict.fromkeys(found, "")
         labels: dict[str, int | str] = {}
+        many = in_data_set and manifest.labels == label_set.MANY
         for shard, digest in digests.items():
             path = os.path.join(self._folder, shard)
             try:
-                self._list_shard(shard, digest or str(storage.stamp(path)[1]), contents, labels)
+                stamp = digest or str(storage.stamp(path)[1])
+                self._list_shard(shard, stamp, contents, labels, many=many)
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror}: make it readable") from None
             except tfrecord.FrameError as error:
@@ -166,9 +168,18 @@ class TFRecords(Source):
         return contents
 
     def _list_shard(
-        self, shard: str, stamp: str, contents: _Contents, labels: dict[str, int | str]
+        self,
+        shard: str,
+        stamp: str,
+        contents: _Contents,
+        labels: dict[str, int | str],
+        *,
+        many: bool,
     ) -> None:
-        """Add the records of one file, holding one record in memory at a time."""
+        """Add the records of one file, holding one record in memory at a time.
+
+        `many` is whether the names in their labels are of all classes of the image.
+        """
         path = os.path.join(self._folder, shard)
         if compression := _compression(path):
             if remote.is_remote(path):
@@ -196,7 +207,7 @@ class TFRecords(Source):
                     detail = f"{title} is a transformed copy; its image is read instead"
                     contents.skipped.append((found.name or title, COPY, detail))
                     continue
-                if len(found.labels) > 1:
+                if len(found.labels) > 1 and not many:
                     detail = f"it shows {' and '.join(map(repr, found.labels))}: crop or remove it"
                     contents.skipped.append((found.name or title, "several labels", detail))
                     continue
@@ -204,7 +215,9 @@ class TFRecords(Source):
                 ending = ".png" if kind in (b"png", b"raw") else ".jpg"
                 name = shards.unique(found.name, shard, number, contents.members, ending)
                 contents.members[name] = _Place(shard, offset, length, stamp)
-                if found.labels:
+                if many:
+                    labels[name] = label_set.join(map(str, found.labels))
+                elif found.labels:
                     labels[name] = found.labels[0]
 
     def _annotate(

@@ -8,18 +8,28 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.input import pipeline
+from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 from tfpipe.training.feature_cache import Column
 
-# Fields of the records that an entry of the cache keeps beside the features, int64 [].
-FIELDS = tuple(Column(name, (), "int64") for name in ("label", "example_id", "fold", "copy"))
+# Fields of the records that an entry of the cache keeps beside the features.
+_FIELDS = ("label", "example_id", "fold", "copy")
+
+
+def fields_of(encoding: LabelEncoding) -> list[Column]:
+    """Return the columns of these fields: the label as it is encoded, the others int64 []."""
+    label, *others = _FIELDS
+    return [
+        Column(label, encoding.shape, encoding.dtype),
+        *(Column(name, (), "int64") for name in others),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDataset:
     """Some rows of an entry of the cache, one for each record."""
 
-    columns: list[Column]  # of the entry; `FIELDS` are the last
+    columns: list[Column]  # of the entry; those of `fields_of` are the last
     arrays: list[np.ndarray]  # of each column, as stored, with all rows of the entry
     rows: np.ndarray  # indices of the rows in use
 
@@ -52,7 +62,7 @@ class FeatureDataset:
             part: rows of the padded batch to return.
 
         Returns:
-            "features", a list of tensors [B, ...]; each of `FIELDS`, int64 [B]; and
+            "features", a list of tensors [B, ...]; each of `fields_of`; and
             "sample_weight", float32 [B], 1, and 0 for padding.
         """
         chosen, weight = pipeline.pad_batch(self.rows[indices], size or len(indices))
@@ -60,7 +70,7 @@ class FeatureDataset:
             column.name: column.tensor(np.take(array, chosen[part], axis=0))
             for column, array in zip(self.columns, self.arrays, strict=True)
         }
-        fields = {each.name: tensors.pop(each.name) for each in FIELDS}
+        fields = {name: tensors.pop(name) for name in _FIELDS}
         return {
             "features": list(tensors.values()),
             **fields,

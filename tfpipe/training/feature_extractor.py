@@ -27,7 +27,7 @@ from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
 from tfpipe.training.cluster import Cluster, joined, share_out
 from tfpipe.training.feature_cache import Column, FeatureCache, size
-from tfpipe.training.feature_dataset import FIELDS, FeatureDataset
+from tfpipe.training.feature_dataset import FeatureDataset, fields_of
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.train_config import TrainConfig
 
@@ -55,7 +55,7 @@ class FeatureExtractor:
         the configuration by default.
         """
         self._config, self._side = config, classifier.image_size
-        self._classes = len(run.resolved.classes)
+        self._encoding = run.resolved.encoding
         self._strategy, self._workers = cluster.strategy, cluster.workers
         self._cache = cache or FeatureCache(
             pathlib.Path(config.feature_cache) if config.feature_cache else run.folder / "features",
@@ -64,7 +64,7 @@ class FeatureExtractor:
         self._columns = [
             Column(f"features{index}", tuple(each.shape[1:]), each.dtype.name)
             for index, each in enumerate(split.frozen.outputs)
-        ] + list(FIELDS)
+        ] + fields_of(self._encoding)
         self._cache_key = {
             "branches": run.resolved.branches,
             "pooling": config.pooling,
@@ -147,7 +147,7 @@ class FeatureExtractor:
         with salvage.explained(whole.manifest), terminal.progress(title, whole.count) as advance:
             for features, batch in batches:
                 real = batch["sample_weight"].numpy() > 0
-                fields = (batch[each.name] for each in FIELDS)
+                fields = (batch[each.name] for each in fields_of(self._encoding))
                 yield [each.numpy()[real] for each in [*features, *fields]]
                 advance(int(real.sum()))
 
@@ -174,7 +174,7 @@ class FeatureExtractor:
                 numbers = stateless_random.uniform(
                     self._config.seed, view, ids, self._augment.num_random
                 )
-                labels = tf.one_hot(batch["label"], self._classes)
+                labels = self._encoding.shares(batch["label"])
                 images, _ = self._augment_batch(images, labels, numbers, side=self._side)
             yield self._on_replicas(self._from_images, images), batch
 

@@ -61,7 +61,7 @@ class Inputs:
         self._train_split, self._val_split = train_split, val_split
         self._stage, self._split = stage, split
         self._config = config = stage.config
-        self._classes = len(train_split.manifest.classes)
+        self._encoding = train_split.manifest.encoding
         self._side = side = classifier.image_size
         cluster = Cluster(tf.distribute.get_strategy())
         self._input = input_config(config, side, worker=cluster.worker, workers=cluster.workers)
@@ -85,8 +85,8 @@ class Inputs:
 
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
-            tensors; "label" int64 [B], "example_id" int64 [B], "sample_weight" float32 [B], 1.
-            None where an epoch has fewer steps.
+            tensors; "label" as of `pipeline.train_batches`, "example_id" int64 [B],
+            "sample_weight" float32 [B], 1. None where an epoch has fewer steps.
         """
         if self._train_features:
             orders = self._orders(first_epoch, first_step, epochs)
@@ -169,12 +169,12 @@ class Inputs:
         numbers = stateless_random.uniform(
             self._config.seed, 0, ids.numpy(), self._augment.num_random
         )
-        one_hot = tf.one_hot(labels, self._classes)
-        return self._augment(images, one_hot, numbers, side=self._side)[0]
+        shares = self._encoding.shares(labels)
+        return self._augment(images, shares, numbers, side=self._side)[0]
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Return logits float32 [B, 1 or C], and their target labels, float32 [B, C]."""
-        labels = tf.one_hot(batch["label"], self._classes)
+        labels = self._encoding.shares(batch["label"])
         features = batch.get("features")
         if features is None:
             images = batch["image"]

@@ -22,7 +22,9 @@ TENSORBOARD = "tensorboard"  # folder in the run's
 class Epoch:
     """One line of the log; a field is a column.
 
-    `loss` is what the training minimises; `val_loss` is always the cross-entropy in nats.
+    `loss` is what the training minimises; `val_loss` is always the cross-entropy in nats, with
+    several sigmoids the mean of theirs. `accuracy` is the share of images whose class, or whose
+    classes at probability 0.5, are right.
     `learning_rate` is the rate at the end of the epoch. `input_wait` is the share of the training
     time spent waiting for batches. `cost` is what the best epoch has least of: the
     validation loss, or the metric of `--monitor`, negative if higher is better; NaN in older logs.

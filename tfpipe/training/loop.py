@@ -69,7 +69,7 @@ class Loop:
         self._cluster = cluster
         self._own = dataclasses.replace(run, folder=folder)
         self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
-        self._monitor = monitor.build(run.config)
+        self._monitor = monitor.build(run.config, run.resolved.encoding)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
         minutes = run.config.minutes or math.inf
         self._callback_scale = 1.0  # of the learning rate

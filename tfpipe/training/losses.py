@@ -2,7 +2,9 @@
 
 A loss has a term for each class of an image, from the log-probability of the class. The loss of the
 image is the sum over the classes of label share x class weight x term, so that every loss takes
-mixed and smoothed labels. To add one, register a function from log-probabilities to terms.
+mixed and smoothed labels. Where an image may have several classes, each is a question of its own:
+the loss is the mean over the classes of such a sum, over presence and absence. To add one, register
+a function from log-probabilities to terms.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import tensorflow as tf
 
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.model.classifier import Classifier, log_probabilities
+from tfpipe.model.classifier import SIGMOIDS, Classifier, log_probabilities
 from tfpipe.training.train_config import TrainConfig
 
 MAX_SMOOTHING = 0.5
@@ -52,8 +54,10 @@ class Loss:
         Args:
             classifier: that gave the logits.
             labels: float32 [N, C], share of each class.
-            logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax.
+            logits: float32 [N, 1] for a sigmoid, [N, C] for a softmax or several sigmoids.
         """
+        if classifier.output == SIGMOIDS:
+            return self._of_sigmoids(classifier, labels, logits)
         if self.smoothing:
             labels = labels * (1 - self.smoothing) + self.smoothing / labels.shape[-1]
         if self.name == "crossentropy" and self.weights is None:
@@ -63,11 +67,28 @@ class Loss:
             terms *= tf.constant(self.weights)
         return tf.reduce_sum(labels * terms, axis=-1)
 
+    def _of_sigmoids(
+        self, classifier: Classifier, labels: tf.Tensor, logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the mean over the classes of each one's binary loss, float32 [N]."""
+        if self.smoothing:
+            labels = labels * (1 - self.smoothing) + self.smoothing / 2
+        if self.name == "crossentropy" and self.weights is None:
+            return classifier.losses(labels, logits)  # one fused operation
+        present, absent = (
+            losses[self.name](tf.math.log_sigmoid(each), self.gamma) for each in (logits, -logits)
+        )
+        terms = labels * present + (1 - labels) * absent
+        if self.weights is not None:
+            terms *= tf.constant(self.weights)
+        return tf.reduce_mean(terms, axis=-1)
 
-def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
+
+def build(config: TrainConfig, shares: dict[str, float], *, many: bool = False) -> Loss:
     """Build the loss of the options; raise UserError if one of them is wrong.
 
-    `shares` has each class's share of the training records, in the order of the labels.
+    `shares` has each class's share of the training records, in the order of the labels; `many` is
+    whether an image may have several classes.
     """
     losses[config.loss]  # raises for an unknown name
     if not 0 <= config.label_smoothing <= MAX_SMOOTHING:
@@ -76,6 +97,11 @@ def build(config: TrainConfig, shares: dict[str, float]) -> Loss:
         )
     if not 0 <= config.focal_gamma < math.inf:
         raise UserError(f"`focal_gamma={config.focal_gamma:g}`: give 0 or more")
+    if config.class_weights == BALANCED and many:
+        raise UserError(
+            f"`class_weights={BALANCED}` is for images of exactly one class, and these may have"
+            " several: give NAME=W,NAME=W, the weights of the classes in the mean of their losses"
+        )
     weights = class_weights(config.class_weights, shares)
     return Loss(config.loss, config.label_smoothing, config.focal_gamma, weights)
 

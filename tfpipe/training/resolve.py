@@ -75,7 +75,8 @@ def parts(config: TrainConfig, manifest: Manifest) -> tuple[Subset, Subset]:
 
 def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) -> Resolved:
     """Resolve the options of a run on some records; raise UserError if they do not fit."""
-    output = classifier.choose_output(config.output, len(manifest.classes))
+    encoding = manifest.encoding
+    output = classifier.choose_output(config.output, encoding.classes, many=encoding.many)
     train, _ = parts(config, manifest)
     return Resolved(
         classes=manifest.classes,
@@ -89,6 +90,7 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
         records=config.records
         if remote.is_remote(config.records)
         else os.path.abspath(config.records),
+        labels=manifest.labels,
     )
 
 

@@ -15,7 +15,8 @@ The files are:
       log.csv            one line for each epoch
       tensorboard/       the same for TensorBoard
       lock               held by the training that is running here
-      calibration.json   how logits become probabilities, and for which weights
+      calibration.json   how logits become probabilities, and for which weights; where images may
+                         have several classes, also the threshold of each
       predictions.csv    logits and probabilities of the validation split
       metrics.json       written by tfpipe.evaluate
       report.html        written by tfpipe.report, or comparison.html
@@ -32,16 +33,17 @@ import functools
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tfpipe
 from tfpipe.core import options, storage, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.evaluation import threshold
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.precision import under
 from tfpipe.model.predictor import Predictor
-from tfpipe.records import verify
+from tfpipe.records import label_set, verify
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.training import records_place, resolve, stages
@@ -71,6 +73,21 @@ class RunFolder:
     def class_shares(self) -> tuple[float, ...]:
         """Share of each class among the training records."""
         return self.resolved.class_shares
+
+    @property
+    def labels(self) -> str:
+        """How many classes an image has: "one" or "many"."""
+        return self.resolved.labels
+
+    @property
+    def output(self) -> str:
+        """The classifier's output, as of `tfpipe.model.classifier`."""
+        return self.resolved.output
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The least probability of each class to be answered; None if an image has one class."""
+        return read_thresholds(self.calibration_file, self.classes, self.labels)
 
     @functools.cached_property
     def records(self) -> str:
@@ -385,3 +402,25 @@ def read_calibration(path: pathlib.Path, made_for: Callable[[], dict] | None = N
         return Calibration.from_json(saved["calibration"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a run's calibration ({error}): {hint}") from None
+
+
+def read_thresholds(
+    path: pathlib.Path, classes: Sequence[str], labels: str
+) -> tuple[float, ...] | None:
+    """Read the thresholds in a `calibration.json` like `RunFolder.thresholds`.
+
+    Without the file, as before the end of a training, each is `threshold.UNKNOWN`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if labels == label_set.ONE:
+        return None
+    if not path.is_file():
+        return (threshold.UNKNOWN,) * len(classes)
+    hint = "remove it and run tfpipe.train there again"
+    saved = storage.read_json(path, what="a run's calibration", hint=hint)
+    try:
+        return tuple(float(saved[threshold.THRESHOLDS][name]) for name in classes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no threshold of each class ({error}): {hint}") from None

@@ -65,8 +65,9 @@ class Steps:
             steps=inputs.steps,
             float16=run.resolved.precision == "mixed_float16",
         )
-        self._monitor = monitors.build(config)
-        self._loss = losses.build(config, run.resolved.shares)
+        self._monitor = monitors.build(config, run.resolved.encoding)
+        self._encoding = run.resolved.encoding
+        self._loss = losses.build(config, run.resolved.shares, many=self._encoding.many)
         floats = [v for v in split.trained.variables if v.dtype.is_floating]
         per_epoch = math.ceil(inputs.steps / config.accumulate_steps)
         self._average = averaging.build(config.average, floats, per_epoch)
@@ -175,11 +176,12 @@ class Steps:
         probabilities, labels, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
         cluster = Cluster(self._strategy)
         bits = probabilities.view(np.int32).astype(np.int64).ravel()
-        real, labels, bits = (
-            cluster.gathered(each) for each in (np.int64(weights > 0), np.int64(labels), bits)
+        real, flat, bits = (
+            cluster.gathered(each)
+            for each in (np.int64(weights > 0), np.int64(labels).ravel(), bits)
         )
-        every = bits.astype(np.int32).view(np.float32).reshape(len(labels), -1)
-        return every[real > 0], labels[real > 0]
+        every = bits.astype(np.int32).view(np.float32).reshape(len(real), -1)
+        return every[real > 0], flat.reshape(len(real), *labels.shape[1:])[real > 0]
 
     def keep_best(self) -> None:
         """Keep the weights that were just validated as the best ones."""
@@ -245,8 +247,15 @@ class Steps:
         return logits, self._sums(batch, logits, self._classifier.losses(labels, logits))
 
     def _sums(self, batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-        """Return the sum of the losses, the correct images, and all images: float32 [3]."""
+        """Return the sum of the losses, the correct images, and all images: float32 [3].
+
+        An image that may have several classes is correct if all of them are, at probability 0.5.
+        """
         real = tf.cast(batch["sample_weight"] > 0, tf.float32)
-        chosen = tf.argmax(self._classifier.probabilities(logits), -1)
-        correct = tf.cast(chosen == tf.cast(batch["label"], tf.int64), tf.float32)
+        probabilities = self._classifier.probabilities(logits)
+        if self._encoding.many:
+            right = tf.reduce_all((probabilities >= 0.5) == (batch["label"] >= 0.5), -1)
+        else:
+            right = tf.argmax(probabilities, -1) == tf.cast(batch["label"], tf.int64)
+        correct = tf.cast(right, tf.float32)
         return tf.stack([tf.reduce_sum(v) for v in (losses * real, correct * real, real)])

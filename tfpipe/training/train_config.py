@@ -4,6 +4,8 @@ import dataclasses
 
 from tfpipe.core.options import option
 from tfpipe.images import pixels
+from tfpipe.records import label_set
+from tfpipe.records.label_encoding import LabelEncoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class TrainConfig:
     )
     output: str = option(
         "the last layer: one sigmoid, P(second class), or a softmax over all; auto is a sigmoid for"
-        " two classes",
+        " two classes. Where an image may have several classes, it is a sigmoid for each",
         "auto",
         ("auto", "sigmoid", "softmax"),
     )
@@ -155,11 +157,14 @@ class TrainConfig:
     )
     loss: str = option(
         "loss of the training: crossentropy, or focal, which down-weights easy images; val_loss is"
-        " always the cross-entropy",
+        " always the cross-entropy. Where an image may have several classes, it is the mean of the"
+        " binary losses of the classes",
         "crossentropy",
     )
     label_smoothing: float = option(
-        "share of each label that is spread evenly over all classes, 0 to 0.5", 0.0
+        "share of each label that is spread evenly over all classes, 0 to 0.5; with a sigmoid for"
+        " each class over its presence and absence",
+        0.0,
     )
     focal_gamma: float = option(
         "focal gamma, at least 0; higher values down-weight easy images", 2.0
@@ -283,12 +288,18 @@ class Resolved:
     classes: tuple[str, ...]  # names in the order of their labels
     class_shares: tuple[float, ...]  # of the training records
     branches: tuple[dict, ...]  # each backbone's name, input side in pixels, and first weights
-    output: str  # "sigmoid" or "softmax"
+    output: str  # "sigmoid", "softmax" or "sigmoids"
     records_fingerprint: str
     precision: str  # Keras' name of the training's mixed-precision policy
     xla: bool  # whether XLA compiles the training step
     depth16: str = pixels.FULL  # how 16-bit greys became 8-bit; "full" before it was an option
     records: str = ""  # absolute path or URL of the records; "" before it was saved
+    labels: str = label_set.ONE  # how many classes an image has: "one", or "many" for any number
+
+    @property
+    def encoding(self) -> LabelEncoding:
+        """How labels become numbers."""
+        return LabelEncoding(len(self.classes), self.labels == label_set.MANY)
 
     @property
     def shares(self) -> dict[str, float]:
