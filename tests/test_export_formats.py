@@ -91,9 +91,7 @@ def test_interpreters_run_the_file_with_its_metadata(module, tflite, samples):
     for pixels, expected in zip(IMAGES, samples.expected, strict=True):
         interpreter.set_tensor(image["index"], pixels[np.newaxis])
         interpreter.invoke()
-        np.testing.assert_allclose(
-            interpreter.get_tensor(answer["index"])[0], expected, atol=1e-5
-        )
+        np.testing.assert_allclose(interpreter.get_tensor(answer["index"])[0], expected, atol=1e-5)
 
 
 def test_the_labels_are_in_a_zip_archive_at_the_end(tflite):
@@ -122,7 +120,5 @@ def test_the_metadata_is_that_of_the_schema(tflite):
 
 
 def test_the_same_export_has_the_same_bytes(run, samples, tflite, tmp_path):
-    lite.write(
-        tmp_path, run.restore(), samples, "float32", name="tiny", classes=("cat", "Hündin")
-    )
+    lite.write(tmp_path, run.restore(), samples, "float32", name="tiny", classes=("cat", "Hündin"))
     assert (tmp_path / lite.FILE).read_bytes() == tflite

@@ -10,6 +10,7 @@ import numpy as np
 
 from serving.web import page_errors as errors
 from serving.web.page_errors import WebError
+from tfpipe.protocol.classification import unfamiliar
 from tfpipe.protocol.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
 from tfpipe.protocol.transport import ServerError
 
@@ -45,6 +46,8 @@ class PictureAnswer:
         probabilities: by class name, in the model's order.
         version: number of the version that answered.
         latency_ms: duration of the call.
+        unfamiliar: above 1 if the picture shows none of the classes; None if the model has no such
+            score.
         heat_map: float32 [S, S] in 0..1, where the class is seen in the whole picture, squeezed
             into a square; None if not requested or not supported.
     """
@@ -54,6 +57,7 @@ class PictureAnswer:
     probabilities: Mapping[str, float]
     version: int
     latency_ms: float
+    unfamiliar: float | None = None
     heat_map: np.ndarray | None = None
 
 
@@ -166,5 +170,6 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
         probabilities=dict(zip(names, probabilities, strict=True)),
         version=served.version,
         latency_ms=latency_ms,
+        unfamiliar=unfamiliar(outputs, 1)[0],
         heat_map=outputs[HEAT_MAP][0] if HEAT_MAP in outputs else None,
     )

@@ -127,18 +127,22 @@ class Prediction:
         self, work: str, all_chunks: Sequence[FileChunk], maps: dict[str, str]
     ) -> Predictions:
         """Return the predictions of all chunks."""
-        outputs, rejects = [], {}
+        outputs, unfamiliar, rejects = [], [], {}
         for chunk in all_chunks:
             result = chunks.load(work, chunk)
             if result is None:
                 raise ResumableError(f"{work}/{chunk.path} is not there any more, or damaged")
             outputs.append(result.outputs)
+            unfamiliar.append(result.unfamiliar)
             rejects |= {chunk.names[place]: why for place, why in result.rejects.items()}
         found = self.classifier.probabilities(np.concatenate(outputs))
         unread = set(self.names[len(found) :])
         why = {name: (reason, detail) for name, reason, detail in self.source.skipped}
         rejects |= {name: why[name] for name in unread}
         probabilities = np.tile(self.classifier.prior, (len(self.names), 1))
+        scores = np.full(len(self.names), np.nan, np.float32)
+        scores[: len(found)] = np.concatenate(unfamiliar)
+        scores[[name in rejects for name in self.names]] = np.nan
         others = set()
         for place, name in enumerate(self.names):
             if name not in rejects:
@@ -157,4 +161,5 @@ class Prediction:
             rejects,
             sorted(skipped),
             drawn if self.heat_maps else None,
+            unfamiliar=None if np.isnan(scores).all() else scores[kept],
         )

@@ -115,12 +115,17 @@ class ServerClassifier(ImageClassifier[bytes]):
         sent = {place: image for place, image in there.items() if place not in refused}
         with self._explained():
             answers = self._client.classify_images([*sent.values()])
+        unfamiliar = None
         for place, answer in zip(sent, answers, strict=True):
             if isinstance(answer, ServerError):
                 refused[place] = str(answer)
-            else:
-                outputs[place] = answer.probabilities
-        return Outcome(outputs, refused)
+                continue
+            outputs[place] = answer.probabilities
+            if answer.unfamiliar is not None:
+                if unfamiliar is None:
+                    unfamiliar = np.full(len(images), np.nan, np.float32)
+                unfamiliar[place] = answer.unfamiliar
+        return Outcome(outputs, refused, unfamiliar)
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         inputs = {"image_bytes": list(files)}

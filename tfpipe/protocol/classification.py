@@ -12,15 +12,22 @@ IMAGE_INPUT = "image_bytes"
 IMAGE_KEY = "image/encoded"  # the image in a tf.Example
 IMAGE_OUTPUTS = ("probabilities", "class_index", "class_name")
 ERROR_OUTPUT = "error"
+UNFAMILIAR_OUTPUT = "unfamiliar"  # of models that were trained with a reject rate
+NONE_OF_THESE = "none of these"  # what people read where that is above 1
 
 
 class Classification(NamedTuple):
-    """The most probable class of one image, and the probability of each class."""
+    """The most probable class of one image, and the probability of each class.
+
+    `unfamiliar` is above 1 for an image that shows none of the classes; None if the model has no
+    such output.
+    """
 
     label: str
     index: int
     confidence: float
     probabilities: tuple[float, ...]
+    unfamiliar: float | None = None
 
 
 def check_images(images: Sequence[bytes]) -> None:
@@ -44,8 +51,11 @@ def classifications(
     """Return the classification of each of `count` images; `labels` are for a threshold."""
     columns = [outputs[alias].tolist() for alias in IMAGE_OUTPUTS]
     reasons = outputs[ERROR_OUTPUT].tolist() if ERROR_OUTPUT in outputs else [b""] * count
+    scores = unfamiliar(outputs, count)
     found: list[Classification | ServerError] = []
-    for _, reason, probabilities, index, name in zip(range(count), reasons, *columns, strict=True):
+    for _, reason, score, probabilities, index, name in zip(
+        range(count), reasons, scores, *columns, strict=True
+    ):
         if reason:
             message = f"{server} answers: {reason.decode(errors='replace')}"
             found.append(ServerError(grpc.StatusCode.INVALID_ARGUMENT, message))
@@ -53,5 +63,13 @@ def classifications(
         label = name.decode(errors="replace")
         if threshold is not None and index != (chosen := int(probabilities[1] >= threshold)):
             index, label = chosen, labels[chosen]
-        found.append(Classification(label, index, probabilities[index], (*probabilities,)))
+        found.append(Classification(label, index, probabilities[index], (*probabilities,), score))
     return found
+
+
+def unfamiliar(outputs: Mapping[str, np.ndarray], count: int) -> list[float | None]:
+    """Return the score of each of `count` images; None if the model has no such output."""
+    found = outputs.get(UNFAMILIAR_OUTPUT)
+    if found is None or found.shape != (count,) or found.dtype.kind != "f":
+        return [None] * count
+    return found.tolist()

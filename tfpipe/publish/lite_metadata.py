@@ -72,9 +72,7 @@ def _describe(name: str, description: str) -> bytes:
     image = builder.table(
         {0: text("image"), 1: text("RGB pixels, 0 to 255, of the model's size"), 3: content}
     )
-    labels = builder.table(
-        {0: text(LABELS), 1: text("names of the classes")}, {2: _AXIS_LABELS}
-    )
+    labels = builder.table({0: text(LABELS), 1: text("names of the classes")}, {2: _AXIS_LABELS})
     content = builder.table({1: builder.table({})}, {0: _FEATURE})
     probability = builder.table(
         {

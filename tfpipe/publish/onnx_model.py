@@ -12,10 +12,11 @@ import tensorflow as tf
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
+from tfpipe.publish.gate import UNFAMILIAR_TOLERANCE
 from tfpipe.publish.sample_images import SampleImages
 
 FILE = "model.onnx"
-INPUT, OUTPUT = "images", "probabilities"
+INPUT = "images"
 CLASSES = "classes"  # the key of the names in the metadata, a JSON list
 
 # The largest difference of a probability. Other kernels add up in another order than TensorFlow's,
@@ -46,7 +47,8 @@ def write(
     """Convert the classification of decoded images, and compare it with the evaluation.
 
     The file takes `images`, uint8 [N, S, S, 3], RGB, and gives `probabilities`, float32 [N, C],
-    with the test-time views and the calibration. Its metadata has the names of the classes.
+    with the test-time views and the calibration; and `unfamiliar`, float32 [N], if the run has a
+    `reject_rate`. Its metadata has the names of the classes.
 
     Args:
         folder: where the file is written.
@@ -73,10 +75,7 @@ def write(
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     side = predictor.image_size
     spec = tf.TensorSpec([None, side, side, 3], tf.uint8, INPUT)
-    folded = predictor.folded()
-    function = tf.function(
-        lambda images: {OUTPUT: folded.classify(images)}, input_signature=[spec], autograph=False
-    )
+    function = tf.function(predictor.folded().answers, input_signature=[spec], autograph=False)
     try:
         model, _ = tf2onnx.convert.from_function(function, [spec], opset=_OPSET)
     except Exception as error:  # of many kinds, some with the whole graph in their text
@@ -85,22 +84,27 @@ def write(
     onnx.helper.set_model_props(model, {CLASSES: json.dumps(list(classes))})
     (folder / FILE).write_bytes(model.SerializeToString())
     images = upload.decode_batch(tf.constant(list(samples.files)), side).numpy()
-    difference = float(np.abs(_run(folder / FILE, images) - samples.expected).max())
-    if not difference <= TOLERANCE:  # NaN too
-        raise UserError(
-            f"not exported: probabilities of {FILE} differ from the evaluation's by"
-            f" {difference:.2g}, and {TOLERANCE:g} is allowed: export without `onnx`, and please"
-            " report it"
-        )
+    difference, unfamiliar = samples.differences(_run(folder / FILE, images))
+    for what, value, allowed in (
+        ("probabilities", difference, TOLERANCE),
+        ("`unfamiliar`", unfamiliar, UNFAMILIAR_TOLERANCE),
+    ):
+        if not value <= allowed:  # NaN too
+            raise UserError(
+                f"not exported: {what} of {FILE} differ from the evaluation's by {value:.2g}, and"
+                f" {allowed:g} is allowed: export without `onnx`, and please report it"
+            )
     return difference
 
 
-def _run(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
+def _run(path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
     found = [
-        session.run([OUTPUT], {INPUT: images[at : at + _BATCH]})[0]
+        session.run(names, {INPUT: images[at : at + _BATCH]})
         for at in range(0, len(images), _BATCH)
     ]
-    return np.concatenate(found)
+    parts = map(np.concatenate, zip(*found, strict=True))
+    return dict(zip(names, parts, strict=True))

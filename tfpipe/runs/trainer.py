@@ -19,7 +19,7 @@ from tfpipe.model.precision import under
 from tfpipe.records import coverage, limit, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.subset import Subset
-from tfpipe.runs import first_weights, run_calibration, trained_images
+from tfpipe.runs import familiarity_fit, first_weights, run_calibration, trained_images
 from tfpipe.training import (
     averaging,
     inputs,
@@ -113,6 +113,7 @@ def _fit(
         randomness.collect_generators() as generators,
     ):
         built = run.build(first_weights=not first_weights.are_kept(run))
+    familiarity_fit.check(config, built.features.output_shape[-1], val_split.images)
     others = first_weights.take(run, built)
     for stage in planned:
         partition.check(built, stage.start)
@@ -129,6 +130,7 @@ def _fit(
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
             run_calibration.calibrate(run, val_split, built if plain else None)
+            familiarity_fit.fit_run(run, val_split, built if plain else None)
             run.save(finished=True)
 
 

@@ -17,6 +17,7 @@ The files are:
       lock               held by the training that is running here
       calibration.json   how logits become probabilities, and for which weights
       predictions.csv    logits and probabilities of the validation split
+      familiarity.npz    with --reject_rate: what is none of the classes
       metrics.json       written by tfpipe.evaluate
       report.html        written by tfpipe.report, or comparison.html
       plots/             its plots
@@ -33,12 +34,14 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tfpipe
 from tfpipe.core import options, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
+from tfpipe.model.familiarity import Familiarity
 from tfpipe.model.precision import under
 from tfpipe.model.predictor import Predictor
 from tfpipe.records import verify
@@ -124,6 +127,11 @@ class RunFolder:
     def predictions_file(self) -> pathlib.Path:
         """Predictions of the validation split, written with the calibration."""
         return self.folder / "predictions.csv"
+
+    @property
+    def familiarity_file(self) -> pathlib.Path:
+        """The distance that tells images of other kinds, if `reject_rate` asks for it."""
+        return self.folder / "familiarity.npz"
 
     @property
     def last(self) -> pathlib.Path:
@@ -224,6 +232,7 @@ class RunFolder:
         files += [self.predictions_file]
         # Unknown if the weights come from a run without it.
         files += [self.trained_images] if self.trained_images.is_file() else []
+        files += [self.familiarity_file] if self.config.reject_rate else []
         return [str(file.relative_to(self.folder)) for file in files]
 
     def check_parts(self) -> None:
@@ -309,7 +318,37 @@ class RunFolder:
     def uncalibrated(self, *, tta: str = "") -> Predictor:
         """Return the predictor like `restore`, without the calibration."""
         chosen = views.parse(tta or self.config.tta)
-        return Predictor(self.restore_classifier(), chosen)
+        familiarity = self.familiarity()
+        return Predictor(self.restore_classifier(), chosen, familiarity=familiarity)
+
+    def familiarity(self) -> Familiarity | None:
+        """Read `familiarity.npz`; raise UserError if it is damaged.
+
+        Returns:
+            None without `reject_rate`; and, with a warning, if the file is missing or of other
+            weights, as while a finished run is trained further.
+        """
+        if not self.config.reject_rate:
+            return None
+        path = self.familiarity_file
+        if not path.is_file():
+            terminal.warn(
+                f"{self.folder} has no {path.name} yet: run tfpipe.train there to its end"
+            )
+            return None
+        made_for, found = Familiarity.load(path)
+        if made_for != self.familiarity_for():
+            terminal.warn(
+                f"{path} is for other weights or another `reject_rate` than the run now has, so no"
+                " image is called unfamiliar: run tfpipe.train there to its end"
+            )
+            return None
+        return found
+
+    def familiarity_for(self) -> dict[str, Any]:
+        """Return what the familiarity depends on."""
+        weights = self.identity()["weights_sha256"]
+        return {"weights_sha256": weights, "reject_rate": self.config.reject_rate}
 
     def restore_classifier(
         self, built: classifier.Classifier | None = None

@@ -253,6 +253,14 @@ class TrainConfig:
         " validation split, so that one confident mistake costs less log loss",
         False,
     )
+    reject_rate: float = option(
+        "share of images like the validation split that may be called none of the classes, as 0.01:"
+        " predictions and exports then have a score, unfamiliar, above 1 for images of other kinds;"
+        " 0 for none",
+        0.0,
+        minimum=0,
+        maximum=0.5,
+    )
     precision: str = option(
         "precision of the training; auto chooses by the device, and float32 where only a head is"
         " trained. Evaluation and export are always float32",
