@@ -23,6 +23,10 @@ small, dark or narrow images, and those of each folder.
 The records may lack classes of the run; labels are matched by name. A class without images has no
 metrics, and a warning says so, or that the classes have other shares than in training.
 
+A run that was trained with --reject_rate also tells the share of images that it calls none of the
+classes. --other_images=FOLDER has images that show none: their share, and the area under the ROC
+curve of the score between them and the evaluated images.
+
 --against evaluates another run on the same images, resampled together. This shows differences that
 the intervals of the two runs would hide.
 
@@ -41,6 +45,8 @@ from tfpipe.core.options import option
 from tfpipe.runs import predictions_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfpipe.records.subset import Subset
     from tfpipe.runs.loaded_run import LoadedRun
     from tfpipe.runs.run_evaluation import Evaluation
@@ -66,6 +72,11 @@ class Options:
     predictions: str = option("CSV file to write the predictions to", "")
     out: str = option("the file to write; empty for metrics.json in the run's folder", "")
     rounds: int = option("samples of the bootstrap; a p-value is at least 2 / (rounds + 1)", 1000)
+    other_images: str = option(
+        "images that show none of the classes, a source as of tfpipe.predict, for a run that was"
+        " trained with --reject_rate",
+        "",
+    )
 
 
 def main(options: Options) -> None:
@@ -86,6 +97,7 @@ def main(options: Options) -> None:
     part = _part(options, run)
     if other is not None:
         _check_against(options, run, other, part)
+    others = _others(options, run)
     found = _evaluated(run, part, options)
     described = {
         "schema_version": SCHEMA_VERSION,
@@ -103,6 +115,7 @@ def main(options: Options) -> None:
     for warning in measured["warnings"]:
         terminal.warn(warning)
     tables.show(found.what, measured)
+    _show_unfamiliar(measured, found, others, options.other_images)
     if compared:
         tables.show_against(compared, options.run_dir, options.against)
         terminal.result(compare.sentence(compared, options.run_dir, options.against))
@@ -114,6 +127,42 @@ def main(options: Options) -> None:
     terminal.say(
         f"next: python -m tfpipe.export --run_dir={options.run_dir} --export_dir=export/{name}"
     )
+
+
+def _others(options: Options, run: "LoadedRun") -> "np.ndarray | None":
+    """Return the scores of --other_images; None without."""
+    if not options.other_images:
+        return None
+    from tfpipe import sources
+    from tfpipe.predictions import unlabelled
+    from tfpipe.predictions.run_classifier import RunClassifier
+
+    if run.familiarity() is None:
+        raise UserError(
+            f"--other_images={options.other_images}: {options.run_dir} has no score for images of"
+            " other kinds: train a single run with --reject_rate, as 0.01"
+        )
+    classifier = RunClassifier(None, options.run_dir, options.tta)
+    return unlabelled.unfamiliar(classifier, sources.open_source(options.other_images))
+
+
+def _show_unfamiliar(
+    measured: dict[str, Any], found: "Evaluation", others: "np.ndarray | None", folder: str
+) -> None:
+    """Add --other_images to the metrics, and print how many images are unfamiliar."""
+    from tfpipe.evaluation import unfamiliar
+
+    if "unfamiliar" not in measured:
+        return
+    names = {"images": found.what}
+    if others is not None:
+        names["others"] = folder
+        rate = measured["unfamiliar"]["reject_rate"]
+        measured["unfamiliar"] = unfamiliar.measure(found.found["unfamiliar"], rate, others)
+    unfamiliar.table(measured["unfamiliar"], names).show()
+    if others is not None:
+        area = measured["unfamiliar"]["roc_auc"]
+        terminal.result(f"ROC AUC of the score against {folder}: {area:.4f}")
 
 
 def _out(given: str, default: pathlib.Path) -> pathlib.Path:

@@ -2,7 +2,9 @@
 
 The distance is Mahalanobis' from the nearest class mean, with one covariance for all classes (Lee
 et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
-Attacks", arXiv:1807.03888). `tfpipe.runs.familiarity_fit` fits it.
+Attacks", arXiv:1807.03888), of features scaled to length 1 (Mueller and Hein 2025, "Mahalanobis++",
+arXiv:2505.18032). docs/training.md has the measurement that chose it. `tfpipe.runs.familiarity_fit`
+fits it.
 """
 
 import dataclasses
@@ -25,8 +27,8 @@ class Familiarity:
     """A fitted distance.
 
     Attributes:
-        center: float32 [F], subtracted from features.
-        whitening: float32 [F, F]; features times this have the identity as covariance.
+        center: float32 [F], subtracted from features of length 1.
+        whitening: float32 [F, F]; centred features times this have the identity as covariance.
         means: float32 [K, F], centred and whitened, of each class that has images.
         limit: the largest distance of a familiar image, above 0.
         reject_rate: the share of images like the validation images that are beyond the limit.
@@ -61,7 +63,7 @@ class Familiarity:
 
     def distances(self, features: tf.Tensor) -> tf.Tensor:
         """Return the distance of features, float32 [N, F], from the nearest class: [N]."""
-        white = (features - self.center) @ self.whitening
+        white = (unit_length(features) - self.center) @ self.whitening
         squares = (
             tf.reduce_sum(white**2, -1, keepdims=True)
             - 2 * tf.matmul(white, self.means, transpose_b=True)
@@ -72,3 +74,8 @@ class Familiarity:
     def unfamiliar(self, features: tf.Tensor) -> tf.Tensor:
         """Return the distance in units of the limit, float32 [N]: above 1, none of the classes."""
         return self.distances(features) / self.limit
+
+
+def unit_length(features: tf.Tensor) -> tf.Tensor:
+    """Return features [N, F] scaled to length 1; zeros stay zeros."""
+    return tf.math.l2_normalize(features, -1)

@@ -60,7 +60,7 @@ class RunClassifier(LocalClassifier):
     def identity(self) -> dict[str, Any]:  # noqa: D102
         calibration = self._calibration.to_json()
         more = {}
-        if familiarity := self._predictor.familiarity:
+        if familiarity := self.run.familiarity():
             more = {NAME: [familiarity.reject_rate, familiarity.limit]}
         return {**self.run.identity(), "views": self.tta, "calibration": calibration, **more}
 

@@ -16,7 +16,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.model import inference, views
 from tfpipe.model.classifier import Classifier
-from tfpipe.model.familiarity import Familiarity
+from tfpipe.model.familiarity import Familiarity, unit_length
 from tfpipe.model.predictor import Predictor
 from tfpipe.records.subset import Subset
 from tfpipe.runs import calibration_fit
@@ -84,7 +84,7 @@ def fit(features: np.ndarray, labels: np.ndarray, rate: float) -> Familiarity:
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, limit: float, rate: float) -> Familiarity:
-    rows = features.astype(np.float64)
+    rows = unit_length(features.astype(np.float64)).numpy()
     center = rows.mean(0)
     rows -= center
     names, own = np.unique(labels, return_inverse=True)

@@ -332,9 +332,7 @@ class RunFolder:
             return None
         path = self.familiarity_file
         if not path.is_file():
-            terminal.warn(
-                f"{self.folder} has no {path.name} yet: run tfpipe.train there to its end"
-            )
+            terminal.warn(f"{self.folder} lacks {path.name}: run tfpipe.train there to its end")
             return None
         made_for, found = Familiarity.load(path)
         if made_for != self.familiarity_for():
