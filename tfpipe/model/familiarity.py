@@ -64,12 +64,10 @@ class Familiarity:
     def distances(self, features: tf.Tensor) -> tf.Tensor:
         """Return the distance of features, float32 [N, F], from the nearest class: [N]."""
         white = (unit_length(features) - self.center) @ self.whitening
-        squares = (
-            tf.reduce_sum(white**2, -1, keepdims=True)
-            - 2 * tf.matmul(white, self.means, transpose_b=True)
-            + (self.means**2).sum(-1)
-        )
-        return tf.sqrt(tf.maximum(tf.reduce_min(squares, -1), 0))
+        # |w - m|^2 but for |w|^2 finds the nearest mean; the difference itself keeps all digits.
+        products = tf.matmul(white, tf.constant(self.means), transpose_b=True)
+        nearest = tf.argmin((self.means**2).sum(-1) - 2 * products, -1)
+        return tf.norm(white - tf.gather(self.means, nearest), axis=-1)
 
     def unfamiliar(self, features: tf.Tensor) -> tf.Tensor:
         """Return the distance in units of the limit, float32 [N]: above 1, none of the classes."""

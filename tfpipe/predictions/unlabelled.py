@@ -20,7 +20,13 @@ def unfamiliar(classifier: RunClassifier, source: Source) -> np.ndarray:
     """
     names = source.names()
     store = Store(depth16=classifier.depth16)
-    files = read_files(source, names, classifier.prepare, ahead=classifier.ahead, store=store)
+    files = read_files(
+        source,
+        names,
+        lambda name, encoded: classifier.prepare(encoded),
+        ahead=classifier.ahead,
+        store=store,
+    )
     scores: list[np.ndarray] = []
     unreadable = len(source.skipped)
     with terminal.progress("classifying other images", len(names)) as advance:
