@@ -16,8 +16,8 @@ class TrainConfig:
     )
     backbones: str = option(
         "backbones whose features are joined, separated by commas: names of keras.applications"
-        " models, small_cnn, or PATH.keras@LAYER, a model file that takes RGB in 0..255, cut at"
-        " that layer",
+        " models, small_cnn, kecam:MODULE.MODEL of keras-cv-attention-models, or PATH.keras@LAYER,"
+        " a model file that takes RGB in 0..255, cut at that layer",
         "mobilenet",
     )
     weights: str = option(
