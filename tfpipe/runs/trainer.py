@@ -171,6 +171,7 @@ def plain_model(config: TrainConfig, classes: int) -> Classifier:
         head=config.head,
         output=config.output,
         head_init=config.head_init,
+        drop_path=config.drop_path,
     )
 
 

@@ -280,6 +280,7 @@ class RunFolder:
             head=self.config.head,
             output=self.resolved.output,
             head_init=self.config.head_init,
+            drop_path=self.config.drop_path,
         )
 
     def _kept(self, name: str) -> str:

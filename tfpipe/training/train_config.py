@@ -272,6 +272,13 @@ class TrainConfig:
         "auto",
         ("auto", "on", "off"),
     )
+    drop_path: float | None = option(
+        "rate of stochastic depth in trained layers: the share of images that skip the last"
+        " residual branch of a backbone, fewer in earlier ones; empty for the backbone's own",
+        None,
+        minimum=0,
+        maximum=0.99,
+    )
     describe: bool = option(
         "only show the model, block by block, with its parameters; trains, writes and downloads"
         " nothing, and assumes two classes without records",
