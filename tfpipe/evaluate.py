@@ -25,6 +25,10 @@ of each folder.
 The records may lack classes of the run; labels are matched by name. A class without images has no
 metrics, and a warning says so, or that the classes have other shares than in training.
 
+A run that was trained with --reject_rate also tells the share of images that it calls none of the
+classes. --other_images=FOLDER has images that show none: their share, and the area under the ROC
+curve of the score between them and the evaluated images.
+
 --against evaluates another run on the same images, resampled together. This shows differences that
 the intervals of the two runs would hide.
 
@@ -43,6 +47,8 @@ from tfpipe.core.options import option
 from tfpipe.runs import predictions_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfpipe.records.subset import Subset
     from tfpipe.runs.loaded_run import LoadedRun
     from tfpipe.runs.run_evaluation import Evaluation
@@ -73,6 +79,11 @@ class Options:
         " number for all, or NAME=NUMBER,NAME=NUMBER for some; empty for the run's",
         "",
     )
+    other_images: str = option(
+        "images that show none of the classes, a source as of tfpipe.predict, for a run that was"
+        " trained with --reject_rate",
+        "",
+    )
 
 
 def main(options: Options) -> None:
@@ -94,6 +105,7 @@ def main(options: Options) -> None:
     _thresholds(options.threshold, run)  # raises UserError, before the images are classified
     if other is not None:
         _check_against(options, run, other, part)
+    others = _others(options, run)
     found = _evaluated(run, part, options)
     described = {
         "schema_version": SCHEMA_VERSION,
@@ -111,6 +123,7 @@ def main(options: Options) -> None:
     for warning in measured["warnings"]:
         terminal.warn(warning)
     tables.show(found.what, measured)
+    _show_unfamiliar(measured, found, others, options.other_images)
     if compared:
         tables.show_against(compared, options.run_dir, options.against, measured["labels"])
         terminal.result(compare.sentence(compared, options.run_dir, options.against))
@@ -143,6 +156,42 @@ def _thresholds(text: str, run: "LoadedRun") -> tuple[float, ...] | None:
             status=2,
         )
     return threshold.given(rule, run.classes, run.thresholds)
+
+
+def _others(options: Options, run: "LoadedRun") -> "np.ndarray | None":
+    """Return the scores of --other_images; None without."""
+    if not options.other_images:
+        return None
+    from tfpipe import sources
+    from tfpipe.predictions import unlabelled
+    from tfpipe.predictions.run_classifier import RunClassifier
+
+    if run.familiarity() is None:
+        raise UserError(
+            f"--other_images={options.other_images}: {options.run_dir} has no score for images of"
+            " other kinds: train a single run with --reject_rate, as 0.01"
+        )
+    classifier = RunClassifier(None, options.run_dir, options.tta)
+    return unlabelled.unfamiliar(classifier, sources.open_source(options.other_images))
+
+
+def _show_unfamiliar(
+    measured: dict[str, Any], found: "Evaluation", others: "np.ndarray | None", folder: str
+) -> None:
+    """Add --other_images to the metrics, and print how many images are unfamiliar."""
+    from tfpipe.evaluation import unfamiliar
+
+    if "unfamiliar" not in measured:
+        return
+    names = {"images": found.what}
+    if others is not None:
+        names["others"] = folder
+        rate = measured["unfamiliar"]["reject_rate"]
+        measured["unfamiliar"] = unfamiliar.measure(found.found["unfamiliar"], rate, others)
+    unfamiliar.table(measured["unfamiliar"], names).show()
+    if others is not None:
+        area = measured["unfamiliar"]["roc_auc"]
+        terminal.result(f"ROC AUC of the score against {folder}: {area:.4f}")
 
 
 def _out(given: str, default: pathlib.Path) -> pathlib.Path:

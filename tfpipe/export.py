@@ -61,11 +61,14 @@ class Options:
         "version of the TensorFlow Serving that must know all operations of the graph, as 2.15.1",
         publish.SERVING_VERSION,
     )
+    onnx: bool = option(
+        "also writes model.onnx for ONNX Runtime; needs pip install 'tfpipe[onnx]'", False
+    )
 
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
-    from tfpipe.publish import card, graph, requirement
+    from tfpipe.publish import card, graph, onnx_model, requirement
 
     requirements = requirement.parse(options.require)
     graph.parse_version(options.serving_version)
@@ -76,6 +79,10 @@ def main(options: Options) -> None:
         raise UserError(
             f"--tflite={options.tflite} is compared with --check_images: give at least 1", status=2
         )
+    if options.onnx and not options.check_images:
+        raise UserError("--onnx is compared with --check_images: give at least 1", status=2)
+    if options.onnx:
+        onnx_model.check_installed()
     folder = pathlib.Path(options.export_dir)
     version = _version(folder, options.version)
 
@@ -129,19 +136,26 @@ def main(options: Options) -> None:
 
 def _check(options: Options, run, predictor, work: pathlib.Path, definitions, sizes) -> None:
     """Writes what is made of sample images, and compares the served answers with theirs."""
-    from tfpipe.publish import gate, lite
+    from tfpipe.publish import gate, lite, onnx_model
     from tfpipe.publish import sample_images as samples
     from tfpipe.publish import warm_up_requests as warm_up
 
     taken = samples.take(run, predictor, options.records, options.check_images)
-    count = warm_up.write(
-        work, definitions, sizes, taken, name=pathlib.Path(options.export_dir).name
-    )
+    name = pathlib.Path(options.export_dir).name
+    count = warm_up.write(work, definitions, sizes, taken, name=name)
     if options.tflite != NONE:
-        same, difference = lite.write(work, predictor, taken, options.tflite)
+        same, difference = lite.write(
+            work, predictor, taken, options.tflite, name=name, classes=run.classes
+        )
         terminal.say(
             f"{lite.FILE}: {same} of {len(taken.files)} images get the same class; probabilities"
             f" differ by up to {difference:.2g}"
+        )
+    if options.onnx:
+        difference = onnx_model.write(work, predictor, taken, run.classes)
+        terminal.say(
+            f"{onnx_model.FILE}: ONNX Runtime's probabilities differ from the evaluation's by up to"
+            f" {difference:.1g}"
         )
     difference = gate.check(work, taken)
     terminal.say(

@@ -2,6 +2,7 @@
 
     tfpipe models              all names
     tfpipe models 'mobile*'    those that match, each built and measured
+    tfpipe models 'kecam:*'    all names of keras-cv-attention-models; a narrower pattern measures
 
 The speed is of inference in float32, with random weights, on random images of the input's size.
 """
@@ -34,11 +35,18 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the table."""
-    from tfpipe.model.backbones import backbones, plain_name
+    from tfpipe.model import kecam_models
+    from tfpipe.model.backbones import backbones, get, plain_name
 
     names = sorted(backbones)
     chosen = []
     for pattern in options.patterns:
+        if kecam_models.is_named(pattern):
+            names = kecam_models.names()
+        if pattern.strip().lower() == f"{kecam_models.PREFIX}*":
+            rows = [[name, get(name).input_size] for name in names]
+            terminal.show_table("Backbones of keras-cv-attention-models", _COLUMNS[:2], rows)
+            return
         fits = [name for name in names if fnmatch.fnmatch(plain_name(name), plain_name(pattern))]
         if not fits:
             raise UserError(f"no backbone matches {pattern!r}; there are {', '.join(names)}")

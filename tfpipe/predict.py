@@ -10,7 +10,9 @@ file's name without its ending; ids that are numbers are sorted as numbers, befo
 several --source, the name of a file in other formats is its path. JSONL, Parquet, and a CSV with
 --columns=all have a row for each image in the same order: id, name, label (the class, by
 --threshold; where images may have several, labels), probability_CLASS for each class, error, and
-with --explain heat_map, the path of a PNG that shows where in the image the class is seen.
+with --explain heat_map, the path of a PNG that shows where in the image the class is seen. Of a
+model that was trained with --reject_rate they have unfamiliar too, a score above 1 for an image
+that shows none of the classes.
 
 An image that cannot be read gets the share of each class in the training records and no label, is
 named in OUT.rejects.csv, and makes the exit status 3. A file that is no image and not named like
@@ -270,6 +272,7 @@ def _summary(
         "unreadable": len(predictions.rejects),
         "skipped": len(predictions.skipped),
         "labels": predictions.count(),
+        **({} if (strange := predictions.count_unfamiliar()) is None else {"unfamiliar": strange}),
     }
 
 
@@ -280,6 +283,8 @@ def _report(predictions, threshold: thresholds.Threshold | None, out: remote.Pat
     if threshold:
         said += f" (threshold {threshold})"
     terminal.say(said)
+    if strange := predictions.count_unfamiliar():
+        terminal.say(f"{strange:,} of them may show none of the classes: `unfamiliar` is above 1")
 
 
 def _judge(prediction, predictions, out: remote.Path) -> int:

@@ -33,6 +33,7 @@ from serving.web.limits import Gate, Limits, Rate
 from serving.web.model import ModelClient, PictureAnswer
 from serving.web.page_errors import WebError
 from serving.web.sample_pictures import SamplePictures
+from tfpipe.protocol.classification import NONE_OF_THESE
 from tfpipe.protocol.images import ImageFile
 
 FOLDER = pathlib.Path(__file__).parent
@@ -207,6 +208,8 @@ def _as_json(result: Result) -> dict[str, Any]:
         return {"file": result.picture.name, "error": str(found)}
     row = {"file": result.picture.name, **dataclasses.asdict(found)}
     row["latency_ms"] = round(found.latency_ms, 3)
+    if found.unfamiliar is None:
+        del row["unfamiliar"]
     if found.heat_map is None:
         del row["heat_map"]
     else:
@@ -222,6 +225,8 @@ def _as_card(result: Result) -> dict[str, Any]:
     # Browsers detect the type of an image from its bytes, not from this.
     card["picture"] = "data:image/jpeg;base64," + base64.b64encode(result.picture.data).decode()
     ranked = sorted(card["probabilities"].items(), key=lambda item: -item[1])
+    if card.get("unfamiliar", 0) > 1:
+        card["seen"], card["label"] = card["label"], NONE_OF_THESE
     card["bars"], card["others"] = ranked[:MOST_SHOWN], len(ranked[MOST_SHOWN:])
     return card
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.web import page_errors as errors
 from serving.web.page_errors import WebError
-from tfpipe.protocol.classification import LABELS_OUTPUT
+from tfpipe.protocol.classification import LABELS_OUTPUT, unfamiliar
 from tfpipe.protocol.client import ERROR_OUTPUT, IMAGE_INPUT, IMAGE_OUTPUTS, Client
 from tfpipe.protocol.transport import ServerError
 
@@ -47,6 +47,8 @@ class PictureAnswer:
         probabilities: by class name, in the model's order.
         version: number of the version that answered.
         latency_ms: duration of the call.
+        unfamiliar: above 1 if the picture shows none of the classes; None if the model has no such
+            score.
         heat_map: float32 [S, S] in 0..1, where the class is seen in the whole picture, squeezed
             into a square; None if not requested or not supported.
     """
@@ -56,6 +58,7 @@ class PictureAnswer:
     probabilities: Mapping[str, float]
     version: int
     latency_ms: float
+    unfamiliar: float | None = None
     heat_map: np.ndarray | None = None
 
 
@@ -171,5 +174,6 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
         probabilities=dict(zip(names, probabilities, strict=True)),
         version=served.version,
         latency_ms=latency_ms,
+        unfamiliar=unfamiliar(outputs, 1)[0],
         heat_map=outputs[HEAT_MAP][0] if HEAT_MAP in outputs else None,
     )

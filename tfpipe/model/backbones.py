@@ -11,6 +11,8 @@ where `my_builder(size)` returns a Keras model from [N, size, size, 3] to a feat
 and `normalise` maps RGB in 0..255 (float32) to that model's input. Names are compared without case,
 '_' and '-': `InceptionV3`, `inception_v3` and `inceptionv3` are the same.
 
+`kecam:convnext.ConvNeXtV2Tiny` is a model of keras-cv-attention-models; see `kecam_models`.
+
 `vgg16@block4_pool` is VGG16 from its input to that layer; `vgg16@block4_pool+block5_pool` has two
 feature maps; `path/model.keras@layer` is a model file. See `tfpipe.model.cut` and
 `tfpipe.model.model_file`.
@@ -26,7 +28,7 @@ import tf_keras
 
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
-from tfpipe.model import cut, model_file, precision
+from tfpipe.model import cut, kecam_models, model_file, precision
 from tfpipe.model import weights as weight_files
 
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
@@ -70,13 +72,15 @@ class Architecture:
     layers: tuple[str, ...] = ()  # of a cut, its last ones
     whole: "Architecture | None" = None  # of a cut, the architecture with its weights
     path: str = ""  # of a cut model file, which has its own weights
+    package_name: str = ""  # of a model of a package, as `get` takes it
 
     @property
     def text(self) -> str:
         """The text that `get` takes, as "vgg16" or "vgg16@block4_pool"."""
         if not self.layers:
-            return self.name
-        return f"{self.path or self.short_name}{cut.AT}{cut.AND.join(self.layers)}"
+            return self.package_name or self.name
+        whole = self.path or (self.whole and self.whole.text) or self.short_name
+        return f"{whole}{cut.AT}{cut.AND.join(self.layers)}"
 
     @property
     def short_name(self) -> str:
@@ -96,8 +100,11 @@ def get(name: str) -> Architecture:
     if model_file.is_cut(name):
         return _from_file(name)
     stem, at, layers = name.partition(cut.AT)
-    spellings = {plain_name(known): known for known in backbones}
-    found = backbones[spellings.get(plain_name(stem), stem)]()
+    if kecam_models.is_named(stem):
+        found = _from_package(stem)
+    else:
+        spellings = {plain_name(known): known for known in backbones}
+        found = backbones[spellings.get(plain_name(stem), stem)]()
     return _cut(found, cut.parse(layers, where=f"`backbones={name.strip()}`")) if at else found
 
 
@@ -135,6 +142,18 @@ def _from_file(text: str) -> Architecture:
 
     return Architecture(
         name, model.input_shape[1] or 0, build_at, lambda rgb: rgb, layers=layers, path=path
+    )
+
+
+def _from_package(text: str) -> Architecture:
+    model = kecam_models.PackageModel(text)
+    return Architecture(
+        model.name,
+        model.input_size,
+        model.build,
+        model.normalise,
+        imagenet=model.imagenet,
+        package_name=model.text,
     )
 
 

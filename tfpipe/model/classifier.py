@@ -18,6 +18,7 @@ from tfpipe.core import spec
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
 from tfpipe.model import backbones as architectures
+from tfpipe.model import stochastic_depth
 
 
 class AsWritten(tf_keras.layers.Layer):
@@ -154,6 +155,7 @@ def build(
     head: str,
     output: str,
     head_init: str = "zeros",
+    drop_path: float | None = None,
 ) -> Classifier:
     """Build the classifier under the current Keras mixed-precision policy.
 
@@ -164,6 +166,7 @@ def build(
         head: a spec of head layers before the output, as "dense(64)|dropout(0.5)".
         output: "sigmoid" (two classes only), "softmax", "sigmoids", or "auto".
         head_init: Keras' name of the initializer of the last layer's weights.
+        drop_path: rate of stochastic depth; None for each backbone's own.
 
     Raises:
         UserError: an unknown name, weights that do not fit, or a sigmoid for several classes.
@@ -172,6 +175,9 @@ def build(
     side = max(config.size for config in configs)
     image = tf_keras.Input([side, side, 3], dtype="float32", name="image")
     backbones = [_build_backbone(config, pooling) for config in configs]
+    if drop_path is not None:
+        for backbone in backbones:
+            stochastic_depth.set_rate(backbone.model, drop_path)
     pooled = []
     for backbone in backbones:
         pooled += backbone.pool(as_list(backbone.model(backbone.prepare(image))))

@@ -1,6 +1,6 @@
 """Inference: logits and probabilities of many images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -21,10 +21,11 @@ def predict(
     """Run a predictor over batches of `tfpipe.input.pipeline`; see `gather`.
 
     Returns:
-        "logits" float32 [n, 1 or C], "probabilities" float32 [n, C] and the columns of `gather`.
+        "logits" float32 [n, 1 or C], "probabilities" float32 [n, C], perhaps "unfamiliar" float32
+        [n], and the columns of `gather`.
     """
-    run = tf.function(predictor.logits, autograph=False)
-    found = gather(batches, total, description, {"logits": lambda batch: run(batch["image"])})
+    run = tf.function(predictor.outputs, autograph=False)
+    found = gather(batches, total, description, lambda batch: run(batch["image"]))
     found["probabilities"] = predictor.calibration.apply(found["logits"], predictor.output).numpy()
     return found
 
@@ -33,7 +34,7 @@ def gather(
     batches: Iterable[dict[str, tf.Tensor]],
     total: int,
     description: str,
-    more: Mapping[str, Callable[[dict[str, tf.Tensor]], tf.Tensor]] | None = None,
+    more: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return all columns of batches but "image" and "sample_weight", without rows of weight 0.
 
@@ -41,14 +42,14 @@ def gather(
         batches: of `tfpipe.input.pipeline`.
         total: number of images, for the progress bar.
         description: title of the progress bar.
-        more: further columns, each by a function of a batch.
+        more: returns further columns of a batch.
     """
     columns: dict[str, list[np.ndarray]] = {}
     with terminal.progress(description, total) as advance:
         for batch in batches:
             real = batch["sample_weight"].numpy() > 0
             values = {k: v for k, v in batch.items() if k not in ("image", "sample_weight")}
-            values |= {key: function(batch) for key, function in (more or {}).items()}
+            values |= more(batch) if more else {}
             for key, value in values.items():
                 columns.setdefault(key, []).append(value.numpy()[real])
             advance(int(real.sum()))

@@ -1,6 +1,7 @@
 """Predictors: images to calibrated probabilities, by one trained classifier or an ensemble."""
 
 import dataclasses
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -8,6 +9,7 @@ from tfpipe.model import fold
 from tfpipe.model.calibration import Calibration
 from tfpipe.model.classifier import SIGMOID, SIGMOIDS, Classifier, log_probabilities
 from tfpipe.model.combination import Combination
+from tfpipe.model.familiarity import Familiarity
 from tfpipe.model.views import View
 
 
@@ -18,6 +20,7 @@ class Predictor:
     classifier: Classifier
     views: tuple[View, ...]  # from `tfpipe.model.views.parse`; at least one
     calibration: Calibration = dataclasses.field(default_factory=Calibration)  # of mean logits
+    familiarity: Familiarity | None = None  # of the features without views
 
     @property
     def image_size(self) -> int:
@@ -35,7 +38,7 @@ class Predictor:
         return self.classifier.model.variables
 
     def folded(self) -> "Predictor":
-        """Return a copy for `logits` and `classify`, folded with constant weights; see `fold`."""
+        """Return a copy for `outputs` and `classify`, folded with constant weights; see `fold`."""
         model = fold.folded(self.classifier.model, constant=True)
         return dataclasses.replace(
             self, classifier=dataclasses.replace(self.classifier, model=model)
@@ -43,10 +46,26 @@ class Predictor:
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Return the mean of the views' logits, float32 [N, 1 or C], for uint8 [N, S, S, 3]."""
+        return self.outputs(images)["logits"]
+
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return "logits", as `logits` does, and perhaps "unfamiliar", float32 [N].
+
+        The second is there with a `familiarity`; it takes no other pass through the backbones.
+        """
         images = tf.cast(images, tf.float32)
+        found, more = [], {}
         # One view at a time: memory does not grow with the number of views.
-        found = [self.classifier.model(view(images), training=False) for view in self.views]
-        return found[0] if len(found) == 1 else tf.add_n(found) / len(found)
+        for view in self.views:
+            if found or self.familiarity is None:
+                found.append(self.classifier.model(view(images), training=False))
+                continue
+            # The parts of the model, also of a folded one. The first view is the image itself.
+            parts = self.classifier.model.get_layer
+            features = parts("features")(view(images), training=False)
+            found.append(parts("head")(features, training=False))
+            more["unfamiliar"] = self.familiarity.unfamiliar(tf.cast(features, tf.float32))
+        return {"logits": found[0] if len(found) == 1 else tf.add_n(found) / len(found)} | more
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """Return the head's input for the images, without views: float32 [N, F]."""
@@ -56,10 +75,15 @@ class Predictor:
         """Return the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
         return self.calibration.apply(self.logits(images), self.output)
 
+    def answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return "probabilities", as `classify` does, and perhaps "unfamiliar"; see `outputs`."""
+        found = self.outputs(images)
+        return {"probabilities": self.calibration.apply(found.pop("logits"), self.output)} | found
+
 
 @dataclasses.dataclass(frozen=True)
 class EnsemblePredictor:
-    """Several predictors with the interface of one.
+    """Several predictors with the interface of one, but without a familiarity.
 
     Images have the largest side of the members. Other members shrink them on the device, as the
     backbones of a classifier do. This differs slightly from decoding an image to their own side.
@@ -72,6 +96,7 @@ class EnsemblePredictor:
     )
     # if all members have it
     calibration: Calibration = dataclasses.field(default_factory=Calibration)  # after combining
+    familiarity: ClassVar[None] = None
 
     @property
     def image_size(self) -> int:
@@ -108,9 +133,17 @@ class EnsemblePredictor:
         found = [each.features(resized(images, each.image_size)) for each in self.members]
         return tf.concat(found, -1)
 
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return "logits", as `logits` does."""
+        return {"logits": self.logits(images)}
+
     def classify(self, images: tf.Tensor) -> tf.Tensor:
         """Return the probability of each class, float32 [N, C], for uint8 [N, S, S, 3]."""
         return self.calibration.apply(self.logits(images), self.output)
+
+    def answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return "probabilities", as `classify` does."""
+        return {"probabilities": self.classify(images)}
 
 
 def resized(images: tf.Tensor, side: int) -> tf.Tensor:

@@ -76,10 +76,10 @@ class Context:
     # constants several times, and loading it would optimize as many graphs.
 
     @functools.cached_property
-    def classify(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return probabilities float32 [N, C] for uint8 [N, S, S, 3]."""
+    def classify(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """Return "probabilities" float32 [N, C], and perhaps "unfamiliar", for [N, S, S, 3]."""
         spec = tf.TensorSpec([None, *self.image_shape], tf.uint8)
-        return tf.function(self.classifier.classify, input_signature=[spec], autograph=False)
+        return tf.function(self.classifier.answers, input_signature=[spec], autograph=False)
 
     @functools.cached_property
     def decode(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
@@ -105,13 +105,15 @@ class Context:
 
         Returns:
             "probabilities" float32 [N, C]; "class_index" int64 [N] and "class_name" string [N] of
-            the most probable class; for two classes also "probability" float32 [N] of the second.
-            Where images may have several classes, instead "labels" bool [N, C], whether each
-            probability reaches the threshold of its class.
+            the most probable class; for two classes also "probability" float32 [N] of the second;
+            with a familiarity also "unfamiliar" float32 [N], above 1 for none of the classes.
+            Where images may have several classes, instead of "probability" "labels" bool [N, C],
+            whether each probability reaches the threshold of its class.
             With errors also "error" string [N]: for an image that has one the probabilities are 0
-            (JSON has no NaN), the index is -1 and the name empty.
+            (JSON has no NaN) and so is "unfamiliar", the index is -1 and the name empty.
         """
-        probabilities = self.classify(images)
+        more = dict(self.classify(images))
+        probabilities = more.pop("probabilities")
         index = tf.argmax(probabilities, -1)
         name = tf.gather(tf.constant(self.classes), index)
         found = {}
@@ -120,13 +122,14 @@ class Context:
             probabilities = tf.where(bad[:, tf.newaxis], 0.0, probabilities)
             index, name = tf.where(bad, tf.constant(-1, tf.int64), index), tf.where(bad, "", name)
             found["error"] = errors
+            more = {key: tf.where(bad, 0.0, value) for key, value in more.items()}
         found |= {"probabilities": probabilities, "class_index": index, "class_name": name}
         if self.thresholds is not None:
             reached = probabilities >= tf.constant(self.thresholds, tf.float32)
             found["labels"] = reached if errors is None else reached & ~bad[:, tf.newaxis]
         elif len(self.classes) == 2:
             found["probability"] = probabilities[:, 1]
-        return found
+        return found | more
 
     def answer_files(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         """Classify image files, string [N]."""

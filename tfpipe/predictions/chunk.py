@@ -79,10 +79,12 @@ class ChunkResult(NamedTuple):
     Attributes:
         outputs: float32 [n, K], from the classifier.
         rejects: (reason, detail) by the position in the chunk.
+        unfamiliar: float32 [n], NaN where there is no score; see `Outcome`.
     """
 
     outputs: np.ndarray
     rejects: dict[int, tuple[str, str]]
+    unfamiliar: np.ndarray
 
 
 def divide(names: Sequence[str], heat_maps: dict[str, str]) -> list[FileChunk]:
@@ -138,9 +140,11 @@ def load(work: str, chunk: FileChunk) -> ChunkResult | None:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             outputs, rejects = arrays["outputs"], json.loads(arrays["rejects"].tobytes())
+            unfamiliar = arrays["unfamiliar"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return ChunkResult(outputs, {place: (reason, detail) for place, reason, detail in rejects})
+    why = {place: (reason, detail) for place, reason, detail in rejects}
+    return ChunkResult(outputs, why, unfamiliar)
 
 
 class _File(NamedTuple):
@@ -165,6 +169,7 @@ class _Result(NamedTuple):
     chunk: FileChunk
     outputs: np.ndarray
     rejects: list[tuple[int, str, str]]
+    unfamiliar: np.ndarray
     is_last: bool
 
 
@@ -219,7 +224,10 @@ def _classify(job: PredictionJob, batch: _Batch) -> _Result:
         for file, heat, name in zip(files, job.classifier.heat_maps(files), names, strict=True):
             path = remote.to_path(job.heat_maps) / name
             storage.write_whole(path, overlay.png(file, heat))
-    return _Result(batch.chunk, outcome.outputs, rejects, batch.is_last)
+    unfamiliar = outcome.unfamiliar
+    if unfamiliar is None:
+        unfamiliar = np.full(len(outcome.outputs), np.nan, np.float32)
+    return _Result(batch.chunk, outcome.outputs, rejects, unfamiliar, batch.is_last)
 
 
 def _save(job: PredictionJob, results: Sequence[_Result]) -> None:
@@ -229,5 +237,6 @@ def _save(job: PredictionJob, results: Sequence[_Result]) -> None:
         data,
         outputs=np.concatenate([result.outputs for result in results]).astype(np.float32),
         rejects=np.frombuffer(json.dumps(rejects).encode(), np.uint8),
+        unfamiliar=np.concatenate([result.unfamiliar for result in results]),
     )
     storage.write_whole(f"{job.work}/{results[0].chunk.path}", data.getvalue())

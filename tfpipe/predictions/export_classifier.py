@@ -13,7 +13,7 @@ from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.predictions.image_classifier import Outcome
 from tfpipe.predictions.local import LocalClassifier
-from tfpipe.protocol.classification import LABELS_OUTPUT
+from tfpipe.protocol.classification import LABELS_OUTPUT, UNFAMILIAR_OUTPUT
 from tfpipe.protocol.errors import RequestError
 from tfpipe.protocol.loaded_model import LoadedModel
 from tfpipe.protocol.versions import version_folders
@@ -86,11 +86,15 @@ class ExportClassifier(LocalClassifier):
             ) from None
 
     def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
-        found = self._run("predict_images", {"images": self.batch(images)}, "probabilities")
-        return Outcome(found[: len(images)])
+        known = self._loaded.signatures["predict_images"].outputs
+        names = ["probabilities", *({UNFAMILIAR_OUTPUT} & set(known))]
+        found = self._run("predict_images", {"images": self.batch(images)}, names)
+        rows = {key: value[: len(images)] for key, value in found.items()}
+        return Outcome(rows["probabilities"], unfamiliar=rows.get(UNFAMILIAR_OUTPUT))
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
-        return self._run("explain", {"image_bytes": np.array(files, object)}, "heat_map")
+        inputs = {"image_bytes": np.array(files, object)}
+        return self._run("explain", inputs, ["heat_map"])["heat_map"]
 
     @functools.cached_property
     def class_shares(self) -> Sequence[float]:  # noqa: D102
@@ -121,9 +125,11 @@ class ExportClassifier(LocalClassifier):
         except RequestError as error:
             raise UserError(f"--export_dir: {error.message}: export it again") from None
 
-    def _run(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
+    def _run(
+        self, signature: str, inputs: dict[str, np.ndarray], outputs: list[str]
+    ) -> dict[str, np.ndarray]:
         try:
-            return self._loaded.run(signature, inputs, [output])[output]
+            return self._loaded.run(signature, inputs, outputs)
         except RequestError as error:
             raise UserError(f"--export_dir: {self.folder}: {error.message}") from None
 

@@ -20,10 +20,12 @@ class Outcome(NamedTuple):
         outputs: float32 [n, K], input of `ImageClassifier.probabilities`. The row of a missing or
             refused image has no meaning.
         refused: reason by the position of a refused image.
+        unfamiliar: float32 [n], above 1 for none of the classes; None if the model has no score.
     """
 
     outputs: np.ndarray
     refused: Mapping[int, str] = {}
+    unfamiliar: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

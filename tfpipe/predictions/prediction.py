@@ -127,12 +127,13 @@ class Prediction:
         self, work: str, all_chunks: Sequence[FileChunk], maps: dict[str, str]
     ) -> Predictions:
         """Return the predictions of all chunks."""
-        outputs, rejects = [], {}
+        outputs, unfamiliar, rejects = [], [], {}
         for chunk in all_chunks:
             result = chunks.load(work, chunk)
             if result is None:
                 raise ResumableError(f"{work}/{chunk.path} is not there any more, or damaged")
             outputs.append(result.outputs)
+            unfamiliar.append(result.unfamiliar)
             rejects |= {chunk.names[place]: why for place, why in result.rejects.items()}
         joined = np.concatenate(outputs)
         found, answers = self.classifier.probabilities(joined), self.classifier.answers(joined)
@@ -140,6 +141,9 @@ class Prediction:
         why = {name: (reason, detail) for name, reason, detail in self.source.skipped}
         rejects |= {name: why[name] for name in unread}
         probabilities = np.tile(self.classifier.prior, (len(self.names), 1))
+        scores = np.full(len(self.names), np.nan, np.float32)
+        scores[: len(found)] = np.concatenate(unfamiliar)
+        scores[[name in rejects for name in self.names]] = np.nan
         others = set()
         for place, name in enumerate(self.names):
             if name not in rejects:
@@ -163,4 +167,5 @@ class Prediction:
             sorted(skipped),
             drawn if self.heat_maps else None,
             answers=None if answers is None else answers[kept],
+            unfamiliar=None if np.isnan(scores).all() else scores[kept],
         )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfpipe.model import signatures
 from tfpipe.model.calibration import Calibration
+from tfpipe.model.familiarity import NAME
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.predictions.image_classifier import Outcome
 from tfpipe.predictions.local import LocalClassifier
@@ -61,11 +62,15 @@ class RunClassifier(LocalClassifier):
     @functools.cached_property
     def identity(self) -> dict[str, Any]:  # noqa: D102
         calibration = self._calibration.to_json()
-        return {**self.run.identity(), "views": self.tta, "calibration": calibration}
+        more = {}
+        if familiarity := self.run.familiarity():
+            more = {NAME: [familiarity.reject_rate, familiarity.limit]}
+        return {**self.run.identity(), "views": self.tta, "calibration": calibration, **more}
 
     def classify(self, images: Sequence[np.ndarray | None]) -> Outcome:  # noqa: D102
-        logits = self._logits(tf.constant(self.batch(images)))
-        return Outcome(logits.numpy()[: len(images)])
+        found = self._outputs(tf.constant(self.batch(images)))
+        rows = {key: value.numpy()[: len(images)] for key, value in found.items()}
+        return Outcome(rows["logits"], unfamiliar=rows.get(NAME))
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
         return self._calibration.apply(outputs, self._predictor.output).numpy()
@@ -87,8 +92,8 @@ class RunClassifier(LocalClassifier):
         return dataclasses.replace(predictor, calibration=self._calibration)
 
     @functools.cached_property
-    def _logits(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        return tf.function(self._predictor.logits, autograph=False)
+    def _outputs(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        return tf.function(self._predictor.outputs, autograph=False)
 
     @functools.cached_property
     def _explain(self) -> Callable:

@@ -134,13 +134,18 @@ class ServerClassifier(ImageClassifier[bytes]):
         sent = {place: image for place, image in there.items() if place not in refused}
         with self._explained():
             answers = self._client.classify_images([*sent.values()])
+        unfamiliar = None
         for place, answer in zip(sent, answers, strict=True):
             if isinstance(answer, ServerError):
                 refused[place] = str(answer)
-            else:
-                answered = [name in answer.labels for name in self.classes] if self.many else []
-                outputs[place] = (*answer.probabilities, *answered)
-        return Outcome(outputs, refused)
+                continue
+            answered = [name in answer.labels for name in self.classes] if self.many else []
+            outputs[place] = (*answer.probabilities, *answered)
+            if answer.unfamiliar is not None:
+                if unfamiliar is None:
+                    unfamiliar = np.full(len(images), np.nan, np.float32)
+                unfamiliar[place] = answer.unfamiliar
+        return Outcome(outputs, refused, unfamiliar)
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         inputs = {"image_bytes": list(files)}

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfpipe.core.errors import one_line
 from tfpipe.predictions import order
+from tfpipe.protocol.classification import UNFAMILIAR_OUTPUT
 
 # The column of a class's probability is PROBABILITY followed by its name.
 PROBABILITY = "probability_"
@@ -21,7 +22,7 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        numbers: the columns of probabilities, float32; all others are text.
+        numbers: the columns of numbers, float32; all others are text.
         digits: significant digits of a number in a text format.
         rows: returns an iterator of the rows.
     """
@@ -50,6 +51,8 @@ class Predictions:
             the more probable class.
         answers: where images may have several classes, whether each is answered, bool [n, C];
             else None.
+        unfamiliar: float32 [n], above 1 for none of the classes, NaN for an image that cannot be
+            read; None if the model has no such score.
     """
 
     names: Sequence[str]
@@ -60,6 +63,7 @@ class Predictions:
     heat_maps: Mapping[str, str] | None = None
     threshold: float | None = None
     answers: np.ndarray | None = None
+    unfamiliar: np.ndarray | None = None
 
     def labels(self) -> np.ndarray:
         """Return the class of each image, int [n]; -1 for an unreadable one."""
@@ -84,6 +88,10 @@ class Predictions:
         counts = np.bincount(found[found >= 0], minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
+    def count_unfamiliar(self) -> int | None:
+        """Return the number of images of none of the classes; None without a score."""
+        return None if self.unfamiliar is None else int((self.unfamiliar > 1).sum())
+
     def kaggle(self) -> Table:
         """Return Kaggle's columns: the id and P(second class), or for more classes each."""
         two = len(self.classes) == 2 and self.answers is None
@@ -103,6 +111,7 @@ class Predictions:
         """
         numbers = tuple(f"{PROBABILITY}{name}" for name in self.classes)
         maps = () if self.heat_maps is None else ("heat_map",)
+        scores = () if self.unfamiliar is None else (UNFAMILIAR_OUTPUT,)
         # Index -1 is the last one: no label.
         label_of = (*self.classes, None)
 
@@ -122,11 +131,12 @@ class Predictions:
                     *self.probabilities[place].tolist(),
                     reject and one_line(": ".join(reject)),
                     *([self.heat_maps.get(name)] if maps else []),
+                    *([None if reject else float(self.unfamiliar[place])] if scores else []),
                 )
 
         title = "label" if self.answers is None else "labels"
-        header = ("id", "name", title, *numbers, "error", *maps)
-        return Table(header, frozenset(numbers), 9, rows)
+        header = ("id", "name", title, *numbers, "error", *maps, *scores)
+        return Table(header, frozenset((*numbers, *scores)), 9, rows)
 
     @property
     def _places(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline
 from tfpipe.model import inference
+from tfpipe.model.familiarity import NAME
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.runs.loaded_run import LoadedRun, open_records
 
@@ -20,10 +22,23 @@ class SampleImages:
     Attributes:
         files: the encoded images.
         expected: float32 [n, C], their probabilities in the evaluation.
+        unfamiliar: float32 [n], their score there; None if the run has none.
     """
 
     files: tuple[bytes, ...]
     expected: np.ndarray
+    unfamiliar: np.ndarray | None = None
+
+    def differences(self, found: Mapping[str, np.ndarray]) -> tuple[float, float]:
+        """Return the largest difference of a probability, and of "unfamiliar" (0 without).
+
+        The second is relative to the limit, or to the score where that is larger.
+        """
+        probabilities = np.abs(found["probabilities"] - self.expected).max()
+        if self.unfamiliar is None:
+            return float(probabilities), 0.0
+        apart = np.abs(found[NAME] - self.unfamiliar) / np.maximum(self.unfamiliar, 1)
+        return float(probabilities), float(apart.max())
 
     def cycle(self, size: int) -> list[bytes]:
         """Return a batch of images, repeated if there are fewer."""
@@ -58,4 +73,6 @@ def take(
     ).take(-(-len(sent) // inference.BATCH_SIZE))
     found = inference.predict(predictor, batches, len(sent), "evaluating")
     terminal.say(f"compared with: {len(sent)} images of {part.name} of {part.manifest.folder}")
-    return SampleImages(tuple(each.encoded for each in sent), found["probabilities"][: len(sent)])
+    first = {key: found[key][: len(sent)] for key in ("probabilities", NAME) if key in found}
+    files = tuple(each.encoded for each in sent)
+    return SampleImages(files, first["probabilities"], first.get(NAME))

@@ -136,6 +136,9 @@ class Ensemble:
         identity = self.identity if self.cross_validated else None  # others are refused if changed
         return runs.read_calibration(self.calibration_file, identity)
 
+    def familiarity(self) -> None:
+        """Return None: the members have no features in common to tell images of other kinds by."""
+
     def restore(self, *, tta: str = "") -> EnsemblePredictor:
         """Return the calibrated predictor of the members' best weights.
 

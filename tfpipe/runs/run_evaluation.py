@@ -7,13 +7,15 @@ import numpy as np
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.evaluation import bootstrap, compare
+from tfpipe.evaluation import bootstrap, compare, unfamiliar
 from tfpipe.evaluation.label_sets import SetPredictions, labeled
 from tfpipe.evaluation.metrics import LabeledPredictions
 from tfpipe.evaluation.slices import ImageProperties, slices
 from tfpipe.evaluation.summary import summary
 from tfpipe.input import pipeline
 from tfpipe.model import inference
+from tfpipe.model.familiarity import NAME
+from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import (
@@ -171,8 +173,17 @@ def on_part(run: LoadedRun, part: Subset, tta: str = "") -> Evaluation:
             "images_trained_on": known and known.trained,
             "images_validated_on": known and known.validated,
             "calibration": predictor.calibration.to_json(),
+            **_unfamiliar(predictor, found),
         },
     )
+
+
+def _unfamiliar(
+    predictor: Predictor | EnsemblePredictor, found: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    if predictor.familiarity is None:
+        return {}
+    return {NAME: unfamiliar.measure(found[NAME], predictor.familiarity.reject_rate)}
 
 
 def _tell_known(run: LoadedRun, part: Subset, known: KnownImages | None) -> None:

@@ -20,7 +20,7 @@ from tfpipe.records import coverage, limit, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
-from tfpipe.runs import first_weights, run_calibration, trained_images
+from tfpipe.runs import familiarity_fit, first_weights, run_calibration, trained_images
 from tfpipe.training import (
     averaging,
     inputs,
@@ -114,6 +114,8 @@ def _fit(
         randomness.collect_generators() as generators,
     ):
         built = run.build(first_weights=not first_weights.are_kept(run))
+    size, many = built.features.output_shape[-1], run.resolved.encoding.many
+    familiarity_fit.check(config, size, val_split.images, many=many)
     others = first_weights.take(run, built)
     for stage in planned:
         partition.check(built, stage.start)
@@ -130,6 +132,7 @@ def _fit(
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
             run_calibration.calibrate(run, val_split, built if plain else None)
+            familiarity_fit.fit_run(run, val_split, built if plain else None)
             run.save(finished=True)
 
 
@@ -170,6 +173,7 @@ def plain_model(config: TrainConfig, encoding: LabelEncoding) -> Classifier:
         head=config.head,
         output=classifier.choose_output(config.output, encoding.classes, many=encoding.many),
         head_init=config.head_init,
+        drop_path=config.drop_path,
     )
 
 

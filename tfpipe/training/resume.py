@@ -15,7 +15,7 @@ from tfpipe.training.train_config import TrainConfig
 # and the use of the trained model.
 RESUMABLE = (
     *("epochs", "patience", "minutes", "records", "run_dir", "tta"),
-    *("calibration", "calibration_bounds"),
+    *("calibration", "calibration_bounds", "reject_rate"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
     *("cache", "data_service"),
     *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),

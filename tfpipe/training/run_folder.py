@@ -18,6 +18,7 @@ The files are:
       calibration.json   how logits become probabilities, and for which weights; where images may
                          have several classes, also the threshold of each
       predictions.csv    logits and probabilities of the validation split
+      familiarity.npz    with --reject_rate: what is none of the classes
       metrics.json       written by tfpipe.evaluate
       report.html        written by tfpipe.report, or comparison.html
       plots/             its plots
@@ -34,6 +35,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tfpipe
 from tfpipe.core import options, storage, terminal
@@ -41,6 +43,7 @@ from tfpipe.core.errors import UserError
 from tfpipe.evaluation import threshold
 from tfpipe.model import backbones, classifier, model_file, views
 from tfpipe.model.calibration import Calibration
+from tfpipe.model.familiarity import Familiarity
 from tfpipe.model.precision import under
 from tfpipe.model.predictor import Predictor
 from tfpipe.records import label_set, verify
@@ -143,6 +146,11 @@ class RunFolder:
         return self.folder / "predictions.csv"
 
     @property
+    def familiarity_file(self) -> pathlib.Path:
+        """The distance that tells images of other kinds, if `reject_rate` asks for it."""
+        return self.folder / "familiarity.npz"
+
+    @property
     def last(self) -> pathlib.Path:
         """Folder of the checkpoints that a training resumes from."""
         return self.folder / LAST
@@ -241,6 +249,7 @@ class RunFolder:
         files += [self.predictions_file]
         # Unknown if the weights come from a run without it.
         files += [self.trained_images] if self.trained_images.is_file() else []
+        files += [self.familiarity_file] if self.config.reject_rate else []
         return [str(file.relative_to(self.folder)) for file in files]
 
     def check_parts(self) -> None:
@@ -288,6 +297,7 @@ class RunFolder:
             head=self.config.head,
             output=self.resolved.output,
             head_init=self.config.head_init,
+            drop_path=self.config.drop_path,
         )
 
     def _kept(self, name: str) -> str:
@@ -326,7 +336,35 @@ class RunFolder:
     def uncalibrated(self, *, tta: str = "") -> Predictor:
         """Return the predictor like `restore`, without the calibration."""
         chosen = views.parse(tta or self.config.tta)
-        return Predictor(self.restore_classifier(), chosen)
+        familiarity = self.familiarity()
+        return Predictor(self.restore_classifier(), chosen, familiarity=familiarity)
+
+    def familiarity(self) -> Familiarity | None:
+        """Read `familiarity.npz`; raise UserError if it is damaged.
+
+        Returns:
+            None without `reject_rate`; and, with a warning, if the file is missing or of other
+            weights, as while a finished run is trained further.
+        """
+        if not self.config.reject_rate:
+            return None
+        path = self.familiarity_file
+        if not path.is_file():
+            terminal.warn(f"{self.folder} lacks {path.name}: run tfpipe.train there to its end")
+            return None
+        made_for, found = Familiarity.load(path)
+        if made_for != self.familiarity_for():
+            terminal.warn(
+                f"{path} is for other weights or another `reject_rate` than the run now has, so no"
+                " image is called unfamiliar: run tfpipe.train there to its end"
+            )
+            return None
+        return found
+
+    def familiarity_for(self) -> dict[str, Any]:
+        """Return what the familiarity depends on."""
+        weights = self.identity()["weights_sha256"]
+        return {"weights_sha256": weights, "reject_rate": self.config.reject_rate}
 
     def restore_classifier(
         self, built: classifier.Classifier | None = None

@@ -18,8 +18,8 @@ class TrainConfig:
     )
     backbones: str = option(
         "backbones whose features are joined, separated by commas: names of keras.applications"
-        " models, small_cnn, or PATH.keras@LAYER, a model file that takes RGB in 0..255, cut at"
-        " that layer",
+        " models, small_cnn, kecam:MODULE.MODEL of keras-cv-attention-models, or PATH.keras@LAYER,"
+        " a model file that takes RGB in 0..255, cut at that layer",
         "mobilenet",
     )
     weights: str = option(
@@ -258,6 +258,14 @@ class TrainConfig:
         " validation split, so that one confident mistake costs less log loss",
         False,
     )
+    reject_rate: float = option(
+        "share of images like the validation split that may be called none of the classes, as 0.01:"
+        " predictions and exports then have a score, unfamiliar, above 1 for images of other kinds;"
+        " 0 for none",
+        0.0,
+        minimum=0,
+        maximum=0.5,
+    )
     precision: str = option(
         "precision of the training; auto chooses by the device, and float32 where only a head is"
         " trained. Evaluation and export are always float32",
@@ -268,6 +276,13 @@ class TrainConfig:
         "compile the training step with XLA; auto: on a GPU, not on a CPU",
         "auto",
         ("auto", "on", "off"),
+    )
+    drop_path: float | None = option(
+        "rate of stochastic depth in trained layers: the share of images that skip the last"
+        " residual branch of a backbone, fewer in earlier ones; empty for the backbone's own",
+        None,
+        minimum=0,
+        maximum=0.99,
     )
     describe: bool = option(
         "only show the model, block by block, with its parameters; trains, writes and downloads"

@@ -70,7 +70,7 @@ function showAnswer(card, answer) {
   card.classList.toggle("no-heat", !answer.heat);
   if (answer.heat) {
     card.querySelector(".heat").src = answer.heat;
-    card.querySelector(".seen").textContent = answer.label;
+    card.querySelector(".seen").textContent = answer.seen || answer.label;
   }
 }
 
@@ -215,7 +215,8 @@ async function ask(item) {
     const answer = {
       name,
       photo: item.photo,
-      label: found.label,
+      label: found.unfamiliar > 1 ? "none of these" : found.label,
+      seen: found.label, // what the heat map shows
       bars: ranked.slice(0, shown),
       others: Math.max(0, ranked.length - shown),
       version: found.version,
@@ -225,7 +226,8 @@ async function ask(item) {
     showAnswer(card, answer);
     kept.set(card, answer);
     keep();
-    say(`${name}: ${answer.label}, ${percent(found.confidence)}`);
+    const strange = found.unfamiliar > 1;
+    say(`${name}: ${answer.label}${strange ? "" : `, ${percent(found.confidence)}`}`);
     isUp(true);
   } catch (error) {
     if (error instanceof Refusal) {
