@@ -32,9 +32,6 @@ def test_the_whole_script_on_the_cpu(tmp_path, capsys):
     assert all(word in told for word in ("mixed_float16", "overlap", "tf32"))
     assert len(of[MEASURED]) == 4
     assert all(0 <= rows[name]["value"] <= 1 for name in of[MEASURED])
-    # The losses are of trainings that learn: both curves are told, and fall.
-    curves = rows["xla: compiled and eager"]["detail"].split(" and ")
-    assert all(np.diff([float(loss) for loss in curve.split()]).max() < 0 for curve in curves)
     printed = capsys.readouterr().out
     assert all(name[:20] in printed for name in rows)
 
