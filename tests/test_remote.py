@@ -1,4 +1,4 @@
-"""URLs: TensorFlow's ram:// within this process, and file:// for several processes."""
+"""URLs: ram:// of TensorFlow and memory:// of fsspec within this process, file:// for several."""
 
 import csv
 import pathlib
@@ -34,10 +34,22 @@ def ram():
     tf.io.gfile.rmtree(url)
 
 
-@pytest.fixture(params=["disk", "file", "ram"])
+@pytest.fixture(params=["ram", "memory"])
+def bucket(request):
+    """A folder in memory, of TensorFlow and of fsspec."""
+    if request.param == "ram":
+        return request.getfixturevalue("ram")
+    return f"memory://test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["disk", "file", "ram", "memory"])
 def folder(request, tmp_path):
     if request.param == "ram":
         return remote.to_path(request.getfixturevalue("ram"))
+    if request.param == "memory":
+        url = f"memory://test-{uuid.uuid4().hex}"
+        storage.make_folder(url)
+        return remote.to_path(url)
     return remote.to_path(tmp_path if request.param == "disk" else f"file://{tmp_path}")
 
 
@@ -119,10 +131,11 @@ def test_a_file_appears_whole_or_not_at_all(folder):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"source": "s3://b/x"}, "s3://b/x: TensorFlow has no file system for s3:// here"),
-        ({"out": "hdfs://h/x/y"}, "install what adds it (tensorflow-io for s3:// and hdfs://"),
-        ({"source": "nope://b/x.zip"}, "for nope:// here, only for file://, gs://, ram://"),
+        ({"source": "gitlab://b/x"}, "gitlab://b/x: neither TensorFlow nor fsspec opens gitlab://"),
+        ({"out": "dropbox://h/x/y"}, "dropbox:// needs a package ("),
+        ({"source": "nope://b/x.zip"}, "opens nope://: give gs:// or s3://, or a path"),
         ({"source": "ram://none/x"}, "'ram://none/x' does not exist"),
+        ({"source": "memory://none/x"}, "'memory://none/x' does not exist"),
         ({"out": "ram://bucket"}, "out=ram://bucket` is no folder"),
     ],
 )
@@ -131,27 +144,27 @@ def test_unusable_urls_are_one_line(image_folder, tmp_path, flags, words):
         build(**{"source": image_folder, "out": tmp_path / "out", **flags})
 
 
-def test_a_folder(ram, monkeypatch):
+def test_a_folder(bucket, monkeypatch):
     assert str(remote.to_path("gs://bucket/a/b/") / "c") == "gs://bucket/a/b/c"
     names = ["cat/1.jpg", "cat/deep/2.jpg", "dog.jpg", ".hidden/3.jpg", "Thumbs.db", "x.zip"]
     for name in names:
-        storage.write_whole(f"{ram}/in/{name}", name.encode())
-    source = sources.open_source(f"{ram}/in/")
+        storage.write_whole(f"{bucket}/in/{name}", name.encode())
+    source = sources.open_source(f"{bucket}/in/")
     assert type(source) is sources.RemoteFolder
     assert source.names() == sorted(names[:3])
     assert [name for name, *_ in source.skipped] == ["x.zip"]
-    assert source.locate("dog.jpg") == f"{ram}/in/dog.jpg"
+    assert source.locate("dog.jpg") == f"{bucket}/in/dog.jpg"
     before = source.fingerprint()
-    assert before == sources.open_source(f"{ram}/in").fingerprint()
+    assert before == sources.open_source(f"{bucket}/in").fingerprint()
     copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
     assert {name: copy.read(name) for name in copy.names()} == {n: n.encode() for n in names[:3]}
-    storage.write_whole(f"{ram}/in/dog.jpg", b"other")
-    assert sources.open_source(f"{ram}/in").fingerprint() != before
+    storage.write_whole(f"{bucket}/in/dog.jpg", b"other")
+    assert sources.open_source(f"{bucket}/in").fingerprint() != before
     monkeypatch.setattr(bounds, "MAX_BYTES", 5)
     assert source.read("dog.jpg") == b"other"
     with pytest.raises(sources.Rejected, match="too large"):
         source.read("cat/1.jpg")
-    storage.remove(f"{ram}/in/dog.jpg")
+    storage.remove(f"{bucket}/in/dog.jpg")
     with pytest.raises(sources.Rejected, match="unreadable: No such file"):
         source.read("dog.jpg")
 
@@ -169,8 +182,8 @@ def local(request, image_folder, records, tmp_path):
     return path if request.param == "shards" else min(path.iterdir())
 
 
-def test_a_source_at_a_url_is_read_as_a_local_one(ram, local):
-    url = f"{ram}/{local.name}"
+def test_a_source_at_a_url_is_read_as_a_local_one(bucket, local):
+    url = f"{bucket}/{local.name}"
     if local.is_dir():
         upload(local, url)
     else:
@@ -269,8 +282,8 @@ def test_publishing_that_is_ended_is_no_data_set_and_goes_on(ram, image_folder, 
     assert sorted(storage.names_in(ram)) == ["toy", "whole"]
 
 
-def test_damage_is_found(ram, records):
-    url = upload(records, f"{ram}/toy")
+def test_damage_is_found(bucket, records):
+    url = upload(records, f"{bucket}/toy")
     described = manifest.load(url)
     described.check()
     verify_records.main(verify_records.Options(records=url))
@@ -288,7 +301,7 @@ def test_damage_is_found(ram, records):
         rejects.load(described.folder)
 
 
-def test_training_reads_urls(ram, records):
+def test_training_reads_urls(bucket, records):
     def batches(folder):
         described = manifest.load(folder)
         reading = InputConfig(image_size=16, batch_size=8, seed=3, shuffle_mb=1)
@@ -296,7 +309,7 @@ def test_training_reads_urls(ram, records):
         trained = pipeline.train_batches(Subset(described, ("train",)), reading)
         return [batch["image"].numpy().tobytes() for batch in [*evaluated, *trained]]
 
-    assert batches(upload(records, f"{ram}/toy")) == batches(records)
+    assert batches(upload(records, f"{bucket}/toy")) == batches(records)
 
 
 def test_without_urls_tensorflow_is_not_loaded(image_folder, tmp_path):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfpipe.api.python_calls import until_exit
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
@@ -19,6 +18,7 @@ from tfpipe.core.options import option
 from tfpipe.images.preprocess import CHANNELS
 from tfpipe.input import cache, example_source, pipeline, stateless_random, tuning
 from tfpipe.input.input_config import InputConfig, aligned
+from tfpipe.input.python_calls import until_exit
 from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
 from tfpipe.training import losses

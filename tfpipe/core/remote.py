@@ -1,22 +1,25 @@
-"""Files at URLs, such as gs://bucket/folder: whatever `tf.io.gfile` opens.
+"""Files at URLs, such as gs://bucket/folder: what TensorFlow or fsspec opens.
 
 Errors are those of local files: OSError, FileNotFoundError. TensorFlow takes seconds to import, so
-the first URL imports it, and local paths never do.
+the first of its URLs imports it, and local paths never do.
 """
 
 import contextlib
 import errno
-import importlib
+import functools
 import io
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tfpipe.core.errors import UserError, one_line
+from tfpipe.core.errors import one_line
+from tfpipe.core.fsspec_files import FsspecFiles
+from tfpipe.core.read_ahead import BLOCK_BYTES, ReadAhead
 
-# One request for a megabyte costs hardly more than one for a kilobyte.
-_BLOCK_BYTES = 2**20
+# Schemes that TensorFlow opens. For others it would need tensorflow-io, which has no release for
+# TensorFlow 2.17 and later.
+_TENSORFLOW = ("file", "gs", "ram")
 
 
 class Url(str):
@@ -55,15 +58,17 @@ def to_path(text: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def gfile(url: str) -> Iterator[Any]:
-    """Yield `tf.io.gfile`; its errors leave the block as OSError of the URL.
+    """Yield the functions of `tf.io.gfile` for a URL; its errors leave the block as OSError of it.
 
     Raises:
-        UserError: TensorFlow has no file system of the URL's scheme.
+        UserError: nothing here opens URLs of this scheme.
     """
+    if not is_tensorflows(url):
+        yield FsspecFiles(url)
+        return
     import tensorflow as tf  # here, because it takes seconds to start
 
     try:
-        _check_scheme(url, tf)
         yield tf.io.gfile
     except tf.errors.NotFoundError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from None
@@ -71,66 +76,32 @@ def gfile(url: str) -> Iterator[Any]:
         raise OSError(errno.EIO, one_line(error.message), url) from None
 
 
-def _check_scheme(url: str, tf: Any) -> None:
-    scheme = url.partition("://")[0]
-    if scheme in tf.io.gfile.get_registered_schemes():
-        return
-    with contextlib.suppress(ImportError):
-        importlib.import_module("tensorflow_io")  # registers more file systems
-    there = sorted(filter(None, tf.io.gfile.get_registered_schemes()))
-    if scheme not in there:
-        raise UserError(
-            f"{url}: TensorFlow has no file system for {scheme}:// here, only for"
-            f" {', '.join(f'{each}://' for each in there)}: install what adds it (tensorflow-io for"
-            " s3:// and hdfs://, which also needs libhdfs), or name another path"
-        )
+def is_tensorflows(path: str | os.PathLike) -> bool:
+    """Return whether TensorFlow's own operations read a path or URL."""
+    scheme, colon, _ = os.fspath(path).partition("://")
+    return not colon or scheme in _TENSORFLOW
 
 
-class _RemoteFile(io.RawIOBase):
-    """A file at a URL, open for reading."""
+def open_to_read(url: str, *, sequential: bool = False) -> BinaryIO:
+    """Open a file at a URL for reading, by one thread at a time; raises OSError.
 
-    def __init__(self, url: str):
-        self._url = url
-        with gfile(url) as files:
-            self._file = files.GFile(url, "rb")
-            self._size = self._file.size()
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = start + offset  # may lie beyond the end; a GFile would refuse that
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:
-        return self._read(self._size)
-
-    def _read(self, most: int) -> bytes:
-        left = self._size - self._position
-        if left <= 0:
-            return b""
-        with gfile(self._url):
-            self._file.seek(self._position)
-            data = self._file.read(min(most, left))
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+    Args:
+        url: of the file.
+        sequential: whether it will be read from its beginning to its end.
+    """
+    with gfile(url) as files:
+        status = files.stat(url)
+    if status.is_directory:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), url)
+    read = functools.partial(_read, url)
+    return io.BufferedReader(ReadAhead(read, status.length, sequential=sequential), BLOCK_BYTES)
 
 
-def open_to_read(url: str) -> BinaryIO:
-    """Open a file at a URL for reading; raises OSError."""
-    return io.BufferedReader(_RemoteFile(url), _BLOCK_BYTES)
+def _read(url: str, offset: int, size: int) -> bytes:
+    """Return a part of a file."""
+    with gfile(url) as files:
+        if isinstance(files, FsspecFiles):
+            return files.read(url, offset, size)
+        with files.GFile(url, "rb") as file:
+            file.seek(offset)
+            return file.read(size)

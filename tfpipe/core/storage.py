@@ -132,10 +132,13 @@ def read_json(path: str | os.PathLike, *, what: str, hint: str) -> Any:
         raise UserError(f"{path} is not {what} ({error}): {hint}") from None
 
 
-def open_to_read(path: str | os.PathLike) -> BinaryIO:
-    """Open a local or remote file for reading; raises OSError."""
+def open_to_read(path: str | os.PathLike, *, sequential: bool = False) -> BinaryIO:
+    """Open a local or remote file for reading; raises OSError.
+
+    `sequential` says that it will be read to its end: a remote one is requested ahead at once.
+    """
     if remote.is_remote(path):
-        return remote.open_to_read(os.fspath(path))
+        return remote.open_to_read(os.fspath(path), sequential=sequential)
     return open(path, "rb")
 
 

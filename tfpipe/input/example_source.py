@@ -9,40 +9,35 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import terminal
-from tfpipe.input import cache, stateless_random, tuning
+from tfpipe.input import cache, stateless_random, stored_records, tuning
 from tfpipe.input.cache import DecodedImages, Examples
 from tfpipe.input.input_config import InputConfig, aligned
 from tfpipe.records import example
-from tfpipe.records.subset import ShardPiece, Subset
-
-# Shards read at once; their records alternate, which mixes neighbours.
-READERS = 4
-
-_BLOCK = 8  # records of a shard at a time; cheaper than single ones
+from tfpipe.records.subset import Subset
 
 
 class RecordSource:
-    """Examples that are read from the shards in each epoch."""
+    """Examples that are read from the shards in each epoch.
+
+    Attributes:
+        own_shards: whether the keys are those of this worker alone, from its own shards.
+    """
 
     def __init__(self, part: Subset, config: InputConfig):
-        self._part = part
+        self._part, self._config = part, config
+        enough = len(part.pieces) >= stored_records.READERS * config.workers
+        # With a fold, nobody knows how many of a shard's records belong to the part.
+        self.own_shards = config.workers > 1 and enough and config.shuffle and part.fold is None
         room = int(config.shuffle_mb * 2**20 * part.count / part.bytes)
         self._buffer = max(1, min(part.count, room))
-        self._shuffle = config.shuffle
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
         """Return the records, string scalars, shuffled by `key`, int64 [2], unless in order."""
-        pieces = self._part.pieces
-        if not self._shuffle:
-            return of_part(stored_records(pieces), self._part)
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(pieces)), key)
-        columns = tuple(tf.gather(column, order) for column in _columns(pieces))
-        records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _piece_records,
-            cycle_length=READERS,
-            block_length=_BLOCK,
-            num_parallel_calls=READERS,
-        )
+        pieces, config = self._part.pieces, self._config
+        if not config.shuffle:
+            return of_part(stored_records.in_order(pieces), self._part)
+        share = {"worker": config.worker, "workers": config.workers} if self.own_shards else {}
+        records = stored_records.shuffled(pieces, key, by_tensorflow=bool(config.service), **share)
         seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
         records = of_part(records, self._part)
         return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
@@ -60,9 +55,11 @@ class RecordSource:
 class CachedSource:
     """Examples that were read into memory once."""
 
+    own_shards = False
+
     def __init__(self, part: Subset, config: InputConfig):
         cache.check(config.cache, part, int(np.prod(config.shape)))
-        records = of_part(stored_records(part.pieces), part)
+        records = of_part(stored_records.in_order(part.pieces), part)
         records = tuning.without_autotune(records).as_numpy_iterator()
         with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
             encoding = part.manifest.encoding
@@ -93,22 +90,6 @@ class CachedSource:
 def open_source(part: Subset, config: InputConfig) -> RecordSource | CachedSource:
     """Return where the examples come from; a cache is filled now."""
     return (RecordSource if config.cache == cache.NONE else CachedSource)(part, config)
-
-
-def stored_records(pieces: Sequence[ShardPiece]) -> tf.data.Dataset:
-    """Return the records of pieces of shards, string scalars, in their order."""
-    return tf.data.Dataset.from_tensor_slices(_columns(pieces)).flat_map(_piece_records)
-
-
-def _columns(pieces: Sequence[ShardPiece]) -> tuple[tf.Tensor, ...]:
-    """Return the paths, string [P], and first records and counts, int64 [P]."""
-    types = (tf.string, tf.int64, tf.int64)
-    return tuple(tf.constant([each[i] for each in pieces], kind) for i, kind in enumerate(types))
-
-
-@tf.autograph.experimental.do_not_convert
-def _piece_records(path: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(path).skip(first).take(count)
 
 
 def of_part(records: tf.data.Dataset, part: Subset, *, copies: bool = True) -> tf.data.Dataset:

@@ -11,6 +11,7 @@ any step, gives the same batches.
 import math
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,14 +21,32 @@ from tfpipe.core import terminal
 from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
-from tfpipe.input import service, stateless_random, tuning
-from tfpipe.input.example_source import RecordSource, of_part, open_source, stored_records
+from tfpipe.input import service, stateless_random, stored_records, tuning
+from tfpipe.input.example_source import RecordSource, of_part, open_source
 from tfpipe.input.input_config import DEVICE, InputConfig
 from tfpipe.input.threads import parallel_map
 from tfpipe.records import example
 from tfpipe.records.subset import Subset
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Any]
+
+
+def on_device(batch: Batch) -> Batch:
+    """Return arrays as tensors: the images on the first GPU, if there is one, else uncopied.
+
+    Args:
+        batch: arrays, or tensors; "image" is an array from `input_config.aligned`, whose alignment
+            TensorFlow does not check.
+    """
+    result = {key: tf.convert_to_tensor(v) for key, v in batch.items() if key != "image"}
+    image = batch["image"]
+    if not isinstance(image, np.ndarray):
+        return result | {"image": image}
+    image = tf.experimental.dlpack.from_dlpack(image.__dlpack__())
+    if gpus := tf.config.list_logical_devices("GPU"):
+        with tf.device(gpus[0].name):
+            image = tf.identity(image)
+    return result | {"image": image}
 
 
 def train_batches(
@@ -38,6 +57,7 @@ def train_batches(
     first_epoch: int = 0,
     first_step: int = 0,
     epochs: int = 1,
+    place: Callable[[Batch], Batch] = on_device,
 ) -> Iterator[Batch | None]:
     """Yield the batches of epochs `first_epoch` to `epochs` - 1, one epoch after the other.
 
@@ -48,10 +68,16 @@ def train_batches(
     The first epoch begins at `first_step`, and the batches before are not decoded. If the order is
     not fixed (`config.deterministic`, or a data service), this only gives fewer batches.
 
+    Several workers share each batch of all records. If there are `stored_records.READERS` shards
+    or more for each, a worker reads only its share of the shards, drawn anew in each epoch: then
+    the batches depend on the number of workers too.
+
+    `place` moves a batch of arrays to the devices, on the thread that has decoded it, so ahead of
+    its step.
+
     Yields:
-        Batches, on the first GPU if there is one; and None at the end of an epoch that has fewer
-        batches because a data service lost records. With W workers, a batch is this worker's own
-        B / W rows. Its keys:
+        Batches as of `place`, and None at the end of an epoch that has fewer batches because a data
+        service lost records. With W workers, a batch is this worker's own B / W rows. Its keys:
             "image": uint8 [B, S, S, 3]. If the device resizes, uint8 [B, P, 3]: the pixels row by
                 row, then others.
             "size": int32 [B, 2], height and width; only if the device resizes.
@@ -74,9 +100,12 @@ def train_batches(
             epoch: part.count - (first_step * size if epoch == first_epoch else 0)
             for epoch in range(first_epoch, epochs)
         }
-        yield from _from_service(part, config, wanted, augment)
+        yield from _from_service(part, config, wanted, augment, place)
         return
     source = open_source(part, config)
+    rows = config.rows
+    if source.own_shards:
+        size, rows = config.local_size, slice(None)
 
     @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -89,7 +118,7 @@ def train_batches(
         return batches.map(lambda batch: (epoch, batch))
 
     def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
-        found = source.get(batch[config.rows])
+        found = source.get(batch[rows])
         numbers = stateless_random.uniform(seed, epoch, found.example_id, augment.num_random)
         windows = augment.window(numbers).numpy() if augment.crops_on_host else None
         pictures = found.pictures or config.decode(found.images, windows)
@@ -97,8 +126,7 @@ def train_batches(
         result["sample_weight"] = np.ones(len(found.label), np.float32)
         if config.resize_on == DEVICE:
             result["size"] = pictures.size
-        result = {key: tf.convert_to_tensor(value) for key, value in result.items()}
-        return result | {"image": _without_copy(pictures.image)}
+        return place(result | {"image": pictures.image})
 
     dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch)
     dataset = tuning.without_autotune(dataset.prefetch(tuning.AHEAD)).with_options(config.options())
@@ -136,7 +164,7 @@ def eval_batches(
         described: whether to add properties of the images.
         crop: returns the window of an image, as `preprocess.decode_record` takes it, for the
             example's id, int64 []; see `first_crop`.
-        worker: index of this worker, from 0; it gets every `workers`-th record.
+        worker: index of this worker, from 0; it gets a share of the records.
         workers: number of workers.
         ahead: batches to prefetch.
 
@@ -169,8 +197,11 @@ def eval_batches(
             found["brightness"] = preprocess.brightness(image)
         return found
 
-    dataset = of_part(stored_records(part.pieces), part, copies=copies)
-    dataset = dataset.shard(workers, worker)
+    if part.fold is None and (copies or part.images == part.count):
+        dataset = stored_records.in_order(part.pieces, worker=worker, workers=workers)
+    else:  # nobody knows how many of a shard's records stay
+        dataset = of_part(stored_records.in_order(part.pieces), part, copies=copies)
+        dataset = dataset.shard(workers, worker)
     dataset = dataset.map(decode, cores(), deterministic=True)
     return padded_batches(dataset, batch_size, ahead)
 
@@ -239,22 +270,12 @@ def padded_batches(
     return tuning.without_autotune(dataset.batch(batch_size).map(pad).prefetch(ahead))
 
 
-def _without_copy(array: np.ndarray) -> tf.Tensor:
-    """Return an array as a tensor: itself on a CPU, or a copy on the first GPU.
-
-    Args:
-        array: from `input_config.aligned`; TensorFlow does not check its alignment.
-    """
-    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    gpus = tf.config.list_logical_devices("GPU")
-    if not gpus:
-        return tensor
-    with tf.device(gpus[0].name):
-        return tf.identity(tensor)
-
-
 def _from_service(
-    part: Subset, config: InputConfig, records: dict[int, int], augment: Augment
+    part: Subset,
+    config: InputConfig,
+    records: dict[int, int],
+    augment: Augment,
+    place: Callable[[Batch], Batch],
 ) -> Iterator[Batch | None]:
     """Yield the batches of a tf.data service, in the order in which they are ready.
 
@@ -285,7 +306,7 @@ def _from_service(
     def finish(found: Batch, epoch: int) -> Batch:
         ids = found["example_id"].numpy()
         numbers = stateless_random.uniform(config.seed, epoch, ids, augment.num_random)
-        return found | {"random": tf.constant(numbers), "sample_weight": tf.ones(size)}
+        return place(found | {"random": numbers, "sample_weight": np.ones(size, np.float32)})
 
     for epoch, wanted in records.items():
         records_of_epoch = source.keys(tf.constant([config.seed, epoch], tf.int64))

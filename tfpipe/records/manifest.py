@@ -121,9 +121,13 @@ class Manifest:
 
     def paths(self, split: str = ALL_SPLITS) -> list[str]:
         """Return absolute paths or URLs of the shards of a split, or of "all"."""
-        paths = [self.folder / shard.name for shard in self.shards_of(split)]
+        return [self.path_of(shard) for shard in self.shards_of(split)]
+
+    def path_of(self, shard: Shard) -> str:
+        """Return the absolute path of a shard, or its URL."""
+        path = self.folder / shard.name
         # Workers of a data service may have other working folders.
-        return [os.path.abspath(path) if isinstance(path, pathlib.Path) else path for path in paths]
+        return os.path.abspath(path) if isinstance(path, pathlib.Path) else path
 
     def check(self) -> None:
         """Check that every shard exists and has its size, without reading it.

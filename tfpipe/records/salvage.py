@@ -116,7 +116,7 @@ def _problems(manifest: Manifest, shards: Sequence[Shard]) -> dict[str, str]:
     verified = VerifiedShards()
     states = verified.states(manifest, shards)
     known = verified.known(states)
-    paths = {shard.name: os.path.abspath(manifest.folder / shard.name) for shard in shards}
+    paths = {shard.name: manifest.path_of(shard) for shard in shards}
     rest = [shard for shard in shards if paths[shard.name] not in known]
     if not rest:
         return {}
@@ -146,6 +146,7 @@ def explained(manifest: Manifest) -> Iterator[None]:
         tf.errors.FailedPreconditionError,
         tf.errors.DataLossError,
         tf.errors.UnavailableError,
+        tf.errors.UnknownError,  # an error of Python, which reads URLs
     ) as error:
         where = next((p for p in manifest.paths() if p in error.message), manifest.folder)
         reason = one_line(_TF_NOISE.sub("", error.message)).removeprefix(f"{where}; ")

@@ -219,7 +219,7 @@ class Subset:
         """Yield the records of every fold."""
         for path, first, count in self.pieces:
             try:
-                with storage.open_to_read(path) as file:
+                with storage.open_to_read(path, sequential=True) as file:
                     for _, record in itertools.islice(tfrecord.read(file), first, first + count):
                         yield example.deserialize(record)
             except (OSError, ValueError, tfrecord.FrameError) as error:

@@ -40,9 +40,11 @@ class VerifiedShards:
         """Return the state of each shard by its path; those that cannot be read have none."""
         found = {}
         for shard in shards:
-            path = os.path.abspath(manifest.folder / shard.name)
+            path = manifest.path_of(shard)
             with contextlib.suppress(OSError, ValueError):  # ValueError: an impossible name
-                found[path] = (*storage.stamp(path), shard.sha256)
+                size, modified = storage.stamp(path)
+                if modified:  # 0 where an object store does not say
+                    found[path] = size, modified, shard.sha256
         return found
 
     def known(self, states: dict[str, State]) -> set[str]:

@@ -113,7 +113,7 @@ def sha256(path: os.PathLike | str, advance: Callable[[], object] = lambda: None
         advance: called after each block.
     """
     digest = hashlib.sha256()
-    with storage.open_to_read(path) as file:
+    with storage.open_to_read(path, sequential=True) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             advance()

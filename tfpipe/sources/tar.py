@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import tarfile
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -40,7 +41,7 @@ class Tar(Source):
 
     def __init__(self, path: str, options: Options = DEFAULTS, unpacked: str = ""):
         super().__init__(path, options)
-        self._unpacked = unpacked
+        self._unpacked, self._lock = unpacked, threading.Lock()
 
     def __reduce__(self):
         return type(self), (self.path, self.options, self._unpacked)
@@ -70,7 +71,9 @@ class Tar(Source):
         size = length if size < 0 else min(size, length)
         try:
             if remote.is_remote(self.path):
-                data = storage.read_whole(self.path, offset, size) or b""
+                with self._lock:  # threads share the file's position
+                    self._file.seek(offset)
+                    data = self._file.read(size)
             else:
                 data = os.pread(self._file.fileno(), size, offset)
         except OSError as error:

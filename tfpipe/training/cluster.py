@@ -140,17 +140,28 @@ def _local(strategy: tf.distribute.Strategy) -> int:
 
 
 def share_out(strategy: tf.distribute.Strategy, batch: Any) -> Any:
-    """Split tensors [B, ...] for a worker's replicas, into equal parts of consecutive rows."""
+    """Split arrays or tensors [B, ...] for a worker's replicas: equal parts of consecutive rows.
+
+    Each part is copied to its replica's device at once, and to no other. A TPU takes its parts from
+    the host.
+    """
     replicas = _local(strategy)
     if replicas == 1:
         return batch
+    devices = strategy.extended.worker_devices
 
     def rows(context: tf.distribute.experimental.ValueContext) -> Any:
         index = context.replica_id_in_sync_group % replicas
+        is_tpu = tf.DeviceSpec.from_string(devices[index]).device_type == "TPU"
 
-        def part(values: tf.Tensor) -> tf.Tensor:
+        def part(values: np.ndarray | tf.Tensor) -> tf.Tensor:
             size = len(values) // replicas
-            return values[index * size : (index + 1) * size]
+            own = slice(index * size, (index + 1) * size)
+            # Where the tensor is: TensorFlow would cut it on the first GPU.
+            with tf.device(values.device if isinstance(values, tf.Tensor) else None):
+                values = values[own]
+            with tf.device(None if is_tpu else devices[index]):
+                return tf.identity(values)
 
         return tf.nest.map_structure(part, batch)
 

@@ -6,6 +6,7 @@
 `Inputs.forward` takes the batches of both.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import Partition
 from tfpipe.records import salvage
 from tfpipe.records.subset import Subset
-from tfpipe.training.cluster import Cluster
+from tfpipe.training.cluster import Cluster, share_out
 from tfpipe.training.feature_dataset import FeatureDataset
 from tfpipe.training.feature_extractor import FeatureExtractor
 from tfpipe.training.run_folder import RunFolder
@@ -32,6 +33,9 @@ from tfpipe.training.stages import Stage
 from tfpipe.training.train_config import TrainConfig
 
 Batch = dict[str, Any]
+
+# The fields of a batch that a step takes. Others may be strings, which no device takes.
+_USED = ("image", "features", "size", "random", "label", "sample_weight")
 
 _AHEAD = 4  # batches that are read from the cache ahead of the step
 
@@ -60,10 +64,12 @@ class Inputs:
         """
         self._train_split, self._val_split = train_split, val_split
         self._stage, self._split = stage, split
+        self._strategy = tf.distribute.get_strategy()
+        self._several = self._strategy.num_replicas_in_sync > 1
         self._config = config = stage.config
         self._encoding = train_split.manifest.encoding
         self._side = side = classifier.image_size
-        cluster = Cluster(tf.distribute.get_strategy())
+        cluster = Cluster(self._strategy)
         self._input = input_config(config, side, worker=cluster.worker, workers=cluster.workers)
         self._augment = Augment(config.augment, crop_on_host=True)
         # XLA makes gathers several times faster, on a CPU too.
@@ -86,7 +92,8 @@ class Inputs:
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
             tensors; "label" as of `pipeline.train_batches`, "example_id" int64 [B],
-            "sample_weight" float32 [B], 1. None where an epoch has fewer steps.
+            "sample_weight" float32 [B], 1. All but "example_id" are shared out among the replicas
+            (`cluster.share_out`). None where an epoch has fewer steps.
         """
         if self._train_features:
             orders = self._orders(first_epoch, first_step, epochs)
@@ -100,16 +107,18 @@ class Inputs:
                 first_epoch=first_epoch,
                 first_step=first_step,
                 epochs=epochs,
+                place=self._shared if self._several else pipeline.on_device,
             )
 
     def validation(self) -> Iterator[Batch]:
-        """Yield the batches of the validation images, padded with weight 0.
+        """Yield the batches of the validation images, padded with weight 0, shared out.
 
         Every worker gets the same number of batches, and together they get all images.
         """
         own = self._input
         if self._val_features is not None:
-            yield from self._val_features.batches(self._config.batch_size, own.rows)
+            features = self._val_features.batches(self._config.batch_size, own.rows)
+            yield from map(self._shared, features)
             return
         batches = pipeline.eval_batches(
             self._val_split,
@@ -123,11 +132,10 @@ class Inputs:
         with salvage.explained(self._val_split.manifest):
             for batch in batches:
                 missing -= 1
-                yield _on_device(batch)
+                yield self._shared(batch)
         for _ in range(missing):
-            yield _on_device(
-                {k: tf.zeros(s.shape, s.dtype) for k, s in batches.element_spec.items()}
-            )
+            spec = batches.element_spec.items()
+            yield self._shared({k: tf.zeros(s.shape, s.dtype) for k, s in spec})
 
     def features(self) -> Iterator[np.ndarray]:
         """Yield what the head takes of the training images, float32 [N, F], all images once.
@@ -223,12 +231,14 @@ class Inputs:
                 yield self._train_features[epoch % len(self._train_features)], indices
 
     def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:
-        return dataset.batch(indices, self._config.batch_size, self._input.rows)
+        with tf.device("CPU:0") if self._several else contextlib.nullcontext():
+            batch = dataset.batch(indices, self._config.batch_size, self._input.rows)
+        return self._shared(batch)
 
-
-def _on_device(batch: Batch) -> Batch:
-    """Drop strings, which neither a device nor a compiled step takes."""
-    return {key: value for key, value in batch.items() if value.dtype != tf.string}
+    def _shared(self, batch: Batch) -> Batch:
+        """Return the fields that a step uses, shared out, and the ids of the examples."""
+        ids = {"example_id": batch["example_id"]}
+        return ids | share_out(self._strategy, {k: v for k, v in batch.items() if k in _USED})
 
 
 def input_config(

@@ -13,7 +13,7 @@ from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import Partition
 from tfpipe.training import averaging, losses, randomness
 from tfpipe.training import monitor as monitors
-from tfpipe.training.cluster import Cluster, joined, share_out, summed
+from tfpipe.training.cluster import Cluster, joined, summed
 from tfpipe.training.inputs import Batch, Inputs
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
@@ -144,7 +144,7 @@ class Steps:
         for batch in batches:
             step += 1
             self._recent.append(np.asarray(batch["example_id"]))
-            self._train_step[self._update.due(step)](self._for_replicas(batch))
+            self._train_step[self._update.due(step)](_for_step(batch))
             loss = None
             if step % READ_EVERY == 0 or step == self._inputs.steps:
                 loss, _ = self.means()
@@ -158,12 +158,14 @@ class Steps:
         self._totals.assign(tf.zeros([3]))
         parts = []
         for batch in self._inputs.validation():
-            logits = self._validate_step(self._for_replicas(batch))
+            logits = self._validate_step(_for_step(batch))
             if self._monitor.needs_predictions:
-                found = self._classifier.probabilities(joined(self._strategy, logits)).numpy()
-                parts.append(
-                    (found, np.asarray(batch["label"]), np.asarray(batch["sample_weight"]))
+                logits, labels, weights = (
+                    joined(self._strategy, each)
+                    for each in (logits, batch["label"], batch["sample_weight"])
                 )
+                found = self._classifier.probabilities(logits)
+                parts.append((found.numpy(), labels.numpy(), weights.numpy()))
             advance(self._batch_size)
         loss, accuracy = self.means()
         self._totals.assign(kept)
@@ -210,11 +212,6 @@ class Steps:
 
         return tf.function(run, autograph=False, jit_compile=compiled)
 
-    def _for_replicas(self, batch: Batch) -> Batch:
-        """Return the fields that a step uses, shared out among this worker's replicas."""
-        used = ("image", "features", "size", "random", "label", "sample_weight")
-        return share_out(self._strategy, {k: v for k, v in batch.items() if k in used})
-
     def _train_one(self, batch: Batch, *, due: bool) -> None:
         self.graph = tf.compat.v1.get_default_graph()  # being traced
         gradients, sums = self._differentiate(batch)
@@ -259,3 +256,8 @@ class Steps:
             right = tf.argmax(probabilities, -1) == tf.cast(batch["label"], tf.int64)
         correct = tf.cast(right, tf.float32)
         return tf.stack([tf.reduce_sum(v) for v in (losses * real, correct * real, real)])
+
+
+def _for_step(batch: Batch) -> Batch:
+    """Return the fields of a batch that a step takes."""
+    return {key: value for key, value in batch.items() if key != "example_id"}

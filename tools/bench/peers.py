@@ -5,6 +5,7 @@ number of `workers`, and returns an `Epoch` (worker.py). It imports its package 
 of tfpipe, so that `--peers_python` may name any Python. To add one, write it and list it below.
 """
 
+import functools
 import itertools
 import math
 import multiprocessing
@@ -26,16 +27,18 @@ def _files(folder: str) -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(folder).glob("*/*") if path.is_file())
 
 
-def limit(folder: str, workers: int, **_: object) -> Epoch:
+def limit(folder: str, workers: int, size: int = 0, *, scaled: bool = False, **_: object) -> Epoch:
     """libjpeg-turbo alone: processes that decode JPEGs from memory and keep no pixels.
 
-    Full size, with the fast inverse transform and the fast chroma upsampling.
+    Full size, or if `scaled` the smallest scale of which no side is below `size`; with the fast
+    inverse transform and the fast chroma upsampling.
     """
+    decode = functools.partial(_decode, least=size if scaled else 0)
     _encoded[:] = [p.read_bytes() for p in _files(folder) if p.suffix in (".jpg", ".jpeg")]
     pool = multiprocessing.get_context("fork").Pool(workers)  # it ends with this process
 
     def epoch() -> Iterator[int]:
-        counts = pool.imap_unordered(_decode, range(0, len(_encoded), _CHUNK))
+        counts = pool.imap_unordered(decode, range(0, len(_encoded), _CHUNK))
         try:
             yield from counts
         finally:
@@ -45,12 +48,12 @@ def limit(folder: str, workers: int, **_: object) -> Epoch:
     return epoch
 
 
-def _decode(first: int) -> int:
+def _decode(first: int, least: int) -> int:
     import simplejpeg
 
-    chunk = _encoded[first : first + _CHUNK]
+    chunk, fast = _encoded[first : first + _CHUNK], {"fastdct": True, "fastupsample": True}
     for data in chunk:
-        simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
+        simplejpeg.decode_jpeg(data, min_height=least, min_width=least, **fast)
     return len(chunk)
 
 
@@ -128,6 +131,22 @@ def tf_data(folder: str, size: int, batch_size: int, *, resize: bool = True, **_
     return lambda: (len(images) for images in dataset)
 
 
+def tf_data_records(records: str, batch_size: int, **_: object) -> Epoch:
+    """A hand-written tf.data pipeline from TFRecords: parse, decode, batch, prefetch."""
+    import tensorflow as tf
+
+    def load(record: Any) -> Any:
+        fields = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+        encoded = tf.io.parse_single_example(record, fields)["image/encoded"]
+        return tf.io.decode_jpeg(encoded, 3)
+
+    shards = tf.data.Dataset.list_files(f"{records}/*.tfrecord*")
+    dataset = shards.interleave(tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.shuffle(10_000).map(load, tf.data.AUTOTUNE, deterministic=False)
+    dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return lambda: (len(images) for images in dataset)
+
+
 def tf_data_decode(**arguments: Any) -> Epoch:
     """The same without the resize: it keeps one pixel of each image."""
     return tf_data(**arguments, resize=False)
@@ -167,11 +186,33 @@ class _PillowImages:
             return np.array(file.convert("RGB").resize(self._size, Image.Resampling.BILINEAR))
 
 
-def grain(folder: str, size: int, batch_size: int, workers: int, **_: object) -> Epoch:
+class _TurboImages(_PillowImages):
+    """The same by libjpeg-turbo, at the smallest scale that covers the result, and OpenCV."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        import cv2
+        import simplejpeg
+
+        width, height = self._size
+        pixels = simplejpeg.decode_jpeg(
+            self.paths[index].read_bytes(), min_height=height, min_width=width
+        )
+        return cv2.resize(pixels, self._size, interpolation=cv2.INTER_LINEAR)
+
+
+def grain_turbo(**arguments: Any) -> Epoch:
+    """Google's grain with the decoder and the resize of tfpipe, in threads."""
+    return grain(**arguments, images=_TurboImages)
+
+
+def grain(
+    folder: str, size: int, batch_size: int, workers: int,
+    *, images: type[_PillowImages] = _PillowImages, **_: object,
+) -> Epoch:  # fmt: skip
     """Google's grain: the same decoding with Pillow, in threads."""
     import grain
 
-    images = grain.MapDataset.source(_PillowImages(folder, size)).seed(0).shuffle()
+    images = grain.MapDataset.source(images(folder, size)).seed(0).shuffle()
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=4 * batch_size)
     dataset = images.to_iter_dataset(options).batch(batch_size)
     return lambda: (len(batch) for batch in dataset)
@@ -288,7 +329,7 @@ def one_batch(augment: Callable, size: int, batch_size: int) -> Epoch:
 
 
 INPUT = (
-    opencv, keras_dataset, keras_generator, tf_data, tf_data_decode, pytorch, grain, spdl,
-    dali, dali_decode, dali_augment,
+    opencv, keras_dataset, keras_generator, tf_data, tf_data_decode, pytorch, grain, grain_turbo,
+    spdl, dali, dali_decode, dali_augment,
 )  # fmt: skip
 AUGMENT = (augment_projective, augment_keras)
