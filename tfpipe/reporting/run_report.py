@@ -17,6 +17,7 @@ from tfpipe.reporting import (
     dataset_chapter,
     page_tables,
     published_recipes,
+    range_plot,
     result_plots,
     target,
     training_plots,
@@ -92,7 +93,7 @@ def render(
         comparison_plots={name: template.image(*plot) for name, plot in plots.items()},
         recipes=published_recipes.recipes() if comparable else (),
         result_plots=tuple(result_plots.PLOTS),
-        training_plots=tuple(training_plots.PLOTS),
+        training_plots=(*training_plots.PLOTS, range_plot.NAME),
         version=tfpipe.__version__,
     )
 

@@ -23,10 +23,12 @@ from tfpipe.runs import first_weights, run_calibration, trained_images
 from tfpipe.training import (
     averaging,
     inputs,
+    loggers,
     loop,
     losses,
     monitor,
     randomness,
+    range_test,
     resolve,
     resume,
     run_folder,
@@ -91,12 +93,13 @@ def _fit(
     for stage in planned:
         cluster.check(stage.config.batch_size)
         steps = pipeline.steps_per_epoch(train_split, stage.config.batch_size)
-        update.check(stage.config, steps, replicas)
+        update.check(range_test.provisional(stage.config), steps, replicas)
         averaging.check(stage.config.average)
         own.check(Augment(stage.config.augment, crop_on_host=True))
     classifier.check_adapts(config.head)
     monitor.build(config, len(manifest.classes))
     run_calibration.check(config, len(manifest.classes))
+    loggers.parse(config.log)
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
@@ -117,7 +120,7 @@ def _fit(
     for stage in planned:
         partition.check(built, stage.start)
     terminal.say(_describe(run, built, train_split, val_split, cluster))
-    locked = run.locked() if cluster.is_chief else contextlib.nullcontext()
+    locked = run_folder.locked(run.folder) if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
         if cluster.is_chief:
             run.save()

@@ -5,6 +5,8 @@ import dataclasses
 from tfpipe.core.options import option
 from tfpipe.images import pixels
 
+AUTO = "auto"  # a learning rate that a range test chooses
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -113,7 +115,11 @@ class TrainConfig:
         " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
         "adam",
     )
-    learning_rate: float = option("learning rate of the optimizer", 1e-3)
+    learning_rate: float | str = option(
+        "learning rate of the optimizer; auto chooses it by a range test at the start of a stage",
+        1e-3,
+        words=(AUTO,),
+    )
     backbone_learning_rate: str = option(
         "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
         " RATE*DECAY, as 1e-4*0.75, multiplies the rate of each block by DECAY once more for every"
@@ -268,6 +274,13 @@ class TrainConfig:
         "only show the model, block by block, with its parameters; trains, writes and downloads"
         " nothing, and assumes two classes without records",
         False,
+    )
+
+    log: str = option(
+        "where the results of each epoch go, separated by commas: csv (always written),"
+        " tensorboard, mlflow, wandb; the last two take their places from their own environment"
+        " variables",
+        "csv,tensorboard",
     )
 
     def __post_init__(self):
