@@ -1,17 +1,20 @@
 """Where the examples of training come from: the shards, in each epoch anew, or memory.
 
-Both sources yield a `tf.data.Dataset` of keys in epoch order; `get` resolves keys to examples.
+Both sources yield a `tf.data.Dataset` of keys in epoch order; `get` resolves keys to examples. If
+classes are not sampled naturally, it is one of pairs: a key, and its number among the repetitions
+of this key in the epoch, int64 [].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import terminal
-from tfpipe.input import cache, stateless_random, tuning
+from tfpipe.input import cache, sampling, stateless_random, tuning
 from tfpipe.input.cache import DecodedImages, Examples
 from tfpipe.input.input_config import InputConfig, aligned
+from tfpipe.input.sampling import Sampler
 from tfpipe.records import example
 from tfpipe.records.subset import ShardPiece, Subset
 
@@ -26,6 +29,13 @@ class RecordSource:
 
     def __init__(self, part: Subset, config: InputConfig):
         self._part = part
+        self._sampler = None
+        if config.sampling != sampling.NATURAL and config.shuffle:
+            labels = part.piece_labels()
+            self._offsets = np.cumsum([0, *map(len, labels)])[:-1]
+            self._sampler = Sampler(
+                np.concatenate(labels).astype(np.int64), config.sampling, config.seed
+            )
         room = int(config.shuffle_mb * 2**20 * part.count / part.bytes)
         self._buffer = max(1, min(part.count, room))
         self._shuffle = config.shuffle
@@ -36,15 +46,19 @@ class RecordSource:
         if not self._shuffle:
             return of_part(stored_records(pieces), self._part)
         order = tf.random.experimental.stateless_shuffle(tf.range(len(pieces)), key)
-        columns = tuple(tf.gather(column, order) for column in _columns(pieces))
+        columns, read = _columns(pieces), _piece_records
+        if self._sampler:
+            counts = sampling.counts_of(self._sampler, key[1])
+            columns, read = (*columns, tf.constant(self._offsets)), _drawn_from(counts)
+        columns = tuple(tf.gather(column, order) for column in columns)
         records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _piece_records,
+            read,
             cycle_length=READERS,
             block_length=_BLOCK,
             num_parallel_calls=READERS,
         )
         seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
-        records = of_part(records, self._part)
+        records = records if self._sampler else of_part(records, self._part)
         return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
 
     def get(self, records: Sequence[bytes]) -> Examples:
@@ -67,10 +81,18 @@ class CachedSource:
         with terminal.progress(f"reading {part.name} into memory", part.count) as advance:
             self._kept = cache.load(config.cache, records, part.count, config.decode, advance)
         self._shuffle = config.shuffle
+        self._sampler = None
+        if config.sampling != sampling.NATURAL and config.shuffle:
+            self._sampler = Sampler(self._kept.label, config.sampling, config.seed)
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
         """Return each example's row, int64 scalars, shuffled by `key`, int64 [2], or in order."""
         rows = tf.range(len(self._kept.label), dtype=tf.int64)
+        if self._sampler:
+            rows, occurrence = sampling.rows_of(self._sampler, key[1])
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(self._kept.label)), key)
+            columns = tf.gather(rows, order), tf.gather(occurrence, order)
+            return tf.data.Dataset.from_tensor_slices(columns)
         if self._shuffle:
             rows = tf.random.experimental.stateless_shuffle(rows, key)
         return tf.data.Dataset.from_tensor_slices(rows)
@@ -101,6 +123,25 @@ def _columns(pieces: Sequence[ShardPiece]) -> tuple[tf.Tensor, ...]:
     """Return the paths, string [P], and first records and counts, int64 [P]."""
     types = (tf.string, tf.int64, tf.int64)
     return tuple(tf.constant([each[i] for each in pieces], kind) for i, kind in enumerate(types))
+
+
+def _drawn_from(counts: tf.Tensor) -> Callable[..., tf.data.Dataset]:
+    """Return a function from a piece to its records and the numbers of their repetitions.
+
+    `counts` says how often to repeat each record of all pieces, int64 [N].
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def repeat(record: tf.Tensor, times: tf.Tensor) -> tf.data.Dataset:
+        occurrences = tf.data.Dataset.range(times)
+        return occurrences.map(lambda occurrence: (record, occurrence))
+
+    @tf.autograph.experimental.do_not_convert
+    def read(path: tf.Tensor, first: tf.Tensor, count: tf.Tensor, offset: tf.Tensor):
+        own = tf.data.Dataset.from_tensor_slices(counts[offset : offset + count])
+        return tf.data.Dataset.zip((_piece_records(path, first, count), own)).flat_map(repeat)
+
+    return read
 
 
 @tf.autograph.experimental.do_not_convert

@@ -150,6 +150,22 @@ class Subset:
         inside = (fold == self.fold) == self.held_out
         return inside & (copy == 0) if self.held_out else inside
 
+    def piece_labels(self) -> list[list[int]]:
+        """Return the label of each record of each of `pieces`; -1 if the fold is another.
+
+        Raises UserError for a damaged shard.
+        """
+        with terminal.progress(f"labels of {self.name}", self.count, "records") as advance:
+            found = []
+            for piece in self.pieces:
+                labels = []
+                for record in self._read_piece(piece):
+                    held = self.holds(record.fold, record.copy)
+                    labels.append(record.label if held else -1)
+                    advance()
+                found.append(labels)
+        return found
+
     def records(self) -> Iterator[example.ImageExample]:
         """Yield the records in the order of the shards; raises UserError for a damaged shard."""
         return (record for record in self._read() if self.holds(record.fold, record.copy))
@@ -208,13 +224,16 @@ class Subset:
 
     def _read(self) -> Iterator[example.ImageExample]:
         """Yield the records of every fold."""
-        for path, first, count in self.pieces:
-            try:
-                with storage.open_to_read(path) as file:
-                    for _, record in itertools.islice(tfrecord.read(file), first, first + count):
-                        yield example.deserialize(record)
-            except (OSError, ValueError, tfrecord.FrameError) as error:
-                raise UserError(
-                    f"{path} cannot be read ({one_line(error)}): run `python -m"
-                    f" tfpipe.verify_records --records={self.manifest.folder}` to list the damage"
-                ) from None
+        return itertools.chain.from_iterable(map(self._read_piece, self.pieces))
+
+    def _read_piece(self, piece: ShardPiece) -> Iterator[example.ImageExample]:
+        path, first, count = piece
+        try:
+            with storage.open_to_read(path) as file:
+                for _, record in itertools.islice(tfrecord.read(file), first, first + count):
+                    yield example.deserialize(record)
+        except (OSError, ValueError, tfrecord.FrameError) as error:
+            raise UserError(
+                f"{path} cannot be read ({one_line(error)}): run `python -m"
+                f" tfpipe.verify_records --records={self.manifest.folder}` to list the damage"
+            ) from None

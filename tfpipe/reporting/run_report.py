@@ -27,6 +27,8 @@ from tfpipe.reporting.comparison import Comparison
 from tfpipe.reporting.dataset_chapter import DatasetChapter
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import loaded_run
+from tfpipe.training import loggers
+from tfpipe.training.run_folder import RunFolder
 
 MAX_TARGETS = 8
 
@@ -62,6 +64,8 @@ def write(folders: list[str], out: str, records: str, options: ReportOptions) ->
     _save_plots(chapters, datasets, compared)
     with storage.atomic_file(path) as file:
         file.write(page)
+    if len(targets) == 1 and isinstance(targets[0].trained, RunFolder):
+        loggers.attach(targets[0].trained, path)
     return path
 
 

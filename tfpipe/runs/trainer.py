@@ -12,7 +12,7 @@ from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess_host
-from tfpipe.input import pipeline
+from tfpipe.input import pipeline, sampling
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.precision import under
@@ -96,6 +96,11 @@ def _fit(
         update.check(range_test.provisional(stage.config), steps, replicas)
         averaging.check(stage.config.average)
         own.check(Augment(stage.config.augment, crop_on_host=True))
+        if sampling.parse(stage.config.sampling) < 1 and stage.config.class_weights == "balanced":
+            terminal.warn(
+                f"`sampling={stage.config.sampling}` and `class_weights=balanced` both favour rare"
+                " classes: give one of them"
+            )
     classifier.check_adapts(config.head)
     monitor.build(config, len(manifest.classes))
     run_calibration.check(config, len(manifest.classes))

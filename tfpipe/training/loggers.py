@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.core.registry import Registry
 from tfpipe.training import log
@@ -132,6 +133,9 @@ class Loggers:
 
 
 def attach(run: RunFolder, path: str | os.PathLike) -> None:
-    """Give a file about a run to its loggers."""
-    for logger in parse(run.config.log):
-        logger.attach(run, pathlib.Path(path))
+    """Give a file about a run to its loggers; warn where one cannot take it."""
+    try:
+        for logger in parse(run.config.log):
+            logger.attach(run, pathlib.Path(path))
+    except UserError as error:
+        terminal.warn(f"{path} is not logged: {error}")

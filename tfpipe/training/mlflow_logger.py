@@ -5,6 +5,7 @@ MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where, as everywhere in MLflo
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -62,10 +63,10 @@ class MlflowLogger(Logger):
         """Keep a file as an artifact of the folder's run of MLflow."""
         if not (run.folder / FILE).exists():
             return
+        client, own = _opened(run.folder / FILE)
         try:
-            client, own = _opened(run.folder / FILE)
             client.log_artifact(own, str(path))
-        except (*_errors(), UserError) as error:
+        except _errors() as error:
             terminal.warn(f"MLflow has no {path.name}: {_reason(error)}")
 
 
@@ -75,6 +76,7 @@ def package() -> Any:
         import mlflow
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'tfpipe[mlflow]'") from None
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow
 
 

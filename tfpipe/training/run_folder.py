@@ -14,6 +14,8 @@ The files are:
       last/              newest checkpoints of the whole training, to resume from
       log.csv            one line for each epoch
       tensorboard/       the same for TensorBoard
+      learning_rate.json range tests of --learning_rate=auto
+      mlflow.json        the run of MLflow, if it is logged there; wandb.json likewise
       lock               held by the training that is running here
       calibration.json   how logits become probabilities, and for which weights
       predictions.csv    logits and probabilities of the validation split

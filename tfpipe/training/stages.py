@@ -24,6 +24,7 @@ OWN = (
     *("optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
     *("batch_norm", "augment", "feature_views", "loss", "label_smoothing", "focal_gamma"),
+    "sampling",
 )
 # Short names of options.
 SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}

@@ -283,6 +283,13 @@ class TrainConfig:
         "csv,tensorboard",
     )
 
+    sampling: str = option(
+        "how often an epoch has the images of each class: natural, each once; balanced, all classes"
+        " equally often; sqrt, between both; or a power of the number of images, 0 to 1. The epoch"
+        " keeps its length",
+        "natural",
+    )
+
     def __post_init__(self):
         """Read the number that version 0.1 saved in place of a text."""
         if not isinstance(self.backbone_learning_rate, str):

@@ -5,9 +5,10 @@ WANDB_PROJECT, WANDB_MODE (as "offline") and others say where, as everywhere in 
 
 import dataclasses
 import pathlib
+import uuid
 from typing import Any
 
-from tfpipe.core import storage, terminal
+from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.training.log import Epoch
 from tfpipe.training.loggers import Logger
@@ -37,12 +38,9 @@ class WandbLogger(Logger):
         """Keep a file beside the folder's run of wandb."""
         if not (run.folder / FILE).exists():
             return
-        try:
-            found = _begin(run)
-            found.save(str(path), base_path=str(path.parent), policy="now")
-            found.finish()
-        except UserError as error:
-            terminal.warn(f"wandb has no {path.name}: {error}")
+        found = _begin(run)
+        found.save(str(path), base_path=str(path.parent), policy="now")
+        found.finish()
 
 
 def package() -> Any:
@@ -62,7 +60,7 @@ def _begin(run: RunFolder) -> Any:
         saved = storage.read_json(path, what="a run of wandb", hint="remove it")
         own = saved.get("run_id") if isinstance(saved, dict) else None
     else:
-        own = wandb.util.generate_id()
+        own = uuid.uuid4().hex
         storage.write_json(path, {"run_id": own})
     try:
         return wandb.init(
