@@ -21,7 +21,7 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-EXTRAS := --extra beam --extra cloud --extra dev --extra docs --extra heic --extra kecam --extra onnx --extra parquet --extra report --extra screen --extra web
+EXTRAS := --extra beam --extra cloud --extra dev --extra docs --extra heic --extra kecam --extra mlflow --extra onnx --extra parquet --extra report --extra screen --extra tune --extra web
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate
 lock: setup  ## Resolve the lock files anew from pyproject.toml, for all four Pythons
 	$(COMPILE) $(EXTRAS) pyproject.toml --output-file requirements.lock

@@ -207,6 +207,7 @@ def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
 def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_path):
     run = tmp_path / "run"
     options = {"data_service": running.address, "resize_on": "device", "epochs": 1}
+    options["sampling"] = "balanced"
     train.main(tiny_config(run_dir=str(run), **options))
     assert (run / "log.csv").read_text().count("\n") == 2
 

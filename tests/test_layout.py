@@ -24,6 +24,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"runs"},
+    {"search"},
     {"reporting"},
     {"publish"},
     {"predictions"},
@@ -44,6 +45,7 @@ ENTRY_POINTS = [
     "predict",
     "export",
     "report",
+    "tune",
 ]
 # What serving may import of tfpipe: the commands' helpers, the protocol, and how heat maps look.
 FOR_SERVING = ("tfpipe.core.", "tfpipe.protocol.", "tfpipe.page.heat_overlay")

@@ -387,7 +387,7 @@ def test_two_trainings_in_one_folder_are_refused(tiny_config, tmp_path):
     folder.mkdir()
     with open(folder / runs.LOCK, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with refused(r"another tfpipe\.train is running in .*/run"):
+        with refused(r"another training is running in .*/run"):
             train.main(tiny_config())
 
 

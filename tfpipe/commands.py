@@ -24,6 +24,7 @@ COMMANDS = {
         "predict": "tfpipe.predict",
         "ensemble": "tfpipe.ensemble",
         "models": "tfpipe.models",
+        "tune": "tfpipe.tune",
     },
     "Serving": {
         "serve": "serving.server",

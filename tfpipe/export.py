@@ -88,6 +88,8 @@ def main(options: Options) -> None:
 
     from tfpipe.model import signatures
     from tfpipe.runs import loaded_run
+    from tfpipe.training import loggers
+    from tfpipe.training.run_folder import RunFolder
 
     run = loaded_run.load(options.run_dir)
     predictor = run.restore()
@@ -126,6 +128,9 @@ def main(options: Options) -> None:
         card.write(work, described)
         if options.check_images:
             _check(options, run, predictor, work, definitions, sizes)
+    if isinstance(run, RunFolder):
+        for name in (card.TEXT, card.JSON):
+            loggers.attach(run, folder / str(version) / name)
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
     terminal.say(f"it goes with TensorFlow Serving {options.serving_version} or newer")
     terminal.say(

@@ -91,8 +91,8 @@ def _is_required(field: dataclasses.Field) -> bool:
 def _value(field: dataclasses.Field, value: Any) -> Any:
     kind: Any = field.type
     if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
+        if value is None or (isinstance(value, str) and value in field.metadata.get("words", ())):
+            return value
         kind = typing.get_args(kind)[0]
     if isinstance(kind, types.GenericAlias):  # tuple[str, ...]
         many = [value] if isinstance(value, str | os.PathLike) else value

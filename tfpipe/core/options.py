@@ -31,6 +31,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     alias: str = "",
+    words: tuple[str, ...] = (),
 ) -> Any:
     """Declare a dataclass field that is also a flag of the same name.
 
@@ -41,8 +42,9 @@ def option(
         minimum: least value of a number.
         maximum: largest value of a number.
         alias: an older name of the flag, which is still accepted.
+        words: texts that a field of type `float | str` takes in place of a number.
     """
-    metadata = {"help": help, "choices": choices, "alias": alias}
+    metadata = {"help": help, "choices": choices, "alias": alias, "words": words}
     metadata["bounds"] = {"lower_bound": minimum, "upper_bound": maximum}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
@@ -60,7 +62,14 @@ def _flag_fields(cls: type) -> list[dataclasses.Field]:
 
 
 class _FiniteParser(flags.FloatParser):
-    """A number, but not nan or inf, which pass through every comparison or become one."""
+    """A number or a word, but not nan or inf, which pass through every comparison or become one."""
+
+    def __init__(self, words: tuple[str, ...] = (), **bounds: Any):
+        super().__init__(**bounds)
+        self._words = words
+
+    def parse(self, argument: str | float) -> float | str:
+        return argument if argument in self._words else super().parse(argument)
 
     def convert(self, argument: str | float) -> float:
         value = super().convert(argument)
@@ -79,8 +88,8 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
     """Define one flag in `values` for each field of the dataclass `cls`.
 
     The field's type chooses the flag's: str, int, float, bool, or tuple[str, ...] for a flag that
-    may be given several times. A type such as `float | None` is that of its first part. Numbers
-    are finite.
+    may be given several times. A type such as `float | None` is that of its first part; one of
+    `float | str` takes its words too. Numbers are finite.
     """
     for field in _flag_fields(cls):
         default = None if _is_required(field) else field.default
@@ -94,7 +103,7 @@ def define_flags(cls: type, values: flags.FlagValues) -> None:
             define, bounds = {
                 str: (flags.DEFINE_string, {}),
                 int: (flags.DEFINE_integer, metadata["bounds"]),
-                float: (_define_float, metadata["bounds"]),
+                float: (_define_float, metadata["bounds"] | {"words": metadata["words"]}),
                 bool: (flags.DEFINE_bool, {}),
             }[kind]
             define(field.name, default, text, flag_values=values, **bounds)

@@ -1,6 +1,8 @@
 """Where the examples of training come from: the shards, in each epoch anew, or memory.
 
-Both sources yield a `tf.data.Dataset` of keys in epoch order; `get` resolves keys to examples.
+Both sources yield a `tf.data.Dataset` of keys in epoch order; `get` resolves keys to examples. If
+classes are not sampled naturally, it is one of pairs: a key, and its number among the repetitions
+of this key in the epoch, int64 [].
 """
 
 from collections.abc import Sequence
@@ -9,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core import terminal
-from tfpipe.input import cache, stateless_random, stored_records, tuning
+from tfpipe.input import cache, sampling, stateless_random, stored_records, tuning
 from tfpipe.input.cache import DecodedImages, Examples
 from tfpipe.input.input_config import InputConfig, aligned
+from tfpipe.input.sampling import Sampler
 from tfpipe.records import example
 from tfpipe.records.subset import Subset
 
@@ -25,9 +28,13 @@ class RecordSource:
 
     def __init__(self, part: Subset, config: InputConfig):
         self._part, self._config = part, config
+        self._sampler = None
+        if config.sampling != sampling.NATURAL and config.shuffle:
+            self._sampler = Sampler(part.stored_labels(), config.sampling, config.seed)
         enough = len(part.pieces) >= stored_records.READERS * config.workers
         # With a fold, nobody knows how many of a shard's records belong to the part.
-        self.own_shards = config.workers > 1 and enough and config.shuffle and part.fold is None
+        is_whole = part.fold is None and self._sampler is None
+        self.own_shards = config.workers > 1 and enough and config.shuffle and is_whole
         room = int(config.shuffle_mb * 2**20 * part.count / part.bytes)
         self._buffer = max(1, min(part.count, room))
 
@@ -36,10 +43,12 @@ class RecordSource:
         pieces, config = self._part.pieces, self._config
         if not config.shuffle:
             return of_part(stored_records.in_order(pieces), self._part)
-        share = {"worker": config.worker, "workers": config.workers} if self.own_shards else {}
-        records = stored_records.shuffled(pieces, key, by_tensorflow=bool(config.service), **share)
+        given = {"worker": config.worker, "workers": config.workers} if self.own_shards else {}
+        if self._sampler:
+            given = {"repeats": sampling.counts_of(self._sampler, key[1])}
+        records = stored_records.shuffled(pieces, key, by_tensorflow=bool(config.service), **given)
         seed = tf.random.stateless_uniform([], key, None, None, tf.int64)
-        records = of_part(records, self._part)
+        records = records if self._sampler else of_part(records, self._part)
         return records.shuffle(self._buffer, seed=seed, reshuffle_each_iteration=False)
 
     def get(self, records: Sequence[bytes]) -> Examples:
@@ -67,10 +76,18 @@ class CachedSource:
                 config.cache, records, part.count, encoding, config.decode, advance
             )
         self._shuffle = config.shuffle
+        self._sampler = None
+        if config.sampling != sampling.NATURAL and config.shuffle:
+            self._sampler = Sampler(self._kept.label, config.sampling, config.seed)
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
         """Return each example's row, int64 scalars, shuffled by `key`, int64 [2], or in order."""
         rows = tf.range(len(self._kept.label), dtype=tf.int64)
+        if self._sampler:
+            rows, occurrence = sampling.rows_of(self._sampler, key[1])
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(self._kept.label)), key)
+            columns = tf.gather(rows, order), tf.gather(occurrence, order)
+            return tf.data.Dataset.from_tensor_slices(columns)
         if self._shuffle:
             rows = tf.random.experimental.stateless_shuffle(rows, key)
         return tf.data.Dataset.from_tensor_slices(rows)

@@ -11,7 +11,7 @@ from tfpipe.augment import Augment
 from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess, preprocess_host
-from tfpipe.input import cache
+from tfpipe.input import cache, sampling
 from tfpipe.input.cache import DecodedImages
 from tfpipe.records.example import ImageExample
 
@@ -49,6 +49,7 @@ class InputConfig:
     service: str = ""  # address of a tf.data service that reads and decodes
     worker: int = 0  # from 0
     workers: int = 1  # processes that train together, W
+    sampling: float = sampling.NATURAL  # power of the sizes of the classes, 0 to 1
 
     def __post_init__(self):
         """Check that all workers get the same number of rows."""

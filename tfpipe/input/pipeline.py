@@ -21,7 +21,7 @@ from tfpipe.core import terminal
 from tfpipe.core.cores import cores
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess
-from tfpipe.input import service, stateless_random, stored_records, tuning
+from tfpipe.input import sampling, service, stateless_random, stored_records, tuning
 from tfpipe.input.example_source import RecordSource, of_part, open_source
 from tfpipe.input.input_config import DEVICE, InputConfig
 from tfpipe.input.threads import parallel_map
@@ -115,11 +115,13 @@ def train_batches(
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         begun = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
         batches = filled(source.keys(key).batch(size), size).take(steps).skip(begun)
-        return batches.map(lambda batch: (epoch, batch))
+        return batches.map(lambda *batch: (epoch, batch))
 
-    def finish(epoch: np.ndarray, batch: np.ndarray) -> Batch:
-        found = source.get(batch[rows])
-        numbers = stateless_random.uniform(seed, epoch, found.example_id, augment.num_random)
+    def finish(epoch: np.ndarray, batch: tuple[np.ndarray, ...]) -> Batch:
+        keys, occurrence = batch if len(batch) == 2 else (*batch, np.zeros(size, np.int64))
+        found = source.get(keys[rows])
+        drawn = sampling.key(found.example_id, occurrence[rows])
+        numbers = stateless_random.uniform(seed, epoch, drawn, augment.num_random)
         windows = augment.window(numbers).numpy() if augment.crops_on_host else None
         pictures = found.pictures or config.decode(found.images, windows)
         result = {"label": found.label, "random": numbers, "example_id": found.example_id}
@@ -240,17 +242,20 @@ def pad_batch(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def filled(batches: tf.data.Dataset, size: int) -> tf.data.Dataset:
     """Fill a last batch of fewer than `size` records with the last ones of the batch before it.
 
-    `batches` are tensors [N]. A first batch that is too small stays so.
+    `batches` are tensors [N], or tuples of them. A first batch that is too small stays so.
     """
-    kind = batches.element_spec.dtype
 
     @tf.autograph.experimental.do_not_convert
-    def fill(before: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        whole = tf.shape(batch)[0] == size
-        batch = tf.cond(whole, lambda: batch, lambda: tf.concat([before, batch], 0)[-size:])
+    def fill(before: Any, batch: Any) -> tuple[Any, Any]:
+        def one(before: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+            whole = tf.shape(batch)[0] == size
+            return tf.cond(whole, lambda: batch, lambda: tf.concat([before, batch], 0)[-size:])
+
+        batch = tf.nest.map_structure(one, before, batch)
         return batch, batch
 
-    return batches.scan(tf.constant([], kind), fill)
+    empty = tf.nest.map_structure(lambda spec: tf.constant([], spec.dtype), batches.element_spec)
+    return batches.scan(empty, fill)
 
 
 def padded_batches(
@@ -288,10 +293,11 @@ def _from_service(
         crop = first_crop(augment, config.seed, epoch)
 
         @tf.autograph.experimental.do_not_convert
-        def decode_record(record: tf.Tensor) -> Batch:
+        def decode_record(record: tf.Tensor, occurrence: tf.Tensor | int = 0) -> Batch:
             fields = example.parse(record, many=encoding.many)
-            number = stateless_random.example_id(fields["image/key/sha256"])
-            found = {"label": encoding.parsed(fields), "example_id": number}
+            own = stateless_random.example_id(fields["image/key/sha256"])
+            number = sampling.key(own, tf.cast(occurrence, tf.int64))
+            found = {"label": encoding.parsed(fields), "example_id": own, "drawn": number}
             if config.resize_on == DEVICE:
                 pixels = config.shape[0]
                 found["image"], found["size"] = preprocess.record_canvas(
@@ -304,8 +310,9 @@ def _from_service(
         return decode_record
 
     def finish(found: Batch, epoch: int) -> Batch:
-        ids = found["example_id"].numpy()
+        ids = found["drawn"].numpy()
         numbers = stateless_random.uniform(config.seed, epoch, ids, augment.num_random)
+        found = {name: value for name, value in found.items() if name != "drawn"}
         return place(found | {"random": numbers, "sample_weight": np.ones(size, np.float32)})
 
     for epoch, wanted in records.items():

@@ -46,6 +46,7 @@ def shuffled(
     *,
     worker: int = 0,
     workers: int = 1,
+    repeats: tf.Tensor | None = None,
     by_tensorflow: bool = False,
 ) -> tf.data.Dataset:
     """Return the records of pieces in an order that `key`, int64 [2], determines.
@@ -53,25 +54,32 @@ def shuffled(
     `READERS` pieces are read at once. With several workers each has the same number of records:
     together they have all, and up to `workers` - 1 records twice.
 
+    With `repeats`, each record comes as often as it says, with the number of its repetition, int64.
+
     Args:
         pieces: of shards.
         key: of the order, in any graph.
         worker: index of this worker, from 0.
         workers: number of workers.
+        repeats: int64 [N], for the N records of all pieces in their order, for one worker.
         by_tensorflow: call no Python, as a data service needs it.
 
     Raises:
         UserError: TensorFlow cannot read the shards, and must.
     """
     order = tf.random.experimental.stateless_shuffle(tf.range(len(pieces)), key)
-    path, first, count = (tf.gather(column, order) for column in _columns(pieces))
-    columns = path, first, count
+    path, first, count = _columns(pieces)
+    offset = tf.cumsum(count, exclusive=True)
+    path, first, count, offset = (tf.gather(each, order) for each in (path, first, count, offset))
+    columns, read = (path, first, count), _reader(pieces, by_tensorflow=by_tensorflow)
+    if repeats is not None:
+        columns, read = (*columns, offset), _repeated(read, repeats)
     if workers > 1:
         total = tf.reduce_sum(count)
         begin = worker * total // workers
         columns = _between(columns, begin, begin - -total // workers)
     return tf.data.Dataset.from_tensor_slices(columns).interleave(
-        _reader(pieces, by_tensorflow=by_tensorflow),
+        read,
         cycle_length=READERS,
         block_length=_BLOCK,
         num_parallel_calls=READERS,
@@ -107,6 +115,23 @@ def _reader(
             " for this URL: leave out `data_service`, or copy the records to a disk"
         )
     return _by_tensorflow
+
+
+def _repeated(
+    read: Callable[..., tf.data.Dataset], repeats: tf.Tensor
+) -> Callable[..., tf.data.Dataset]:
+    """Return a function from a piece, and its place among all records, to its repeated records."""
+
+    @tf.autograph.experimental.do_not_convert
+    def repeat(record: tf.Tensor, times: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(times).map(lambda occurrence: (record, occurrence))
+
+    @tf.autograph.experimental.do_not_convert
+    def piece(path: tf.Tensor, first: tf.Tensor, count: tf.Tensor, offset: tf.Tensor):
+        times = tf.data.Dataset.from_tensor_slices(repeats[offset : offset + count])
+        return tf.data.Dataset.zip((read(path, first, count), times)).flat_map(repeat)
+
+    return piece
 
 
 @tf.autograph.experimental.do_not_convert

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.records import example, label_set, tfrecord
@@ -151,6 +153,18 @@ class Subset:
             return True
         inside = (fold == self.fold) == self.held_out
         return inside & (copy == 0) if self.held_out else inside
+
+    def stored_labels(self) -> np.ndarray:
+        """Return the label of each record of `pieces`, int64; -1 if the fold is another.
+
+        Raises UserError for a damaged shard.
+        """
+        found = []
+        with terminal.progress(f"labels of {self.name}", self.count, "records") as advance:
+            for record in self._read():
+                found.append(record.label if self.holds(record.fold, record.copy) else -1)
+                advance()
+        return np.array(found, np.int64)
 
     def records(self) -> Iterator[example.ImageExample]:
         """Yield the records in the order of the shards; raises UserError for a damaged shard."""

@@ -13,6 +13,7 @@ from tfpipe.reporting import (
     model_structure,
     named_predictions,
     neighbours,
+    range_plot,
     record_images,
     result_plots,
     training_plots,
@@ -24,7 +25,7 @@ from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.reporting.neighbours import Neighbour
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import loaded_run
-from tfpipe.training import log
+from tfpipe.training import log, range_test
 from tfpipe.training.log import Epoch
 
 MAX_MODELS = 6  # drawn models of an ensemble
@@ -131,7 +132,9 @@ def write(target: ReportTarget, manifest: Manifest | str, options: ReportOptions
     records = manifest if isinstance(manifest, Manifest) else None
     histories = {name: log.read(run.folder) for name, run in target.runs.items()}
     histories = {name: epochs for name, epochs in histories.items() if epochs}
-    chapter = Chapter(target, records, histories, training_plots.draw(histories))
+    tests = {name: range_test.load(run.folder) for name, run in target.runs.items()}
+    plots = training_plots.draw(histories) | range_plot.draw(tests)
+    chapter = Chapter(target, records, histories, plots)
     _draw_models(chapter)
     if records is None:
         chapter.problems.append(f"No pictures and no data: {manifest}.")

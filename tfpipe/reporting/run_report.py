@@ -17,6 +17,7 @@ from tfpipe.reporting import (
     dataset_chapter,
     page_tables,
     published_recipes,
+    range_plot,
     result_plots,
     target,
     training_plots,
@@ -26,6 +27,8 @@ from tfpipe.reporting.comparison import Comparison
 from tfpipe.reporting.dataset_chapter import DatasetChapter
 from tfpipe.reporting.target import ReportTarget
 from tfpipe.runs import loaded_run
+from tfpipe.training import loggers
+from tfpipe.training.run_folder import RunFolder
 
 MAX_TARGETS = 8
 
@@ -61,6 +64,8 @@ def write(folders: list[str], out: str, records: str, options: ReportOptions) ->
     _save_plots(chapters, datasets, compared)
     with storage.atomic_file(path) as file:
         file.write(page)
+    if len(targets) == 1 and isinstance(targets[0].trained, RunFolder):
+        loggers.attach(targets[0].trained, path)
     return path
 
 
@@ -92,7 +97,7 @@ def render(
         comparison_plots={name: template.image(*plot) for name, plot in plots.items()},
         recipes=published_recipes.recipes() if comparable else (),
         result_plots=tuple(result_plots.PLOTS),
-        training_plots=tuple(training_plots.PLOTS),
+        training_plots=(*training_plots.PLOTS, range_plot.NAME),
         version=tfpipe.__version__,
     )
 

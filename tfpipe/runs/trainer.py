@@ -12,7 +12,7 @@ from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import preprocess_host
-from tfpipe.input import pipeline
+from tfpipe.input import pipeline, sampling
 from tfpipe.model import backbones, classifier, partition
 from tfpipe.model.classifier import Classifier
 from tfpipe.model.precision import under
@@ -24,10 +24,12 @@ from tfpipe.runs import familiarity_fit, first_weights, run_calibration, trained
 from tfpipe.training import (
     averaging,
     inputs,
+    loggers,
     loop,
     losses,
     monitor,
     randomness,
+    range_test,
     resolve,
     resume,
     run_folder,
@@ -92,12 +94,24 @@ def _fit(
     for stage in planned:
         cluster.check(stage.config.batch_size)
         steps = pipeline.steps_per_epoch(train_split, stage.config.batch_size)
-        update.check(stage.config, steps, replicas)
+        update.check(range_test.provisional(stage.config), steps, replicas)
         averaging.check(stage.config.average)
         own.check(Augment(stage.config.augment, crop_on_host=True))
+        favours_rare = sampling.parse(stage.config.sampling) < 1
+        if favours_rare and manifest.encoding.many:
+            raise UserError(
+                f"`sampling={stage.config.sampling}` draws from one class after the other, but the"
+                " images may have several: use natural"
+            )
+        if favours_rare and stage.config.class_weights == "balanced":
+            terminal.warn(
+                f"`sampling={stage.config.sampling}` and `class_weights=balanced` both favour rare"
+                " classes: give one of them"
+            )
     classifier.check_adapts(config.head)
     monitor.build(config, manifest.encoding)
     run_calibration.check(config, len(manifest.classes), many=manifest.encoding.many)
+    loggers.parse(config.log)
     chosen = _choose_runtime(config, cluster)
     if cluster.is_chief:
         terminal.say(chosen.explanation)
@@ -120,7 +134,7 @@ def _fit(
     for stage in planned:
         partition.check(built, stage.start)
     terminal.say(_describe(run, built, train_split, val_split, cluster))
-    locked = run.locked() if cluster.is_chief else contextlib.nullcontext()
+    locked = run_folder.locked(run.folder) if cluster.is_chief else contextlib.nullcontext()
     with under(chosen.precision), locked:
         if cluster.is_chief:
             run.save()

@@ -36,6 +36,11 @@ class FeatureDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the rows, int64 [N]."""
+        return self.arrays[-len(_FIELDS)][self.rows]
+
     def only(self, part: Subset) -> "FeatureDataset":
         """Return the rows of the folds that a part of the records holds."""
         fold, copy = self.arrays[-2], self.arrays[-1]

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfpipe.augment import Augment
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
-from tfpipe.input import pipeline, service, stateless_random
+from tfpipe.input import pipeline, sampling, service, stateless_random
 from tfpipe.input.input_config import InputConfig
 from tfpipe.input.threads import parallel_map
 from tfpipe.model.classifier import Classifier
@@ -222,8 +222,13 @@ class Inputs:
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
         """Yield (features, indices of rows) of each batch; another order in each epoch."""
         total, batch = len(self._train_features[0]), self._config.batch_size
+        sampler = None
+        if self._input.sampling != sampling.NATURAL:
+            labels = self._train_features[0].labels
+            sampler = sampling.Sampler(labels, self._input.sampling, self._config.seed)
         for epoch in range(first_epoch, epochs):
-            order = np.random.default_rng([self._config.seed, epoch]).permutation(total)
+            rows = sampling.repeated(sampler.counts(epoch))[0] if sampler else total
+            order = np.random.default_rng([self._config.seed, epoch]).permutation(rows)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
                 # The last batch is filled with rows of the one before, as of `train_batches`.
                 start = min(step * batch, total - batch)
@@ -262,4 +267,5 @@ def input_config(
         service=service.parse(config.data_service),
         worker=worker,
         workers=workers,
+        sampling=sampling.parse(config.sampling),
     )

@@ -1,4 +1,4 @@
-"""Results of each epoch: `log.csv`, TensorBoard, and a line and a table for people."""
+"""Results of each epoch: a line of `log.csv`, and a line and a table for people."""
 
 import csv
 import dataclasses
@@ -7,15 +7,10 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-import tensorflow as tf
-from tensorflow.core.framework.summary_pb2 import SummaryMetadata
-from tensorflow.core.protobuf import config_pb2
-
-from tfpipe.core import storage, terminal
+from tfpipe.core import terminal
 from tfpipe.core.errors import UserError, one_line
 
 LOG = "log.csv"
-TENSORBOARD = "tensorboard"  # folder in the run's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +36,12 @@ class Epoch:
     input_wait: float
     seconds: float
     cost: float = math.nan
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The columns that are results, by name."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in ("epoch", "stage")}
 
     def __str__(self) -> str:
         return (
@@ -71,61 +72,15 @@ def read(folder: pathlib.Path) -> list[Epoch]:
         raise UserError(f"{path} is damaged ({one_line(error)}): train again") from None
 
 
-class Log:
-    """The run's `log.csv` and its twin for TensorBoard."""
-
-    def __init__(self, folder: pathlib.Path, epochs: int):
-        """Open the logs; drop lines after the first `epochs`, which run again."""
-        self._path = folder / LOG
-        self._epochs = [epoch for epoch in read(folder) if epoch.epoch <= epochs]
-        self._board = tf.summary.create_file_writer(str(folder / TENSORBOARD))
-
-    def add(self, epoch: Epoch) -> None:
-        """Add a line; the file is complete at any moment."""
-        self._epochs.append(epoch)
-        values = dataclasses.asdict(epoch)
-        with storage.atomic_file(self._path) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(values)
-            writer.writerows(map(dataclasses.astuple, self._epochs))
-        with self._board.as_default(step=epoch.epoch):
-            for name, value in values.items():
-                if not isinstance(value, str) and name != "epoch":
-                    tf.summary.scalar(name, value)
-        self._board.flush()
-
-    def images(self, stage: str, images: tf.Tensor) -> None:
-        """Show images of a stage in TensorBoard, float32 or uint8 [N, S, S, 3] in 0..255."""
-        shown = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
-        with self._board.as_default(step=0):
-            tf.summary.image(f"augmented/{stage}", shown, max_outputs=len(shown))
-        self._board.flush()
-
-    def graph(self, stage: str, graph: tf.Graph) -> None:
-        """Show the graph of a stage's step in TensorBoard.
-
-        `tf.summary.trace_on` writes every function of the process three times, with the constant
-        weights of frozen layers. Above 2 GB such a trace cannot be read.
-        """
-        run = config_pb2.RunMetadata()
-        function = run.function_graphs.add()
-        function.pre_optimization_graph.CopyFrom(graph.as_graph_def())
-        metadata = SummaryMetadata(
-            plugin_data={"plugin_name": "graph_run_metadata_graph", "content": b"1"}
-        )
-        with self._board.as_default(step=0):
-            tf.summary.write(stage, run.SerializeToString(), metadata=metadata)
-        self._board.flush()
-
-    def show(self) -> None:
-        """Print a table with the best epoch of each stage."""
-        rows = []
-        for name, group in itertools.groupby(self._epochs, lambda epoch: epoch.stage):
-            epochs = list(group)
-            chosen = best(epochs)
-            seconds = sum(epoch.seconds for epoch in epochs)
-            figures = (f"{v:.4f}" for v in (chosen.loss, chosen.val_loss, chosen.val_accuracy))
-            rows.append([name, len(epochs), chosen.epoch, *figures, f"{seconds:,.0f} s"])
-        if rows:
-            columns = ["stage", "epochs", "best", "loss", "val_loss", "val_accuracy", "time"]
-            terminal.show_table("training", columns, rows)
+def show(epochs: Sequence[Epoch]) -> None:
+    """Print a table with the best epoch of each stage."""
+    rows = []
+    for name, group in itertools.groupby(epochs, lambda epoch: epoch.stage):
+        own = list(group)
+        chosen = best(own)
+        seconds = sum(epoch.seconds for epoch in own)
+        figures = (f"{v:.4f}" for v in (chosen.loss, chosen.val_loss, chosen.val_accuracy))
+        rows.append([name, len(own), chosen.epoch, *figures, f"{seconds:,.0f} s"])
+    if rows:
+        columns = ["stage", "epochs", "best", "loss", "val_loss", "val_accuracy", "time"]
+        terminal.show_table("training", columns, rows)

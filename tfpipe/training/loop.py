@@ -17,18 +17,21 @@ from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.input import pipeline, stateless_random
 from tfpipe.model.classifier import Classifier, adapt
-from tfpipe.model.partition import partition
+from tfpipe.model.partition import Partition, partition
 from tfpipe.records.subset import Subset
-from tfpipe.training import monitor, schedules, stages
+from tfpipe.training import monitor, range_test, schedules, stages
 from tfpipe.training.callbacks import Callbacks
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
 from tfpipe.training.inputs import Inputs
-from tfpipe.training.log import TENSORBOARD, Epoch, Log
+from tfpipe.training.log import Epoch
+from tfpipe.training.loggers import Loggers
 from tfpipe.training.profile import Profile
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
 from tfpipe.training.steps import READ_EVERY, DivergenceError, Steps
+from tfpipe.training.tensorboard_logger import TENSORBOARD
+from tfpipe.training.train_config import AUTO
 from tfpipe.training.train_state import TrainState
 
 # Give up a stage after going back this many times, each time with half the learning rate.
@@ -69,6 +72,7 @@ class Loop:
         self._cluster = cluster
         self._own = dataclasses.replace(run, folder=folder)
         self._checkpoints = Checkpoints(run.last, cluster, self._own.last)
+        self._log = Loggers(self._own, is_chief=cluster.is_chief)
         self._monitor = monitor.build(run.config, run.resolved.encoding)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
         minutes = run.config.minutes or math.inf
@@ -84,6 +88,10 @@ class Loop:
 
     def fit(self) -> None:
         """Train stage after stage, each until its last epoch or the end of its patience."""
+        with self._log:
+            self._fit()
+
+    def _fit(self) -> None:
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
         self._callbacks.begin()
@@ -123,7 +131,7 @@ class Loop:
         """Take the state of the newest checkpoint; return whether there is one."""
         found = self._checkpoints.find()
         self._state = found or TrainState()
-        self._log = Log(self._own.folder, self._state.epoch)
+        self._log.begin(self._state.epoch)
         return found is not None
 
     def _one_stage(self, stage: Stage, *, resume: bool) -> None:
@@ -144,6 +152,8 @@ class Loop:
             inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
             if not (resume or stage.index):
                 adapt(self._classifier.head, inputs.features)
+            if config.learning_rate == AUTO:
+                stage = self._with_rate(stage, parts, inputs)
             steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
         self._callbacks.begin_stage(steps.state.optimizer)
         if resume:
@@ -156,6 +166,17 @@ class Loop:
                 self._log.images(stage.name, inputs.sample())
         steps.scale_rate(self._rate_scale(stage))
         self._epochs(stage, inputs, steps)
+
+    def _with_rate(self, stage: Stage, parts: Partition, inputs: Inputs) -> Stage:
+        """Return the stage with the rate of its range test, which runs if it has not yet."""
+        if stage.label not in range_test.load(self._run.folder):
+            own = self._classifier, self._generators, parts, inputs
+            test = range_test.measure(self._run, stage, *own, first_epoch=self._state.first_epoch)
+            terminal.say(f"{self._stage_prefix(stage)}{test}")
+            if self._cluster.is_chief:
+                range_test.save(self._run.folder, stage, test)
+            self._cluster.barrier()
+        return range_test.resolved(self._run.folder, stage)
 
     def _rate_scale(self, stage: Stage) -> float:
         """Return the scale of the stage's learning rates, by retries and reductions."""
@@ -174,7 +195,7 @@ class Loop:
 
     def _go_back(self, stage: Stage, diverged: DivergenceError) -> None:
         """Go back to the last checkpoint; raise UserError if the options or retries forbid it."""
-        state = self._state
+        state, stage = self._state, range_test.resolved(self._run.folder, stage)
         path = self._own.folder / BAD_BATCH
         bad = set(self._cluster.gathered(diverged.numbers).tolist())
         names = [
@@ -316,6 +337,9 @@ class Loop:
             return False
         return self._cluster.agree(time.monotonic() - saved >= 60 * minutes)
 
+    def _stage_prefix(self, stage: Stage) -> str:
+        return f"{stage.name} " if len(self._run.stages) > 1 else ""
+
     def _label(self, stage: Stage, epoch: int) -> str:
-        name = f"{stage.name} " if len(self._run.stages) > 1 else ""
+        name = self._stage_prefix(stage)
         return f"{name}epoch {epoch - self._state.first_epoch}/{stage.config.epochs}"

@@ -17,7 +17,7 @@ RESUMABLE = (
     *("epochs", "patience", "minutes", "records", "run_dir", "tta"),
     *("calibration", "calibration_bounds", "reject_rate"),
     *("buffer_mb", "decode_threads", "max_corrupt", "profile", "shuffle_mb"),
-    *("cache", "data_service"),
+    *("cache", "data_service", "log"),
     *("checkpoint_minutes", "feature_cache", "feature_gb", "on_nan", "strategy"),
 )
 

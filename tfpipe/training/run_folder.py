@@ -14,6 +14,8 @@ The files are:
       last/              newest checkpoints of the whole training, to resume from
       log.csv            one line for each epoch
       tensorboard/       the same for TensorBoard
+      learning_rate.json range tests of --learning_rate=auto
+      mlflow.json        the run of MLflow, if it is logged there; wandb.json likewise
       lock               held by the training that is running here
       calibration.json   how logits become probabilities, and for which weights; where images may
                          have several classes, also the threshold of each
@@ -202,32 +204,12 @@ class RunFolder:
         ]
         return {path: self.folder / "backbones" / path.name for path in paths}
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other trainings out of the folder, which is created if needed.
-
-        Raises:
-            UserError: another training is running there, or the folder cannot be created.
-        """
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / LOCK).open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another tfpipe.train is running in {self.folder}: wait for its end, or give"
-                    " another `run_dir`"
-                ) from None
-            yield
-
     def save(self, *, finished: bool = False) -> None:
         """Write the configuration and copy model files; create the folder if needed.
 
         If `finished`, the configuration lists the files that later commands need.
         """
-        with self._writing():
+        with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for original, copy in self.model_files().items():
                 copy.parent.mkdir(exist_ok=True)
@@ -266,13 +248,6 @@ class RunFolder:
             )
         if missing:
             terminal.warn(f"{self.folder} lacks {', '.join(missing)}, which its config.json lists")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"`run_dir`: cannot write {self.folder}: {error.strerror}") from None
 
     def build(self, *, first_weights: bool) -> classifier.Classifier:
         """Build the classifier under the current Keras policy, perhaps with its first weights.
@@ -413,6 +388,35 @@ def load(run_dir: str) -> RunFolder:
     read = functools.partial(options.from_json, where=str(path), ignore_unknown=True)
     config, resolved = read(TrainConfig, saved["options"]), read(Resolved, saved["resolved"])
     return RunFolder(folder, config, resolved, tuple(saved.get("parts", ())))
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keep other trainings out of a folder, which is created if needed.
+
+    Raises:
+        UserError: another training is running there, or the folder cannot be created.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another training is running in {folder}: wait for its end, or give another"
+                " `run_dir`"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"`run_dir`: cannot write {folder}: {error.strerror}") from None
 
 
 def _version(text: str | None) -> list[int]:

@@ -8,6 +8,7 @@ Each stage starts from the weights of the best epoch of the stage before.
 import dataclasses
 import math
 import re
+import typing
 from collections.abc import Sequence
 
 from tfpipe.core import spec
@@ -23,8 +24,10 @@ OWN = (
     *("optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
     *("batch_norm", "augment", "feature_views", "loss", "label_smoothing", "focal_gamma"),
+    "sampling",
 )
-_SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}
+# Short names of options.
+SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}
 
 _HOW = (
     "write NAME:KEY=VALUE,KEY=VALUE;NAME:... with the keys from (head, all, or a layer or block),"
@@ -83,26 +86,30 @@ def _stage(index: int, text: str, config: TrainConfig) -> Stage:
     values, start = {}, HEAD
     for pair in spec.split(rest, ",") if rest.strip() else []:
         key, equals, value = (part.strip() for part in pair.partition("="))
-        key = _SHORT.get(key, key)
+        key = SHORT.get(key, key)
         if key == FROM and value:
             start = value
         elif equals and key in OWN and key not in values:
-            values[key] = _value(key, value, f"`stages`: {name}:{pair.strip()}")
+            values[key] = read_value(key, value, f"`stages`: {name}:{pair.strip()}")
         else:
             raise UserError(f"`stages`: {name}: cannot take {pair.strip()!r}: {_HOW}")
     return Stage(index, name, start, dataclasses.replace(config, **values))
 
 
-def _value(key: str, text: str, where: str) -> str | int | float | bool:
+def read_value(key: str, text: str, where: str) -> str | int | float | bool:
+    """Read the value of an option of a training; raise UserError that begins with `where`."""
     field = {field.name: field for field in dataclasses.fields(TrainConfig)}[key]
-    choices = field.metadata["choices"]
+    choices, words = field.metadata["choices"], field.metadata["words"]
     if choices and text not in choices:
         raise UserError(f"{where} is not one of {', '.join(choices)}")
+    if text in words:
+        return text
+    kind = typing.get_args(field.type)[0] if words else field.type
     try:
-        value = field.type(text)
+        value = {"true": True, "false": False}[text] if kind is bool else kind(text)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError
         return value
-    except ValueError:
-        kind = {int: "a whole number", float: "a number"}[field.type]
-        raise UserError(f"{where} is not {kind}") from None
+    except (ValueError, KeyError):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        raise UserError(f"{where} is not {' or '.join([wanted, *words])}") from None

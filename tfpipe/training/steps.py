@@ -3,7 +3,7 @@
 import collections
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -151,6 +151,14 @@ class Steps:
                 self._check(step)
             yield loss
         self._check(step)
+
+    def sweep(self, batches: Iterator[Batch], rates: Iterable[float]) -> Iterator[float]:
+        """Train one step at each rate, with the loss of the step as the result."""
+        for batch, rate in zip(filter(None, batches), rates, strict=False):
+            self.scale_rate(rate)
+            self._totals.assign(tf.zeros([3]))
+            self._train_step[True](self._for_replicas(batch))
+            yield self.means()[0]
 
     def validate(self, advance: Callable) -> tuple[float, float, float]:
         """Return the mean cross-entropy in nats, the accuracy, and the monitored measure."""

@@ -7,6 +7,8 @@ from tfpipe.images import pixels
 from tfpipe.records import label_set
 from tfpipe.records.label_encoding import LabelEncoding
 
+AUTO = "auto"  # a learning rate that a range test chooses
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -115,7 +117,11 @@ class TrainConfig:
         " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
         "adam",
     )
-    learning_rate: float = option("learning rate of the optimizer", 1e-3)
+    learning_rate: float | str = option(
+        "learning rate of the optimizer; auto chooses it by a range test at the start of a stage",
+        1e-3,
+        words=(AUTO,),
+    )
     backbone_learning_rate: str = option(
         "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
         " RATE*DECAY, as 1e-4*0.75, multiplies the rate of each block by DECAY once more for every"
@@ -288,6 +294,20 @@ class TrainConfig:
         "only show the model, block by block, with its parameters; trains, writes and downloads"
         " nothing, and assumes two classes without records",
         False,
+    )
+
+    log: str = option(
+        "where the results of each epoch go, separated by commas: csv (always written),"
+        " tensorboard, mlflow, wandb; the last two take their places from their own environment"
+        " variables",
+        "csv,tensorboard",
+    )
+
+    sampling: str = option(
+        "how often an epoch has the images of each class: natural, each once; balanced, all classes"
+        " equally often; sqrt, between both; or a power of the number of images, 0 to 1. The epoch"
+        " keeps its length",
+        "natural",
     )
 
     def __post_init__(self):
