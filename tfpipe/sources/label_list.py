@@ -8,20 +8,22 @@
 the photos by ann, stay in one split. Other columns are ignored.
 """
 
+import array
 import collections
 import hashlib
 import os
 import pathlib
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.core.packed_texts import PackedTexts
 from tfpipe.sources import class_name, list_columns, split_name, text_table
 from tfpipe.sources.list_columns import Columns, Finder, ListColumns
-from tfpipe.sources.path_index import PathIndex
+from tfpipe.sources.path_index import PathIndex, absolute
 from tfpipe.sources.source import Annotation
+from tfpipe.sources.text_index import TextIndex
 from tfpipe.sources.text_table import BadRow, TableRow
 
 # Endings of files that may be lists, given as a source.
@@ -37,22 +39,43 @@ class Row(NamedTuple):
         line: its line or place, from 1.
         path: path without "./" and repeated "/"; or a URL as written.
         file: the file that was found for the path; "" if there is none.
-        label: name of the class; "" for none.
-        group: name of the group, without surrounding space; "" for none.
-        split: "train", "val", "test", or "" for none.
+        annotation: what the row says about its file.
     """
 
     line: int
     path: str
     file: str
-    label: str
-    group: str
-    split: str
+    annotation: Annotation
 
-    @property
-    def annotation(self) -> Annotation:
-        """What the row says about its file."""
-        return Annotation(self.label, self.group, self.split)
+
+class ListRows(Sequence[Row]):
+    """The rows of a list, which may be millions: without objects, in a third of the memory.
+
+    Attributes:
+        annotations: those of the rows; there are far fewer, so equal ones are one object.
+    """
+
+    def __init__(self):
+        self._lines, self._paths, self._files = array.array("Q"), PackedTexts(), PackedTexts()
+        self.annotations: list[Annotation] = []
+        self._shared: dict[Annotation, Annotation] = {}
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        self._lines.append(row.line)
+        self._paths.append(row.path)
+        self._files.append(row.file)
+        self.annotations.append(self._shared.setdefault(row.annotation, row.annotation))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> Row:
+        annotation = self.annotations[index]
+        return Row(self._lines[index], self._paths[index], self._files[index], annotation)
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(Row, self._lines, self._paths, self._files, self.annotations)
 
 
 class LabelList(NamedTuple):
@@ -66,14 +89,14 @@ class LabelList(NamedTuple):
     """
 
     path: str
-    rows: list[Row]
+    rows: ListRows
     columns: str
     unit: str
 
     @property
     def understood(self) -> str:
         """One line that says how the list is understood."""
-        counts = collections.Counter(row.split for row in self.rows)
+        counts = collections.Counter(each.split for each in self.rows.annotations)
         splits = ", ".join(f"{split} {counts[split]}" for split in split_name.ALL if counts[split])
         there = sum(bool(row.file) for row in self.rows)
         return (
@@ -103,9 +126,9 @@ def read(
         unit = table.unit
         found = list_columns.choose(table, columns, finders, labelled=labelled)
         del table
-        rows: list = found.rows
-        for i, row in enumerate(rows):  # in place, because both forms of all rows take much memory
-            rows[i] = _row(row, found)
+        rows = ListRows()
+        for row in found.rows:
+            rows.append(_row(row, found))
         _check_agreement(rows, unit)
     except BadRow as bad:
         raise UserError(f"{path}, {bad.unit or unit} {bad.line}: {bad}") from None
@@ -128,11 +151,15 @@ def annotate(
     Raises:
         UserError: the list has a fault, see `read`, or names none of the files.
     """
-    index = PathIndex([(name, _absolute(place)) for name, place in files], _folder(path))
+    index = PathIndex(files, os.path.dirname(absolute(path)))
     found = read(path, columns, [lambda cell: [files[i][1] for i in index.find(cell)]])
-    said = {row.file: row.annotation for row in found.rows if row.file}
-    annotations = [said.get(place) for _, place in files]
-    if not any(row.label for row in found.rows):
+    annotations: list[Annotation | None] = [None] * len(files)
+    places = TextIndex(place for _, place in files)
+    for row in found.rows:
+        for i in places.candidates(row.file):
+            if files[i][1] == row.file:
+                annotations[i] = row.annotation
+    if not any(each.label for each in found.rows.annotations):
         raise UserError(f"{path}: no column is the label: {found.columns}: give `label_column`")
     if not any(annotations):
         where = f"none of the {len(files):,} images of `source`, such as {files[0][1]!r},"
@@ -189,16 +216,12 @@ def _row(row: TableRow, found: ListColumns) -> Row:
         split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
     except BadRow as bad:
         raise BadRow(str(bad), row.line) from None
-    file = files[0] if files else ""
-    # Equal strings become one object: a list may have millions of rows.
-    return Row(
-        row.line, path, path if file == path else file, *map(sys.intern, (label, group, split))
-    )
+    return Row(row.line, path, files[0] if files else "", Annotation(label, group, split))
 
 
-def _check_agreement(rows: Iterable[Row], unit: str) -> None:
+def _check_agreement(rows: ListRows, unit: str) -> None:
     first: dict[str, Row] = {}
-    for row in rows:
+    for row in map(rows.__getitem__, TextIndex(row.file or row.path for row in rows).repeated()):
         there = first.setdefault(row.file or row.path, row)
         for value, other in zip(row.annotation, there.annotation, strict=True):
             if value != other:
@@ -207,15 +230,6 @@ def _check_agreement(rows: Iterable[Row], unit: str) -> None:
                     " one of them",
                     row.line,
                 )
-
-
-def _folder(path: str) -> str:
-    """Return the absolute path, or the URL, of the folder of a list."""
-    return os.path.dirname(_absolute(path))
-
-
-def _absolute(path: str) -> str:
-    return path if remote.is_remote(path) else os.path.abspath(path)
 
 
 def _checked_path(cell: Any) -> str:
