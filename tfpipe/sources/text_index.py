@@ -27,5 +27,7 @@ class TextIndex:
         """Yield the places of all texts that occur twice or more; seldom also others."""
         hashes = np.asarray(self._hashes)
         same = hashes[1:] == hashes[:-1]
-        held = np.append(same, False) | np.append(False, same)
+        held = np.zeros(len(hashes), bool)
+        held[1:] |= same
+        held[:-1] |= same
         yield from np.sort(np.asarray(self._order)[held]).tolist()
