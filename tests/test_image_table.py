@@ -5,9 +5,10 @@ import io
 import numpy as np
 import pytest
 
+from tfpipe.core.packed_texts import PackedTexts
 from tfpipe.images import image_table
 from tfpipe.images.image_info import ImageInfo, ImageRef
-from tfpipe.images.image_table import ImageTable, PackedTexts
+from tfpipe.images.image_table import ImageTable
 
 
 def info(number, **changes):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 import time
 
 from pictures import png
@@ -44,6 +45,8 @@ def act(what, item):
     elif what == "threads":
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
         assert [os.environ[name] for name in names] == ["1", "1"]
+    elif what == "light":
+        assert "tensorflow" not in sys.modules
     elif what == "limits":
         bytearray(400 * 2**20)
         try:

@@ -5,13 +5,14 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tfpipe.building import exclude
 from tfpipe.core import terminal
 from tfpipe.core.errors import Rejected, UserError
+from tfpipe.core.packed_texts import PackedTexts
 from tfpipe.images.image_info import ImageRef
-from tfpipe.images.image_table import ImageTable, PackedTexts
+from tfpipe.images.image_table import ImageTable
 from tfpipe.records import label_set
 from tfpipe.records.rejects import NOT_AN_IMAGE_NAME, Reject
 from tfpipe.sources import Annotation, Source, class_name, labels, list_beside, readings, sniff
@@ -19,6 +20,7 @@ from tfpipe.sources.folder_tree import FOLDER
 from tfpipe.sources.layout import AUTO
 from tfpipe.sources.list_columns import FOUND, Columns
 from tfpipe.sources.listing import Listing
+from tfpipe.sources.text_index import TextIndex
 
 # Reasons for images that are left out, which is no failure.
 EXCLUDED, UNLABELLED = "excluded", "unlabelled"
@@ -104,6 +106,10 @@ class _Files(Sequence[tuple[str, str]]):
     def __getitem__(self, index: int) -> tuple[str, str]:
         return self._sources[self.owners[index]].path, self.names[index]
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        paths = [source.path for source in self._sources]
+        return zip(map(paths.__getitem__, self.owners), self.names, strict=True)
+
     def locate(self, index: int) -> str:
         """Return where a file is, for a person."""
         return self._sources[self.owners[index]].locate(self.names[index])
@@ -140,7 +146,10 @@ def read(
     """
     _check_columns(sources, mode, columns)
     files, rejects, lists = _list_files(sources)
-    said = [source.annotations(columns) for source in sources]
+    said = []
+    for source in sources:
+        said.append(source.annotations(columns))
+        source.release()  # before other lists grow
     missing = _find_missing(sources, said, files)
     if excluded:
         gone = _excluded([*files.names, *(ref.name for ref in missing)], excluded, exclude_path)
@@ -189,8 +198,6 @@ def read(
         found = [each for each in found if each.label]
     owners, names = files.owners, PackedTexts(files.names)
     del files, said, own  # before the table grows
-    for source in sources:
-        source.release()
     images = ImageTable.of_names(owners, names)
     for column in ("label", "group", "split"):
         images.set_texts(column, (getattr(each, column) for each in found))
@@ -214,12 +221,11 @@ def _find_missing(
 ) -> dict[ImageRef, str]:
     """Return the files that a list names, but that are no images, with their labels or ""."""
     missing: dict[ImageRef, str] = {}
+    there = TextIndex(files.names if any(said) else ())
     for index, source in enumerate(sources):
-        if not said[index]:
-            continue
-        there = {name for i, name in zip(files.owners, files.names, strict=True) if i == index}
         for name, each in said[index].items():
-            if name not in there:
+            places = there.candidates(name)
+            if (index, name) not in [(files.owners[i], files.names[i]) for i in places]:
                 where = source.locate(name)
                 label = each.label and label_set.mapped(
                     each.label, lambda part, where=where: class_name.normalize(part, where)

@@ -46,6 +46,10 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),
 }
 
+# All that tasks import. The program may have loaded more, such as TensorFlow, for which the workers
+# would wait.
+_PRELOADED = ("tfpipe.building.scan", "tfpipe.building.shards")
+
 # man 7 unix: a socket's name has 108 bytes; Python adds "/pymp-12345678/listener-12345678".
 _MAX_TEMPORARY_PATH = 107 - 40
 
@@ -199,7 +203,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if len(os.fsencode(tempfile.gettempdir())) > _MAX_TEMPORARY_PATH:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([n for n in sys.modules if n.startswith("tfpipe.")])
+    context.set_forkserver_preload(list(_PRELOADED))
     return context
 
 

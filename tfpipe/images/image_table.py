@@ -7,10 +7,10 @@ Every step of a build reads and fills columns of the same rows. A text that many
 a label, is a number in its column, and the text itself is kept once.
 """
 
-import array
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tfpipe.images.image_info import ImageInfo, ImageRef
 # lacks zeros at its end, so `to_hex` adds them.
 DIGEST = np.dtype("S32")
 
-_BLOCK = 2**14  # digests that are copied at once
+_BLOCK = 2**12  # digests that are copied at once, and rows that become objects
 
 # The fields of `ImageInfo` after `ref`, in its order.
 _TEXTS = ("format", "converted", "spool")
@@ -71,32 +71,6 @@ def rank(digests: np.ndarray | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     ranks = np.empty(len(digests), np.int64)
     ranks[order] = np.cumsum(differs) - 1
     return order[differs], ranks
-
-
-class PackedTexts(Sequence[str]):
-    """Texts in one block of memory: each takes its characters and 8 bytes."""
-
-    def __init__(self, texts: Iterable[str] = ()):
-        self._data, self._ends = bytearray(), array.array("q", [0])
-        self.extend(texts)
-
-    def extend(self, texts: Iterable[str]) -> None:
-        """Add texts; those of file names may be no valid Unicode."""
-        for text in texts:
-            self._data += text.encode("utf-8", "surrogatepass")
-            self._ends.append(len(self._data))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        data = self._data[self._ends[index] : self._ends[index + 1]]
-        return data.decode("utf-8", "surrogatepass")
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
 
 
 class _Vocabulary:
@@ -155,18 +129,36 @@ class ImageTable(Sequence[ImageInfo]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ImageInfo:
-        row = dict(zip(ROW.names, self.rows[index].item(), strict=True))
-        return ImageInfo(
-            self.ref(index),
-            color=tuple(row[name] for name in _COLORS),
-            offset=row["offset"],
-            **{name: self._vocabulary.texts[row[name]] for name in _TEXTS},
-            **{name: row[name] for name in _SIZES},
-            **{name: to_hex(row[name]) for name in _DIGESTS},
-        )
+        return self._info(*self.rows[index].item())
 
     def __iter__(self) -> Iterator[ImageInfo]:
-        return map(self.__getitem__, range(len(self)))
+        for start in range(0, len(self), _BLOCK):
+            yield from itertools.starmap(self._info, self.rows[start : start + _BLOCK].tolist())
+
+    def _info(self, source: int, name: int, *columns: Any) -> ImageInfo:
+        """Describe a row, whose values come in the order of `ROW`."""
+        *_, form, converted, spool, _, _, _, _, height, width, size = columns[:13]
+        file_bytes, file_height, file_width, offset, *color, sha256, file_sha256, look = columns[
+            13:
+        ]
+        texts = self._vocabulary.texts
+        return ImageInfo(
+            ImageRef(source, self._names[name]),
+            texts[form],
+            height,
+            width,
+            size,
+            to_hex(sha256),
+            texts[converted],
+            to_hex(file_sha256),
+            file_bytes,
+            file_height,
+            file_width,
+            tuple(color),
+            to_hex(look),
+            texts[spool],
+            offset,
+        )
 
     def ref(self, index: int) -> ImageRef:
         """Return where the file of a row is."""

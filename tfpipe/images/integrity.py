@@ -17,7 +17,7 @@ from tfpipe.core.errors import Rejected
 from tfpipe.images.pixels import MAX_SCANS
 
 # A marker, unlike a stuffed zero, a fill byte or a restart inside a scan.
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SOI, _EOI, SOS, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0x01
 SEQUENTIAL = (0xC0, 0xC1)  # the kinds of frame whose scans are complete each by itself
 END = b"\xff\xd9"
@@ -51,7 +51,8 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """
     position = 0
     while marker := _MARKER.search(data, position):
-        kind, position = marker[1][0], marker.end()
+        position = marker.end()
+        kind = data[position - 1]
         if kind not in (_SOI, _EOI, _TEM):  # these have no length
             position += int.from_bytes(data[position : position + 2], "big")
         if kind == SOS:
@@ -73,11 +74,9 @@ def read_jpeg(data: bytes) -> JpegStructure:
     """
     scans = components = scanned = kind = end = 0
     has_metadata = has_gaps = False
-    kept = []
     for kind, start, following in jpeg_segments(data):
         has_gaps |= start > end and bool(data[end:start].strip(b"\xff"))  # these may fill
         end = following
-        kept.append((start, end))
         has_metadata |= kind == _APP1
         if kind in SEQUENTIAL:
             components = int.from_bytes(data[start + 9 : start + 10], "big")
@@ -90,7 +89,7 @@ def read_jpeg(data: bytes) -> JpegStructure:
         return JpegStructure(has_metadata, data)
     if kind != _EOI and not 0 < components <= scanned:
         raise Rejected("damaged", "the JPEG file has no end marker")
-    file = b"".join(data[start:end] for start, end in kept)
+    file = b"".join(data[start:end] for _, start, end in jpeg_segments(data))
     return JpegStructure(has_metadata, file if kind == _EOI else file + END)
 
 

@@ -8,21 +8,24 @@
 the photos by ann, stay in one split. Other columns are ignored.
 """
 
+import array
 import collections
 import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tfpipe.core import remote, storage, terminal
 from tfpipe.core.errors import UserError
+from tfpipe.core.packed_texts import PackedTexts
 from tfpipe.records import label_set
 from tfpipe.sources import label_cells, list_columns, split_name, text_table
 from tfpipe.sources.list_columns import Columns, Finder, ListColumns
-from tfpipe.sources.path_index import PathIndex
+from tfpipe.sources.path_index import PathIndex, absolute
 from tfpipe.sources.source import Annotation
+from tfpipe.sources.text_index import TextIndex
 from tfpipe.sources.text_table import BadRow, TableRow
 
 # Endings of files that may be lists, given as a source.
@@ -38,22 +41,43 @@ class Row(NamedTuple):
         line: its line or place, from 1.
         path: path without "./" and repeated "/"; or a URL as written.
         file: the file that was found for the path; "" if there is none.
-        label: as of `label_set`; "" for none.
-        group: name of the group, without surrounding space; "" for none.
-        split: "train", "val", "test", or "" for none.
+        annotation: what the row says about its file; its label is as of `label_set`.
     """
 
     line: int
     path: str
     file: str
-    label: str
-    group: str
-    split: str
+    annotation: Annotation
 
-    @property
-    def annotation(self) -> Annotation:
-        """What the row says about its file."""
-        return Annotation(self.label, self.group, self.split)
+
+class ListRows(Sequence[Row]):
+    """The rows of a list, which may be millions: without objects, in a third of the memory.
+
+    Attributes:
+        annotations: those of the rows; there are far fewer, so equal ones are one object.
+    """
+
+    def __init__(self):
+        self._lines, self._paths, self._files = array.array("Q"), PackedTexts(), PackedTexts()
+        self.annotations: list[Annotation] = []
+        self._shared: dict[Annotation, Annotation] = {}
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        self._lines.append(row.line)
+        self._paths.append(row.path)
+        self._files.append(row.file)
+        self.annotations.append(self._shared.setdefault(row.annotation, row.annotation))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> Row:
+        annotation = self.annotations[index]
+        return Row(self._lines[index], self._paths[index], self._files[index], annotation)
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(Row, self._lines, self._paths, self._files, self.annotations)
 
 
 class LabelList(NamedTuple):
@@ -67,14 +91,14 @@ class LabelList(NamedTuple):
     """
 
     path: str
-    rows: list[Row]
+    rows: ListRows
     columns: str
     unit: str
 
     @property
     def understood(self) -> str:
         """One line that says how the list is understood."""
-        counts = collections.Counter(row.split for row in self.rows)
+        counts = collections.Counter(each.split for each in self.rows.annotations)
         splits = ", ".join(f"{split} {counts[split]}" for split in split_name.ALL if counts[split])
         there = sum(bool(row.file) for row in self.rows)
         return (
@@ -104,14 +128,13 @@ def read(
         unit = table.unit
         found = list_columns.choose(table, columns, finders, labelled=labelled)
         del table
-        rows: list = found.rows
         are_sets = found.label is not None and label_cells.are_sets(
-            [row.cells[found.label] for row in rows], columns
+            [_shared(row.cells[found.label]) for row in found.rows], columns
         )
-        for i, row in enumerate(rows):  # in place, because both forms of all rows take much memory
-            rows[i] = _row(row, found, are_sets, columns.separator)
-        if columns.many:
-            _join_labels(rows)
+        understood = (_row(row, found, are_sets, columns.separator) for row in found.rows)
+        rows = ListRows()
+        for row in _with_joined_labels([*understood]) if columns.many else understood:
+            rows.append(row)
         _check_agreement(rows, unit)
     except BadRow as bad:
         raise UserError(f"{path}, {bad.unit or unit} {bad.line}: {bad}") from None
@@ -134,11 +157,15 @@ def annotate(
     Raises:
         UserError: the list has a fault, see `read`, or names none of the files.
     """
-    index = PathIndex([(name, _absolute(place)) for name, place in files], _folder(path))
+    index = PathIndex(files, os.path.dirname(absolute(path)))
     found = read(path, columns, [lambda cell: [files[i][1] for i in index.find(cell)]])
-    said = {row.file: row.annotation for row in found.rows if row.file}
-    annotations = [said.get(place) for _, place in files]
-    if not any(row.label for row in found.rows):
+    annotations: list[Annotation | None] = [None] * len(files)
+    places = TextIndex(place for _, place in files)
+    for row in found.rows:
+        for i in places.candidates(row.file):
+            if files[i][1] == row.file:
+                annotations[i] = row.annotation
+    if not any(each.label for each in found.rows.annotations):
         raise UserError(f"{path}: no column is the label: {found.columns}: give `label_column`")
     if not any(annotations):
         where = f"none of the {len(files):,} images of `source`, such as {files[0][1]!r},"
@@ -198,46 +225,40 @@ def _row(row: TableRow, found: ListColumns, are_sets: bool, separator: str) -> R
         split = "" if found.split is None else list_columns.split_of(row.cells[found.split]) or ""
     except BadRow as bad:
         raise BadRow(str(bad), row.line) from None
-    file = files[0] if files else ""
-    # Equal strings become one object: a list may have millions of rows.
-    return Row(
-        row.line, path, path if file == path else file, *map(sys.intern, (label, group, split))
-    )
+    return Row(row.line, path, files[0] if files else "", Annotation(label, group, split))
 
 
-def _join_labels(rows: list[Row]) -> None:
+def _shared(cell: Any) -> Any:
+    """Return the cell, the same object for equal texts: there are few labels in many rows."""
+    return sys.intern(cell) if type(cell) is str else cell
+
+
+def _with_joined_labels(rows: Sequence[Row]) -> Iterator[Row]:
     """Give all rows of a file the classes of all of them."""
     classes: dict[str, set[str]] = {}
     for row in rows:
-        classes.setdefault(row.file or row.path, set()).update(label_set.names(row.label))
-    for i, row in enumerate(rows):
-        if row.label:
-            label = sys.intern(label_set.join(classes[row.file or row.path]))
-            rows[i] = row._replace(label=label)
-
-
-def _check_agreement(rows: Iterable[Row], unit: str) -> None:
-    first: dict[str, Row] = {}
+        names = label_set.names(row.annotation.label)
+        classes.setdefault(row.file or row.path, set()).update(names)
     for row in rows:
+        said = row.annotation
+        if said.label:
+            said = said._replace(label=label_set.join(classes[row.file or row.path]))
+        yield row._replace(annotation=said)
+
+
+def _check_agreement(rows: ListRows, unit: str) -> None:
+    first: dict[str, Row] = {}
+    for row in map(rows.__getitem__, TextIndex(row.file or row.path for row in rows).repeated()):
         there = first.setdefault(row.file or row.path, row)
         for value, other in zip(row.annotation, there.annotation, strict=True):
             if value != other:
-                several = "" if value != row.label else ", or join them by `multi_label`"
+                several = "" if value != row.annotation.label else ", or join them by `multi_label`"
                 raise BadRow(
                     f"{row.path!r} is {label_set.shown(value)!r} here and"
                     f" {label_set.shown(other)!r} in {unit} {there.line}; remove one of"
                     f" them{several}",
                     row.line,
                 )
-
-
-def _folder(path: str) -> str:
-    """Return the absolute path, or the URL, of the folder of a list."""
-    return os.path.dirname(_absolute(path))
-
-
-def _absolute(path: str) -> str:
-    return path if remote.is_remote(path) else os.path.abspath(path)
 
 
 def _checked_path(cell: Any) -> str:

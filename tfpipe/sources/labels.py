@@ -13,6 +13,7 @@ from tfpipe.sources.folder_path import source_name
 from tfpipe.sources.folder_tree import FOLDER, NUMBERED
 from tfpipe.sources.layout import AUTO, FILENAME
 from tfpipe.sources.list_columns import FOUND, Columns
+from tfpipe.sources.path_index import LocatedFiles
 from tfpipe.sources.source import Annotation
 
 # Prefix of a list's path in the option `labels`.
@@ -132,8 +133,10 @@ def spellings(names: Iterable[str], classes: Iterable[str]) -> list[str]:
 
 def _look_up(path: str, files: Sequence[tuple[str, str]], columns: Columns) -> list[Annotation]:
     """Return what a list says about images; nothing for those that it does not name."""
-    located = [(name, os.path.join(root, name)) for root, name in files]
-    return [each or Annotation() for each in label_list.annotate(path, located, columns)]
+    nothing = Annotation()
+    located = LocatedFiles(files, lambda file: (file[1], os.path.join(*file)))
+    said = label_list.annotate(path, located, columns)
+    return [each or nothing for each in said]
 
 
 def _add_splits(

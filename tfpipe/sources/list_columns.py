@@ -72,7 +72,7 @@ class ListColumns(NamedTuple):
     """
 
     names: tuple[str, ...]
-    rows: list[TableRow]
+    rows: Sequence[TableRow]
     path: int
     label: int | None
     split: int | None
@@ -125,7 +125,7 @@ def to_text(cell: Any) -> str:
 
 def _header(
     table: ParsedTable, finders: Sequence[Finder]
-) -> tuple[tuple[str, ...], list[TableRow]]:
+) -> tuple[tuple[str, ...], Sequence[TableRow]]:
     """Return the names of the columns and the rows without the header."""
     if table.columns is not None:
         return table.columns, table.rows
@@ -193,8 +193,8 @@ def _label(
 
 def _repeats(rows: Sequence[TableRow], column: int) -> bool:
     """Return whether values repeat, as those of classes do."""
-    texts = list(_texts(rows, column))
-    return len(set(texts)) < len(texts) or len(texts) < 3
+    seen: set[str] = set()
+    return len(rows) < 3 or any(text in seen or seen.add(text) for text in _texts(rows, column))
 
 
 def _split(names: Sequence[str], rows: Sequence[TableRow], given: str) -> tuple[int | None, str]:

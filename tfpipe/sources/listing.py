@@ -1,11 +1,12 @@
 """Read the files that a list names, with their labels."""
 
+import array
 import functools
 import os
 import pathlib
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tfpipe.core import remote, storage
 from tfpipe.sources import label_list
@@ -13,7 +14,8 @@ from tfpipe.sources.file import is_file, read_file, stamps
 from tfpipe.sources.folder import Folder
 from tfpipe.sources.label_list import LabelList
 from tfpipe.sources.list_columns import FOUND, Columns
-from tfpipe.sources.path_index import PathIndex
+from tfpipe.sources.members import Members
+from tfpipe.sources.path_index import LocatedFiles, PathIndex
 from tfpipe.sources.source import Annotation, Source
 
 
@@ -41,7 +43,10 @@ class Listing(Source):
 
     def release(self) -> None:  # noqa: D102
         _ = self._url
-        for name in ("_lists", "_listing", "_below", "_index"):
+        self._forget("_lists", "_listing", "_below", "_index")
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
             self.__dict__.pop(name, None)
 
     def __reduce__(self):
@@ -56,11 +61,14 @@ class Listing(Source):
 
     def annotations(self, columns: Columns = FOUND) -> dict[str, Annotation]:
         """Return what the list says about every file; raise UserError if a label is missing."""
-        shared: dict[Annotation, Annotation] = {}  # there are far fewer than files
-        return {
-            row.file or row.path: shared.setdefault(row.annotation, row.annotation)
-            for row in self._read_list(columns).rows
-        }
+        said, members = {}, iter(self._listing[0])
+        member = next(members, None)
+        for row in self._read_list(columns).rows:
+            name = row.file or row.path
+            if name == member:  # one string for both: a list may have millions
+                name, member = member, next(members, None)
+            said[name] = row.annotation
+        return said
 
     @functools.cached_property
     def _url(self) -> str:
@@ -84,6 +92,8 @@ class Listing(Source):
             self._lists.clear()
             found = label_list.read(self.path, wanted, self._finders, labelled=columns is not None)
             self._lists[columns] = found
+            if columns is not None:  # all that is asked of them
+                self._forget("_below", "_index")
         return self._lists[columns]
 
     @property
@@ -115,11 +125,13 @@ class Listing(Source):
     @functools.cached_property
     def _index(self) -> PathIndex:
         folder = os.path.dirname(os.path.abspath(self.path))
-        return PathIndex([(name, f"{folder}/{name}") for name in self._below], folder)
+        located = LocatedFiles(self._below, lambda name: (name, f"{folder}/{name}"))
+        return PathIndex(located, folder)
 
     @functools.cached_property
     def _listing(self):
         members, skipped, lost = {}, [], set()
+        numbers = array.array("q"), array.array("q")  # sizes and times
         rows = self._list.rows
         urls = sorted({*filter(remote.is_remote, (self.locate(row.path) for row in rows))})
         stamp_of = dict(zip(urls, stamps(urls), strict=True))
@@ -134,11 +146,11 @@ class Listing(Source):
                 if path in stamp_of:
                     if isinstance(stamp_of[path], OSError):
                         raise stamp_of[path]
-                    members[name] = stamp_of[path]
+                    _add(members, name, numbers, stamp_of[path])
                     continue
                 status = os.stat(path)
                 if stat.S_ISREG(status.st_mode):
-                    members[name] = (status.st_size, status.st_mtime_ns)
+                    _add(members, name, numbers, (status.st_size, status.st_mtime_ns))
                     continue
                 why = ("special file", "not a regular file")
             except (FileNotFoundError, NotADirectoryError):
@@ -150,7 +162,15 @@ class Listing(Source):
         if not members and all(reason == "missing" for _, reason, _ in skipped):
             where = f"none of the {len(self._below):,} files in {os.path.dirname(self.path) or '.'}"
             raise label_list.nothing_found(self._list, where, self._index)
-        return members, skipped
+        return Members(members, *numbers), skipped
+
+
+def _add(
+    members: dict[str, int], name: str, numbers: Sequence[array.array], stamp: Sequence[int]
+) -> None:
+    members[name] = len(members)
+    for column, number in zip(numbers, stamp, strict=True):
+        column.append(number)
 
 
 def _spellings(path: str) -> Iterator[str]:

@@ -1,15 +1,18 @@
 """Find files by a path, the end of a path, or a name without its ending."""
 
-import collections
 import functools
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tfpipe.core import remote
 from tfpipe.sources.member import is_image_name
+from tfpipe.sources.text_index import TextIndex
+
+T = TypeVar("T")
 
 # What `clean` changes in a path, besides accents.
 _UNCLEAN = re.compile(r"\\|//|(?:^|/)\.(?:/|$)|/$")
@@ -21,6 +24,25 @@ def clean(path: str) -> str:
     if remote.is_remote(text) or not _UNCLEAN.search(text):
         return text
     return str(pathlib.PurePosixPath(text.replace("\\", "/")))
+
+
+def absolute(path: str) -> str:
+    """Return the absolute form of a path; a URL as it is."""
+    return path if remote.is_remote(path) else os.path.abspath(path)
+
+
+class LocatedFiles(Sequence[tuple[str, str]]):
+    """The name of each file in its source, and its path or URL, which is joined when needed."""
+
+    def __init__(self, files: Sequence[T], locate: Callable[[T], tuple[str, str]]):
+        """Make a sequence that computes `locate` of an element when it is read."""
+        self._files, self._locate = files, locate
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        return self._locate(self._files[index])
 
 
 class PathIndex:
@@ -47,8 +69,8 @@ class PathIndex:
         base = _base(path)
         if not base.strip("."):
             return []
-        return self._narrow(path, self._by_base.get(base, ()), clean) or (
-            self._narrow(path, self._by_stem.get(base, ()), _stem)
+        return self._narrow(path, self._by_base.candidates(base), clean) or (
+            self._narrow(path, self._by_stem.candidates(base), _stem)
         )
 
     def tail(self, path: str) -> str:
@@ -63,26 +85,19 @@ class PathIndex:
         """Return the files that fit best, in a form of their names and paths."""
         fits = [i for i in places if form(self._files[i][0]) == path]
         if not fits:
-            absolute = os.path.normpath(os.path.join(self._folder, path))
-            fits = [i for i in places if form(self._files[i][1]) == absolute]
-        if not fits:
-            fits = [i for i in places if f"/{form(self._files[i][1])}".endswith(f"/{path}")]
+            wanted = os.path.normpath(os.path.join(self._folder, path))
+            there = {i: form(absolute(self._files[i][1])) for i in places}
+            fits = [i for i in places if there[i] == wanted]
+            fits = fits or [i for i in places if f"/{there[i]}".endswith(f"/{path}")]
         return [i for i in fits if is_image_name(self._files[i][0])] or fits
 
     @functools.cached_property
-    def _by_base(self) -> dict[str, list[int]]:
-        return _group(_base(clean(name)) for name, _ in self._files)
+    def _by_base(self) -> TextIndex:
+        return TextIndex(_base(clean(name)) for name, _ in self._files)
 
     @functools.cached_property
-    def _by_stem(self) -> dict[str, list[int]]:
-        return _group(_base(_stem(name)) for name, _ in self._files)
-
-
-def _group(keys: Iterable[str]) -> dict[str, list[int]]:
-    places = collections.defaultdict(list)
-    for place, key in enumerate(keys):
-        places[key].append(place)
-    return places
+    def _by_stem(self) -> TextIndex:
+        return TextIndex(_base(_stem(name)) for name, _ in self._files)
 
 
 def _base(path: str) -> str:

@@ -7,6 +7,7 @@
 The contents decide the form, not the name of the file. A byte order mark decides the encoding.
 """
 
+import array
 import codecs
 import csv
 import io
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
+from tfpipe.core.packed_texts import PackedTexts
 from tfpipe.sources import foreign
 from tfpipe.sources.member import is_image_name
 
@@ -48,6 +50,28 @@ class TableRow(NamedTuple):
     cells: tuple[Any, ...]
 
 
+class TextRows(Sequence[TableRow]):
+    """Rows of a table of texts: without objects, in a fifth of the memory; slices share it."""
+
+    def __init__(self, lines: array.array, columns: Sequence[PackedTexts], places: range):
+        """Take the lines and cells of all rows, and the places of those that count."""
+        self._lines, self._columns, self._places = lines, columns, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return TextRows(self._lines, self._columns, self._places[index])
+        return self._row(self._places[index])
+
+    def __iter__(self) -> Iterator[TableRow]:
+        return map(self._row, self._places)
+
+    def _row(self, place: int) -> TableRow:
+        return TableRow(self._lines[place], tuple([column[place] for column in self._columns]))
+
+
 class ParsedTable(NamedTuple):
     """The rows of a file.
 
@@ -58,7 +82,7 @@ class ParsedTable(NamedTuple):
     """
 
     columns: tuple[str, ...] | None
-    rows: list[TableRow]
+    rows: Sequence[TableRow]
     unit: str = "line"
 
 
@@ -138,16 +162,26 @@ def _separated(text: str) -> ParsedTable:
     separator = mark[1] if mark else _separator(first)
     words = first.split()
     joins_classes = separator == "|" and is_image_name(words[0]) and words[1:2] != ["|"]
-    if (separator not in first or joins_classes) and len(words) > 1:
-        return ParsedTable(None, list(_paths_and_labels(text)))
+    by_words = (separator not in first or joins_classes) and len(words) > 1
+    lines, columns = array.array("Q"), []
+    for line, cells in _paths_and_labels(text) if by_words else _cells(text, separator):
+        columns = columns or [PackedTexts() for _ in cells]
+        lines.append(line)
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell)
+    return ParsedTable(None, TextRows(lines, columns, range(len(lines))))
+
+
+def _cells(text: str, separator: str) -> Iterator[TableRow]:
+    """Yield the rows that are not empty; raise BadRow if they are not of one length."""
     reader = csv.reader(_lines(text), delimiter=separator, strict=True)
-    rows = []
+    width = 0
     try:
         for cells in reader:
             line = reader.line_num
             if not any(cell.strip() for cell in cells):  # spreadsheets write empty rows at the end
                 continue
-            width = len(rows[0].cells) if rows else len(cells)
+            width = width or len(cells)
             while len(cells) > width and not cells[-1].strip():
                 cells.pop()
             if len(cells) != width:
@@ -156,11 +190,10 @@ def _separated(text: str) -> ParsedTable:
                     f' contains {separator!r}, such as "a{separator}b.jpg"',
                     line,
                 )
-            rows.append(TableRow(line, tuple(cells)))
+            yield TableRow(line, tuple(cells))
     except csv.Error as error:
         detail = f"not CSV ({error}): quote cells that contain quotes or line breaks"
         raise BadRow(detail, reader.line_num) from None
-    return ParsedTable(None, rows)
 
 
 def _lines(text: str) -> TextIO:

@@ -5,7 +5,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tfpipe.core import storage
 from tfpipe.core.errors import UserError
 from tfpipe.sources import member, name_encoding
 from tfpipe.sources.file import is_file
+from tfpipe.sources.members import Members
 from tfpipe.sources.source import (
     MAX_RATIO,
     RATIO_FREE_BYTES,
@@ -21,36 +22,10 @@ from tfpipe.sources.source import (
     check_size,
 )
 from tfpipe.sources.tar import Tar
-from tfpipe.sources.zip_directory import ROW, Entry, ZipDirectory, fields
+from tfpipe.sources.zip_directory import ROW, Entry, ZipDirectory, ZipMember, fields
 
 _UTF8 = 0x800  # the flag that marks a name as UTF-8
 _UNICODE_PATH = 0x7075  # the extra field in which Info-ZIP repeats a name as UTF-8
-
-
-class _Members(Mapping[str, tuple[int, int]]):
-    """The size and checksum of each member by its name.
-
-    Attributes:
-        rows: a `zip_directory.ROW` array.
-    """
-
-    def __init__(self, places: dict[str, int], rows: np.ndarray):
-        self._places, self.rows = places, rows
-
-    def row(self, name: str) -> np.void | None:
-        """Return the row of a member; None if it is not there."""
-        place = self._places.get(name)
-        return None if place is None else self.rows[place]
-
-    def __getitem__(self, name: str) -> tuple[int, int]:
-        row = self.rows[self._places[name]]
-        return int(row["size"]), int(row["crc"])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 class Zip(Source):
@@ -61,6 +36,7 @@ class Zip(Source):
     """
 
     kind = "a zip archive"
+    _guessed = ""  # the encoding of names that do not say theirs, if it matters
 
     @classmethod
     def fits(cls, path: str) -> bool:  # noqa: D102
@@ -74,18 +50,18 @@ class Zip(Source):
         return self.head(name, -1)
 
     def head(self, name: str, size: int) -> bytes:  # noqa: D102
-        row = self._listing[0].row(name)
-        if row is None:  # a worker opened the archive again
+        place = self._listing[0].places.get(name)
+        if place is None:  # a worker opened the archive again
             raise Rejected("unreadable", "the archive has changed")
-        length = int(row["size"])
-        check_size(length)
-        ratio = length / max(int(row["compressed"]), 1)
-        if length > RATIO_FREE_BYTES and ratio > MAX_RATIO:
+        found = ZipMember(*self._rows.item(place))
+        check_size(found.size)
+        ratio = found.size / max(found.compressed, 1)
+        if found.size > RATIO_FREE_BYTES and ratio > MAX_RATIO:
             raise Rejected(
                 "too large", f"unpacks to {ratio:.0f} times its size; {MAX_RATIO} at most"
             )
         try:
-            return self._directory.read(row, size)
+            return self._directory.read(found, size)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise Rejected("damaged member", str(error)) from None
         except (OSError, ValueError) as error:
@@ -101,17 +77,18 @@ class Zip(Source):
 
     def warnings(self) -> list[str]:  # noqa: D102
         lines = super().warnings()
-        if self._encoding != "utf-8" and any(not _is_certain(each) for each in self._entries()):
+        if self._guessed:
             shown = name_encoding.describe(self.entry_names())
             lines.append(
-                f"{self.path}: its names are read as {self._encoding}: {shown}; if that is wrong,"
+                f"{self.path}: its names are read as {self._guessed}: {shown}; if that is wrong,"
                 " give their encoding, as in --name_encoding=gbk (big5, shift_jis, cp866, latin-1,"
                 " ...)"
             )
         return lines
 
     def release(self) -> None:  # noqa: D102
-        self.__dict__.pop("_listing", None)
+        for name in ("_listing", "_rows"):
+            self.__dict__.pop(name, None)
         directory = self.__dict__.pop("_directory", None)
         if directory is not None:
             directory.close()
@@ -128,12 +105,11 @@ class Zip(Source):
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise self._damaged(error) from None
 
-    def _entries(self) -> Iterator[Entry]:
-        """Yield all entries; raise UserError if the archive is damaged."""
+    def _entries(self) -> Iterator[tuple[Entry, str | None]]:
+        """Yield all entries, and their names if marked; raise UserError if they are damaged."""
         try:
             for entry in self._directory:
-                _marked_name(entry)
-                yield entry
+                yield entry, _marked_name(entry)
         # A hostile directory passes `is_zipfile` and raises any of these.
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise self._damaged(error) from None
@@ -141,21 +117,24 @@ class Zip(Source):
     def _damaged(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is a damaged zip archive ({error}): copy it again")
 
-    @functools.cached_property
-    def _encoding(self) -> str:
-        """The encoding of the names that have no mark."""
-        raw = (entry.name for entry in self._entries() if _marked_name(entry) is None)
-        return self.options.name_encoding or ("utf-8" if name_encoding.is_utf8(raw) else "cp437")
-
     def _read_entries(self) -> tuple[list[str], np.ndarray]:
         """Return the name and the row of each entry."""
-        encoding, rows = self._encoding, np.zeros(len(self._directory), ROW)
-        marked, raw = [], []
-        for place, entry in enumerate(self._entries()):
-            marked.append(_marked_name(entry))
-            if marked[-1] is None:
-                raw.append(entry.name)
-            rows[place] = entry[2:]
+        marked: list[str | None] = []
+        raw: list[bytes] = []
+
+        def members() -> Iterator[ZipMember]:
+            for entry, name in self._entries():
+                marked.append(name)
+                if name is None:
+                    raw.append(entry.name)
+                yield entry.member
+
+        rows = np.fromiter(members(), ROW)
+        encoding = self.options.name_encoding or (
+            "utf-8" if name_encoding.is_utf8(raw) else "cp437"
+        )
+        is_sure = encoding == "utf-8" or all(map(bytes.isascii, raw))
+        self._guessed = "" if is_sure else encoding
         unmarked = iter(name_encoding.decode(raw, encoding, self.path))
         names = [next(unmarked) if name is None else name for name in marked]
         names = [name.split("\0")[0] for name in names]
@@ -180,12 +159,14 @@ class Zip(Source):
             if name in places:
                 skipped.append((name, *member.REPEATED))
             places[name] = place
-        return _Members(places, rows), skipped
+        self._rows = rows
+        numbers = (memoryview(np.ascontiguousarray(rows[name])) for name in ("size", "crc"))
+        return Members(places, *numbers), skipped
 
 
 def _marked_name(entry: Entry) -> str | None:
     """Return the name of an entry if it is marked as UTF-8, by a flag or an extra field."""
-    if entry.flags & _UTF8:
+    if entry.member.flags & _UTF8:
         return entry.name.decode()
     for kind, field in fields(entry.extra):
         # The checksum is that of the other name, which a program may have changed alone.
@@ -193,11 +174,6 @@ def _marked_name(entry: Entry) -> str | None:
         if kind == _UNICODE_PATH and field[:5] == mark:
             return field[5:].decode(errors="surrogateescape")
     return None
-
-
-def _is_certain(entry: Entry) -> bool:
-    """Return whether a name is the same in every encoding, or says its own."""
-    return entry.name.isascii() or _marked_name(entry) is not None
 
 
 def _refuse(name: str, flags: int, method: int) -> tuple[str, str] | None:

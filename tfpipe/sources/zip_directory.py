@@ -17,32 +17,25 @@ _END = struct.Struct("<4s4H2LH")  # the record at the end, before the comment of
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
-_SIZES, _SIZES_AT = struct.Struct("<3H"), 28  # of what follows an entry: name, extra, comment
 _LOCAL = struct.Struct("<4s5H3L2H")  # the header before the contents of a member
 
 _MAX_COMMENT = 2**16
 _MAX_VERSION = 63
+_MAX_OFFSET = 2**63  # of a file
 _WIDE = 0xFFFFFFFF  # in place of a number that has 64 bits in an extra field
 _WIDE_FIELD = 1
 
 # A stream of deflate may be longer than its contents: by 5 bytes for each 64 KB, and its tables.
 _SLACK_BYTES = 2**13
 
-ROW = np.dtype(
-    [
-        *((name, np.uint64) for name in ("offset", "compressed", "size")),
-        *((name, np.uint32) for name in ("crc", "attributes")),
-        *((name, np.uint16) for name in ("flags", "method")),
-    ]
-)
+# A local header with its name and extra fields is seldom longer, so one read gets the contents too.
+_USUAL_HEADER_BYTES = 2**8
 
 
-class Entry(NamedTuple):
-    """A member in the directory.
+class ZipMember(NamedTuple):
+    """Where the contents of a member are, and what they are; an element of a `ROW` array.
 
     Attributes:
-        name: as it is written.
-        extra: fields of other programs.
         offset: of its header in the file.
         compressed: bytes in the archive.
         size: bytes of the contents.
@@ -52,8 +45,6 @@ class Entry(NamedTuple):
         method: of compression.
     """
 
-    name: bytes
-    extra: bytes
     offset: int
     compressed: int
     size: int
@@ -61,6 +52,23 @@ class Entry(NamedTuple):
     attributes: int
     flags: int
     method: int
+
+
+ROW = np.dtype([*zip(ZipMember._fields, ("u8", "u8", "u8", "u4", "u4", "u2", "u2"), strict=True)])
+
+
+class Entry(NamedTuple):
+    """A member in the directory.
+
+    Attributes:
+        name: as it is written.
+        extra: fields of other programs.
+        member: the rest.
+    """
+
+    name: bytes
+    extra: bytes
+    member: ZipMember
 
 
 class ZipDirectory:
@@ -100,61 +108,55 @@ class ZipDirectory:
             zipfile.BadZipFile, struct.error, NotImplementedError: the directory is damaged, or of
                 a later version of the format.
         """
-        at = 0
-        while at < len(self._data):
-            signature, _, version, *numbers = _ENTRY.unpack_from(self._data, at)
-            flags, method, _, _, crc, compressed, size, *numbers = numbers
-            name_size, extra_size, comment_size, _, _, attributes, offset = numbers
+        at, data = 0, self._data
+        while at < len(data):
+            signature, _, version, flags, method, _, _, crc, compressed, size, *lengths = (
+                _ENTRY.unpack_from(data, at)
+            )
+            name_size, extra_size, comment_size, _, _, attributes, offset = lengths
             if signature != b"PK\1\2":
                 raise zipfile.BadZipFile(f"byte {at} of its directory is no entry")
             if version & 0xFF > _MAX_VERSION:
                 raise NotImplementedError(f"version {(version & 0xFF) / 10} of the format")
-            at += _ENTRY.size
-            name = self._data[at : at + name_size]
-            at += name_size
-            extra = self._data[at : at + extra_size]
-            at += extra_size + comment_size
-            if at > len(self._data):
+            name_end = at + _ENTRY.size + name_size
+            name, extra = data[at + _ENTRY.size : name_end], data[name_end : name_end + extra_size]
+            at = name_end + extra_size + comment_size
+            if at > len(data):
                 raise zipfile.BadZipFile("its directory ends inside an entry")
             if _WIDE in (size, compressed, offset):
                 size, compressed, offset = _widened(extra, size, compressed, offset)
             place = self._start + offset
-            yield Entry(name, extra, place, compressed, size, crc, attributes, flags, method)
+            if place >= _MAX_OFFSET:
+                raise zipfile.BadZipFile(f"a member begins at byte {place}")
+            member = ZipMember(place, compressed, size, crc, attributes, flags, method)
+            yield Entry(name, extra, member)
 
-    def __len__(self) -> int:
-        """Return the number of members, without checking them."""
-        at = count = 0
-        while at + _ENTRY.size <= len(self._data):
-            sizes = _SIZES.unpack_from(self._data, at + _SIZES_AT)
-            at += _ENTRY.size + sum(sizes)
-            count += 1
-        return count
-
-    def read(self, row: np.void, size: int) -> bytes:
+    def read(self, member: ZipMember, size: int) -> bytes:
         """Return the first bytes of a member's contents, or all.
 
         Args:
-            row: an element of a `ROW` array.
+            member: the member.
             size: bytes to return, at most; -1 for all, whose checksum is compared.
 
         Raises:
             zipfile.BadZipFile, zlib.error, EOFError: the member is damaged.
             OSError: it cannot be read.
         """
-        length = int(row["size"])
-        wanted = length if size < 0 else min(size, length)
-        header = self._read(int(row["offset"]), _LOCAL.size)
-        if header[:4] != b"PK\3\4" or len(header) < _LOCAL.size:
+        wanted = member.size if size < 0 else min(size, member.size)
+        packed = min(member.compressed, wanted + wanted // 1000 + _SLACK_BYTES)
+        data = self._read(member.offset, _USUAL_HEADER_BYTES + packed)
+        if data[:4] != b"PK\3\4" or len(data) < _LOCAL.size:
             raise zipfile.BadZipFile("it does not begin with a header")
-        start = int(row["offset"]) + _LOCAL.size + sum(_LOCAL.unpack(header)[-2:])
-        packed = min(int(row["compressed"]), wanted + wanted // 1000 + _SLACK_BYTES)
-        data = self._read(start, packed)
+        start = _LOCAL.size + sum(_LOCAL.unpack_from(data)[-2:])
+        if (missing := start + packed - len(data)) > 0:
+            data += self._read(member.offset + len(data), missing)
+        data = data[start : start + packed]
         if len(data) < packed:
             raise EOFError("the archive ends inside it")
-        if row["method"] == zipfile.ZIP_DEFLATED:
+        if member.method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(wanted, 1))
         data = data[:wanted]
-        if wanted == length and zlib.crc32(data) != row["crc"]:
+        if wanted == member.size and zlib.crc32(data) != member.crc:
             raise zipfile.BadZipFile("bad CRC-32")
         return data
 
