@@ -72,6 +72,7 @@ PRINTS = {
     "add-a-signature": r"\[b'(cat|dog)' b'(cat|dog)'\] \[0\.\S+ 0\.\S+\] b'.+'",
     "add-a-source": r"\['0\.jpg', '1\.jpg', '10\.jpg'\] cat \d+",
     "add-an-augmentation": r"\(4, 64, 64, 3\) \d+\.\d+",
+    "label-with-several-classes": r"(?:\('(cat|dog)',\) \{'cat': 0\.\S+ 'dog': 0\.\S+\}\s*){3}",
     "train-on-several-machines": r"\[0, 0\]",
     "tune-the-input": r"(?:\{.*\}: [\d,]+ images/s in the first epoch, [\d,]+ in the second\s*){5}",
 }

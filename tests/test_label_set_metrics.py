@@ -287,7 +287,7 @@ def test_labels_become_vectors_alike_on_the_host_and_in_the_graph():
             format="png",
             height=1,
             width=1,
-            labels=labels,
+            label=labels,
             text=text,
             filename="f",
             sha256="0",

@@ -259,7 +259,7 @@ def test_the_report_has_classes_and_no_confusion(folder, measured, tmp_path):
     page = out.read_text()
     assert "all classes right" in page
     assert "threshold" in page
-    assert "predicted class" not in page
+    assert "by true and predicted class" not in page
     plots = {path.stem for path in (folder / "run" / "plots").iterdir()}
     assert {"roc", "precision_recall", "reliability"} <= plots
     assert "confusion" not in plots

@@ -99,9 +99,9 @@ def _predicted(
     best = int(row.argmax())
     probabilities = dict(zip(classes, row.tolist(), strict=True))
     if answered is None:
-        label, labels = classes[best], (classes[best],)
-        return PredictedImage(name, label, probabilities[label], probabilities, labels=labels)
-    labels = tuple(classes[i] for i in np.flatnonzero(answered))
+        only = classes[best]
+        return PredictedImage(name, only, probabilities[only], probabilities, labels=(only,))
+    labels = tuple(classes[i] for i in np.flatnonzero(answered).tolist())
     label = max(labels, key=lambda each: probabilities[each], default=None)
     probability = probabilities[label or classes[best]]
     return PredictedImage(name, label, probability, probabilities, labels=labels)

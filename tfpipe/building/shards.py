@@ -261,7 +261,7 @@ def _record(job: Job, spec: ExampleSpec, limit: Limit) -> bytes:
         height=image.height,
         width=image.width,
         sha256=sha256,
-        labels=sorted(job.class_numbers[name] for name in label_set.names(spec.text)),
+        label=sorted(job.class_numbers[name] for name in label_set.names(spec.text)),
         text=spec.text,
         filename=info.ref.name,
         fold=spec.fold,

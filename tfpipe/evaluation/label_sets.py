@@ -12,7 +12,7 @@ import numpy as np
 
 from tfpipe.core.registry import Registry
 from tfpipe.evaluation import metrics as single
-from tfpipe.evaluation import proportions
+from tfpipe.evaluation import proportions, threshold
 from tfpipe.evaluation.metrics import (
     LabeledPredictions,
     Metric,
@@ -22,8 +22,6 @@ from tfpipe.evaluation.metrics import (
     register,
 )
 from tfpipe.records import label_set
-
-DEFAULT_THRESHOLD = 0.5
 
 set_metrics: Registry[Metric] = Registry("metric of images with several classes")
 
@@ -48,7 +46,7 @@ class SetPredictions:
         self.probabilities = np.asarray(probabilities, np.float64)
         self.labels = np.asarray(labels, np.int64)
         classes = self.probabilities.shape[1]
-        given = DEFAULT_THRESHOLD if thresholds is None else np.asarray(thresholds, np.float64)
+        given = threshold.UNKNOWN if thresholds is None else np.asarray(thresholds, np.float64)
         self.thresholds = np.broadcast_to(given, classes)
         self.guess = self.probabilities >= self.thresholds
         self.right = (self.guess == self.labels).all(axis=1)

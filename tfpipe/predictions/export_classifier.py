@@ -74,7 +74,8 @@ class ExportClassifier(LocalClassifier):
 
     @functools.cached_property
     def thresholds(self) -> tuple[float, ...] | None:  # noqa: D102
-        if LABELS_OUTPUT not in self._loaded.signatures["predict_images"].outputs:
+        signature = self._loaded.signatures.get("predict_images")
+        if signature is None or LABELS_OUTPUT not in signature.outputs:
             return None
         try:
             found = self._card["decision"]["thresholds"]

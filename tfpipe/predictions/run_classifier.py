@@ -73,7 +73,7 @@ class RunClassifier(LocalClassifier):
         return Outcome(rows["logits"], unfamiliar=rows.get(NAME))
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return self._calibration.apply(outputs, self._predictor.output).numpy()
+        return self._calibration.apply(outputs, self.run.output).numpy()
 
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         return self._explain(tf.constant(list(files)))["heat_map"].numpy()

@@ -20,28 +20,42 @@ class ImageExample(NamedTuple):
         format: "jpeg", "png" or "raw"; "" if missing.
         height: in pixels; 0 if missing.
         width: in pixels; 0 if missing.
-        label: index of the class in the manifest's `classes`; None if missing. Of several, the
-            first.
+        label: index of the class in the manifest's `classes`; None if missing. Of several, all of
+            them, ascending.
         text: name of the class; "" if missing. Of several, or of none where other images have
             several, as of `label_set`.
         filename: path relative to the source; "" if missing.
         sha256: hex digest of `encoded`; "" if missing.
         fold: number of the fold; -1 without folds.
         copy: whether the image is a transformed copy of another record.
-        labels: indices of all classes of the image, ascending.
     """
 
     encoded: bytes
     format: str
     height: int
     width: int
-    label: int | None
+    label: int | tuple[int, ...] | None
     text: str
     filename: str
     sha256: str
     fold: int
     copy: bool
-    labels: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Indices of all classes of the image, ascending."""
+        return _as_tuple(self.label)
+
+
+def _as_tuple(label: int | Sequence[int] | None) -> tuple[int, ...]:
+    if label is None:
+        return ()
+    return (label,) if isinstance(label, int) else tuple(label)
+
+
+def _as_label(indices: Sequence[int]) -> int | tuple[int, ...] | None:
+    """Return the field `label` for the values of a record."""
+    return indices[0] if len(indices) == 1 else tuple(indices) or None
 
 
 def serialize(
@@ -50,7 +64,7 @@ def serialize(
     format: str,
     height: int,
     width: int,
-    labels: Iterable[int],
+    label: int | Sequence[int] | None,
     text: str,
     filename: str,
     sha256: str,
@@ -59,8 +73,8 @@ def serialize(
 ) -> bytes:
     """Return a record; equal arguments give equal bytes.
 
-    The arguments are the fields of `ImageExample`. `fold=-1` and `copy=False` write no key. An
-    image without a class has the keys of its classes without values.
+    The arguments are the fields of `ImageExample`. `fold=-1` and `copy=False` write no key. Without
+    a label, the keys of the class have no value.
     """
     example = Example()
     features = example.features.feature
@@ -79,7 +93,7 @@ def serialize(
     names.value.extend(name.encode("utf-8", "surrogateescape") for name in label_set.names(text))
     indices = features["image/class/label"].int64_list
     indices.SetInParent()
-    indices.value.extend(labels)
+    indices.value.extend(_as_tuple(label))
     if fold >= 0:
         features["image/fold"].int64_list.value.append(fold)
     if copy:
@@ -124,13 +138,12 @@ def deserialize(record: bytes) -> ImageExample:
         format=text("image/format"),
         height=first("image/height", "int64_list", 0),
         width=first("image/width", "int64_list", 0),
-        label=labels[0] if labels else None,
+        label=_as_label(labels),
         text=label_set.join(names) if is_set else "".join(names),
         filename=text("image/filename"),
         sha256=text("image/key/sha256"),
         fold=first("image/fold", "int64_list", -1),
         copy=bool(first("image/copy", "int64_list", 0)),
-        labels=tuple(labels),
     )
 
 
@@ -147,19 +160,17 @@ def deserialize_image(record: bytes) -> ImageExample:
     def number(key: str) -> int:
         return features[key].int64_list.value[0]
 
-    labels = features["image/class/label"].int64_list.value
     return ImageExample(
         encoded=features["image/encoded"].bytes_list.value[0],
         format=text("image/format"),
         height=number("image/height"),
         width=number("image/width"),
-        label=labels[0] if labels else None,
+        label=_as_label(features["image/class/label"].int64_list.value),
         text="",
         filename=text("image/filename"),
         sha256=text("image/key/sha256"),
         fold=-1,
         copy=False,
-        labels=tuple(labels),
     )
 
 

@@ -107,7 +107,9 @@ class Manifest:
 
     def count(self, split: str = ALL_SPLITS) -> int:
         """Return the number of records in a split, or in "all"."""
-        return sum(shard.records for shard in self.shards_of(split))
+        if self.labels == MANY:
+            return sum(shard.records for shard in self.shards_of(split))
+        return sum(sum(self.splits[name].values()) for name in self._names(split))
 
     def images(self, split: str = ALL_SPLITS) -> int:
         """Return the number of images in a split, or in "all": records without copies."""

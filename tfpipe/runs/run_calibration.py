@@ -121,7 +121,8 @@ def calibrate_on(run: RunFolder, found: dict[str, np.ndarray], output: str) -> N
         names["log_loss"] = "calibrated "
     shown = ", ".join(f"{names[key]}{loss:.4f}" for key, loss in losses.items())
     terminal.say(
-        f"calibration {calibration}: val log loss {shown}; accuracy"
+        f"calibration {calibration}: val log loss {shown};"
+        f" {'accuracy' if labels.ndim == 1 else 'all classes right at 0.5:'}"
         f" {metrics.accuracy(probabilities, labels):.4f}"
     )
 
