@@ -1,8 +1,10 @@
 """`--log`: where the results of each epoch go, and that a resumed training continues there."""
 
 import dataclasses
+import json
 import pathlib
 import sys
+import types
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.refusals import refused
 from tests.training import CACHED, log_of
 from tfpipe import export, report, train
 from tfpipe.training import loggers, mlflow_logger
+from tfpipe.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -87,6 +90,37 @@ def test_a_resumed_training_continues_its_run_of_mlflow(config, store, tmp_path,
     assert kept == {"report.html", "model_card.md", "model_card.json"}
     local = pathlib.Path(store.download_artifacts(first.info.run_id, "report.html", str(tmp_path)))
     assert local.read_bytes() == (tmp_path / "run" / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("https://me:secret@host:5000/x", "https://host:5000/x"),
+        ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
+        ("/some/folder", "/some/folder"),
+    ],
+)
+def test_a_password_is_not_kept_in_the_run_folder(config, tmp_path, monkeypatch, uri, kept):
+    mlflow = pytest.importorskip("mlflow")
+
+    class Client:
+        def __init__(self, tracking_uri):
+            assert tracking_uri == uri
+
+        def __getattr__(self, name):
+            return lambda *arguments, **more: Client(uri)
+
+        info = type("Info", (), {"run_id": "7"})
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = RunFolder(folder, config("mlflow"), types.SimpleNamespace(classes=("a", "b")))
+    mlflow_logger.MlflowLogger(run, 0)
+    saved = json.loads((folder / mlflow_logger.FILE).read_text())
+    assert saved == {"tracking_uri": kept, "run_id": "7"}
+    mlflow_logger.MlflowLogger(run, 1)  # opens it again with the password
 
 
 def test_an_interrupted_training_ends_its_run_of_mlflow(config, store, monkeypatch, capfd):

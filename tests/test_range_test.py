@@ -9,6 +9,7 @@ from tests import commands
 from tests.refusals import refused
 from tests.training import CACHED, check_same_run, log_of, save_backbone
 from tfpipe import report, train
+from tfpipe.core import keywords
 from tfpipe.training import range_test
 from tfpipe.training.train_config import TrainConfig
 
@@ -82,6 +83,13 @@ def test_a_resumed_training_keeps_its_rate(tiny_config, tmp_path, monkeypatch):
 def test_a_rate_of_the_backbones_is_refused_beside_it(tiny_config):
     with refused("backbone_learning_rate=1e-4.*auto"):
         train.main(tiny_config(learning_rate="auto", backbone_learning_rate="1e-4"))
+
+
+def test_python_takes_the_word_too():
+    given = {"learning_rate": "auto"}
+    assert keywords.options(TrainConfig, "fit", given).learning_rate == "auto"
+    with refused("learning_rate=fast.*a number or 'auto'"):
+        keywords.options(TrainConfig, "fit", {"learning_rate": "fast"})
 
 
 @pytest.mark.parametrize(

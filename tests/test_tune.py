@@ -198,6 +198,15 @@ def test_a_search_needs_records_and_a_folder(options, name):
         tune.main(options(**{name: ""}))
 
 
+def test_a_search_wants_a_folder_of_its_own(options, tmp_path):
+    mine = tmp_path / "search" / "trial-1" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    with refused("holds no search but other files, as trial-1"):
+        tune.main(options())
+    assert mine.exists()
+
+
 def test_a_damaged_study_is_one_line(tmp_path):
     (tmp_path / STORAGE).write_text("no database" * 100)
     with refused("not the storage of a search"):

@@ -124,7 +124,8 @@ def _converted(field: dataclasses.Field, kind: type, value: Any) -> Any:
         return float(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
-    raise _wrong(field, value, _KINDS[kind])
+    words = map(repr, field.metadata.get("words", ()))
+    raise _wrong(field, value, " or ".join([_KINDS[kind], *words]))
 
 
 def _wrong(field: dataclasses.Field, value: Any, allowed: str) -> UserError:

@@ -34,6 +34,7 @@ from tfpipe.training import (
     resume,
     run_folder,
     runtime,
+    stage_models,
     stages,
     update,
 )
@@ -122,6 +123,7 @@ def _fit(
     run = resume.start(config, manifest, chosen.precision, chosen.xla)
     for stage in planned:
         losses.build(stage.config, run.resolved.shares, many=run.resolved.encoding.many)
+        stage_models.check(run, stage)
     with (
         under(chosen.precision),
         cluster.strategy.scope(),
@@ -178,7 +180,7 @@ def plain_model(config: TrainConfig, encoding: LabelEncoding) -> Classifier:
     """Return the classifier of these options, with random weights."""
     branches = [
         classifier.BackboneConfig(branch["name"], branch["size"], backbones.NO_WEIGHTS)
-        for branch in resolve.branches(config)
+        for branch in resolve.branches(resolve.last_stage(config))
     ]
     return classifier.build(
         branches,

@@ -95,6 +95,12 @@ class Searcher:
         own = {name: value for name, value in own.items() if name not in _RESUMABLE}
         space = {each.option: list(each.templates) for each in self._space.dimensions}
         if not path.exists():
+            others = {each.name for each in self._folder.iterdir()} - {run_folder.LOCK}
+            if others:  # a search removes folders of its trials, so it has one of its own
+                raise UserError(
+                    f"`run_dir={self._folder}` holds no search but other files, as"
+                    f" {min(others)}: give a new folder"
+                )
             storage.write_json(path, {"base": own, "space": space})
             return
         before = storage.read_json(path, what="a search", hint="give another `run_dir`")

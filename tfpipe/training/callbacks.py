@@ -38,9 +38,13 @@ class Callbacks:
         """End the training."""
         self._list.on_train_end()
 
-    def begin_stage(self, optimizer: tf_keras.optimizers.Optimizer) -> None:
-        """Give the callbacks the optimizer of a stage, whose rate they may change."""
-        self._model.optimizer = optimizer
+    def begin_stage(self, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -> None:
+        """Give the callbacks the model and optimizer of a stage, whose rate they may change."""
+        if model is not self._model:
+            model.stop_training = self._model.stop_training
+            self._model = model
+            self._list.set_model(model)
+        model.optimizer = optimizer
 
     def begin_epoch(self, epoch: int) -> float | None:
         """Begin an epoch; return the learning rate if a callback sets it."""

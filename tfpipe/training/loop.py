@@ -19,7 +19,7 @@ from tfpipe.input import pipeline, stateless_random
 from tfpipe.model.classifier import Classifier, adapt
 from tfpipe.model.partition import Partition, partition
 from tfpipe.records.subset import Subset
-from tfpipe.training import monitor, range_test, schedules, stages
+from tfpipe.training import monitor, range_test, schedules, stage_models, stages
 from tfpipe.training.callbacks import Callbacks
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
@@ -28,6 +28,7 @@ from tfpipe.training.log import Epoch
 from tfpipe.training.loggers import Loggers
 from tfpipe.training.profile import Profile
 from tfpipe.training.run_folder import RunFolder
+from tfpipe.training.stage_models import StageModels
 from tfpipe.training.stages import Stage
 from tfpipe.training.steps import READ_EVERY, DivergenceError, Steps
 from tfpipe.training.tensorboard_logger import TENSORBOARD
@@ -67,7 +68,9 @@ class Loop:
         The classifier is built in the scope of the cluster's strategy; `generators` are those of
         its random layers. All workers read the folder of `run`; this worker writes `folder`.
         """
-        self._run, self._classifier, self._generators = run, classifier, generators
+        self._run = run
+        with cluster.strategy.scope():
+            self._models = StageModels(run, classifier, generators)
         self._train_split, self._val_split = train_split, val_split
         self._cluster = cluster
         self._own = dataclasses.replace(run, folder=folder)
@@ -99,10 +102,15 @@ class Loop:
             if self._callbacks.stopped:
                 break
             if stage.index > self._state.stage:
+                before = self._run.stages[stage.index - 1]
                 if self._is_over():
                     terminal.say(f"minutes={self._run.config.minutes:g}: no stage {stage.name}")
+                    if size := self._models.note(before):
+                        terminal.warn(f"the weights are those of stage {before.name}{size}")
                     break
                 self._state.begin_stage(stage.index)
+                if stage_models.sides_of(stage) != stage_models.sides_of(before):
+                    self._state.forget_best()
                 resume = False
             while True:
                 try:
@@ -138,24 +146,26 @@ class Loop:
         state, config = self._state, stage.config
         if resume and state.finished(config.epochs, config.patience):
             return
+        model = self._models.of(stage)
+        run, classifier, generators = model.run, model.classifier, model.generators
         if stage.index:
-            self._run.load_stage(self._classifier, stage.index - 1)
+            self._run.load_stage(classifier, stage.index - 1)
         with self._cluster.strategy.scope():
             first = stages.earliest(self._run.stages[stage.index :])
-            earlier = partition(self._classifier, first) if first != stage.start else None
+            earlier = partition(classifier, first) if first != stage.start else None
             batch_norm = config.batch_norm == "trained"
-            parts = partition(self._classifier, stage.start, batch_norm=batch_norm)
+            parts = partition(classifier, stage.start, batch_norm=batch_norm)
             if len(self._run.stages) > 1:
-                count = f"{parts.parameters:,} parameters"
+                count = f"{parts.parameters:,} parameters{self._models.note(stage)}"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
             splits = self._train_split, self._val_split
-            inputs = Inputs(self._run, *splits, self._classifier, stage, parts, earlier)
+            inputs = Inputs(run, *splits, classifier, stage, parts, earlier)
             if not (resume or stage.index):
-                adapt(self._classifier.head, inputs.features)
+                adapt(classifier.head, inputs.features)
             if config.learning_rate == AUTO:
                 stage = self._with_rate(stage, parts, inputs)
-            steps = Steps(self._run, stage, self._classifier, self._generators, parts, inputs)
-        self._callbacks.begin_stage(steps.state.optimizer)
+            steps = Steps(run, stage, classifier, generators, parts, inputs)
+        self._callbacks.begin_stage(classifier.model, steps.state.optimizer)
         if resume:
             self._checkpoints.restore(steps.state)
             within = f" and {steps.done} steps" if steps.done else ""
@@ -170,8 +180,9 @@ class Loop:
     def _with_rate(self, stage: Stage, parts: Partition, inputs: Inputs) -> Stage:
         """Return the stage with the rate of its range test, which runs if it has not yet."""
         if stage.label not in range_test.load(self._run.folder):
-            own = self._classifier, self._generators, parts, inputs
-            test = range_test.measure(self._run, stage, *own, first_epoch=self._state.first_epoch)
+            model = self._models.of(stage)
+            own = model.run, stage, model.classifier, model.generators, parts, inputs
+            test = range_test.measure(*own, first_epoch=self._state.first_epoch)
             terminal.say(f"{self._stage_prefix(stage)}{test}")
             if self._cluster.is_chief:
                 range_test.save(self._run.folder, stage, test)
@@ -248,7 +259,8 @@ class Loop:
             if unsaved and (over or time.monotonic() - saved >= SAVE_EVERY_S):
                 with steps.best.swapped():
                     of_all = state.best_epoch == state.stage_best_epoch
-                    self._own.save_weights(self._classifier, stage.index, best=of_all)
+                    built = self._models.of(stage).classifier
+                    self._own.save_weights(built, stage.index, best=of_all)
                 unsaved, saved = False, time.monotonic()
             self._log.add(result)
             steps.begin_epoch()

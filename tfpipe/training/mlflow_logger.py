@@ -8,6 +8,8 @@ import dataclasses
 import logging
 import os
 import pathlib
+import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from tfpipe.training.run_folder import RunFolder
 FILE = "mlflow.json"  # in the run folder: the run of MLflow, and where it is
 
 _EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
+_BATCH = 100  # parameters in a request, MLflow's limit
 
 
 class MlflowLogger(Logger):
@@ -38,16 +41,18 @@ class MlflowLogger(Logger):
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             made = self._client.create_run(_experiment(self._client), run_name=run.folder.name)
             self._id = made.info.run_id
-            storage.write_json(path, {"tracking_uri": uri, "run_id": self._id})
+            storage.write_json(path, {"tracking_uri": _public(uri), "run_id": self._id})
             options = {**dataclasses.asdict(run.config), "classes": len(run.classes)}
-            for name, value in options.items():
-                self._client.log_param(self._id, name, value)
+            params = [mlflow.entities.Param(name, str(value)) for name, value in options.items()]
+            for start in range(0, len(params), _BATCH):
+                self._client.log_batch(self._id, params=params[start : start + _BATCH])
 
     def add(self, epoch: Epoch) -> None:
         """Log the figures of an epoch; a server that is away costs only a warning."""
+        now, make = int(1000 * time.time()), package().entities.Metric
+        metrics = [make(name, value, now, epoch.epoch) for name, value in epoch.figures.items()]
         try:
-            for name, value in epoch.figures.items():
-                self._client.log_metric(self._id, name, value, step=epoch.epoch)
+            self._client.log_batch(self._id, metrics=metrics)
         except _errors() as error:
             terminal.warn(f"MLflow has no epoch {epoch.epoch}: {_reason(error)}")
 
@@ -109,7 +114,17 @@ def _opened(path: pathlib.Path) -> tuple[Any, str]:
         uri, own = saved["tracking_uri"], saved["run_id"]
     except (KeyError, TypeError):
         raise UserError(f"{path} is damaged: remove it to begin another run of MLflow") from None
+    current = package().get_tracking_uri()
+    uri = current if _public(current) == uri else uri
     return package().MlflowClient(tracking_uri=uri), own
+
+
+def _public(uri: str) -> str:
+    """Return a URI without a user's name and password."""
+    parts = urllib.parse.urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _experiment(client: Any) -> str:

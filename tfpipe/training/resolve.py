@@ -10,6 +10,7 @@ from tfpipe.images import pixels
 from tfpipe.model import backbones, classifier
 from tfpipe.records.manifest import Manifest
 from tfpipe.records.subset import Subset
+from tfpipe.training import stages
 from tfpipe.training.train_config import Resolved, TrainConfig
 
 
@@ -40,6 +41,11 @@ def branches(config: TrainConfig) -> tuple[dict, ...]:
         }
         for backbone in found
     )
+
+
+def last_stage(config: TrainConfig) -> TrainConfig:
+    """Return the options of the last stage, whose `image_size` is that of the trained model."""
+    return stages.parse(config)[-1].config
 
 
 def is_run(weights: str) -> bool:
@@ -81,7 +87,7 @@ def resolve(config: TrainConfig, manifest: Manifest, precision: str, xla: bool) 
     return Resolved(
         classes=manifest.classes,
         class_shares=tuple(count / train.count for count in train.class_counts.values()),
-        branches=branches(config),
+        branches=branches(last_stage(config)),
         output=output,
         records_fingerprint=manifest.fingerprint,
         precision=precision,

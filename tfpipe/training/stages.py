@@ -24,7 +24,7 @@ OWN = (
     *("optimizer", "learning_rate", "backbone_learning_rate"),
     *("schedule", "warmup_epochs", "weight_decay", "clip_norm", "accumulate_steps", "average"),
     *("batch_norm", "augment", "feature_views", "loss", "label_smoothing", "focal_gamma"),
-    "sampling",
+    *("sampling", "image_size"),
 )
 # Short names of options.
 SHORT = {"lr": "learning_rate", "backbone_lr": "backbone_learning_rate"}
@@ -68,8 +68,8 @@ def earliest(stages: Sequence[Stage]) -> str:
     """
     first = stages[0]
 
-    def images(stage: Stage) -> tuple[str, int]:
-        return stage.config.augment, stage.config.feature_views
+    def images(stage: Stage) -> tuple[str, int, str]:
+        return stage.config.augment, stage.config.feature_views, stage.config.image_size
 
     alike = [each.start for each in stages if images(each) == images(first)]
     places = [start for start in dict.fromkeys(alike) if start not in (HEAD, ALL)]

@@ -52,6 +52,11 @@ class TrainState:
         self.stage_best_cost = self.improved_cost = math.inf
         self.retries = self.reductions = 0
 
+    def forget_best(self) -> None:
+        """Let the next epoch be the best: those before saw images of another size."""
+        self.best_epoch, self.best_cost = -1, math.inf
+        self.best_loss, self.best_accuracy = math.inf, 0.0
+
     def finished(self, epochs: int, patience: int) -> bool:
         """Return whether the stage is over: by its epochs, or `patience` epochs without a gain.
 
