@@ -157,7 +157,10 @@ def test_predictions_and_exports_have_the_score(strange, run_dir, others, tmp_pa
     old = rows_of(plain)
     assert "unfamiliar" not in old["0.png"]
     for name, row in old.items():
-        assert row.items() <= first[name].items()
+        assert [*row, "unfamiliar"] == list(first[name])
+        assert row["label"] == first[name]["label"]
+        for key in ("probability_cat", "probability_dog"):
+            assert float(row[key]) == pytest.approx(float(first[name][key]), abs=1e-5)
 
     loaded = tf.saved_model.load(str(exported / "1"))
     answers = {key: set(loaded.signatures[key].structured_outputs) for key in loaded.signatures}
@@ -190,7 +193,7 @@ def test_a_missing_or_foreign_file_never_changes_an_answer_silently(strange, tmp
     run = loaded_run.load(copy)
     changed = dataclasses.replace(run, config=dataclasses.replace(run.config, reject_rate=0.2))
     assert changed.familiarity() is None
-    assert "is for other weights or another --reject_rate" in capsys.readouterr().err
+    assert "is for other weights or another reject rate" in capsys.readouterr().err
     data = bytearray((copy / "familiarity.npz").read_bytes())
     (copy / "familiarity.npz").write_bytes(data[:100])
     with refused("familiarity.npz is no familiarity of a run"):
