@@ -28,6 +28,8 @@ class PredictedImage:
         probabilities: of each class, by name, in the order of the labels; empty for an unreadable
             image.
         error: why the image cannot be read; empty if it can.
+        unfamiliar: above 1 if it shows none of the classes; None for an unreadable image, and of a
+            run without a `reject_rate`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class PredictedImage:
     probability: float
     probabilities: dict[str, float]
     error: str = ""
+    unfamiliar: float | None = None
 
 
 def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[PredictedImage]:
@@ -53,10 +56,11 @@ def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[Predi
         some = names[start : start + classifier.batch_size]
         batch = [next(decoded) for _ in some]
         pixels = [None if isinstance(each, str) else each for each in batch]
-        outputs = classifier.classify(pixels).outputs
-        rows = classifier.probabilities(outputs)
-        for name, each, row in zip(some, batch, rows, strict=True):
-            found.append(_predicted(classifier.classes, name, each, row))
+        outcome = classifier.classify(pixels)
+        rows = classifier.probabilities(outcome.outputs)
+        scores = [None] * len(some) if outcome.unfamiliar is None else outcome.unfamiliar.tolist()
+        for name, each, row, score in zip(some, batch, rows, scores, strict=True):
+            found.append(_predicted(classifier.classes, name, each, row, score))
     return found
 
 
@@ -83,10 +87,15 @@ def _decode(
 
 
 def _predicted(
-    classes: Sequence[str], name: str, decoded: np.ndarray | str, row: np.ndarray
+    classes: Sequence[str],
+    name: str,
+    decoded: np.ndarray | str,
+    row: np.ndarray,
+    unfamiliar: float | None,
 ) -> PredictedImage:
     if isinstance(decoded, str):
         return PredictedImage(name, None, math.nan, {}, decoded)
     best = int(row.argmax())
     probabilities = dict(zip(classes, row.tolist(), strict=True))
-    return PredictedImage(name, classes[best], probabilities[classes[best]], probabilities)
+    probability = probabilities[classes[best]]
+    return PredictedImage(name, classes[best], probability, probabilities, unfamiliar=unfamiliar)
