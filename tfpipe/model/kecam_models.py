@@ -102,17 +102,16 @@ def is_named(text: str) -> bool:
 @functools.cache
 def names() -> tuple[str, ...]:
     """Return the names of all models of images; raise UserError as `PackageModel` does."""
-    functions = {
-        name: value
-        for name, value in vars(_package().models).items()
-        if name[0].isupper() and inspect.isfunction(value) and _side(value)
-    }
-    # The second part of a function's module is its public name.
-    return tuple(
-        sorted(
-            f"{PREFIX}{value.__module__.split('.')[1]}.{name}" for name, value in functions.items()
-        )
-    )
+    package = _package()
+    found: dict[str, str] = {}  # by function: several modules may offer one
+    for module_name, module in vars(package).items():
+        if not inspect.ismodule(module) or module is package.models:
+            continue
+        for name, value in vars(module).items():
+            registered = getattr(package.models, name, None) is value
+            if registered and inspect.isfunction(value) and _side(value):
+                found.setdefault(name, f"{PREFIX}{module_name}.{name}")
+    return tuple(sorted(found.values()))
 
 
 def _side(function: Callable[..., Any]) -> int:
