@@ -75,6 +75,8 @@ class FakeClient:
             "class_name": np.array([self.labels[index].encode()], object),
             "error": np.array([b"damaged" if damaged else b""], object),
         }
+        if self.state.unfamiliar is not None:
+            found["unfamiliar"] = np.array([self.state.unfamiliar], np.float32)
         if signature_name == "explain":
             found["heat_map"] = np.tile(np.linspace(0, 1, 224, dtype=np.float32), (1, 224, 1))
         return found
@@ -88,6 +90,7 @@ class State:
 
     def __init__(self):
         self.version, self.explains, self.classifies, self.error = 1, True, True, None
+        self.unfamiliar = None
         self.go_on = threading.Event()
         self.go_on.set()
 
@@ -145,6 +148,17 @@ def test_the_heat_map_comes_if_asked_for_and_there(ask, state, explains):
     assert found.get("heat_map", "").startswith("data:image/png;base64,") is explains
     (found,) = classify(ask, png(9)).json()["results"]
     assert "heat_map" not in found
+
+
+@pytest.mark.parametrize(("score", "shown"), [(2.5, True), (0.5, False)])
+def test_a_picture_of_none_of_the_classes_is_called_so(ask, state, score, shown):
+    state.unfamiliar = score
+    (found,) = classify(ask, png(204)).json()["results"]
+    assert (found["label"], found["unfamiliar"]) == ("day", score)
+    label = '<h3 class="label">none of these</h3>'
+    page = ask.post("/", files=form(png(204))).text
+    assert (label in page) is shown
+    assert '<span class="seen">day</span>' in page
 
 
 @given(st.integers(1, 300), st.integers(1, 300))

@@ -38,21 +38,21 @@ def main(options: Options) -> None:
     from tfpipe.model import kecam_models
     from tfpipe.model.backbones import backbones, get, plain_name
 
-    names = sorted(backbones)
     chosen = []
     for pattern in options.patterns:
-        if kecam_models.is_named(pattern):
-            names = kecam_models.names()
+        is_kecam = kecam_models.is_named(pattern)
+        names = kecam_models.names() if is_kecam else sorted(backbones)
         if pattern.strip().lower() == f"{kecam_models.PREFIX}*":
             rows = [[name, get(name).input_size] for name in names]
             terminal.show_table("Backbones of keras-cv-attention-models", _COLUMNS[:2], rows)
             return
         fits = [name for name in names if fnmatch.fnmatch(plain_name(name), plain_name(pattern))]
         if not fits:
-            raise UserError(f"no backbone matches {pattern!r}; there are {', '.join(names)}")
+            known = f"{names[0]} and {len(names) - 1:,} more" if is_kecam else ", ".join(names)
+            raise UserError(f"no backbone matches {pattern!r}; there are {known}")
         chosen += [name for name in fits if name not in chosen]
     if not chosen:
-        rows = [[name, backbones[name]().input_size] for name in names]
+        rows = [[name, backbones[name]().input_size] for name in sorted(backbones)]
         terminal.show_table("Backbones", _COLUMNS[:2], rows)
         terminal.say("next: tfpipe models 'mobile*' builds and measures those that match")
         return

@@ -31,6 +31,8 @@ class PredictedImage:
         error: why the image cannot be read; empty if it can.
         labels: the classes: `label`, or where images may have several, all whose probability
             reaches the run's threshold for them; empty for an unreadable image.
+        unfamiliar: above 1 if it shows none of the classes; None for an unreadable image, and of a
+            run without a `reject_rate`.
     """
 
     name: str
@@ -39,6 +41,7 @@ class PredictedImage:
     probabilities: dict[str, float]
     error: str = ""
     labels: tuple[str, ...] = ()
+    unfamiliar: float | None = None
 
 
 def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[PredictedImage]:
@@ -57,11 +60,13 @@ def predict(classifier: RunClassifier, images: Any, on_error: str) -> list[Predi
         some = names[start : start + classifier.batch_size]
         batch = [next(decoded) for _ in some]
         pixels = [None if isinstance(each, str) else each for each in batch]
-        outputs = classifier.classify(pixels).outputs
-        rows, answers = classifier.probabilities(outputs), classifier.answers(outputs)
+        outcome = classifier.classify(pixels)
+        rows = classifier.probabilities(outcome.outputs)
+        answers = classifier.answers(outcome.outputs)
         sets = [None] * len(some) if answers is None else answers
-        for name, each, row, answered in zip(some, batch, rows, sets, strict=True):
-            found.append(_predicted(classifier.classes, name, each, row, answered))
+        scores = [None] * len(some) if outcome.unfamiliar is None else outcome.unfamiliar.tolist()
+        for name, each, row, answered, score in zip(some, batch, rows, sets, scores, strict=True):
+            found.append(_predicted(classifier.classes, name, each, row, answered, score))
     return found
 
 
@@ -93,6 +98,7 @@ def _predicted(
     decoded: np.ndarray | str,
     row: np.ndarray,
     answered: np.ndarray | None,
+    unfamiliar: float | None,
 ) -> PredictedImage:
     if isinstance(decoded, str):
         return PredictedImage(name, None, math.nan, {}, decoded)
@@ -100,8 +106,9 @@ def _predicted(
     probabilities = dict(zip(classes, row.tolist(), strict=True))
     if answered is None:
         only = classes[best]
-        return PredictedImage(name, only, probabilities[only], probabilities, labels=(only,))
+        chance = probabilities[only]
+        return PredictedImage(name, only, chance, probabilities, "", (only,), unfamiliar)
     labels = tuple(classes[i] for i in np.flatnonzero(answered).tolist())
     label = max(labels, key=lambda each: probabilities[each], default=None)
     probability = probabilities[label or classes[best]]
-    return PredictedImage(name, label, probability, probabilities, labels=labels)
+    return PredictedImage(name, label, probability, probabilities, "", labels, unfamiliar)

@@ -38,9 +38,8 @@ class PackageModel:
         self.text = text.strip()
         module, _, function = self.text.removeprefix(PREFIX).partition(".")
         found = getattr(getattr(_package(), module, None), function, None)
-        known = {name.rpartition(".")[2] for name in names()}
-        if function not in known or not callable(found):
-            ends = {name.rpartition(".")[2]: name for name in names()}
+        ends = {name.rpartition(".")[2]: name for name in names()}
+        if found is None or function not in ends:
             near = [ends[each] for each in difflib.get_close_matches(function, ends, n=3)]
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise UserError(
@@ -49,8 +48,7 @@ class PackageModel:
             )
         self._function: Callable[..., tf_keras.Model] = found
         self.name = function.lower()
-        shape = inspect.signature(found).parameters["input_shape"].default
-        self.input_size = int(shape[0])
+        self.input_size = _side(found)
 
     def build(self, size: int) -> tf_keras.Model:
         """Return the model without its top, with random weights, for [N, size, size, 3]."""
@@ -101,17 +99,27 @@ def is_named(text: str) -> bool:
     return text.strip().lower().startswith(PREFIX)
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> tuple[str, ...]:
     """Return the names of all models of images; raise UserError as `PackageModel` does."""
-    models = vars(_package().models)
-    found = [
-        f"{PREFIX}{value.__module__.split('.')[1]}.{name}"
-        for name, value in models.items()
-        if inspect.isfunction(value)
-        and name[0].isupper()
-        and "input_shape" in inspect.signature(value).parameters
-    ]
-    return sorted(found)
+    package = _package()
+    found: dict[str, str] = {}  # by function: several modules may offer one
+    for module_name, module in vars(package).items():
+        if not inspect.ismodule(module) or module is package.models:
+            continue
+        for name, value in vars(module).items():
+            registered = getattr(package.models, name, None) is value
+            if registered and inspect.isfunction(value) and _side(value):
+                found.setdefault(name, f"{PREFIX}{module_name}.{name}")
+    return tuple(sorted(found.values()))
+
+
+def _side(function: Callable[..., Any]) -> int:
+    """Return the side of the images that a model was designed for; 0 if it takes none."""
+    parameter = inspect.signature(function).parameters.get("input_shape")
+    shape = parameter.default if parameter else None
+    is_square = isinstance(shape, list | tuple) and len(shape) == 3 and shape[0] == shape[1]
+    return shape[0] if is_square and isinstance(shape[0], int) else 0
 
 
 @functools.cache

@@ -89,6 +89,7 @@ def describe(
             "text": str(predictor.calibration),
             **predictor.calibration.to_json(),
         },
+        "reject_rate": predictor.familiarity and predictor.familiarity.reject_rate,
         "measures": measured,
         "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
         "signatures": signatures,
@@ -159,6 +160,15 @@ def _figure(measured: dict[str, Any], *path: str) -> str:
     return number(value) if isinstance(value, float) else interval(value)
 
 
+def _rejects(rate: float | None) -> list[str]:
+    if rate is None:
+        return []
+    return [
+        "- Images of other kinds: `unfamiliar` is above 1 for them, and for a share of"
+        f" {rate:g} of images like the validation images."
+    ]
+
+
 def as_text(card: dict[str, Any]) -> str:
     """Return the card as Markdown."""
     measured, classes = card["measures"], card["classes"]
@@ -201,6 +211,7 @@ def as_text(card: dict[str, Any]) -> str:
         f"- Label: {decision}.",
         f"- Calibration: {card['calibration']['text']}.",
         f"- Test-time views: {card['test_time_views']}.",
+        *_rejects(card["reject_rate"]),
         f"- Data: {card['data']['records']}, fingerprint {card['data']['fingerprint']}.",
         f"- Parameters: {card['parameters']:,}.",
         f"- Signatures: {', '.join(card['signatures'])}.",

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.publish import lite_metadata
 from tfpipe.publish.sample_images import SampleImages
@@ -46,7 +45,7 @@ def write(
         UserError: TensorFlow Lite has no operation for a part of the model.
     """
     size = predictor.image_size
-    images = upload.decode_batch(tf.constant(list(samples.files)), size)
+    images = samples.decoded(size)
     function = tf.function(predictor.classify, autograph=False)
     spec = tf.TensorSpec([1, *images.shape[1:]], tf.uint8, name="images")
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -54,7 +53,7 @@ def write(
     )
     if kind == INT8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[tf.newaxis]] for image in images)
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
     try:
         model = converter.convert()
     except Exception as error:  # of many kinds, each with the whole graph in its text
@@ -63,7 +62,7 @@ def write(
     description = f"Classifies an image of {size} x {size} pixels: {', '.join(classes)}"
     model = lite_metadata.add(model, name=name, description=description, classes=classes)
     (folder / FILE).write_bytes(model)
-    found = _run(model, images.numpy())
+    found = _run(model, images)
     same = int((found.argmax(1) == samples.expected.argmax(1)).sum())
     return same, float(np.abs(found - samples.expected).max())
 

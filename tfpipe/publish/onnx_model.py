@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfpipe.core.errors import UserError, one_line
-from tfpipe.images import upload
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.publish.gate import UNFAMILIAR_TOLERANCE
 from tfpipe.publish.sample_images import SampleImages
@@ -83,8 +82,8 @@ def write(
         raise UserError(f"`onnx`: tf2onnx cannot convert it: {reason}") from None
     onnx.helper.set_model_props(model, {CLASSES: json.dumps(list(classes))})
     (folder / FILE).write_bytes(model.SerializeToString())
-    images = upload.decode_batch(tf.constant(list(samples.files)), side).numpy()
-    difference, unfamiliar = samples.differences(_run(folder / FILE, images))
+    found = _run(folder / FILE, samples.decoded(side))
+    difference, unfamiliar = samples.differences(found)
     for what, value, allowed in (
         ("probabilities", difference, TOLERANCE),
         ("`unfamiliar`", unfamiliar, UNFAMILIAR_TOLERANCE),

@@ -5,9 +5,11 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from tfpipe.core import terminal
 from tfpipe.core.errors import UserError
+from tfpipe.images import pixels, upload
 from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.model.familiarity import NAME
@@ -23,11 +25,17 @@ class SampleImages:
         files: the encoded images.
         expected: float32 [n, C], their probabilities in the evaluation.
         unfamiliar: float32 [n], their score there; None if the run has none.
+        depth16: how 16-bit greys become 8-bit ones, see `upload.decode`.
     """
 
     files: tuple[bytes, ...]
     expected: np.ndarray
     unfamiliar: np.ndarray | None = None
+    depth16: str = pixels.AUTO
+
+    def decoded(self, size: int) -> np.ndarray:
+        """Return the images as the exported model decodes them, uint8 [n, size, size, 3]."""
+        return upload.decode(tf.constant(list(self.files)), size, self.depth16)[0].numpy()
 
     def differences(self, found: Mapping[str, np.ndarray]) -> tuple[float, float]:
         """Return the largest difference of a probability, and of "unfamiliar" (0 without).
@@ -75,4 +83,4 @@ def take(
     terminal.say(f"compared with: {len(sent)} images of {part.name} of {part.manifest.folder}")
     first = {key: found[key][: len(sent)] for key in ("probabilities", NAME) if key in found}
     files = tuple(each.encoded for each in sent)
-    return SampleImages(files, first["probabilities"], first.get(NAME))
+    return SampleImages(files, first["probabilities"], first.get(NAME), run.depth16)

@@ -25,6 +25,7 @@ from tfpipe.training.train_config import TrainConfig
 
 # The export holds a matrix of this many rows and columns, at most.
 MOST_FEATURES = 4096
+_LEAST = 2 * calibration_fit.FOLDS  # images
 
 
 def check(config: TrainConfig, features: int, images: int, *, many: bool = False) -> None:
@@ -56,15 +57,17 @@ def check(config: TrainConfig, features: int, images: int, *, many: bool = False
             f" give {features:,}: use `pooling=avg`"
         )
     if images < (least := least_images(rate)):
+        possible = math.ceil(1000 / (images + 1)) / 1000
+        higher = f", or give at least {possible:g}" if images >= _LEAST else ""
         raise UserError(
             f"`reject_rate={rate:g}` needs at least {least:,} validation images, there are"
-            f" {images:,}: give at least {1 / (images + 1):.2g}"
+            f" {images:,}: split off more{higher}"
         )
 
 
 def least_images(rate: float) -> int:
     """Return how many images a limit needs that a share `rate` of images is beyond."""
-    return max(2 * calibration_fit.FOLDS, math.ceil(1 / rate - 1e-9) - 1)
+    return max(_LEAST, math.ceil(1 / rate - 1e-9) - 1)
 
 
 def fit(features: np.ndarray, labels: np.ndarray, rate: float) -> Familiarity:

@@ -330,7 +330,7 @@ class RunFolder:
         made_for, found = Familiarity.load(path)
         if made_for != self.familiarity_for():
             terminal.warn(
-                f"{path} is for other weights or another `reject_rate` than the run now has, so no"
+                f"{path} is for other weights or another reject rate than the run now has, so no"
                 " image is called unfamiliar: run tfpipe.train there to its end"
             )
             return None
