@@ -115,6 +115,12 @@ SMALL = "--size=32 --seconds=0.05 --batch_size="
             "--source={images} --only=limit,original-*,dataset-uint8,tf-data " + SMALL + "8",
             "original-device / limit",
         ),
+        (
+            "extremes",
+            "--source={images} --images=24 --photos=2 --tiny=64 --only=photos12-*,tiny-*,disk,url-*"
+            " --size=32 --batch_size=2 --seconds=0.05",
+            "url-20ms / url-0ms",
+        ),
         ("augment", SMALL + "2", "augment-projective"),
         ("steps", "--only=inference-[po]* " + SMALL + "2", "inference-onednn / inference-plain"),
         (

@@ -138,6 +138,54 @@ def test_mirrored_devices_train_like_one(options, tmp_path):
     check_same_run(tmp_path / "one", tmp_path / "two")
 
 
+PLACES = """
+import json, sys
+from unittest import mock
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+from tfpipe import train
+from tfpipe.training import steps
+from tfpipe.training.train_config import TrainConfig
+
+def places(batch):
+    return {
+        name: [[part.device[-5:], part.backing_device[-5:], len(part)] for part in value.values]
+        for name, value in batch.items() if name != "example_id"
+        for value in (value if name == "features" else [value])
+    }
+
+seen, original = [], steps._for_step
+def watched(batch):
+    seen.append(places(batch))
+    return original(batch)
+with mock.patch.object(steps, "_for_step", watched):
+    for options in json.loads(sys.argv[1]):
+        train.main(TrainConfig(**options))
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow  # a process
+@pytest.mark.timeout(300)
+def test_the_rows_of_each_replica_lie_on_its_device(options):
+    """In training and validation, of images and of cached features; no other device has them."""
+    runs = {
+        "images": {"epochs": 1, "resize_on": "device"},
+        "features": {"epochs": 1, "stages": "head", "augment": "", "pooling": "avg"},
+    }
+    runs = [options(name, strategy="mirrored", **changes) for name, changes in runs.items()]
+    done = run_script(PLACES, json.dumps(runs))
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert {name for batch in seen for name in batch} == {
+        *("image", "size", "random", "features", "label", "sample_weight")
+    }
+    for batch in seen:
+        for name, parts in batch.items():
+            assert parts == [["CPU:0", "CPU:0", 8], ["CPU:1", "CPU:1", 8]], name
+
+
 UPDATES = """
 import sys
 import numpy as np

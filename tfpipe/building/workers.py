@@ -155,7 +155,9 @@ class _Worker:
             context = _context()
             self.connection, theirs = context.Pipe()
             self._process = context.Process(
-                target=_work, args=(theirs, job, SECONDS, MEMORY_BYTES), daemon=True
+                target=_work,
+                args=(theirs, job, SECONDS, MEMORY_BYTES, dict(os.environ)),
+                daemon=True,
             )
             self._process.start()
             theirs.close()  # so that the connection ends when the process does
@@ -247,9 +249,14 @@ def _starting() -> Iterator[None]:
 
 
 def _work(
-    connection: multiprocessing.connection.Connection, job: Job, seconds: float, memory: int
+    connection: multiprocessing.connection.Connection,
+    job: Job,
+    seconds: float,
+    memory: int,
+    environment: dict[str, str],
 ) -> None:
     """Run tasks in a process until its connection ends."""
+    os.environ.update(environment)  # the server has that of its own start, perhaps without keys
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends the process, even inside a decoder
     warnings.simplefilter("ignore")  # Pillow's, about metadata; the results say what matters

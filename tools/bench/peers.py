@@ -224,6 +224,12 @@ def spdl(folder: str, size: int, batch_size: int, workers: int, **_: object) -> 
     from spdl.pipeline import PipelineBuilder
 
     encoded = [path.read_bytes() for path in _files(folder)]
+    try:
+        spdl.io.load_image(encoded[0])
+    except (RuntimeError, ImportError) as error:
+        if "libspdl" not in str(error):
+            raise
+        raise ModuleNotFoundError(str(error), name="FFmpeg, which spdl calls,") from error
 
     def decode(batch: Sequence[bytes]) -> int:
         images = spdl.io.load_image_batch(batch, width=size, height=size, pix_fmt="rgb24")
@@ -263,8 +269,14 @@ def dali(
 
     pipeline = build()
     pipeline.build()
-    batches = math.ceil(pipeline.epoch_size("files") / batch_size)
-    return lambda: (len(pipeline.run()[0]) for _ in range(batches))
+    images = pipeline.epoch_size("files")
+
+    def epoch() -> Iterator[int]:
+        for first in range(0, images, batch_size):
+            batch = len(pipeline.run()[0])
+            yield min(batch, images - first)  # the last one begins the next epoch
+
+    return epoch
 
 
 def dali_decode(**arguments: Any) -> Epoch:
