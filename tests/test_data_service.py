@@ -158,12 +158,14 @@ def distributed(running, shards, job, **options):
     return service.distribute(dataset, running.address, job=job, batch_size=BATCH)
 
 
+@pytest.mark.slow  # processes
 def test_two_workers_give_each_record_of_each_epoch_once(running, shards):
     for epoch in range(2):
         dataset = distributed(running, shards, f"once/{epoch}")
         assert sorted(Trainer(dataset).end()) == sorted(EPOCH)
 
 
+@pytest.mark.slow  # processes
 @pytest.mark.parametrize("text", ["translate(0.1)", "crop(0.4)|flip_lr"])
 def test_the_pipeline_gives_the_same_samples_through_a_service(running, records, text):
     """The same pictures up to rounding, the same labels and random numbers."""
@@ -185,6 +187,7 @@ def test_the_pipeline_gives_the_same_samples_through_a_service(running, records,
         np.testing.assert_allclose(values, there[key], atol=1 if key == "image" else 0)
 
 
+@pytest.mark.slow  # processes
 def test_a_fold_is_held_out_through_a_service(running, image_folder, tmp_path):
     """An epoch that begins at a step has fewer batches."""
     options = {"source": (str(image_folder),), "out": str(tmp_path / "folded"), "folds": 2}
@@ -212,6 +215,7 @@ def test_training_takes_its_batches_from_a_service(running, tiny_config, tmp_pat
     assert (run / "log.csv").read_text().count("\n") == 2
 
 
+@pytest.mark.slow  # processes
 def test_trainers_of_a_job_share_an_epoch_without_overlap(running, shards):
     jobs = [distributed(running, shards, "shared", slow=True) for _ in range(2)]
     first, second = (each.end() for each in [Trainer(job, pause=0.05) for job in jobs])
@@ -324,6 +328,7 @@ def test_wrong_addresses_are_refused(address):
         service.parse(address)
 
 
+@pytest.mark.slow  # processes
 def test_a_refusal_of_the_dispatcher_is_reported_in_one_line(running, shards):
     distributed(running, shards, "taken")
     other = tf.data.Dataset.range(3).batch(2)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_demo import running_server
+from serving_demo import embedded
 
 from serving.client import Client
 from tfpipe import evaluate, predict
@@ -41,12 +41,9 @@ def test_the_saved_model_gives_the_evaluations_probabilities(export_dir, evaluat
     np.testing.assert_allclose(by_images["probabilities"], expected[:5], atol=1e-5)
 
 
-def test_grpc_gives_the_evaluations_probabilities(export_dir, evaluated, tmp_path):
+def test_grpc_gives_the_evaluations_probabilities(export_dir, evaluated):
     files, expected = evaluated
-    with (
-        running_server(export_dir, tmp_path / "stderr") as running,
-        Client(running.address, "demo") as client,
-    ):
+    with embedded(export_dir) as server, Client(server.address, "demo") as client:
         answer = client.predict({"image_bytes": files})
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 

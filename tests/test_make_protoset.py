@@ -3,7 +3,7 @@
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from serving_demo import IMAGE, day_probability, publish, running_server
+from serving_demo import DEMO_VERSION, IMAGE, day_probability, demo
 
 from tfpipe.protocol import messages
 from tools import make_protoset
@@ -14,14 +14,6 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("protoset") / "serving.protoset"
     make_protoset.main(make_protoset.Options(out=str(path)))
     return path
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    publish(folder / "demo", 1)
-    with running_server(folder / "demo", folder / "stderr") as server:
-        yield server.address
 
 
 def test_each_file_follows_those_that_it_needs(file):
@@ -37,7 +29,7 @@ def test_each_file_follows_those_that_it_needs(file):
     }
 
 
-def test_messages_made_of_it_are_understood(file, address):
+def test_messages_made_of_it_are_understood(file):
     """As a generic client does: by descriptions alone, in a pool of its own."""
     pool = descriptor_pool.DescriptorPool()
     for each in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
@@ -51,10 +43,10 @@ def test_messages_made_of_it_are_understood(file, address):
     images.dtype = messages.types_pb2.DT_STRING
     images.tensor_shape.dim.add(size=1)
     images.string_val.append(IMAGE)
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(demo().address) as channel:
         call = channel.unary_unary(
             f"/{service.full_name}/{method.name}", kinds[0].SerializeToString, kinds[1].FromString
         )
         answer = call(request, timeout=30)
     assert answer.outputs["probability"].float_val == pytest.approx([day_probability(IMAGE)])
-    assert answer.model_spec.version.value == 1
+    assert answer.model_spec.version.value == DEMO_VERSION

@@ -38,15 +38,22 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(base):
+def process(base):
+    """A server whose memory is its own."""
     with running_server(base, base.parent / "stderr") as process:
         yield process
         assert process.poll() is None, process.log.read_text()
 
 
+@pytest.fixture(scope="module")
+def address(base):
+    with embedded(base) as server:
+        yield server.address
+
+
 @pytest.fixture
-def channel(server):
-    with grpc.insecure_channel(server.address) as channel:
+def channel(address):
+    with grpc.insecure_channel(address) as channel:
         yield channel
 
 
@@ -65,28 +72,31 @@ def bounded_peak(server, most_mb):
     assert memory_mb(server, "VmHWM") - before < most_mb
 
 
-def test_a_message_above_the_limit_is_refused(server, channel):
-    assert works(channel)
-    # gRPC collects a message, here of 64 MB, before it looks at the size.
-    with bounded_peak(server, 72), pytest.raises(grpc.RpcError) as caught:
-        call(channel, predict(spec(), image_bytes=[bytes(64 << 20)]))
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert works(channel)
+@pytest.mark.slow  # a process
+def test_a_message_above_the_limit_is_refused(process):
+    with grpc.insecure_channel(process.address) as channel:
+        assert works(channel)
+        # gRPC collects a message, here of 64 MB, before it looks at the size.
+        with bounded_peak(process, 72), pytest.raises(grpc.RpcError) as caught:
+            call(channel, predict(spec(), image_bytes=[bytes(64 << 20)]))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert works(channel)
 
 
-def test_a_message_that_unpacks_to_more_is_refused(server, channel):
+@pytest.mark.slow  # a process
+def test_a_message_that_unpacks_to_more_is_refused(process):
     """128 MiB of zeros are an eighth of a MiB in the wire's gzip."""
-    assert works(channel)
     unlimited = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(server.address, options=unlimited) as packing:
-        send = packing.unary_unary(PREDICT)
-        with bounded_peak(server, 64), pytest.raises(grpc.RpcError) as caught:
+    with grpc.insecure_channel(process.address, options=unlimited) as channel:
+        assert works(channel)
+        send = channel.unary_unary(PREDICT)
+        with bounded_peak(process, 64), pytest.raises(grpc.RpcError) as caught:
             send(bytes(128 << 20), compression=grpc.Compression.Gzip, timeout=120)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
-    assert works(channel)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
+        assert works(channel)
 
 
-def test_a_small_packed_message_is_answered(server, channel):
+def test_a_small_packed_message_is_answered(channel):
     request = predict(spec(), image_bytes=[IMAGE] * 20)
     stub = messages.PredictionServiceStub(channel)
     response = stub.Predict(request, compression=grpc.Compression.Gzip, timeout=20)
@@ -116,7 +126,7 @@ def noisy(draws):
     return request.SerializeToString()
 
 
-def test_noise_is_refused_in_one_line(server, channel):
+def test_noise_is_refused_in_one_line(channel):
     """1,000 requests: no UNKNOWN, no trace of ours, and the server goes on."""
     draws = random.Random(0)
     methods = [

@@ -120,13 +120,7 @@ class Inputs:
             features = self._val_features.batches(self._config.batch_size, own.rows)
             yield from map(self._shared, features)
             return
-        batches = pipeline.eval_batches(
-            self._val_split,
-            image_size=self._side,
-            batch_size=own.local_size,
-            worker=own.worker,
-            workers=own.workers,
-        )
+        batches = self._val_batches
         most = math.ceil(self._val_split.images / own.workers)
         missing = math.ceil(most / own.local_size)
         with salvage.explained(self._val_split.manifest):
@@ -136,6 +130,17 @@ class Inputs:
         for _ in range(missing):
             spec = batches.element_spec.items()
             yield self._shared({k: tf.zeros(s.shape, s.dtype) for k, s in spec})
+
+    @functools.cached_property
+    def _val_batches(self) -> tf.data.Dataset:
+        """The validation images; made once, because tracing it takes longer than a small epoch."""
+        return pipeline.eval_batches(
+            self._val_split,
+            image_size=self._side,
+            batch_size=self._input.local_size,
+            worker=self._input.worker,
+            workers=self._input.workers,
+        )
 
     def features(self) -> Iterator[np.ndarray]:
         """Yield what the head takes of the training images, float32 [N, F], all images once.
