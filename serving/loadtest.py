@@ -1,6 +1,6 @@
 """Measure the throughput and latency of a server under load.
 
-    python -m serving.loadtest --server=127.0.0.1:8500 --model_name=demo photos [--rate=50]
+    tfpipe loadtest --server=127.0.0.1:8500 --model_name=demo photos [--rate=50]
 
 Closed loop, the default: --concurrency requests are always under way; each answer starts the next
 request. It finds the maximum. Open loop (--rate): requests arrive at random times (Poisson)
@@ -157,24 +157,26 @@ class Options:
 
     images: tuple[str, ...] = arguments("IMAGE", "files, folders or TFRecord files")
     server: str = option(
-        "gRPC address HOST:PORT, or dns:///HOST:PORT for all its addresses", "127.0.0.1:8500"
+        "gRPC address HOST:PORT, or dns:///HOST:PORT for all its addresses",
+        "127.0.0.1:8500",
+        common=True,
     )
-    model_name: str = option("name of the model", "default")
+    model_name: str = option("name of the model", "default", common=True)
     signature_name: str = option(
         "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
     )
-    outputs: tuple[str, ...] = option("an output to request; without it all", ())
+    outputs: tuple[str, ...] = option("an output to request; without it all", (), group="Load")
     batch_size: int = option("images in a request", 1, minimum=1)
-    concurrency: int = option("requests under way, in the closed loop", 32, minimum=1)
+    concurrency: int = option("requests under way, in the closed loop", 32, minimum=1, common=True)
     rate: float = option(
-        "requests a second, in the open loop; 0 for the closed one", 0.0, minimum=0
+        "requests a second, in the open loop; 0 for the closed one", 0.0, minimum=0, common=True
     )
-    seconds: float = option("how long to measure", 20.0, minimum=0.001)
+    seconds: float = option("how long to measure", 20.0, minimum=0.001, common=True)
     warm_up: float = option("seconds of load before the measurement", 2.0, minimum=0)
     timeout: float = option("deadline of each request in seconds", 10.0, minimum=0.001)
     seed: int = option("seed of the random arrival times", 0, minimum=0)
-    json: str = option("file for the figures", "")
-    plot: str = option("PNG file for a plot", "")
+    json: str = option("file for the figures", "", common=True)
+    plot: str = option("PNG file for a plot", "", common=True)
 
 
 def main(options: Options) -> int:

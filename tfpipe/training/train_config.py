@@ -10,15 +10,24 @@ from tfpipe.images import pixels
 class TrainConfig:
     """Options of `tfpipe.train`; each field is a flag of the same name."""
 
-    records: str = option("folder that tfpipe.build_records wrote; only --describe needs none", "")
+    records: str = option(
+        "folder that tfpipe build wrote; only --describe needs none",
+        "",
+        group="Data",
+        common=True,
+    )
     run_dir: str = option(
-        "folder of this run: configuration, checkpoints and logs; only --describe needs none", ""
+        "folder of this run: configuration, checkpoints and logs; only --describe needs none",
+        "",
+        common=True,
     )
     backbones: str = option(
         "backbones whose features are joined, separated by commas: names of keras.applications"
         " models, small_cnn, or PATH.keras@LAYER, a model file that takes RGB in 0..255, cut at"
         " that layer",
         "mobilenet",
+        group="Model",
+        common=True,
     )
     weights: str = option(
         "first weights of the backbones: imagenet (downloaded), none (random), the path of a"
@@ -26,6 +35,7 @@ class TrainConfig:
         " it has the same classes; or one for each backbone: name=VALUE,... A model file has its"
         " own",
         "imagenet",
+        common=True,
     )
     image_size: str = option(
         "side of the backbones' input in pixels, 0 for each backbone's own; or one for each:"
@@ -39,6 +49,7 @@ class TrainConfig:
         " that stage: lr, backbone_lr, epochs, patience, optimizer, schedule, augment and more. A"
         " stage starts from the best epoch of the stage before",
         "head",
+        common=True,
     )
     batch_norm: str = option(
         "BatchNorm layers in the trained part of a backbone: frozen keeps their statistics and runs"
@@ -56,6 +67,7 @@ class TrainConfig:
         " before these norm, which subtracts each feature's mean over the training images and"
         " divides by its standard deviation",
         "dropout(0.5)",
+        common=True,
     )
     head_init: str = option(
         "first weights of the last layer: zeros starts at even odds, best for a head on frozen"
@@ -74,8 +86,9 @@ class TrainConfig:
         " one_of(crop(0.9)|blur), maybe(0.5,noise(0.02)), randaugment(2,9), mixup(0.2);"
         " docs/input.md has them all, tools/preview_augment.py shows them; empty for none",
         "",
+        common=True,
     )
-    train_split: str = option("split of the records to train on", "train")
+    train_split: str = option("split of the records to train on", "train", group="Data")
     val_split: str = option("split to validate on after each epoch", "val")
     folds: int = option(
         "cross-validate with this number of folds of the records' training and validation splits:"
@@ -89,7 +102,7 @@ class TrainConfig:
         0,
         minimum=0,
     )
-    epochs: int = option("most epochs", 10)
+    epochs: int = option("most epochs", 10, group="Length", common=True)
     patience: int = option(
         "stop after this many epochs without a gain of `monitor`; 0 stops like 1, at the first",
         5,
@@ -107,13 +120,13 @@ class TrainConfig:
         0.0,
         minimum=0,
     )
-    batch_size: int = option("records in a training step", 32)
+    batch_size: int = option("records in a training step", 32, group="Optimizer", common=True)
     optimizer: str = option(
         "its name, as sgd, momentum, rmsprop, adam, adamw, lion or lamb, perhaps with parameters:"
         " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
         "adam",
     )
-    learning_rate: float = option("learning rate of the optimizer", 1e-3)
+    learning_rate: float = option("learning rate of the optimizer", 1e-3, common=True)
     backbone_learning_rate: str = option(
         "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
         " RATE*DECAY, as 1e-4*0.75, multiplies the rate of each block by DECAY once more for every"
@@ -157,6 +170,7 @@ class TrainConfig:
         "loss of the training: crossentropy, or focal, which down-weights easy images; val_loss is"
         " always the cross-entropy",
         "crossentropy",
+        group="Loss",
     )
     label_smoothing: float = option(
         "share of each label that is spread evenly over all classes, 0 to 0.5", 0.0
@@ -169,7 +183,7 @@ class TrainConfig:
         " all classes; or NAME=W,NAME=W, and 1 for other classes",
         "none",
     )
-    seed: int = option("seed of first weights, order, augmentation and dropout", 0)
+    seed: int = option("seed of first weights, order, augmentation and dropout", 0, group="Input")
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
     resize_on: str = option(
         "where training images are resized: on the host; or on the device, in one interpolation"
@@ -187,6 +201,7 @@ class TrainConfig:
         "augmented views of each training image whose features are cached; the epochs take turns"
         " with them, and the frozen layers run only once for each; 0 to augment each epoch anew",
         0,
+        group="Cached features",
     )
     feature_cache: str = option(
         "folder of the cached features of frozen layers, which runs can share; empty for one in the"
@@ -203,6 +218,7 @@ class TrainConfig:
         "whether batches come in the same order in every run; augmented images are the same either"
         " way",
         True,
+        group="Input",
     )
     decode_threads: int = option("threads that decode images, 0 for one on each core", 0)
     buffer_mb: int = option(
@@ -214,7 +230,9 @@ class TrainConfig:
         "",
     )
     checkpoint_minutes: float = option(
-        "minutes between checkpoints within an epoch; each epoch ends with one too", 10.0
+        "minutes between checkpoints within an epoch; each epoch ends with one too",
+        10.0,
+        group="Checkpoints and faults",
     )
     on_nan: str = option(
         "if the loss is not finite: stop, or rewind to the last checkpoint and continue with half"
@@ -232,6 +250,7 @@ class TrainConfig:
         " auto: multi_worker if TF_CONFIG names several, mirrored if there are several GPUs, else"
         " one_device",
         "auto",
+        group="Devices",
     )
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
@@ -240,6 +259,7 @@ class TrainConfig:
         "test-time views besides the image itself, separated by commas, as flip_lr,crop(0.9); the"
         " trained model averages the logits of all; empty for none",
         "",
+        group="Probabilities",
     )
     calibration: str = option(
         "how the probabilities are fitted to the validation split: temperature (one factor on the"
@@ -258,6 +278,7 @@ class TrainConfig:
         " trained. Evaluation and export are always float32",
         "auto",
         ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+        group="Devices",
     )
     xla: str = option(
         "compile the training step with XLA; auto: on a GPU, not on a CPU",
@@ -268,6 +289,7 @@ class TrainConfig:
         "only show the model, block by block, with its parameters; trains, writes and downloads"
         " nothing, and assumes two classes without records",
         False,
+        group="Other",
     )
 
     def __post_init__(self):
