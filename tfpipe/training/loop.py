@@ -136,7 +136,7 @@ class Loop:
             of = f" of stage {last.name}" if len(self._run.stages) > 1 else ""
             terminal.say(
                 f"the last epoch{of} is the best, so more may be better: the same command with"
-                f" `epochs={2 * trained}` continues"
+                f" --epochs={2 * trained} continues"
             )
 
     def _find(self) -> bool:
