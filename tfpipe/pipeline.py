@@ -95,12 +95,12 @@ def is_exported(run: pathlib.Path, export: pathlib.Path) -> bool:
 
 def _show_next(run: pathlib.Path, export: pathlib.Path, name: str) -> None:
     model = shlex.join([f"--model_name={name}", f"--model_base_path={export}"])
-    terminal.say("")
-    terminal.say(f"The report is {run / 'report.html'}.")
-    terminal.say("Serve the model, and in another terminal ask it:")
+    terminal.result("")
+    terminal.result(f"The report is {run / 'report.html'}.")
+    terminal.result("Serve the model, and in another terminal ask it:")
     terminal.result(f"  tfpipe serve {model}")
     terminal.result(f"  tfpipe client {shlex.quote(f'--model_name={name}')} photo.jpg")
-    terminal.say("Or classify many images into a file:")
+    terminal.result("Or classify many images into a file:")
     flag = shlex.quote(f"--run_dir={run}")
     terminal.result(f"  tfpipe predict {flag} --source=FOLDER --out=predictions.csv")
 

@@ -50,7 +50,8 @@ def main(options: Options) -> None:
     folders = f"--out={OUT}", f"--export_dir={EXPORT}"
     run("-m", "tfpipe", "pipeline", str(IMAGES / "train"), *folders, "--recipe=demo")
     ask()
-    terminal.say(NEXT)
+    for line in NEXT.splitlines():
+        terminal.say(line)
 
 
 def run(*arguments: str) -> None:
