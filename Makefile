@@ -27,7 +27,7 @@ lock: setup  ## Resolve the lock files anew from pyproject.toml, for all four Py
 	$(COMPILE) $(EXTRAS) pyproject.toml --output-file requirements.lock
 	$(COMPILE) $(EXTRAS) --extra gpu pyproject.toml --constraint requirements.lock --output-file requirements-gpu.lock
 
-demo: setup  ## The whole path on toy images, in a few minutes
+demo: setup  ## A small model's answers, then the whole path on drawn images, in a few minutes
 	@$(BIN)/python tools/demo.py
 
 EXPORT ?= export/demo
@@ -79,4 +79,4 @@ conformance: setup  ## Check that a server answers as TensorFlow Serving does: m
 	@TARGET=$(TARGET) REST=$(REST) $(BIN)/python -m pytest tests/test_serving_conformance*.py
 
 clean:  ## Remove what the demo, the tests and the documentation wrote
-	rm -rf runs/demo records/demo records/demo-images export/demo site .pytest_cache .ruff_cache
+	rm -rf runs/demo export/demo site .pytest_cache .ruff_cache

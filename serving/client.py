@@ -1,13 +1,13 @@
 """Classify images with a server.
 
-    python -m serving.client --server=127.0.0.1:8500 --model_name=demo photo.jpg folder ...
+    tfpipe client --server=127.0.0.1:8500 --model_name=demo photo.jpg folder ...
 
-The server is this project's (python -m serving.server) or TensorFlow Serving, over gRPC, or over
+The server is this project's (tfpipe serve) or TensorFlow Serving, over gRPC, or over
 REST with --server=http://127.0.0.1:8501. An argument is an image file, a folder (its images in the
 order of their names), a TFRecord file (.tfrecord), or - for one image on standard input. Standard
-output gets a line for each image: the label, its probability, and the probability of each class (p0
-is class 0). An image that cannot be read, or that the server refuses, is reported on standard error
-and makes the exit status 1.
+output gets a line for each image: the label, its probability, and the probability of each class. An
+image that cannot be read, or that the server refuses, is reported on standard error and makes the
+exit status 1.
 """
 
 import collections
@@ -40,7 +40,7 @@ __all__ = [
 # What to do about an error, by its gRPC status.
 _HINTS = {
     grpc.StatusCode.UNAVAILABLE: (
-        "start a server with: python -m serving.server --model_name=NAME --model_base_path=DIR"
+        "start a server with: tfpipe serve --model_name=NAME --model_base_path=DIR"
         " (--server names another address)"
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: (
@@ -63,17 +63,22 @@ class Options(ConnectionOptions):
         None,
         minimum=0,
         maximum=1,
+        group="Requests and output",
+        common=True,
     )
     retries: int = option("retries of a request while the server is unavailable", 4, minimum=0)
     batch_size: int = option("images in a request, at most", 32, minimum=1)
     concurrency: int = option("requests at the same time", 2, minimum=1, maximum=256)
-    output: str = option("form of the output", "table", choices=tuple(sorted(PRINTERS)))
+    output: str = option(
+        "form of the output", "table", choices=tuple(sorted(PRINTERS)), common=True
+    )
 
 
 def main(options: Options) -> int:
     """Classify the images; return 1 if one of them has no answer."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
     answers: list[tuple[str, Classification]] = []
+    names: tuple[str, ...] = ()
     found = find(options.images)
     try:
         with (
@@ -88,8 +93,10 @@ def main(options: Options) -> int:
                     else:
                         answers.append((image.name, answer))
                 advance(len(batch))
+            with contextlib.suppress(ServerError):  # the model has no signature `classify`
+                names = client.labels
     finally:
-        PRINTERS[options.output](answers)
+        PRINTERS[options.output](answers, names)
     return 0 if len(answers) == found.seen and not found.missing else 1
 
 

@@ -16,14 +16,16 @@ class ConnectionOptions:
         "gRPC address HOST:PORT, dns:///HOST:PORT for all addresses of a host in turn, or"
         " http://HOST:PORT for REST",
         "127.0.0.1:8500",
+        group="Connection",
+        common=True,
     )
-    model_name: str = option("name of the model", "default")
+    model_name: str = option("name of the model", "default", common=True)
     signature_name: str = option(
         "the signature to run", messages.DEFAULT_SIGNATURE, alias="signature"
     )
-    version: int = option("number of the version; 0 for the highest", 0, minimum=0)
+    version: int = option("number of the version; 0 for the highest", 0, minimum=0, common=True)
     version_label: str = option("label of the version, instead of its number", "")
-    timeout: float = option("seconds to wait for each answer", 10.0, minimum=0.001)
+    timeout: float = option("seconds to wait for each answer", 10.0, minimum=0.001, common=True)
     tls: bool = option("use gRPC over TLS; the files below imply it", False)
     ca_file: str = option("PEM certificates that check the server's", "")
     cert_file: str = option("the client's own PEM certificate", "")

@@ -1,6 +1,6 @@
 """Measure the throughput and latency of a server under load.
 
-    python -m serving.loadtest --server=127.0.0.1:8500 --model_name=demo photos [--rate=50]
+    tfpipe loadtest --server=127.0.0.1:8500 --model_name=demo photos [--rate=50]
 
 Closed loop, the default: --concurrency requests are always under way; each answer starts the next
 request. It finds the maximum. Open loop (--rate): requests arrive at random times (Poisson)
@@ -161,17 +161,17 @@ class Options(ConnectionOptions):
     """The flags of this command."""
 
     images: tuple[str, ...] = arguments("IMAGE", "files, folders or TFRecord files")
-    outputs: tuple[str, ...] = option("an output to request; without it all", ())
+    outputs: tuple[str, ...] = option("an output to request; without it all", (), group="Load")
     batch_size: int = option("images in a request", 1, minimum=1)
-    concurrency: int = option("requests under way, in the closed loop", 32, minimum=1)
+    concurrency: int = option("requests under way, in the closed loop", 32, minimum=1, common=True)
     rate: float = option(
-        "requests a second, in the open loop; 0 for the closed one", 0.0, minimum=0
+        "requests a second, in the open loop; 0 for the closed one", 0.0, minimum=0, common=True
     )
-    seconds: float = option("how long to measure", 20.0, minimum=0.001)
+    seconds: float = option("how long to measure", 20.0, minimum=0.001, common=True)
     warm_up: float = option("seconds of load before the measurement", 2.0, minimum=0)
     seed: int = option("seed of the random arrival times", 0, minimum=0)
-    json: str = option("file for the figures", "")
-    plot: str = option("PNG file for a plot", "")
+    json: str = option("file for the figures", "", common=True)
+    plot: str = option("PNG file for a plot", "", common=True)
 
 
 def main(options: Options) -> int:

@@ -1,6 +1,6 @@
 """Serve SavedModels over gRPC and REST with TensorFlow Serving's protocol.
 
-    python -m serving.server --model_name=demo --model_base_path=export/demo --port=8500
+    tfpipe serve --model_name=demo --model_base_path=export/demo --port=8500
 
 The flags have the names of tensorflow_model_server's. The highest version under the base path is
 served. A new version is loaded beside the old one and then replaces it without a pause. SIGTERM and

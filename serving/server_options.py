@@ -26,36 +26,48 @@ def decodes_within(memory: float, cores: int = _CORES) -> int:
 
 # What the help says of flags that only tensorflow_model_server has.
 _NO_EFFECT, _UNSUPPORTED = "no effect here", "not supported here"
+_GROUP = "Flags that only tensorflow_model_server has"
 
 
 def _no_effect(default: Any, why: str = "") -> Any:
-    return option(_NO_EFFECT + (f": {why}" if why else ""), default)
+    return option(_NO_EFFECT + (f": {why}" if why else ""), default, group=_GROUP)
 
 
 def _unsupported(default: Any, instead: str) -> Any:
-    return option(f"{_UNSUPPORTED}: {instead}", default)
+    return option(f"{_UNSUPPORTED}: {instead}", default, group=_GROUP)
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerOptions:
     """The flags of `python -m serving.server`."""
 
-    model_name: str = option("name of the model in requests", "default")
-    model_base_path: str = option("folder of the model's numbered versions", "")
+    model_name: str = option(
+        "name of the model in requests", "default", group="Models", common=True
+    )
+    model_base_path: str = option("folder of the model's numbered versions", "", common=True)
     model_config_file: str = option(
-        "a ModelServerConfig with several models, instead of the two flags above", ""
+        "a ModelServerConfig with several models, instead of the two flags above", "", common=True
     )
     model_config_file_poll_wait_seconds: int = option(
         "seconds between two reads of that file; 0 for one read", 0, minimum=0
     )
-    host: str = option("address to listen at; 0.0.0.0 for all", "127.0.0.1")
-    port: int = option("port for gRPC; 0 takes a free one", 8500, minimum=0, maximum=65535)
+    host: str = option(
+        "address to listen at; 0.0.0.0 for all", "127.0.0.1", group="gRPC", common=True
+    )
+    port: int = option(
+        "port for gRPC; 0 takes a free one", 8500, minimum=0, maximum=65535, common=True
+    )
     grpc_socket_path: str = option("a unix socket where gRPC is answered too; empty for none", "")
     grpc_channel_arguments: str = option(
         "arguments of gRPC, as grpc.max_connection_age_ms=2000,grpc.keepalive_time_ms=60000", ""
     )
     rest_api_port: int = option(
-        "port for REST and metrics; 0 for none, -1 takes a free one", 0, minimum=-1, maximum=65535
+        "port for REST and metrics; 0 for none, -1 takes a free one",
+        0,
+        minimum=-1,
+        maximum=65535,
+        group="REST",
+        common=True,
     )
     rest_api_timeout_in_ms: int = option(
         "limit of a REST request in ms: to arrive, and then to be answered", 30_000, minimum=1
@@ -67,16 +79,21 @@ class ServerOptions:
     rest_api_max_connections: int = option(
         "REST connections at the same time; more are refused", 512, minimum=1
     )
-    enable_batching: bool = option("join requests into batches", True)
+    enable_batching: bool = option("join requests into batches", True, group="Batching")
     batching_parameters_file: str = option(
-        "a BatchingParameters file; empty for values that suit a CPU", ""
+        "a BatchingParameters file; empty for values that suit a CPU", "", common=True
     )
-    monitoring_config_file: str = option("a MonitoringConfig file: the path of the metrics", "")
+    monitoring_config_file: str = option(
+        "a MonitoringConfig file: the path of the metrics",
+        "",
+        group="Metrics and encryption",
+        common=True,
+    )
     ssl_config_file: str = option(
-        "an SSLConfig file, for gRPC and REST; empty for no encryption", ""
+        "an SSLConfig file, for gRPC and REST; empty for no encryption", "", common=True
     )
     enable_model_warmup: bool = option(
-        "run the warm-up requests of a version before it becomes available", True
+        "run the warm-up requests of a version before it becomes available", True, group="Versions"
     )
     num_request_iterations_for_warmup: int = option(
         "how often the warm-up requests are run; 0 for once", 0, minimum=0
@@ -85,7 +102,7 @@ class ServerOptions:
         "start even if the version of a label cannot be served", False
     )
     grpc_max_threads: int = option(
-        "requests that run at the same time without batching", 4 * _CORES, minimum=1
+        "requests that run at the same time without batching", 4 * _CORES, minimum=1, group="Limits"
     )
     grpc_max_receive_message_mb: int = option("largest request in MiB", 64, minimum=1, maximum=2047)
     max_inflight_request_mb: int = option(
@@ -99,6 +116,7 @@ class ServerOptions:
         " time; 0 for one a core, fewer where the memory is small",
         0,
         minimum=0,
+        group="Threads",
     )
     tensorflow_intra_op_parallelism: int = option(
         "threads of one operation; 0 for one a core", 0, minimum=0
@@ -107,7 +125,11 @@ class ServerOptions:
         "both numbers above, instead of them; 0 for neither", 0, minimum=0
     )
     file_system_poll_wait_seconds: float = option(
-        "seconds between two looks for new versions; 0 for never", 1.0, minimum=0
+        "seconds between two looks for new versions; 0 for never",
+        1.0,
+        minimum=0,
+        group="Versions",
+        common=True,
     )
     max_num_load_retries: int = option(
         "how often a version that cannot be loaded is tried again", 5, minimum=0
@@ -126,7 +148,7 @@ class ServerOptions:
     enable_reload_config_requests: bool = option(
         "answer HandleReloadConfigRequest, by which a client chooses what is served", False
     )
-    version: bool = option("print the versions and end", False)
+    version: bool = option("print the versions and end", False, group="Other")
     use_alts_credentials: bool = _unsupported(False, "use --ssl_config_file")
     saved_model_tags: str = _unsupported("serve", "graphs with this tag are served")
     enable_grpc_healthcheck_service: bool = _no_effect(True, "health is always answered")

@@ -1,9 +1,9 @@
 """Show a web page that classifies pictures with a model.
 
-    python -m serving.webapp --server=127.0.0.1:8500 --model_name=demo --port=8080
+    tfpipe webapp --server=127.0.0.1:8500 --model_name=demo --port=8080
 
 People drop, paste, choose or photograph pictures at http://127.0.0.1:8080; scripts post them to
-/api/classify. The page asks a running server: this project's (python -m serving.server) or
+/api/classify. The page asks a running server: this project's (tfpipe serve) or
 TensorFlow Serving. It keeps no picture. SIGTERM and Ctrl-C let requests under way finish.
 """
 
@@ -29,9 +29,14 @@ class Options(ConnectionOptions):
     """The flags of this command."""
 
     host: str = option(
-        "address to listen at; 0.0.0.0 for all, and phones in the same network", "127.0.0.1"
+        "address to listen at; 0.0.0.0 for all, and phones in the same network",
+        "127.0.0.1",
+        group="Page",
+        common=True,
     )
-    port: int = option("port of the page; 0 takes a free one", 8080, minimum=0, maximum=65535)
+    port: int = option(
+        "port of the page; 0 takes a free one", 8080, minimum=0, maximum=65535, common=True
+    )
     allowed_hosts: str = option(
         "further host names of the page, NAME,...; addresses, localhost and this machine's name are"
         " always allowed",
@@ -40,7 +45,9 @@ class Options(ConnectionOptions):
     trusted_proxy: str = option(
         "address of a reverse proxy, whose X-Forwarded-For names the client; empty for none", ""
     )
-    samples: str = option("folder of pictures to try, at most 12; empty for drawn ones", "")
+    samples: str = option(
+        "folder of pictures to try, at most 12; empty for drawn ones", "", common=True
+    )
     max_request_mb: int = option("MB of the pictures of a request", 16, minimum=1, maximum=48)
     max_images: int = option("pictures in a request", 16, minimum=1, maximum=256)
     rate: int = option("pictures a minute from one client; 0 for no limit", 120, minimum=0)

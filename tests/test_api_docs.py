@@ -1,4 +1,4 @@
-"""The code of docs/python.md runs, as one script without a guard."""
+"""The code of docs/python.md and README.md runs, as scripts without a guard."""
 
 import re
 import shutil
@@ -12,11 +12,33 @@ MODEL = 'backbones="mobilenet"'
 TINY = 'backbones="small_cnn", weights="none", image_size=32, precision="float32"'
 
 
+def blocks_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_readme_runs(image_folder, tmp_path):
+    (code,) = blocks_of(ROOT / "README.md")
+    assert MODEL in code
+    shutil.make_archive(str(tmp_path / "train"), "zip", image_folder)
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(image_folder / "cat.0.jpg", tmp_path / name)
+    said, _ = run(code.replace(MODEL, TINY), tmp_path)
+    first, accuracy, *answers = said.splitlines()
+    assert first.startswith("('cat', 'dog') {'train': ")
+    assert re.fullmatch(r"accuracy [01]\.\d+, 95 % interval [01]\.\d+ to [01]\.\d+", accuracy)
+    assert [re.sub(r"(cat|dog) [01]\.\d+$", "x", line) for line in answers] == [
+        "a.jpg x",
+        "b.jpg x",
+    ]
+    assert (tmp_path / "export" / "pets" / "1" / "saved_model.pb").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_guide_runs(image_folder, tmp_path):
-    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    blocks = blocks_of(ROOT / "docs" / "python.md")
     code = "\n".join(blocks)
     assert MODEL in code
     shutil.make_archive(str(tmp_path / "train"), "zip", image_folder)

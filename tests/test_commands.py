@@ -123,7 +123,7 @@ def test_a_step_that_fails_ends_the_pipeline(tmp_path):
     done = call("pipeline", str(tmp_path / "nothing"), f"--out={tmp_path / 'out'}")
     assert done.returncode != 0
     assert "nothing" in done.stderr
-    assert "tfpipe.train" not in done.stdout
+    assert "tfpipe train" not in done.stdout + done.stderr
     assert not (tmp_path / "out" / "run").exists()
 
 

@@ -127,6 +127,27 @@ class TestOptions:
         for part in ("--source=<required>", "--count=3", "--loud=false", "one of a, b"):
             assert part in text
 
+    def test_the_short_help_describes_common_flags_and_names_the_others_below_headings(self):
+        @dataclasses.dataclass
+        class Grouped:
+            records: str = option("folder to read")
+            size: int = option("side of an image", 3, group="Images")
+            seed: int = option("seed of the noise", 0)
+            rate: float = option("rate of learning", 0.1, group="Speed", common=True)
+            decay: float = option("how it falls", 0.0)
+
+        short = options.describe_flags(Grouped, full=False)
+        assert "folder to read" in short
+        assert "rate of learning" in short
+        assert [line.split() for line in short.splitlines()[-2:]] == [
+            ["Images:", "--size", "--seed"],
+            ["Speed:", "--decay"],
+        ]
+        full = options.describe_flags(Grouped)
+        for field in dataclasses.fields(Grouped):
+            assert full.count(f"--{field.name}=") == 1
+            assert field.metadata["help"] in full
+
 
 class TestStorage:
     def test_a_folder_appears_only_when_whole(self, tmp_path):

@@ -69,6 +69,7 @@ def follow(checkout, page):
 # Output of the last block of each page.
 PRINTS = {
     "add-a-backbone": r"\[\[0\.5 0\.5\]\]",
+    "add-a-metric": r"0\.5774",
     "add-a-signature": r"\[b'(cat|dog)' b'(cat|dog)'\] \[0\.\S+ 0\.\S+\] b'.+'",
     "add-a-source": r"\['0\.jpg', '1\.jpg', '10\.jpg'\] cat \d+",
     "add-an-augmentation": r"\(4, 64, 64, 3\) \d+\.\d+",
@@ -89,8 +90,8 @@ def test_a_how_to_works(checkout, page):
 def test_a_database_is_a_source_of_records(checkout):
     follow(checkout, "add-a-source")
     text = PAGES["add-a-source"].read_text(encoding="utf-8")
-    command = shlex.split(re.search(r"^python (.*build_records .*)$", text, re.M)[1])
-    assert re.search(r"all +\d+ +\d+ +20\b", run(checkout, *command))
+    command = shlex.split(re.search(r"^tfpipe (build .*)$", text, re.M)[1])
+    assert re.search(r"all +\d+ +\d+ +20\b", run(checkout, "-m", "tfpipe", *command))
 
 
 def test_a_program_asks_a_server(checkout, export_dir):

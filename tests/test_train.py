@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import TINY
 from tests.refusals import refused
 from tests.training import CACHED, log_of, val_losses, weights_of
 from tfpipe import evaluate, train
-from tfpipe.training import profile
+from tfpipe.training import loop, profile
 from tfpipe.training import run_folder as runs
 from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.train_state import TrainState
@@ -145,6 +146,21 @@ def test_a_run_resumes_with_another_cache(tiny_config, tmp_path, capsys):
     train.main(tiny_config(epochs=2, **changes))
     assert "cache=decoded" in capsys.readouterr().err
     assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_short_epochs_have_few_lines_and_a_complete_run_says_so(
+    tiny_config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(loop, "SHOW_EVERY_S", 1000)
+    config = tiny_config(**CACHED, epochs=6, patience=6)
+    train.main(config)
+    assert re.findall(r"^epoch (\d+)/6 ", capsys.readouterr().err, re.M) == ["1", "6"]
+    losses = val_losses(tmp_path / "run")
+    train.main(config)
+    said = capsys.readouterr().err
+    assert "is complete already" in said
+    assert ("--epochs=12" in said) == (min(losses) == losses[5])
+    assert val_losses(tmp_path / "run") == losses
 
 
 def test_frozen_features_are_computed_once(tiny_config, tmp_path):

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 from conftest import ROOT
-from test_layout import SERVING_ENTRY_POINTS
 
 from tfpipe.core.errors import UserError
 from tools import make_toy_images, run_tutorial
@@ -107,10 +106,9 @@ def test_what_goes_wrong_is_one_line(options, page, changes, message):
 
 def test_the_tutorial_uses_every_command_from_images_to_a_server():
     text = "\n".join(step.command for step in run_tutorial.steps(PATH.read_text(encoding="utf-8")))
-    for name in "build_records verify_records train evaluate report predict export".split():
-        assert f"-m tfpipe.{name} " in text
-    for name in SERVING_ENTRY_POINTS:
-        assert f"-m serving.{name} " in text
+    names = "build verify train evaluate report predict export serve client webapp loadtest"
+    for name in names.split():
+        assert f"tfpipe {name} " in text
 
 
 @pytest.mark.large

@@ -1,6 +1,6 @@
 """Turn labelled images into TFRecord shards that training reads.
 
-    python -m tfpipe.build_records --source=train.zip --out=records/dogs-vs-cats
+    tfpipe build --source=train.zip --out=records/dogs-vs-cats
 
 The images lie in folders, zip or tar archives or other records. Their labels come from the folder
 (cat/0.jpg), the file name (cat.0.jpg) or a list; a list (CSV, text, JSON) can also be the source
@@ -15,6 +15,7 @@ images were rejected than --max_rejects allows.
 """
 
 import os
+import shlex
 
 from tfpipe.building.build_options import Options
 from tfpipe.building.builder import build
@@ -24,6 +25,7 @@ from tfpipe.core import cli, remote, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.images import strict
 from tfpipe.records import manifest, rejects
+from tfpipe.reporting import dataset_report as report
 
 TOO_MANY_REJECTS = 3  # exit status
 
@@ -59,9 +61,13 @@ def _show(built: manifest.Manifest, out: str) -> None:
         count = built.converted.get(reason, 0)
         if count:
             terminal.say(f"{what}: {count:,}")
+    terminal.say(f"{len(built.shards)} shards are in {out}")
+    if report.REPORT in built.files:
+        terminal.say(f"look at the images: {os.path.join(out, report.REPORT)}")
+    name = os.path.basename(os.path.normpath(out))
     terminal.say(
-        f"{len(built.shards)} shards are in {out}; next:"
-        f" python -m tfpipe.train --records={out} --run_dir=runs/NAME"
+        "next: tfpipe train --recipe=mobilenet-frozen"
+        f" {shlex.join([f'--records={out}', f'--run_dir=runs/{name}'])}"
     )
 
 

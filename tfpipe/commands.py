@@ -75,10 +75,10 @@ def overview() -> str:
             *lines,
             "",
             "The shell:",
-            f"  {_COMPLETION:<14}Completes commands and flags: source <(tfpipe completion bash).",
-            f"  {'--version':<14}Prints the versions of tfpipe, TensorFlow and Python.",
+            f"  {_COMPLETION:<14}Complete commands and flags: source <(tfpipe completion bash).",
+            f"  {'--version':<14}Print the versions of tfpipe, TensorFlow and Python.",
             "",
-            f"Recipes of tfpipe train --recipe=NAME: {', '.join(RECIPES)}.",
+            f"tfpipe train --recipe=list lists {len(RECIPES)} recipes; --helpfull lists all flags.",
         ]
     )
 

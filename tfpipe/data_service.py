@@ -1,8 +1,8 @@
 """Run a dispatcher or a worker of a tf.data service, which makes batches for trainers.
 
-    python -m tfpipe.data_service --role=dispatcher --port=5050 --work_dir=DIR
-    python -m tfpipe.data_service --role=worker --port=5051 --dispatcher=127.0.0.1:5050
-    python -m tfpipe.train --data_service=grpc://127.0.0.1:5050 ...
+    tfpipe data-service --role=dispatcher --port=5050 --work_dir=DIR
+    tfpipe data-service --role=worker --port=5051 --dispatcher=127.0.0.1:5050
+    tfpipe train --data_service=grpc://127.0.0.1:5050 ...
 
 One dispatcher hands out shards; the workers read, decode and batch them; any number of trainers
 read the batches. A worker may join at any time. If one dies, start it again with the same

@@ -1,6 +1,6 @@
 """Combine trained classifiers into an ensemble, which later commands take as a run.
 
-    python -m tfpipe.ensemble --runs=runs/a,runs/b --method=mean --out=runs/ens
+    tfpipe ensemble --runs=runs/a,runs/b --method=mean --out=runs/ens
 
 Members are runs, or cross-validations of runs (--folds), which count as the log-opinion pool of
 their folds. Their `predictions.csv` must be of the same images, by name and label. Their logits

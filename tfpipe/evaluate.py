@@ -1,7 +1,7 @@
 """Evaluate a trained classifier on records, and write metrics.json into its folder.
 
-    python -m tfpipe.evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=test]
-    python -m tfpipe.evaluate --run_dir=runs/NAME --against=runs/OTHER
+    tfpipe evaluate --run_dir=runs/NAME [--records=records/OTHER] [--split=test]
+    tfpipe evaluate --run_dir=runs/NAME --against=runs/OTHER
 
 The folder is that of a run, a cross-validation (--folds) or an ensemble. The arithmetic is float32,
 as in the exported model, in whatever precision the run was trained. All metrics are of calibrated
@@ -39,6 +39,7 @@ on it, with a calibration fitted to the others. Ensembles with such a member are
 
 import dataclasses
 import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from tfpipe.core import cli, storage, terminal
@@ -132,9 +133,8 @@ def main(options: Options) -> None:
         terminal.say(f"the predictions are in {options.predictions}")
     _write(path, measured | ({"against": compared} if compared else {}), asked=bool(options.out))
     name = pathlib.Path(options.run_dir).name
-    terminal.say(
-        f"next: python -m tfpipe.export --run_dir={options.run_dir} --export_dir=export/{name}"
-    )
+    flags = shlex.join([f"--run_dir={options.run_dir}", f"--export_dir=export/{name}"])
+    terminal.say(f"next: tfpipe export {flags}")
 
 
 def _thresholds(text: str, run: "LoadedRun") -> tuple[float, ...] | None:

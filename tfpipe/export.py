@@ -1,6 +1,6 @@
 """Export a trained classifier as the next version of a served model.
 
-    python -m tfpipe.export --run_dir=runs/NAME --export_dir=export/NAME
+    tfpipe export --run_dir=runs/NAME --export_dir=export/NAME
 
 Writes export/NAME/<version>/, a float32 SavedModel with all preprocessing, test-time views and
 calibration in its signatures, requests to warm up with, and a model card. Before a server can see
@@ -11,6 +11,7 @@ watches export/NAME may be running. A version that fails leaves nothing behind.
 
 import dataclasses
 import pathlib
+import shlex
 import time
 
 from tfpipe import publish
@@ -33,18 +34,26 @@ class Options:
     run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble")
     export_dir: str = option("folder of the model's versions, as export/NAME")
     version: str = option(
-        "a number, auto for one above the highest there, timestamp for the seconds since 1970", AUTO
+        "a number, auto for one above the highest there, timestamp for the seconds since 1970",
+        AUTO,
+        common=True,
     )
     require: str = option(
-        "what its measures on validation images must be, as log_loss<0.06,accuracy>0.98", ""
+        "what its measures on validation images must be, as log_loss<0.06,accuracy>0.98",
+        "",
+        common=True,
     )
     optimize: str = option(
         "freeze has the weights as constants, with BatchNorm folded into convolutions; none as"
         " variables, for weights beyond 1 GB",
         FREEZE,
         choices=(FREEZE, NONE),
+        group="Form of the model",
+        common=True,
     )
-    serving_batch_sizes: str = option("batches that a server warms up with, in images", "1,8,32")
+    serving_batch_sizes: str = option(
+        "batches that a server warms up with, in images", "1,8,32", group="Checks and warm-up"
+    )
     check_images: int = option(
         "validation images whose served answers must be the evaluation's; 0 exports unchecked,"
         " without requests to warm up with",
@@ -55,11 +64,16 @@ class Options:
         "also writes model.tflite for phones; int8 finds its ranges by the --check_images",
         NONE,
         choices=(NONE, "float32", "int8"),
+        group="Form of the model",
+        common=True,
     )
-    license: str = option("license of the model, for its card", "", alias="licence")
+    license: str = option(
+        "license of the model, for its card", "", alias="licence", group="Model card", common=True
+    )
     serving_version: str = option(
         "version of the TensorFlow Serving that must know all operations of the graph, as 2.15.1",
         publish.SERVING_VERSION,
+        group="Checks and warm-up",
     )
     onnx: bool = option(
         "also writes model.onnx for ONNX Runtime; needs pip install 'tfpipe[onnx]'", False
@@ -133,10 +147,8 @@ def main(options: Options) -> None:
             loggers.attach(run, folder / str(version) / name)
     terminal.say(f"exported {options.run_dir} to {folder / str(version)}")
     terminal.say(f"it goes with TensorFlow Serving {options.serving_version} or newer")
-    terminal.say(
-        f"next: python -m serving.server --model_name={folder.name} --model_base_path={folder}"
-        " --port=8500"
-    )
+    flags = shlex.join([f"--model_name={folder.name}", f"--model_base_path={folder}"])
+    terminal.say(f"next: tfpipe serve {flags}")
 
 
 def _check(options: Options, run, predictor, work: pathlib.Path, definitions, sizes) -> None:

@@ -1,6 +1,6 @@
 """Show what is in a data set, or in one of its shards: a table, a page of images, and plots.
 
-    python -m tfpipe.inspect_records --records=records/dogs-vs-cats --out=sheet.html --plots=plots
+    tfpipe inspect --records=records/dogs-vs-cats --out=sheet.html --plots=plots
 
 Look at the page before a long training: it shows wrong labels and odd crops at once. Records are
 shuffled when they are built, so the first ones are a random sample of the first split. The plots

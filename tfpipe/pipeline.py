@@ -4,7 +4,7 @@
 
 It prints each command before it runs it, so that you can run one by itself with other flags. Run it
 again after an interruption: finished steps are not repeated. --out gets the folders records/, run/
-and export/.
+and export/; --export_dir names another folder for the export.
 
 --recipe=auto trains a head on frozen MobileNet features, which takes a minute for some thousand
 images on two CPU cores. `tfpipe train --recipe=list` lists the others.
@@ -38,19 +38,21 @@ class Options:
     require: str = option("what the model must reach to be exported, as log_loss<0.06", "")
     build_flags: str = option("further flags of tfpipe build, as '--labels=folder'", "")
     train_flags: str = option("further flags of tfpipe train, as '--epochs=5 --seed=1'", "")
+    export_dir: str = option("folder of the export, as export/NAME; empty for OUT/export", "")
 
 
 def main(options: Options) -> None:
     """Run every step that is not finished, and say what to run next."""
     out = pathlib.Path(options.out or _default_out(options.source[0])).expanduser()
-    records, run, export = out / "records", out / "run", out / "export"
+    records, run = out / "records", out / "run"
+    export = pathlib.Path(options.export_dir).expanduser() if options.export_dir else out / "export"
     name = _BEST if options.recipe == AUTO else options.recipe
     recipes.path(name)
     build_flags, train_flags = shlex.split(options.build_flags), shlex.split(options.train_flags)
     if options.weights:
         train_flags.append(f"--weights={options.weights}")
     sources = [f"--source={source}" for source in options.source]
-    _run("build_records", *sources, f"--out={records}", *build_flags)
+    _run("build", *sources, f"--out={records}", *build_flags)
     _run("train", f"--recipe={name}", f"--records={records}", f"--run_dir={run}", *train_flags)
     _run("evaluate", f"--run_dir={run}")
     _run("report", f"--run_dir={run}")
@@ -59,7 +61,7 @@ def main(options: Options) -> None:
     else:
         require = [f"--require={options.require}"] if options.require else []
         _run("export", f"--run_dir={run}", f"--export_dir={export}", *require)
-    _show_next(out)
+    _show_next(run, export, export.name if options.export_dir else out.resolve().name)
 
 
 def _default_out(source: str) -> str:
@@ -71,15 +73,14 @@ def _default_out(source: str) -> str:
     return f"{name}-model"
 
 
-def _run(module: str, *flags: str) -> None:
+def _run(*command: str) -> None:
     """Print and run a command; end with its status if it fails."""
-    command = ["-m", f"tfpipe.{module}", *flags]
     terminal.say("")
-    terminal.say(f"$ python {shlex.join(command)}")
-    status = subprocess.run([sys.executable, *command]).returncode
+    terminal.say(f"$ tfpipe {shlex.join(command)}")
+    status = subprocess.run([sys.executable, "-m", "tfpipe", *command]).returncode
     if status:
         raise UserError(
-            f"tfpipe.{module} ended with status {status}, so the steps after it were not run: see"
+            f"tfpipe {command[0]} ended with status {status}, and the next steps did not run: see"
             " above, then run this command again",
             status=status if status > 0 else 128 - status,
         )
@@ -92,17 +93,16 @@ def is_exported(run: pathlib.Path, export: pathlib.Path) -> bool:
     return any(folder.stat().st_mtime > trained for folder in folders.values())
 
 
-def _show_next(out: pathlib.Path) -> None:
-    name = out.resolve().name
-    export = shlex.quote(str(out / "export"))
-    terminal.say("")
-    terminal.say(f"The report is {out / 'run' / 'report.html'}.")
-    terminal.say("Serve the model, and in another terminal ask it:")
-    terminal.result(f"  tfpipe serve --model_name={name} --model_base_path={export}")
-    terminal.result(f"  tfpipe client --model_name={name} photo.jpg")
-    terminal.say("Or classify many images into a file:")
-    run = shlex.quote(str(out / "run"))
-    terminal.result(f"  tfpipe predict --run_dir={run} --source=FOLDER --out=predictions.csv")
+def _show_next(run: pathlib.Path, export: pathlib.Path, name: str) -> None:
+    model = shlex.join([f"--model_name={name}", f"--model_base_path={export}"])
+    terminal.result("")
+    terminal.result(f"The report is {run / 'report.html'}.")
+    terminal.result("Serve the model, and in another terminal ask it:")
+    terminal.result(f"  tfpipe serve {model}")
+    terminal.result(f"  tfpipe client {shlex.quote(f'--model_name={name}')} photo.jpg")
+    terminal.result("Or classify many images into a file:")
+    flag = shlex.quote(f"--run_dir={run}")
+    terminal.result(f"  tfpipe predict {flag} --source=FOLDER --out=predictions.csv")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Predict the classes of unlabelled images, and write a CSV as Kaggle takes it, JSONL or Parquet.
+"""Predict the classes of unlabelled images: a CSV as Kaggle takes it, JSONL or Parquet.
 
-    python -m tfpipe.predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
-    python -m tfpipe.predict --export_dir=export/NAME --source=photos --out=photos.jsonl
-    python -m tfpipe.predict --server=HOST:8500 --model_name=NAME --source=photos --out=all.parquet
+    tfpipe predict --run_dir=runs/NAME --source=test1.zip --out=submission.csv
+    tfpipe predict --export_dir=export/NAME --source=photos --out=photos.jsonl
+    tfpipe predict --server=HOST:8500 --model_name=NAME --source=photos --out=all.parquet
 
 For two classes the CSV has `id,label`, where label is P(second class). For more it has `id` and a
 column of probabilities for each class. All are calibrated and clipped as the run is. The id is the
@@ -57,21 +57,32 @@ class _Options:
         " TFRecords; or a URL of one; several add up"
     )
     out: str = option("the file to write: .csv, .jsonl or .parquet")
-    run_dir: str = option("folder of the run, as given to tfpipe.train, or of an ensemble", "")
+    run_dir: str = option(
+        "folder of the run, as given to tfpipe.train, or of an ensemble",
+        "",
+        group="Model",
+        common=True,
+    )
     export_dir: str = option(
         "in place of a run, a folder as given to tfpipe.export, whose highest version is taken, or"
         " one version",
         "",
+        common=True,
     )
-    format: str = option("auto goes by the ending of --out", "auto", ("auto", *formats.formats))
-    columns: str = option("of a CSV; the other formats have all", KAGGLE, (KAGGLE, ALL))
+    format: str = option(
+        "auto goes by the ending of --out", "auto", ("auto", *formats.formats), group="Output"
+    )
+    columns: str = option(
+        "of a CSV; the other formats have all", KAGGLE, (KAGGLE, ALL), common=True
+    )
     clip: str = option(
         "bounds that probabilities are clipped to, LOW,HIGH: they limit what one confident mistake"
         " costs in log loss; 0,1 for none, empty for the model's own, within which an export and a"
         " server stay in any case",
         "",
+        group="Probabilities",
     )
-    tta: str = option("test-time views, or none; empty for those of the run", "")
+    tta: str = option("test-time views, or none; empty for those of the run", "", common=True)
     threshold: str = option(
         "of two classes, the probability of the second from which an image is labelled with it: a"
         " number, f1 (the best F1 score on the run's validation images) or cost:FP,FN (the lowest"
@@ -79,8 +90,11 @@ class _Options:
         " probable class. Where images may have several classes, that of each class; empty for the"
         " thresholds of the model, and NAME=NUMBER,NAME=NUMBER for other ones of some classes",
         "",
+        common=True,
     )
-    explain: str = option("a new folder for heat maps; empty for none", "")
+    explain: str = option(
+        "a new folder for heat maps; empty for none", "", group="Heat maps", common=True
+    )
     explain_limit: int = option(
         "how many images get a heat map, the first ones of the output; 0 for all", 100, minimum=0
     )
@@ -88,13 +102,14 @@ class _Options:
         "what runs the work: local (this process), or beam (Apache Beam, also on many machines)",
         "local",
         ("local", "beam"),
+        group="Work",
     )
     beam_args: str = option(
         "flags of Beam in one string, as in --beam_args='--runner=FlinkRunner --parallelism=64';"
         " empty for --workers processes here",
         "",
     )
-    workers: int = option("these processes; 0 for one on each CPU core", 0, minimum=0)
+    workers: int = option("these processes; 0 for one on each CPU core", 0, minimum=0, common=True)
 
 
 @dataclasses.dataclass(frozen=True)

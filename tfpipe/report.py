@@ -1,7 +1,7 @@
 """Write a report about trained classifiers: report.html in the run's folder.
 
-    python -m tfpipe.report --run_dir=runs/NAME
-    python -m tfpipe.report --run_dir=runs/a,runs/b --out=comparison.html
+    tfpipe report --run_dir=runs/NAME
+    tfpipe report --run_dir=runs/a,runs/b --out=comparison.html
 
 The page shows the result with intervals and curves, images with predictions and heat maps (the most
 wrong, the least and the most certain), the training, the model and the data. It is one file and

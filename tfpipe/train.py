@@ -1,6 +1,6 @@
 """Train a classifier on records; the same command resumes a training that was ended.
 
-    python -m tfpipe.train --flagfile=configs/NAME.flags --records=records/NAME --run_dir=runs/NAME
+    tfpipe train --recipe=NAME --records=records/NAME --run_dir=runs/NAME
 
 The run folder gets the resolved configuration (config.json), the best weights, checkpoints,
 log.csv and TensorBoard's logs. At the end the best weights are calibrated on the validation split.
@@ -14,6 +14,7 @@ with status 75: start the same command on all of them again.
 """
 
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def main(config: TrainConfig, callbacks: "Sequence[Callback]" = ()) -> None:
             cross_validate(config, cluster, callbacks)
         else:
             training.train(config, cluster, callbacks)
-            terminal.say(f"next: python -m tfpipe.evaluate --run_dir={config.run_dir}")
+            terminal.say(f"next: tfpipe evaluate {shlex.quote(f'--run_dir={config.run_dir}')}")
 
 
 def cross_validate(

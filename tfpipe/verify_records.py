@@ -1,6 +1,6 @@
 """Check that a data set is complete and unchanged, and list its damaged files.
 
-    python -m tfpipe.verify_records --records=records/dogs-vs-cats
+    tfpipe verify --records=records/dogs-vs-cats
 
 Reads every byte of every shard. Finds shards that are missing, empty, cut, changed by a single bit,
 or not in manifest.json, and the first damaged record of each. Does not decode images. Training

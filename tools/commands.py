@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("tfpipe", "serving", "tools", "tools/bench")
 
 # Flags of every command.
-COMMON = ("flagfile", "help", "recipe", "verbosity")
+COMMON = ("flagfile", "help", "helpfull", "recipe", "verbosity")
 
 
 @dataclasses.dataclass(frozen=True)

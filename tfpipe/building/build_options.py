@@ -22,7 +22,8 @@ class _Options:
     source: tuple[str, ...] = option(
         "a folder, zip or tar archive of images, a list of images and labels (.csv, .tsv, .txt,"
         " .json or .jsonl), or a folder of TFRecords; or a URL, as gs://bucket/folder; several add"
-        " up"
+        " up",
+        group="Sources",
     )
     out: str = option("the folder to write; its parents are made")
     splits: str = option(
@@ -31,6 +32,8 @@ class _Options:
         f" {splits.DEFAULT_LARGE} unless there are folds; or names and fractions of the images,"
         " which sum to 1 and replace given splits",
         splits.AUTO,
+        group="Splits",
+        common=True,
     )
     seed: int = option("chooses the partition into splits and the order of the records", 0)
     labels: str = option(
@@ -40,6 +43,8 @@ class _Options:
         " folder:-1 the innermost), or csv:FILE, a list in any form; a list given as --source has"
         " its own labels",
         "auto",
+        group="Labels and lists",
+        common=True,
     )
     classes: str = option(
         "the classes in the order of their numbers, as in dog,cat, also such as have no image here;"
@@ -62,14 +67,19 @@ class _Options:
         "a text file with the names of images to leave out, one a line, or of folders, as in docs/;"
         " empty for none",
         "",
+        group="Selection",
+        common=True,
     )
     duplicates: str = option(
         "how to treat duplicates, also re-encoded or resized ones: group (all in one split), drop"
         " (all but the first), keep (each by itself)",
         "group",
         choices=DUPLICATE_MODES,
+        common=True,
     )
-    folds: int = option("folds for cross-validation; each record has its number; 0 for none", 0)
+    folds: int = option(
+        "folds for cross-validation; each record has its number; 0 for none", 0, common=True
+    )
     rebalance: str = option(
         "how to make the classes of the training split equal: none, drop (images of larger ones),"
         " copies (add randomly transformed copies of the smaller ones' images)",
@@ -80,6 +90,8 @@ class _Options:
         "what a record holds: original (the file itself), resized:320 (a JPEG whose shorter side is"
         " 320 pixels at most), resized:299x299 (width and height), or raw:256 (bare pixels)",
         "original",
+        group="Stored images",
+        common=True,
     )
     jpeg_quality: int = option("of JPEGs that are written anew, 1 to 100", stores.JPEG_QUALITY)
     depth16: str = option(
@@ -88,9 +100,13 @@ class _Options:
         pixels.AUTO,
         choices=pixels.DEPTHS,
     )
-    shards: int = option("shards for each split; 0 lets --shard_size_mb decide", 0)
+    shards: int = option(
+        "shards for each split; 0 lets --shard_size_mb decide", 0, group="Shards and work"
+    )
     shard_size_mb: int = option("target size of a shard, in 10^6 bytes", 128)
-    workers: int = option("processes that decode images; 0 for one on each CPU core", 0)
+    workers: int = option(
+        "processes that decode images; 0 for one on each CPU core", 0, common=True
+    )
     runner: str = option(
         "what runs the work: local (processes here, with bounded memory and time for each image),"
         " or beam (Apache Beam, also on many machines, without these bounds)",
@@ -102,9 +118,9 @@ class _Options:
         " empty for --workers threads here",
         "",
     )
-    max_rejects: int = option("rejected images that are no failure", 0)
+    max_rejects: int = option("rejected images that are no failure", 0, group="Result")
     report: bool = option("write report.html, a page about the images, with plots", True)
-    overwrite: bool = option("replace the data set that is in --out", False)
+    overwrite: bool = option("replace the data set that is in --out", False, common=True)
     quiet: bool = option("print nothing but warnings and errors", False)
     multi_label: bool | None = option(
         "whether an image may have several classes, or none: circle|red in a list is then two, an"

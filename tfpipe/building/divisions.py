@@ -23,6 +23,7 @@ def tell_duplicates(clusters: np.ndarray, labels: Sequence[str], meaning: str) -
     sizes, totals = np.bincount(clusters), collections.Counter(labels)
     held = collections.Counter(labels[i] for i in np.flatnonzero(sizes[clusters] > 1).tolist())
     if not held:
+        terminal.say(f"duplicates: none among {len(clusters)} images")
         return
     groups = int((sizes > 1).sum())
     most = [repr(name) for name in sorted(held) if 2 * held[name] > totals[name]]

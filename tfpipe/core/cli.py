@@ -21,7 +21,8 @@ _COMMON_FLAGS = f"""\
   --verbosity=-1
       {_VERBOSITY}"""
 
-_HELP_FLAGS = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+_FULL_HELP = "--helpfull"
+_HELP_FLAGS = {"--help", "-help", "-h", _FULL_HELP, "--helpshort"}
 
 # Of files and of standard output, whose errors name no file.
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
@@ -42,11 +43,11 @@ def run(
 ) -> None:
     """Parse the command line into the dataclass `cls`, call `main` with it, and exit.
 
-    Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`
-    and `--help`. The exit status is what `main` returns, 0 for None, 1 for a UserError or a failing
-    file, 2 for wrong flags, 130 when interrupted. The help text is the docstring of `main`'s
-    module. If `tuned`, it applies `tfpipe.core.onednn`. If `takes_recipes`, `--recipe=NAME` is a
-    flagfile of the package.
+    Besides the flags of `cls`, a command takes `--flagfile=PATH` (later values win), `--verbosity`,
+    `--help` (the common flags) and `--helpfull` (all). The exit status is what `main` returns, 0
+    for None, 1 for a UserError or a failing file, 2 for wrong flags, 130 when interrupted. The help
+    text is the docstring of `main`'s module. If `tuned`, it applies `tfpipe.core.onednn`. If
+    `takes_recipes`, `--recipe=NAME` is a flagfile of the package.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a character
@@ -56,8 +57,8 @@ def run(
     flags.DEFINE_integer("verbosity", -1, _VERBOSITY, flag_values=values)
     try:
         _check_environment()
-        if _HELP_FLAGS & set(sys.argv[1:]):
-            print(_help(main, cls, takes_recipes))
+        if asked := _HELP_FLAGS & set(sys.argv[1:]):
+            print(_help(main, cls, takes_recipes, full=_FULL_HELP in asked))
             status = 0
         else:
             argv = recipes.as_flagfiles(sys.argv) if takes_recipes else sys.argv
@@ -147,7 +148,8 @@ def _where(argv: list[str], error: flags.Error) -> str:
     return ""
 
 
-def _help(main: Callable, cls: type, takes_recipes: bool) -> str:
+def _help(main: Callable, cls: type, takes_recipes: bool, *, full: bool) -> str:
     doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
-    recipe = f"\n{_RECIPE_FLAG}" if takes_recipes else ""
-    return f"{doc}\n\nFlags:\n{options.describe_flags(cls)}\n{_COMMON_FLAGS}{recipe}"
+    recipe = f"{_RECIPE_FLAG}\n" if takes_recipes else ""
+    described = options.describe_flags(cls, full=full)
+    return f"{doc}\n\n{described}\n\nEvery command:\n{recipe}{_COMMON_FLAGS}"

@@ -32,6 +32,8 @@ def option(
     maximum: float | None = None,
     alias: str = "",
     words: tuple[str, ...] = (),
+    group: str = "",
+    common: bool = False,
 ) -> Any:
     """Declare a dataclass field that is also a flag of the same name.
 
@@ -43,8 +45,11 @@ def option(
         maximum: largest value of a number.
         alias: an older name of the flag, which is still accepted.
         words: texts that a field of type `float | str` takes in place of a number.
+        group: heading in the help, of this flag and of those after it up to the next heading.
+        common: whether most users need the flag; `--help` describes these, and lists the others.
     """
     metadata = {"help": help, "choices": choices, "alias": alias, "words": words}
+    metadata |= {"group": group, "common": common}
     metadata["bounds"] = {"lower_bound": minimum, "upper_bound": maximum}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
@@ -161,22 +166,63 @@ def _text(name: str, value: str) -> str:
     return _HOME.sub(lambda home: os.path.expanduser(home[0]), value)
 
 
-def describe_flags(cls: type) -> str:
-    """Return the flags of the dataclass `cls` as text for `--help`, one paragraph each."""
-    paragraphs = []
-    for field in dataclasses.fields(cls):
-        text = field.metadata["help"]
-        if name := field.metadata.get("arguments"):
-            head = f"  {name} ..."
-        else:
-            default = _REQUIRED if _is_required(field) else _spell(field.default)
-            head = f"  --{field.name}={default}"
-            choices, alias = field.metadata["choices"], field.metadata["alias"]
-            text += f" (one of {', '.join(choices)})" if choices else ""
-            text += f" (before: --{alias})" if alias else ""
-            text += " (may be repeated)" if isinstance(field.type, types.GenericAlias) else ""
-        paragraphs += [head, textwrap.indent(textwrap.fill(text, width=90), " " * 6)]
-    return "\n".join(paragraphs)
+def describe_flags(cls: type, *, full: bool = True) -> str:
+    """Return the flags of the dataclass `cls` as text for `--help`, grouped under headings.
+
+    Args:
+        cls: the dataclass.
+        full: whether to describe every flag. Otherwise, if some are common, only these and the
+            required ones are described, and of the others only the names are listed.
+    """
+    fields = dataclasses.fields(cls)
+    first = [each for each in fields if _is_common(each)]
+    has_common = any(each.metadata.get("common") for each in fields)
+    groups: dict[str, list[dataclasses.Field]] = {}
+    heading = "Further flags" if has_common else "Flags"
+    for field in fields:
+        heading = field.metadata.get("group") or heading
+        if not has_common or field not in first:
+            groups.setdefault(heading, []).append(field)
+    parts = ["Flags that most users need:", *map(_describe, first), ""] if has_common else []
+    if has_common and not full:
+        parts.append("Further flags, which --helpfull describes:")
+        for name, group in groups.items():
+            flags_ = " ".join(f"--{each.name}" for each in group)
+            parts.append(_filled(f"{name}: {flags_}", "  ", " " * 6))
+    else:
+        for name, group in groups.items():
+            parts += [f"{name}:", *map(_describe, group), ""]
+    return "\n".join(parts).rstrip("\n")
+
+
+def _is_common(field: dataclasses.Field) -> bool:
+    return field.metadata.get("common") or "arguments" in field.metadata or _is_required(field)
+
+
+def _describe(field: dataclasses.Field) -> str:
+    """Return a flag and its help text."""
+    text = field.metadata["help"]
+    if name := field.metadata.get("arguments"):
+        head = f"{name} ..."
+    else:
+        default = _REQUIRED if _is_required(field) else _spell(field.default)
+        head = f"--{field.name}={default}"
+        choices, alias = field.metadata["choices"], field.metadata["alias"]
+        text += f" (one of {', '.join(choices)})" if choices else ""
+        text += f" (before: --{alias})" if alias else ""
+        text += " (may be repeated)" if isinstance(field.type, types.GenericAlias) else ""
+    return f"  {head}\n{_filled(text, ' ' * 6, ' ' * 6)}"
+
+
+def _filled(text: str, first: str, others: str) -> str:
+    return textwrap.fill(
+        text,
+        width=96,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Calibration:
         }[self.method]
         if self == self.unclipped:
             return scaling
-        return f"{scaling}, bounds {self.clip_min:.3g} and {self.clip_max:.6g}"
+        return f"{scaling}, probabilities kept within {self.clip_min:.3g} to {self.clip_max:.6g}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON types, as all files have them."""

@@ -26,6 +26,8 @@ class Options:
         "classify with the server at this address: HOST:PORT for gRPC, dns:///HOST:PORT for all"
         " addresses of a host in turn, or http://HOST:PORT for REST",
         "",
+        group="Server",
+        common=True,
     )
     model_name: str = option("name of the model on the --server", "default")
     model_version: int = option("its version; 0 for the highest at the start", 0, minimum=0)

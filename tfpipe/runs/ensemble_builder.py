@@ -82,7 +82,7 @@ def make(
     if method == BLEND:
         described += f" of {', '.join(f'{weight:.3f}' for weight in combination.weights)}"
     terminal.say(f"{described}; written to {out}")
-    terminal.say(f"next: python -m tfpipe.evaluate --run_dir={out}")
+    terminal.say(f"next: tfpipe evaluate --run_dir={out}")
 
 
 def _check_replaceable(out: pathlib.Path) -> None:

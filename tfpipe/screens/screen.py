@@ -25,6 +25,7 @@ class Options:
         " classifier's top guesses), labels (labels that a classifier contradicts); each writes"
         " screen-NAME.csv and screen-NAME.html",
         "",
+        group="Screens",
     )
     screen_action: str = option(
         "whether images that a screen lists stay: report keeps them, drop leaves them out",

@@ -12,7 +12,9 @@ class Options:
     """How sources are read."""
 
     path_column: str = option(
-        "the column of a list that names the files; empty to find it by its name and values", ""
+        "the column of a list that names the files; empty to find it by its name and values",
+        "",
+        group="How sources are read",
     )
     name_encoding: str = option(
         "the encoding of the names in zip and tar archives where they are not UTF-8, such as gbk,"

@@ -44,10 +44,13 @@ class Epoch:
         return {name: value for name, value in values.items() if name not in ("epoch", "stage")}
 
     def __str__(self) -> str:
+        speed = (
+            f"  {self.images_per_s:,.0f} images/s  input wait {self.input_wait:.0%}"
+            f"  {self.seconds:.1f} s"
+        )
         return (
             f"loss {self.loss:.4f}  accuracy {self.accuracy:.4f}  val_loss {self.val_loss:.4f}"
-            f"  val_accuracy {self.val_accuracy:.4f}  {self.images_per_s:,.0f} images/s"
-            f"  input wait {self.input_wait:.0%}  {self.seconds:.1f} s"
+            f"  val_accuracy {self.val_accuracy:.4f}{speed if self.seconds >= 1 else ''}"
         )
 
 

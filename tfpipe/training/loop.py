@@ -42,6 +42,9 @@ MAX_RETRIES = 5
 # epoch on cached features. The checkpoint after each epoch has them too.
 SAVE_EVERY_S = 10
 
+# Minimum seconds between two lines about epochs, but for the first and the last one of a stage.
+SHOW_EVERY_S = 2
+
 BAD_BATCH = "nan_batch.csv"
 
 
@@ -97,6 +100,7 @@ class Loop:
     def _fit(self) -> None:
         self._own.last.mkdir(exist_ok=True)
         resume = self._find()
+        before = self._state.epoch
         self._callbacks.begin()
         for stage in self._run.stages[self._state.stage :]:
             if self._callbacks.stopped:
@@ -129,11 +133,27 @@ class Loop:
         self._callbacks.end()
         if self._cluster.is_chief:
             self._log.show()
-        state = self._state
+        self._show_end(before)
+
+    def _show_end(self, before: int) -> None:
+        """Say which epoch is the best; `before` is the number of epochs at the start."""
+        state, last = self._state, self._run.stages[self._state.stage]
+        was = f"{self._run.folder} is complete already: " if state.epoch == before else ""
         terminal.say(
-            f"trained {state.epoch} epochs; the best is epoch {state.best_epoch + 1} with"
+            f"{was}trained {state.epoch} epochs; the best is epoch {state.best_epoch + 1} with"
             f" val_loss {state.best_loss:.4f} and val_accuracy {state.best_accuracy:.4f}"
         )
+        trained = state.epoch - state.first_epoch
+        if (
+            trained == last.config.epochs
+            and state.best_epoch + 1 == state.epoch
+            and not schedules.follows_epochs(last.config.schedule)
+        ):
+            of = f" of stage {last.name}" if len(self._run.stages) > 1 else ""
+            terminal.say(
+                f"the last epoch{of} is the best, so more may be better: the same command with"
+                f" --epochs={2 * trained} continues"
+            )
 
     def _find(self) -> bool:
         """Take the state of the newest checkpoint; return whether there is one."""
@@ -241,6 +261,7 @@ class Loop:
         batches = inputs.training(state.epoch, steps.done, last)
         # The file of the best weights may be older than the checkpoint.
         unsaved, saved = state.stage_best_epoch >= 0, -math.inf
+        shown_at = -math.inf
         over = state.finished(config.epochs, config.patience)
         while not over:
             self._follow(steps, stage, self._callbacks.begin_epoch(state.epoch))
@@ -265,11 +286,13 @@ class Loop:
             self._log.add(result)
             steps.begin_epoch()
             self._checkpoints.save(steps.state, state)
-            star = "  best so far" if best else ""
-            shown = ""
-            if self._monitor.needs_predictions:
-                shown = f"  {self._monitor.name} {self._monitor.cost(result.cost):.4f}"
-            terminal.say(f"{self._label(stage, state.epoch)}  {result}{shown}{star}")
+            if over or time.monotonic() - shown_at >= SHOW_EVERY_S:
+                star = "  best so far" if best else ""
+                shown = ""
+                if self._monitor.needs_predictions:
+                    shown = f"  {self._monitor.name} {self._monitor.cost(result.cost):.4f}"
+                terminal.say(f"{self._label(stage, state.epoch)}  {result}{shown}{star}")
+                shown_at = time.monotonic()
             if self._profile.verdict:
                 terminal.say(self._profile.verdict)
                 self._profile.verdict = ""

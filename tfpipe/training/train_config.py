@@ -14,15 +14,24 @@ AUTO = "auto"  # a learning rate that a range test chooses
 class TrainConfig:
     """Options of `tfpipe.train`; each field is a flag of the same name."""
 
-    records: str = option("folder that tfpipe.build_records wrote; only --describe needs none", "")
+    records: str = option(
+        "folder that tfpipe build wrote; only --describe needs none",
+        "",
+        group="Data",
+        common=True,
+    )
     run_dir: str = option(
-        "folder of this run: configuration, checkpoints and logs; only --describe needs none", ""
+        "folder of this run: configuration, checkpoints and logs; only --describe needs none",
+        "",
+        common=True,
     )
     backbones: str = option(
         "backbones whose features are joined, separated by commas: names of keras.applications"
         " models, small_cnn, kecam:MODULE.MODEL of keras-cv-attention-models, or PATH.keras@LAYER,"
         " a model file that takes RGB in 0..255, cut at that layer",
         "mobilenet",
+        group="Model",
+        common=True,
     )
     weights: str = option(
         "first weights of the backbones: imagenet (downloaded), none (random), the path of a"
@@ -30,6 +39,7 @@ class TrainConfig:
         " it has the same classes; or one for each backbone: name=VALUE,... A model file has its"
         " own",
         "imagenet",
+        common=True,
     )
     image_size: str = option(
         "side of the backbones' input in pixels, 0 for each backbone's own; or one for each:"
@@ -43,6 +53,7 @@ class TrainConfig:
         " that stage: lr, backbone_lr, epochs, patience, optimizer, schedule, augment and more. A"
         " stage starts from the best epoch of the stage before",
         "head",
+        common=True,
     )
     batch_norm: str = option(
         "BatchNorm layers in the trained part of a backbone: frozen keeps their statistics and runs"
@@ -60,6 +71,14 @@ class TrainConfig:
         " before these norm, which subtracts each feature's mean over the training images and"
         " divides by its standard deviation",
         "dropout(0.5)",
+        common=True,
+    )
+    drop_path: float | None = option(
+        "rate of stochastic depth in trained layers: the share of images that skip the last"
+        " residual branch of a backbone, fewer in earlier ones; empty for the backbone's own",
+        None,
+        minimum=0,
+        maximum=0.99,
     )
     head_init: str = option(
         "first weights of the last layer: zeros starts at even odds, best for a head on frozen"
@@ -78,8 +97,9 @@ class TrainConfig:
         " one_of(crop(0.9)|blur), maybe(0.5,noise(0.02)), randaugment(2,9), mixup(0.2);"
         " docs/input.md has them all, tools/preview_augment.py shows them; empty for none",
         "",
+        common=True,
     )
-    train_split: str = option("split of the records to train on", "train")
+    train_split: str = option("split of the records to train on", "train", group="Data")
     val_split: str = option("split to validate on after each epoch", "val")
     folds: int = option(
         "cross-validate with this number of folds of the records' training and validation splits:"
@@ -93,7 +113,7 @@ class TrainConfig:
         0,
         minimum=0,
     )
-    epochs: int = option("most epochs", 10)
+    epochs: int = option("most epochs", 10, group="Length", common=True)
     patience: int = option(
         "stop after this many epochs without a gain of `monitor`; 0 stops like 1, at the first",
         5,
@@ -111,7 +131,7 @@ class TrainConfig:
         0.0,
         minimum=0,
     )
-    batch_size: int = option("records in a training step", 32)
+    batch_size: int = option("records in a training step", 32, group="Optimizer", common=True)
     optimizer: str = option(
         "its name, as sgd, momentum, rmsprop, adam, adamw, lion or lamb, perhaps with parameters:"
         " sgd(momentum=0.9,nesterov), adam(beta_2=0.98)",
@@ -121,6 +141,7 @@ class TrainConfig:
         "learning rate of the optimizer; auto chooses it by a range test at the start of a stage",
         1e-3,
         words=(AUTO,),
+        common=True,
     )
     backbone_learning_rate: str = option(
         "learning rate of the backbones' layers, in stages that train them; 0 for learning_rate;"
@@ -166,6 +187,7 @@ class TrainConfig:
         " always the cross-entropy. Where an image may have several classes, it is the mean of the"
         " binary losses of the classes",
         "crossentropy",
+        group="Loss",
     )
     label_smoothing: float = option(
         "share of each label that is spread evenly over all classes, 0 to 0.5; with a sigmoid for"
@@ -180,7 +202,13 @@ class TrainConfig:
         " all classes; or NAME=W,NAME=W, and 1 for other classes",
         "none",
     )
-    seed: int = option("seed of first weights, order, augmentation and dropout", 0)
+    sampling: str = option(
+        "how often an epoch has the images of each class: natural, each once; balanced, all classes"
+        " equally often; sqrt, between both; or a power of the number of images, 0 to 1. The epoch"
+        " keeps its length",
+        "natural",
+    )
+    seed: int = option("seed of first weights, order, augmentation and dropout", 0, group="Input")
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
     resize_on: str = option(
         "where training images are resized: on the host; or on the device, in one interpolation"
@@ -198,6 +226,7 @@ class TrainConfig:
         "augmented views of each training image whose features are cached; the epochs take turns"
         " with them, and the frozen layers run only once for each; 0 to augment each epoch anew",
         0,
+        group="Cached features",
     )
     feature_cache: str = option(
         "folder of the cached features of frozen layers, which runs can share; empty for one in the"
@@ -214,6 +243,7 @@ class TrainConfig:
         "whether batches come in the same order in every run; augmented images are the same either"
         " way",
         True,
+        group="Input",
     )
     decode_threads: int = option("threads that decode images, 0 for one on each core", 0)
     buffer_mb: int = option(
@@ -225,7 +255,9 @@ class TrainConfig:
         "",
     )
     checkpoint_minutes: float = option(
-        "minutes between checkpoints within an epoch; each epoch ends with one too", 10.0
+        "minutes between checkpoints within an epoch; each epoch ends with one too",
+        10.0,
+        group="Checkpoints and faults",
     )
     on_nan: str = option(
         "if the loss is not finite: stop, or rewind to the last checkpoint and continue with half"
@@ -243,6 +275,13 @@ class TrainConfig:
         " auto: multi_worker if TF_CONFIG names several, mirrored if there are several GPUs, else"
         " one_device",
         "auto",
+        group="Devices",
+    )
+    log: str = option(
+        "where the results of each epoch go, separated by commas: csv (always written),"
+        " tensorboard, mlflow, wandb; the last two take their places from their own environment"
+        " variables",
+        "csv,tensorboard",
     )
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
@@ -251,6 +290,7 @@ class TrainConfig:
         "test-time views besides the image itself, separated by commas, as flip_lr,crop(0.9); the"
         " trained model averages the logits of all; empty for none",
         "",
+        group="Probabilities",
     )
     calibration: str = option(
         "how the probabilities are fitted to the validation split: temperature (one factor on the"
@@ -277,37 +317,18 @@ class TrainConfig:
         " trained. Evaluation and export are always float32",
         "auto",
         ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+        group="Devices",
     )
     xla: str = option(
         "compile the training step with XLA; auto: on a GPU, not on a CPU",
         "auto",
         ("auto", "on", "off"),
     )
-    drop_path: float | None = option(
-        "rate of stochastic depth in trained layers: the share of images that skip the last"
-        " residual branch of a backbone, fewer in earlier ones; empty for the backbone's own",
-        None,
-        minimum=0,
-        maximum=0.99,
-    )
     describe: bool = option(
         "only show the model, block by block, with its parameters; trains, writes and downloads"
         " nothing, and assumes two classes without records",
         False,
-    )
-
-    log: str = option(
-        "where the results of each epoch go, separated by commas: csv (always written),"
-        " tensorboard, mlflow, wandb; the last two take their places from their own environment"
-        " variables",
-        "csv,tensorboard",
-    )
-
-    sampling: str = option(
-        "how often an epoch has the images of each class: natural, each once; balanced, all classes"
-        " equally often; sqrt, between both; or a power of the number of images, 0 to 1. The epoch"
-        " keeps its length",
-        "natural",
+        group="Other",
     )
 
     def __post_init__(self):
