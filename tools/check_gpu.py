@@ -113,7 +113,7 @@ ON_CPU = Scale(images=60, size=(64, 48), side=32, batch_size=8, layers=1)
 COLOURS = {"cold": (90, 110, 165), "warm": (165, 110, 90)}
 
 
-class Trial:
+class Testbed:
     """Drawn images, their records, and trainings on them.
 
     Attributes:
@@ -212,7 +212,7 @@ class Trial:
         return self.losses("float32", xla="on")
 
 
-def device(trial: Trial) -> Iterator[CheckResult]:
+def device(trial: Testbed) -> Iterator[CheckResult]:
     """The device, precision and compiler that a training chooses; a GPU of this machine is seen."""
     from tfpipe.training import runtime
 
@@ -225,7 +225,7 @@ def device(trial: Trial) -> Iterator[CheckResult]:
     yield CheckResult("device: the driver's is seen", float(unseen), BOUNDS["device"], detail)
 
 
-def augmentation(trial: Trial) -> Iterator[CheckResult]:
+def augmentation(trial: Testbed) -> Iterator[CheckResult]:
     """Augmentation compiled on the device, beside the same on the CPU without a compiler."""
     import tensorflow as tf
 
@@ -253,7 +253,7 @@ def _decoded(paths: list[pathlib.Path], side: int) -> np.ndarray:
     return np.stack([decode(path.read_bytes()) for path in paths])
 
 
-def batches(trial: Trial) -> Iterator[CheckResult]:
+def batches(trial: Testbed) -> Iterator[CheckResult]:
     """Where batches lie, and whether reading and copying them overlaps with the computation."""
     import tensorflow as tf
 
@@ -291,7 +291,7 @@ def batches(trial: Trial) -> Iterator[CheckResult]:
     yield CheckResult("batches: overlap with compute", value, BOUNDS["overlap"], detail)
 
 
-def _batches(trial: Trial, count: int) -> Iterator[dict]:
+def _batches(trial: Testbed, count: int) -> Iterator[dict]:
     """Yield batches of the training images, as a training gets them."""
     import itertools
 
@@ -305,7 +305,7 @@ def _batches(trial: Trial, count: int) -> Iterator[dict]:
     return itertools.islice(pipeline.train_batches(part, config, epochs=10**6), count)
 
 
-def precision(trial: Trial) -> Iterator[CheckResult]:
+def precision(trial: Testbed) -> Iterator[CheckResult]:
     """The loss curve in half precision beside that in float32."""
     expected = trial.float32()
     fall = float(expected[-1] / expected[0])
@@ -319,7 +319,7 @@ def precision(trial: Trial) -> Iterator[CheckResult]:
         yield CheckResult(name, *_apart(found, expected, bound))
 
 
-def xla(trial: Trial) -> Iterator[CheckResult]:
+def xla(trial: Testbed) -> Iterator[CheckResult]:
     """The loss curve of compiled steps beside that of eager ones, both in float32."""
     import tensorflow as tf
 
@@ -337,7 +337,7 @@ def _apart(found: np.ndarray, expected: np.ndarray, most: float) -> tuple[float,
     return float(np.abs(found - expected).max()), most, " and ".join(curves)
 
 
-def tf32(trial: Trial) -> Iterator[CheckResult]:
+def tf32(trial: Testbed) -> Iterator[CheckResult]:
     """An evaluation computes float32 with all of its digits."""
     import tensorflow as tf
 
@@ -366,7 +366,7 @@ def _matmul_error(device: str) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def export(trial: Trial) -> Iterator[CheckResult]:
+def export(trial: Testbed) -> Iterator[CheckResult]:
     """An export that was made on the device answers the same in a process without a GPU."""
     from tfpipe import predict
 
@@ -402,7 +402,7 @@ def _run(module: str, *flags: str, **variables: str) -> None:
         raise UserError(f"{module} ended with status {done.returncode}: {last}")
 
 
-def wait(trial: Trial) -> Iterator[CheckResult]:
+def wait(trial: Testbed) -> Iterator[CheckResult]:
     """The share of the last epoch that steps wait for their input."""
     for backbone in ("MobileNet", "ResNet50"):
         for resize_on in ("host", "device"):
@@ -414,7 +414,7 @@ def wait(trial: Trial) -> Iterator[CheckResult]:
             yield CheckResult(name, float(rows[-1]["input_wait"]), None, detail)
 
 
-CHECKS: tuple[Callable[[Trial], Iterator[CheckResult]], ...] = (
+CHECKS: tuple[Callable[[Testbed], Iterator[CheckResult]], ...] = (
     *(device, augmentation, batches, precision, xla, tf32, export, wait),
 )
 
@@ -431,7 +431,7 @@ def main(options: Options) -> int:
     late.start()
     try:
         with tempfile.TemporaryDirectory() as work:
-            trial = Trial(pathlib.Path(work).resolve())
+            trial = Testbed(pathlib.Path(work).resolve())
             for check in chosen:
                 terminal.say(f"{check.__name__}: {check.__doc__.splitlines()[0]}")
                 report.add(check.__name__, _findings(check, trial))
@@ -440,7 +440,7 @@ def main(options: Options) -> int:
     return report.show()
 
 
-def _chosen(only: str) -> list[Callable[[Trial], Iterator[CheckResult]]]:
+def _chosen(only: str) -> list[Callable[[Testbed], Iterator[CheckResult]]]:
     names = {check.__name__: check for check in CHECKS}
     asked = only.split(",") if only else list(names)
     for name in asked:
@@ -450,7 +450,7 @@ def _chosen(only: str) -> list[Callable[[Trial], Iterator[CheckResult]]]:
 
 
 def _findings(
-    check: Callable[[Trial], Iterator[CheckResult]], trial: Trial
+    check: Callable[[Testbed], Iterator[CheckResult]], trial: Testbed
 ) -> Iterator[CheckResult]:
     """Yield the findings of a check, and a failed one in place of an error."""
     try:

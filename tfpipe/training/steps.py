@@ -157,7 +157,7 @@ class Steps:
         for batch, rate in zip(filter(None, batches), rates, strict=False):
             self.scale_rate(rate)
             self._totals.assign(tf.zeros([3]))
-            self._train_step[True](self._for_replicas(batch))
+            self._train_step[True](_for_step(batch))
             yield self.means()[0]
 
     def validate(self, advance: Callable) -> tuple[float, float, float]:
