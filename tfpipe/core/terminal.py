@@ -107,7 +107,8 @@ def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        justify = "left" if index == 0 else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(one_line(cell) for cell in row))
     _results.print(table)
