@@ -77,9 +77,11 @@ def test_two_threads_give_the_same_bytes_and_a_clean_terminal(images, tmp_path):
     assert len(made.shards) == 6
     assert made.rejected == {"damaged": 2, "not an image name": 1}
     assert made.copies["train"]["dog"] > 0
-    # The labels; duplicates, also of two classes; where the shards are; the read-me; the damaged.
+    # Labels; duplicates, also of two classes; the shards, the page, the next command; the read-me;
+    # the damaged.
     first_words = [line.split()[0] for line in done.stderr.splitlines()]
-    assert first_words == ["labels:", "duplicates:", "warning:", "6", "1", "warning:"], done.stderr
+    expected = "labels: duplicates: warning: 6 look next: 1 warning:".split()
+    assert first_words == expected, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["beam", "pool"]
 
 
