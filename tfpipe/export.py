@@ -10,6 +10,7 @@ watches export/NAME may be running. A version that fails leaves nothing behind.
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 
@@ -65,6 +66,9 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
+    # TensorFlow would take all memory of a GPU, and leave none to the server of the check.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
     from tfpipe.publish import card, graph, requirement
 
     requirements = requirement.parse(options.require)
