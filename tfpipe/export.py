@@ -10,6 +10,7 @@ watches export/NAME may be running. A version that fails leaves nothing behind.
 """
 
 import dataclasses
+import os
 import pathlib
 import shlex
 import time
@@ -82,6 +83,9 @@ class Options:
 
 def main(options: Options) -> None:
     """Runs the command; see the module's docstring."""
+    # TensorFlow would take all memory of a GPU, and leave none to the server of the check.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
     from tfpipe.publish import card, graph, onnx_model, requirement
 
     requirements = requirement.parse(options.require)

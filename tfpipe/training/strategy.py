@@ -1,6 +1,7 @@
 """Strategies of tf.distribute for several devices or machines, and the loss of a machine."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def choose(name: str) -> tf.distribute.Strategy:
         return tf.distribute.get_strategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored(tuple(device.name for device in devices))
     if name == "tpu":
         return _tpu()
     if not workers:
@@ -72,6 +73,15 @@ def choose(name: str) -> tf.distribute.Strategy:
     if workers > 1:
         terminal.say(f"waiting for all {workers} workers of {_CONFIG}")
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the strategy of some devices, one for all trainings of the process.
+
+    A second one would number its exchanges like the first, whose shapes TensorFlow still knows.
+    """
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _tpu() -> tf.distribute.Strategy:
