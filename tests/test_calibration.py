@@ -279,7 +279,7 @@ class TestFinish:
 
     @pytest.fixture(scope="class")
     def trained(self, records, tmp_path_factory):
-        changes = {"epochs": 1, "tta": "flip_lr,crop(0.9)", "calibration": "platt"}
+        changes = {"epochs": 1, "augment": "", "tta": "flip_lr,crop(0.9)", "calibration": "platt"}
         folder = tmp_path_factory.mktemp("finish") / "run"
         config = TrainConfig(records=str(records), run_dir=str(folder), **{**TINY, **changes})
         train.main(config)

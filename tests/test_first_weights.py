@@ -12,7 +12,7 @@ from tfpipe import build_records, train
 from tfpipe.training import run_folder
 
 # A rate at which an epoch hardly changes a weight.
-STILL = {"learning_rate": 1e-12, "optimizer": "sgd", "epochs": 1}
+STILL = {"learning_rate": 1e-12, "optimizer": "sgd", "epochs": 1, "augment": "", "tta": ""}
 
 
 def backbone_of(folder):

@@ -127,8 +127,8 @@ def test_a_patience_of_0_waits_for_the_first_epoch_without_a_gain(patience):
 
 def test_a_budget_ends_in_a_usable_run(tiny_config, tmp_path, capsys):
     """Of minutes that are over after the first step, in the first of two stages."""
-    stages = "a:from=head,epochs=3;b:from=all,epochs=3"
-    train.main(tiny_config(stages=stages, minutes=1e-6, batch_size=8))
+    config = {"stages": "a:from=head,epochs=3;b:from=all,epochs=3", "augment": "", "tta": ""}
+    train.main(tiny_config(**config, minutes=1e-6, batch_size=8))
     said = capsys.readouterr().err
     assert "the epoch ends after 1 step" in said
     assert "no stage b" in said
@@ -136,14 +136,15 @@ def test_a_budget_ends_in_a_usable_run(tiny_config, tmp_path, capsys):
     evaluate.main(evaluate.Options(run_dir=str(tmp_path / "run"), rounds=100))
     assert "not calibrated" not in capsys.readouterr().err
     # With more minutes the same command continues.
-    train.main(tiny_config(stages=stages, minutes=60.0, batch_size=8))
+    train.main(tiny_config(**config, minutes=60.0, batch_size=8))
     assert [row["stage"] for row in log_of(tmp_path / "run")].count("b") == 3
 
 
 def test_a_run_resumes_with_another_cache(tiny_config, tmp_path, capsys):
-    train.main(tiny_config(epochs=1))
+    config = {"augment": "", "tta": ""}
+    train.main(tiny_config(**config, epochs=1))
     changes = {"cache": "decoded", "decode_threads": 1}
-    train.main(tiny_config(epochs=2, **changes))
+    train.main(tiny_config(**config, epochs=2, **changes))
     assert "cache=decoded" in capsys.readouterr().err
     assert len(log_of(tmp_path / "run")) == 2
 

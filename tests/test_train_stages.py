@@ -125,7 +125,7 @@ def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
 
 def test_a_stage_has_its_own_batch_size(tiny_config, tmp_path):
     """One step with all images has the mean of their gradients."""
-    config = CACHED | {"head": "", "epochs": 1, "batch_size": 8, "tta": ""}
+    config = CACHED | {"head": "", "epochs": 1, "batch_size": 8}
     stages = "a:batch_size=64,optimizer=sgd,lr=0.5;b:batch_size=32,lr=1e-30"
     train.main(tiny_config(**config | {"stages": stages}))
     run = load(tmp_path)
@@ -183,7 +183,7 @@ def test_fewer_images_than_a_batch_train_too(tiny_config, tmp_path, capfd, chang
 def test_images_are_read_once_for_all_stages_and_runs(tiny_config, tmp_path, monkeypatch):
     """Features at later layers follow from the earliest ones, with the values that images give."""
     stages = "head:epochs=1;top:from=conv3,epochs=1;more:from=conv2,epochs=1"
-    config = CACHED | {"augment": "rotate(30)", "feature_views": 2, "tta": "", "epochs": 1}
+    config = CACHED | {"augment": "rotate(30)", "feature_views": 2, "epochs": 1}
     passes = []
     eval_batches = pipeline.eval_batches
 
@@ -212,7 +212,7 @@ def test_images_are_read_once_for_all_stages_and_runs(tiny_config, tmp_path, mon
 
 
 def test_the_calibration_uses_cached_features(tiny_config, tmp_path, monkeypatch):
-    config = CACHED | {"stages": "head;top:from=conv3", "tta": "", "epochs": 1}
+    config = CACHED | {"stages": "head;top:from=conv3", "epochs": 1}
     train.main(tiny_config(**config))
     run = load(tmp_path)
     kept = predictions_file.read(run.predictions_file)

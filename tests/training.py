@@ -8,8 +8,15 @@ import tf_keras
 
 from tfpipe.training import run_folder
 
-# Options of a run whose epochs take milliseconds: a head on cached features.
-CACHED = {"stages": "head", "augment": "", "pooling": "avg", "head": "dense(16)|dropout(0.5)"}
+# Options of a run whose epochs take milliseconds: a head on cached features. Without views the
+# calibration takes these too.
+CACHED = {
+    "stages": "head",
+    "augment": "",
+    "pooling": "avg",
+    "head": "dense(16)|dropout(0.5)",
+    "tta": "",
+}
 
 
 def log_of(folder):
