@@ -60,7 +60,7 @@ class Options:
         " without requests to warm up with",
         64,
     )
-    records: str = option("where they are taken from; empty for the records of the run", "")
+    records: str = option("records of the checked images; empty for those of the run", "")
     tflite: str = option(
         "also writes model.tflite for phones; int8 finds its ranges by the --check_images",
         NONE,

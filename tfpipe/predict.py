@@ -109,7 +109,9 @@ class _Options:
         " empty for --workers processes here",
         "",
     )
-    workers: int = option("these processes; 0 for one on each CPU core", 0, minimum=0, common=True)
+    workers: int = option(
+        "processes that classify; 0 for one on each CPU core", 0, minimum=0, common=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,9 @@ class Options:
         common=True,
     )
     model_name: str = option("name of the model on the --server", "default")
-    model_version: int = option("its version; 0 for the highest at the start", 0, minimum=0)
+    model_version: int = option(
+        "version of that model; 0 for the highest at the start", 0, minimum=0
+    )
     batch_size: int = option("images in a request to the --server, at most", 32, minimum=1)
     concurrency: int = option("requests to the --server at the same time", 2, minimum=1)
     timeout: float = option("seconds to wait for each answer", 30.0, minimum=0.001)
