@@ -167,7 +167,9 @@ def test_norm_has_the_statistics_of_the_training_images(tiny_config, tmp_path, s
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [CACHED, {"augment": "flip_lr"}])
+@pytest.mark.parametrize(
+    "changes", [CACHED, pytest.param({"augment": "flip_lr"}, marks=pytest.mark.slow)]
+)
 def test_fewer_images_than_a_batch_train_too(tiny_config, tmp_path, capfd, changes):
     """As one batch of all of them, with BatchNorm over different images."""
     changes = changes | {"head": "", "batch_norm": "trained", "epochs": 1, "batch_size": 1000}
