@@ -351,7 +351,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_batch(
     check_same_run(two_epochs[1], run.folder)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("nadam", marks=pytest.mark.slow)])
+@pytest.mark.slow  # each trains twice
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
 def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd, optimizer):
     """The weights become those of a schedule that halves the rate where the loss is not finite."""
     config = CACHED | {"stages": "top:from=conv3,backbone_lr=1e-3", "epochs": 3}
