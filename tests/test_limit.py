@@ -69,6 +69,7 @@ def test_few_and_too_many(uneven, tmp_path, most, expected):
         assert most == 1 or all(each["dog"] == 1 for each in counts)
 
 
+@pytest.mark.slow  # trains, evaluates twice, and reports
 def test_a_run_on_a_few_records_keeps_them(tiny_config, uneven, tmp_path, capsys):
     config = tiny_config(**CACHED, records=str(uneven.folder), limit=20, epochs=1, batch_size=8)
     train.main(config)

@@ -167,7 +167,9 @@ def test_norm_has_the_statistics_of_the_training_images(tiny_config, tmp_path, s
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [CACHED, {"augment": "flip_lr"}])
+@pytest.mark.parametrize(
+    "changes", [CACHED, pytest.param({"augment": "flip_lr"}, marks=pytest.mark.slow)]
+)
 def test_fewer_images_than_a_batch_train_too(tiny_config, tmp_path, capfd, changes):
     """As one batch of all of them, with BatchNorm over different images."""
     changes = changes | {"head": "", "batch_norm": "trained", "epochs": 1, "batch_size": 1000}
@@ -349,7 +351,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_batch(
     check_same_run(two_epochs[1], run.folder)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("nadam", marks=pytest.mark.slow)])
+@pytest.mark.slow  # each trains twice
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
 def test_rewinding_halves_the_learning_rate(tiny_config, tmp_path, monkeypatch, capfd, optimizer):
     """The weights become those of a schedule that halves the rate where the loss is not finite."""
     config = CACHED | {"stages": "top:from=conv3,backbone_lr=1e-3", "epochs": 3}
