@@ -155,7 +155,7 @@ def register(scheme: str, before: Callable[[], None]) -> None:
     """Make fsspec open SCHEME:///path on this disk; `before` is called before each request."""
     import fsspec
 
-    class SlowStore(fsspec.AbstractFileSystem):
+    class SlowFiles(fsspec.AbstractFileSystem):
         protocol = scheme
         cachable = False
 
@@ -173,7 +173,7 @@ def register(scheme: str, before: Callable[[], None]) -> None:
             kind = "directory" if os.path.isdir(path) else "file"
             return {"name": path, "size": status.st_size, "type": kind, "mtime": status.st_mtime}
 
-    fsspec.register_implementation(scheme, SlowStore, clobber=True)
+    fsspec.register_implementation(scheme, SlowFiles, clobber=True)
 
 
 if __name__ == "__main__":
