@@ -392,7 +392,7 @@ def test_odd_files_are_reported_and_nothing_else(tmp_path):
     )
     assert done.returncode == 3, done.stderr
     assert all(line.isprintable() for line in done.stderr.splitlines())
-    assert len(done.stderr.splitlines()) <= 6
+    assert len(done.stderr.splitlines()) <= 7
     listed = {
         path.removeprefix("in/"): reason for path, reason in rejects(tmp_path / "-out").items()
     }

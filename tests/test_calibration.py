@@ -335,7 +335,7 @@ class TestFinish:
         bounded = runs.load(finished.run_dir).restore().calibration
         assert bounded.method == "temperature"
         assert 0 < bounded.clip_min < bounded.clip_max < 1
-        assert "bounds" in capsys.readouterr().err
+        assert "kept within" in capsys.readouterr().err
 
     def test_without_the_flag_the_probabilities_have_no_bounds(self):
         """Of 100 confident images half would lie on one."""

@@ -225,12 +225,12 @@ def test_the_client_shows_it(form, capsys):
     }
     found = classifications(outputs, 2, None, (), "here")
     assert [each.unfamiliar for each in found] == [3.5, 0.5]
-    PRINTERS[form]([("a.jpg", found[0]), ("b.jpg", found[1])])
+    PRINTERS[form]([("a.jpg", found[0]), ("b.jpg", found[1])], ["cat", "dog"])
     printed = capsys.readouterr().out
     assert "unfamiliar" in printed
     assert ("none of these" in printed) is (form == "table")
     del outputs["unfamiliar"]
-    PRINTERS[form]([("a.jpg", classifications(outputs, 2, None, (), "here")[0])])
+    PRINTERS[form]([("a.jpg", classifications(outputs, 2, None, (), "here")[0])], ["cat", "dog"])
     printed = capsys.readouterr().out
     assert "unfamiliar" not in printed
     assert "none of these" not in printed

@@ -32,7 +32,7 @@ def read(tmp_path, text, suffix=".csv", **columns):
     path = tmp_path / f"list{suffix}"
     path.write_text(text, encoding="utf-8")
     found = label_list.read(str(path), Columns(**columns), [is_here])
-    return {row.path: row.label for row in found.rows}
+    return {row.path: row.annotation.label for row in found.rows}
 
 
 def is_here(cell):

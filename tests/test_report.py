@@ -43,6 +43,7 @@ from tfpipe.reporting import (
 from tfpipe.reporting.named_predictions import NamedPredictions
 from tfpipe.runs import loaded_run, predictions_file
 from tfpipe.training import log, resume
+from tfpipe.training.csv_logger import CsvLogger
 from tfpipe.training.train_config import TrainConfig
 
 HOSTILE = ("<script>alert(1)<b>", "a & 'b' \"c\"", "$\\frac{x$", "plain")
@@ -446,7 +447,7 @@ def test_files_are_read_as_they_were_written(tmp_path):
     epochs = [
         log.Epoch(n, "a,b", 0.1 * n, 0.5, 0.3, 0.4, 1e-3, 12.5, 0.25, 3.75, 0.3) for n in (1, 2)
     ]
-    written = log.Log(tmp_path, 0)
+    written = CsvLogger(types.SimpleNamespace(folder=tmp_path), 0)
     for epoch in epochs:
         written.add(epoch)
     assert log.read(tmp_path) == epochs

@@ -321,8 +321,8 @@ def diverging(monkeypatch, at):
     build = steps.losses.build
     counter = tf.Variable(0)
 
-    def poisoned(config, shares):
-        loss = build(config, shares)
+    def poisoned(*given, **named):
+        loss = build(*given, **named)
 
         def compute(*args):
             bad = tf.reduce_any(counter.assign_add(1) == at)

@@ -137,10 +137,9 @@ class ImageTable(Sequence[ImageInfo]):
 
     def _info(self, source: int, name: int, *columns: Any) -> ImageInfo:
         """Describe a row, whose values come in the order of `ROW`."""
-        *_, form, converted, spool, _, _, _, _, height, width, size = columns[:13]
-        file_bytes, file_height, file_width, offset, *color, sha256, file_sha256, look = columns[
-            13:
-        ]
+        *_, form, converted, spool, _fold, _copy, _cluster, height, width, size = columns[:12]
+        file_bytes, file_height, file_width, offset, *color = columns[12:-3]
+        sha256, file_sha256, look = columns[-3:]
         texts = self._vocabulary.texts
         return ImageInfo(
             ImageRef(source, self._names[name]),

@@ -68,7 +68,13 @@ class Searcher:
         )
         self._space = spaces.parse(space, base)
         self._deadline = time.monotonic() + 60 * (minutes or math.inf)
-        name = monitor.build(base, len(manifests.load(base.records).classes)).name
+        encoding = manifests.load(base.records).encoding
+        if encoding.many:
+            raise UserError(
+                f"tfpipe.tune compares answers of one class, and images of {base.records} may have"
+                " several: compare runs by `tfpipe evaluate --against`"
+            )
+        name = monitor.build(base, encoding).name
         self._metric = LOG_LOSS if name == monitor.VAL_LOSS else name
         self._sign = -1 if metrics[self._metric].higher_is_better else 1
         self._cluster = Cluster(strategy.choose(base.strategy))
