@@ -282,6 +282,7 @@ class TrainConfig:
         " tensorboard, mlflow, wandb; the last two take their places from their own environment"
         " variables",
         "csv,tensorboard",
+        group="Logs",
     )
     profile: bool = option(
         "trace ten steps for TensorBoard, and say whether input or compute is the bottleneck", False
