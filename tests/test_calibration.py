@@ -128,6 +128,24 @@ class TestFit:
             assert 1 / found.scale == pytest.approx(2, rel=0.05)
             assert found.shift == pytest.approx(1, abs=0.1)
 
+    def test_the_temperature_is_the_most_probable_under_its_prior(self):
+        """By a grid: the likelihood of all images and a normal prior of the logarithm."""
+        logits, labels = draw_many(40, 6, temperature=3.0)
+        grid = np.linspace(-3, 3, 6001)
+        likelihood = [
+            scipy.special.log_softmax(logits * np.exp(a), 1)[np.arange(40), labels].sum()
+            for a in grid
+        ]
+        best = grid[np.argmax(likelihood + scipy.stats.norm.logpdf(grid, scale=0.5))]
+        found = calibration_fit.fit(logits, labels, SOFTMAX, Method("temperature"))
+        assert np.log(found.scale) == pytest.approx(best, abs=2e-3)
+
+    def test_a_few_images_that_are_all_right_change_little(self):
+        labels = np.arange(40) % 2
+        logits = np.float32(np.where(labels, 5.0, -5.0))[:, None]
+        found = calibration_fit.fit(logits, labels, SIGMOID, Method("temperature"))
+        assert 1 <= found.scale < 1.2
+
     def test_minimises_the_smoothed_loss_of_platt_and_lin(self):
         """By brute force over a grid around it, with targets as their papers print them."""
         logits, labels = draw(60, 3, temperature=2.0, shift=0.5)
