@@ -148,6 +148,15 @@ def test_a_file_of_unknown_size_is_not_read_as_empty(monkeypatch):
         storage.read_whole("memory://test/unknown")
 
 
+def test_a_server_that_sends_whole_files_for_parts_is_refused(monkeypatch):
+    """As Python's http.server, which knows no Range: the second block would be the first again."""
+    data = bytes(range(256)) * 9000
+    storage.write_whole("memory://test/whole", data)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *args, **kwargs: data)
+    with pytest.raises(OSError, match="cannot send a part"):
+        storage.read_whole("memory://test/whole")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
