@@ -157,6 +157,14 @@ def test_a_server_that_sends_whole_files_for_parts_is_refused(monkeypatch):
         storage.read_whole("memory://test/whole")
 
 
+def test_a_name_is_no_pattern_of_others():
+    storage.write_whole("memory://test/pets1/x", b"data")
+    with refused(r"cannot write memory://test/pets\[1\]/x: .* no \*, \? or \["):
+        storage.write_whole("memory://test/pets[1]/x", b"other")
+    storage.remove_tree("memory://test/pets[1]")
+    assert storage.read_whole("memory://test/pets1/x") == b"data"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

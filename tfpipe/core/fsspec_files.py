@@ -50,6 +50,13 @@ def _as_os_errors(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _literal(url: str) -> str:
+    """Return a URL; raise OSError if fsspec would take it as a pattern of other names."""
+    if set("*?[") & set(url):
+        raise OSError(errno.EINVAL, "a name that is written has no *, ? or [: give another")
+    return url
+
+
 class _WrittenFile(io.RawIOBase):
     """A file that is written; its errors, also those of a store's client, are OSError."""
 
@@ -159,7 +166,7 @@ class FsspecFiles:
     def rename(self, url: str, to: str, overwrite: bool) -> None:
         """Move a file; one that is there is always replaced, as `overwrite` asks."""
         del overwrite
-        self._fs.mv(url, to)
+        self._fs.mv(_literal(url), _literal(to))
 
     @_as_os_errors
     def remove(self, url: str) -> None:
@@ -169,7 +176,7 @@ class FsspecFiles:
     @_as_os_errors
     def rmtree(self, url: str) -> None:
         """Remove a folder and its contents."""
-        self._fs.rm(url, recursive=True)
+        self._fs.rm(_literal(url), recursive=True)
 
     def walk(self, url: str) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield each folder's URL, the names of its folders, and those of its files."""
