@@ -5,7 +5,8 @@
 Closed loop, the default: --concurrency requests are always under way; each answer starts the next
 request. It finds the maximum. Open loop (--rate): requests arrive at random times (Poisson)
 with that rate on average, however slow the answers are. Each latency counts from the planned time.
-This is what independent clients see. Images are named as for serving.client, and sent repeatedly.
+This is what independent clients see. Images are named as for tfpipe client, and sent repeatedly,
+by gRPC only.
 """
 
 import collections

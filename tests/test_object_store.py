@@ -76,6 +76,16 @@ def test_files(store):
     assert not keys(store, "files")
 
 
+def test_an_object_that_stands_for_a_folder_is_no_file(store):
+    """The console of the store makes one for each folder that a person creates there."""
+    for key in ("marked/", "marked/cat/"):
+        store.put_object(Bucket="pets", Key=key)
+    store.put_object(Bucket="pets", Key="marked/cat/1.jpg", Body=b"x")
+    source = sources.open_source("s3://pets/marked")
+    assert source.names() == ["cat/1.jpg"]
+    assert not source.skipped
+
+
 def test_an_error_of_a_store_is_one_line(store, monkeypatch):
     with refused("'s3://none/x.zip' does not exist"):
         sources.open_source("s3://none/x.zip")

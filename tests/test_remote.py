@@ -11,6 +11,7 @@ import uuid
 
 import pytest
 import tensorflow as tf
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from tests.refusals import refused
 from tfpipe import build_records, sources, verify_records
@@ -128,11 +129,48 @@ def test_a_file_appears_whole_or_not_at_all(folder):
         storage.read_json(folder / "k", what="it", hint="")
 
 
+def test_a_store_that_fails_while_it_is_written_is_one_line(monkeypatch):
+    def fail(_):
+        raise RuntimeError("the client lost its connection")
+
+    monkeypatch.setattr(MemoryFile, "close", fail)
+    with refused("cannot write memory://test/x: the client lost its connection"):
+        storage.write_whole("memory://test/x", b"data")
+
+
+def test_a_file_of_unknown_size_is_not_read_as_empty(monkeypatch):
+    storage.write_whole("memory://test/unknown", b"data")
+    info = MemoryFileSystem.info
+    monkeypatch.setattr(
+        MemoryFileSystem, "info", lambda *args, **kwargs: info(*args, **kwargs) | {"size": None}
+    )
+    with pytest.raises(OSError, match="does not say how large"):
+        storage.read_whole("memory://test/unknown")
+
+
+def test_a_server_that_sends_whole_files_for_parts_is_refused(monkeypatch):
+    """As Python's http.server, which knows no Range: the second block would be the first again."""
+    data = bytes(range(256)) * 9000
+    storage.write_whole("memory://test/whole", data)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *args, **kwargs: data)
+    with pytest.raises(OSError, match="cannot send a part"):
+        storage.read_whole("memory://test/whole")
+
+
+def test_a_name_is_no_pattern_of_others():
+    storage.write_whole("memory://test/pets1/x", b"data")
+    with refused(r"cannot write memory://test/pets\[1\]/x: .* no \*, \? or \["):
+        storage.write_whole("memory://test/pets[1]/x", b"other")
+    storage.remove_tree("memory://test/pets[1]")
+    assert storage.read_whole("memory://test/pets1/x") == b"data"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({"source": "gitlab://b/x"}, "gitlab://b/x: neither TensorFlow nor fsspec opens gitlab://"),
         ({"out": "dropbox://h/x/y"}, "dropbox:// needs a package ("),
+        ({"source": "ftp://me:secret@h/x.zip"}, "ftp://h/x.zip: leave user and password out"),
         ({"source": "nope://b/x.zip"}, "opens nope://: give gs:// or s3://, or a path"),
         ({"source": "ram://none/x"}, "'ram://none/x' does not exist"),
         ({"source": "memory://none/x"}, "'memory://none/x' does not exist"),

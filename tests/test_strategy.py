@@ -41,6 +41,8 @@ TWO = ["localhost:1234", "localhost:1235"]
         ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "task chief 0"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "task worker 2"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "x"}}, "task worker x"),
+        ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": "²"}}, "task worker ²"),
+        ({"cluster": {"worker": TWO}, "task": {"type": ["worker"], "index": 0}}, "which is not in"),
         ({"cluster": {"chief": TWO}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
     ],
 )

@@ -164,6 +164,15 @@ def test_short_epochs_have_few_lines_and_a_complete_run_says_so(
     assert val_losses(tmp_path / "run") == losses
 
 
+def test_more_epochs_are_proposed_where_they_can_be_given(tiny_config, capsys):
+    """`--epochs` changes no stage that has its own."""
+    train.main(tiny_config(**CACHED | {"stages": "head:epochs=1"}))
+    said = capsys.readouterr().err
+    assert "the last epoch is the best" in said
+    assert "more in --stages" in said
+    assert "--epochs=" not in said
+
+
 def test_frozen_features_are_computed_once(tiny_config, tmp_path):
     config = tiny_config(**CACHED, epochs=1)
     train.main(config)

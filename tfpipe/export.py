@@ -77,7 +77,9 @@ class Options:
         group="Checks and warm-up",
     )
     onnx: bool = option(
-        "also writes model.onnx for ONNX Runtime; needs pip install 'tfpipe[onnx]'", False
+        "also writes model.onnx for ONNX Runtime; needs pip install 'tfpipe[onnx]'",
+        False,
+        group="Form of the model",
     )
 
 

@@ -3,8 +3,8 @@
     tfpipe pipeline train.zip --out=pets
 
 It prints each command before it runs it, so that you can run one by itself with other flags. Run it
-again after an interruption: finished steps are not repeated. --out gets the folders records/, run/
-and export/; --export_dir names another folder for the export.
+again after an interruption: a finished build, training or export is not repeated. --out gets the
+folders records/, run/ and export/; --export_dir names another folder for the export.
 
 --recipe=auto trains a head on frozen MobileNet features, which takes a minute for some thousand
 images on two CPU cores. `tfpipe train --recipe=list` lists the others.

@@ -27,7 +27,7 @@ from tfpipe.training.train_config import TrainConfig
 class Options(TrainConfig):
     """The options of this command: those of tfpipe.train, as the base, and its own."""
 
-    run_dir: str = option("folder of the search", "")
+    run_dir: str = option("folder of the search", "", common=True)
     minutes: float = option(
         "begin no trial that is expected to end after this many minutes; 0 for no limit",
         0.0,
@@ -37,8 +37,12 @@ class Options(TrainConfig):
         "options to draw, and their values: OPTION=VALUE,VALUE;OPTION=...; empty for the head, its"
         " dropout, the learning rate and the weight decay",
         "",
+        group="Search",
+        common=True,
     )
-    trials: int = option("trials in all, with those of an interrupted search", 20, minimum=1)
+    trials: int = option(
+        "trials in all, with those of an interrupted search", 20, minimum=1, common=True
+    )
 
 
 def main(options: Options) -> None:

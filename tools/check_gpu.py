@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,9 @@ AUGMENTS = {
 class Options:
     """The options of this command."""
 
-    minutes: float = option("the most that it may take; what is left is not done then", 5.0)
+    minutes: float = option(
+        "the most that it may take; what is left is not done then", 5.0, minimum=0.1
+    )
     json: str = option("file for all figures; empty for none", "")
     only: str = option("names of checks, separated by commas; empty for all", "")
 
@@ -426,17 +429,17 @@ def main(options: Options) -> int:
     chosen = _chosen(options.only)
     report = Report(options.json, [check.__name__ for check in chosen])
     os.environ.setdefault(_GROWTH, "true")  # leaves memory to the processes of `export`
-    late = threading.Timer(60 * options.minutes, report.give_up, (options.minutes,))
-    late.daemon = True
-    late.start()
-    try:
-        with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work:
+        late = threading.Timer(60 * options.minutes, report.give_up, (options.minutes, work))
+        late.daemon = True
+        late.start()
+        try:
             trial = Testbed(pathlib.Path(work).resolve())
             for check in chosen:
                 terminal.say(f"{check.__name__}: {check.__doc__.splitlines()[0]}")
                 report.add(check.__name__, _findings(check, trial))
-    finally:
-        late.cancel()
+        finally:
+            late.cancel()
     return report.show()
 
 
@@ -493,8 +496,8 @@ class Report:
                 terminal.result(f"{row['name']}: {row['detail']}")
         return int(any(row["verdict"] == FAILED for row in self._rows))
 
-    def give_up(self, minutes: float) -> None:
-        """End the process: what is left failed. Nothing interrupts a compiler."""
+    def give_up(self, minutes: float, work: str) -> None:
+        """Remove `work` and end the process: what is left failed. Nothing interrupts a compiler."""
         with self._lock:
             for check in self._left:
                 row = CheckResult(check, np.nan, 0.0, f"not done within {minutes:g} minutes")
@@ -502,6 +505,7 @@ class Report:
             self._save()
             self.show()
         sys.stdout.flush()
+        shutil.rmtree(work, ignore_errors=True)
         os._exit(1)
 
     def _save(self) -> None:

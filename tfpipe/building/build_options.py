@@ -127,6 +127,7 @@ class _Options:
         " empty label none of the classes, and the rows of one image add up; by default the labels"
         " of lists decide, and it is an error if both are possible",
         None,
+        group="Labels and lists",
     )
     label_separator: str = option("what joins the classes of an image in the labels of lists", "|")
 

@@ -30,6 +30,7 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _RECIPE_FLAG = """\
+Recipes:
   --recipe=NAME
       a flagfile that comes with tfpipe, in place of --flagfile; list shows them"""
 
@@ -150,6 +151,6 @@ def _where(argv: list[str], error: flags.Error) -> str:
 
 def _help(main: Callable, cls: type, takes_recipes: bool, *, full: bool) -> str:
     doc = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
-    recipe = f"{_RECIPE_FLAG}\n" if takes_recipes else ""
+    recipe = f"{_RECIPE_FLAG}\n\n" if takes_recipes else ""
     described = options.describe_flags(cls, full=full)
-    return f"{doc}\n\n{described}\n\nEvery command:\n{recipe}{_COMMON_FLAGS}"
+    return f"{doc}\n\n{described}\n\n{recipe}Every command:\n{_COMMON_FLAGS}"

@@ -6,7 +6,9 @@ Their errors are OSError with the URL, whatever the library of a file system rai
 import datetime
 import errno
 import functools
+import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -14,6 +16,9 @@ from tfpipe.core.errors import UserError, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# USER:PASSWORD@ of a URL.
+_LOGIN = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 
 _INSTALL = "pip install 'tfpipe[cloud]' has what s3:// needs; name another path, or a local copy"
 
@@ -45,6 +50,36 @@ def _as_os_errors(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _literal(url: str) -> str:
+    """Return a URL; raise OSError if fsspec would take it as a pattern of other names."""
+    if set("*?[") & set(url):
+        raise OSError(errno.EINVAL, "a name that is written has no *, ? or [: give another")
+    return url
+
+
+class _WrittenFile(io.RawIOBase):
+    """A file that is written; its errors, also those of a store's client, are OSError."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url, self._file = url, file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._call(self._url, self._file.write, data)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        self._call(self._url, self._file.close)
+
+    @_as_os_errors
+    def _call(self, url: str, method: Callable[..., R], *args: Any) -> R:
+        return method(*args)
+
+
 class FsspecFiles:
     """The functions of `tf.io.gfile` that are used here, of one file system of fsspec."""
 
@@ -52,9 +87,15 @@ class FsspecFiles:
         """Find the file system of a URL.
 
         Raises:
-            UserError: fsspec has none, or a package is missing.
+            UserError: fsspec has none, a package is missing, or the URL has a password.
         """
         scheme = url.partition("://")[0]
+        if _LOGIN.search(url):
+            raise UserError(
+                f"{_LOGIN.sub('', url)}: leave user and password out of the URL, which files and"
+                f" messages name: set them in variables, as FSSPEC_{scheme.upper()}_PASSWORD or"
+                " those of the store's own tools"
+            )
         try:
             import fsspec
 
@@ -83,7 +124,7 @@ class FsspecFiles:
     @_as_os_errors
     def GFile(self, url: str, mode: str) -> Any:  # noqa: N802 (as TensorFlow calls it)
         """Open a file for writing."""
-        return self._fs.open(url, mode)
+        return _WrittenFile(url, self._fs.open(url, mode))
 
     @_as_os_errors
     def listdir(self, url: str) -> list[str]:
@@ -111,7 +152,10 @@ class FsspecFiles:
         time = next((info[name] for name in names if info.get(name)), 0)
         seconds = time.timestamp() if isinstance(time, datetime.datetime) else time
         number = int(seconds * 1e9) if isinstance(seconds, int | float) else 0
-        return FileStatus(info["size"] or 0, number, info["type"] == "directory")
+        is_directory = info["type"] == "directory"
+        if info["size"] is None and not is_directory:
+            raise OSError(errno.EIO, "the server does not say how large the file is: copy it here")
+        return FileStatus(info["size"] or 0, number, is_directory)
 
     @_as_os_errors
     def makedirs(self, url: str) -> None:
@@ -122,7 +166,7 @@ class FsspecFiles:
     def rename(self, url: str, to: str, overwrite: bool) -> None:
         """Move a file; one that is there is always replaced, as `overwrite` asks."""
         del overwrite
-        self._fs.mv(url, to)
+        self._fs.mv(_literal(url), _literal(to))
 
     @_as_os_errors
     def remove(self, url: str) -> None:
@@ -132,7 +176,7 @@ class FsspecFiles:
     @_as_os_errors
     def rmtree(self, url: str) -> None:
         """Remove a folder and its contents."""
-        self._fs.rm(url, recursive=True)
+        self._fs.rm(_literal(url), recursive=True)
 
     def walk(self, url: str) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield each folder's URL, the names of its folders, and those of its files."""
@@ -142,6 +186,11 @@ class FsspecFiles:
     def _walked(self, url: str) -> list[tuple[str, list[str], list[str]]]:
         _, top = self._split(url)
         return [
-            (f"{url.rstrip('/')}/{path[len(top) :].strip('/')}".rstrip("/"), folders, files)
+            # As in `listdir`, an object that stands for its folder is no file; its name is "".
+            (
+                f"{url.rstrip('/')}/{path[len(top) :].strip('/')}".rstrip("/"),
+                folders,
+                [*filter(None, files)],
+            )
             for path, folders, files in self._fs.walk(url, on_error="raise")
         ]

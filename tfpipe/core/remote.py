@@ -98,10 +98,15 @@ def open_to_read(url: str, *, sequential: bool = False) -> BinaryIO:
 
 
 def _read(url: str, offset: int, size: int) -> bytes:
-    """Return a part of a file."""
+    """Return a part of a file; raise OSError if the answer has another size."""
     with gfile(url) as files:
         if isinstance(files, FsspecFiles):
-            return files.read(url, offset, size)
-        with files.GFile(url, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+            data = files.read(url, offset, size)
+        else:
+            with files.GFile(url, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+    if len(data) != size:
+        reason = "it changed, or its server cannot send a part of a file: copy it here"
+        raise OSError(errno.EIO, f"{len(data)} bytes came in place of {size} ({reason})", url)
+    return data

@@ -29,8 +29,9 @@ _ALIGNMENT = 64  # bytes; what TensorFlow (Eigen) requires of a tensor's memory
 class InputConfig:
     """How records become batches for training.
 
-    Each of W workers decodes B / W consecutive rows of every batch, but reads or caches all
-    records. So together they see the batches that one process would see.
+    Each of W workers decodes B / W rows of every batch. It reads its own shards where there are
+    enough of them (`RecordSource.own_shards`). Else it reads or caches all records, and together
+    the workers see the batches that one process would see.
 
     Raises:
         UserError: the workers cannot share the batches.

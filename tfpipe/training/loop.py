@@ -147,13 +147,14 @@ class Loop:
         if (
             trained == last.config.epochs
             and state.best_epoch + 1 == state.epoch
-            and not schedules.follows_epochs(last.config.schedule)
+            and not any(schedules.follows_epochs(each.config.schedule) for each in self._run.stages)
         ):
             of = f" of stage {last.name}" if len(self._run.stages) > 1 else ""
-            terminal.say(
-                f"the last epoch{of} is the best, so more may be better: the same command with"
-                f" --epochs={2 * trained} continues"
-            )
+            longer = dataclasses.replace(self._run.config, epochs=2 * trained)
+            how = f"the same command with --epochs={2 * trained} continues"
+            if stages.parse(longer)[last.index].config.epochs == trained:  # --stages has its own
+                how = "give the stage more in --stages, and another --run_dir"
+            terminal.say(f"the last epoch{of} is the best, so more may be better: {how}")
 
     def _find(self) -> bool:
         """Take the state of the newest checkpoint; return whether there is one."""

@@ -125,8 +125,8 @@ def _workers(text: str) -> int:
     task = config.get("task")
     if not isinstance(task, dict) or not {"type", "index"} <= set(task):
         raise _wrong('has no "task" with "type" and "index"')
-    last = len(cluster.get(task["type"], [])) - 1
-    if not (str(task["index"]).isdigit() and int(task["index"]) <= last):
+    last = len(cluster.get(str(task["type"]), [])) - 1
+    if not (str(task["index"]).isdecimal() and int(task["index"]) <= last):
         raise _wrong(f"has the task {task['type']} {task['index']}, which is not in its cluster")
     return chiefs + workers
 
@@ -137,7 +137,7 @@ def _wrong(what: str) -> UserError:
 
 def _is_address(text: object) -> bool:
     host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    return bool(host) and port.isdigit() and 0 < int(port) < 2**16
+    return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
 @contextlib.contextmanager

@@ -207,8 +207,9 @@ class TrainConfig:
         " equally often; sqrt, between both; or a power of the number of images, 0 to 1. The epoch"
         " keeps its length",
         "natural",
+        group="Input",
     )
-    seed: int = option("seed of first weights, order, augmentation and dropout", 0, group="Input")
+    seed: int = option("seed of first weights, order, augmentation and dropout", 0)
     shuffle_mb: int = option("size of the shuffle buffer, in MB of encoded images", 256)
     resize_on: str = option(
         "where training images are resized: on the host; or on the device, in one interpolation"
