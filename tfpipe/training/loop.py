@@ -144,9 +144,11 @@ class Loop:
             f" val_loss {state.best_loss:.4f} and val_accuracy {state.best_accuracy:.4f}"
         )
         trained = state.epoch - state.first_epoch
+        longer = stages.parse(dataclasses.replace(self._run.config, epochs=2 * trained))
         if (
             trained == last.config.epochs
             and state.best_epoch + 1 == state.epoch
+            and longer[last.index].config.epochs == 2 * trained  # it has no number of its own
             and not schedules.follows_epochs(last.config.schedule)
         ):
             of = f" of stage {last.name}" if len(self._run.stages) > 1 else ""
