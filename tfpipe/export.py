@@ -173,7 +173,9 @@ def _check(options: Options, run, predictor, work: pathlib.Path, definitions, si
             f" differ by up to {difference:.2g}"
         )
         if predictor.familiarity:
-            terminal.say(f"{lite.FILE} has no `unfamiliar`, so it calls no image none of these")
+            terminal.say(
+                f"{lite.FILE} gives no `unfamiliar`: it does not tell images of other kinds"
+            )
     if options.onnx:
         difference = onnx_model.write(work, predictor, taken, run.classes, run.thresholds)
         terminal.say(
