@@ -35,7 +35,7 @@ def samples(export_dir):
 
 def test_onnx_runtime_answers_as_the_savedmodel(run, samples, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tfpipe[onnx]'")
-    difference = onnx_model.write(tmp_path, run.restore(), samples, run.classes)
+    difference = onnx_model.write(tmp_path, run.restore(), samples, run.classes, (0.5, 0.25))
     assert difference < 1e-5
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     ((images,), (probabilities,)) = session.get_inputs(), session.get_outputs()
@@ -49,6 +49,7 @@ def test_onnx_runtime_answers_as_the_savedmodel(run, samples, tmp_path):
     assert probabilities.name == "probabilities"
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == ["cat", "dog"]
+    assert json.loads(metadata["thresholds"]) == [0.5, 0.25]
 
 
 def test_another_answer_of_onnx_runtime_is_refused(run, samples, tmp_path):

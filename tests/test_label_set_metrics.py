@@ -10,6 +10,7 @@ import sklearn.metrics
 import tensorflow as tf
 from json_schema import ANNOTATIONS, CHECKED, violations, words
 
+from tests.refusals import refused
 from tfpipe import evaluation
 from tfpipe.core.errors import UserError
 from tfpipe.evaluation import compare, label_sets, result_tables, threshold
@@ -305,3 +306,12 @@ def test_labels_become_vectors_alike_on_the_host_and_in_the_graph():
 def test_registries_go_by_the_labels():
     assert label_sets.registry("many") is set_metrics
     assert "accuracy" in label_sets.registry("one")
+
+
+def test_predictions_of_other_kinds_of_labels_are_not_compared():
+    name = np.array(["x", "y", "z"])
+    one = {"name": name, "label": np.array([0, 1, 0])}
+    many = {"name": name, "label": np.eye(3, 4, dtype=np.float32)}
+    for first, second in ((one, many), (many, one)):
+        with refused("different labels, as of x"):
+            compare.order("first", first, "second", second)

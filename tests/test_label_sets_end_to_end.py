@@ -199,6 +199,14 @@ def test_predictions_have_lists_of_labels(folder, tmp_path, measured):
         assert summary["threshold"] == pytest.approx(expected)
         for name in CLASSES:
             assert summary["labels"][name] == sum(name in row["labels"] for row in rows)
+    # Bounds change the probabilities, not the answers.
+    for threshold in ("", "red=0.3"):
+        free, bounded = (
+            predicted(folder, tmp_path, **run, threshold=threshold, clip=clip)
+            for clip in ("0,1", "0.45,0.55")
+        )
+        assert [row["labels"] for row in free] == [row["labels"] for row in bounded]
+        assert max(row["probability_red"] for row in bounded) <= 0.5500001
     out = tmp_path / "all.csv"
     options = {"source": (str(folder / "images"),), "out": str(out), "columns": "all"}
     predict.main(predict.Options(**options, **run, threshold="0.25"))

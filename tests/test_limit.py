@@ -1,6 +1,7 @@
 """`--limit`: a few records of each split, with the classes' shares as they are."""
 
 import collections
+import itertools
 import json
 
 import pytest
@@ -67,6 +68,35 @@ def test_few_and_too_many(uneven, tmp_path, most, expected):
     else:
         assert all(sum(each.values()) == expected for each in counts)
         assert most == 1 or all(each["dog"] == 1 for each in counts)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Records of 45 images, each with another pair of ten classes, and of 45 with one and all."""
+    base = tmp_path_factory.mktemp("sets")
+    pairs = ["|".join(pair) for pair in itertools.combinations("abcdefghij", 2)]
+    rows = ["file,label"]
+    for number, label in enumerate([*pairs, *["yes"] * 45]):
+        draw("cat", number, side=32).save(base / f"{number}.jpg")
+        rows.append(f"{number}.jpg,{label}")
+    (base / "labels.csv").write_text("\n".join(rows))
+    options = {"workers": 1, "report": False, "splits": "train:0.9,val:0.1", "multi_label": True}
+    source = (str(base / "labels.csv"),)
+    build_records.main(build_records.Options(source, str(base / "out"), **options))
+    return manifests.load(base / "out")
+
+
+@pytest.mark.parametrize("most", [20, 60])  # fewer than there are different labels, and more
+def test_rare_sets_of_classes_are_drawn_as_often_as_frequent_ones(sets, tmp_path, most):
+    whole, drawn = sets.count("train"), set()
+    for seed in range(6):
+        found = limit.draw(sets, most, seed, tmp_path / str(seed))
+        assert found.count("train") == most
+        exact = most * sets.splits["train"]["yes"] / whole
+        assert abs(found.splits["train"]["yes"] - exact) < 1
+        drawn |= {each.text for each in Subset(found, ("train",)).records()}
+    # Each of 40 pairs is missing from all draws with a probability of less than 0.2.
+    assert len(drawn) > 25
 
 
 @pytest.mark.slow  # trains, evaluates twice, and reports

@@ -34,7 +34,9 @@ def test_each_stage_reads_its_size_and_the_last_is_served(
     train.main(tiny_config(**GROWING))
     assert set(sides) == {16, 32}
     assert sides == sorted(sides)
-    assert "on images of 16 px; the model serves 32 px" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "on images of 16 px; the model serves 32 px" in said
+    assert "--epochs=" not in said  # the last stage has its own number, so the flag does nothing
     run = runs.load(str(tmp_path / "run"))
     assert run.restore().image_size == 32
     rows = [row for row in log_of(tmp_path / "run") if row["stage"] == "large"]

@@ -85,11 +85,27 @@ def test_a_space_draws_texts(text, drawn, expected):
         ("lr=1,2;learning_rate=3,4", "twice"),
         ("records=a,b", "stays the same"),
         ("val_split=val,test", "stays the same"),
+        ("drop_path=0.1,much", "number"),
+        ("drop_path=uniform(0,2)", "at most 0.99"),
+        ("patience=int(-1,5)", "at least 0"),
     ],
 )
 def test_a_wrong_space_is_refused(text, words):
     with refused(words):
         space.parse(text, TrainConfig())
+
+
+def test_an_empty_value_is_the_default_of_an_option_that_has_none():
+    found = space.parse("drop_path=,0.2;seed=int(0,1000000)", TrainConfig())
+    drawn = found.draw(optuna.trial.FixedTrial({"drop_path": "", "seed 1.1": 7}))
+    assert space.with_options(TrainConfig(drop_path=0.1), drawn).drop_path is None
+    assert space.with_options(TrainConfig(), {"drop_path": "0.2"}).drop_path == 0.2
+
+
+def test_trials_on_other_images_than_the_base_are_refused():
+    with refused("seed .* `limit=50`"):
+        space.parse("seed=1,2", TrainConfig(limit=50))
+    space.parse("seed=1,2", TrainConfig())
 
 
 def test_an_option_that_every_stage_sets_itself_is_refused():

@@ -174,8 +174,12 @@ def _check(options: Options, run, predictor, work: pathlib.Path, definitions, si
             f"{lite.FILE}: {same} of {len(taken.files)} images get the same class; probabilities"
             f" differ by up to {difference:.2g}"
         )
+        if predictor.familiarity:
+            terminal.say(
+                f"{lite.FILE} gives no `unfamiliar`: it does not tell images of other kinds"
+            )
     if options.onnx:
-        difference = onnx_model.write(work, predictor, taken, run.classes)
+        difference = onnx_model.write(work, predictor, taken, run.classes, run.thresholds)
         terminal.say(
             f"{onnx_model.FILE}: ONNX Runtime's probabilities differ from the evaluation's by up to"
             f" {difference:.1g}"

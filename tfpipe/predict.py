@@ -146,13 +146,11 @@ def main(options: Options) -> int:
     if for_kaggle:
         order.check_unique(filter(is_image_name, prediction.names))
     with open_work(out, prediction.key(), "prediction") as work:
-        predictions = prediction.run(work, run_chunks)
+        predictions = prediction.run(work, run_chunks, by_class if rule else None)
         if for_kaggle:
             order.check_unique(predictions.names)
         if threshold:
             predictions = dataclasses.replace(predictions, threshold=threshold.value)
-        if rule and by_class:
-            predictions = predictions.answered(by_class)
         table = predictions.kaggle() if for_kaggle else predictions.all()
         rejects = [(name, *why) for name, why in predictions.rejects.items()]
         rejects += predictions.skipped
@@ -240,9 +238,11 @@ def _threshold(rule: thresholds.Rule, classifier) -> thresholds.Threshold:
         )
     if rule.method == thresholds.GIVEN:
         return thresholds.choose(rule, None, None)
+    from tfpipe.predictions.image_classifier import clipped
 
     found = _validation(rule, classifier)
-    return thresholds.choose(rule, found["probabilities"][:, 1], found["label"])
+    probabilities = clipped(found["probabilities"], classifier.bounds)
+    return thresholds.choose(rule, probabilities[:, 1], found["label"])
 
 
 def _class_thresholds(rule: thresholds.Rule | None, classifier) -> tuple[float, ...] | None:
@@ -256,8 +256,7 @@ def _class_thresholds(rule: thresholds.Rule | None, classifier) -> tuple[float, 
 
 
 def _validation(rule: thresholds.Rule, classifier) -> "dict[str, np.ndarray]":
-    """Return a run's predictions of its validation images, clipped as the predictions will be."""
-    from tfpipe.predictions.image_classifier import clipped
+    """Return a run's predictions of its validation images."""
     from tfpipe.runs import loaded_run
 
     if not loaded_run.is_calibrated(classifier.run):
@@ -265,10 +264,7 @@ def _validation(rule: thresholds.Rule, classifier) -> "dict[str, np.ndarray]":
             f"--threshold={rule.method}: the validation predictions of {classifier.run.folder} are"
             " missing or of other weights: run tfpipe.train there to its end, or give a number"
         )
-    found = predictions_file.read(classifier.run.predictions_file)
-    bounds = classifier.bounds
-    probabilities = clipped(found["probabilities"], bounds, many=classifier.many)
-    return found | {"probabilities": probabilities}
+    return predictions_file.read(classifier.run.predictions_file)
 
 
 def _summary(

@@ -110,7 +110,7 @@ def order(
 
     Args:
         first: the first model's folder, for messages.
-        one: of its images: "name" str [n] and "label" int [n].
+        one: of its images: "name" str [n] and "label", int [n] or float [n, C].
         second: the second model's folder, for messages.
         two: the same of its images.
 
@@ -134,7 +134,8 @@ def order(
                 " order: give each image a name of its own"
             )
         found = np.argsort(others)[np.argsort(np.argsort(names))]
-    differ = two["label"][found] != one["label"]
+    alike = two["label"].shape[1:] == one["label"].shape[1:]
+    differ = two["label"][found] != one["label"] if alike else np.ones(len(names), bool)
     differ = differ.reshape(len(differ), -1).any(axis=1)
     if differ.any():
         raise UserError(

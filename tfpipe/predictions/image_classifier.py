@@ -111,13 +111,28 @@ class ImageClassifier(abc.ABC, Generic[T]):
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of all classes, float32 [N, C], for all outputs [N, K]."""
-        return clipped(outputs, self.bounds, many=self.many)
+        return clipped(self.own_probabilities(outputs), self.bounds, many=self.many)
 
-    def answers(self, outputs: np.ndarray) -> np.ndarray | None:
-        """Return which classes are answered, bool [N, C], for all outputs; see `many`."""
-        if self.thresholds is None:
+    def own_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities as the model gives them, without `bounds`."""
+        return outputs
+
+    def answers(
+        self, outputs: np.ndarray, thresholds: Sequence[float] | None = None
+    ) -> np.ndarray | None:
+        """Return which classes are answered, for all outputs; `bounds` have no effect.
+
+        Args:
+            outputs: float32 [N, K].
+            thresholds: of the classes, in place of the model's own.
+
+        Returns:
+            Bool [N, C]; None if an image has one class.
+        """
+        chosen = self.thresholds if thresholds is None else thresholds
+        if chosen is None:
             return None
-        return self.probabilities(outputs).astype(np.float64) >= self.thresholds
+        return self.own_probabilities(outputs).astype(np.float64) >= chosen
 
     @abc.abstractmethod
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:

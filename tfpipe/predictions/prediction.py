@@ -71,12 +71,15 @@ class Prediction:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def run(self, work: remote.Path, runner: Runner) -> Predictions:
+    def run(
+        self, work: remote.Path, runner: Runner, thresholds: Sequence[float] | None = None
+    ) -> Predictions:
         """Classify the missing chunks, and return all predictions.
 
         Args:
             work: the work folder.
             runner: classifies chunks.
+            thresholds: of the classes, in place of the model's own, where images may have several.
 
         Raises:
             UserError: the classifier does not answer, nothing can be written, or the folder of
@@ -92,7 +95,7 @@ class Prediction:
         with terminal.progress("predicting", sum(len(chunk.names) for chunk in todo)) as advance:
             if todo:
                 runner(job, todo, advance)
-        predictions = self._gather(job.work, all_chunks, maps)
+        predictions = self._gather(job.work, all_chunks, maps, thresholds)
         if not predictions.names:
             name, reason, detail = predictions.skipped[0]
             raise UserError(
@@ -124,7 +127,11 @@ class Prediction:
         storage.write_whole(work / _BEGUN, b"")
 
     def _gather(
-        self, work: str, all_chunks: Sequence[FileChunk], maps: dict[str, str]
+        self,
+        work: str,
+        all_chunks: Sequence[FileChunk],
+        maps: dict[str, str],
+        thresholds: Sequence[float] | None,
     ) -> Predictions:
         """Return the predictions of all chunks."""
         outputs, unfamiliar, rejects = [], [], {}
@@ -136,7 +143,8 @@ class Prediction:
             unfamiliar.append(result.unfamiliar)
             rejects |= {chunk.names[place]: why for place, why in result.rejects.items()}
         joined = np.concatenate(outputs)
-        found, answers = self.classifier.probabilities(joined), self.classifier.answers(joined)
+        found = self.classifier.probabilities(joined)
+        answers = self.classifier.answers(joined, thresholds)
         unread = set(self.names[len(found) :])
         why = {name: (reason, detail) for name, reason, detail in self.source.skipped}
         rejects |= {name: why[name] for name in unread}

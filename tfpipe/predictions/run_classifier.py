@@ -75,16 +75,22 @@ class RunClassifier(LocalClassifier):
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
         return self._calibration.apply(outputs, self.run.output).numpy()
 
+    def own_probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        return self._own_calibration.apply(outputs, self.run.output).numpy()
+
     def heat_maps(self, files: Sequence[bytes]) -> np.ndarray:  # noqa: D102
         return self._explain(tf.constant(list(files)))["heat_map"].numpy()
 
     @functools.cached_property
+    def _own_calibration(self) -> Calibration:
+        return self.run.calibration()
+
+    @property
     def _calibration(self) -> Calibration:
-        calibration = self.run.calibration()
         if self.bounds is None:
-            return calibration
+            return self._own_calibration
         clip_min, clip_max = self.bounds
-        return dataclasses.replace(calibration, clip_min=clip_min, clip_max=clip_max)
+        return dataclasses.replace(self._own_calibration, clip_min=clip_min, clip_max=clip_max)
 
     @functools.cached_property
     def _predictor(self) -> Predictor | EnsemblePredictor:

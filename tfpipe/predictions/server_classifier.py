@@ -102,11 +102,15 @@ class ServerClassifier(ImageClassifier[bytes]):
         default = signatures.get(DEFAULT_SIGNATURE)
         return default is not None and LABELS_OUTPUT in default.outputs
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
-        return super().probabilities(outputs[:, : len(self.classes)])
+    def own_probabilities(self, outputs: np.ndarray) -> np.ndarray:  # noqa: D102
+        return outputs[:, : len(self.classes)]
 
-    def answers(self, outputs: np.ndarray) -> np.ndarray | None:  # noqa: D102
-        return outputs[:, len(self.classes) :] > 0 if self.many else None
+    def answers(  # noqa: D102
+        self, outputs: np.ndarray, thresholds: Sequence[float] | None = None
+    ) -> np.ndarray | None:
+        if thresholds is not None or not self.many:
+            return super().answers(outputs, thresholds)
+        return outputs[:, len(self.classes) :] > 0
 
     def pinned(self) -> "ServerClassifier":
         """Return this classifier, fixed to the version that answers now."""

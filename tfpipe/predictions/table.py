@@ -74,12 +74,6 @@ class Predictions:
         found[[name in self.rejects for name in self.names]] = -1
         return found
 
-    def answered(self, thresholds: Sequence[float]) -> "Predictions":
-        """Return these with the answers of other thresholds, one for each class."""
-        readable = np.array([name not in self.rejects for name in self.names], bool)
-        reached = self.probabilities.astype(np.float64) >= thresholds
-        return dataclasses.replace(self, answers=reached & readable[:, np.newaxis])
-
     def count(self) -> dict[str, int]:
         """Return the number of images by class, without unreadable ones."""
         if self.answers is not None:

@@ -16,7 +16,9 @@ from tfpipe.publish.sample_images import SampleImages
 
 FILE = "model.onnx"
 INPUT = "images"
-CLASSES = "classes"  # the key of the names in the metadata, a JSON list
+# Keys of the metadata: JSON lists of the names, and where an image may have several classes, of
+# their thresholds.
+CLASSES, THRESHOLDS = "classes", "thresholds"
 
 # The largest difference of a probability. Other kernels add up in another order than TensorFlow's,
 # which the gate holds to 1e-5.
@@ -42,18 +44,21 @@ def write(
     predictor: Predictor | EnsemblePredictor,
     samples: SampleImages,
     classes: Sequence[str],
+    thresholds: Sequence[float] | None = None,
 ) -> float:
     """Convert the classification of decoded images, and compare it with the evaluation.
 
     The file takes `images`, uint8 [N, S, S, 3], RGB, and gives `probabilities`, float32 [N, C],
     with the test-time views and the calibration; and `unfamiliar`, float32 [N], if the run has a
-    `reject_rate`. Its metadata has the names of the classes.
+    `reject_rate`. Its metadata has the names of the classes, and their thresholds.
 
     Args:
         folder: where the file is written.
         predictor: what is converted.
         samples: to compare with.
         classes: names in the order of the probabilities.
+        thresholds: the least probability of each class to be answered, where an image may have
+            several; else None.
 
     Returns:
         The largest difference of a probability.
@@ -80,7 +85,9 @@ def write(
     except Exception as error:  # of many kinds, some with the whole graph in their text
         reason = one_line(str(error).strip().partition("\n")[0])
         raise UserError(f"`onnx`: tf2onnx cannot convert it: {reason}") from None
-    onnx.helper.set_model_props(model, {CLASSES: json.dumps(list(classes))})
+    lists = {CLASSES: classes} | ({} if thresholds is None else {THRESHOLDS: thresholds})
+    properties = {key: json.dumps(list(values)) for key, values in lists.items()}
+    onnx.helper.set_model_props(model, properties)
     (folder / FILE).write_bytes(model.SerializeToString())
     found = _run(folder / FILE, samples.decoded(side))
     difference, unfamiliar = samples.differences(found)

@@ -1,18 +1,19 @@
 """Draw a few records of each split, for a training that is a first try.
 
-The draw keeps the classes' shares as they are. A hash of seed and image chooses, whatever the order
-of the records. The result is a records folder of its own, with one shard for each split.
+The draw keeps the shares of the classes, or of each set of classes, as they are. A hash of seed and
+image chooses, whatever the order of the records. The result is a records folder of its own, with
+one shard for each split.
 """
 
 import collections
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import UserError
-from tfpipe.records import class_counts, example, manifest, tfrecord, verify
+from tfpipe.records import class_counts, example, label_set, manifest, tfrecord, verify
 from tfpipe.records.class_counts import RecordKind
 from tfpipe.records.example import ImageExample
 from tfpipe.records.manifest import Manifest, Shard
@@ -70,12 +71,19 @@ def _choose(part: Subset, most: int, seed: int) -> set[int]:
             key = f"{seed} {fields.sha256} {fields.copy}".encode()
             members[fields.text].append((hashlib.sha256(key).digest(), number))
             advance()
-    total = sum(map(len, members.values()))
-    most = min(most, total)
-    exact = {name: most * len(found) / total for name, found in members.items()}
-    # Every class keeps an image while there are enough; the largest remainders get the rest.
-    least = 1 if most >= len(members) else 0
-    quota = {name: max(least, int(share)) for name, share in exact.items()}
+    counts = {name: len(found) for name, found in members.items()}
+    most = min(most, sum(counts.values()))
+    every = part.manifest.labels == label_set.ONE and most >= len(members)
+    quota = _with_every_class(counts, most) if every else _by_chance(counts, most, seed)
+    return {number for name, found in members.items() for _, number in sorted(found)[: quota[name]]}
+
+
+def _with_every_class(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return how many records of each class to take, at least one."""
+    total = sum(counts.values())
+    exact = {name: most * count / total for name, count in counts.items()}
+    # The largest remainders get the rest.
+    quota = {name: max(1, int(share)) for name, share in exact.items()}
     by_rest = sorted(quota, key=lambda name: (quota[name] - exact[name], name))
     while sum(quota.values()) < most:
         name = by_rest.pop(0)
@@ -83,7 +91,23 @@ def _choose(part: Subset, most: int, seed: int) -> set[int]:
     while sum(quota.values()) > most:
         name = max(quota, key=lambda name: (quota[name] - exact[name], quota[name], name))
         quota[name] -= 1
-    return {number for name, found in members.items() for _, number in sorted(found)[: quota[name]]}
+    return quota
+
+
+def _by_chance(counts: Mapping[str, int], most: int, seed: int) -> dict[str, int]:
+    """Return how many records of each label to take, where some may get none.
+
+    Systematic sampling (Madow 1949, "On the Theory of Systematic Sampling, II"): each number is the
+    exact share rounded up or down, by chance, so that all records are equally likely. Images with
+    several classes have many labels, most of them rare.
+    """
+    total, before, quota = sum(counts.values()), 0, {}
+    start = int(hashlib.sha256(str(seed).encode()).hexdigest(), 16) % total
+    for name in sorted(counts):
+        after = before + counts[name]
+        quota[name] = (after * most + start) // total - (before * most + start) // total
+        before = after
+    return quota
 
 
 def _records(part: Subset) -> Iterator[tuple[bytes, ImageExample]]:

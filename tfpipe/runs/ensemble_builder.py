@@ -82,6 +82,9 @@ def make(
     if method == BLEND:
         described += f" of {', '.join(f'{weight:.3f}' for weight in combination.weights)}"
     terminal.say(f"{described}; written to {out}")
+    runs = [run for member in members for run in loaded_run.members(member)]
+    if any(run.config.reject_rate for run in runs):
+        terminal.say("an ensemble has no score for images of other kinds, as its members have")
     terminal.say(f"next: tfpipe evaluate --run_dir={out}")
 
 

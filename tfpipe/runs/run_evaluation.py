@@ -16,6 +16,7 @@ from tfpipe.input import pipeline
 from tfpipe.model import inference
 from tfpipe.model.familiarity import NAME
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
+from tfpipe.records import label_set
 from tfpipe.records.manifest import ALL_SPLITS, Manifest
 from tfpipe.records.subset import Subset
 from tfpipe.runs import (
@@ -121,7 +122,11 @@ def part_of(run: LoadedRun, records: str = "", split: str = "") -> Subset:
     if manifest.classes != run.classes:
         there, known = len(manifest.classes), len(run.classes)
         what = f"{there:,} of the {known:,} classes" if there < known else "the classes, reordered,"
-        terminal.say(f"{manifest.folder} has {what} of {run.folder}: labels are matched by name")
+        others = "; its images count as showing none of the others"
+        more = others if there < known and manifest.labels == label_set.MANY else ""
+        terminal.say(
+            f"{manifest.folder} has {what} of {run.folder}: labels are matched by name{more}"
+        )
     return part
 
 

@@ -50,10 +50,14 @@ class Range:
     high: float
 
     def draw(self, trial: "Trial", name: str) -> str:
-        """Draw a number for a trial of Optuna, as text of 4 digits."""
+        """Draw a number for a trial of Optuna, as text."""
         if self.kind == "int":
-            return str(trial.suggest_int(name, int(self.low), int(self.high)))
-        return f"{trial.suggest_float(name, self.low, self.high, log=self.kind == 'log'):.4g}"
+            return self.text(trial.suggest_int(name, int(self.low), int(self.high)))
+        return self.text(trial.suggest_float(name, self.low, self.high, log=self.kind == "log"))
+
+    def text(self, number: float) -> str:
+        """Return a number of the range as text: a whole one, or one of 4 digits."""
+        return str(int(number)) if self.kind == "int" else f"{number:.4g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +116,11 @@ def parse(text: str, base: TrainConfig) -> Space:
         raise UserError(f"`space`: {twice} is there twice: {_HOW}")
     if all(len(d.templates) == 1 and not _RANGE.search(d.templates[0]) for d in dimensions):
         raise UserError(f"`space={text}` has nothing to draw: {_HOW}")
+    if base.limit and "seed" in names:
+        raise UserError(
+            f"`space`: seed draws the records of `limit={base.limit}`, so trials would be measured"
+            " on other images than the base: leave out one of both"
+        )
     for each in dimensions:
         _check(each, base, names)
     return Space(dimensions)
@@ -161,8 +170,11 @@ def _check(dimension: Dimension, base: TrainConfig, names: Sequence[str]) -> Non
     """Raise UserError unless every value of an option can be read, and reaches a stage."""
     name = dimension.option
     for template in dimension.templates:
-        low = _RANGE.sub(lambda found: f"{_range(found).low:g}", template)
-        with_options(base, {name: low})
+        ranges = [_range(found) for found in _RANGE.finditer(template)]
+        for ends in ([each.low for each in ranges], [each.high for each in ranges]):
+            texts = (each.text(end) for each, end in zip(ranges, ends, strict=True))
+            filled = _RANGE.sub(lambda found, texts=texts: next(texts), template)
+            with_options(base, {name: filled})
     if name in stages.OWN and "stages" not in names:
         value = getattr(base, name)
         other = value + ("+" if isinstance(value, str) else 1)

@@ -106,14 +106,14 @@ class Loop:
             if self._callbacks.stopped:
                 break
             if stage.index > self._state.stage:
-                before = self._run.stages[stage.index - 1]
+                earlier = self._run.stages[stage.index - 1]
                 if self._is_over():
                     terminal.say(f"minutes={self._run.config.minutes:g}: no stage {stage.name}")
-                    if size := self._models.note(before):
-                        terminal.warn(f"the weights are those of stage {before.name}{size}")
+                    if size := self._models.note(earlier):
+                        terminal.warn(f"the weights are those of stage {earlier.name}{size}")
                     break
                 self._state.begin_stage(stage.index)
-                if stage_models.sides_of(stage) != stage_models.sides_of(before):
+                if stage_models.sides_of(stage) != stage_models.sides_of(earlier):
                     self._state.forget_best()
                 resume = False
             while True:

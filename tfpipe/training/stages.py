@@ -96,20 +96,27 @@ def _stage(index: int, text: str, config: TrainConfig) -> Stage:
     return Stage(index, name, start, dataclasses.replace(config, **values))
 
 
-def read_value(key: str, text: str, where: str) -> str | int | float | bool:
+def read_value(key: str, text: str, where: str) -> str | int | float | bool | None:
     """Read the value of an option of a training; raise UserError that begins with `where`."""
     field = {field.name: field for field in dataclasses.fields(TrainConfig)}[key]
     choices, words = field.metadata["choices"], field.metadata["words"]
+    kinds = typing.get_args(field.type) or (field.type,)
     if choices and text not in choices:
         raise UserError(f"{where} is not one of {', '.join(choices)}")
     if text in words:
         return text
-    kind = typing.get_args(field.type)[0] if words else field.type
+    if not text and type(None) in kinds:
+        return None
+    kind = kinds[0]
     try:
         value = {"true": True, "false": False}[text] if kind is bool else kind(text)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError
-        return value
     except (ValueError, KeyError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise UserError(f"{where} is not {' or '.join([wanted, *words])}") from None
+    for bound, word in (("lower_bound", "least"), ("upper_bound", "most")):
+        limit = field.metadata["bounds"][bound]
+        if limit is not None and (value < limit if word == "least" else value > limit):
+            raise UserError(f"{where} is out of range: give at {word} {limit:g}")
+    return value
