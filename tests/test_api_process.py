@@ -70,6 +70,7 @@ def test_a_script_without_a_guard_builds_once(image_folder, tmp_path):
 STATE = """
 import logging, os, random, resource, signal, sys, threading, warnings
 import cv2, numpy as np, tensorflow as tf, tf_keras
+import tensorboard.summary  # imports botocore where there is one, which filters warnings
 import tfpipe
 
 def state():
