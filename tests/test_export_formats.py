@@ -14,6 +14,8 @@ from tfpipe.publish import lite, onnx_model
 from tfpipe.publish.sample_images import SampleImages
 from tfpipe.runs import loaded_run
 
+pytestmark = pytest.mark.timeout(240)  # may include the training and the export of fixtures
+
 SIDE = 32  # of the fixtures' model
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
 FILES = tuple(save(image, "PNG") for image in IMAGES)

@@ -20,6 +20,8 @@ from tfpipe.evaluation import unfamiliar
 from tfpipe.protocol.classification import classifications
 from tfpipe.runs import familiarity_fit, loaded_run
 
+pytestmark = pytest.mark.timeout(240)  # may include the training and the export of fixtures
+
 RNG = np.random.default_rng(7)
 
 

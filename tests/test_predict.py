@@ -29,6 +29,8 @@ from tfpipe.records.subset import Subset
 from tfpipe.runs import predictions_file
 from tfpipe.training import run_folder as runs
 
+pytestmark = pytest.mark.timeout(240)  # may include the training and the export of fixtures
+
 HERE = "--runner=DirectRunner --direct_running_mode=in_memory"
 TWO = "--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers=2"
 
