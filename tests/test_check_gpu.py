@@ -17,7 +17,7 @@ def run(tmp_path, only=""):
     return status, {row["name"]: row for row in rows}
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.timeout(600)
 def test_the_whole_script_on_the_cpu(tmp_path, capsys):
     status, rows = run(tmp_path)
