@@ -14,7 +14,6 @@ from tfpipe.core import terminal
 from tfpipe.input import cache, sampling, stateless_random, stored_records, tuning
 from tfpipe.input.cache import DecodedImages, Examples
 from tfpipe.input.input_config import InputConfig, aligned
-from tfpipe.input.sampling import Sampler
 from tfpipe.records import example
 from tfpipe.records.subset import Subset
 
@@ -28,9 +27,7 @@ class RecordSource:
 
     def __init__(self, part: Subset, config: InputConfig):
         self._part, self._config = part, config
-        self._sampler = None
-        if config.sampling != sampling.NATURAL and config.shuffle:
-            self._sampler = Sampler(part.stored_labels(), config.sampling, config.seed)
+        self._sampler = config.sampler(part.stored_labels)
         enough = len(part.pieces) >= stored_records.READERS * config.workers
         # With a fold, nobody knows how many of a shard's records belong to the part.
         is_whole = part.fold is None and self._sampler is None
@@ -76,9 +73,7 @@ class CachedSource:
                 config.cache, records, part.count, encoding, config.decode, advance
             )
         self._shuffle = config.shuffle
-        self._sampler = None
-        if config.sampling != sampling.NATURAL and config.shuffle:
-            self._sampler = Sampler(self._kept.label, config.sampling, config.seed)
+        self._sampler = config.sampler(lambda: self._kept.label)
 
     def keys(self, key: tf.Tensor) -> tf.data.Dataset:
         """Return each example's row, int64 scalars, shuffled by `key`, int64 [2], or in order."""

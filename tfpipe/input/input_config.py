@@ -1,7 +1,7 @@
 """The settings of a training input, and the decoding that follows from them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from tfpipe.core.errors import UserError, one_line
 from tfpipe.images import preprocess, preprocess_host
 from tfpipe.input import cache, sampling
 from tfpipe.input.cache import DecodedImages
+from tfpipe.input.sampling import Sampler
 from tfpipe.records.example import ImageExample
 
 HOST, DEVICE = "host", "device"
@@ -67,6 +68,15 @@ class InputConfig:
                 " parts of the same batches: leave it out",
                 status=2,
             )
+
+    def sampler(self, labels: Callable[[], np.ndarray]) -> Sampler | None:
+        """Return what draws the examples of each epoch; None if each is read once.
+
+        `labels` returns those of all examples, int64 [N], which may have to be read.
+        """
+        if self.sampling == sampling.NATURAL or not self.shuffle:
+            return None
+        return Sampler(labels(), self.sampling, self.seed)
 
     @property
     def local_size(self) -> int:

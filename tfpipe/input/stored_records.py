@@ -68,14 +68,13 @@ def shuffled(
         UserError: TensorFlow cannot read the shards, and must.
     """
     order = tf.random.experimental.stateless_shuffle(tf.range(len(pieces)), key)
-    path, first, count = _columns(pieces)
-    offset = tf.cumsum(count, exclusive=True)
-    path, first, count, offset = (tf.gather(each, order) for each in (path, first, count, offset))
-    columns, read = (path, first, count), _reader(pieces, by_tensorflow=by_tensorflow)
+    columns, read = _columns(pieces), _reader(pieces, by_tensorflow=by_tensorflow)
     if repeats is not None:
+        offset = tf.cumsum(columns[-1], exclusive=True)
         columns, read = (*columns, offset), _repeated(read, repeats)
+    columns = tuple(tf.gather(column, order) for column in columns)
     if workers > 1:
-        total = tf.reduce_sum(count)
+        total = tf.reduce_sum(columns[-1])
         begin = worker * total // workers
         columns = _between(columns, begin, begin - -total // workers)
     return tf.data.Dataset.from_tensor_slices(columns).interleave(

@@ -227,10 +227,7 @@ class Inputs:
     def _orders(self, first_epoch: int, first_step: int, epochs: int) -> Iterator[tuple]:
         """Yield (features, indices of rows) of each batch; another order in each epoch."""
         total, batch = len(self._train_features[0]), self._config.batch_size
-        sampler = None
-        if self._input.sampling != sampling.NATURAL:
-            labels = self._train_features[0].labels
-            sampler = sampling.Sampler(labels, self._input.sampling, self._config.seed)
+        sampler = self._input.sampler(lambda: self._train_features[0].labels)
         for epoch in range(first_epoch, epochs):
             rows = sampling.repeated(sampler.counts(epoch))[0] if sampler else total
             order = np.random.default_rng([self._config.seed, epoch]).permutation(rows)
