@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from tfpipe.core.errors import UserError, one_line
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
-from tfpipe.publish.gate import UNFAMILIAR_TOLERANCE
 from tfpipe.publish.sample_images import SampleImages
 
 FILE = "model.onnx"
@@ -90,17 +89,8 @@ def write(
     onnx.helper.set_model_props(model, properties)
     (folder / FILE).write_bytes(model.SerializeToString())
     found = _run(folder / FILE, samples.decoded(side))
-    difference, unfamiliar = samples.differences(found)
-    for what, value, allowed in (
-        ("probabilities", difference, TOLERANCE),
-        ("`unfamiliar`", unfamiliar, UNFAMILIAR_TOLERANCE),
-    ):
-        if not value <= allowed:  # NaN too
-            raise UserError(
-                f"not exported: {what} of {FILE} differ from the evaluation's by {value:.2g}, and"
-                f" {allowed:g} is allowed: export without `onnx`, and please report it"
-            )
-    return difference
+    advice = "export without `onnx`, and please report it"
+    return samples.check(found, TOLERANCE, of=f"{{}} of {FILE}", advice=advice)
 
 
 def _run(path: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,6 +16,10 @@ from tfpipe.model.familiarity import NAME
 from tfpipe.model.predictor import EnsemblePredictor, Predictor
 from tfpipe.runs.loaded_run import LoadedRun, open_records
 
+# The largest difference of "unfamiliar", a sum over thousands of products, relative to the limit,
+# or to the score where that is larger.
+_UNFAMILIAR_TOLERANCE = 1e-2
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleImages:
@@ -37,16 +41,35 @@ class SampleImages:
         """Return the images as the exported model decodes them, uint8 [n, size, size, 3]."""
         return upload.decode(tf.constant(list(self.files)), size, self.depth16)[0].numpy()
 
-    def differences(self, found: Mapping[str, np.ndarray]) -> tuple[float, float]:
-        """Return the largest difference of a probability, and of "unfamiliar" (0 without).
+    def check(
+        self, found: Mapping[str, np.ndarray], tolerance: float, *, of: str, advice: str
+    ) -> float:
+        """Compare answers to the images with the evaluation's.
 
-        The second is relative to the limit, or to the score where that is larger.
+        Args:
+            found: "probabilities" float32 [n, C], and "unfamiliar" float32 [n] if the run has it.
+            tolerance: the largest difference of a probability.
+            of: what answers, for the message: a text with {} for the name of an output.
+            advice: what to do about a difference, for the message.
+
+        Returns:
+            The largest difference of a probability.
+
+        Raises:
+            UserError: they differ by more.
         """
-        probabilities = np.abs(found["probabilities"] - self.expected).max()
-        if self.unfamiliar is None:
-            return float(probabilities), 0.0
-        apart = np.abs(found[NAME] - self.unfamiliar) / np.maximum(self.unfamiliar, 1)
-        return float(probabilities), float(apart.max())
+        difference = float(np.abs(found["probabilities"] - self.expected).max())
+        compared = [("probabilities", "differ", difference, tolerance)]
+        if self.unfamiliar is not None:
+            apart = np.abs(found[NAME] - self.unfamiliar) / np.maximum(self.unfamiliar, 1)
+            compared.append((f"`{NAME}`", "differs", float(apart.max()), _UNFAMILIAR_TOLERANCE))
+        for output, differs, value, allowed in compared:
+            if not value <= allowed:  # NaN too
+                raise UserError(
+                    f"not exported: {of.format(output)} {differs} from the evaluation's by"
+                    f" {value:.2g}, and {allowed:g} is allowed: {advice}"
+                )
+        return difference
 
     def cycle(self, size: int) -> list[bytes]:
         """Return a batch of images, repeated if there are fewer."""
