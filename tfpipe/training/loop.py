@@ -7,7 +7,7 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -183,9 +183,13 @@ class Loop:
             inputs = Inputs(run, *splits, classifier, stage, parts, earlier)
             if not (resume or stage.index):
                 adapt(classifier.head, inputs.features)
+
+            def prepare(own: Stage) -> Steps:
+                return Steps(run, own, classifier, generators, parts, inputs)
+
             if config.learning_rate == AUTO:
-                stage = self._with_rate(stage, parts, inputs)
-            steps = Steps(run, stage, classifier, generators, parts, inputs)
+                stage = self._with_rate(stage, prepare, parts, inputs)
+            steps = prepare(stage)
         self._callbacks.begin_stage(classifier.model, steps.state.optimizer)
         if resume:
             self._checkpoints.restore(steps.state)
@@ -198,12 +202,13 @@ class Loop:
         steps.scale_rate(self._rate_scale(stage))
         self._epochs(stage, inputs, steps)
 
-    def _with_rate(self, stage: Stage, parts: Partition, inputs: Inputs) -> Stage:
+    def _with_rate(
+        self, stage: Stage, prepare: Callable[[Stage], Steps], parts: Partition, inputs: Inputs
+    ) -> Stage:
         """Return the stage with the rate of its range test, which runs if it has not yet."""
         if stage.label not in range_test.load(self._run.folder):
-            model = self._models.of(stage)
-            own = model.run, stage, model.classifier, model.generators, parts, inputs
-            test = range_test.measure(*own, first_epoch=self._state.first_epoch)
+            first_epoch = self._state.first_epoch
+            test = range_test.measure(stage, prepare, parts, inputs, first_epoch=first_epoch)
             terminal.say(f"{self._stage_prefix(stage)}{test}")
             if self._cluster.is_chief:
                 range_test.save(self._run.folder, stage, test)

@@ -10,18 +10,15 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError
-from tfpipe.model.classifier import Classifier
 from tfpipe.model.partition import Partition
 from tfpipe.training.inputs import Inputs
-from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stages import Stage
 from tfpipe.training.steps import Steps
 from tfpipe.training.train_config import AUTO, TrainConfig
@@ -55,10 +52,8 @@ class RangeTest:
 
 
 def measure(
-    run: RunFolder,
     stage: Stage,
-    classifier: Classifier,
-    generators: Sequence[tf.random.Generator],
+    prepare: Callable[[Stage], Steps],
     split: Partition,
     inputs: Inputs,
     *,
@@ -70,10 +65,8 @@ def measure(
     test is the same as without it. Each step is an update, without averages or a schedule.
 
     Args:
-        run: of the stage, and all others as for `Steps`.
         stage: with any learning rate.
-        classifier: at the start of the stage.
-        generators: of its random layers.
+        prepare: returns the steps of the stage with other options, from its first weights on.
         split: of the stage.
         inputs: of the stage.
         first_epoch: whose batches come first.
@@ -83,7 +76,7 @@ def measure(
     """
     plain = {"schedule": "constant", "warmup_epochs": 0.0, "accumulate_steps": 1, "average": "none"}
     tested = _with(stage, learning_rate=1.0, **plain)  # times the rates of the test
-    steps = Steps(run, tested, classifier, generators, split, inputs)
+    steps = prepare(tested)
     weights = split.trained.get_weights()
     last = first_epoch + math.ceil(STEPS / inputs.steps)
     with contextlib.closing(inputs.training(first_epoch, 0, last)) as batches:
