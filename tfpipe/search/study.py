@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
+from tfpipe.core import extras
 from tfpipe.core.errors import UserError
 from tfpipe.search.space import Space
 from tfpipe.search.trial import Trial
@@ -31,11 +32,9 @@ class Study:
         Raises:
             UserError: Optuna is not installed, or the file is not such a study.
         """
-        try:
+        with extras.needed("tune"):
             import optuna
             import sqlalchemy
-        except ImportError as error:
-            raise UserError(f"{error.name} is not installed: pip install 'tfpipe[tune]'") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._space, self._seed = optuna, space, seed
         path = folder / STORAGE

@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from tfpipe.core import storage, terminal
+from tfpipe.core import extras, storage, terminal
 from tfpipe.core.errors import UserError
 from tfpipe.training.log import Epoch
 from tfpipe.training.loggers import Logger
@@ -77,10 +77,8 @@ class MlflowLogger(Logger):
 
 def package() -> Any:
     """Import MLflow; raise UserError if it is not installed."""
-    try:
+    with extras.needed("mlflow"):
         import mlflow
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'tfpipe[mlflow]'") from None
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow
 

@@ -8,7 +8,7 @@ import pathlib
 import uuid
 from typing import Any
 
-from tfpipe.core import storage
+from tfpipe.core import extras, storage
 from tfpipe.core.errors import UserError
 from tfpipe.training.log import Epoch
 from tfpipe.training.loggers import Logger
@@ -45,10 +45,8 @@ class WandbLogger(Logger):
 
 def package() -> Any:
     """Import wandb; raise UserError if it is not installed."""
-    try:
+    with extras.needed("wandb"):
         import wandb
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'tfpipe[wandb]'") from None
     return wandb
 
 
