@@ -10,11 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tfpipe.images import duplicates
-from tfpipe.images.image_table import from_hex
+from tfpipe.images.image_table import DIGEST
 
 # The 8 x 8 lowest frequencies in a hash of 16 x 16 bits, from the bit of the lowest on.
 LOW = [255 - (16 * row + column) for row in range(8) for column in range(8)]
 HIGH = sorted(set(range(256)) - set(LOW))
+
+
+def from_hex(digests) -> np.ndarray:
+    return np.array([bytes.fromhex(each) for each in digests], DIGEST)
 
 
 def text(value: int) -> str:

@@ -35,7 +35,7 @@ def test_the_saved_model_gives_the_evaluations_probabilities(export_dir, evaluat
     np.testing.assert_array_equal(answer["class_index"], expected.argmax(1))
     names = [(b"cat", b"dog")[i] for i in expected.argmax(1)]
     assert answer["class_name"].numpy().tolist() == names
-    images = upload.decode_batch(tf.constant(files[:5]), 32)
+    images, _ = upload.decode(tf.constant(files[:5]), 32)
     by_images = signatures["predict_images"](images=images)
     assert set(answer) == {*by_images, "error"}
     np.testing.assert_allclose(by_images["probabilities"], expected[:5], atol=1e-5)

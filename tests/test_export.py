@@ -129,7 +129,7 @@ def test_records_are_classified_as_tensorflow_serving_wants_it(loaded):
 
 def test_features_are_what_the_head_sees(loaded, predictor):
     answer = asked(loaded, "features", [GOOD[0], b"", GOOD[1]])
-    images = upload.decode_batch(tf.constant(GOOD[:2]), predictor.image_size)
+    images, _ = upload.decode(tf.constant(GOOD[:2]), predictor.image_size)
     expected = predictor.classifier.features(tf.cast(images, tf.float32), training=False)
     assert not answer["features"][1].any()
     np.testing.assert_allclose(answer["features"][::2], expected, rtol=1e-4, atol=1e-5)
@@ -178,7 +178,7 @@ def test_the_heat_map_of_an_ensemble_is_its_members_mean():
 
 def test_explain_shows_the_predicted_class(loaded, predictor):
     answer = asked(loaded, "explain", GOOD)
-    images = upload.decode_batch(tf.constant(GOOD), predictor.image_size)
+    images, _ = upload.decode(tf.constant(GOOD), predictor.image_size)
     expected = heat_maps(predictor, images, tf.constant(answer["class_index"]))
     np.testing.assert_allclose(answer["heat_map"], expected, atol=1e-4)
     assert answer["heat_map"].max((1, 2)).tolist() == pytest.approx([1, 1, 1])

@@ -57,7 +57,7 @@ def test_tables_of_the_same_files_share_new_texts():
 
 @pytest.mark.parametrize("digest", ["00" * 32, "ff" * 31 + "00", "80" + "00" * 31])
 def test_digests_keep_their_zeros_and_their_order(digest):
-    packed = image_table.from_hex([digest, "7f" * 32])
+    packed = np.array([bytes.fromhex(each) for each in (digest, "7f" * 32)], image_table.DIGEST)
     assert [image_table.to_hex(each) for each in packed] == [digest, "7f" * 32]
     assert (packed[0] < packed[1]) == (digest < "7f" * 32)
 

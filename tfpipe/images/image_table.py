@@ -42,11 +42,6 @@ ROW = np.dtype(
 )
 
 
-def from_hex(digests: Iterable[str]) -> np.ndarray:
-    """Return hexadecimal digests as a `DIGEST` array."""
-    return np.array([bytes.fromhex(each) for each in digests], DIGEST)
-
-
 def to_hex(digest: bytes) -> str:
     """Return an element of a `DIGEST` array in hexadecimal digits."""
     return digest.ljust(DIGEST.itemsize, b"\0").hex()

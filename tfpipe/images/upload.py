@@ -73,11 +73,6 @@ def decode(encoded: tf.Tensor, size: int, depth16: str = rules.AUTO) -> tuple[tf
     return tf.gather(images, places), tf.gather(errors, places)
 
 
-def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """Return the images of `decode` without the reasons."""
-    return decode(encoded, size)[0]
-
-
 def _judged(encoded: tf.Tensor, size: int, depth16: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the square of an image and "", or a black one and what is wrong with it.
 
