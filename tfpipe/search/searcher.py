@@ -13,6 +13,7 @@ The folder has
 """
 
 import dataclasses
+import functools
 import gc
 import math
 import pathlib
@@ -26,7 +27,7 @@ import tf_keras
 from tfpipe.core import options as command_options
 from tfpipe.core import storage, terminal
 from tfpipe.core.errors import ResumableError, UserError
-from tfpipe.evaluation.metrics import metrics
+from tfpipe.evaluation.metrics import LabeledPredictions, metrics
 from tfpipe.records import manifest as manifests
 from tfpipe.runs import trainer
 from tfpipe.search import space as spaces
@@ -160,7 +161,6 @@ class Searcher:
         tf_keras.backend.clear_session()  # the models of the trials before
         gc.collect()
         start = time.monotonic()
-        base = predictions(pathlib.Path(self._base.run_dir))
         try:
             config = spaces.with_options(self._base, drawn)
             with terminal.logged():
@@ -169,8 +169,12 @@ class Searcher:
             raise
         except UserError as error:
             return Trial(number, drawn, error=str(error))
-        trial = measure(number, drawn, folder, self._metric, base)
+        trial = measure(number, drawn, folder, self._metric, self._base_predictions)
         return dataclasses.replace(trial, seconds=time.monotonic() - start)
+
+    @functools.cached_property
+    def _base_predictions(self) -> LabeledPredictions:
+        return predictions(pathlib.Path(self._base.run_dir))
 
     def _best(self, base: Trial, done: Sequence[Trial]) -> Trial:
         """Return the trial of the best value, or the base if none is better."""
@@ -236,8 +240,8 @@ class Searcher:
         if not best.number:
             return f"no trial of {tried} is better than the base: {BEST} has the base"
         name = f"trial {best.number}"
-        one, other = (predictions(self._folder / each) for each in (f"trial-{best.number}", "base"))
-        return verdict.sentence(one, other, name=name, metric=self._metric, tried=tried)
+        own, other = predictions(self._folder / f"trial-{best.number}"), self._base_predictions
+        return verdict.sentence(own, other, name=name, metric=self._metric, tried=tried)
 
 
 def _valid(done: Sequence[Trial]) -> list[Trial]:
