@@ -76,7 +76,7 @@ def test_every_metric_is_that_of_scikit_learn(name, seed):
     predictions = SetPredictions(p, labels, THRESHOLDS)
     expected = REFERENCES[name](labels.astype(int), p.astype(np.float64))
     assert set_metrics[name].value(predictions) == pytest.approx(expected, abs=1e-7)
-    # Weights count images: as if each were there so many times.
+    # A weight of 3 counts an image three times.
     weights = np.random.default_rng(seed).integers(0, 3, len(labels))
     repeated = np.repeat(np.arange(len(labels)), weights)
     expected = REFERENCES[name](labels[repeated].astype(int), p[repeated].astype(np.float64))

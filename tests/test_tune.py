@@ -121,7 +121,7 @@ def test_the_default_space_is_one():
 
 
 def predictions(errors, n=400):
-    """Predictions of two classes whose losses are 0.5 on average, less so many standard errors."""
+    """Predictions of two classes; their mean loss is 0.5 minus `errors` standard errors."""
     spread = 0.2
     sign = np.where(np.arange(n) // 2 % 2, 1, -1)
     losses = 0.5 + spread * sign * (errors is not None) - spread / np.sqrt(n) * (errors or 0.0)

@@ -61,7 +61,7 @@ class PackageModel:
             UserError: there are none, or they cannot be downloaded.
         """
         model, printed = self._build(size)
-        if _LOADED not in printed:  # the package goes on with random weights
+        if _LOADED not in printed:  # the package would use random weights
             reason = printed.strip().rpartition("\n")[2] or "it has none"
             raise UserError(
                 f"the weights of {self.text} cannot be loaded ({reason}): give"
