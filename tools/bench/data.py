@@ -1,11 +1,33 @@
 """The images of a benchmark: as files in a folder for each class, and as records."""
 
+import argparse
 import csv
+import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from tools.bench import harness
 from tools.bench.harness import Finished, Session, Tree
+
+
+def parser(doc: str, images: int = 0) -> argparse.ArgumentParser:
+    """Return a parser with the flags of a benchmark that reads images; `images` is a default."""
+    made = harness.parser(doc)
+    add = made.add_argument
+    add("--source", action="append", required=True, help="as for tfpipe.build_records")
+    what = "images to read, the classes in turn; 0 for all"
+    add("--images", type=int, default=images, help=what)
+    add("--size", type=int, default=299, help="side of the model's input in pixels")
+    add("--batch_size", type=int, default=32, help="images in a batch")
+    add("--workers", type=int, default=os.cpu_count(), help="processes or threads of each")
+    add("--seconds", type=float, default=4.0, help="how long to measure, after warming up")
+    return made
+
+
+def settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return what each function that reads images takes of these flags."""
+    return {name: getattr(flags, name) for name in ("size", "batch_size", "workers", "seconds")}
 
 
 def prepare(session: Session, sources: Sequence[str], images: int = 0) -> pathlib.Path:

@@ -45,21 +45,14 @@ TARGETS = {
 
 def main() -> int:
     """Print the tables; return the exit status."""
-    parser = harness.parser(__doc__)
+    parser = data.parser(__doc__, images=1600)
     add = parser.add_argument
-    add("--source", action="append", required=True, help="as for tfpipe.build_records")
-    add("--images", type=int, default=1600, help="images to read, the classes in turn")
     add("--photos", type=int, default=64, help="photographs of each size to make")
     add("--tiny", type=int, default=100_000, help="tiny images to make")
-    add("--size", type=int, default=299, help="side of the model's input in pixels")
-    add("--batch_size", type=int, default=32, help="images in a batch")
-    add("--workers", type=int, default=os.cpu_count(), help="processes or threads of each")
-    add("--seconds", type=float, default=4.0, help="how long to measure, after warming up")
     flags = parser.parse_args()
     with harness.session(flags) as session:
         folder = data.prepare(session, flags.source, flags.images)
-        given = {name: getattr(flags, name) for name in ("size", "batch_size", "workers")}
-        given["seconds"] = flags.seconds
+        given = data.settings(flags)
         paths = [path for path, _ in data.in_turn(folder)]
 
         @functools.cache

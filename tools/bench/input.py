@@ -19,7 +19,6 @@ settings of `tfpipe.train`, a peer with its defaults.
 """
 
 import functools
-import os
 import sys
 from collections.abc import Sequence
 
@@ -53,19 +52,10 @@ MEMORY = "original-host-augment"
 
 def main() -> int:
     """Print the tables; return the exit status."""
-    parser = harness.parser(__doc__)
-    add = parser.add_argument
-    add("--source", action="append", required=True, help="as for tfpipe.build_records")
-    add("--images", type=int, default=0, help="images to read, the classes in turn; 0 for all")
-    add("--size", type=int, default=299, help="side of the model's input in pixels")
-    add("--batch_size", type=int, default=32, help="images in a batch")
-    add("--workers", type=int, default=os.cpu_count(), help="processes or threads of each")
-    add("--seconds", type=float, default=4.0, help="how long to measure, after warming up")
-    flags = parser.parse_args()
+    flags = data.parser(__doc__).parse_args()
     with harness.session(flags) as session:
         folder = data.prepare(session, flags.source, flags.images)
-        given = {name: getattr(flags, name) for name in ("size", "batch_size", "workers")}
-        given["seconds"] = flags.seconds
+        given = data.settings(flags)
 
         @functools.cache
         def records(tree: Tree, store: str) -> str:
