@@ -87,9 +87,11 @@ def test_every_flagfile_is_a_recipe():
     }
 
 
-def test_an_unknown_recipe_names_the_nearest(tmp_path):
-    flags = ("--recipe=mobilenet_frozen", "--records=r", f"--run_dir={tmp_path}")
-    done = call("train", *flags)
+@pytest.mark.parametrize(
+    "recipe", [("--recipe=mobilenet_frozen",), ("--recipe", "mobilenet_frozen")]
+)
+def test_an_unknown_recipe_names_the_nearest(tmp_path, recipe):
+    done = call("train", *recipe, "--records=r", f"--run_dir={tmp_path}")
     assert done.returncode == 2
     assert "mobilenet-frozen" in done.stderr
 

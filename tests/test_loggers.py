@@ -11,7 +11,8 @@ import pytest
 from tests.refusals import refused
 from tests.training import CACHED, log_of
 from tfpipe import export, report, train
-from tfpipe.training import loggers, mlflow_logger
+from tfpipe.core.errors import UserError
+from tfpipe.training import loggers, mlflow_logger, tensorboard_logger
 from tfpipe.training.run_folder import RunFolder
 
 
@@ -130,6 +131,17 @@ def test_an_interrupted_training_ends_its_run_of_mlflow(config, store, monkeypat
     monkeypatch.setattr(mlflow_logger.MlflowLogger, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.main(config("mlflow"))
+    (run,) = runs_of(store)
+    assert run.info.status == "KILLED"
+
+
+def test_a_logger_that_fails_to_open_ends_those_before_it(config, store, monkeypatch):
+    def away(*_):
+        raise UserError("no such place")
+
+    monkeypatch.setattr(tensorboard_logger.TensorBoardLogger, "__init__", away)
+    with refused("no such place"):
+        train.main(config("mlflow,tensorboard"))
     (run,) = runs_of(store)
     assert run.info.status == "KILLED"
 

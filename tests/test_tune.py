@@ -170,6 +170,14 @@ def test_a_search_ends_in_a_flagfile_that_trains_to_its_figure(options, tmp_path
 
 
 @pytest.mark.slow
+def test_what_is_found_on_some_of_the_images_trains_on_all(options, tmp_path, capsys):
+    tune.main(options(trials=1, limit=20))
+    found = (tmp_path / "search" / "best.flags").read_text()
+    assert "20 images" in found
+    assert "--limit" not in found
+
+
+@pytest.mark.slow
 def test_an_interrupted_search_continues_as_if_it_had_not_been(options, tmp_path, monkeypatch):
     own = options(trials=2)
     names = [field.name for field in dataclasses.fields(TrainConfig)]

@@ -77,6 +77,8 @@ class FakeClient:
         }
         if self.state.unfamiliar is not None:
             found["unfamiliar"] = np.array([self.state.unfamiliar], np.float32)
+        if self.state.labels is not None:
+            found["labels"] = np.array([self.state.labels])
         if signature_name == "explain":
             found["heat_map"] = np.tile(np.linspace(0, 1, 224, dtype=np.float32), (1, 224, 1))
         return found
@@ -90,7 +92,7 @@ class State:
 
     def __init__(self):
         self.version, self.explains, self.classifies, self.error = 1, True, True, None
-        self.unfamiliar = None
+        self.unfamiliar = self.labels = None
         self.go_on = threading.Event()
         self.go_on.set()
 
@@ -148,6 +150,17 @@ def test_the_heat_map_comes_if_asked_for_and_there(ask, state, explains):
     assert found.get("heat_map", "").startswith("data:image/png;base64,") is explains
     (found,) = classify(ask, png(9)).json()["results"]
     assert "heat_map" not in found
+
+
+def test_a_picture_of_several_classes_has_a_list_of_them(ask, state):
+    state.version, state.labels = 2, [True, False, True]
+    (found,) = classify(ask, png(204)).json()["results"]
+    assert (found["label"], found["labels"]) == ("day, night", ["day", "night"])
+    state.labels = [False, False, False]
+    (found,) = classify(ask, png(204)).json()["results"]
+    assert (found["label"], found["labels"]) == ("none of the classes", [])
+    state.labels = None
+    assert "labels" not in classify(ask, png(204)).json()["results"][0]
 
 
 @pytest.mark.parametrize(("score", "shown"), [(2.5, True), (0.5, False)])

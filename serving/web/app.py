@@ -208,8 +208,9 @@ def _as_json(result: Result) -> dict[str, Any]:
         return {"file": result.picture.name, "error": str(found)}
     row = {"file": result.picture.name, **dataclasses.asdict(found)}
     row["latency_ms"] = round(found.latency_ms, 3)
-    if found.unfamiliar is None:
-        del row["unfamiliar"]
+    for name in ("labels", "unfamiliar"):
+        if row[name] is None:
+            del row[name]
     if found.heat_map is None:
         del row["heat_map"]
     else:

@@ -43,6 +43,7 @@ class PictureAnswer:
     Attributes:
         label: name of the most probable class; where images may have several, the names of all
             that reach their threshold.
+        labels: those names, the most probable first; None where an image has exactly one class.
         confidence: its probability.
         probabilities: by class name, in the model's order.
         version: number of the version that answered.
@@ -58,6 +59,7 @@ class PictureAnswer:
     probabilities: Mapping[str, float]
     version: int
     latency_ms: float
+    labels: tuple[str, ...] | None = None
     unfamiliar: float | None = None
     heat_map: np.ndarray | None = None
 
@@ -165,8 +167,10 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
     if len(names) != len(probabilities):
         names = [f"class {place}" for place in range(len(probabilities))]
         names[index] = label
+    several = None
     if LABELS_OUTPUT in outputs:
-        several = [n for n, is_set in zip(names, outputs[LABELS_OUTPUT][0], strict=True) if is_set]
+        order = np.flatnonzero(outputs[LABELS_OUTPUT][0]).tolist()
+        several = tuple(names[i] for i in sorted(order, key=lambda i: -probabilities[i]))
         label = ", ".join(several) or "none of the classes"
     return PictureAnswer(
         label=label,
@@ -174,6 +178,7 @@ def _answer(outputs: Mapping[str, np.ndarray], served: Served, latency_ms: float
         probabilities=dict(zip(names, probabilities, strict=True)),
         version=served.version,
         latency_ms=latency_ms,
+        labels=several,
         unfamiliar=unfamiliar(outputs, 1)[0],
         heat_map=outputs[HEAT_MAP][0] if HEAT_MAP in outputs else None,
     )

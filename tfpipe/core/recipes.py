@@ -32,10 +32,13 @@ def describe() -> str:
 
 
 def as_flagfiles(argv: list[str]) -> list[str]:
-    """Return arguments with `--flagfile=PATH` in place of `--recipe=NAME`.
+    """Return arguments with `--flagfile=PATH` in place of `--recipe=NAME` or `--recipe NAME`.
 
     `--recipe=list` prints the recipes and ends the process.
     """
+    flag = _FLAG.rstrip("=")
+    for place in reversed([i for i, arg in enumerate(argv[:-1]) if arg == flag]):
+        argv = [*argv[:place], _FLAG + argv[place + 1], *argv[place + 2 :]]
     if f"{_FLAG}list" in argv:
         print(describe())
         sys.exit(0)

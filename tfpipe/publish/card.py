@@ -94,8 +94,17 @@ def describe(
         "parameters": sum(variable.shape.num_elements() for variable in predictor.variables),
         "signatures": signatures,
         "optimize": optimize,
-        "limits": limits if run.thresholds is not None else [*limits, _ONE_CLASS],
+        "limits": [*limits, *_one_class(run, predictor)],
     }
+
+
+def _one_class(run: LoadedRun, predictor: Predictor | EnsemblePredictor) -> list[str]:
+    """Say what an image without any of the classes gets."""
+    if run.thresholds is not None:
+        return []
+    if predictor.familiarity:
+        return [f"{_ONE_CLASS} Its score `unfamiliar` tells most such images, but not all."]
+    return [_ONE_CLASS]
 
 
 def _decision(run: LoadedRun) -> dict[str, Any]:

@@ -196,7 +196,9 @@ class Searcher:
             f"# python -m tfpipe.train --flagfile={self._folder / BEST} --records=records/NAME"
             " --run_dir=runs/NAME",
         ]
-        own = ("records", "run_dir", "feature_cache")
+        if config.limit:
+            lines.append(f"# The trials took {config.limit} images; this trains on all.")
+        own = ("records", "run_dir", "feature_cache", "limit")
         for field in dataclasses.fields(TrainConfig):
             value = getattr(config, field.name)
             if value != field.default and field.name not in own:

@@ -208,7 +208,8 @@ class TFRecords(Source):
                     contents.skipped.append((found.name or title, COPY, detail))
                     continue
                 if len(found.labels) > 1 and not many:
-                    detail = f"it shows {' and '.join(map(repr, found.labels))}: crop or remove it"
+                    shown = " and ".join(map(repr, found.labels))
+                    detail = f"it shows {shown}: crop it, or name its classes in a list of labels"
                     contents.skipped.append((found.name or title, "several labels", detail))
                     continue
                 kind = values.get("image/format", [b""])[0].lower()

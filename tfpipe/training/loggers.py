@@ -102,7 +102,9 @@ class Loggers:
 
     def begin(self, epochs: int) -> None:
         """Open the logs, of which the first `epochs` stay; later ones run again."""
-        self._open = [kind(self._run, epochs) for kind in self._kinds]
+        self._open = []
+        for kind in self._kinds:  # where one fails, those before it are ended
+            self._open.append(kind(self._run, epochs))
 
     def add(self, epoch: Epoch) -> None:
         """Add an epoch to all of them."""
