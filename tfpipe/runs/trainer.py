@@ -20,7 +20,7 @@ from tfpipe.records import coverage, limit, salvage
 from tfpipe.records import manifest as manifests
 from tfpipe.records.label_encoding import LabelEncoding
 from tfpipe.records.subset import Subset
-from tfpipe.runs import familiarity_fit, first_weights, run_calibration, trained_images
+from tfpipe.runs import familiarity_fit, first_weights, run_calibration, teacher, trained_images
 from tfpipe.training import (
     averaging,
     inputs,
@@ -110,6 +110,7 @@ def _fit(
                 " classes: give one of them"
             )
     classifier.check_adapts(config.head)
+    teacher.check(config, manifest.classes)
     monitor.build(config, manifest.encoding)
     run_calibration.check(config, len(manifest.classes), many=manifest.encoding.many)
     loggers.parse(config.log)
@@ -144,7 +145,9 @@ def _fit(
                 run.save_first(built)
             trained_images.save(run, train_split, val_split, others)
         splits = train_split, val_split
-        loop.Loop(run, built, generators, *splits, cluster, folder, callbacks).fit()
+        taught = teacher.load(config, train_split)
+        targets = taught and taught.targets
+        loop.Loop(run, built, generators, *splits, cluster, folder, callbacks, targets).fit()
         if cluster.is_chief:
             plain = chosen.precision == "float32" and cluster.strategy.num_replicas_in_sync == 1
             run_calibration.calibrate(run, val_split, built if plain else None)

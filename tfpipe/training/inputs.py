@@ -9,7 +9,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,11 @@ from tfpipe.training.train_config import TrainConfig
 
 Batch = dict[str, Any]
 
+# From the ids of images, int64 [B], and their labels, to their targets, float32 [B, C].
+Targets = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 # The fields of a batch that a step takes. Others may be strings, which no device takes.
-_USED = ("image", "features", "size", "random", "label", "sample_weight")
+_USED = ("image", "features", "size", "random", "label", "target", "sample_weight")
 
 _AHEAD = 4  # batches that are read from the cache ahead of the step
 
@@ -56,13 +59,16 @@ class Inputs:
         stage: Stage,
         split: Partition,
         earlier: Partition | None = None,
+        targets: Targets | None = None,
     ):
         """Choose what to cache, and compute it if it is missing.
 
         `split` is of this stage, and `earlier` of the earliest of the next ones, if it differs.
+        `targets` gives what to train towards; without it, that is the labels.
         Raises UserError if an option does not fit, or the cache cannot be written.
         """
         self._train_split, self._val_split = train_split, val_split
+        self._targets = targets
         self._stage, self._split = stage, split
         self._strategy = tf.distribute.get_strategy()
         self._several = self._strategy.num_replicas_in_sync > 1
@@ -92,8 +98,9 @@ class Inputs:
         Yields:
             "image" and its fields, as of `pipeline.train_batches`, or "features", a list of
             tensors; "label" as of `pipeline.train_batches`, "example_id" int64 [B],
-            "sample_weight" float32 [B], 1. All but "example_id" are shared out among the replicas
-            (`cluster.share_out`). None where an epoch has fewer steps.
+            "sample_weight" float32 [B], 1; "target" float32 [B, C] with a teacher. All but
+            "example_id" are shared out among the replicas (`cluster.share_out`). None where an
+            epoch has fewer steps.
         """
         if self._train_features:
             orders = self._orders(first_epoch, first_step, epochs)
@@ -107,7 +114,7 @@ class Inputs:
                 first_epoch=first_epoch,
                 first_step=first_step,
                 epochs=epochs,
-                place=self._shared if self._several else pipeline.on_device,
+                place=self._place,
             )
 
     def validation(self) -> Iterator[Batch]:
@@ -187,7 +194,8 @@ class Inputs:
 
     def forward(self, batch: Batch, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Return logits float32 [B, 1 or C], and their target labels, float32 [B, C]."""
-        labels = self._encoding.shares(batch["label"])
+        taught = training and "target" in batch
+        labels = batch["target"] if taught else self._encoding.shares(batch["label"])
         features = batch.get("features")
         if features is None:
             images = batch["image"]
@@ -240,7 +248,18 @@ class Inputs:
     def _take(self, dataset: FeatureDataset, indices: np.ndarray) -> Batch:
         with tf.device("CPU:0") if self._several else contextlib.nullcontext():
             batch = dataset.batch(indices, self._config.batch_size, self._input.rows)
-        return self._shared(batch)
+        return self._shared(self._with_target(batch))
+
+    def _place(self, batch: Batch) -> Batch:
+        """Move a batch of images to the devices."""
+        batch = self._with_target(batch)
+        return self._shared(batch) if self._several else pipeline.on_device(batch)
+
+    def _with_target(self, batch: Batch) -> Batch:
+        if self._targets is None:
+            return batch
+        ids, labels = np.asarray(batch["example_id"]), np.asarray(batch["label"])
+        return batch | {"target": self._targets(ids, labels)}
 
     def _shared(self, batch: Batch) -> Batch:
         """Return the fields that a step uses, shared out, and the ids of the examples."""

@@ -23,7 +23,7 @@ from tfpipe.training import monitor, range_test, schedules, stage_models, stages
 from tfpipe.training.callbacks import Callbacks
 from tfpipe.training.checkpoints import Checkpoints
 from tfpipe.training.cluster import Cluster
-from tfpipe.training.inputs import Inputs
+from tfpipe.training.inputs import Inputs, Targets
 from tfpipe.training.log import Epoch
 from tfpipe.training.loggers import Loggers
 from tfpipe.training.profile import Profile
@@ -65,13 +65,15 @@ class Loop:
         cluster: Cluster,
         folder: pathlib.Path,
         callbacks: Sequence[tf_keras.callbacks.Callback] = (),
+        targets: Targets | None = None,
     ):
         """Prepare the training.
 
         The classifier is built in the scope of the cluster's strategy; `generators` are those of
         its random layers. All workers read the folder of `run`; this worker writes `folder`.
+        `targets` are as for `Inputs`.
         """
-        self._run = run
+        self._run, self._targets = run, targets
         with cluster.strategy.scope():
             self._models = StageModels(run, classifier, generators)
         self._train_split, self._val_split = train_split, val_split
@@ -180,7 +182,7 @@ class Loop:
                 count = f"{parts.parameters:,} parameters{self._models.note(stage)}"
                 terminal.say(f"stage {stage.name}: trained from {stage.start} on, {count}")
             splits = self._train_split, self._val_split
-            inputs = Inputs(run, *splits, classifier, stage, parts, earlier)
+            inputs = Inputs(run, *splits, classifier, stage, parts, earlier, targets=self._targets)
             if not (resume or stage.index):
                 adapt(classifier.head, inputs.features)
 

@@ -197,6 +197,18 @@ class TrainConfig:
     focal_gamma: float = option(
         "focal gamma, at least 0; higher values down-weight easy images", 2.0
     )
+    teacher: str = option(
+        "a cross-validation of the same images, as runs/best, or a file of tfpipe evaluate"
+        " --predictions: its probabilities are mixed into the labels of the training images; empty"
+        " for the labels alone",
+        "",
+    )
+    teacher_weight: float = option(
+        "part of the teacher's probabilities in an image's target, 0 to 1; the rest is its label",
+        0.5,
+        minimum=0,
+        maximum=1,
+    )
     class_weights: str = option(
         "weight of each class in the loss: none, the same for all images; balanced, the same for"
         " all classes; or NAME=W,NAME=W, and 1 for other classes",
