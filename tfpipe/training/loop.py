@@ -7,7 +7,7 @@ import itertools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -30,8 +30,9 @@ from tfpipe.training.profile import Profile
 from tfpipe.training.run_folder import RunFolder
 from tfpipe.training.stage_models import StageModels
 from tfpipe.training.stages import Stage
-from tfpipe.training.steps import READ_EVERY, DivergenceError, Steps
+from tfpipe.training.steps import DivergenceError, Steps
 from tfpipe.training.tensorboard_logger import TENSORBOARD
+from tfpipe.training.time_limit import TimeLimit
 from tfpipe.training.train_config import AUTO
 from tfpipe.training.train_state import TrainState
 
@@ -83,10 +84,8 @@ class Loop:
         self._log = Loggers(self._own, is_chief=cluster.is_chief)
         self._monitor = monitor.build(run.config, run.resolved.encoding)
         self._profile = Profile(folder / TENSORBOARD if run.config.profile else None)
-        minutes = run.config.minutes or math.inf
         self._callback_scale = 1.0  # of the learning rate
-        self._deadline = time.monotonic() + 60 * minutes
-        self._validating_s = 0.0  # of the last epoch
+        self._limit = TimeLimit(run.config.minutes, cluster)
         self._callbacks = Callbacks(
             callbacks,
             classifier.model,
@@ -109,7 +108,7 @@ class Loop:
                 break
             if stage.index > self._state.stage:
                 earlier = self._run.stages[stage.index - 1]
-                if self._is_over():
+                if self._limit.is_over():
                     terminal.say(f"minutes={self._run.config.minutes:g}: no stage {stage.name}")
                     if size := self._models.note(earlier):
                         terminal.warn(f"the weights are those of stage {earlier.name}{size}")
@@ -281,7 +280,7 @@ class Loop:
             if plateau and state.reduce_rate(plateau.patience):
                 steps.scale_rate(self._rate_scale(stage))
             over = state.finished(config.epochs, config.patience)
-            over = over or self._is_over() or self._callbacks.stopped
+            over = over or self._limit.is_over() or self._callbacks.stopped
             if best_of_stage:
                 steps.keep_best()
                 unsaved = True
@@ -312,8 +311,7 @@ class Loop:
         label, note = self._label(stage, state.epoch + 1), ""
         left, images = inputs.images - before * config.batch_size, 0
         with terminal.progress(label, left) as advance:
-            cut = self._within_minutes(batches)
-            watched = self._profile.watch(cut, inputs.steps - before)
+            watched = self._profile.watch(self._limit.cut(batches), inputs.steps - before)
             losses = steps.train(watched)
             if state.epoch == state.first_epoch and not before:
                 losses = itertools.chain([next(losses)], losses)
@@ -334,7 +332,7 @@ class Loop:
         with validating as advance, steps.averaged():
             validate = functools.partial(steps.validate, advance)
             val_loss, val_accuracy, monitored = self._callbacks.validated(validate)
-        self._validating_s = time.monotonic() - began
+        self._limit.validating_s = time.monotonic() - began
         if not (math.isfinite(val_loss) and math.isfinite(monitored)):
             raise DivergenceError(steps.done, np.zeros(0, np.int64))
         return Epoch(
@@ -350,26 +348,6 @@ class Loop:
             seconds=time.monotonic() - start,
             cost=self._monitor.cost(monitored),
         )
-
-    def _is_over(self) -> bool:
-        """Return whether the minutes are over, by the chief's clock; leave time to validate."""
-        if math.isinf(self._deadline):
-            return False
-        return self._cluster.agree(time.monotonic() + self._validating_s >= self._deadline)
-
-    def _within_minutes(self, batches: Iterator) -> Iterator:
-        """Yield batches until the minutes are over, at least one; then None.
-
-        Several workers look at the clock only where the loss is read and they wait anyway.
-        """
-        every = 1 if self._cluster.workers == 1 else READ_EVERY
-        for step, batch in enumerate(batches):
-            if step and step % every == 0 and self._is_over():
-                terminal.say(
-                    f"minutes={self._run.config.minutes:g}: the epoch ends after {step} steps"
-                )
-                batch = None  # ends the epoch
-            yield batch
 
     def _is_time(self, saved: float, minutes: float, loss: float | None) -> bool:
         """Return whether a checkpoint is due, by the chief's clock.
