@@ -93,8 +93,11 @@ def main(options: Options) -> int:
                     else:
                         answers.append((image.name, answer))
                 advance(len(batch))
-            with contextlib.suppress(ServerError):  # the model has no signature `classify`
+            try:
                 names = client.labels
+            except ServerError as error:  # or else the model has no signature `classify`
+                if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    terminal.warn(f"the names of the classes are unknown: {error}")
     finally:
         PRINTERS[options.output](answers, names)
     return 0 if len(answers) == found.seen and not found.missing else 1
