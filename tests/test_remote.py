@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 
+import fsspec
 import pytest
 import tensorflow as tf
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
@@ -155,6 +156,27 @@ def test_a_server_that_sends_whole_files_for_parts_is_refused(monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *args, **kwargs: data)
     with pytest.raises(OSError, match="cannot send a part"):
         storage.read_whole("memory://test/whole")
+
+
+class FewOptions(MemoryFileSystem):
+    """A file system that passes its options on to a library, which knows none, as sftp does."""
+
+    protocol = "few"
+
+    def __init__(self, **options):
+        if options:
+            raise TypeError(f"connect() got an unexpected keyword argument {[*options][0]!r}")
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("few://", "memory://"))
+
+
+def test_a_file_system_without_an_option_for_listings_is_read():
+    fsspec.register_implementation("few", FewOptions, clobber=True)
+    FewOptions().pipe("/x/a", b"1")
+    assert storage.read_whole("few://x/a") == b"1"
 
 
 def test_a_name_is_no_pattern_of_others():

@@ -114,7 +114,10 @@ class FsspecFiles:
     @_as_os_errors
     def _of(self, url: str) -> None:
         # A listing in memory would be older than what other processes write.
-        self._fs, _ = self._split(url, use_listings_cache=False)
+        try:
+            self._fs, _ = self._split(url, use_listings_cache=False)
+        except TypeError:  # as of sftp, which keeps no listings and knows no such option
+            self._fs, _ = self._split(url)
 
     @_as_os_errors
     def read(self, url: str, offset: int, size: int) -> bytes:
