@@ -165,7 +165,7 @@ class FewOptions(MemoryFileSystem):
 
     def __init__(self, **options):
         if options:
-            raise TypeError(f"connect() got an unexpected keyword argument {[*options][0]!r}")
+            raise TypeError(f"connect() got an unexpected keyword argument {next(iter(options))!r}")
         super().__init__()
 
     @classmethod
