@@ -14,6 +14,8 @@ import numpy as np
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError, one_line
 
+_PROBABILITY = "probability_"  # begins the name of a class's column
+
 
 def write(
     path: str | os.PathLike, classes: tuple[str, ...], predictions: dict[str, np.ndarray]
@@ -28,7 +30,7 @@ def write(
     """
     logits = predictions["logits"]
     of_logits = classes[1:] if logits.shape[1] == 1 else classes
-    header = [f"probability_{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
+    header = [f"{_PROBABILITY}{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
     numbers = np.concatenate([predictions["probabilities"], logits], axis=1)
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -57,7 +59,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         values = np.array([row[2:] for row in rows], np.float32)
         indices = [[int(index) for index in row[1].split("|") if index] for row in rows]
         names = np.array([row[0] for row in rows])
-        classes = sum(name.startswith("probability_") for name in header)
+        classes = len(_classes_in(header))
         probabilities, logits = values[:, :classes], values[:, classes:]
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read ({error}): run tfpipe.train there again") from None
@@ -76,6 +78,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     else:
         labels = np.array([each[0] for each in indices], np.int64)
     return {"name": names, "label": labels, "probabilities": probabilities, "logits": logits}
+
+
+def classes(path: str | os.PathLike) -> tuple[str, ...]:
+    """Return the names of the classes; raise OSError or ValueError for a file that is no text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return _classes_in(next(csv.reader(file), []))
+
+
+def _classes_in(header: list[str]) -> tuple[str, ...]:
+    return tuple(n.removeprefix(_PROBABILITY) for n in header if n.startswith(_PROBABILITY))
 
 
 def text(names: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ This is distillation (Hinton et al. 2015, arXiv:1503.02531) from probabilities t
 once. Those of a cross-validation are out of fold, so a wrong label has not taught its own image.
 """
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -46,7 +45,9 @@ class Teacher:
         Returns:
             float32 [B, C].
         """
-        shares = labels if self.encoding.many else np.eye(self.encoding.classes)[labels]
+        shares = labels
+        if not self.encoding.many:
+            shares = labels[:, np.newaxis] == np.arange(self.encoding.classes)
         place = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
         weight = np.where(self.ids[place] == ids, self.weight, 0)[:, None]
         return np.float32((1 - weight) * shares + weight * self.probabilities[place])
@@ -58,15 +59,12 @@ def check(config: TrainConfig, classes: tuple[str, ...]) -> None:
         return
     path = _file(config.teacher)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header = next(csv.reader(file), [])
+        found = predictions_file.classes(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"`teacher={config.teacher}`: {path} cannot be read ({error}): name a finished"
             " cross-validation, or a file of `tfpipe evaluate --predictions`"
         ) from None
-    prefix = "probability_"
-    found = tuple(name.removeprefix(prefix) for name in header if name.startswith(prefix))
     if found != classes:
         raise UserError(
             f"`teacher={config.teacher}` knows the classes {', '.join(found) or '(none)'}, the"
@@ -78,7 +76,7 @@ def load(config: TrainConfig, part: Subset) -> Teacher | None:
     """Return the teacher of a run's training images, or None without the option `teacher`.
 
     Raises:
-        UserError: it knows none of the images, or other labels of them.
+        UserError: it knows none of the images.
     """
     if not config.teacher:
         return None
