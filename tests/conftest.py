@@ -1,5 +1,6 @@
 """A small data set, a run and an export, each made once for all processes of a test session."""
 
+import ctypes
 import fcntl
 import gc
 import os
@@ -31,13 +32,20 @@ def shared():
     return SHARED
 
 
+def pytest_collection_finish():
+    """Keep the collector from reading the million objects of the imported libraries each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
     """Drop the models of a file of tests: a process runs a hundred files."""
     yield
     if "tf_keras" in sys.modules:
         sys.modules["tf_keras"].backend.clear_session()
-        gc.collect()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -95,6 +95,7 @@ def test_one_may_stop_the_training(fit):
     assert run.predict(np.zeros([9, 9, 3], np.uint8))[0].label in run.class_names
 
 
+@pytest.mark.slow
 def test_one_may_set_the_learning_rate(fit):
     """With a rate of 0 after the first epoch, weights and so the validation loss stay."""
     run = fit(

@@ -91,7 +91,15 @@ def test_changes_the_picture_within_range(name):
     assert chain.mixes == (np.max(np.abs(labels - one_hot())) > 0)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("randaugment", "trivialaugment", "one_of")
+        else name
+        for name in EXAMPLES
+    ],
+)
 def test_is_the_same_eager_in_a_graph_and_compiled(name):
     chain = Augment(EXAMPLES[name][0])
     inputs = pictures(), one_hot(), uniform(chain.num_random)

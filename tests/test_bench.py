@@ -157,6 +157,7 @@ def test_every_peer_that_is_installed_gives_batches(peer, image_folder, tmp_path
     assert sum(epoch()) == len(list(tmp_path.glob("*/*")))
 
 
+@pytest.mark.slow
 def test_the_lock_is_measured_with_any_number_of_threads(records, monkeypatch, capsys):
     """Each image costs Python something, and a sleep is not counted as CPU time."""
     monkeypatch.setattr(lock, "REPEATS", 2)

@@ -109,6 +109,7 @@ def test_the_same_pixels_however_images_are_read(striped, monkeypatch, resize_on
     check(by_id(pipeline.train_batches(part, config, augment=augment), augment), striped)
 
 
+@pytest.mark.slow
 def test_cached_views_are_of_the_same_pixels(striped, tiny_config):
     config = tiny_config(
         records=str(striped.folder),
@@ -144,7 +145,7 @@ def test_cached_views_are_of_the_same_pixels(striped, tiny_config):
         ("flip_lr|crop(0.5)", None),
     ],
 )
-@pytest.mark.parametrize("of_stage", [False, True])
+@pytest.mark.parametrize("of_stage", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_resized_images_in_memory_cannot_be_cropped_first(
     striped, tiny_config, augment, refusal, of_stage
 ):

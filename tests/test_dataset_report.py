@@ -227,7 +227,12 @@ def test_a_missing_package_is_a_warning(module, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "labels",
-    [["cat"], ["a", "b"] * 2, [f"c{i}" for i in range(100)], [HOSTILE, "$\\frac{$"]],
+    [
+        ["cat"],
+        pytest.param(["a", "b"] * 2, marks=pytest.mark.slow),
+        [f"c{i}" for i in range(100)],
+        [HOSTILE, "$\\frac{$"],
+    ],
     ids=["one", "two", "many", "hostile"],
 )
 def test_any_classes_can_be_drawn(labels):

@@ -447,6 +447,7 @@ class TestCrossValidated:
         assert "gone/manifest.json does not exist" in found["reasons"]["slices"]
         assert "no slices: gone/manifest.json" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_it_is_compared_with_what_was_not_trained_on_the_images(self, folder):
         out = make(folder, runs="c,cv", out="compared")
         found = measured(folder / "cv", against=str(out))["against"]["measures"]["log_loss"]

@@ -184,6 +184,7 @@ def test_explain_shows_the_predicted_class(loaded, predictor):
     assert answer["heat_map"].max((1, 2)).tolist() == pytest.approx([1, 1, 1])
 
 
+@pytest.mark.slow
 def test_warm_up_asks_every_signature_in_every_size(export_dir, loaded):
     with open(export_dir / "1" / warm_up.FILE, "rb") as file:
         logs = [messages.PredictionLog.FromString(record) for _, record in tfrecord.read(file)]
@@ -273,6 +274,7 @@ def test_a_file_for_phones(run_dir, tmp_path, kind, most, bytes_each, capsys):
     assert (folder / "1" / "model.tflite").stat().st_size < bytes_each * weights + 60_000
 
 
+@pytest.mark.slow
 def test_versions_may_be_numbers_or_the_time(run_dir, tmp_path):
     options = {"check_images": 0, "license": "CC0-1.0"}
     folder = exported(run_dir, tmp_path, version="7", **options)

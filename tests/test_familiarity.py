@@ -122,6 +122,7 @@ def others(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_evaluation_tells_the_shares_and_the_area(strange, others, capsys):
     evaluate.main(evaluate.Options(str(strange), other_images=str(others), rounds=100))
     measured = json.loads((strange / "metrics.json").read_text())
@@ -146,6 +147,7 @@ def rows_of(path):
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_predictions_and_exports_have_the_score(strange, run_dir, others, tmp_path):
     (others / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     options = {"source": (str(others),), "columns": "all"}
@@ -186,6 +188,7 @@ def test_predictions_and_exports_have_the_score(strange, run_dir, others, tmp_pa
     assert found["unfamiliar"].numpy().tolist() == [0]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_has_the_score(strange, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tfpipe[onnx]'")
     from tfpipe.publish import onnx_model
@@ -202,6 +205,7 @@ def test_onnx_runtime_has_the_score(strange, tmp_path):
         onnx_model.write(tmp_path, predictor, wrong, run.classes)
 
 
+@pytest.mark.slow
 def test_a_missing_or_foreign_file_never_changes_an_answer_silently(strange, tmp_path, capsys):
     copy = shutil.copytree(strange, tmp_path / "copy")
     run = loaded_run.load(copy)

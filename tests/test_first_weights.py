@@ -23,6 +23,7 @@ def same(one, other):
     return all(np.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_the_same_classes_take_the_head_too(run_dir, tiny_config, tmp_path, capsys):
     source = shutil.copytree(run_dir, tmp_path / "source")
     train.main(tiny_config(weights=str(source), **STILL))
@@ -56,6 +57,7 @@ def test_other_classes_get_a_new_head(run_dir, tiny_config, tmp_path, capsys):
     assert set(np.load(run_dir / "trained_images.npz")["train"]) < set(known)
 
 
+@pytest.mark.slow
 def test_another_head_is_new(run_dir, tiny_config, capsys):
     train.main(tiny_config(weights=str(run_dir), head="dense(8)", **STILL))
     assert "head is new: head=dense(8) instead of" in capsys.readouterr().err.replace("`", "")

@@ -306,8 +306,12 @@ def test_what_a_step_leaves_out_is_not_decoded(manifest, monkeypatch):
     assert len(decoded) == 2 * 8
 
 
-@pytest.mark.parametrize("cached", ["none", "encoded", "decoded"])
-@pytest.mark.parametrize(("resize_on", "workers"), [("host", 2), ("device", 4)])
+@pytest.mark.parametrize(
+    "cached", ["none", pytest.param("encoded", marks=pytest.mark.slow), "decoded"]
+)
+@pytest.mark.parametrize(
+    ("resize_on", "workers"), [("host", 2), pytest.param("device", 4, marks=pytest.mark.slow)]
+)
 def test_workers_share_the_batches_of_one(manifest, cached, resize_on, workers):
     options = {"cache": cached, "resize_on": resize_on, "first_step": 2}
     whole = batches(manifest, **options)

@@ -62,7 +62,9 @@ def test_means_of_proportions_are_covered(recalls):
     assert found == ABOUT_95
 
 
-@pytest.mark.parametrize("cells", [(0.9, 0.05, 0.02, 0.03), (0.6, 0.15, 0.15, 0.1)])
+@pytest.mark.parametrize(
+    "cells", [(0.9, 0.05, 0.02, 0.03), pytest.param((0.6, 0.15, 0.15, 0.1), marks=pytest.mark.slow)]
+)
 def test_paired_differences_are_covered_and_their_p_value_is_exact(cells):
     """Of images that both have right, only the first, only the second, and neither."""
     outcomes = np.array([(1, 1), (1, 0), (0, 1), (0, 0)], bool)

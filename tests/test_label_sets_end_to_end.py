@@ -52,7 +52,7 @@ def draw(random, names):
 
 @pytest.fixture(scope="module")
 def folder(make_once):
-    """`images`, `records` of them with folds, a `run`, and an `export` of it."""
+    """`images`, `records` of them with folds, and a `run`."""
 
     def make(folder):
         random = np.random.default_rng(0)
@@ -74,11 +74,18 @@ def folder(make_once):
         )
         run = {"records": str(folder / "records"), "run_dir": str(folder / "run")}
         train.main(TrainConfig(**run, **OPTIONS, monitor="f1_macro"))
-        export.main(
-            export.Options(run_dir=str(folder / "run"), export_dir=str(folder / "export" / "demo"))
-        )
 
     return make_once("label-sets", make)
+
+
+@pytest.fixture(scope="module")
+def exported(folder, make_once):
+    """The export of the run."""
+
+    def make(place):
+        export.main(export.Options(run_dir=str(folder / "run"), export_dir=str(place / "demo")))
+
+    return make_once("label-sets-export", make) / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +147,15 @@ def test_other_thresholds_have_other_answers(folder, measured, truth, tmp_path):
             evaluate.main(evaluate.Options(**options, threshold=wrong))
 
 
-def test_the_served_answer_is_that_of_the_evaluation(folder, measured, truth, tmp_path):
+@pytest.mark.slow
+def test_the_served_answer_is_that_of_the_evaluation(folder, exported, measured, truth, tmp_path):
     found, rows = measured
     names = list(rows)
     files = [(folder / "images" / name).read_bytes() for name in names]
     thresholds = np.array([found["thresholds"][name] for name in CLASSES])
     p = np.stack([*rows.values()])
     with (
-        running_server(folder / "export" / "demo", tmp_path / "stderr") as running,
+        running_server(exported, tmp_path / "stderr") as running,
         Client(running.address, "demo") as client,
     ):
         answer = client.predict({"image_bytes": [*files, b"no image"]})
@@ -170,7 +178,7 @@ def test_the_served_answer_is_that_of_the_evaluation(folder, measured, truth, tm
         server = {"server": running.address, "model_name": "demo"}
         predict.main(predict.Options(**options, **server))
         served = [json.loads(line) for line in out.read_text().splitlines()]
-    by_export = predicted(folder, tmp_path, export_dir=str(folder / "export" / "demo"))
+    by_export = predicted(folder, tmp_path, export_dir=str(exported))
     for one, two in zip(served, by_export, strict=True):
         assert one["name"] == two["name"]
         assert one["labels"] == two["labels"]
@@ -186,6 +194,7 @@ def predicted(folder, tmp_path, **options):
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_predictions_have_lists_of_labels(folder, tmp_path, measured):
     run = {"run_dir": str(folder / "run")}
     saved = measured[0]["thresholds"]
@@ -223,10 +232,11 @@ def test_predictions_have_lists_of_labels(folder, tmp_path, measured):
             predicted(folder, tmp_path, **run, threshold=wrong)
 
 
-def test_classify_sorts_the_classes(folder, measured):
+@pytest.mark.slow
+def test_classify_sorts_the_classes(folder, exported, measured):
     import tensorflow as tf
 
-    signatures = tf.saved_model.load(str(folder / "export" / "demo" / "1")).signatures
+    signatures = tf.saved_model.load(str(exported / "1")).signatures
     assert "regress" not in signatures
     name, p = next(iter(measured[1].items()))
     example = tf.train.Example()
@@ -236,7 +246,7 @@ def test_classify_sorts_the_classes(folder, measured):
     order = np.argsort(-p, kind="stable")
     assert found["classes"].numpy()[0].tolist() == [CLASSES[i].encode() for i in order]
     np.testing.assert_allclose(found["scores"][0], p[order], atol=1e-5)
-    card = json.loads((folder / "export" / "demo" / "1" / "model_card.json").read_text())
+    card = json.loads((exported / "1" / "model_card.json").read_text())
     assert card["decision"]["thresholds"] == measured[0]["thresholds"]
 
 

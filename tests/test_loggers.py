@@ -124,6 +124,7 @@ def test_a_password_is_not_kept_in_the_run_folder(config, tmp_path, monkeypatch,
     mlflow_logger.MlflowLogger(run, 1)  # opens it again with the password
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_its_run_of_mlflow(config, store, monkeypatch, capfd):
     def interrupted(self, epoch):
         raise KeyboardInterrupt

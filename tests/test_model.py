@@ -363,6 +363,7 @@ def test_a_failed_download_says_where_to_put_the_file(name, network, capsys):
     assert noticed or f"weights of {name} arrived damaged" in again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_damaged_download_is_told(name, network, monkeypatch):
     def answer():

@@ -1,5 +1,7 @@
 """The list of backbones, with their size and speed."""
 
+import pytest
+
 from tests import commands
 from tfpipe import models
 from tfpipe.model.backbones import backbones
@@ -10,6 +12,7 @@ def test_all_names_are_listed():
     assert set(backbones) <= set(printed.split())
 
 
+@pytest.mark.slow
 def test_those_that_match_are_built_and_measured():
     printed = commands.run(models.main, models.Options, "small_c*", "--batch_size=1").stdout
     (row,) = [line.split() for line in printed.splitlines() if "small_cnn" in line]

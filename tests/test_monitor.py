@@ -14,6 +14,7 @@ from tfpipe.training.train_config import TrainConfig
 from tfpipe.training.train_state import TrainState
 
 
+@pytest.mark.slow
 def test_the_best_epoch_has_the_best_of_what_is_monitored(tiny_config, tmp_path):
     """Its weights have that value when they are evaluated, and no other epoch a better one."""
     config = tiny_config(**CACHED | {"epochs": 6}, monitor="roc_auc", patience=9)

@@ -360,6 +360,7 @@ def test_bounds_narrow_what_others_answer(model, image_folder, tmp_path):
     np.testing.assert_allclose([r["probability_dog"] + r["probability_cat"] for r in rows], 1)
 
 
+@pytest.mark.slow
 def test_every_model_draws_the_same_heat_maps(models, damaged, tmp_path):
     """They are of the images' proportions, and of the readable ones among the first only."""
     for name, flags in models.items():
@@ -419,6 +420,7 @@ def test_beam_gives_the_same_bytes(beam_args, run_dir, damaged, image_folder, tm
     assert len(made["local"]) == 3 + 5
 
 
+@pytest.mark.slow
 def test_at_a_url(run_dir, damaged, tmp_path):
     url = f"ram://test-{uuid.uuid4().hex}"
     tf.io.gfile.makedirs(url)

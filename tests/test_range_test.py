@@ -62,6 +62,7 @@ def test_a_training_behind_the_test_is_as_one_with_that_rate(
     check_same_run(tmp_path / "auto", tmp_path / "fixed", within=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_its_rate(tiny_config, tmp_path, monkeypatch):
     stages = "a:epochs=1;b:lr=auto"
     config = tiny_config(**CACHED | {"stages": stages, "epochs": 1})

@@ -294,6 +294,7 @@ def test_beam_reads_and_writes_urls(ram, image_folder, tmp_path):
     assert verify.find_damage(made) == []
 
 
+@pytest.mark.slow
 def test_processes_write_to_a_url(records, image_folder, tmp_path):
     options = {"shards": 3, "workers": 2}
     made = build(image_folder, f"file://{tmp_path}/deep/toy", **options)

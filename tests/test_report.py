@@ -207,6 +207,7 @@ class TestBroken:
         assert "no trained weights yet: run tfpipe.train" in shown
         assert "nowhere" in shown
 
+    @pytest.mark.slow
     def test_a_class_without_images_is_said(self, copy, capsys):
         path = copy / "predictions.csv"
         header, *rows = path.read_text().splitlines(keepends=True)
@@ -420,7 +421,15 @@ def test_targets_are_compared_on_the_same_images_in_any_order():
     assert "accuracy" in pair.sentences[1]
 
 
-@pytest.mark.parametrize(("classes", "there"), [(2, 2), (40, 40), (2, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("classes", "there"),
+    [
+        (2, 2),
+        pytest.param(40, 40, marks=pytest.mark.slow),
+        (2, 1),
+        pytest.param(3, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_results_of_any_number_of_classes_can_be_drawn(classes, there):
     rng = np.random.default_rng(classes)
     labels = rng.integers(0, there, 60)

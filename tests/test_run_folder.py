@@ -133,6 +133,7 @@ class TestParts:
 
 
 class TestOtherRecords:
+    @pytest.mark.slow
     def test_records_that_were_built_anew_are_noticed(
         self, run, records, image_folder, out, capsys
     ):

@@ -322,6 +322,7 @@ def test_files_that_are_no_imagenet_classifiers_are_refused(tmp_path):
             imagenet_model.load(str(tmp_path / f"{name}.keras"))
 
 
+@pytest.mark.slow
 def test_imagenet_on_real_images(shared, tmp_path):
     """On an original cat and dog, and on noise."""
     archive = zipfile.ZipFile(shared / "data/dogs-vs-cats/train.zip")

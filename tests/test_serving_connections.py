@@ -46,11 +46,13 @@ HEAD = b"POST /v1/models/demo:predict HTTP/1.1\r\nHost: x\r\n"
     "start",
     [
         b"",
-        b"POST /v1/models",
+        pytest.param(b"POST /v1/models", marks=pytest.mark.slow),
         HEAD + b"X: ",
         HEAD + b"Content-Length: 1000000\r\n\r\n{",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n7ffff\r\n",
-        b"GET /v1/models/demo HTTP/1.1\r\nHost: x\r\n\r\nPOST /",
+        pytest.param(
+            b"GET /v1/models/demo HTTP/1.1\r\nHost: x\r\n\r\nPOST /", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_request_that_arrives_a_byte_at_a_time_is_cut(server, start):

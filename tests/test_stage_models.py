@@ -44,6 +44,7 @@ def test_each_stage_reads_its_size_and_the_last_is_served(
     assert raw == pytest.approx(min(float(row["val_loss"]) for row in rows), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_size_of_the_last_stage_wins_over_the_runs(tiny_config, tmp_path):
     """Its epochs alone compete for the best, even if an earlier one had a lower loss."""
     stages = "a:from=all,epochs=3;b:from=all,image_size=24,epochs=1,lr=1e-9,optimizer=sgd"
@@ -74,6 +75,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tiny_config, tmp_path):
     check_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_frozen_features_are_of_the_stages_size(tiny_config, tmp_path):
     stages = "a:image_size=16,epochs=1;b:epochs=1"
     train.main(tiny_config(**GROWING | {"stages": stages, "augment": ""}))

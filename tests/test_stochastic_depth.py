@@ -33,6 +33,7 @@ def test_that_share_of_images_skips_the_last_branch():
     np.testing.assert_allclose(model(tf.zeros([1, 2, 2, 1])), 2)  # none in inference
 
 
+@pytest.mark.slow
 def test_efficientnet_has_it_and_mobilenet_has_not():
     model = build(get("efficientnetb0"), 32, "none")
     rates = [layer.rate for layer in model.layers if "drop" in layer.name]

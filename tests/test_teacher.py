@@ -43,7 +43,11 @@ def test_targets_mix_labels_and_probabilities():
     assert found == pytest.approx(np.array([[0.75, 0.625], [0, 1]]))
 
 
-@pytest.mark.parametrize("options", [CACHED, {"augment": "flip_lr"}], ids=["features", "images"])
+@pytest.mark.parametrize(
+    "options",
+    [CACHED, pytest.param({"augment": "flip_lr"}, marks=pytest.mark.slow)],
+    ids=["features", "images"],
+)
 def test_a_run_learns_what_its_teacher_says(tiny_config, predictions, tmp_path, options):
     """A teacher that calls every image 0.8 of the second class, whatever its label is."""
     options = {**options, "head": "", "pooling": "avg", "tta": "", "learning_rate": 0.03}
@@ -56,6 +60,7 @@ def test_a_run_learns_what_its_teacher_says(tiny_config, predictions, tmp_path, 
     assert min(losses) > entropy - 1e-5
 
 
+@pytest.mark.slow
 def test_a_teacher_without_weight_changes_nothing(tiny_config, predictions, tmp_path):
     train.main(tiny_config(**CACHED, run_dir=str(tmp_path / "alone")))
     taught = {"teacher": predictions(), "teacher_weight": 0.0}

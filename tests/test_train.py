@@ -31,6 +31,7 @@ def test_the_best_weights_have_the_best_logged_loss(run_dir):
     assert not [p for p in run_dir.rglob("*") if "partial" in p.name]
 
 
+@pytest.mark.slow
 def test_a_softmax_of_mixed_images_resized_on_the_device_trains_too(tiny_config, tmp_path):
     """Labels of mixed images are shares; the compiled step gets images of any size."""
     augment = "crop(0.9)|one_of(rotate(10)|flip_lr)|mixup(0.2)"
@@ -125,6 +126,7 @@ def test_a_patience_of_0_waits_for_the_first_epoch_without_a_gain(patience):
     assert state.finished(9, patience)
 
 
+@pytest.mark.slow
 def test_a_budget_ends_in_a_usable_run(tiny_config, tmp_path, capsys):
     """Of minutes that are over after the first step, in the first of two stages."""
     config = {"stages": "a:from=head,epochs=3;b:from=all,epochs=3", "augment": "", "tta": ""}
@@ -140,6 +142,7 @@ def test_a_budget_ends_in_a_usable_run(tiny_config, tmp_path, capsys):
     assert [row["stage"] for row in log_of(tmp_path / "run")].count("b") == 3
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_cache(tiny_config, tmp_path, capsys):
     config = {"augment": "", "tta": ""}
     train.main(tiny_config(**config, epochs=1))

@@ -42,6 +42,7 @@ def fresh(run):
     return run.build(first_weights=True)
 
 
+@pytest.mark.slow
 def test_stages_start_from_the_best_epoch_of_the_stage_before(tiny_config, tmp_path):
     """With a rate that changes nothing, a stage has the loss of the weights that it starts from."""
     stages = (
@@ -59,6 +60,7 @@ def test_stages_start_from_the_best_epoch_of_the_stage_before(tiny_config, tmp_p
     assert run.best_weights.read_bytes() == first, "the best of all is what is exported"
 
 
+@pytest.mark.slow
 def test_a_stage_trains_only_the_layers_from_its_start_on(tiny_config, tmp_path):
     """Under augmentation too: BatchNorm of frozen layers keeps its statistics."""
     backbone = save_backbone(tmp_path)
@@ -123,6 +125,7 @@ def test_the_last_batch_of_an_epoch_is_a_whole_one(tiny_config, tmp_path):
     assert distances[0] < distances[1] / 3
 
 
+@pytest.mark.slow
 def test_a_stage_has_its_own_batch_size(tiny_config, tmp_path):
     """One step with all images has the mean of their gradients."""
     config = CACHED | {"head": "", "epochs": 1, "batch_size": 8}
@@ -146,7 +149,12 @@ def test_a_stage_has_its_own_batch_size(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stages", "feature_gb"), [("head", 1.0), ("head", 0.0), ("all:from=all", 1.0)]
+    ("stages", "feature_gb"),
+    [
+        ("head", 1.0),
+        pytest.param("head", 0.0, marks=pytest.mark.slow),
+        pytest.param("all:from=all", 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_norm_has_the_statistics_of_the_training_images(tiny_config, tmp_path, stages, feature_gb):
     """After a single epoch too, of the features that the first weights give."""
@@ -213,6 +221,7 @@ def test_images_are_read_once_for_all_stages_and_runs(tiny_config, tmp_path, mon
         assert np.abs(one - other).max() > 1e-3, "each view is drawn anew"
 
 
+@pytest.mark.slow
 def test_the_calibration_uses_cached_features(tiny_config, tmp_path, monkeypatch):
     config = CACHED | {"stages": "head;top:from=conv3", "epochs": 1}
     train.main(tiny_config(**config))
@@ -297,7 +306,9 @@ def two_epochs(records, tmp_path_factory):
     return folder / "1", folder / "2"
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "all"])
+@pytest.mark.parametrize(
+    "damage", ["flip", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "all"))]
+)
 def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_used(
     tiny_config, tmp_path, capfd, two_epochs, damage
 ):

@@ -30,7 +30,7 @@ def test_it_is_noticed(tuned):
     assert tuned == [True, False]
 
 
-@pytest.mark.parametrize("cache", ["none", "decoded"])
+@pytest.mark.parametrize("cache", ["none", pytest.param("decoded", marks=pytest.mark.slow)])
 def test_training_and_evaluating(cache, tiny_config, tuned):
     config = tiny_config(cache=cache, epochs=1)
     train.main(config)

@@ -42,6 +42,7 @@ def joined(batches):
     return list(itertools.chain.from_iterable(batches))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "size"), [(2, 8), (2, 12), (3, 12)])
 def test_together_workers_see_every_record_in_each_epoch(part, workers, size):
     everything = set(joined(epochs_of(part, 1, size=size)[0][0]))
@@ -56,6 +57,7 @@ def test_together_workers_see_every_record_in_each_epoch(part, workers, size):
     assert any(set(joined(w[0])) != set(joined(w[1])) for w in found), "and other shards"
 
 
+@pytest.mark.slow
 def test_the_result_is_the_same_by_seed(part):
     assert epochs_of(part, 3, seed=4) == epochs_of(part, 3, seed=4)
     assert epochs_of(part, 3, seed=4) != epochs_of(part, 3, seed=5)
@@ -93,6 +95,7 @@ def bytes_read(iterate):
     return count() - before
 
 
+@pytest.mark.slow
 def test_each_worker_reads_its_share_of_the_bytes(part):
     def training(worker, workers):
         config = InputConfig(8, 12, worker=worker, workers=workers)
