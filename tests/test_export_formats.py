@@ -35,6 +35,7 @@ def samples(export_dir):
     return SampleImages(FILES, found["probabilities"].numpy())
 
 
+@pytest.mark.slow
 def test_onnx_runtime_answers_as_the_savedmodel(run, samples, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tfpipe[onnx]'")
     difference = onnx_model.write(tmp_path, run.restore(), samples, run.classes, (0.5, 0.25))

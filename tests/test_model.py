@@ -339,7 +339,7 @@ def refuse_download(name):
     return str(error.value)
 
 
-PUBLISHED = ("mobilenetv2", "vgg16")  # without and with a checksum
+PUBLISHED = ("mobilenetv2", "mobilenetv3small")  # without and with a checksum
 
 
 @pytest.mark.parametrize(
