@@ -3,6 +3,7 @@
 import pytest
 import tensorflow as tf
 
+import tfpipe
 from tfpipe import evaluate, train
 from tfpipe.input import tuning
 from tfpipe.records import manifest as manifests
@@ -49,4 +50,11 @@ def test_frozen_features(tiny_config, tuned):
 def test_a_report_and_a_screen(records, tuned):
     part = Subset(manifests.load(records), ("val",))
     assert sum(count for _, count in record_images.batches(part.records(), 32)) == part.count
+    assert tuned == [False]
+
+
+def test_a_dataset_for_a_model_of_ones_own(records, tuned):
+    batches = tfpipe.load_records(records).as_dataset("val", image_size=32, batch_size=8)
+    doubled = batches.map(lambda images, labels: (2 * images, labels), tf.data.AUTOTUNE)
+    assert sum(len(labels) for _, labels in doubled) == 16
     assert tuned == [False]

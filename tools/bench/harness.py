@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from tools.bench import report
 from tools.bench.report import Figures, Ratio, Round
-from tools.bench.worker import RESULT, Failed
+from tools.bench.worker import RESULT, Failed, Missing
 
 TIMEOUT_S = 3600.0  # of one process: what hangs is killed and reported
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     add("--rounds", type=_positive, default=3, help="measurements of each case")
     add("--only", default="*", help="cases to run, as in limit,original-*")
     add("--against", default="", metavar="TREE", help="another checkout to measure too")
-    add("--peers_python", default=sys.executable, help="the Python that runs the peers")
+    add("--peers_python", default=sys.executable, help="the Python that runs the peers that it has")
     add("--json", default="", metavar="FILE", help="file for all figures")
     add("--work", default=None, metavar="FOLDER", help="folder for temporary files")
     return made
@@ -151,7 +151,7 @@ def call(tree: Tree, function: str, **arguments: object) -> dict:
     (text,) = [line[len(RESULT) :] for _, line in done.lines if line.startswith(RESULT)]
     found = json.loads(text)
     if "missing" in found:
-        raise Failed(f"{found['missing']} is not installed")
+        raise Missing(f"{found['missing']} is not installed")
     return found | {"peak MB": done.peak_mb, "command s": done.seconds}
 
 

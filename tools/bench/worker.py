@@ -22,6 +22,10 @@ class Failed(Exception):  # noqa: N818 (the reason is part of the report)
     """A measurement failed; the text is the reason in one line."""
 
 
+class Missing(Failed):
+    """A package is not installed in the Python of a case."""
+
+
 def main(name: str, arguments: str) -> None:
     """Call `MODULE.FUNCTION` with JSON arguments; print its figures, or the `missing` package.
 
