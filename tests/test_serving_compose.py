@@ -141,6 +141,8 @@ def test_the_packages_of_the_page_are_those_of_the_lock_file(tmp_path):
 
 def test_the_image_holds_all_that_the_page_imports(tmp_path):
     """Starts the page from what the Dockerfile copies and installs, and nothing else."""
+    if sys.version_info < (3, 11):
+        pytest.skip("the image has Python 3.11, where anyio needs fewer packages")
     packages, application = tmp_path / "packages", tmp_path / "app"
     packages.mkdir()
     for name in WEB_PACKAGES:

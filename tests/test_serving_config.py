@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import inspect
 import ipaddress
 import json
 import os
@@ -107,6 +108,9 @@ def keys(tmp_path_factory):
     encoding = serialization.Encoding.PEM
     today = datetime.datetime.now(datetime.timezone.utc)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    identifier = x509.AuthorityKeyIdentifier
+    usage = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False)
+    usage["digital_signature"] = True
 
     def issue(name, signed_by=None, started=-1):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -119,6 +123,10 @@ def keys(tmp_path_factory):
             .not_valid_after(start + datetime.timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), True)
             .add_extension(x509.SubjectAlternativeName([address]), False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            # Python 3.13 asks for both of these.
+            .add_extension(identifier.from_issuer_public_key(issuer_key.public_key()), False)
+            .add_extension(x509.KeyUsage(**usage | {"key_cert_sign": signed_by is None}), True)
             .sign(issuer_key, hashes.SHA256())
         )
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(encoding))
