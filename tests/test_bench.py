@@ -102,6 +102,16 @@ def test_the_time_to_the_same_loss():
     assert values == [40 / 4, 40 / 5, 50 / 8, pytest.approx(2 / 3)]
 
 
+def test_epochs_that_are_not_printed_end_before_the_next():
+    """The last of a stage is printed; each epoch took a second, but the last one two."""
+    lines = [(9.0, "epoch 1/3  loss 0.5"), (12.0, "epoch 3/3  loss 0.3")]
+    rows = [{"stage": "head", "seconds": each} for each in ("1", "1", "2")]
+    assert train.ends(harness.Finished(lines, 13, 1), rows) == [9, 10, 12]
+    named = [(s, f"head {line}") for s, line in lines] + [(20.0, "top epoch 1/1  loss 0.2")]
+    both = [*rows, {"stage": "top", "seconds": "7"}]
+    assert train.ends(harness.Finished(named, 21, 1), both) == [9, 10, 12, 20]
+
+
 SMALL = "--size=32 --seconds=0.05 --batch_size="
 
 
