@@ -32,12 +32,6 @@ def shared():
     return SHARED
 
 
-def pytest_collection_finish():
-    """Keep the collector from reading the million objects of the imported libraries each time."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
     """Drop the models of a file of tests: a process runs a hundred files."""

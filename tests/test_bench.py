@@ -110,6 +110,8 @@ def test_epochs_that_are_not_printed_end_before_the_next():
     named = [(s, f"head {line}") for s, line in lines] + [(20.0, "top epoch 1/1  loss 0.2")]
     both = [*rows, {"stage": "top", "seconds": "7"}]
     assert train.ends(harness.Finished(named, 21, 1), both) == [9, 10, 12, 20]
+    with pytest.raises(worker.Failed, match="3 logged epochs was not printed"):
+        train.ends(harness.Finished([], 13, 1), rows)
 
 
 SMALL = "--size=32 --seconds=0.05 --batch_size="

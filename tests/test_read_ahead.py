@@ -24,16 +24,19 @@ class Store:
     """Answers requests from memory, and keeps them."""
 
     def __init__(self, data, together=1):
-        self.data, self.requests, self.lock = data, [], threading.Lock()
-        self.together, self.begun = together, threading.Event()
+        self.data, self.requests, self.changed = data, [], threading.Condition()
+        self.behind = (together - 1) * BLOCK
 
     def __call__(self, offset, size):
-        with self.lock:
+        last = min(offset + self.behind, (len(self.data) - 1) // BLOCK * BLOCK)
+        with self.changed:
             self.requests.append((offset, size))
-            if len(self.requests) >= self.together:
-                self.begun.set()
-        if not self.begun.wait(timeout=20):
-            raise OSError("no other request came")
+            self.changed.notify_all()
+            begun = self.changed.wait_for(
+                lambda: not self.behind or any(o == last for o, _ in self.requests), timeout=20
+            )
+        if not begun:
+            raise OSError(f"the request at {last} did not begin")
         return self.data[offset : offset + size]
 
 
@@ -54,7 +57,7 @@ def test_any_part_is_what_the_file_has(data, sequential):
 
 
 def test_a_file_in_order_is_requested_block_by_block_and_several_at_a_time(data, monkeypatch):
-    """The first request waits until three others have begun: one by one would never end."""
+    """Each request waits until the three behind it have begun: one by one would never end."""
     # Python 3.11 counts threads of a used pool as idle that are not, and then starts too few.
     pool = concurrent.futures.ThreadPoolExecutor(read_ahead.AHEAD)
     monkeypatch.setattr(read_ahead, "_requests", lambda: pool)

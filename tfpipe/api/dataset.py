@@ -100,10 +100,11 @@ def dataset(part: Subset, options: DatasetOptions) -> tf.data.Dataset:
     batches = epochs.flat_map(one_epoch)
     steps = whole if options.drop_remainder else whole + bool(rest)
     batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
-    own = tuning.no_autotune()  # AUTOTUNE of the caller is then a thread on each core
+    own = tf.data.Options()
     # Decoding holds a thread of the pool, which a model's step may need.
     own.threading.private_threadpool_size = config.cores
-    return batches.map(finish).prefetch(tuning.AHEAD).with_options(own)
+    # The caller's AUTOTUNE is then a thread on each core.
+    return tuning.without_autotune(batches.map(finish).prefetch(tuning.AHEAD)).with_options(own)
 
 
 def _loader(

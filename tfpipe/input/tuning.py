@@ -10,13 +10,8 @@ import tensorflow as tf
 AHEAD = 2  # elements to prefetch
 
 
-def no_autotune() -> tf.data.Options:
-    """Return options without the autotuner."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
-
-
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Return a whole pipeline without the autotuner."""
-    return dataset.with_options(no_autotune())
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

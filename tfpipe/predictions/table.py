@@ -8,9 +8,7 @@ import numpy as np
 from tfpipe.core.errors import one_line
 from tfpipe.predictions import order
 from tfpipe.protocol.classification import UNFAMILIAR_OUTPUT
-
-# The column of a class's probability is PROBABILITY followed by its name.
-PROBABILITY = "probability_"
+from tfpipe.runs.predictions_file import PROBABILITY
 
 # Several texts are the classes of one image.
 Cell = str | float | tuple[str, ...] | None

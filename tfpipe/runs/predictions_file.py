@@ -14,7 +14,8 @@ import numpy as np
 from tfpipe.core import storage
 from tfpipe.core.errors import UserError, one_line
 
-_PROBABILITY = "probability_"  # begins the name of a class's column
+# The column of a class's probability is PROBABILITY followed by its name.
+PROBABILITY = "probability_"
 
 
 def write(
@@ -30,7 +31,7 @@ def write(
     """
     logits = predictions["logits"]
     of_logits = classes[1:] if logits.shape[1] == 1 else classes
-    header = [f"{_PROBABILITY}{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
+    header = [f"{PROBABILITY}{name}" for name in classes] + [f"logit_{name}" for name in of_logits]
     numbers = np.concatenate([predictions["probabilities"], logits], axis=1)
     with storage.atomic_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -87,7 +88,7 @@ def classes(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def _classes_in(header: list[str]) -> tuple[str, ...]:
-    return tuple(n.removeprefix(_PROBABILITY) for n in header if n.startswith(_PROBABILITY))
+    return tuple(n.removeprefix(PROBABILITY) for n in header if n.startswith(PROBABILITY))
 
 
 def text(names: np.ndarray) -> np.ndarray:

@@ -176,10 +176,11 @@ def run(
     if not chosen:
         names = ", ".join(case.name for case in cases)
         raise Failed(f"--only={session.flags.only} matches none of {names}")
+    own = [session.peers, session.trees[0]]  # a peer that the first lacks may be in the second
     runs = {
-        label(case, tree): (case, tree)
+        label(case, trees[0]): (case, trees)
         for case in chosen
-        for tree in (session.trees if case.ours else [session.peers])
+        for trees in ([[t] for t in session.trees] if case.ours else [own])
     }
     rounds: list[Round] = []
     for number in range(session.flags.rounds):
@@ -206,10 +207,12 @@ def label(case: Case, tree: Tree) -> str:
     return f"{case.name} @{tree.name}" if case.ours and tree.name else case.name
 
 
-def measure(case: Case, tree: Tree) -> Figures:
-    """Return the figures of a case, or the reason why it `failed`."""
+def measure(case: Case, trees: Sequence[Tree]) -> Figures:
+    """Return the figures of a case in the first tree with its packages, or why it `failed`."""
     try:
-        return case.measure(tree)
+        return case.measure(trees[0])
+    except Missing as failure:
+        return measure(case, trees[1:]) if trees[1:] else {"failed": str(failure)}
     except Failed as failure:
         return {"failed": str(failure)}
 

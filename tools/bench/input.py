@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from tools.bench import data, harness, peers, report
 from tools.bench.harness import Case, Tree
 from tools.bench.report import Ratio, Round
-from tools.bench.worker import Missing
 
 # The flags of `tfpipe.build_records` for each store.
 STORES = {
@@ -83,11 +82,7 @@ def main() -> int:
 
         def peer(function: str) -> Case:
             def measure(tree: Tree) -> dict:
-                name = f"peers.{function}"
-                try:
-                    return harness.call(tree, name, folder=folder, **given)
-                except Missing:  # a package in the Python of the peers
-                    return harness.call(session.trees[0], name, folder=folder, **given)
+                return harness.call(tree, f"peers.{function}", folder=folder, **given)
 
             return Case(function.replace("_", "-"), measure, ours=False)
 

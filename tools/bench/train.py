@@ -130,6 +130,8 @@ def ends(done: harness.Finished, rows: list[dict[str, str]]) -> list[float]:
         counts[row["stage"]] += 1
         number = str(counts[row["stage"]])
         found.append(printed.get((row["stage"], number), printed.get((None, number))))
+    if not found or found[-1] is None:
+        raise harness.Failed(f"the end of {len(found)} logged epochs was not printed")
     for index in reversed(range(len(found) - 1)):
         if found[index] is None:
             found[index] = found[index + 1] - float(rows[index + 1]["seconds"])
